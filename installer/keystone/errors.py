@@ -1,0 +1,92 @@
+"""One error root; each family has the exit code that docs/reference/exit-codes.md promises."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+class KeystoneError(Exception):
+    """Something a person can act on.
+
+    message: what happened and to what (file and key, disk serial, host).
+    hint:    what to do next.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(KeystoneError):
+    """The command line does not fit together."""
+
+    exit_code = 2
+
+
+class ConfigurationError(KeystoneError):
+    """A file that a person wrote is wrong. `mistakes` holds all of them, not the first."""
+
+    exit_code = 3
+
+    def __init__(self, message: str, *, mistakes: Iterable[Mistake] = (), hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.mistakes = tuple(mistakes)
+
+
+class UntrustedBundleError(KeystoneError):
+    """Signature, key, expiry, rollback: do not use this bundle, tell whoever guards the keys."""
+
+    exit_code = 4
+
+
+class DamagedBundleError(KeystoneError):
+    """Incomplete or changed in transit: copy it again."""
+
+    exit_code = 5
+
+
+class PreflightError(KeystoneError):
+    """A host is not fit for what the site file asks of it."""
+
+    exit_code = 6
+
+    def __init__(self, message: str, *, findings: Iterable[str] = (), hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.findings = tuple(findings)
+
+
+class RefusedError(KeystoneError):
+    """Destructive and not approved, or ambiguous."""
+
+    exit_code = 7
+
+
+class HostError(KeystoneError):
+    """A host failed or cannot be reached."""
+
+    exit_code = 8
+
+
+class InterruptedRunError(KeystoneError):
+    """Stopped half-way by a signal: run the same command again to go on."""
+
+    exit_code = 9
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One mistake in a file that a person wrote.
+
+    where: "site.yaml:12 spec.primers[1].address"; text: what is wrong; hint: the nearest right thing.
+    """
+
+    where: str
+    text: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.text}" + (f" ({self.hint})" if self.hint else "")

@@ -1,0 +1,259 @@
+"""The only door to processes: argument lists, a clean environment, a failure one can paste.
+
+`run` starts a program here; `Host.run` starts it on a host of the site, over OpenSSH or,
+for the machine we are on, directly. Nothing else in Keystone imports subprocess.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from keystone import log
+from keystone.errors import HostError, KeystoneError
+
+SSH_CONNECT_SECONDS = 60
+"""Under load an emulated machine's sshd answers late; a dead host still fails in a minute."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished process left behind. Output is text unless the call asked for bytes."""
+
+    argv: tuple[str, ...]
+    returncode: int
+    stdout: str
+    stderr: str
+    seconds: float
+
+
+class CommandError(KeystoneError):
+    """A program failed, was missing or took too long."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, result: Result | None = None, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.result = result
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of every child: built from nothing, so a hostile one cannot steer us."""
+    base = {
+        "PATH": os.environ.get("KEYSTONE_PATH")
+        or "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "LANG": "C.UTF-8",
+        "LC_ALL": "C.UTF-8",
+        "HOME": os.environ.get("HOME", "/root"),
+    }
+    return {**base, **(extra or {})}
+
+
+def run(  # noqa: PLR0913 each is a plain keyword with a plain default
+    argv: Sequence[str | os.PathLike[str]],
+    *,
+    data: str | None = None,
+    stdin: IO[bytes] | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    check: bool = True,
+    timeout: float = 600,
+    secrets: Sequence[str] = (),
+    stdout: IO[bytes] | None = None,
+) -> Result:
+    """Run a program to its end and capture what it says.
+
+    data: text for standard input; stdin: an open file instead. `timeout` in seconds.
+    secrets: strings starred out in messages. stdout: a file to receive it instead.
+    Raises CommandError when the program is missing, fails (with check) or times out.
+    """
+    words = tuple(os.fspath(word) for word in argv)
+    shown = _shown(words, secrets)
+    log.debug(f"$ {shown}")
+    start = time.monotonic()
+    try:
+        done = subprocess.run(  # noqa: S603 a list, never a shell
+            words,
+            input=data.encode() if data is not None else None,
+            stdin=(stdin or subprocess.DEVNULL) if data is None else None,
+            stdout=stdout or subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment(env),
+            cwd=cwd,
+            timeout=timeout,
+            check=False,
+        )
+    except FileNotFoundError as error:
+        missing = error.filename if error.filename != cwd else words[0]
+        raise CommandError(
+            f"{missing}: no such program", hint=f"install it, then re-run: {shown}"
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise CommandError(f"no end after {timeout:.0f} s: {shown}") from error
+    result = Result(
+        words,
+        done.returncode,
+        (done.stdout or b"").decode(errors="replace"),
+        done.stderr.decode(errors="replace"),
+        time.monotonic() - start,
+    )
+    if check and result.returncode != 0:
+        tail = "\n".join((result.stderr or result.stdout).strip().splitlines()[-15:])
+        raise CommandError(
+            f"exit code {result.returncode}: {shown}\n{_starred(tail, secrets)}",
+            result=result,
+            hint="re-run with --debug to see every command",
+        )
+    return result
+
+
+@contextmanager
+def spawned(
+    argv: Sequence[str | os.PathLike[str]],
+    *,
+    env: Mapping[str, str] | None = None,
+    log_file: Path | None = None,
+    cwd: Path | None = None,
+    stdout: int | None = None,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A program that runs while the block does; ended by SIGTERM, then SIGKILL, by its own id.
+
+    stdout: pass run.PIPE to read what it says line by line.
+    """
+    words = [os.fspath(word) for word in argv]
+    log.debug(f"$ {shlex.join(words)} &")
+    sink = log_file.open("ab") if log_file else None
+    try:
+        process = subprocess.Popen(  # noqa: S603 a list, never a shell
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout if stdout is not None else (sink or subprocess.DEVNULL),
+            stderr=sink or subprocess.DEVNULL,
+            env=environment(env),
+            cwd=cwd,
+        )
+        try:
+            yield process
+        finally:
+            _end(process)
+    finally:
+        if sink:
+            sink.close()
+
+
+PIPE = subprocess.PIPE
+
+
+def daemon(argv: Sequence[str | os.PathLike[str]], *, log_file: Path, pid_file: Path) -> int:
+    """Start a program that outlives us, in a session of its own; returns and records its id."""
+    with log_file.open("ab") as sink:
+        process = subprocess.Popen(  # noqa: S603 a list, never a shell
+            [os.fspath(word) for word in argv],
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=sink,
+            env=environment(),
+            start_new_session=True,
+        )
+    pid_file.write_text(f"{process.pid}\n")
+    return process.pid
+
+
+def replace(argv: Sequence[str], env: Mapping[str, str] | None = None) -> None:
+    """Become another program (an interactive ssh, say)."""
+    os.execvpe(argv[0], list(argv), environment(env))  # noqa: S606 a list, never a shell
+
+
+def _end(process: subprocess.Popen[bytes], patience: float = 20) -> None:
+    if process.poll() is not None:
+        return
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(patience)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _starred(text: str, secrets: Sequence[str]) -> str:
+    for secret in filter(None, secrets):
+        text = text.replace(secret, "***")
+    return text
+
+
+def _shown(words: Sequence[str], secrets: Sequence[str]) -> str:
+    return _starred(shlex.join(words), secrets)
+
+
+@dataclass(frozen=True)
+class Host:
+    """A machine of the site and how to run a program on it.
+
+    local: this very machine, no SSH. key_file, known_hosts: OpenSSH's files.
+    """
+
+    name: str
+    address: str
+    user: str = "root"
+    port: int = 22
+    key_file: str = ""
+    known_hosts: str = ""
+    local: bool = False
+    options: tuple[str, ...] = field(default=())
+
+    def ssh_argv(self) -> list[str]:
+        """The OpenSSH command up to, not including, the remote program."""
+        keys = ["-i", self.key_file, "-o", "IdentitiesOnly=yes"] if self.key_file else []
+        known = ["-o", f"UserKnownHostsFile={self.known_hosts}"] if self.known_hosts else []
+        return [
+            "ssh", "-F", "none", "-T", *keys, *known,
+            "-o", "BatchMode=yes",
+            "-o", "StrictHostKeyChecking=accept-new",
+            "-o", f"ConnectTimeout={SSH_CONNECT_SECONDS}",
+            "-o", "ServerAliveInterval=30",
+            "-o", "ServerAliveCountMax=10",
+            "-o", "LogLevel=ERROR",
+            *self.options,
+            "-p", str(self.port),
+            f"{self.user}@{self.address}",
+        ]  # fmt: skip
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        data: str | None = None,
+        stdin: IO[bytes] | None = None,
+        check: bool = True,
+        timeout: float = 600,
+        secrets: Sequence[str] = (),
+    ) -> Result:
+        """`run`, there. Raises HostError when the host cannot be reached or the program fails."""
+        words = list(argv) if self.local else [*self.ssh_argv(), "--", shlex.join(argv)]
+        try:
+            result = run(
+                words, data=data, stdin=stdin, check=False, timeout=timeout, secrets=secrets
+            )
+        except CommandError as error:
+            raise HostError(f"{self.name} ({self.address}): {error.message}") from error
+        ssh_failed = 255
+        if not self.local and result.returncode == ssh_failed:
+            raise HostError(
+                f"{self.name} ({self.address}): cannot be reached: {result.stderr.strip()}",
+                hint=f"try it by hand: {shlex.join(self.ssh_argv())}",
+            )
+        if check and result.returncode != 0:
+            tail = "\n".join((result.stderr or result.stdout).strip().splitlines()[-15:])
+            raise HostError(
+                f"{self.name}: exit code {result.returncode}: {_shown(argv, secrets)}\n"
+                f"{_starred(tail, secrets)}"
+            )
+        return result
