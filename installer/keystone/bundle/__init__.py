@@ -1,0 +1,1 @@
+"""What crosses the gap: one signed file."""

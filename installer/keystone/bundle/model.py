@@ -1,0 +1,81 @@
+"""What a bundle holds: frozen, parsed, never a dict inside."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from keystone.errors import DamagedBundleError
+
+STORE = "/var/lib/keystone/store"
+"""Where a Primer keeps the bundle's content."""
+
+
+@dataclass(frozen=True, order=True)
+class Digest:
+    """A SHA-256 digest that cannot be built wrong (OCI image-spec, descriptor.md#digests)."""
+
+    hex: str
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[0-9a-f]{64}", self.hex):
+            raise ValueError(f"not a SHA-256 digest: {self.hex!r}")
+
+    @classmethod
+    def parse(cls, text: str) -> Digest:
+        """From "sha256:<64 hex>". Raises ValueError on anything else."""
+        algorithm, _, rest = text.partition(":")
+        if algorithm != "sha256":
+            raise ValueError(f"not a SHA-256 digest: {text!r}")
+        return cls(rest)
+
+    def __str__(self) -> str:
+        return f"sha256:{self.hex}"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing the bundle carries.
+
+    kind: image, deb, binary, chart, file, installer. name: as upstream names it
+    ("registry.k8s.io/kube-apiserver", "chrony", "kubelet"). version: tag or version.
+    digest and size (bytes) are of its root blob: an image's manifest, otherwise the thing itself.
+    labels: "group" (why it is carried), "suite", "architecture", "filename", "url" ...
+    """
+
+    kind: str
+    name: str
+    version: str
+    digest: Digest
+    size: int
+    labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def path(self) -> str:
+        """Where the blob lies on a Primer."""
+        return f"{STORE}/blobs/sha256/{self.digest.hex}"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The table of contents, from verified bytes only. number grows with every release."""
+
+    name: str
+    number: int
+    items: tuple[Item, ...]
+
+    def item(self, kind: str, name: str) -> Item:
+        """The one item of that kind and name. Raises DamagedBundleError when there is none."""
+        for item in self.items:
+            if (item.kind, item.name) == (kind, name):
+                return item
+        raise DamagedBundleError(
+            f"bundle {self.name}: no {kind} {name} inside",
+            hint="add it to the bundle definition, lock and create again",
+        )
+
+    def of_kind(self, kind: str) -> tuple[Item, ...]:
+        """All items of a kind, in the bundle's order."""
+        return tuple(item for item in self.items if item.kind == kind)
