@@ -1,0 +1,64 @@
+"""Files that are there whole or not at all: temporary name, fsync, rename, fsync of the directory.
+
+The temporary name is fixed (`.<name>.keystone-new`), so a run killed half-way leaves at most one
+such file, and the next run replaces it. Nothing reads dot files in conf.d or manifest directories.
+"""
+
+import hashlib
+import os
+
+CHUNK = 1 << 20
+
+
+def digest(path):
+    """SHA-256 of a file's bytes as hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def chunks(file):
+    """The bytes of an open binary file in pieces of bounded size."""
+    while piece := file.read(CHUNK):
+        yield piece
+
+
+class Staged:
+    """New bytes of one file under a temporary name beside it. `sha256` is of what was written."""
+
+    def __init__(self, path, pieces):
+        self.path = path
+        directory, name = os.path.split(path)
+        self.temporary = os.path.join(directory, f".{name}.keystone-new")
+        self.discard()
+        hashing = hashlib.sha256()
+        self._fd = os.open(self.temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(self._fd, "wb", closefd=False) as file:
+            for piece in pieces:
+                hashing.update(piece)
+                file.write(piece)
+        self.sha256 = hashing.hexdigest()
+
+    def commit(self, mode, uid, gid):
+        """Give it owner and mode, put it on disk, and only then let the final name exist."""
+        os.fchown(self._fd, uid, gid)
+        os.fchmod(self._fd, mode)
+        os.fsync(self._fd)
+        os.close(self._fd)
+        os.replace(self.temporary, self.path)
+        sync_directory(os.path.dirname(self.path))
+
+    def discard(self):
+        """Forget the new bytes."""
+        if getattr(self, "_fd", None) is not None:
+            os.close(self._fd)
+        if os.path.lexists(self.temporary):
+            os.unlink(self.temporary)
+
+
+def sync_directory(path):
+    """Make a rename, a new name or a removal in a directory survive a power cut."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
