@@ -16,6 +16,14 @@ def digest(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def hash_of(pieces):
+    """SHA-256 of bytes that come in pieces, as hex."""
+    hashing = hashlib.sha256()
+    for piece in pieces:
+        hashing.update(piece)
+    return hashing.hexdigest()
+
+
 def chunks(file):
     """The bytes of an open binary file in pieces of bounded size."""
     while piece := file.read(CHUNK):
@@ -31,8 +39,7 @@ class Staged:
         self.temporary = os.path.join(directory, f".{name}.keystone-new")
         self.discard()
         hashing = hashlib.sha256()
-        self._fd = os.open(self.temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(self._fd, "wb", closefd=False) as file:
+        with open(self.temporary, "xb", opener=_private) as file:
             for piece in pieces:
                 hashing.update(piece)
                 file.write(piece)
@@ -40,19 +47,21 @@ class Staged:
 
     def commit(self, mode, uid, gid):
         """Give it owner and mode, put it on disk, and only then let the final name exist."""
-        os.fchown(self._fd, uid, gid)
-        os.fchmod(self._fd, mode)
-        os.fsync(self._fd)
-        os.close(self._fd)
+        with open(self.temporary, "rb") as file:
+            os.fchown(file.fileno(), uid, gid)
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
         os.replace(self.temporary, self.path)
         sync_directory(os.path.dirname(self.path))
 
     def discard(self):
-        """Forget the new bytes."""
-        if getattr(self, "_fd", None) is not None:
-            os.close(self._fd)
+        """Forget the new bytes, if they were not committed."""
         if os.path.lexists(self.temporary):
             os.unlink(self.temporary)
+
+
+def _private(path, flags):
+    return os.open(path, flags, 0o600)
 
 
 def sync_directory(path):
