@@ -70,7 +70,9 @@ import tarfile
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.keystone_archive import members
-from ansible.module_utils.keystone_atomic import Staged, chunks, digest, hash_of, sync_directory
+from ansible.module_utils.keystone_atomic import (
+    Staged, chunks, digest, hash_of, is_file, look, own, sync_directory,
+)
 
 SHOWN_BYTES = 100_000
 PLACE = {
@@ -147,8 +149,8 @@ class Files:
             if not os.path.isdir(os.path.dirname(path)):
                 self.fail(path, "its directory does not exist: list it in `directories`")
             staged = Staged(path, pieces)
-        sha256 = staged.sha256 if staged else hash_of(pieces)
         try:
+            sha256 = staged.sha256 if staged else hash_of(pieces)
             self.check_blob_name(spec, sha256)
             if found and is_file(found) and digest(path) == sha256:
                 self.permissions(spec, found)
@@ -191,6 +193,8 @@ class Files:
             self.fail(source, "one of its members is asked for twice")
         for spec in whole:
             self.copy(spec)
+        if not inside:
+            return
         try:
             for name, file in members(source, inside):
                 self.file(inside[name], chunks(file))
@@ -219,22 +223,6 @@ class Files:
             remove = os.rmdir if stat.S_ISDIR(found.st_mode) else os.unlink
             remove(path)
             sync_directory(os.path.dirname(path))
-
-
-def look(path):
-    try:
-        return os.lstat(path)
-    except FileNotFoundError:
-        return None
-
-
-def is_file(found):
-    return stat.S_ISREG(found.st_mode)
-
-
-def own(path, mode, uid, gid):
-    os.chown(path, uid, gid)
-    os.chmod(path, mode)
 
 
 def permission_line(mode, uid, gid):

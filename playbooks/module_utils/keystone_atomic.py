@@ -6,6 +6,7 @@ such file, and the next run replaces it. Nothing reads dot files in conf.d or ma
 
 import hashlib
 import os
+import stat
 
 CHUNK = 1 << 20
 
@@ -62,6 +63,25 @@ class Staged:
 
 def _private(path, flags):
     return os.open(path, flags, 0o600)
+
+
+def look(path):
+    """What is at a path, links not followed; None when there is nothing."""
+    try:
+        return os.lstat(path)
+    except FileNotFoundError:
+        return None
+
+
+def is_file(found):
+    """Whether that is a regular file."""
+    return stat.S_ISREG(found.st_mode)
+
+
+def own(path, mode, uid, gid):
+    """Owner first: changing it clears set-user-id bits."""
+    os.chown(path, uid, gid)
+    os.chmod(path, mode)
 
 
 def sync_directory(path):
