@@ -153,4 +153,6 @@ def _changes(data):
     """What our modules say they changed: paths, packages, verbs on units."""
     if not data.get("changed"):
         return []
-    return [str(item) for key in ("changed_paths", "missing", "actions") for item in data.get(key, [])]
+    return [
+        str(item) for key in ("changed_paths", "missing", "actions") for item in data.get(key, [])
+    ]

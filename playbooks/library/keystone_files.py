@@ -5,9 +5,10 @@ DOCUMENTATION = r"""
 module: keystone_files
 short_description: Converge directories, files and absences in one call
 description:
-  - Writes each file under a temporary name, syncs it, renames it. A final name never holds part of a file.
+  - Writes each file under a temporary name, syncs it, renames it. No final name holds half a file.
   - Touches only what differs in bytes, mode or owner. Order is directories, files, absences.
-  - The diff of a file that others may not read shows digests only. Set C(no_log) where I(content) is secret.
+  - The diff of a file that others may not read shows digests only.
+  - Set C(no_log) where I(content) is secret.
 options:
   directories:
     description: Directories that must exist, parents first.
@@ -27,8 +28,10 @@ options:
     suboptions:
       <<: *place
       content: {description: The text itself., type: str}
-      source: {description: File on the target; one in C(blobs/sha256) must hash to its name., type: str}
-      member: {description: Name of a regular file inside the tar archive I(source)., type: str}
+      source:
+        description: File on the target host. One in C(blobs/sha256) must hash to its name.
+        type: str
+      member: {description: Name of a regular file in the tar archive I(source)., type: str}
   absent:
     description: Files, links or empty directories that must not exist.
     type: list
@@ -70,9 +73,8 @@ import tarfile
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.keystone_archive import members
-from ansible.module_utils.keystone_atomic import (
-    Staged, chunks, digest, hash_of, is_file, look, own, sync_directory,
-)
+from ansible.module_utils.keystone_atomic import Staged, chunks, digest, hash_of, is_file, look
+from ansible.module_utils.keystone_atomic import own, sync_directory
 
 SHOWN_BYTES = 100_000
 PLACE = {

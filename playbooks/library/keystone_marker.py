@@ -5,11 +5,12 @@ DOCUMENTATION = r"""
 module: keystone_marker
 short_description: Record what a role converged
 description:
-  - Writes C(<directory>/<role>.json) with the hash of the role's inputs, the SHA-256 of its files and its units.
-  - Keystone's probe reads it, hashes the files again and looks at the units, so drift is seen without Ansible.
+  - Writes C(<directory>/<role>.json), the hash of its inputs, the SHA-256 of its files, its units.
+  - Keystone's probe reads it, hashes the files again and looks at the units.
+  - So drift is seen without Ansible.
 options:
   role: {description: Name of the role., type: str, required: true}
-  inputs: {description: Hash of every input of the role, computed by Keystone., type: str, required: true}
+  inputs: {description: Hash of all inputs of the role., type: str, required: true}
   files:
     description: Files whose bytes the role answers for. Each must exist.
     type: list
@@ -50,7 +51,9 @@ def sha256(module, path):
     except FileNotFoundError:
         if module.check_mode:
             return "absent"
-        module.fail_json(msg=f"{path}: no such file, but role {module.params['role']} answers for it")
+        module.fail_json(
+            msg=f"{path}: no such file, but role {module.params['role']} answers for it"
+        )
 
 
 def main():

@@ -6,8 +6,9 @@ module: keystone_packages
 short_description: Install Debian packages from the bundle only
 description:
   - What is installed already costs one C(dpkg-query) and no call to apt.
-  - Otherwise apt is run with a source list, package lists and caches of its own, so the sources, pins and proxies of the
-    host take no part; without recommended packages; configuration files that were edited stay.
+  - Otherwise apt is run with a source list, package lists and caches of its own, so the sources,
+    pins and proxies of the host take no part.
+  - No recommended packages. Configuration files that were edited stay.
   - Heals what an interrupted dpkg left behind, and waits for its lock.
 options:
   names:
@@ -190,9 +191,7 @@ def main():
     if missing and not module.check_mode:
         packages.install(missing)
     after = "".join(f"{name}\n" for name in missing)
-    module.exit_json(
-        changed=bool(missing), missing=missing, diff={"before": "", "after": after}
-    )
+    module.exit_json(changed=bool(missing), missing=missing, diff={"before": "", "after": after})
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ module: keystone_units
 short_description: Converge systemd units in one call
 description:
   - One C(systemctl show) tells what is; only what differs is done, each verb once for all units.
-  - systemd re-reads its unit files when one of the named units has changed on disk or is not known yet.
+  - systemd re-reads its unit files when a named unit has changed on disk or is not known yet.
   - A failed start ends with the unit's own last log lines in the message.
 options:
   units:
@@ -16,11 +16,15 @@ options:
     default: []
     suboptions:
       name: {description: Unit name; C(.service) may be left out., type: str, required: true}
-      state: {description: Left out means leave as it is., type: str, choices: [started, restarted, stopped]}
+      state:
+        description: Left out means leave as it is.
+        type: str
+        choices: [started, restarted, stopped]
       enabled: {description: Left out means leave as it is., type: bool}
   restart:
     description:
-      - Names to restart, of those that were running when the call began. One that this call starts is not restarted too.
+      - Names to restart, of those that were running when the call began.
+      - One that this call starts is not restarted too.
       - Give it the outcome of the task that wrote the files, see the example.
     type: list
     elements: str
@@ -123,7 +127,11 @@ class Units:
         )
         self.do(
             "disable",
-            [n for n in those("enabled", False) if states[n]["UnitFileState"].startswith("enabled")],
+            [
+                n
+                for n in those("enabled", False)
+                if states[n]["UnitFileState"].startswith("enabled")
+            ],
         )
         self.do("stop", [name for name in those("state", "stopped") if name in active])
         # systemd refuses to start what failed too often until the count is reset.
