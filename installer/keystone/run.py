@@ -152,6 +152,15 @@ def spawned(
 PIPE = subprocess.PIPE
 
 
+def attached(argv: Sequence[str | os.PathLike[str]], *, env: Mapping[str, str] | None = None) -> int:
+    """A program whose output goes where ours goes, as it comes; returns its exit code."""
+    words = [os.fspath(word) for word in argv]
+    log.debug(f"$ {shlex.join(words)}")
+    return subprocess.run(  # noqa: S603 a list, never a shell
+        words, stdin=subprocess.DEVNULL, env=environment(env), check=False
+    ).returncode
+
+
 def daemon(argv: Sequence[str | os.PathLike[str]], *, log_file: Path, pid_file: Path) -> int:
     """Start a program that outlives us, in a session of its own; returns and records its id."""
     with log_file.open("ab") as sink:
