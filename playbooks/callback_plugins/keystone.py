@@ -2,10 +2,11 @@
 
 Each event is one JSON line in the file or pipe that KEYSTONE_EVENTS names:
 
-    {"event": "play", "time": 1763000000.0, "name": "etcd quorum", "hosts": ["p1", "p2", "p3"]}
-    {"event": "task", "time": ..., "name": "Put etcd", "role": "etcd"}
+    {"event": "play_start", "time": 1763000000.0, "play": "etcd quorum", "hosts": ["p1", "p2", "p3"]}
+    {"event": "task_start", "time": ..., "task": "Put etcd", "role": "etcd"}
     {"event": "result", "time": ..., "host": "p1", "task": "Put etcd", "role": "etcd",
-     "status": "ok|changed|failed|skipped|unreachable", "message": "...", "changes": ["/etc/..."]}
+     "status": "ok|changed|failed|skipped|unreachable", "ignored": false, "message": "...",
+     "changes": ["/etc/etcd/etcd.yaml"]}
     {"event": "stats", "time": ..., "hosts": {"p1": {"ok": 5, "changed": 2, "failures": 0, ...}}}
 
 The text that Ansible prints by default goes to the file that KEYSTONE_RAW_LOG names. Results of
@@ -74,7 +75,7 @@ class CallbackModule(DefaultCallback):
             line = {"event": event, "time": time.time(), **fields}
             self._events.write(json.dumps(line, default=str) + "\n")
 
-    def _result(self, result, status):
+    def _result(self, result, status, *, ignored=False):
         data = result.result
         hidden = "censored" in data
         self._emit(
@@ -82,6 +83,7 @@ class CallbackModule(DefaultCallback):
             host=result.host.get_name(),
             **_task(result.task),
             status=status,
+            ignored=ignored,
             message=self._message(data, status, hidden),
             changes=[] if hidden else _changes(data),
         )
@@ -100,17 +102,15 @@ class CallbackModule(DefaultCallback):
     def v2_playbook_on_play_start(self, play):
         super().v2_playbook_on_play_start(play)
         hosts = play.get_variable_manager()._inventory.get_hosts(play.hosts)
-        self._emit("play", name=play.get_name(), hosts=[host.get_name() for host in hosts])
+        self._emit("play_start", play=play.get_name(), hosts=[host.get_name() for host in hosts])
 
     def v2_playbook_on_task_start(self, task, is_conditional):
         super().v2_playbook_on_task_start(task, is_conditional)
-        fields = _task(task)
-        self._emit("task", name=fields["task"], role=fields["role"])
+        self._emit("task_start", **_task(task))
 
     def v2_playbook_on_handler_task_start(self, task):
         super().v2_playbook_on_handler_task_start(task)
-        fields = _task(task)
-        self._emit("task", name=fields["task"], role=fields["role"])
+        self._emit("task_start", **_task(task))
 
     def v2_runner_on_ok(self, result):
         super().v2_runner_on_ok(result)
@@ -118,7 +118,7 @@ class CallbackModule(DefaultCallback):
 
     def v2_runner_on_failed(self, result, ignore_errors=False):
         super().v2_runner_on_failed(result, ignore_errors=ignore_errors)
-        self._result(result, "failed")
+        self._result(result, "failed", ignored=ignore_errors)
 
     def v2_runner_on_skipped(self, result):
         super().v2_runner_on_skipped(result)
