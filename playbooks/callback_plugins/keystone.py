@@ -2,7 +2,7 @@
 
 Each event is one JSON line in the file or pipe that KEYSTONE_EVENTS names:
 
-    {"event": "play_start", "time": 1763000000.0, "play": "etcd quorum", "hosts": ["p1", "p2", "p3"]}
+    {"event": "play_start", "time": 1763000000.0, "play": "etcd quorum", "hosts": ["p1", "p2"]}
     {"event": "task_start", "time": ..., "task": "Put etcd", "role": "etcd"}
     {"event": "result", "time": ..., "host": "p1", "task": "Put etcd", "role": "etcd",
      "status": "ok|changed|failed|skipped|unreachable", "ignored": false, "message": "...",

@@ -106,8 +106,8 @@ class Units:
     def current(self):
         states = self.show()
         stale = any(
-            state["NeedDaemonReload"] == "yes" or state["LoadState"] == "not-found"
-            for state in states.values()
+            states[name]["NeedDaemonReload"] == "yes" or states[name]["LoadState"] == "not-found"
+            for name in self.wanted
         )
         if (stale or self.module.params["daemon_reload"]) and not self.module.check_mode:
             self.systemctl("daemon-reload")

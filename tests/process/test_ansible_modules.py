@@ -7,7 +7,6 @@ import io
 import json
 import os
 import stat
-import subprocess  # noqa: TID251 the modules are run as Ansible runs them: by a bare interpreter
 import sys
 import tarfile
 import textwrap
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from keystone import run
 
 PLAYBOOKS = Path(__file__).parents[2] / "playbooks"
 LAUNCHER = """
@@ -32,21 +33,24 @@ Module = Callable[..., dict[str, Any]]
 def module(tmp_path: Path) -> Module:
     """Run one module to its end: its JSON answer, with `rc` of the process as `exit`."""
 
-    def run(name: str, *, check: bool = False, **params: object) -> dict[str, Any]:
+    def call(name: str, *, check: bool = False, **params: object) -> dict[str, Any]:
         arguments = {**params, "_ansible_check_mode": check, "_ansible_diff": True}
-        done = subprocess.run(
-            [sys.executable, "-c", LAUNCHER, PLAYBOOKS / "module_utils",
-             PLAYBOOKS / "library" / f"{name}.py"],
-            input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}),
-            env={**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
-                 "FAKE_STATE": str(tmp_path / "state.json")},
-            text=True, capture_output=True, check=False,
-        )  # fmt: skip
+        path = PLAYBOOKS / "library" / f"{name}.py"
+        done = run.run(
+            [sys.executable, "-c", LAUNCHER, PLAYBOOKS / "module_utils", path],
+            data=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}),
+            env={
+                "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+                "FAKE_STATE": str(tmp_path / "state.json"),
+                "APT_CONFIG": str(tmp_path / "apt.conf"),
+            },
+            check=False,
+        )
         assert done.stdout, done.stderr
         answer: dict[str, Any] = json.loads(done.stdout)
         return {**answer, "exit": done.returncode}
 
-    return run
+    return call
 
 
 def program(tmp_path: Path, name: str, body: str) -> None:
@@ -366,15 +370,13 @@ def test_packages_refuse_a_directory_that_is_no_repository(
 
 
 def test_packages_real_apt_takes_our_options_and_resolves(
-    module: Module, dpkg: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    module: Module, dpkg: Callable[..., None], tmp_path: Path
 ) -> None:
     """The real apt-get, told to simulate by its own configuration, on a repository of one deb."""
     dpkg({})
     (tmp_path / "bin" / "apt-get").unlink()
     source = repository(tmp_path)
-    architecture = subprocess.run(
-        ["/usr/bin/dpkg", "--print-architecture"], text=True, capture_output=True, check=True
-    ).stdout.strip()
+    architecture = run.run(["/usr/bin/dpkg", "--print-architecture"]).stdout.strip()
     (tmp_path / "seed" / "Packages").write_text(
         f"Package: keystone-tiny\nVersion: 1.0\nArchitecture: {architecture}\n"
         "Maintainer: Keystone <keystone@example.org>\nDescription: nothing\n"
@@ -384,7 +386,6 @@ def test_packages_real_apt_takes_our_options_and_resolves(
     (tmp_path / "apt.conf").write_text(
         f'APT::Get::Simulate "true";\nDir::State::status "{tmp_path}/status";\n'
     )
-    monkeypatch.setenv("APT_CONFIG", str(tmp_path / "apt.conf"))
     found = module(
         "keystone_packages",
         names=["keystone-tiny"],
