@@ -19,7 +19,9 @@ def codename(os_release: str) -> str:
     """VERSION_CODENAME out of the text of /etc/os-release (os-release(5))."""
     found = re.search(r"^VERSION_CODENAME=\"?([a-z]+)\"?$", os_release, re.MULTILINE)
     if not found:
-        raise PreflightError("/etc/os-release names no VERSION_CODENAME", hint="use Debian 12 or 13")
+        raise PreflightError(
+            "/etc/os-release names no VERSION_CODENAME", hint="use Debian 12 or 13"
+        )
     return found[1]
 
 

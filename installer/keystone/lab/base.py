@@ -8,13 +8,11 @@ the last finished part (root file system, then disk).
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,11 +21,10 @@ import yaml
 from keystone import log
 from keystone.errors import KeystoneError
 from keystone.lab import apt, disk
-from keystone.lab.settings import cache, checkout
+from keystone.lab.settings import cache, checkout, only_one
 from keystone.run import CommandError, run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 KERNEL_PACKAGE = "linux-image-amd64"
@@ -62,7 +59,16 @@ def recipe() -> Recipe:
     """The recipe of this checkout."""
     document = yaml.safe_load((checkout() / "lab/base/recipe.yaml").read_text())
     spec = document["spec"]
-    return Recipe(**{key: tuple(v) if isinstance(v, list) else v for key, v in spec.items()})
+    return Recipe(
+        suite=spec["suite"],
+        disk_gib=spec["disk_gib"],
+        esp_mib=spec["esp_mib"],
+        packages=tuple(spec["packages"]),
+        initramfs_modules=tuple(spec["initramfs_modules"]),
+        enable=tuple(spec["enable"]),
+        mask=tuple(spec["mask"]),
+        kernel_options=tuple(spec["kernel_options"]),
+    )
 
 
 def kernel_version(*, fresh: bool = False) -> str:
@@ -100,7 +106,7 @@ def key() -> str:
 def image() -> BaseImage:
     """The base image of this checkout, built when it is not in the cache."""
     folder = cache() / "base" / key()
-    with _only_one(folder):
+    with only_one(folder):
         if not (folder / "image.json").is_file():
             with log.step("base image: plain Debian"):
                 _build(recipe(), folder)
@@ -134,6 +140,7 @@ def _build(wanted: Recipe, folder: Path) -> None:
 def _bootstrap(wanted: Recipe, root: Path) -> None:
     """Run mmdebstrap(1) into `root`, which has its name only when it is whole."""
     half = root.with_suffix(".partial")
+    modules = " ".join(wanted.initramfs_modules)
     if half.exists():
         shutil.rmtree(half)
     run(
@@ -146,8 +153,7 @@ def _bootstrap(wanted: Recipe, root: Path) -> None:
             # Before the kernel's maintainer script makes the initramfs.
             "--essential-hook=mkdir -p $1/etc/initramfs-tools/conf.d",
             "--essential-hook=echo MODULES=list > $1/etc/initramfs-tools/conf.d/lab",
-            f"--essential-hook=printf '%s\\n' {' '.join(wanted.initramfs_modules)} "
-            '> "$1/etc/initramfs-tools/modules"',
+            f"--essential-hook=printf '%s\\n' {modules} > $1/etc/initramfs-tools/modules",
             f"--customize-hook=copy-in {checkout()}/lab/base/rootfs/etc /",
             f"--customize-hook=systemctl --root=$1 enable {' '.join(wanted.enable)}",
             f"--customize-hook=systemctl --root=$1 mask {' '.join(wanted.mask)}",
@@ -157,6 +163,7 @@ def _bootstrap(wanted: Recipe, root: Path) -> None:
             "--customize-hook=chown -R 0:0 $1/etc/systemd",
             wanted.suite,
             half,
+            "-",  # the sources, on standard input
         ],
         data=apt.sources(wanted.suite),
         timeout=3600,
@@ -189,16 +196,9 @@ def kernel_of(shown: str) -> str:
     for line in shown.splitlines():
         if line.startswith("Depends: linux-image-"):
             return line.removeprefix("Depends: linux-image-").split()[0].rstrip(",")
-    raise KeystoneError(f"{KERNEL_PACKAGE}: its Depends names no kernel", hint="look: apt-cache show")
-
-
-@contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """Two builders of one image take turns; the second finds it finished."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    raise KeystoneError(
+        f"{KERNEL_PACKAGE}: its Depends names no kernel", hint="look: apt-cache show"
+    )
 
 
 def _write(path: Path, text: str) -> None:

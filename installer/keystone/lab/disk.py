@@ -20,8 +20,8 @@ from keystone.run import run
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-LAYOUT_VERSION = "1"
-"""Part of the base image's name: raise it when this module makes another disk."""
+LAYOUT_VERSION = "2"
+"""Part of the base image's name: raise it when this module or base.py makes another disk."""
 
 MIB = 1 << 20
 FIRST_MIB = 1

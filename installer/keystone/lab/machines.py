@@ -8,6 +8,7 @@ killed. Starting what runs does nothing.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import time
@@ -30,20 +31,21 @@ if TYPE_CHECKING:
 SSH_SECONDS = 900
 """Four machines that start together under emulation on two processors need three minutes each."""
 CONNECT_SECONDS = 30
-STOP_SECONDS = 30
+STOP_SECONDS = 120
+"""An emulated machine with a kubelet takes its time to shut down."""
 AT_ONCE = {True: 8, False: 2}
 """Machines that start side by side, with KVM and without."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """What `lab status` says of one machine."""
+    """What `lab status` says of one machine; pid 0 when it does not run."""
 
     name: str
     address: str
-    running: bool
     pid: int
-    memory_mib: int
+    accelerator: str
+    memory: str
     vcpus: int
     serials: tuple[str, str]
     console: str
@@ -57,7 +59,9 @@ class Machine:
         self.settings = wanted
         self.name = wanted.name
         sockets = Path("/run/keystone-lab") / lab.settings.name
-        self.files = qemu.Files(lab.folder / "machines" / wanted.name, sockets / f"{wanted.name}.qmp")
+        self.files = qemu.Files(
+            lab.folder / "machines" / wanted.name, sockets / f"{wanted.name}.qmp"
+        )
 
     def host(self) -> Host:
         """The machine as the rest of Keystone sees it; ssh runs inside the lab's network."""
@@ -72,13 +76,7 @@ class Machine:
 
     def pid(self) -> int:
         """Process id of this machine's QEMU, 0 when it does not run."""
-        try:
-            pid = int(self.files.pid.read_text())
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        except (FileNotFoundError, ValueError, ProcessLookupError):
-            return 0
-        title = f"{self._lab.settings.namespace}-{self.name}".encode()
-        return pid if title in words and b"-name" in words else 0
+        return self._process()[0]
 
     def start(self, *, usb: Path | None = None) -> None:
         """Start QEMU unless it runs. usb: a read-only stick that is plugged from the start."""
@@ -127,6 +125,13 @@ class Machine:
         """Run a program on the machine and return what it printed."""
         return self.host().run(argv, check=check, timeout=timeout).stdout
 
+    def shell_argv(self, command: Sequence[str] = ()) -> list[str]:
+        """An ssh for a person: with a terminal, and the person's own TERM."""
+        words = ["-tt" if word == "-T" else word for word in self.host().ssh_argv()]
+        if not command:
+            return words
+        return [*self.host().ssh_argv(), "--", shlex.join(command)]
+
     def copy_to(self, source: Path, target: str, *, mode: int = 0o644) -> None:
         """Copy one file onto the machine; it has its name there only when it is whole."""
         half = f"{target}.partial"
@@ -149,8 +154,10 @@ class Machine:
             door.ask("blockdev-del", {"node-name": "stick-disk"})
 
     def power_cut(self) -> None:
-        """End QEMU at once. What the guest had not flushed but QEMU had taken survives on the host:
-        for an honest power cut of a disk see blklogwrites.
+        """End QEMU at once, as far from a shutdown as a process can be.
+
+        What QEMU had taken from the guest survives on the host even if the guest had not flushed
+        it: an honest power cut of a disk is a replay of what blklogwrites recorded.
         """
         self._kill(signal.SIGKILL)
 
@@ -173,12 +180,27 @@ class Machine:
 
     def status(self) -> Status:
         """What it is and whether it runs."""
-        wanted = self.settings
-        memory = wanted.kvm_memory_mib if self._lab.kvm else wanted.memory_mib
+        pid, words = self._process()
         return Status(
-            self.name, str(wanted.address), bool(self.pid()), self.pid(), memory, wanted.vcpus,
-            wanted.serials, str(self.files.console),
-        )  # fmt: skip
+            name=self.name,
+            address=str(self.settings.address),
+            pid=pid,
+            accelerator=words[words.index("-accel") + 1].partition(",")[0] if pid else "",
+            memory=words[words.index("-m") + 1] if pid else "",
+            vcpus=self.settings.vcpus,
+            serials=self.settings.serials,
+            console=str(self.files.console),
+        )
+
+    def _process(self) -> tuple[int, list[str]]:
+        """Id and words of the process in the pid file, if it is this machine's QEMU."""
+        try:
+            pid = int(self.files.pid.read_text())
+            words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        except (FileNotFoundError, ValueError, ProcessLookupError):
+            return 0, []
+        title = f"{self._lab.settings.namespace}-{self.name}"
+        return (pid, words) if "-name" in words and title in words else (0, [])
 
     def _kill(self, number: signal.Signals) -> None:
         pid = self.pid()
@@ -227,7 +249,7 @@ class Lab:
     @cached_property
     def kvm(self) -> bool:
         """Whether machines run on KVM here."""
-        return qemu.kvm_works(self.base.vmlinuz, settings.cache())
+        return qemu.kvm_works(lambda: self.base.vmlinuz, settings.cache())
 
     def machine(self, name: str) -> Machine:
         """One machine. Raises UsageError for a name that is not in the lab."""
@@ -243,22 +265,23 @@ class Lab:
         Machines that run already take no time. fresh: begin with new, empty machines.
         Under emulation two start at a time: more only take turns.
         """
-        self._prepare()
         machines = self.machines(names)
-        if fresh:
-            for machine in machines:
+        with settings.only_one(self.folder):
+            self._prepare()
+            for machine in machines if fresh else ():
                 machine.forget()
-        with ThreadPoolExecutor(AT_ONCE[self.kvm]) as pool:
-            times = list(pool.map(_bring_up, machines))
+            with ThreadPoolExecutor(AT_ONCE[self.kvm]) as pool:
+                times = list(pool.map(_bring_up, machines))
         return {machine.name: seconds for machine, seconds in zip(machines, times, strict=True)}
 
     def down(self, *, purge: bool = False) -> None:
         """Stop every machine and remove the network; purge: and all they wrote."""
-        with ThreadPoolExecutor() as pool:
-            list(pool.map(Machine.power_cut if purge else Machine.stop, self.machines()))
-        network.down(self.settings)
-        if purge and self.folder.exists():
-            shutil.rmtree(self.folder)
+        with settings.only_one(self.folder):
+            with ThreadPoolExecutor() as pool:
+                list(pool.map(Machine.power_cut if purge else Machine.stop, self.machines()))
+            network.down(self.settings)
+            if purge and self.folder.exists():
+                shutil.rmtree(self.folder)
 
     def _prepare(self) -> None:
         if os.geteuid() != 0:

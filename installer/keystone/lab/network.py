@@ -7,7 +7,7 @@ instead of failing unseen inside the machine. The counters are the evidence of t
 
 What the filter sees as what (nft(8), family bridge, hook prerouting, so each frame once):
 declared   IPv4 between addresses of the lab's network, VXLAN and the like included
-gateway    answers to the namespace's own address: ssh from the host side
+gateway    answers to the namespace's own address: ssh from the host side, echo (0), unreachable (3)
 local      ARP inside the network, IPv6 neighbour discovery, multicast and DHCP: never routed
 leak_dns   port 53 to anywhere: names must be resolved inside the pod network, never on the wire
 leak       everything else
@@ -49,7 +49,7 @@ table bridge keystone {{
     udp dport 53 update @leaked {{ ip saddr . ip daddr }} counter name leak_dns drop
     tcp dport 53 update @leaked {{ ip saddr . ip daddr }} counter name leak_dns drop
     ether type arp arp daddr ip {net} counter name local accept
-    ip daddr {gateway} icmp type {{ echo-reply, destination-unreachable }} counter name gateway accept
+    ip daddr {gateway} icmp type {{ 0, 3 }} counter name gateway accept
     ip daddr {gateway} tcp flags & (syn | ack) != syn counter name gateway accept
     ip daddr {{ {net.network_address}, {gateway} }} goto leaking
     ip daddr {net} counter name declared accept
@@ -66,9 +66,13 @@ table bridge keystone {{
 
 
 def up(lab: LabSettings) -> None:
-    """Make the namespace, its bridge and its counters, unless they are there."""
-    if lab.namespace in names():
+    """Make the namespace, its bridge and its counters, unless they are there.
+
+    One that was left half-made (the counters come last) is made anew.
+    """
+    if counters(lab):
         return
+    down(lab)
     run(["ip", "netns", "add", lab.namespace])
     inside = prefix(lab)
     for argv in (
@@ -112,7 +116,7 @@ def counters(lab: LabSettings) -> dict[str, int]:
     """Packets by counter since the network was made; empty when there is no network."""
     if lab.namespace not in names():
         return {}
-    text = run([*prefix(lab), "nft", "-j", "list", "counters", "table", "bridge", "keystone"]).stdout
+    text = run([*prefix(lab), "nft", "-j", "list", "counters"]).stdout
     entries = (entry.get("counter") for entry in json.loads(text)["nftables"])
     return {entry["name"]: int(entry["packets"]) for entry in entries if entry}
 

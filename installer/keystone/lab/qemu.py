@@ -13,14 +13,14 @@ import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from keystone import log
 from keystone.errors import HostError, PreflightError
 from keystone.run import spawned
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from keystone.lab.settings import LabSettings, MachineSettings
 
@@ -181,17 +181,18 @@ def _smbios(secrets: Mapping[str, str]) -> list[str]:
     return words
 
 
-def kvm_works(vmlinuz: Path, verdicts: Path) -> bool:
+def kvm_works(vmlinuz: Callable[[], Path], verdicts: Path) -> bool:
     """Whether KVM runs a real kernel here, found by starting one.
 
     /dev/kvm that opens proves nothing: under some hypervisors a machine is created and then never
-    runs. The verdict is kept in the folder `verdicts` for as long as this host stays up.
+    runs. The verdict is kept in the folder `verdicts` for as long as this host stays up; `vmlinuz`
+    is asked for a kernel only when there is no verdict.
     """
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     verdict = verdicts / f"kvm-{boot}"
     if verdict.is_file():
         return verdict.read_text() == "yes"
-    works = Path("/dev/kvm").exists() and _probe(vmlinuz)
+    works = Path("/dev/kvm").exists() and _probe(vmlinuz())
     verdicts.mkdir(parents=True, exist_ok=True)
     for old in verdicts.glob("kvm-*"):
         old.unlink()
@@ -245,7 +246,7 @@ class Qmp:
         self._lines.readline()
         self.ask("qmp_capabilities")
 
-    def __enter__(self) -> Qmp:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
