@@ -57,21 +57,40 @@ class Issued:
 
 @dataclass(frozen=True)
 class Observation:
-    """What the directory holds. incomplete: names of what init has still to make."""
+    """What the directory holds.
+
+    incomplete: names of what init has still to make. deployed: hosts whose deployment file holds
+    what the leaves are now.
+    """
 
     incomplete: tuple[str, ...] = ()
     leaves: tuple[Issued, ...] = ()
+    deployed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Missing:
-    """What a run would do: `authorities` need the root key, `leaves` only the issuing CAs."""
+    """What a run would do: `authorities` need the root key, `leaves` only the issuing CAs.
+
+    deployments: hosts whose deployment file has to be written again.
+    """
 
     authorities: tuple[str, ...] = ()
     leaves: tuple[CertificateSpec, ...] = ()
+    deployments: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.authorities or self.leaves)
+        return bool(self.authorities or self.leaves or self.deployments)
+
+
+@dataclass(frozen=True)
+class PlacedFile:
+    """A file of the tree and where it goes on a host. source: path below the tree's directory."""
+
+    path: str
+    source: str
+    mode: str = "0644"
+    group: str = "root"
 
 
 _LOOPBACK = IPv4Address("127.0.0.1")
@@ -120,10 +139,65 @@ def plan_trust(site: Site, observed: Observation, now: dt.datetime) -> Missing:
     due = tuple(
         spec for spec in desired(site) if _is_due(existing.get((spec.host, spec.name)), now)
     )
-    return Missing(observed.incomplete, due)
+    stale = {spec.host for spec in due} | {node.name for node in site.primers}.difference(
+        observed.deployed
+    )
+    hosts = tuple(node.name for node in site.primers if node.name in stale)
+    return Missing(observed.incomplete, due, hosts)
 
 
 def _is_due(leaf: Issued | None, now: dt.datetime) -> bool:
     if leaf is None or not leaf.sound or not leaf.as_asked:
         return True
     return leaf.not_after - now < (leaf.not_after - leaf.not_before) / 3
+
+
+DIRECTORIES: tuple[tuple[str, str, str], ...] = (
+    ("/etc/keystone", "0755", "root"),
+    ("/etc/keystone/pki", "0755", "root"),
+    ("/etc/etcd", "0755", "root"),
+    ("/etc/etcd/pki", "0750", "etcd"),
+)
+CONTROL_PLANE_DIRECTORIES: tuple[tuple[str, str, str], ...] = (
+    ("/etc/kubernetes", "0755", "root"),
+    ("/etc/kubernetes/pki", "0755", "root"),
+    ("/etc/kubernetes/pki/etcd", "0755", "root"),
+)
+"""Path, mode and group of the folders that `placed` puts files into."""
+
+
+def placed(node: Node) -> tuple[PlacedFile, ...]:
+    """Which files of the tree a host gets, and where: etcd's, the site's, kubeadm's names."""
+    leaves = f"leaves/{node.name}"
+    keystone, etcd = "/etc/keystone/pki", "/etc/etcd/pki"
+    found = [
+        PlacedFile(f"{keystone}/root.crt", "root.crt"),
+        PlacedFile(f"{keystone}/site-ca.crt", "site-anchor.crt"),
+        PlacedFile(f"{keystone}/site.crt", f"{leaves}/site.crt"),
+        PlacedFile(f"{keystone}/site.key", f"{leaves}/site.key", "0600"),
+        PlacedFile(f"{etcd}/peer-ca.crt", "etcd-peer-anchor.crt"),
+        PlacedFile(f"{etcd}/client-ca.crt", "etcd-client-anchor.crt"),
+    ]
+    for name in ("peer", "server", "client"):
+        source = f"{leaves}/etcd-{name}"
+        found.append(PlacedFile(f"{etcd}/{name}.crt", f"{source}.crt"))
+        found.append(PlacedFile(f"{etcd}/{name}.key", f"{source}.key", "0640", "etcd"))
+    return (*found, *(_placed_for_kubeadm(leaves) if node.control_plane else ()))
+
+
+def _placed_for_kubeadm(leaves: str) -> tuple[PlacedFile, ...]:
+    # The names are kubeadm's: kubernetes.io, "PKI certificates and requirements".
+    to = "/etc/kubernetes/pki"
+    return (
+        PlacedFile(f"{to}/ca.crt", "kubernetes-anchor.crt"),
+        PlacedFile(f"{to}/ca.key", "kubernetes.key", "0600"),
+        PlacedFile(f"{to}/front-proxy-ca.crt", "front-proxy-anchor.crt"),
+        PlacedFile(f"{to}/front-proxy-ca.key", "front-proxy.key", "0600"),
+        PlacedFile(f"{to}/sa.key", "sa.key", "0600"),
+        PlacedFile(f"{to}/sa.pub", "sa.pub"),
+        PlacedFile(f"{to}/apiserver-etcd-client.crt", f"{leaves}/apiserver-etcd-client.crt"),
+        PlacedFile(
+            f"{to}/apiserver-etcd-client.key", f"{leaves}/apiserver-etcd-client.key", "0600"
+        ),
+        PlacedFile(f"{to}/etcd/ca.crt", "etcd-peer-anchor.crt"),
+    )

@@ -7,6 +7,7 @@ Everything lies in one directory on the first Primer, mode 0700:
     <ca>-anchor.crt             the same key and name, signed by itself: what verifiers load
     sa.key  sa.pub              signs service account tokens
     leaves/<host>/<name>.{crt,key}
+    deploy/<host>.json          what the host gets, as the role `trust` places it
     issued.jsonl                every certificate ever issued, each line hashing the one before
 
 Anchors exist because TLS stacks differ: Go takes any certificate as a trust anchor, OpenSSL before
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +32,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from keystone import certificates
 from keystone.certificate_plan import (
+    CONTROL_PLANE_DIRECTORIES,
+    DIRECTORIES,
     ISSUING,
     ISSUING_LIFETIME,
     ROOT_LIFETIME,
@@ -38,6 +42,7 @@ from keystone.certificate_plan import (
     Missing,
     Observation,
     desired,
+    placed,
     plan_trust,
 )
 from keystone.errors import RefusedError
@@ -46,7 +51,7 @@ from keystone.issuelog import IssueLog
 if TYPE_CHECKING:
     from cryptography import x509
 
-    from keystone.site import Site
+    from keystone.site import Node, Site
 
 __all__ = [
     "DIRECTORY",
@@ -57,7 +62,8 @@ __all__ = [
     "Missing",
     "Observation",
     "desired",
-    "digests",
+    "deployment_digest",
+    "deployment_file",
     "init",
     "issue",
     "observe",
@@ -79,7 +85,10 @@ def observe(site: Site, directory: Path = DIRECTORY) -> Observation:
         leaf = _observe_leaf(directory, spec)
         if leaf:
             leaves.append(leaf)
-    return Observation(incomplete, tuple(leaves))
+    if incomplete or len(leaves) < len(desired(site)):
+        return Observation(incomplete, tuple(leaves))
+    deployed = tuple(node.name for node in site.primers if _is_deployed(directory, node))
+    return Observation((), tuple(leaves), deployed)
 
 
 def _authority_files() -> tuple[str, ...]:
@@ -180,7 +189,6 @@ def _root_profile(site: Site) -> certificates.Profile:
 def _new_root(site: Site, file: Path, passphrase: str, start: dt.datetime) -> certificates.Pair:
     key = certificates.new_key(ec.SECP384R1())
     certificate = certificates.sign(_root_profile(site), key, None, start)
-    file.parent.mkdir(parents=True, exist_ok=True)
     pem = certificates.key_pem(key, passphrase) + certificates.certificate_pem(certificate)
     _write(file, pem, 0o600)
     return certificates.Pair(certificate, key)
@@ -220,7 +228,7 @@ def issue(
 ) -> tuple[CertificateSpec, ...]:
     """Issue every leaf that is due, from the issuing CAs alone; returns what was issued.
 
-    Raises RefusedError when the tree is not complete.
+    Then writes the deployment file of every host where it differs. Raises RefusedError when the tree is not complete.
     """
     observed = observe(site, directory)
     if observed.incomplete:
@@ -233,14 +241,53 @@ def issue(
     log = IssueLog(directory / "issued.jsonl")
     for spec in due:
         _issue_leaf(directory, spec, log, _start(now))
+    for node in site.primers:
+        if not _is_deployed(directory, node):
+            _write(deployment_file(node.name, directory), _deployment(directory, node), 0o600)
     return due
+
+
+def deployment_file(host: str, directory: Path = DIRECTORY) -> Path:
+    """Everything a host gets, as JSON arguments of the module keystone_files; holds its keys."""
+    return directory / "deploy" / f"{host}.json"
+
+
+def deployment_digest(host: str, directory: Path = DIRECTORY) -> str:
+    """SHA-256 of the deployment file, hex; changes with every renewal. Empty before the first."""
+    file = deployment_file(host, directory)
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else ""
+
+
+def _is_deployed(directory: Path, node: Node) -> bool:
+    file = deployment_file(node.name, directory)
+    return file.exists() and file.read_bytes() == _deployment(directory, node)
+
+
+def _deployment(directory: Path, node: Node) -> bytes:
+    folders = DIRECTORIES + (CONTROL_PLANE_DIRECTORIES if node.control_plane else ())
+    content = {
+        "directories": [
+            {"path": path, "mode": mode, "owner": "root", "group": group}
+            for path, mode, group in folders
+        ],
+        "files": [
+            {
+                "path": file.path,
+                "mode": file.mode,
+                "owner": "root",
+                "group": file.group,
+                "content": (directory / file.source).read_text(),
+            }
+            for file in placed(node)
+        ],
+    }
+    return json.dumps(content, indent=1, sort_keys=True).encode() + b"\n"
 
 
 def _issue_leaf(directory: Path, spec: CertificateSpec, log: IssueLog, start: dt.datetime) -> None:
     authority = _certificate(directory / f"{spec.issuer}.crt")
     issuer = certificates.Pair(authority, _key(directory / f"{spec.issuer}.key"))
     certificate_file, key_file = _leaf_files(directory, spec)
-    certificate_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     key = certificates.new_key()
     certificate = certificates.sign(spec.profile, key, issuer, start)
     log.add(certificate)
@@ -284,15 +331,6 @@ def _verify_authorities(directory: Path, now: dt.datetime) -> list[str]:
             if not certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc:
                 wrong.append(f"{file}: not valid now")
     return wrong
-
-
-def digests(directory: Path = DIRECTORY) -> dict[str, str]:
-    """SHA-256 of every certificate, by path below the directory: changes when one is renewed."""
-    files = [*directory.glob("*.crt"), *directory.glob("*.pub"), *directory.glob("leaves/*/*.crt")]
-    return {
-        str(file.relative_to(directory)): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in sorted(files)
-    }
 
 
 @dataclass(frozen=True)
@@ -353,6 +391,7 @@ def _start(now: dt.datetime | None) -> dt.datetime:
 
 def _write(file: Path, content: bytes, mode: int) -> None:
     """Whole or not at all: temporary file, fsync, rename, fsync of the folder (rename(2))."""
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.new")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     with os.fdopen(descriptor, "wb") as stream:

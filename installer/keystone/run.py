@@ -11,14 +11,16 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from keystone import log
 from keystone.errors import HostError, KeystoneError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
 SSH_CONNECT_SECONDS = 60
 """Under load an emulated machine's sshd answers late; a dead host still fails in a minute."""
