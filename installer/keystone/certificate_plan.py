@@ -187,7 +187,7 @@ def placed(node: Node) -> tuple[PlacedFile, ...]:
 
 def _placed_for_kubeadm(leaves: str) -> tuple[PlacedFile, ...]:
     # The names are kubeadm's: kubernetes.io, "PKI certificates and requirements".
-    to = "/etc/kubernetes/pki"
+    to, client = "/etc/kubernetes/pki", "apiserver-etcd-client"
     return (
         PlacedFile(f"{to}/ca.crt", "kubernetes-anchor.crt"),
         PlacedFile(f"{to}/ca.key", "kubernetes.key", "0600"),
@@ -195,9 +195,7 @@ def _placed_for_kubeadm(leaves: str) -> tuple[PlacedFile, ...]:
         PlacedFile(f"{to}/front-proxy-ca.key", "front-proxy.key", "0600"),
         PlacedFile(f"{to}/sa.key", "sa.key", "0600"),
         PlacedFile(f"{to}/sa.pub", "sa.pub"),
-        PlacedFile(f"{to}/apiserver-etcd-client.crt", f"{leaves}/apiserver-etcd-client.crt"),
-        PlacedFile(
-            f"{to}/apiserver-etcd-client.key", f"{leaves}/apiserver-etcd-client.key", "0600"
-        ),
+        PlacedFile(f"{to}/{client}.crt", f"{leaves}/{client}.crt"),
+        PlacedFile(f"{to}/{client}.key", f"{leaves}/{client}.key", "0600"),
         PlacedFile(f"{to}/etcd/ca.crt", "etcd-peer-anchor.crt"),
     )

@@ -23,7 +23,6 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,6 +46,7 @@ from keystone.certificate_plan import (
 )
 from keystone.errors import RefusedError
 from keystone.issuelog import IssueLog
+from keystone.wholefile import write_whole
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -61,9 +61,9 @@ __all__ = [
     "Issued",
     "Missing",
     "Observation",
-    "desired",
     "deployment_digest",
     "deployment_file",
+    "desired",
     "init",
     "issue",
     "observe",
@@ -142,7 +142,7 @@ def init(
     root = _root(site, directory, root_key_file, passphrase, start)
     log = IssueLog(directory / "issued.jsonl")
     log.add(root.certificate)
-    _write(directory / "root.crt", certificates.certificate_pem(root.certificate), 0o644)
+    write_whole(directory / "root.crt", certificates.certificate_pem(root.certificate), 0o644)
     for name in ISSUING:
         _issuing_authority(site, directory, name, root, log, start)
     _service_account_key(directory)
@@ -190,7 +190,7 @@ def _new_root(site: Site, file: Path, passphrase: str, start: dt.datetime) -> ce
     key = certificates.new_key(ec.SECP384R1())
     certificate = certificates.sign(_root_profile(site), key, None, start)
     pem = certificates.key_pem(key, passphrase) + certificates.certificate_pem(certificate)
-    _write(file, pem, 0o600)
+    write_whole(file, pem, 0o600)
     return certificates.Pair(certificate, key)
 
 
@@ -204,7 +204,7 @@ def _issuing_authority(
 ) -> None:
     key_file = directory / f"{name}.key"
     if not key_file.exists():
-        _write(key_file, certificates.key_pem(certificates.new_key()), 0o600)
+        write_whole(key_file, certificates.key_pem(certificates.new_key()), 0o600)
     key = _key(key_file)
     profile = certificates.Profile(
         f"Keystone {name}", site.name, ISSUING[name], ISSUING_LIFETIME, path_length=0
@@ -213,14 +213,14 @@ def _issuing_authority(
         if not (directory / file).exists():
             certificate = certificates.sign(profile, key, issuer, start)
             log.add(certificate)
-            _write(directory / file, certificates.certificate_pem(certificate), 0o644)
+            write_whole(directory / file, certificates.certificate_pem(certificate), 0o644)
 
 
 def _service_account_key(directory: Path) -> None:
     private = directory / "sa.key"
     if not private.exists():
-        _write(private, certificates.key_pem(certificates.new_key()), 0o600)
-    _write(directory / "sa.pub", certificates.public_pem(_key(private).public_key()), 0o644)
+        write_whole(private, certificates.key_pem(certificates.new_key()), 0o600)
+    write_whole(directory / "sa.pub", certificates.public_pem(_key(private).public_key()), 0o644)
 
 
 def issue(
@@ -228,7 +228,8 @@ def issue(
 ) -> tuple[CertificateSpec, ...]:
     """Issue every leaf that is due, from the issuing CAs alone; returns what was issued.
 
-    Then writes the deployment file of every host where it differs. Raises RefusedError when the tree is not complete.
+    Then writes the deployment file of every host where it differs.
+    Raises RefusedError when the tree is not complete.
     """
     observed = observe(site, directory)
     if observed.incomplete:
@@ -243,7 +244,7 @@ def issue(
         _issue_leaf(directory, spec, log, _start(now))
     for node in site.primers:
         if not _is_deployed(directory, node):
-            _write(deployment_file(node.name, directory), _deployment(directory, node), 0o600)
+            write_whole(deployment_file(node.name, directory), _deployment(directory, node), 0o600)
     return due
 
 
@@ -292,8 +293,8 @@ def _issue_leaf(directory: Path, spec: CertificateSpec, log: IssueLog, start: dt
     certificate = certificates.sign(spec.profile, key, issuer, start)
     log.add(certificate)
     # A cut between the two leaves a pair that does not match: unsound, so the next run reissues.
-    _write(key_file, certificates.key_pem(key), 0o600)
-    _write(certificate_file, certificates.certificate_pem(certificate, authority), 0o644)
+    write_whole(key_file, certificates.key_pem(key), 0o600)
+    write_whole(certificate_file, certificates.certificate_pem(certificate, authority), 0o644)
 
 
 def verify(site: Site, directory: Path = DIRECTORY, now: dt.datetime | None = None) -> list[str]:
@@ -387,21 +388,3 @@ def _key(file: Path) -> ec.EllipticCurvePrivateKey:
 def _start(now: dt.datetime | None) -> dt.datetime:
     moment = (now or dt.datetime.now(dt.UTC)).replace(microsecond=0)
     return max(moment - certificates.BACKDATE, BUILD_FLOOR)
-
-
-def _write(file: Path, content: bytes, mode: int) -> None:
-    """Whole or not at all: temporary file, fsync, rename, fsync of the folder (rename(2))."""
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with os.fdopen(descriptor, "wb") as stream:
-        os.fchmod(stream.fileno(), mode)
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.rename(file)
-    folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -154,7 +154,9 @@ def spawned(
 PIPE = subprocess.PIPE
 
 
-def attached(argv: Sequence[str | os.PathLike[str]], *, env: Mapping[str, str] | None = None) -> int:
+def attached(
+    argv: Sequence[str | os.PathLike[str]], *, env: Mapping[str, str] | None = None
+) -> int:
     """A program whose output goes where ours goes, as it comes; returns its exit code."""
     words = [os.fspath(word) for word in argv]
     log.debug(f"$ {shlex.join(words)}")

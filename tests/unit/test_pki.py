@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 import shutil
 import stat
 from dataclasses import replace
@@ -133,7 +134,9 @@ def test_init_cut_at_every_write_ends_in_one_sound_tree(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cut before and after each rename; the re-run keeps every CA that was already believed."""
-    whole = pki._write
+    whole = pki.write_whole
+    # Thousands of writes: that they are synced is not what is tried here.
+    monkeypatch.setattr(os, "fsync", lambda _: None)
     cuts = 0
     for cut in range(100):
         directory, root_file = tmp_path / f"{cut}/pki", tmp_path / f"{cut}/root.pem"
@@ -148,13 +151,13 @@ def test_init_cut_at_every_write_ends_in_one_sound_tree(
                 raise CutError
             left[0] -= 1
 
-        monkeypatch.setattr(pki, "_write", write)
+        monkeypatch.setattr(pki, "write_whole", write)
         try:
             pki.init(SITE, directory, root_file, "pass", NOW)
             pki.issue(SITE, directory, NOW)
         except CutError:
             cuts += 1
-        monkeypatch.setattr(pki, "_write", whole)
+        monkeypatch.setattr(pki, "write_whole", whole)
         if cuts <= cut:
             break
         believed = {path: path.read_bytes() for path in directory.glob("*") if path.is_file()}
@@ -216,3 +219,34 @@ def test_a_file_that_is_no_certificate_is_named(made: Path) -> None:
     (made / "leaves/p1/site.crt").write_text("garbage")
     with pytest.raises(RefusedError, match=r"leaves/p1/site\.crt"):
         pki.observe(SITE, made)
+
+
+def test_a_host_gets_what_it_needs_and_no_more(made: Path) -> None:
+    files = {
+        host: {
+            file["path"]: file
+            for file in json.loads(pki.deployment_file(host, made).read_text())["files"]
+        }
+        for host in ("p1", "p2")
+    }
+    assert "/etc/kubernetes/pki/ca.key" in files["p1"]
+    assert not [path for path in files["p2"] if path.startswith("/etc/kubernetes")]
+    root_keys = [path for path in files["p1"] if "root" in path and path.endswith(".key")]
+    assert root_keys == []
+    for placed in (*files["p1"].values(), *files["p2"].values()):
+        if "PRIVATE KEY" in placed["content"]:
+            assert placed["mode"] == ("0640" if placed["group"] == "etcd" else "0600")
+    mode = stat.S_IMODE(pki.deployment_file("p1", made).stat().st_mode)
+    assert mode == 0o600
+
+
+def test_a_lost_or_old_deployment_file_is_written_again(made: Path) -> None:
+    digest = pki.deployment_digest("p1", made)
+    pki.deployment_file("p1", made).unlink()
+    assert pki.deployment_digest("p1", made) == ""
+    missing = pki.plan_trust(SITE, pki.observe(SITE, made), NOW)
+    assert (missing.leaves, missing.deployments) == ((), ("p1",))
+    assert pki.issue(SITE, made, NOW) == ()
+    assert pki.deployment_digest("p1", made) == digest
+    pki.issue(SITE, made, NOW + dt.timedelta(days=80))
+    assert pki.deployment_digest("p1", made) != digest
