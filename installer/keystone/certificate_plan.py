@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
@@ -56,16 +56,18 @@ class Issued:
 
 
 @dataclass(frozen=True)
-class Observation:
-    """What the directory holds.
+class TrustFacts:
+    """What the tree's directory holds.
 
-    incomplete: names of what init has still to make. deployed: hosts whose deployment file holds
-    what the leaves are now.
+    incomplete: names of what init has still to make. deployed: SHA-256 of each host's deployment
+    file, of those that hold what the leaves are now. complete: nothing was due when it was looked
+    at.
     """
 
     incomplete: tuple[str, ...] = ()
     leaves: tuple[Issued, ...] = ()
-    deployed: tuple[str, ...] = ()
+    deployed: Mapping[str, str] = field(default_factory=dict)
+    complete: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,16 +83,6 @@ class Missing:
 
     def __bool__(self) -> bool:
         return bool(self.authorities or self.leaves or self.deployments)
-
-
-@dataclass(frozen=True)
-class PlacedFile:
-    """A file of the tree and where it goes on a host. source: path below the tree's directory."""
-
-    path: str
-    source: str
-    mode: str = "0644"
-    group: str = "root"
 
 
 _LOOPBACK = IPv4Address("127.0.0.1")
@@ -133,7 +125,7 @@ def _leaves(site: Site, node: Node) -> list[CertificateSpec]:
     return found
 
 
-def plan_trust(site: Site, observed: Observation, now: dt.datetime) -> Missing:
+def plan_trust(site: Site, observed: TrustFacts, now: dt.datetime) -> Missing:
     """What has to be made: pure. A leaf is due when absent, unsound, changed, or past 2/3."""
     existing = {(leaf.host, leaf.name): leaf for leaf in observed.leaves}
     due = tuple(
@@ -150,52 +142,3 @@ def _is_due(leaf: Issued | None, now: dt.datetime) -> bool:
     if leaf is None or not leaf.sound or not leaf.as_asked:
         return True
     return leaf.not_after - now < (leaf.not_after - leaf.not_before) / 3
-
-
-DIRECTORIES: tuple[tuple[str, str, str], ...] = (
-    ("/etc/keystone", "0755", "root"),
-    ("/etc/keystone/pki", "0755", "root"),
-    ("/etc/etcd", "0755", "root"),
-    ("/etc/etcd/pki", "0750", "etcd"),
-)
-CONTROL_PLANE_DIRECTORIES: tuple[tuple[str, str, str], ...] = (
-    ("/etc/kubernetes", "0755", "root"),
-    ("/etc/kubernetes/pki", "0755", "root"),
-    ("/etc/kubernetes/pki/etcd", "0755", "root"),
-)
-"""Path, mode and group of the folders that `placed` puts files into."""
-
-
-def placed(node: Node) -> tuple[PlacedFile, ...]:
-    """Which files of the tree a host gets, and where: etcd's, the site's, kubeadm's names."""
-    leaves = f"leaves/{node.name}"
-    keystone, etcd = "/etc/keystone/pki", "/etc/etcd/pki"
-    found = [
-        PlacedFile(f"{keystone}/root.crt", "root.crt"),
-        PlacedFile(f"{keystone}/site-ca.crt", "site-anchor.crt"),
-        PlacedFile(f"{keystone}/site.crt", f"{leaves}/site.crt"),
-        PlacedFile(f"{keystone}/site.key", f"{leaves}/site.key", "0600"),
-        PlacedFile(f"{etcd}/peer-ca.crt", "etcd-peer-anchor.crt"),
-        PlacedFile(f"{etcd}/client-ca.crt", "etcd-client-anchor.crt"),
-    ]
-    for name in ("peer", "server", "client"):
-        source = f"{leaves}/etcd-{name}"
-        found.append(PlacedFile(f"{etcd}/{name}.crt", f"{source}.crt"))
-        found.append(PlacedFile(f"{etcd}/{name}.key", f"{source}.key", "0640", "etcd"))
-    return (*found, *(_placed_for_kubeadm(leaves) if node.control_plane else ()))
-
-
-def _placed_for_kubeadm(leaves: str) -> tuple[PlacedFile, ...]:
-    # The names are kubeadm's: kubernetes.io, "PKI certificates and requirements".
-    to, client = "/etc/kubernetes/pki", "apiserver-etcd-client"
-    return (
-        PlacedFile(f"{to}/ca.crt", "kubernetes-anchor.crt"),
-        PlacedFile(f"{to}/ca.key", "kubernetes.key", "0600"),
-        PlacedFile(f"{to}/front-proxy-ca.crt", "front-proxy-anchor.crt"),
-        PlacedFile(f"{to}/front-proxy-ca.key", "front-proxy.key", "0600"),
-        PlacedFile(f"{to}/sa.key", "sa.key", "0600"),
-        PlacedFile(f"{to}/sa.pub", "sa.pub"),
-        PlacedFile(f"{to}/{client}.crt", f"{leaves}/{client}.crt"),
-        PlacedFile(f"{to}/{client}.key", f"{leaves}/{client}.key", "0600"),
-        PlacedFile(f"{to}/etcd/ca.crt", "etcd-peer-anchor.crt"),
-    )

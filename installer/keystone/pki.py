@@ -21,9 +21,7 @@ before it has its name, and a run believes only what is complete.
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
-import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,27 +29,27 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from keystone import certificates
 from keystone.certificate_plan import (
-    CONTROL_PLANE_DIRECTORIES,
-    DIRECTORIES,
     ISSUING,
     ISSUING_LIFETIME,
     ROOT_LIFETIME,
     CertificateSpec,
     Issued,
     Missing,
-    Observation,
+    TrustFacts,
     desired,
-    placed,
     plan_trust,
 )
+from keystone.deployment import deployment, deployment_digest, deployment_file, is_deployed
 from keystone.errors import RefusedError
 from keystone.issuelog import IssueLog
 from keystone.wholefile import write_whole
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cryptography import x509
 
-    from keystone.site import Node, Site
+    from keystone.site import Site
 
 __all__ = [
     "DIRECTORY",
@@ -60,9 +58,7 @@ __all__ = [
     "Entry",
     "Issued",
     "Missing",
-    "Observation",
-    "deployment_digest",
-    "deployment_file",
+    "TrustFacts",
     "desired",
     "init",
     "issue",
@@ -77,18 +73,20 @@ BUILD_FLOOR = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 """No honest clock is earlier than this program: a dead clock battery must not backdate a CA."""
 
 
-def observe(site: Site, directory: Path = DIRECTORY) -> Observation:
+def observe(site: Site, directory: Path = DIRECTORY, now: dt.datetime | None = None) -> TrustFacts:
     """Read the directory. Raises RefusedError for a file that is not what its name says."""
     incomplete = tuple(name for name in _authority_files() if not (directory / name).exists())
-    leaves = []
-    for spec in desired(site):
-        leaf = _observe_leaf(directory, spec)
-        if leaf:
-            leaves.append(leaf)
-    if incomplete or len(leaves) < len(desired(site)):
-        return Observation(incomplete, tuple(leaves))
-    deployed = tuple(node.name for node in site.primers if _is_deployed(directory, node))
-    return Observation((), tuple(leaves), deployed)
+    leaves = [leaf for spec in desired(site) if (leaf := _observe_leaf(directory, spec))]
+    deployed = {}
+    if not incomplete and len(leaves) == len(desired(site)):
+        deployed = {
+            node.name: deployment_digest(directory, node.name)
+            for node in site.primers
+            if is_deployed(directory, node)
+        }
+    found = TrustFacts(incomplete, tuple(leaves), deployed)
+    due = plan_trust(site, found, now or dt.datetime.now(dt.UTC))
+    return replace(found, complete=not due)
 
 
 def _authority_files() -> tuple[str, ...]:
@@ -119,34 +117,44 @@ def init(
     site: Site,
     directory: Path,
     root_key_file: Path,
-    passphrase: str,
+    passphrase: str | Callable[[], str],
     now: dt.datetime | None = None,
 ) -> bool:
-    """Make the root and the issuing CAs, or finish what a cut run began; True when it did anything.
+    """Make the tree, leaves included, or finish what a cut run began; True when it did anything.
 
     The root key goes, encrypted, to `root_key_file` (PEM: the PKCS#8 key and the root certificate)
-    before anything else exists, and nowhere else. A complete tree asks for neither file nor
-    passphrase. Raises RefusedError when the tree is incomplete and the root key is not at hand, is
-    another site's, or would be left inside the directory.
+    before anything else exists, and nowhere else. Once the authorities are there neither that file
+    nor the passphrase (asked for when it is callable) is looked at. Raises RefusedError when they
+    are not and the root key is not at hand, is another site's, or would be left in the directory.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     directory.chmod(0o700)
-    if not observe(site, directory).incomplete:
+    before = observe(site, directory, now)
+    if before.complete:
         return False
-    if root_key_file.resolve().is_relative_to(directory.resolve()):
-        raise RefusedError(
-            f"{root_key_file}: the root key must not stay on a Primer",
-            hint="set spec.trust.rootKeyFile to a place that you carry away",
-        )
-    start = _start(now)
+    if before.incomplete:
+        if root_key_file.is_dir() or root_key_file.resolve().is_relative_to(directory.resolve()):
+            raise RefusedError(
+                f"{root_key_file}: the offline root's key needs a file outside {directory}",
+                hint="set spec.trust.rootKeyFile to a file that you carry away",
+            )
+        words = passphrase if isinstance(passphrase, str) else passphrase()
+        _init_authorities(site, directory, root_key_file, words, _start(now))
+    issue(site, directory, now)
+    return True
+
+
+def _init_authorities(
+    site: Site, directory: Path, root_key_file: Path, passphrase: str, start: dt.datetime
+) -> None:
     root = _root(site, directory, root_key_file, passphrase, start)
     log = IssueLog(directory / "issued.jsonl")
-    log.add(root.certificate)
-    write_whole(directory / "root.crt", certificates.certificate_pem(root.certificate), 0o644)
+    if not (directory / "root.crt").exists():
+        log.add(root.certificate)
+        write_whole(directory / "root.crt", certificates.certificate_pem(root.certificate), 0o644)
     for name in ISSUING:
         _issuing_authority(site, directory, name, root, log, start)
     _service_account_key(directory)
-    return True
 
 
 def _root(
@@ -231,7 +239,7 @@ def issue(
     Then writes the deployment file of every host where it differs.
     Raises RefusedError when the tree is not complete.
     """
-    observed = observe(site, directory)
+    observed = observe(site, directory, now)
     if observed.incomplete:
         raise RefusedError(
             f"{directory}: the trust tree is not complete: {', '.join(observed.incomplete)}",
@@ -243,46 +251,9 @@ def issue(
     for spec in due:
         _issue_leaf(directory, spec, log, _start(now))
     for node in site.primers:
-        if not _is_deployed(directory, node):
-            write_whole(deployment_file(node.name, directory), _deployment(directory, node), 0o600)
+        if not is_deployed(directory, node):
+            write_whole(deployment_file(directory, node.name), deployment(directory, node), 0o600)
     return due
-
-
-def deployment_file(host: str, directory: Path = DIRECTORY) -> Path:
-    """Everything a host gets, as JSON arguments of the module keystone_files; holds its keys."""
-    return directory / "deploy" / f"{host}.json"
-
-
-def deployment_digest(host: str, directory: Path = DIRECTORY) -> str:
-    """SHA-256 of the deployment file, hex; changes with every renewal. Empty before the first."""
-    file = deployment_file(host, directory)
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else ""
-
-
-def _is_deployed(directory: Path, node: Node) -> bool:
-    file = deployment_file(node.name, directory)
-    return file.exists() and file.read_bytes() == _deployment(directory, node)
-
-
-def _deployment(directory: Path, node: Node) -> bytes:
-    folders = DIRECTORIES + (CONTROL_PLANE_DIRECTORIES if node.control_plane else ())
-    content = {
-        "directories": [
-            {"path": path, "mode": mode, "owner": "root", "group": group}
-            for path, mode, group in folders
-        ],
-        "files": [
-            {
-                "path": file.path,
-                "mode": file.mode,
-                "owner": "root",
-                "group": file.group,
-                "content": (directory / file.source).read_text(),
-            }
-            for file in placed(node)
-        ],
-    }
-    return json.dumps(content, indent=1, sort_keys=True).encode() + b"\n"
 
 
 def _issue_leaf(directory: Path, spec: CertificateSpec, log: IssueLog, start: dt.datetime) -> None:
@@ -300,7 +271,7 @@ def _issue_leaf(directory: Path, spec: CertificateSpec, log: IssueLog, start: dt
 def verify(site: Site, directory: Path = DIRECTORY, now: dt.datetime | None = None) -> list[str]:
     """Everything that is wrong with the tree, as sentences; empty when it is sound."""
     moment = now or dt.datetime.now(dt.UTC)
-    observed = observe(site, directory)
+    observed = observe(site, directory, moment)
     wrong = [f"{name}: missing" for name in observed.incomplete]
     if not wrong:
         wrong += _verify_authorities(directory, moment)

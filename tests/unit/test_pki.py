@@ -16,6 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from keystone import certificates, pki
+from keystone.deployment import deployment_digest, deployment_file
 from keystone.errors import RefusedError
 from keystone.site import Networks, Node, Site
 
@@ -34,8 +35,11 @@ SITE = Site(
 def made(tmp_path: Path) -> Path:
     directory = tmp_path / "pki"
     assert pki.init(SITE, directory, tmp_path / "root.pem", "correct horse", NOW)
-    pki.issue(SITE, directory, NOW)
     return directory
+
+
+def never_asked() -> str:
+    pytest.fail("the passphrase was asked for without need")
 
 
 def load(file: Path) -> x509.Certificate:
@@ -46,9 +50,9 @@ def test_a_fresh_tree_is_sound_and_a_second_run_changes_nothing(made: Path) -> N
     before = {file: file.read_bytes() for file in made.rglob("*") if file.is_file()}
     assert pki.verify(SITE, made, NOW) == []
     # Neither the root's file nor the passphrase is asked for again.
-    assert not pki.init(SITE, made, Path("/nowhere/root.pem"), "", NOW)
+    assert not pki.init(SITE, made, Path("/nowhere/root.pem"), never_asked, NOW)
     assert pki.issue(SITE, made, NOW) == ()
-    assert not pki.plan_trust(SITE, pki.observe(SITE, made), NOW)
+    assert not pki.plan_trust(SITE, pki.observe(SITE, made, NOW), NOW)
     assert {file: file.read_bytes() for file in made.rglob("*") if file.is_file()} == before
 
 
@@ -154,7 +158,6 @@ def test_init_cut_at_every_write_ends_in_one_sound_tree(
         monkeypatch.setattr(pki, "write_whole", write)
         try:
             pki.init(SITE, directory, root_file, "pass", NOW)
-            pki.issue(SITE, directory, NOW)
         except CutError:
             cuts += 1
         monkeypatch.setattr(pki, "write_whole", whole)
@@ -162,7 +165,6 @@ def test_init_cut_at_every_write_ends_in_one_sound_tree(
             break
         believed = {path: path.read_bytes() for path in directory.glob("*") if path.is_file()}
         pki.init(SITE, directory, root_file, "pass", NOW)
-        pki.issue(SITE, directory, NOW)
         assert pki.verify(SITE, directory, NOW) == []
         for path, content in believed.items():
             if path.suffix in {".crt", ".key"}:
@@ -190,12 +192,14 @@ def test_an_unfinished_tree_takes_no_other_root(made: Path, tmp_path: Path, dama
 
 
 def test_the_root_key_may_not_be_left_in_the_tree(tmp_path: Path) -> None:
-    with pytest.raises(RefusedError, match="must not stay"):
+    with pytest.raises(RefusedError, match="outside"):
         pki.init(SITE, tmp_path / "pki", tmp_path / "pki/root.pem", "x", NOW)
+    with pytest.raises(RefusedError, match="outside"):
+        pki.init(SITE, tmp_path / "pki", Path(), "x", NOW)
 
 
 def test_leaves_are_renewed_in_their_last_third(made: Path) -> None:
-    observed = pki.observe(SITE, made)
+    observed = pki.observe(SITE, made, NOW)
     assert not pki.plan_trust(SITE, observed, NOW + dt.timedelta(days=59))
     due = pki.plan_trust(SITE, observed, NOW + dt.timedelta(days=61))
     assert due.leaves == pki.desired(SITE)
@@ -205,12 +209,12 @@ def test_leaves_are_renewed_in_their_last_third(made: Path) -> None:
 def test_what_changed_or_does_not_fit_is_issued_again(made: Path) -> None:
     moved = replace(SITE.primers[1], address=IPv4Address("10.77.0.99"))
     site = replace(SITE, primers=(SITE.primers[0], moved, SITE.primers[2]))
-    due = pki.plan_trust(site, pki.observe(site, made), NOW).leaves
+    due = pki.plan_trust(site, pki.observe(site, made, NOW), NOW).leaves
     assert {(spec.host, spec.name) for spec in due} == {
         ("p2", "etcd-peer"), ("p2", "etcd-server"), ("p2", "site"),
     }  # fmt: skip
     shutil.copy(made / "leaves/p1/site.key", made / "leaves/p3/site.key")
-    due = pki.plan_trust(SITE, pki.observe(SITE, made), NOW).leaves
+    due = pki.plan_trust(SITE, pki.observe(SITE, made, NOW), NOW).leaves
     assert [(spec.host, spec.name) for spec in due] == [("p3", "site")]
     assert any("p3/site" in problem for problem in pki.verify(SITE, made, NOW))
 
@@ -218,14 +222,14 @@ def test_what_changed_or_does_not_fit_is_issued_again(made: Path) -> None:
 def test_a_file_that_is_no_certificate_is_named(made: Path) -> None:
     (made / "leaves/p1/site.crt").write_text("garbage")
     with pytest.raises(RefusedError, match=r"leaves/p1/site\.crt"):
-        pki.observe(SITE, made)
+        pki.observe(SITE, made, NOW)
 
 
 def test_a_host_gets_what_it_needs_and_no_more(made: Path) -> None:
     files = {
         host: {
             file["path"]: file
-            for file in json.loads(pki.deployment_file(host, made).read_text())["files"]
+            for file in json.loads(deployment_file(made, host).read_text())["files"]
         }
         for host in ("p1", "p2")
     }
@@ -236,17 +240,17 @@ def test_a_host_gets_what_it_needs_and_no_more(made: Path) -> None:
     for placed in (*files["p1"].values(), *files["p2"].values()):
         if "PRIVATE KEY" in placed["content"]:
             assert placed["mode"] == ("0640" if placed["group"] == "etcd" else "0600")
-    mode = stat.S_IMODE(pki.deployment_file("p1", made).stat().st_mode)
+    mode = stat.S_IMODE(deployment_file(made, "p1").stat().st_mode)
     assert mode == 0o600
 
 
 def test_a_lost_or_old_deployment_file_is_written_again(made: Path) -> None:
-    digest = pki.deployment_digest("p1", made)
-    pki.deployment_file("p1", made).unlink()
-    assert pki.deployment_digest("p1", made) == ""
-    missing = pki.plan_trust(SITE, pki.observe(SITE, made), NOW)
+    digest = deployment_digest(made, "p1")
+    deployment_file(made, "p1").unlink()
+    assert deployment_digest(made, "p1") == ""
+    missing = pki.plan_trust(SITE, pki.observe(SITE, made, NOW), NOW)
     assert (missing.leaves, missing.deployments) == ((), ("p1",))
     assert pki.issue(SITE, made, NOW) == ()
-    assert pki.deployment_digest("p1", made) == digest
+    assert deployment_digest(made, "p1") == digest
     pki.issue(SITE, made, NOW + dt.timedelta(days=80))
-    assert pki.deployment_digest("p1", made) != digest
+    assert deployment_digest(made, "p1") != digest

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keystone import pki
-from keystone.certificate_plan import placed
+from keystone.deployment import deployment_file, placed
 
 if TYPE_CHECKING:
     from keystone.inventory import Context
 
+PKI_DIRECTORY = Path("/var/lib/keystone/pki")
 CONSUMERS = ("keystone-registry", "nginx", "keystone-join")
 """Units that read the site's certificate only when they start. etcd and the API server re-read."""
 
 
 def variables(context: Context, digest: str = "") -> dict[str, object]:
-    """digest: `pki.deployment_digest(host)`, so that a renewed certificate is a changed input."""
+    """digest: `TrustFacts.deployed[host]`, so that a renewed certificate is a changed input."""
     return {
-        "trust_source": str(pki.deployment_file(context.host.name)),
+        "trust_source": str(deployment_file(PKI_DIRECTORY, context.host.name)),
         "trust_digest": digest,
         "trust_paths": [file.path for file in placed(context.host)],
         "trust_consumers": list(CONSUMERS),
