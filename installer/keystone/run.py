@@ -11,14 +11,16 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from keystone import log
 from keystone.errors import HostError, KeystoneError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
 SSH_CONNECT_SECONDS = 60
 """Under load an emulated machine's sshd answers late; a dead host still fails in a minute."""
@@ -152,7 +154,9 @@ def spawned(
 PIPE = subprocess.PIPE
 
 
-def attached(argv: Sequence[str | os.PathLike[str]], *, env: Mapping[str, str] | None = None) -> int:
+def attached(
+    argv: Sequence[str | os.PathLike[str]], *, env: Mapping[str, str] | None = None
+) -> int:
     """A program whose output goes where ours goes, as it comes; returns its exit code."""
     words = [os.fspath(word) for word in argv]
     log.debug(f"$ {shlex.join(words)}")
@@ -206,7 +210,8 @@ def _shown(words: Sequence[str], secrets: Sequence[str]) -> str:
 class Host:
     """A machine of the site and how to run a program on it.
 
-    local: this very machine, no SSH. key_file, known_hosts: OpenSSH's files.
+    local: this very machine, no SSH. key_file, known_hosts: OpenSSH's files. prefix: words before
+    `ssh`, for a host that only another network namespace reaches.
     """
 
     name: str
@@ -217,13 +222,14 @@ class Host:
     known_hosts: str = ""
     local: bool = False
     options: tuple[str, ...] = field(default=())
+    prefix: tuple[str, ...] = field(default=())
 
     def ssh_argv(self) -> list[str]:
         """The OpenSSH command up to, not including, the remote program."""
         keys = ["-i", self.key_file, "-o", "IdentitiesOnly=yes"] if self.key_file else []
         known = ["-o", f"UserKnownHostsFile={self.known_hosts}"] if self.known_hosts else []
         return [
-            "ssh", "-F", "none", "-T", *keys, *known,
+            *self.prefix, "ssh", "-F", "none", "-T", *keys, *known,
             "-o", "BatchMode=yes",
             "-o", "StrictHostKeyChecking=accept-new",
             "-o", f"ConnectTimeout={SSH_CONNECT_SECONDS}",
