@@ -262,14 +262,17 @@ class Lab:
     def up(self, names: Sequence[str] = (), *, fresh: bool = False) -> dict[str, float]:
         """Start machines and wait for their ssh; returns the seconds each start took.
 
-        Machines that run already take no time. fresh: begin with new, empty machines.
-        Under emulation two start at a time: more only take turns.
+        Machines that run already take no time. fresh: begin with new, empty machines, and, when
+        that means all of them, with a new network whose counters are zero. Under emulation two
+        start at a time: more only take turns.
         """
         machines = self.machines(names)
         with settings.only_one(self.folder):
-            self._prepare()
             for machine in machines if fresh else ():
                 machine.forget()
+            if fresh and not names:
+                network.down(self.settings)
+            self._prepare()
             with ThreadPoolExecutor(AT_ONCE[self.kvm]) as pool:
                 times = list(pool.map(_bring_up, machines))
         return {machine.name: seconds for machine, seconds in zip(machines, times, strict=True)}
