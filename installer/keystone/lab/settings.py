@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from keystone import log
 from keystone.errors import ConfigurationError, UsageError
 
 if TYPE_CHECKING:
@@ -108,7 +109,11 @@ def only_one(folder: Path) -> Iterator[None]:
     """Two processes that make the same thing take turns; the second finds it made."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info(f"waiting for another process that works on {folder}")
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
