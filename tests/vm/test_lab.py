@@ -116,12 +116,12 @@ def test_up_again_does_nothing_and_a_cut_machine_comes_back(lab: Lab) -> None:
 
 def test_a_machine_with_a_wrong_clock_and_little_memory(lab: Lab) -> None:
     changed = settings.load(name=lab.settings.name).changed(
-        "w1", memory_mib=768, rtc="2025-01-01T00:00:00"
+        "w1", memory_mib=768, rtc="2028-01-01T00:00:00"
     )
     w1 = Lab(changed).machine("w1")
     w1.forget()
     w1.start()
     w1.wait_ssh()
-    assert w1.run(["date", "-u", "+%Y-%m-%d"]).strip() == "2025-01-01"
+    assert w1.run(["date", "-u", "+%Y-%m-%d"]).strip() == "2028-01-01"
     assert 500 < int(w1.run(["free", "-m"]).split("Mem:")[1].split()[0]) < 768
     w1.forget()

@@ -88,6 +88,14 @@ def down(name: str, purge: bool) -> None:
 
 
 @group.command()
+@NAME
+@click.option("--machines", default="", help="Names with commas between, such as p1,w1.")
+def inventory(name: str, machines: str) -> None:
+    """Print the machines as an Ansible inventory (JSON, which is YAML)."""
+    log.out_json({"all": {"hosts": Lab(name).inventory(_names(machines))}})
+
+
+@group.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def base(as_json: bool) -> None:
     """Build the base image unless it is there, and say where it lies."""

@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MachineSettings:
-    """One machine. Sizes in MiB; `rtc` is QEMU's -rtc base, empty for the host's clock."""
+    """One machine. Sizes in MiB.
+
+    rtc: QEMU's -rtc base, such as 2028-01-01T00:00:00; empty for the host's clock. systemd turns a
+    clock that is older than systemd itself to the day of its release, so a wrong clock is a late one.
+    """
 
     name: str
     address: IPv4Address
