@@ -9,21 +9,24 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
 from keystone import pki
 from keystone.bundle.model import Digest, Item, Manifest
 from keystone.deployment import deployment_file
 from keystone.inventory import Context
 from keystone.run import Result, run
 from keystone.site import Networks, Node, Site
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
 
 ROOT = Path(__file__).parents[2]
 NODES = {"p1": "10.78.0.11", "p2": "10.78.0.12", "p3": "10.78.0.13"}
@@ -160,7 +163,7 @@ def render(role: str, template: str, variables: Mapping[str, object]) -> str:
     """A role's template with the role's defaults and these variables, as Ansible renders it."""
     defaults = ROOT / "roles" / role / "defaults/main.yml"
     known: dict[str, Any] = yaml.safe_load(defaults.read_text()) if defaults.exists() else {}
-    environment = Environment(  # noqa: S701 configuration files, not HTML
+    environment = Environment(
         loader=FileSystemLoader(ROOT / "roles" / role / "templates"),
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
-from subprocess import Popen  # noqa: TID251 the type only; processes come from keystone.run
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from keystone.etcd import parse_status
 from keystone.inventory import etcd
 from keystone.run import Result, spawned
 
 from .conftest import NODES, Lan, Placed, context, render, until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
 
 FIRST = "https://10.78.0.11:2379"
 ALL = ",".join(f"https://{address}:2379" for address in NODES.values())
@@ -26,7 +30,7 @@ class Quorum:
     programs: Mapping[str, Path]
     folder: Path
     stack: ExitStack
-    running: dict[str, Popen[bytes]] = field(default_factory=dict)
+    running: dict[str, Any] = field(default_factory=dict)
 
     def start(self, host: str) -> None:
         variables = {
@@ -51,7 +55,12 @@ class Quorum:
         folder = self.placed.at(host, "/etc/etcd/pki")
         flags = ["--cacert", f"{folder}/peer-ca.crt"]
         if certificate:
-            flags += ["--cert", f"{folder}/{certificate}.crt", "--key", f"{folder}/{certificate}.key"]
+            flags += [
+                "--cert",
+                f"{folder}/{certificate}.crt",
+                "--key",
+                f"{folder}/{certificate}.key",
+            ]
         return self.lan.run(host, self.programs["etcdctl"], *flags, *words, check=False)
 
     def healthy(self, host: str = "p1") -> set[str]:
@@ -99,6 +108,20 @@ def test_three_members_serve_and_agree(quorum: Quorum) -> None:
     members = json.loads(quorum.ctl("member", "list", "--endpoints", FIRST, "-w", "json").stdout)
     assert {member["name"] for member in members["members"]} == set(NODES)
     assert not any(member.get("isLearner") for member in members["members"])
+
+
+def test_status_names_the_leader_and_the_silent(quorum: Quorum) -> None:
+    def status() -> dict[str, str]:
+        listed = quorum.ctl("member", "list", "--endpoints", FIRST, "-w", "json")
+        told = quorum.ctl("endpoint", "status", "--endpoints", ALL, "-w", "json",
+                          "--command-timeout", "2s")  # fmt: skip
+        members = parse_status(json.loads(listed.stdout)["members"], json.loads(told.stdout))
+        return {member.name: member.state for member in members}
+
+    assert sorted(status().values()) == ["follower", "follower", "leader"]
+    quorum.kill("p3")
+    until(lambda: sorted(status().values()) == ["follower", "leader", "silent"], "p3 is silent")
+    assert status()["p3"] == "silent"
 
 
 def test_no_certificate_no_service(quorum: Quorum) -> None:
@@ -174,8 +197,8 @@ def test_without_a_majority_nothing_is_written(quorum: Quorum) -> None:
 def test_a_cut_cable_costs_the_minority_only(quorum: Quorum) -> None:
     quorum.lan.link("p1", "down")
     try:
-        until(lambda: quorum.ctl("put", "cut", "yes", "--endpoints", ALL, host="p2").returncode == 0,
-              "the majority serves")  # fmt: skip
+        written = ("put", "cut", "yes", "--endpoints", ALL)
+        until(lambda: quorum.ctl(*written, host="p2").returncode == 0, "the majority serves")
         local = quorum.ctl("put", "cut", "no", "--endpoints", "https://127.0.0.1:2379",
                            "--command-timeout", "3s")  # fmt: skip
         assert local.returncode != 0
