@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,9 +60,9 @@ class InitTrust(Action[World]):
     def apply(self, world: World) -> None:
         from keystone import pki  # noqa: PLC0415 cryptography is slow to import
 
-        pki.init(
-            world.seen.site, pki.DIRECTORY, Path(self.root_key_file), world.passphrase()
-        )
+        site = world.seen.site
+        pki.init(site, pki.DIRECTORY, Path(self.root_key_file), world.passphrase())
+        world.state = replace(world.seen, trust=pki.observe(site, pki.DIRECTORY))
 
 
 @dataclass(frozen=True)
