@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any, Protocol
 
-from jsonschema.exceptions import ValidationError, best_match
+from jsonschema.exceptions import ValidationError
 
 from keystone.errors import Mistake
 
@@ -72,7 +72,7 @@ def dotted(at: Position) -> str:
 def explain(error: ValidationError, written: Written, mistakes: Mistakes) -> None:
     """Add what one schema error means."""
     if error.validator in ("anyOf", "oneOf") and error.context:
-        error = best_match([error]) or error
+        error = max(error.context, key=lambda branch: len(branch.absolute_path))
     at: Position = tuple(error.absolute_path)
     rule: Any = error.validator_value
     value: Any = error.instance
