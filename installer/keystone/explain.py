@@ -6,11 +6,12 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
-from typing import Any, Protocol
-
-from jsonschema.exceptions import ValidationError
+from typing import TYPE_CHECKING, Any, Protocol
 
 from keystone.errors import Mistake
+
+if TYPE_CHECKING:
+    from jsonschema.exceptions import ValidationError
 
 Position = tuple[str | int, ...]
 """A place inside a document: ("spec", "primers", 1, "address")."""

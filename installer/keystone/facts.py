@@ -16,12 +16,20 @@ from importlib import resources
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from keystone.cluster_facts import ClusterFacts, EtcdFacts, observe_cluster, observe_etcd
 from keystone.errors import HostError
+from keystone.run import run
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from keystone.run import Host
+
+__all__ = [
+    "ClusterFacts", "DatasetFacts", "DiskFacts", "EtcdFacts", "HostFacts", "PoolFacts",
+    "PoolLabel", "RoleFacts", "StoreFacts", "VdevFacts", "local_addresses", "observe_cluster",
+    "observe_etcd", "parse", "probe", "probe_all",
+]  # fmt: skip
 
 PROBE_SECONDS = 180
 """An emulated machine under load takes tens of seconds to start Python and ask ZFS."""
@@ -225,6 +233,17 @@ def probe_all(hosts: Mapping[str, Host], *, deep: bool = False) -> dict[str, Hos
             hint=failures[0].hint or "nothing was changed; make the host answer and run again",
         )
     return seen
+
+
+def local_addresses() -> frozenset[str]:
+    """Addresses of this machine, loopback left out."""
+    links = json.loads(run(["ip", "-j", "address"]).stdout)
+    return frozenset(
+        entry["local"]
+        for link in links
+        for entry in link.get("addr_info", [])
+        if "local" in entry and entry.get("scope") != "host"
+    )
 
 
 @cache

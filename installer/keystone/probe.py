@@ -215,7 +215,9 @@ def roles(deep: bool) -> dict[str, Any]:
     units = active(sorted({unit for marker, _ in markers.values() for unit in marker["units"]}))
     found = {}
     for role, (marker, written) in markers.items():
-        files = [changed(*entry, written, deep) for entry in sorted(marker["files"].items())]
+        files = [
+            changed(name, digest, written, deep) for name, digest in sorted(marker["files"].items())
+        ]
         idle = [
             f"{unit}: {units.get(unit, 'unknown')}"
             for unit in marker["units"]
