@@ -197,7 +197,8 @@ def _shown(words: Sequence[str], secrets: Sequence[str]) -> str:
 class Host:
     """A machine of the site and how to run a program on it.
 
-    local: this very machine, no SSH. key_file, known_hosts: OpenSSH's files.
+    local: this very machine, no SSH. key_file, known_hosts: OpenSSH's files. prefix: words before
+    `ssh`, for a host that only another network namespace reaches.
     """
 
     name: str
@@ -208,13 +209,14 @@ class Host:
     known_hosts: str = ""
     local: bool = False
     options: tuple[str, ...] = field(default=())
+    prefix: tuple[str, ...] = field(default=())
 
     def ssh_argv(self) -> list[str]:
         """The OpenSSH command up to, not including, the remote program."""
         keys = ["-i", self.key_file, "-o", "IdentitiesOnly=yes"] if self.key_file else []
         known = ["-o", f"UserKnownHostsFile={self.known_hosts}"] if self.known_hosts else []
         return [
-            "ssh", "-F", "none", "-T", *keys, *known,
+            *self.prefix, "ssh", "-F", "none", "-T", *keys, *known,
             "-o", "BatchMode=yes",
             "-o", "StrictHostKeyChecking=accept-new",
             "-o", f"ConnectTimeout={SSH_CONNECT_SECONDS}",

@@ -1,0 +1,1 @@
+"""The lab: an upstream mirror on loopback, a base image, and machines with no way out."""
