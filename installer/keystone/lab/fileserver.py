@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from keystone import log
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 CHUNK = 1 << 18
 """Bytes copied at a time."""
@@ -55,10 +57,10 @@ class _Handler(SimpleHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
 
-    def do_GET(self) -> None:  # noqa: N802 http.server's name
+    def do_GET(self) -> None:
         self._answer(body=True)
 
-    def do_HEAD(self) -> None:  # noqa: N802 http.server's name
+    def do_HEAD(self) -> None:
         self._answer(body=False)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 http.server's name

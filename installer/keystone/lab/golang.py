@@ -45,7 +45,7 @@ def build(program: Program) -> Path:
     Raises PreflightError without a compiler, CommandError when the build fails.
     """
     folder = catalogue.FOLDER / program.module
-    argv, env = _command(program, folder)
+    argv, env = _command(program)
     name = key(argv, env, _compiler(program), sources(folder))
     target = cache_folder() / "programs" / name / program.name
     if target.is_file():
@@ -85,7 +85,7 @@ def sources(folder: Path) -> dict[str, str]:
     }
 
 
-def _command(program: Program, folder: Path) -> tuple[list[str], dict[str, str]]:
+def _command(program: Program) -> tuple[list[str], dict[str, str]]:
     """The compiler's arguments up to the output's name, and its environment."""
     if program.package.endswith(".c"):
         define = f'-DVERSION="{program.version}"'

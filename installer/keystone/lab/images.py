@@ -125,6 +125,7 @@ def image(blobs: Path, layers: Sequence[Blob], process: Mapping[str, object]) ->
     platform = {"architecture": "amd64", "os": "linux"}
     config = _json(blobs, {
         **platform,
+        "created": "1970-01-01T00:00:00Z",
         "config": {"Env": [f"PATH={PATH}"], "WorkingDir": "/", **process},
         "rootfs": {"type": "layers", "diff_ids": [blob.diff_id for blob in layers]},
         "history": [{"created_by": "keystone lab"} for _ in layers],

@@ -12,7 +12,6 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,8 @@ from keystone.lab import fileserver, golang, upstream
 from keystone.run import spawned
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
     from keystone.lab.catalogue import File, Image
     from keystone.lab.images import Blob, Built
     from keystone.lab.upstream import Upstream
@@ -132,7 +133,7 @@ def _checksum(file: File, source: Path) -> str:
 
 
 def _registry_config(root: Path, address: str) -> dict[str, object]:
-    """distribution's configuration: read-only, as nothing is ever pushed to upstream."""
+    """Distribution's configuration: read-only, as nothing is ever pushed to upstream."""
     return {
         "version": 0.1,
         "log": {"level": "warn", "accesslog": {"disabled": True}},

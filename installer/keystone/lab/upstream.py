@@ -9,18 +9,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from keystone import log
 from keystone.lab import apt, catalogue, golang, images
-from keystone.lab.catalogue import File, Image, Root
 from keystone.lab.images import Blob, Built
 from keystone.run import run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from keystone.lab.catalogue import File, Image, Root
 
 WORKERS = min(2, os.cpu_count() or 1)
 """Builds side by side: each Kubernetes link needs more than 1 GiB of memory."""
@@ -111,7 +114,7 @@ def _root(root: Root) -> Path:
         golang.made(target, lambda path: run([
             "mmdebstrap", "--variant=extract", "--format=tar",
             f"--include={','.join(root.packages)}",
-            "--aptopt=Apt::Install-Recommends \"false\"",
+            '--aptopt=Apt::Install-Recommends "false"',
             root.suite, path, sources,
         ]))  # fmt: skip
     return target
