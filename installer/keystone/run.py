@@ -11,14 +11,16 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from keystone import log
 from keystone.errors import HostError, KeystoneError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
 SSH_CONNECT_SECONDS = 60
 """Under load an emulated machine's sshd answers late; a dead host still fails in a minute."""
@@ -150,6 +152,17 @@ def spawned(
 
 
 PIPE = subprocess.PIPE
+
+
+def attached(
+    argv: Sequence[str | os.PathLike[str]], *, env: Mapping[str, str] | None = None
+) -> int:
+    """A program whose output goes where ours goes, as it comes; returns its exit code."""
+    words = [os.fspath(word) for word in argv]
+    log.debug(f"$ {shlex.join(words)}")
+    return subprocess.run(  # noqa: S603 a list, never a shell
+        words, stdin=subprocess.DEVNULL, env=environment(env), check=False
+    ).returncode
 
 
 def daemon(argv: Sequence[str | os.PathLike[str]], *, log_file: Path, pid_file: Path) -> int:

@@ -41,6 +41,17 @@ def up(name: str, machines: str, fresh: bool, as_json: bool) -> None:
     log.table(("machine", "address", "start"), rows, title="KVM" if lab.kvm else "emulated")
 
 
+@group.command("run")
+@NAME
+@click.option("--machines", default="", help="Names with commas between.  [default: all]")
+def run_(name: str, machines: str) -> None:
+    """Do the main job in the lab: from nothing to a running cluster."""
+    from keystone.lab import demo  # noqa: PLC0415 only this verb needs all of it
+
+    lab = Lab(name)
+    demo.main(lab, tuple(_names(machines) or [m.name for m in lab.settings.machines]))
+
+
 @group.command()
 @NAME
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -1,1 +1,1 @@
-"""The lab: an upstream mirror on loopback, a base image, and machines with no way out."""
+"""The built-in lab: an upstream mirror, a plain base image, and emulated machines with no way out."""

@@ -1,0 +1,226 @@
+"""The closed set of changes that an installation is made of. Deciding is in phases.py."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from keystone import ansible, log
+from keystone.errors import HostError
+from keystone.plan import Action
+
+if TYPE_CHECKING:
+    from keystone.bundle import Bundle
+    from keystone.run import Host
+    from keystone.state import State
+
+INSTALLER = "/usr/local/bin/keystone-install"
+MARKERS = "/var/lib/keystone/state"
+SEED = "/var/lib/keystone/seed"
+
+
+@dataclass
+class World:
+    """What actions act through. `state` is the newest observation, kept by `observe`."""
+
+    bundle: Bundle
+    hosts: Mapping[str, Host]
+    passphrase: Callable[[], str]
+    observe: Callable[[], State]
+    state: State | None = None
+
+    @property
+    def seen(self) -> State:
+        """The newest observation."""
+        assert self.state is not None, "actions run after the first observation"
+        return self.state
+
+
+def each(hosts: tuple[str, ...], work: Callable[[str], None]) -> None:
+    """Do the same on several hosts side by side; the first failure is raised when all ended."""
+    with ThreadPoolExecutor(max_workers=max(len(hosts), 1)) as pool:
+        for future in [pool.submit(work, host) for host in hosts]:
+            future.result()
+
+
+@dataclass(frozen=True)
+class InitTrust(Action[World]):
+    """Make or complete the site's authorities and certificates, on the first Primer."""
+
+    root_key_file: str
+
+    def describe(self) -> str:
+        return f"make the site's certificate authorities; offline root key to {self.root_key_file}"
+
+    def apply(self, world: World) -> None:
+        from keystone import pki  # noqa: PLC0415 cryptography is slow to import
+
+        site = world.seen.site
+        pki.init(site, pki.DIRECTORY, Path(self.root_key_file), world.passphrase())
+        world.state = replace(world.seen, trust=pki.observe(site, pki.DIRECTORY))
+
+
+@dataclass(frozen=True)
+class PushInstaller(Action[World]):
+    """Put the bundle's own installer on a host, under its final name only when whole."""
+
+    host: str
+
+    def describe(self) -> str:
+        return f"{self.host}: install {INSTALLER}"
+
+    def apply(self, world: World) -> None:
+        host, item = world.hosts[self.host], world.bundle.manifest.of_kind("installer")[0]
+        with world.bundle.open(item.digest) as source:
+            host.run(
+                ["sh", "-c", f"umask 022; cat > {INSTALLER}.part"], stdin=source, timeout=1800
+            )
+        marker = {
+            "inputs": str(item.digest),
+            "files": {INSTALLER: item.digest.hex},
+            "units": [],
+        }
+        script = (
+            f"set -e; echo '{item.digest.hex}  {INSTALLER}.part' | sha256sum -c --quiet; "
+            f"chmod 0755 {INSTALLER}.part; sync {INSTALLER}.part; "
+            f"mv {INSTALLER}.part {INSTALLER}; mkdir -p {MARKERS}; "
+            f"cat > {MARKERS}/installer.json.part; sync {MARKERS}/installer.json.part; "
+            f"mv {MARKERS}/installer.json.part {MARKERS}/installer.json"
+        )
+        host.run(["sh", "-c", script], data=json.dumps(marker))
+
+
+@dataclass(frozen=True)
+class PushSeed(Action[World]):
+    """The few packages that cannot wait for the store: clock and ZFS."""
+
+    hosts: tuple[str, ...]
+
+    def describe(self) -> str:
+        return f"{' '.join(self.hosts)}: copy the packages for clock and ZFS to {SEED}"
+
+    def apply(self, world: World) -> None:
+        def push(name: str) -> None:
+            host = world.hosts[name]
+            kernel = world.seen.facts[name].kernel
+            host.run(["mkdir", "-p", SEED])
+            with world.bundle.seed_archive(kernel) as archive:
+                host.run(["tar", "-xf", "-", "-C", SEED], stdin=archive, timeout=1800)
+
+        each(self.hosts, push)
+
+
+@dataclass(frozen=True)
+class IngestStore(Action[World]):
+    """Read the bundle once into the store on a host's pool, hashing while it is written."""
+
+    host: str
+
+    def describe(self) -> str:
+        return f"{self.host}: bring the bundle into /var/lib/keystone/store"
+
+    def apply(self, world: World) -> None:
+        host = world.hosts[self.host]
+        argv = [
+            INSTALLER, "store", "ingest", "--root-fingerprint", world.bundle.fingerprint, "-",
+        ]  # fmt: skip
+        with world.bundle.path.open("rb") as source:
+            host.run(argv, stdin=source, timeout=4 * 3600)
+
+
+@dataclass(frozen=True)
+class Converge(Action[World]):
+    """Run one playbook on the hosts that need it. warning: what it would destroy, by serial."""
+
+    playbook: str
+    hosts: tuple[str, ...]
+    roles: tuple[str, ...]
+    warning: str = ""
+
+    @property
+    def destructive(self) -> bool:  # type: ignore[override]
+        """It makes a pool."""
+        return bool(self.warning)
+
+    def describe(self) -> str:
+        what = f"{' '.join(self.hosts)}: converge {', '.join(self.roles)}"
+        return f"{what}: {self.warning}" if self.warning else what
+
+    def apply(self, world: World) -> None:
+        state = world.seen
+        nodes = {node.name: node for node in state.site.primers}
+        entries = {}
+        for name in self.hosts:
+            variables: dict[str, object] = {}
+            for role in self.roles:
+                variables.update(state.variables(nodes[name], role))
+            entries[name] = ansible.HostVars(world.hosts[name], variables)
+        ansible.converge(self.playbook, entries, title=", ".join(self.roles))
+
+
+@dataclass(frozen=True)
+class _Wait(Action[World]):
+    """Look again until a named condition holds, or its deadline (seconds) has passed."""
+
+    def satisfied(self, state: State) -> bool:
+        raise NotImplementedError
+
+    def apply(self, world: World) -> None:
+        deadline = time.monotonic() + self.patience(world.seen)
+        pause = 1.0
+        while not self.satisfied(world.observe()):
+            if time.monotonic() > deadline:
+                raise HostError(f"no end of waiting: {self.describe()}", hint=self.hint)
+            time.sleep(pause)
+            pause = min(pause * 1.5, 15)
+
+    def patience(self, state: State) -> float:
+        return 1800 if state.site.patience.profile == "emulated" else 300
+
+    hint = "look at `journalctl -xe` on the hosts, then run the same command again"
+
+
+@dataclass(frozen=True)
+class WaitEtcd(_Wait):
+    """All members answer."""
+
+    members: int
+
+    def describe(self) -> str:
+        return f"wait until {self.members} etcd members are healthy"
+
+    def satisfied(self, state: State) -> bool:
+        return state.etcd is not None and state.etcd.healthy >= self.members
+
+
+@dataclass(frozen=True)
+class WaitNodes(_Wait):
+    """Nodes are Ready."""
+
+    nodes: tuple[str, ...]
+
+    def describe(self) -> str:
+        return f"wait until Ready: {' '.join(self.nodes)}"
+
+    def satisfied(self, state: State) -> bool:
+        return state.cluster is not None and set(self.nodes) <= set(state.cluster.ready_nodes)
+
+
+@dataclass(frozen=True)
+class WaitWorkloads(_Wait):
+    """Every Deployment and DaemonSet of ours has the replicas it wants."""
+
+    def describe(self) -> str:
+        return "wait until every workload of the platform is available"
+
+    def satisfied(self, state: State) -> bool:
+        if state.cluster is None:
+            return False
+        for name in state.cluster.unavailable:
+            log.debug(f"not yet: {name}")
+        return not state.cluster.unavailable

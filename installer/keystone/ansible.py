@@ -1,0 +1,179 @@
+"""The crossing to Ansible: one generated inventory in, events out. Ansible is a process, never
+imported: its internals stay out of our types, and its output out of the operator's sight.
+
+The raw log is kept; a failure names it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from keystone import log, run
+from keystone.errors import HostError
+
+LOG_DIR = Path("/var/log/keystone")
+
+
+@dataclass(frozen=True)
+class HostVars:
+    """One host of a run: how to reach it and everything its roles are told."""
+
+    host: run.Host
+    variables: Mapping[str, object] = field(default_factory=dict)
+
+
+def data_root() -> Path:
+    """Where roles/ and playbooks/ are: inside the installed package, or the checkout's top."""
+    packaged = Path(__file__).parent / "_data"
+    return packaged if packaged.is_dir() else Path(__file__).parents[2]
+
+
+@cache
+def role_digest(role: str) -> str:
+    """SHA-256 over a role's files and over our modules: the code half of a role's inputs."""
+    digest = hashlib.sha256()
+    root = data_root()
+    for top in (root / "roles" / role, root / "playbooks" / "library"):
+        for path in sorted(top.rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                digest.update(f"{path.relative_to(root)}\0".encode())
+                digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def inputs(role: str, variables: Mapping[str, object], *, ignore: Sequence[str] = ()) -> str:
+    """Names all that a role converges: its code and its variables, less the ones in `ignore`.
+
+    One-time secrets (a bootstrap token) are ignored: a new one changes nothing on the host.
+    """
+    kept = {key: value for key, value in variables.items() if key not in ignore}
+    text = json.dumps([role_digest(role), kept], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def inventory(hosts: Mapping[str, HostVars]) -> dict[str, object]:
+    """Ansible's YAML/JSON inventory: one group, every variable on its host."""
+    return {"all": {"hosts": {name: _host_entry(entry) for name, entry in hosts.items()}}}
+
+
+def _host_entry(entry: HostVars) -> dict[str, object]:
+    host = entry.host
+    if host.local:
+        how: dict[str, object] = {"ansible_connection": "local"}
+    else:
+        options = ["-F", "none", *host.options]
+        if host.known_hosts:
+            options += ["-o", f"UserKnownHostsFile={host.known_hosts}"]
+        how = {
+            "ansible_connection": "ssh",
+            "ansible_host": str(host.address),
+            "ansible_port": host.port,
+            "ansible_user": host.user,
+            "ansible_ssh_common_args": shlex.join(options),
+        }
+        if host.key_file:
+            how["ansible_ssh_private_key_file"] = host.key_file
+    return {**how, "ansible_python_interpreter": "/usr/bin/python3", **entry.variables}
+
+
+def converge(playbook: str, hosts: Mapping[str, HostVars], *, title: str) -> None:
+    """Run playbooks/<playbook>.yml on those hosts, showing each task as it ends.
+
+    Raises HostError naming host, task, message and the raw log when a task fails or a host
+    cannot be reached.
+    """
+    root = data_root() / "playbooks"
+    LOG_DIR.mkdir(parents=True, exist_ok=True)
+    raw_log = LOG_DIR / f"{time.strftime('%Y%m%dT%H%M%S')}-{playbook}.log"
+    with tempfile.TemporaryDirectory(prefix="keystone-run-") as scratch:
+        # Role variables may hold one-time secrets: the file is ours alone and goes with the run.
+        source = Path(scratch) / "inventory.json"
+        source.write_text(json.dumps(inventory(hosts), default=str))
+        argv = [
+            sys.executable, "-m", "ansible", "playbook",
+            "-i", str(source), str(root / f"{playbook}.yml"),
+        ]  # fmt: skip
+        failures = _watch(argv, _environment(root, raw_log, Path(scratch)), raw_log, title)
+    if failures:
+        raise HostError("\n".join(failures), hint=f"Ansible's own log: {raw_log}")
+
+
+def _environment(root: Path, raw_log: Path, scratch: Path) -> dict[str, str]:
+    origin = importlib.util.find_spec("ansible")
+    if origin is None or origin.origin is None:
+        raise HostError("ansible-core is not installed beside Keystone")
+    ours = Path(__file__).parents[1]
+    return {
+        "PYTHONPATH": os.pathsep.join([str(Path(origin.origin).parents[1]), str(ours)]),
+        "ANSIBLE_CONFIG": str(root / "ansible.cfg"),
+        "ANSIBLE_LIBRARY": str(root / "library"),
+        "ANSIBLE_ROLES_PATH": str(root.parent / "roles"),
+        "ANSIBLE_CALLBACK_PLUGINS": str(root / "callback_plugins"),
+        "ANSIBLE_STDOUT_CALLBACK": "keystone",
+        "ANSIBLE_LOCAL_TEMP": str(scratch / "tmp"),
+        "ANSIBLE_NOCOLOR": "1",
+        "KEYSTONE_EVENTS": "/dev/stdout",
+        "KEYSTONE_RAW_LOG": str(raw_log),
+    }
+
+
+def _watch(argv: list[str], env: dict[str, str], raw_log: Path, title: str) -> list[str]:
+    """Show events as they come; returns what failed, one line a host."""
+    tasks = _Tasks(title)
+    with run.spawned(argv, env=env, log_file=raw_log, stdout=run.PIPE) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            text = line.decode(errors="replace").strip()
+            if text.startswith("{"):
+                tasks.see(json.loads(text))
+        code = process.wait()
+    tasks.close()
+    if code != 0 and not tasks.failures:
+        tail = "\n".join(raw_log.read_text(errors="replace").strip().splitlines()[-10:])
+        return [f"{title}: ansible-playbook ended with exit code {code}\n{tail}"]
+    return tasks.failures
+
+
+class _Tasks:
+    """Turns the callback's events into one line a task: what, where it changed, how long."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._task = ""
+        self._start = 0.0
+        self._results: dict[str, str] = {}
+        self.failures: list[str] = []
+
+    def see(self, event: dict[str, object]) -> None:
+        """One event of playbooks/callback_plugins/keystone.py."""
+        if event.get("event") == "task_start":
+            self.close()
+            self._task, self._start = str(event.get("task")), time.monotonic()
+        elif event.get("event") == "result":
+            host, status = str(event.get("host")), str(event.get("status"))
+            self._results[host] = status
+            if status in ("failed", "unreachable") and not event.get("ignored"):
+                self.failures.append(f"{host}: {self._task}: {event.get('message')}")
+
+    def close(self) -> None:
+        """Print the line of the task that just ended."""
+        results = {host: how for host, how in self._results.items() if how != "skipped"}
+        if self._task and results:
+            where = " ".join(
+                f"{host}{'*' if how == 'changed' else '!' if how != 'ok' else ''}"
+                for host, how in sorted(results.items())
+            )
+            spent = log.duration(time.monotonic() - self._start)
+            log.info(f"    {self._task}  {where}  ({spent})", task=self._task, results=results)
+        self._results = {}

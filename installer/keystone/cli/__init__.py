@@ -1,0 +1,126 @@
+"""The command line: parse, call one function, render. Every other verb group is loaded on use.
+
+An emulated or old host takes a second to import a library: `keystone-install --version` must not
+pay for all of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+
+from keystone import __version__, log
+from keystone.errors import ConfigurationError, InterruptedRunError, KeystoneError, PreflightError
+
+GROUPS = {
+    "bundle": "lock, create, verify and show bundles",
+    "etcd": "look at the quorum",
+    "join": "make this machine a worker",
+    "join-server": "answer joining workers (run by systemd on Primers)",
+    "lab": "the built-in lab of emulated machines",
+    "site": "write and check site files",
+    "status": "the state of the site",
+    "storage": "disks and ZFS pools of this host",
+    "store": "the bundle's content on this host",
+    "token": "create, list and revoke join tokens",
+    "trust": "the site's certificates",
+}
+HIDDEN = {"join-server", "store"}
+
+
+class _Lazy(click.Group):
+    """Finds a verb group in keystone.cli.<name>.group when it is called, not before."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(set(GROUPS) - HIDDEN)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in GROUPS:
+            return None
+        module = importlib.import_module(f"keystone.cli.{cmd_name.replace('-', '_')}")
+        command: click.Command = module.group
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, GROUPS[name]) for name in self.list_commands(ctx)])
+
+
+@click.group(cls=_Lazy, invoke_without_command=True)
+@click.version_option(__version__, prog_name="keystone-install")
+@click.option("--bundle", type=click.Path(path_type=Path), help="The signed bundle to install.")
+@click.option("--site", type=click.Path(path_type=Path), help="The site file.")
+@click.option("--plan", "plan_only", is_flag=True, help="Show what would be done and stop.")
+@click.option("--yes", is_flag=True, help="Do not ask; the plan is approved as it is shown.")
+@click.option(
+    "--root-fingerprint",
+    help="SHA-256 of the bundle's trust root, as its makers told you on another way.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the plan or outcome as JSON.")
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text")
+@click.option("--debug", is_flag=True, help="Show every command that is run.")
+@click.pass_context
+def cli(ctx: click.Context, **options: Any) -> None:  # noqa: ANN401 click's own
+    """Turn bare machines with no internet into a Kubernetes cluster, out of one signed file."""
+    log.configure(json_lines=options["log_format"] == "json", debug=options["debug"])
+    if ctx.invoked_subcommand is not None:
+        return
+    if options["bundle"] is None:
+        click.echo(ctx.get_help())
+        return
+    if options["site"] is None:
+        raise click.UsageError("--bundle needs --site; `keystone-install site init` writes one")
+    from keystone import install  # noqa: PLC0415 heavy, and only this verb needs it
+
+    install.main(install.Options(
+        bundle=options["bundle"],
+        site=options["site"],
+        plan_only=options["plan_only"],
+        yes=options["yes"],
+        fingerprint=options["root_fingerprint"],
+        as_json=options["as_json"],
+    ))  # fmt: skip
+
+
+def _interrupt(signum: int, _frame: FrameType | None) -> NoReturn:
+    raise InterruptedRunError(
+        f"stopped by {signal.Signals(signum).name}",
+        hint="nothing is lost: run the same command again and it goes on from here",
+    )
+
+
+def main() -> NoReturn:
+    """Run the program; every expected failure is a message and its exit code, never a traceback."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGINT, _interrupt)
+    try:
+        cli(standalone_mode=False)
+        sys.exit(0)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.exceptions.Abort:
+        sys.exit(InterruptedRunError.exit_code)
+    except click.ClickException as mistake:
+        mistake.show()
+        sys.exit(mistake.exit_code)
+    except KeystoneError as failure:
+        _show(failure)
+        sys.exit(failure.exit_code)
+
+
+def _show(failure: KeystoneError) -> None:
+    log.error(f"error: {failure.message}", code=failure.exit_code)
+    if isinstance(failure, ConfigurationError):
+        for mistake in failure.mistakes:
+            log.error(f"  {mistake}")
+    if isinstance(failure, PreflightError):
+        for finding in failure.findings:
+            log.error(f"  {finding}")
+    if failure.hint:
+        log.info(f"  next: {failure.hint}")

@@ -1,0 +1,218 @@
+"""The main job: `keystone-install --bundle offline.tar --site site.yaml`.
+
+Verify the bundle before anything else; look at every host; refuse what is not fit; show the plan;
+ask once; apply phase by phase. Nothing is changed on any host before the plan was approved.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from keystone import bundle, facts, log, pki, plan, preflight, site
+from keystone.actions import World
+from keystone.errors import ConfigurationError, RefusedError, UsageError
+from keystone.phases import PHASES
+from keystone.run import Host
+from keystone.state import State
+
+JOURNAL = Path("/var/lib/keystone/journal.jsonl")
+LOCK = Path("/run/keystone-install.lock")
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line of the main job."""
+
+    bundle: Path
+    site: Path
+    plan_only: bool = False
+    yes: bool = False
+    fingerprint: str | None = None
+    as_json: bool = False
+
+
+def main(options: Options) -> None:
+    """Do the main job. Raises a KeystoneError with its exit code for everything expected."""
+    if os.geteuid() != 0:
+        raise UsageError("keystone-install must run as root on the first Primer")
+    wanted = site.load(options.site)
+    with _alone():
+        opened = _open(options)
+        hosts = hosts_of(wanted)
+        world = World(
+            bundle=opened,
+            hosts=hosts,
+            passphrase=lambda: _passphrase(wanted),
+            observe=lambda: _observe(world, wanted),
+        )
+        with log.step(f"look at {', '.join(hosts)}"):
+            state = world.observe()
+        _preflight(state)
+        made = plan.make_plan(PHASES, state)
+        _show(made, as_json=options.as_json)
+        if made.empty:
+            log.info("Nothing to do: the site is as it should be.", event="converged")
+            return
+        if options.plan_only:
+            return
+        _approve(made, options)
+        opened.pin()
+        outcomes = plan.apply(
+            PHASES,
+            world,
+            world.observe,
+            first=state,
+            approved=made.destructive,
+            journal=plan.Journal(JOURNAL),
+        )
+    _report(outcomes, wanted)
+
+
+def _open(options: Options) -> bundle.Bundle:
+    with log.step(f"verify {options.bundle}"):
+        return bundle.open_verified(
+            options.bundle, fingerprint=options.fingerprint, confirm=_confirm_root
+        )
+
+
+def _confirm_root(fingerprint: str) -> bool:
+    """Trust on first use is a person's decision; without a terminal there is nobody to ask."""
+    if not sys.stdin.isatty():
+        return False
+    log.info(f"This bundle's trust root, seen for the first time here:\n  {fingerprint}")
+    return click.confirm("Is this the fingerprint that the bundle's makers told you?")
+
+
+def hosts_of(wanted: site.Site) -> dict[str, Host]:
+    """How to reach each Primer; the first one must be this machine."""
+    here = facts.local_addresses()
+    first = wanted.primers[0]
+    if str(first.address) not in here:
+        raise ConfigurationError(
+            f"{first.name} ({first.address}) is the first Primer, but this machine "
+            f"({socket.gethostname()}) has {', '.join(sorted(here))}",
+            hint=f"run keystone-install on {first.name}, or list this machine first in the site",
+        )
+    return {
+        node.name: Host(
+            name=node.name,
+            address=str(node.address),
+            user=wanted.ssh.user,
+            port=wanted.ssh.port,
+            key_file=wanted.ssh.key_file,
+            local=node is first,
+            options=("-o", "ControlMaster=auto", "-o", "ControlPersist=300",
+                     "-o", "ControlPath=/run/keystone-%C"),
+        )
+        for node in wanted.primers
+    }  # fmt: skip
+
+
+def _observe(world: World, wanted: site.Site) -> State:
+    """One look at everything: one round trip a host, and two questions to the cluster."""
+    seen: Mapping[str, facts.HostFacts] = facts.probe_all(world.hosts)
+    first = world.hosts[wanted.primers[0].name]
+    here = seen[first.name]
+    state = State(
+        site=wanted,
+        manifest=world.bundle.manifest,
+        bundle_digest=world.bundle.digest,
+        installer_digest=str(world.bundle.manifest.of_kind("installer")[0].digest),
+        facts=seen,
+        trust=pki.observe(wanted, pki.DIRECTORY),
+        etcd=facts.observe_etcd(first) if "etcd" in here.roles else None,
+        cluster=facts.observe_cluster(first) if "control_plane" in here.roles else None,
+    )
+    world.state = state
+    return state
+
+
+def _preflight(state: State) -> None:
+    findings = preflight.check(state.site, state.facts, state.manifest)
+    preflight.render(findings)
+    preflight.enforce(findings)
+
+
+def _show(made: plan.Plan[World], *, as_json: bool) -> None:
+    rows = [
+        (planned.phase, action.describe(), "destroys data" if action.destructive else "")
+        for planned in made.phases
+        for action in planned.actions
+    ]
+    if as_json:
+        log.out_json({
+            "id": made.id,
+            "empty": made.empty,
+            "actions": [{"phase": p, "action": a, "destructive": bool(d)} for p, a, d in rows],
+        })  # fmt: skip
+    elif rows:
+        log.table(["phase", "action", ""], rows, title=f"Plan {made.id}")
+
+
+def _approve(made: plan.Plan[World], options: Options) -> None:
+    if options.yes:
+        return
+    if not sys.stdin.isatty():
+        raise RefusedError(
+            f"plan {made.id} was not approved and there is no terminal to ask on",
+            hint="look at it with --plan, then add --yes",
+        )
+    if not click.confirm("Go on with this plan?"):
+        raise RefusedError(f"plan {made.id} was not approved", hint="nothing was changed")
+
+
+def _passphrase(wanted: site.Site) -> str:
+    if wanted.trust.passphrase_file:
+        return Path(wanted.trust.passphrase_file).read_text().strip()
+    if not sys.stdin.isatty():
+        raise ConfigurationError(
+            "spec.trust.passphraseFile is not set and there is no terminal to ask on",
+            hint="name a file that holds the offline root's passphrase",
+        )
+    answer: str = click.prompt(
+        "Passphrase for the offline root's key", hide_input=True, confirmation_prompt=True
+    )
+    return answer
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Two runs at once on one Primer would undo each other; the kernel drops the lock with us."""
+    with LOCK.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RefusedError(
+                "another keystone-install is at work on this machine",
+                hint="wait for it to end; its lock goes with it",
+            ) from error
+        yield
+
+
+def _report(outcomes: tuple[plan.Outcome, ...], wanted: site.Site) -> None:
+    log.table(
+        ["phase", "changes", "time"],
+        [
+            (outcome.phase, outcome.applied or "none", log.duration(outcome.seconds))
+            for outcome in outcomes
+        ],
+        title=f"Site {wanted.name}",
+    )
+    log.info("Done. Add a worker with: keystone-install token create --role worker")
+    if wanted.trust.root_key_file:
+        log.warn(
+            f"carry {wanted.trust.root_key_file} away: "
+            "the offline root's key must not stay on a Primer"
+        )
+
+
+__all__ = ["Options", "main"]

@@ -1,0 +1,68 @@
+"""What a packager does on a connected workstation, in the lab: lock, create, put on a stick.
+
+The definition is the production one; only `mirrors:` points at the lab's upstream mirror.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from keystone import log, run
+from keystone.ansible import data_root
+from keystone.errors import KeystoneError
+from keystone.lab import mirror, upstream
+from keystone.lab.disk import usb_stick
+
+DEFINITION = Path("bundles/platform.yaml")
+
+
+@dataclass(frozen=True)
+class Carried:
+    """A bundle ready to be carried in: the file, the stick's image, the root's fingerprint."""
+
+    bundle: Path
+    stick: Path
+    fingerprint: str
+
+
+def carry(state: Path) -> Carried:
+    """Build upstream, lock, create and write the stick; each only when its inputs changed.
+
+    Raises KeystoneError with the packager's own message when a verb fails.
+    """
+    folder = state / "bundle"
+    folder.mkdir(parents=True, exist_ok=True)
+    bundle, lock, keys = folder / "offline.tar", folder / "platform.lock.json", folder / "keys"
+    built = upstream.build()
+    if not keys.exists():
+        _keystone("bundle", "keys", "init", "--dir", str(keys))
+    with mirror.serve(built) as serving:
+        _keystone(
+            "bundle", "lock", str(data_root() / DEFINITION),
+            "--mirrors", str(serving.mirrors_file), "-o", str(lock),
+        )  # fmt: skip
+        _keystone(
+            "bundle", "create", str(lock), "--mirrors", str(serving.mirrors_file),
+            "-o", str(bundle), "--keys", str(keys),
+        )  # fmt: skip
+    shown = run.run([sys.executable, "-m", "keystone", "bundle", "show", str(bundle), "--json"])
+    fingerprint = str(json.loads(shown.stdout)["fingerprint"])
+    stick = folder / "stick.img"
+    with log.step("USB stick: write"):
+        usb_stick([bundle], stick)
+    return Carried(bundle, stick, fingerprint)
+
+
+def discard(state: Path) -> None:
+    """Forget the lab's bundle and its keys."""
+    shutil.rmtree(state / "bundle", ignore_errors=True)
+
+
+def _keystone(*words: str) -> None:
+    code = run.attached([sys.executable, "-m", "keystone", *words])
+    if code != 0:
+        raise KeystoneError(f"keystone-install {' '.join(words)}: exit code {code}")

@@ -1,0 +1,166 @@
+"""The table of contents of an installation. Each phase is one pure function.
+
+Roles converge what lies on one host; a phase says which hosts need which playbook, and what has to
+be true of the whole site before the next one starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from keystone import storage
+from keystone.actions import (
+    Converge,
+    IngestStore,
+    InitTrust,
+    PushInstaller,
+    PushSeed,
+    WaitEtcd,
+    WaitNodes,
+    WaitWorkloads,
+    World,
+)
+from keystone.plan import Action, Phase
+from keystone.site import Node
+from keystone.state import State
+
+Actions = Sequence[Action[World]]
+
+
+def trust(state: State) -> Actions:
+    """The offline root, the issuing CAs, and each Primer's own certificates in place."""
+    first: list[Action[World]] = []
+    if not state.trust.complete:
+        first.append(InitTrust(str(state.site.trust.root_key_file)))
+        return [*first, *_converge(state, "trust", ("trust",), assume=True)]
+    return _converge(state, "trust", ("trust",))
+
+
+def time(state: State) -> Actions:
+    """The Primers are the site's clock; the packages that cannot wait for the store go ahead."""
+    wanting = _wanting(state, ("seed", "time"), state.site.primers)
+    if not wanting:
+        return []
+    return [
+        *(PushInstaller(node.name) for node in _without_installer(state, state.site.primers)),
+        PushSeed(tuple(node.name for node in wanting)),
+        *_converge(state, "time", ("seed", "time")),
+    ]
+
+
+def prepare_storage(state: State) -> Actions:
+    """A mirrored pool on each Primer's NVMe disks, with a dataset for each kind of load."""
+    return [
+        *(PushInstaller(node.name) for node in _without_installer(state, state.site.primers)),
+        *(
+            Converge("storage", (node.name,), ("storage",), warning=words)
+            for node in _wanting(state, ("storage",), state.site.primers)
+            for words in ["; ".join(storage.describe(state.site, node, state.facts[node.name]))]
+        ),
+    ]
+
+
+def store(state: State) -> Actions:
+    """The bundle's content on every Primer's pool."""
+    return [
+        IngestStore(node.name)
+        for node in state.site.primers
+        if state.facts[node.name].store.bundle != state.bundle_digest
+        or not state.facts[node.name].store.complete
+    ]
+
+
+def registry(state: State) -> Actions:
+    """A registry and a package repository on every Primer, filled by links from its store."""
+    return _converge(state, "registry", ("registry", "mirror"))
+
+
+def etcd(state: State) -> Actions:
+    """Three members, mutual TLS, healthy."""
+    actions = _converge(state, "etcd", ("etcd",))
+    healthy = state.etcd is not None and state.etcd.healthy >= len(state.site.primers)
+    return actions if healthy else [*actions, WaitEtcd(len(state.site.primers))]
+
+
+def control_plane(state: State) -> Actions:
+    """containerd, the local endpoint and the API servers, by kubeadm with our CAs."""
+    roles = ("containerd", "endpoint", "control_plane")
+    return [
+        action
+        for node in state.site.control_planes  # one after another: each joins the one before
+        for action in _converge(state, "control_plane", roles, nodes=(node,))
+    ]
+
+
+def addons(state: State) -> Actions:
+    """Pod network, storage class on ZFS, CoreDNS and kube-proxy."""
+    return _converge(state, "addons", ("addons",), nodes=state.site.control_planes[:1])
+
+
+def nodes(state: State) -> Actions:
+    """Primers that only carry pods join as nodes; workers join by token, on their own."""
+    joining = [node for node in state.site.primers if node.kubelet and not node.control_plane]
+    return [
+        action
+        for node in joining
+        for action in _converge(state, "node", ("containerd", "endpoint", "node"), nodes=(node,))
+    ]
+
+
+def join_service(state: State) -> Actions:
+    """What answers joining workers."""
+    return _converge(state, "join", ("join",), nodes=state.site.control_planes)
+
+
+def verify(state: State) -> Actions:
+    """Every node Ready, every workload of ours available."""
+    expected = {n.name for n in state.site.primers if n.kubelet or n.control_plane}
+    actions: list[Action[World]] = []
+    if state.cluster is None or not expected <= set(state.cluster.ready_nodes):
+        actions.append(WaitNodes(tuple(sorted(expected))))
+    if state.cluster is None or state.cluster.unavailable:
+        actions.append(WaitWorkloads())
+    return actions
+
+
+PHASES: tuple[Phase[World, State], ...] = (
+    Phase("trust", "the site's certificate authorities and certificates", trust),
+    Phase("time", "the Primers become the clock", time),
+    Phase("storage", "ZFS pools on NVMe", prepare_storage),
+    Phase("store", "the bundle on every Primer's pool", store),
+    Phase("registry", "registry and package repository on every Primer", registry),
+    Phase("etcd", "a quorum over TLS", etcd),
+    Phase("control plane", "API servers by kubeadm", control_plane),
+    Phase("add-ons", "pod network, storage class, DNS, service proxy", addons),
+    Phase("nodes", "Primers that carry pods join", nodes),
+    Phase("join service", "ready for workers", join_service),
+    Phase("verify", "every node Ready, every workload available", verify),
+)
+
+
+def _wanting(state: State, roles: Sequence[str], among: Sequence[Node]) -> list[Node]:
+    return [
+        node for node in among if not all(state.converged(node, role) for role in roles)
+    ]
+
+
+def _converge(
+    state: State,
+    playbook: str,
+    roles: tuple[str, ...],
+    *,
+    nodes: Sequence[Node] | None = None,
+    assume: bool = False,
+) -> list[Action[World]]:
+    """One playbook run over the hosts on which any of its roles is not converged."""
+    among = state.site.primers if nodes is None else nodes
+    wanting = list(among) if assume else _wanting(state, roles, among)
+    return [Converge(playbook, tuple(node.name for node in wanting), roles)] if wanting else []
+
+
+def _without_installer(state: State, among: Sequence[Node]) -> list[Node]:
+    def has(node: Node) -> bool:
+        seen = state.facts[node.name].roles.get("installer")
+        return seen is not None and seen.inputs == state.installer_digest and not seen.drift
+
+    return [node for node in among if not has(node)]
