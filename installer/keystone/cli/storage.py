@@ -11,12 +11,14 @@ import click
 
 from keystone import disks, log, storage, zfs
 from keystone.errors import ConfigurationError, HostError, RefusedError
+from keystone.storage_spec import parse_spec
 
 if TYPE_CHECKING:
     from typing import TextIO
 
     from keystone.facts import DatasetFacts, DiskFacts, PoolFacts
-    from keystone.storage import Spec, StorageAction
+    from keystone.storage import StorageAction
+    from keystone.storage_spec import Spec
 
 ROUNDS = 3
 """Import, then the datasets that it showed to be missing, then nothing."""
@@ -122,7 +124,7 @@ def apply(spec_file: TextIO, approve: str, *, as_json: bool, approve_blank: bool
 
 def _read(spec_file: TextIO) -> Spec:
     try:
-        return storage.parse_spec(json.load(spec_file))
+        return parse_spec(json.load(spec_file))
     except json.JSONDecodeError as error:
         where = "standard input" if spec_file is sys.stdin else spec_file.name
         raise ConfigurationError(f"storage spec: {where}: no JSON: {error}") from error

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import inspect
 import lzma
 import os
 import re
@@ -34,6 +33,8 @@ SOURCES = {"zfs": ("zfs-dkms", ("spl", "zfs"))}
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 EPOCH = 1_735_689_600
 """Time stamps inside the packages (2025-01-01), so that equal input gives equal bytes."""
+RECIPE = "1"
+"""Raised when `_compile` or `_pack` would make other bytes of the same input."""
 COMPILE_SECONDS = 3 * 3600
 
 
@@ -224,11 +225,11 @@ def _pack(name: str, release: str, version: str, made: Mapping[str, Path], deb: 
     (control / "control").write_text(control_text(name, release, version, size))
     for script, verbs in (("postinst", "configure"), ("postrm", "remove")):
         (control / script).write_text(
-            f'#!/bin/sh\nset -e\nif [ "$1" = {verbs} ] && [ -d /usr/lib/modules/{release} ]; then\n'
+            f'#!/bin/sh\nset -e\nif [ "$1" = {verbs} ] && [ -e /usr/lib/modules/{release}/modules.order ]; then\n'
             f"\tdepmod -a {release}\nfi\n"
         )
         (control / script).chmod(0o755)
-    # The linker keeps these when the kernel goes, dpkg must find them: times are fixed too.
+    # dpkg-deb clamps times that are later than the epoch; these are, all of them.
     for path in sorted(tree.rglob("*")):
         os.utime(path, (EPOCH, EPOCH))
     half = deb.with_suffix(".partial")
@@ -268,9 +269,8 @@ def _cache() -> Path:
 
 
 def _key(*parts: str) -> str:
-    """What names a build: its inputs and the functions that turn them into bytes."""
-    recipe = "".join(inspect.getsource(part) for part in (_compile, _pack, control_text))
-    return hashlib.sha256("\0".join([*parts, recipe]).encode()).hexdigest()[:16]
+    """What names a build: the recipe and its inputs."""
+    return hashlib.sha256("\0".join([RECIPE, *parts]).encode()).hexdigest()[:16]
 
 
 @contextmanager
