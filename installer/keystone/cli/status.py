@@ -23,9 +23,9 @@ def group(file: Path, as_json: bool) -> None:
         log.out_json({"hosts": seen, "etcd": etcd, "cluster": cluster})
         return
     log.table(("host", "kernel", "pool", "store", "drift"), [_row(n, f) for n, f in seen.items()])
-    if etcd:
+    if etcd is not None:
         log.info(f"etcd: {etcd.healthy} members healthy")
-    if cluster:
+    if cluster is not None:
         log.info(f"nodes Ready: {', '.join(sorted(cluster.ready_nodes)) or 'none'}")
 
 
