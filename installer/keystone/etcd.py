@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from keystone.site import Node, Site
 
 CLIENT_PORT = 2379
@@ -166,6 +168,49 @@ def _with_quorum(
         return Promote(learners[0])
     absent = [name for name in target if name not in names]
     return AddLearner(absent[0]) if absent else Nothing()
+
+
+# What etcdctl says
+
+
+@dataclass(frozen=True)
+class MemberStatus:
+    """One member for people. state: leader, follower, learner, unstarted or silent."""
+
+    name: str
+    endpoint: str
+    state: str
+    version: str = ""
+    database_bytes: int = 0
+    raft_index: int = 0
+    errors: tuple[str, ...] = ()
+
+
+def parse_status(
+    members: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any]]
+) -> tuple[MemberStatus, ...]:
+    """Join `etcdctl member list -w json` with `etcdctl endpoint status -w json`, by member id."""
+    by_id = {answer["Status"]["header"]["member_id"]: answer for answer in answers}
+    return tuple(_status(member, by_id.get(member["ID"])) for member in members)
+
+
+def _status(member: Mapping[str, Any], answer: Mapping[str, Any] | None) -> MemberStatus:
+    name, urls = member.get("name", ""), member.get("clientURLs", ())
+    if not urls:
+        return MemberStatus(name or "(new)", "", "unstarted")
+    if answer is None:
+        return MemberStatus(name, urls[0], "silent")
+    status = answer["Status"]
+    state = "leader" if status.get("leader") == member["ID"] else "follower"
+    return MemberStatus(
+        name,
+        answer["Endpoint"],
+        "learner" if status.get("isLearner") else state,
+        status["version"],
+        status.get("dbSize", 0),
+        status.get("raftIndex", 0),
+        tuple(status.get("errors", ())),
+    )
 
 
 # From the site file

@@ -47,7 +47,7 @@ def main(options: Options) -> None:
     wanted = site.load(options.site)
     with _alone():
         opened = _open(options)
-        hosts = _hosts(wanted)
+        hosts = hosts_of(wanted)
         world = World(
             bundle=opened,
             hosts=hosts,
@@ -92,7 +92,7 @@ def _confirm_root(fingerprint: str) -> bool:
     return click.confirm("Is this the fingerprint that the bundle's makers told you?")
 
 
-def _hosts(wanted: site.Site) -> dict[str, Host]:
+def hosts_of(wanted: site.Site) -> dict[str, Host]:
     """How to reach each Primer; the first one must be this machine."""
     here = facts.local_addresses()
     first = wanted.primers[0]
