@@ -133,9 +133,10 @@ def test_imports_point_one_way() -> None:
 @pytest.mark.parametrize("name", ["utils", "common", "helpers", "core", "misc"])
 def test_no_drawer_for_odds_and_ends(name: str) -> None:
     found = [
-        p
+        path
         for top in ("installer", "lab", "playbooks", "tests")
-        for p in (ROOT / top).rglob(f"{name}*")
+        for pattern in (name, f"{name}.*")
+        for path in (ROOT / top).rglob(pattern)
     ]
     assert found == []
 
