@@ -272,7 +272,7 @@ class Lab:
                 machine.forget()
             if fresh and not names:
                 network.down(self.settings)
-            self._prepare()
+            self._prepare(machines)
             with ThreadPoolExecutor(AT_ONCE[self.kvm]) as pool:
                 times = list(pool.map(_bring_up, machines))
         return {machine.name: seconds for machine, seconds in zip(machines, times, strict=True)}
@@ -307,7 +307,7 @@ class Lab:
             if purge and self.folder.exists():
                 shutil.rmtree(self.folder)
 
-    def _prepare(self) -> None:
+    def _prepare(self, machines: Sequence[Machine]) -> None:
         if os.geteuid() != 0:
             raise RefusedError("the lab makes network namespaces: it needs root", hint="use sudo")
         qemu.check_tools()
@@ -316,6 +316,8 @@ class Lab:
             comment = f"keystone lab {self.settings.name}"
             run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", self.key])
         network.up(self.settings)
+        if not all(machine.files.system.exists() for machine in machines):
+            log.debug(f"base image: {self.base.disk}")
 
 
 def _bring_up(machine: Machine) -> float:

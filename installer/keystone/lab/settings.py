@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class MachineSettings:
     """One machine. Sizes in MiB.
 
-    rtc: QEMU's -rtc base, such as 2028-01-01T00:00:00; empty for the host's clock. systemd turns a
-    clock that is older than systemd itself to the day of its release, so a wrong clock is a late one.
+    rtc: QEMU's -rtc base, such as 2028-01-01T00:00:00; empty for the host's clock. systemd moves a
+    clock from before its own release to the day of that release: a wrong clock is a late one.
     """
 
     name: str
