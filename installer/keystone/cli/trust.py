@@ -66,7 +66,7 @@ def init(site_file: Path, directory: Path) -> None:
 
     def passphrase() -> str:
         if wanted.trust.passphrase_file:
-            return Path(wanted.trust.passphrase_file).read_text().rstrip("\n")
+            return Path(wanted.trust.passphrase_file).read_text().strip()
         words: str = click.prompt(
             "Passphrase for the offline root's key", hide_input=True, confirmation_prompt=True
         )
