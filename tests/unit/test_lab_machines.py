@@ -10,6 +10,7 @@ import pytest
 
 from keystone.errors import ConfigurationError, PreflightError, UsageError
 from keystone.lab import apt, base, disk, network, qemu, settings
+from keystone.lab.machines import Lab
 
 LAB = settings.load()
 P1 = LAB.machine("p1")
@@ -171,6 +172,26 @@ class TestCommandLine:
         words = qemu.command(lab, lab.machine("p1"), FILES, public_key="k", kvm=False)
         assert value(words, "-rtc") == "base=2025-01-01T00:00:00,clock=host"
         assert value(command(), "-rtc") == "base=utc,clock=host"
+
+
+class TestInventory:
+    def test_machines_for_ansible_are_reached_through_the_network_of_the_lab(self) -> None:
+        hosts = Lab("demo").inventory(["p1", "w1"])
+        assert list(hosts) == ["p1", "w1"]
+        assert hosts["w1"]["ansible_host"] == "10.77.0.21"
+        way = "-o ProxyCommand='ip netns exec keystone-demo nc %h %p'"
+        assert way in hosts["p1"]["ansible_ssh_common_args"]
+
+    def test_so_is_the_host_that_keystone_uses(self) -> None:
+        argv = Lab("demo").machine("p1").host().ssh_argv()
+        assert argv[:5] == ["ip", "netns", "exec", "keystone-demo", "ssh"]
+        assert argv[-1] == "root@10.77.0.11"
+
+    def test_a_person_gets_a_terminal_and_a_command_does_not(self) -> None:
+        p1 = Lab("demo").machine("p1")
+        assert "-tt" in p1.shell_argv()
+        assert p1.shell_argv(["ls", "a b"])[-1] == "ls 'a b'"
+        assert "-T" in p1.shell_argv(["ls"])
 
 
 class TestKvmVerdict:

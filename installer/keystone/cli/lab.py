@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from keystone import log, run
+from keystone.lab import base as base_image
 from keystone.lab import network
 from keystone.lab.machines import Lab
 
@@ -95,6 +96,25 @@ def down(name: str, purge: bool) -> None:
     """Stop the machines and remove their network. The base image stays in the cache."""
     with log.step("lab down"):
         Lab(name).down(purge=purge)
+
+
+@group.command()
+@NAME
+@click.option("--machines", default="", help="Names with commas between, such as p1,w1.")
+def inventory(name: str, machines: str) -> None:
+    """Print the machines as an Ansible inventory (JSON, which is YAML)."""
+    log.out_json({"all": {"hosts": Lab(name).inventory(_names(machines))}})
+
+
+@group.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def base(as_json: bool) -> None:
+    """Build the base image unless it is there, and say where it lies."""
+    image = base_image.image()
+    if as_json:
+        log.out_json({key: str(value) for key, value in asdict(image).items()})
+    else:
+        log.out(str(image.disk))
 
 
 def _names(machines: str) -> list[str]:

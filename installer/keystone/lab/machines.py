@@ -262,17 +262,41 @@ class Lab:
     def up(self, names: Sequence[str] = (), *, fresh: bool = False) -> dict[str, float]:
         """Start machines and wait for their ssh; returns the seconds each start took.
 
-        Machines that run already take no time. fresh: begin with new, empty machines.
-        Under emulation two start at a time: more only take turns.
+        Machines that run already take no time. fresh: begin with new, empty machines, and, when
+        that means all of them, with a new network whose counters are zero. Under emulation two
+        start at a time: more only take turns.
         """
         machines = self.machines(names)
         with settings.only_one(self.folder):
-            self._prepare()
             for machine in machines if fresh else ():
                 machine.forget()
+            if fresh and not names:
+                network.down(self.settings)
+            self._prepare()
             with ThreadPoolExecutor(AT_ONCE[self.kvm]) as pool:
                 times = list(pool.map(_bring_up, machines))
         return {machine.name: seconds for machine, seconds in zip(machines, times, strict=True)}
+
+    def inventory(self, names: Sequence[str] = ()) -> dict[str, dict[str, str]]:
+        """Machines as Ansible's inventory has them, for Molecule and testinfra: host, variables.
+
+        The way into the lab's network is a ProxyCommand, which every ssh program understands.
+        """
+        way = f"{shlex.join(network.prefix(self.settings))} nc %h %p"
+        return {
+            machine.name: {
+                "ansible_host": str(machine.settings.address),
+                "ansible_user": "root",
+                "ansible_python_interpreter": "/usr/bin/python3",
+                "ansible_ssh_private_key_file": str(self.key),
+                "ansible_ssh_common_args": (
+                    f"-F none -o ProxyCommand='{way}' -o ConnectTimeout={CONNECT_SECONDS} "
+                    f"-o UserKnownHostsFile={machine.host().known_hosts} "
+                    "-o StrictHostKeyChecking=accept-new -o LogLevel=ERROR"
+                ),
+            }
+            for machine in self.machines(names)
+        }
 
     def down(self, *, purge: bool = False) -> None:
         """Stop every machine and remove the network; purge: and all they wrote."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from keystone import log
 from keystone.errors import ConfigurationError, UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MachineSettings:
-    """One machine. Sizes in MiB; `rtc` is QEMU's -rtc base, empty for the host's clock."""
+    """One machine. Sizes in MiB.
+
+    rtc: QEMU's -rtc base, such as 2028-01-01T00:00:00; empty for the host's clock. systemd turns a
+    clock that is older than systemd itself to the day of its release, so a wrong clock is a late one.
+    """
 
     name: str
     address: IPv4Address
@@ -108,7 +113,11 @@ def only_one(folder: Path) -> Iterator[None]:
     """Two processes that make the same thing take turns; the second finds it made."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info(f"waiting for another process that works on {folder}")
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
