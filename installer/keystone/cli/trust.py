@@ -35,7 +35,9 @@ def show(directory: Path, as_json: bool) -> None:
 
     entries = pki.tree(directory)
     if as_json:
-        log.out_json([vars(entry) for entry in entries])
+        log.out_json(
+            [{**vars(entry), "not_after": entry.not_after.isoformat()} for entry in entries]
+        )
         return
     now = dt.datetime.now(dt.UTC)
     log.table(
