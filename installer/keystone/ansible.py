@@ -1,7 +1,7 @@
-"""The crossing to Ansible: one generated inventory in, events out. Ansible is a process, never
-imported: its internals stay out of our types, and its output out of the operator's sight.
+"""The crossing to Ansible: one generated inventory in, events out.
 
-The raw log is kept; a failure names it.
+Ansible is a process, never imported: its internals stay out of our types, and its output out of
+the operator's sight. The raw log is kept; a failure names it.
 """
 
 from __future__ import annotations
@@ -14,13 +14,16 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from keystone import log, run
 from keystone.errors import HostError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 LOG_DIR = Path("/var/log/keystone")
 

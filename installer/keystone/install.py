@@ -10,10 +10,10 @@ import fcntl
 import os
 import socket
 import sys
-from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -23,6 +23,9 @@ from keystone.errors import ConfigurationError, RefusedError, UsageError
 from keystone.phases import PHASES
 from keystone.run import Host
 from keystone.state import State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 JOURNAL = Path("/var/lib/keystone/journal.jsonl")
 LOCK = Path("/run/keystone-install.lock")

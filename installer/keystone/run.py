@@ -82,7 +82,7 @@ def run(  # noqa: PLR0913 each is a plain keyword with a plain default
     log.debug(f"$ {shown}")
     start = time.monotonic()
     try:
-        done = subprocess.run(  # noqa: S603 a list, never a shell
+        done = subprocess.run(
             words,
             input=data.encode() if data is not None else None,
             stdin=(stdin or subprocess.DEVNULL) if data is None else None,
@@ -134,7 +134,7 @@ def spawned(
     log.debug(f"$ {shlex.join(words)} &")
     sink = log_file.open("ab") if log_file else None
     try:
-        process = subprocess.Popen(  # noqa: S603 a list, never a shell
+        process = subprocess.Popen(
             words,
             stdin=subprocess.DEVNULL,
             stdout=stdout if stdout is not None else (sink or subprocess.DEVNULL),
@@ -160,7 +160,7 @@ def attached(
     """A program whose output goes where ours goes, as it comes; returns its exit code."""
     words = [os.fspath(word) for word in argv]
     log.debug(f"$ {shlex.join(words)}")
-    return subprocess.run(  # noqa: S603 a list, never a shell
+    return subprocess.run(
         words, stdin=subprocess.DEVNULL, env=environment(env), check=False
     ).returncode
 
@@ -168,7 +168,7 @@ def attached(
 def daemon(argv: Sequence[str | os.PathLike[str]], *, log_file: Path, pid_file: Path) -> int:
     """Start a program that outlives us, in a session of its own; returns and records its id."""
     with log_file.open("ab") as sink:
-        process = subprocess.Popen(  # noqa: S603 a list, never a shell
+        process = subprocess.Popen(
             [os.fspath(word) for word in argv],
             stdin=subprocess.DEVNULL,
             stdout=sink,

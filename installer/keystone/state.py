@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -12,9 +11,11 @@ from keystone import ansible
 from keystone.inventory import Context
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from keystone.bundle.model import Manifest
-    from keystone.facts import ClusterFacts, EtcdFacts, HostFacts
     from keystone.certificate_plan import TrustFacts
+    from keystone.facts import ClusterFacts, EtcdFacts, HostFacts
     from keystone.site import Node, Site
 
 

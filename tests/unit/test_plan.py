@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from keystone import plan
 from keystone.errors import HostError, RefusedError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Disk = dict[str, str]
 
@@ -47,7 +50,12 @@ def phase(key: str, **how: bool) -> plan.Phase[FakeWorld, Disk]:
     return plan.Phase(key, f"{key}!", lambda state: () if key in state else (Set(key, **how),))
 
 
-def go(world: FakeWorld, tmp_path: Path, *phases: plan.Phase[FakeWorld, Disk], approved=frozenset()):
+def go(
+    world: FakeWorld,
+    tmp_path: Path,
+    *phases: plan.Phase[FakeWorld, Disk],
+    approved: frozenset[str] = frozenset(),
+) -> tuple[plan.Outcome, ...]:
     return plan.apply(
         phases,
         world,

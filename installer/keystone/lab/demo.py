@@ -10,16 +10,19 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from keystone import log, run
 from keystone.errors import HostError
-from keystone.lab.carry import Carried, carry
 from keystone.lab import network
-from keystone.lab.machines import Lab
+from keystone.lab.carry import Carried, carry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from keystone.lab.machines import Lab
 
 MOUNT = "/media/keystone"
 WORK = "/root/keystone"
@@ -56,7 +59,7 @@ def main(lab: Lab, machines: tuple[str, ...]) -> None:
     primers = [name for name in machines if name.startswith("p")]
     with times.part("USB stick: into p1"):
         insert(lab, bundle)
-        write_site(lab, bundle, primers)
+        write_site(lab, primers)
     with times.part("Primers: install"):
         install(lab, bundle)
     for name in machines:
@@ -77,7 +80,7 @@ def insert(lab: Lab, bundle: Carried) -> None:
     )], timeout=900)  # fmt: skip
 
 
-def write_site(lab: Lab, bundle: Carried, primers: list[str]) -> None:
+def write_site(lab: Lab, primers: list[str]) -> None:
     """Give p1 the site file and the key with which it reaches the other Primers."""
     p1 = lab.machine("p1").host()
     document = json.dumps(site_document(lab, primers), indent=2)
