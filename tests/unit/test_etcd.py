@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network
 from itertools import combinations
 
 import pytest
@@ -20,6 +22,7 @@ from keystone.etcd import (
     Step,
     next_step,
 )
+from keystone.site import Networks, Node, Site
 
 P = ("p1", "p2", "p3")
 ALL = tuple(Member(name) for name in P)
@@ -139,3 +142,39 @@ def test_from_every_state_it_reaches_the_target_or_refuses_and_never_gives_up_qu
             refused += 1
             assert not has_quorum(*start), (start, step)
     assert 0 < refused < len(states()) / 2
+
+
+def test_status_joins_members_with_their_answers() -> None:
+    members = [
+        {"ID": 1, "name": "p1", "clientURLs": ["https://10.0.0.1:2379"]},
+        {"ID": 2, "name": "p2", "clientURLs": ["https://10.0.0.2:2379"]},
+        {"ID": 3, "name": "p3", "clientURLs": ["https://10.0.0.3:2379"]},
+        {"ID": 4, "peerURLs": ["https://10.0.0.4:2380"], "isLearner": True},
+    ]
+    status = {"header": {"member_id": 2}, "version": "3.6.16", "leader": 2, "dbSize": 4096}
+    learner = {"header": {"member_id": 3}, "version": "3.6.16", "leader": 2, "isLearner": True}
+    answers = [
+        {"Endpoint": "https://10.0.0.2:2379", "Status": status},
+        {"Endpoint": "https://10.0.0.3:2379", "Status": {**learner, "errors": ["NOSPACE"]}},
+    ]
+    told = etcd.parse_status(members, answers)
+    assert [(member.name, member.state) for member in told] == [
+        ("p1", "silent"), ("p2", "leader"), ("p3", "learner"), ("(new)", "unstarted"),
+    ]  # fmt: skip
+    assert told[1].database_bytes == 4096
+    assert told[2].errors == ("NOSPACE",)
+
+
+def test_what_every_member_is_told() -> None:
+    site = Site(
+        "north",
+        tuple(Node(f"p{n}", IPv4Address(f"10.77.0.1{n}")) for n in (1, 2, 3)),
+        Networks(IPv4Network("10.77.0.0/24")),
+    )
+    assert etcd.initial_cluster(site) == (
+        "p1=https://10.77.0.11:2380,p2=https://10.77.0.12:2380,p3=https://10.77.0.13:2380"
+    )
+    assert etcd.cluster_token(site) == etcd.cluster_token(replace(site, primers=site.primers[:1]))
+    assert etcd.cluster_token(site) != etcd.cluster_token(replace(site, name="south"))
+    for timing in etcd.TIMINGS.values():
+        assert 5 * timing.heartbeat <= timing.election <= 50_000

@@ -35,7 +35,9 @@ def show(directory: Path, as_json: bool) -> None:
 
     entries = pki.tree(directory)
     if as_json:
-        log.out_json([vars(entry) for entry in entries])
+        log.out_json(
+            [{**vars(entry), "not_after": entry.not_after.isoformat()} for entry in entries]
+        )
         return
     now = dt.datetime.now(dt.UTC)
     log.table(
@@ -66,7 +68,7 @@ def init(site_file: Path, directory: Path) -> None:
 
     def passphrase() -> str:
         if wanted.trust.passphrase_file:
-            return Path(wanted.trust.passphrase_file).read_text().rstrip("\n")
+            return Path(wanted.trust.passphrase_file).read_text().strip()
         words: str = click.prompt(
             "Passphrase for the offline root's key", hide_input=True, confirmation_prompt=True
         )
