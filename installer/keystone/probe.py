@@ -34,9 +34,7 @@ COLUMNS = (
     "NAME,KNAME,PATH,TYPE,SIZE,SERIAL,MODEL,FSTYPE,LABEL,PTTYPE,MOUNTPOINTS,RO,RM,TRAN,"
     "LOG-SEC,PHY-SEC,PARTTYPE"
 )
-DATASET_PROPERTIES = (
-    "mountpoint,mounted,recordsize,logbias,atime,xattr,acltype,compression,canmount,quota,sync"
-)
+DATASET_PROPERTIES = "mountpoint,mounted,recordsize,logbias,atime,xattr,acltype,compression,canmount,quota,sync,primarycache,dnodesize"
 POOL_PROPERTIES = "ashift,autotrim,cachefile,failmode,multihost"
 LARGE = 1 << 20
 """Above this a file is hashed only if it changed after its marker was written (or with deep)."""
@@ -227,6 +225,12 @@ def roles(deep: bool) -> dict[str, Any]:
     return found
 
 
+def intent() -> Any:  # noqa: ANN401 the note as it is
+    """The note that a pool was being made (storage.Intent), None when there is none."""
+    text = text_of(STATE / "storage-intent.json")
+    return json.loads(text) if text else None
+
+
 def store() -> dict[str, Any]:
     """What the ingest wrote down last."""
     try:
@@ -264,6 +268,7 @@ def main() -> None:
         "zfs": zfs(),
         "roles": roles(deep),
         "store": store(),
+        "intent": intent(),
         "kubernetes": [path for path in CLUSTER if Path(path).exists()],
         "clock": time.time(),
     }

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+PODS = IPv4Network("10.244.0.0/16")
+SERVICES = IPv4Network("10.96.0.0/16")
+
+
 @dataclass(frozen=True)
 class Disk:
     """One disk that may be used, named by what does not change: its serial number."""
@@ -50,8 +54,8 @@ class Networks:
     """Address ranges; they must not overlap. `nodes` holds every Primer and LAN worker."""
 
     nodes: IPv4Network
-    pods: IPv4Network = IPv4Network("10.244.0.0/16")
-    services: IPv4Network = IPv4Network("10.96.0.0/16")
+    pods: IPv4Network = PODS
+    services: IPv4Network = SERVICES
     cluster_domain: str = "cluster.local"
 
 

@@ -49,7 +49,7 @@ def check(document: Document, mistakes: Mistakes) -> None:
     _names(primers, mistakes)
     _addresses(primers, networks, mistakes)
     _disks(document, primers, mistakes)
-    _control_planes(document, primers, mistakes)
+    _control_planes(primers, mistakes)
 
 
 def _primers(document: Document) -> Iterator[_Primer]:
@@ -164,7 +164,7 @@ def _disks(document: Document, primers: list[_Primer], mistakes: Mistakes) -> No
     _duplicates(serials, "serial", mistakes)
 
 
-def _control_planes(document: Document, primers: list[_Primer], mistakes: Mistakes) -> None:
+def _control_planes(primers: list[_Primer], mistakes: Mistakes) -> None:
     if primers and all(primer.value.get("controlPlane", True) is False for primer in primers):
         mistakes.add(
             ("spec", "primers"), "no Primer has controlPlane: true", "one at least must have it"
