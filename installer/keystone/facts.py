@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ClusterFacts", "DatasetFacts", "DiskFacts", "EtcdFacts", "HostFacts", "PoolFacts",
-    "PoolIntent", "PoolLabel", "RoleFacts", "StoreFacts", "VdevFacts", "local_addresses", "observe_cluster",
-    "observe_etcd", "parse", "probe", "probe_all",
+    "PoolIntent", "PoolLabel", "RoleFacts", "StoreFacts", "VdevFacts", "local_addresses",
+    "observe_cluster", "observe_etcd", "parse", "probe", "probe_all",
 ]  # fmt: skip
 
 PROBE_SECONDS = 180

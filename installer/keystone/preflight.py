@@ -40,8 +40,8 @@ ROOT_RESERVE = 1 << 29
 """Bytes of the root file system left over for logs and the journal."""
 DEB_EXPANSION = 4
 """Installed packages take about four times their compressed size, download included."""
-BINARY_EXPANSION = 3
-"""Binaries travel in gzip'd archives and are unpacked beside them."""
+BINARY_EXPANSION = 2
+"""Some binaries travel compressed; all are written beside the old ones before they replace them."""
 
 POOL_COPIES = 2
 """The store links what it shares; containerd's unpacked images take as much again."""
@@ -71,7 +71,8 @@ class Finding:
     text: str
     hint: str
 
-    def __str__(self) -> str:
+    def line(self) -> str:
+        """The finding in one line, for errors and logs."""
         return f"{self.host}: {self.text}" + (f" ({self.hint})" if self.hint else "")
 
 
@@ -126,9 +127,13 @@ def enforce(findings: Iterable[Finding]) -> None:
     refused = [f for f in stopping if f.severity == "refused"]
     hint = "nothing was changed on any host; correct this and run again"
     if refused:
-        raise RefusedError("preflight refused:\n" + "\n".join(map(str, stopping)), hint=hint)
+        raise RefusedError(
+            "preflight refused:\n" + "\n".join(f.line() for f in stopping), hint=hint
+        )
     count = "one finding" if len(stopping) == 1 else f"{len(stopping)} findings"
-    raise PreflightError(f"preflight failed: {count}", findings=map(str, stopping), hint=hint)
+    raise PreflightError(
+        f"preflight failed: {count}", findings=[f.line() for f in stopping], hint=hint
+    )
 
 
 # One host -----------------------------------------------------------------------------------
@@ -313,9 +318,7 @@ def found_on(disk: DiskFacts) -> str:
 
 
 def _ours(look: _Look, disk: DiskFacts) -> bool:
-    """Its content is the pool that the site file means, made on exactly these disks, or a note of
-    our own says that making it was cut off.
-    """
+    """Its content is the site file's pool, made on exactly these disks, or being made by us."""
     name, serials = look.site.storage.pool, {wanted.serial for wanted in look.node.disks}
     pool = look.facts.pool(name)
     if pool is not None:

@@ -34,7 +34,10 @@ COLUMNS = (
     "NAME,KNAME,PATH,TYPE,SIZE,SERIAL,MODEL,FSTYPE,LABEL,PTTYPE,MOUNTPOINTS,RO,RM,TRAN,"
     "LOG-SEC,PHY-SEC,PARTTYPE"
 )
-DATASET_PROPERTIES = "mountpoint,mounted,recordsize,logbias,atime,xattr,acltype,compression,canmount,quota,sync,primarycache,dnodesize"
+DATASET_PROPERTIES = (
+    "mountpoint,mounted,recordsize,logbias,atime,xattr,acltype,compression,canmount,quota,sync,"
+    "primarycache,dnodesize"
+)
 POOL_PROPERTIES = "ashift,autotrim,cachefile,failmode,multihost"
 LARGE = 1 << 20
 """Above this a file is hashed only if it changed after its marker was written (or with deep)."""

@@ -130,7 +130,7 @@ def to_json(site: Site) -> dict[str, Any]:
 
 
 def digest(site: Site) -> str:
-    """ "sha256:..." over everything that the site asks for."""
+    """Hash of everything that the site asks for: "sha256:...", in hexadecimal."""
     text = json.dumps(to_json(site), sort_keys=True, separators=(",", ":"))
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
