@@ -131,9 +131,7 @@ def enforce(findings: Iterable[Finding]) -> None:
             "preflight refused:\n" + "\n".join(f.line() for f in stopping), hint=hint
         )
     count = "one finding" if len(stopping) == 1 else f"{len(stopping)} findings"
-    raise PreflightError(
-        f"preflight failed: {count}", findings=[f.line() for f in stopping], hint=hint
-    )
+    raise PreflightError(f"preflight failed: {count}", findings=lines, hint=hint)
 
 
 # One host -----------------------------------------------------------------------------------

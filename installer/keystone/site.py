@@ -115,7 +115,7 @@ def load(path: Path | str) -> Site:
     Raises ConfigurationError with all the mistakes in it, each with its line.
     """
     document = documents.load(path, kind="Site", schema=schema(), check=site_checks.check)
-    return _site(document)
+    return from_document(document)
 
 
 def schema() -> dict[str, Any]:
@@ -135,7 +135,8 @@ def digest(site: Site) -> str:
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
-def _site(document: documents.Document) -> Site:
+def from_document(document: documents.Document) -> Site:
+    """From a document that is valid; relative paths become absolute."""
     spec = document.spec
     networks, storage, trust = spec["networks"], spec.get("storage", {}), spec.get("trust", {})
     ssh = spec.get("ssh", {})
