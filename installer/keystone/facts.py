@@ -10,7 +10,6 @@ import json
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from types import MappingProxyType
@@ -18,6 +17,17 @@ from typing import TYPE_CHECKING, Any
 
 from keystone.cluster_facts import ClusterFacts, EtcdFacts, observe_cluster, observe_etcd
 from keystone.errors import HostError
+from keystone.host_facts import (
+    DatasetFacts,
+    DiskFacts,
+    HostFacts,
+    PoolFacts,
+    PoolIntent,
+    PoolLabel,
+    RoleFacts,
+    StoreFacts,
+    VdevFacts,
+)
 from keystone.run import run
 
 if TYPE_CHECKING:
@@ -27,174 +37,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ClusterFacts", "DatasetFacts", "DiskFacts", "EtcdFacts", "HostFacts", "PoolFacts",
-    "PoolLabel", "RoleFacts", "StoreFacts", "VdevFacts", "local_addresses", "observe_cluster",
-    "observe_etcd", "parse", "probe", "probe_all",
+    "PoolIntent", "PoolLabel", "RoleFacts", "StoreFacts", "VdevFacts", "local_addresses",
+    "observe_cluster", "observe_etcd", "parse", "probe", "probe_all",
 ]  # fmt: skip
 
 PROBE_SECONDS = 180
 """An emulated machine under load takes tens of seconds to start Python and ask ZFS."""
-
-
-@dataclass(frozen=True)
-class PoolLabel:
-    """What a disk says about the pool that it belongs to (zdb -l; blkid when there is no zdb).
-
-    guid and hostid are 0 when they are not known.
-    """
-
-    pool: str
-    guid: int = 0
-    hostid: int = 0
-
-
-@dataclass(frozen=True)
-class DiskFacts:
-    """One whole disk and everything that was found on it or on its partitions.
-
-    name: kernel name ("nvme0n1"). by_id: links in /dev/disk/by-id to the whole disk, best first
-    (nvme-<model>_<serial>, then wwn, eui). serial: as the device says it, blanks removed.
-    size and sector sizes in bytes. partition_table: "gpt", "dos", ... or "". signatures: what
-    libblkid finds, on the disk ("nvme0n1: ext4") and on partitions ("nvme0n1p1: vfat").
-    mounted: mount points, and "[SWAP]". holders: what sits on top of it in the kernel (dm, md).
-    zpool_label: set when the disk or its first partition carries ZFS labels.
-    """
-
-    name: str
-    path: str
-    by_id: tuple[str, ...]
-    serial: str
-    model: str
-    size: int
-    logical_sector: int
-    physical_sector: int
-    transport: str = ""
-    removable: bool = False
-    read_only: bool = False
-    partition_table: str = ""
-    partitions: tuple[str, ...] = ()
-    signatures: tuple[str, ...] = ()
-    mounted: tuple[str, ...] = ()
-    holders: tuple[str, ...] = ()
-    zpool_label: PoolLabel | None = None
-
-    @property
-    def blank(self) -> bool:
-        """Nothing is on it and nothing uses it."""
-        return not (
-            self.partition_table
-            or self.partitions
-            or self.signatures
-            or self.mounted
-            or self.holders
-            or self.zpool_label
-        )
-
-
-@dataclass(frozen=True)
-class VdevFacts:
-    """One top-level vdev. kind: "mirror", "disk", "raidz1" ...; paths: its disks, as imported.
-
-    state: ONLINE, DEGRADED ... (zpoolconcepts(7)).
-    """
-
-    kind: str
-    state: str
-    paths: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class PoolFacts:
-    """An imported pool. health: ONLINE, DEGRADED ...; properties: of zpool get, as text."""
-
-    name: str
-    guid: int
-    health: str
-    ashift: int
-    vdevs: tuple[VdevFacts, ...] = ()
-    properties: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-
-
-@dataclass(frozen=True)
-class DatasetFacts:
-    """A file system of a pool. properties: only those set or received on it or defaults, as text.
-
-    Numbers are exact bytes ("131072"), as zfs -p prints them.
-    """
-
-    name: str
-    mountpoint: str
-    mounted: bool
-    properties: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-
-
-@dataclass(frozen=True)
-class RoleFacts:
-    """What the last task of a role wrote down (/var/lib/keystone/state/<role>.json).
-
-    inputs: the hash that the role was applied with. drift: what differs since, one line each
-    ("/etc/etcd/etcd.yaml: changed", "etcd.service: failed").
-    """
-
-    inputs: str
-    drift: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class StoreFacts:
-    """The bundle's content on the host: its digest ("sha256:...") and whether all is in."""
-
-    bundle: str | None = None
-    complete: bool = False
-
-
-@dataclass(frozen=True)
-class HostFacts:
-    """One host as it was seen, in one round trip.
-
-    memory, root_free: bytes. clock_offset: seconds that the host's clock is ahead of ours;
-    clock_error: by how much that may be wrong (half the round trip). ports: those Keystone needs
-    that something listens on, with the program's name. kubernetes: paths of a cluster that exist
-    (admin.conf, kubelet.conf, manifests, etcd data). clocks: active time services.
-    """
-
-    name: str
-    hostname: str
-    machine_id: str
-    boot_id: str
-    root: bool
-    os_id: str
-    os_version: str
-    os_name: str
-    kernel: str
-    architecture: str
-    python: tuple[int, int]
-    cpus: int
-    memory: int
-    root_free: int
-    cgroup: int
-    virtualization: str
-    clock_offset: float
-    clock_error: float
-    uptime: float
-    swaps: tuple[str, ...] = ()
-    addresses: tuple[str, ...] = ()
-    ports: Mapping[int, str] = field(default_factory=lambda: MappingProxyType({}))
-    clocks: tuple[str, ...] = ()
-    zfs_module: str = ""
-    disks: tuple[DiskFacts, ...] = ()
-    pools: tuple[PoolFacts, ...] = ()
-    datasets: tuple[DatasetFacts, ...] = ()
-    roles: Mapping[str, RoleFacts] = field(default_factory=lambda: MappingProxyType({}))
-    store: StoreFacts = field(default_factory=StoreFacts)
-    kubernetes: tuple[str, ...] = ()
-
-    def disk(self, serial: str) -> tuple[DiskFacts, ...]:
-        """All disks with that serial number: one, when all is well."""
-        return tuple(disk for disk in self.disks if disk.serial == serial)
-
-    def pool(self, name: str) -> PoolFacts | None:
-        """The imported pool of that name."""
-        return next((pool for pool in self.pools if pool.name == name), None)
 
 
 def probe(host: Host, *, deep: bool = False) -> HostFacts:
@@ -297,7 +145,12 @@ def parse(name: str, seen: Mapping[str, Any], asked: tuple[float, float]) -> Hos
         ),
         store=StoreFacts(seen["store"].get("bundle"), seen["store"].get("complete") is True),
         kubernetes=tuple(seen["kubernetes"]),
+        intent=_intent(seen["intent"]),
     )
+
+
+def _intent(seen: Mapping[str, Any] | None) -> PoolIntent | None:
+    return PoolIntent(str(seen["pool"]), tuple(seen["serials"])) if seen else None
 
 
 def _disk(seen: Mapping[str, Any]) -> DiskFacts:

@@ -35,7 +35,8 @@ COLUMNS = (
     "LOG-SEC,PHY-SEC,PARTTYPE"
 )
 DATASET_PROPERTIES = (
-    "mountpoint,mounted,recordsize,logbias,atime,xattr,acltype,compression,canmount,quota,sync"
+    "mountpoint,mounted,recordsize,logbias,atime,xattr,acltype,compression,canmount,quota,sync,"
+    "primarycache,dnodesize"
 )
 POOL_PROPERTIES = "ashift,autotrim,cachefile,failmode,multihost"
 LARGE = 1 << 20
@@ -227,6 +228,12 @@ def roles(deep: bool) -> dict[str, Any]:
     return found
 
 
+def intent() -> Any:  # noqa: ANN401 the note as it is
+    """The note that a pool was being made (storage.Intent), None when there is none."""
+    text = text_of(STATE / "storage-intent.json")
+    return json.loads(text) if text else None
+
+
 def store() -> dict[str, Any]:
     """What the ingest wrote down last."""
     try:
@@ -264,6 +271,7 @@ def main() -> None:
         "zfs": zfs(),
         "roles": roles(deep),
         "store": store(),
+        "intent": intent(),
         "kubernetes": [path for path in CLUSTER if Path(path).exists()],
         "clock": time.time(),
     }

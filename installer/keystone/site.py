@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+PODS = IPv4Network("10.244.0.0/16")
+SERVICES = IPv4Network("10.96.0.0/16")
+
+
 @dataclass(frozen=True)
 class Disk:
     """One disk that may be used, named by what does not change: its serial number."""
@@ -50,8 +54,8 @@ class Networks:
     """Address ranges; they must not overlap. `nodes` holds every Primer and LAN worker."""
 
     nodes: IPv4Network
-    pods: IPv4Network = IPv4Network("10.244.0.0/16")
-    services: IPv4Network = IPv4Network("10.96.0.0/16")
+    pods: IPv4Network = PODS
+    services: IPv4Network = SERVICES
     cluster_domain: str = "cluster.local"
 
 
@@ -111,7 +115,7 @@ def load(path: Path | str) -> Site:
     Raises ConfigurationError with all the mistakes in it, each with its line.
     """
     document = documents.load(path, kind="Site", schema=schema(), check=site_checks.check)
-    return _site(document)
+    return from_document(document)
 
 
 def schema() -> dict[str, Any]:
@@ -126,12 +130,13 @@ def to_json(site: Site) -> dict[str, Any]:
 
 
 def digest(site: Site) -> str:
-    """ "sha256:..." over everything that the site asks for."""
+    """Hash of everything that the site asks for: "sha256:...", in hexadecimal."""
     text = json.dumps(to_json(site), sort_keys=True, separators=(",", ":"))
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
-def _site(document: documents.Document) -> Site:
+def from_document(document: documents.Document) -> Site:
+    """From a document that is valid; relative paths become absolute."""
     spec = document.spec
     networks, storage, trust = spec["networks"], spec.get("storage", {}), spec.get("trust", {})
     ssh = spec.get("ssh", {})

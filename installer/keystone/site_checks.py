@@ -11,6 +11,8 @@ from ipaddress import IPv4Address, IPv4Network
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
+from keystone.explain import dotted
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -49,7 +51,7 @@ def check(document: Document, mistakes: Mistakes) -> None:
     _names(primers, mistakes)
     _addresses(primers, networks, mistakes)
     _disks(document, primers, mistakes)
-    _control_planes(document, primers, mistakes)
+    _control_planes(primers, mistakes)
 
 
 def _primers(document: Document) -> Iterator[_Primer]:
@@ -117,7 +119,7 @@ def _duplicates(values: list[tuple[str, Position]], what: str, mistakes: Mistake
     first: dict[str, Position] = {}
     for value, at in values:
         if value and value in first:
-            owner = ".".join(str(part) for part in first[value][1:3])
+            owner = dotted(first[value][1:3])
             mistakes.add(at, f'the {what} "{value}" is taken by {owner} already')
         first.setdefault(value, at)
 
@@ -155,7 +157,7 @@ def _disks(document: Document, primers: list[_Primer], mistakes: Mistakes) -> No
         if wanted is not None and len(disks) != wanted:
             mistakes.add(
                 (*primer.at, "disks"),
-                f"{len(disks)} disks, but layout {layout} takes {wanted}",
+                f"layout {layout} takes {wanted}, not {len(disks)}",
                 "list their serial numbers, or change spec.storage.layout",
             )
         for index, disk in enumerate(disks):
@@ -164,7 +166,7 @@ def _disks(document: Document, primers: list[_Primer], mistakes: Mistakes) -> No
     _duplicates(serials, "serial", mistakes)
 
 
-def _control_planes(document: Document, primers: list[_Primer], mistakes: Mistakes) -> None:
+def _control_planes(primers: list[_Primer], mistakes: Mistakes) -> None:
     if primers and all(primer.value.get("controlPlane", True) is False for primer in primers):
         mistakes.add(
             ("spec", "primers"), "no Primer has controlPlane: true", "one at least must have it"
