@@ -6,15 +6,14 @@ import re
 from contextlib import contextmanager
 from functools import partial
 from http import HTTPStatus
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
-from typing import TYPE_CHECKING, BinaryIO
-
-from keystone import log
+from typing import TYPE_CHECKING, Any, BinaryIO
+from urllib.parse import unquote, urlsplit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
 CHUNK = 1 << 18
 """Bytes copied at a time."""
@@ -22,8 +21,9 @@ CHUNK = 1 << 18
 
 @contextmanager
 def serve(root: Path) -> Iterator[str]:
-    """Serve the files under `root` while the block runs; gives "127.0.0.1:<port>"."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, directory=str(root)))
+    """Serve the files now under `root` while the block runs; gives "127.0.0.1:<port>"."""
+    files = {f"/{path.relative_to(root)}": path for path in root.rglob("*") if path.is_file()}
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, files))
     server.daemon_threads = True
     thread = Thread(target=server.serve_forever, name="fileserver", daemon=True)
     thread.start()
@@ -52,10 +52,14 @@ def span(header: str, size: int) -> tuple[int, int] | None:
     return first, last
 
 
-class _Handler(SimpleHTTPRequestHandler):
-    """GET and HEAD of regular files. Folders are not listed: upstream lists none either."""
+class _Handler(BaseHTTPRequestHandler):
+    """GET and HEAD of a fixed table of files: no folders, no way out of it, no access log."""
 
     protocol_version = "HTTP/1.1"
+
+    def __init__(self, files: Mapping[str, Path], *connection: Any) -> None:  # noqa: ANN401 the server's
+        self.files = files
+        super().__init__(*connection)
 
     def do_GET(self) -> None:
         self._answer(body=True)
@@ -63,37 +67,35 @@ class _Handler(SimpleHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self._answer(body=False)
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 http.server's name
-        log.debug(f"fileserver: {format % args}")
-
     def _answer(self, *, body: bool) -> None:
-        path = Path(self.translate_path(self.path))
-        if not path.is_file():
-            self.send_error(HTTPStatus.NOT_FOUND)
+        path = self.files.get(unquote(urlsplit(self.path).path))
+        if path is None:
+            self._head(HTTPStatus.NOT_FOUND, 0)
             return
         with path.open("rb") as data:
             size = path.stat().st_size
             try:
                 part = span(self.headers.get("Range", ""), size)
             except ValueError:
-                self.send_response(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
-                self.send_header("Content-Range", f"bytes */{size}")
-                self.send_header("Content-Length", "0")
-                self.end_headers()
+                status = HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
+                self._head(status, 0, content_range=f"bytes */{size}")
                 return
-            self._head(path, part, size)
+            first, last = part or (0, size - 1)
+            if part:
+                where = f"bytes {first}-{last}/{size}"
+                self._head(HTTPStatus.PARTIAL_CONTENT, last - first + 1, content_range=where)
+            else:
+                self._head(HTTPStatus.OK, size)
             if body:
-                first, last = part or (0, size - 1)
                 self._copy(data, first, last - first + 1)
 
-    def _head(self, path: Path, part: tuple[int, int] | None, size: int) -> None:
-        first, last = part or (0, size - 1)
-        self.send_response(HTTPStatus.PARTIAL_CONTENT if part else HTTPStatus.OK)
-        if part:
-            self.send_header("Content-Range", f"bytes {first}-{last}/{size}")
+    def _head(self, status: HTTPStatus, length: int, content_range: str = "") -> None:
+        self.send_response_only(status)
         self.send_header("Accept-Ranges", "bytes")
-        self.send_header("Content-Length", str(last - first + 1))
-        self.send_header("Content-Type", self.guess_type(str(path)))
+        self.send_header("Content-Type", "application/octet-stream")
+        self.send_header("Content-Length", str(length))
+        if content_range:
+            self.send_header("Content-Range", content_range)
         self.end_headers()
 
     def _copy(self, data: BinaryIO, first: int, count: int) -> None:

@@ -21,7 +21,7 @@ import yaml
 
 from keystone import log
 from keystone.errors import HostError
-from keystone.lab import fileserver, golang, upstream
+from keystone.lab import fileserver, upstream
 from keystone.run import spawned
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def serve(content: Upstream) -> Iterator[Mirror]:
     """
     program = upstream.binary("registry")
     with ExitStack() as stack:
-        parent = golang.cache_folder()
+        parent = content.blobs.parent  # one file system with the blobs: links need that
         parent.mkdir(parents=True, exist_ok=True)
         folder = Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="mirror-", dir=parent))

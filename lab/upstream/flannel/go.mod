@@ -90,6 +90,6 @@ require (
 
 // The module proxy does not carry the cloud SDK of the tencent-vpc backend.
 replace (
-	github.com/tencentcloud/tencentcloud-sdk-go/tencentcloud/common => ./tencentcloud/common
+	github.com/tencentcloud/tencentcloud-sdk-go/tencentcloud/common => ./tencentcloud/basics
 	github.com/tencentcloud/tencentcloud-sdk-go/tencentcloud/vpc => ./tencentcloud/vpc
 )

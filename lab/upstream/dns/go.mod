@@ -1,4 +1,4 @@
-module keystone.example/lab/coredns
+module keystone.example/lab/dns
 
 go 1.25.0
 
