@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +17,7 @@ from keystone.storage_spec import DATASETS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 FAKE = f"""#!{sys.executable}
 import json, os, pathlib, sys
@@ -40,20 +40,23 @@ elif name == "blkid":
 elif name == "zpool" and args[0] == "create":
     if state.pop("cut", None):
         save(); sys.exit(137)
-    words = [w for i, w in enumerate(args[1:]) if not w.startswith("-") and not args[i].startswith("-")
-             or args[i] == "-f" and not w.startswith("-")]
+    words = [w for before, w in zip(args, args[1:])
+             if not w.startswith("-") and before not in ("-o", "-O")]
     state["pool"] = {{"name": words[0], "kind": words[1], "paths": words[2:]}}
     state["sets"] = {{words[0]: {{"mountpoint": "none", "mounted": "no"}}}}
     save()
+elif name == "zpool" and args[0] == "list":
+    print(state.get("pool", {{}}).get("name", ""))
 elif name == "zpool" and args[0] == "get":
     pool = state.get("pool")
     print(json.dumps({{"pools": {{pool["name"]: {{"properties": values(
         {{"ashift": 12, "autotrim": "on", "health": "ONLINE", "guid": 7}})}}}} if pool else {{}}}}))
 elif name == "zpool" and args[0] == "status":
-    pool = state.get("pool")
-    print(json.dumps({{"pools": {{pool["name"]: {{"vdevs": {{pool["name"]: {{"vdevs": {{"mirror-0": {{
-        "vdev_type": pool["kind"], "state": "ONLINE", "vdevs": {{p: {{"path": p + "-part1"}}
-        for p in pool["paths"]}}}}}}}}}}}}}} if pool else {{}}}}))
+    pool = state["pool"]
+    leaves = {{p: {{"path": p + "-part1"}} for p in pool["paths"]}}
+    top = {{"vdev_type": pool["kind"], "state": "ONLINE", "vdevs": leaves}}
+    root = {{pool["name"]: {{"vdevs": {{"mirror-0": top}}}}}}
+    print(json.dumps({{"pools": {{pool["name"]: {{"vdevs": root}}}}}}))
 elif name == "zfs" and args[0] == "get":
     print(json.dumps({{"datasets": {{n: {{"properties": values(p)}}
         for n, p in state.get("sets", {{}}).items()}}}}))
@@ -106,6 +109,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
     monkeypatch.syspath_prepend(tmp_path / "core")
     monkeypatch.setenv("KEYSTONE_PATH", str(tmp_path))
     monkeypatch.setattr(zfs, "INTENT", tmp_path / "intent.json")
+    monkeypatch.setattr(zfs, "MODULE", tmp_path)
     monkeypatch.setattr(zfs, "HOSTID", tmp_path / "hostid")
     serial_of = {"/dev/nvme0n1": "KEY1A", "/dev/nvme1n1": "KEY1B"}
     monkeypatch.setattr(disks, "links", lambda p: [f"/dev/disk/by-id/nvme-QEMU_{serial_of[p]}"])

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from keystone.errors import ConfigurationError, KeystoneError
 from keystone.image import modules
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 RELEASE = "6.12.57+deb13-amd64"
 TARGETS = """\

@@ -122,14 +122,18 @@ def test_pool_and_root_properties_are_corrected() -> None:
     )
 
 
+def vdevs(kind: str, *paths: str) -> dict:
+    return {"vdevs": (VdevFacts(kind, "ONLINE", paths),)}
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"ashift": 9}, ("ashift 9", "12")),
-        ({"vdevs": (VdevFacts("mirror", "ONLINE", ("/dev/nvme0n1p1", "/dev/sdx1")),)}, ("/dev/sdx1", "KEY1B")),
-        ({"vdevs": (VdevFacts("raidz1", "ONLINE", ("/dev/nvme0n1p1", "/dev/nvme1n1p1")),)}, ("raidz1",)),
+        (vdevs("mirror", "/dev/nvme0n1p1", "/dev/sdx1"), ("/dev/sdx1", "KEY1B")),
+        (vdevs("raidz1", "/dev/nvme0n1p1", "/dev/nvme1n1p1"), ("raidz1",)),
     ],
-)  # fmt: skip
+)
 def test_a_pool_of_our_name_that_is_another_is_refused(change: dict, words: tuple) -> None:
     facts = converged()
     with pytest.raises(RefusedError) as error:
