@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from keystone.storage import StorageAction
 
 CACHE_FILE = "/etc/zfs/zpool.cache"
+MODULE = Path("/sys/module/zfs")
 HOSTID = Path("/etc/hostid")
 INTENT = Path("/var/lib/keystone/storage-intent.json")
 SEEN = (
@@ -48,14 +49,17 @@ INDEXES: Mapping[str, Mapping[str, int]] = {
 """The kernel takes these as numbers (module/zcommon/zfs_prop.c, include/sys/fs/zfs.h of 2.3)."""
 
 
-def installed() -> bool:
-    """Whether the module is loaded: without it there are no pools here."""
-    return Path("/sys/module/zfs").is_dir() or "KEYSTONE_PATH" in os.environ
+def _any_pool() -> bool:
+    """Whether there is a pool to ask about; without the module there is none.
+
+    Asked apart: with no pool at all the JSON forms answer in prose.
+    """
+    return MODULE.is_dir() and bool(run(["zpool", "list", "-H", "-o", "name"]).stdout.split())
 
 
 def pools() -> tuple[PoolFacts, ...]:
     """The imported pools. Raises CommandError when zpool fails."""
-    if not installed():
+    if not _any_pool():
         return ()
     listed = _json(["zpool", "get", "-j", "--json-int", "ashift,autotrim,health,guid"])
     status = _json(["zpool", "status", "-j", "--json-int", "-P"])
@@ -84,7 +88,7 @@ def parse_pools(listed: Mapping[str, Any], status: Mapping[str, Any]) -> tuple[P
 
 def datasets() -> tuple[DatasetFacts, ...]:
     """All file systems of imported pools. Raises CommandError when zfs fails."""
-    if not installed():
+    if not _any_pool():
         return ()
     argv = ["zfs", "get", "-j", "--json-int", "-p", "-t", "filesystem", ",".join(SEEN)]
     return parse_datasets(_json(argv))

@@ -223,9 +223,10 @@ def _pack(name: str, release: str, version: str, made: Mapping[str, Path], deb: 
     control = tree / "DEBIAN"
     control.mkdir()
     (control / "control").write_text(control_text(name, release, version, size))
-    for script, verbs in (("postinst", "configure"), ("postrm", "remove")):
+    for script, verb in (("postinst", "configure"), ("postrm", "remove")):
         (control / script).write_text(
-            f'#!/bin/sh\nset -e\nif [ "$1" = {verbs} ] && [ -e /usr/lib/modules/{release}/modules.order ]; then\n'
+            "#!/bin/sh\nset -e\n"
+            f'if [ "$1" = {verb} ] && [ -e /usr/lib/modules/{release}/modules.order ]; then\n'
             f"\tdepmod -a {release}\nfi\n"
         )
         (control / script).chmod(0o755)
