@@ -136,9 +136,10 @@ def patches(site: Site) -> dict[str, str]:
     if not patience.patched:
         return {}
     probe = {"timeoutSeconds": patience.probe, "periodSeconds": 30, "failureThreshold": 60}
-    both = {"livenessProbe": probe, "startupProbe": probe}
+    soon = {**probe, "periodSeconds": 10, "failureThreshold": 180}
+    both = {"livenessProbe": probe, "startupProbe": soon}
     probes = {
-        "kube-apiserver": {**both, "readinessProbe": {**probe, "failureThreshold": 3}},
+        "kube-apiserver": {**both, "readinessProbe": {**soon, "failureThreshold": 3}},
         "kube-controller-manager": both,
         "kube-scheduler": both,
     }
