@@ -128,6 +128,6 @@ def _add_ourselves(checkout: Path, tree: Path, scratch: Path) -> None:
 
 
 def _pip_environment() -> dict[str, str]:
-    """Pip's and the proxy's settings of this machine: where packages come from is its business."""
+    """pip's and the proxy's settings of this machine: where packages come from is its business."""
     kept = ("PIP_", "HTTP", "http", "NO_PROXY", "no_proxy", "SSL_", "REQUESTS_")
     return {key: value for key, value in os.environ.items() if key.startswith(kept)}
