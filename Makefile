@@ -19,7 +19,7 @@ demo: tools $(VENV)/.installed ## From nothing to a running cluster on lab machi
 	$(BIN)/keystone-install lab run
 
 demo-down: $(VENV)/.installed ## End the lab's machines and remove their disks
-	$(BIN)/keystone-install lab down
+	$(BIN)/keystone-install lab down --purge
 
 check: $(VENV)/.installed ## The inner loop, under a minute: lint, unit, cases, process
 	$(BIN)/python -m pytest -q $(wildcard tests/unit tests/cases tests/process) $(TESTS)

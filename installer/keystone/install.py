@@ -190,14 +190,18 @@ def _passphrase(wanted: site.Site) -> str:
 @contextmanager
 def _alone() -> Iterator[None]:
     """Two runs at once on one Primer would undo each other; the kernel drops the lock with us."""
-    with LOCK.open("w") as file:
+    with LOCK.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
+            file.seek(0)
             raise RefusedError(
-                "another keystone-install is at work on this machine",
+                f"another keystone-install is at work on this machine: process {file.read()}",
                 hint="wait for it to end; its lock goes with it",
             ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
         yield
 
 

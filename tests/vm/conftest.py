@@ -1,4 +1,4 @@
-"""Machines for the tests that need real ones. They are booted once, and removed at the end."""
+"""Machines for the tests that need real ones: booted once a module, removed at its end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Booted:
     counters: dict[str, int]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def booted() -> Iterator[Booted]:
     if os.geteuid() != 0:
         pytest.skip("machines need root: network namespaces and taps")
@@ -36,6 +36,6 @@ def booted() -> Iterator[Booted]:
         lab.down(purge=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def lab(booted: Booted) -> Lab:
     return booted.lab
