@@ -43,5 +43,5 @@ def test_the_pools_root_is_not_mounted(host: Host) -> None:
 
 
 def test_the_pool_is_there_after_a_boot(host: Host) -> None:
-    assert host.service("zfs-import.target").is_enabled
+    assert host.service("zfs-import-cache.service").is_enabled
     assert host.service("zfs-mount.service").is_enabled
