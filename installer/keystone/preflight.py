@@ -124,13 +124,11 @@ def enforce(findings: Iterable[Finding]) -> None:
     stopping = [f for f in findings if f.severity != "warning"]
     if not stopping:
         return
-    refused = [f for f in stopping if f.severity == "refused"]
     hint = "nothing was changed on any host; correct this and run again"
-    if refused:
-        raise RefusedError(
-            "preflight refused:\n" + "\n".join(f.line() for f in stopping), hint=hint
-        )
-    count = "one finding" if len(stopping) == 1 else f"{len(stopping)} findings"
+    lines = [f.line() for f in stopping]
+    if any(f.severity == "refused" for f in stopping):
+        raise RefusedError("\n".join(["preflight refused:", *lines]), hint=hint)
+    count = "one finding" if len(lines) == 1 else f"{len(lines)} findings"
     raise PreflightError(f"preflight failed: {count}", findings=lines, hint=hint)
 
 
