@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from keystone.run import Host
 
@@ -106,7 +106,7 @@ def _etcdctl(*words: str) -> list[str]:
     ]  # fmt: skip
 
 
-def parse_etcd(members: Mapping[str, Any], health: list[Mapping[str, Any]]) -> EtcdFacts:
+def parse_etcd(members: Mapping[str, Any], health: Sequence[Mapping[str, Any]]) -> EtcdFacts:
     """From `etcdctl member list` and `endpoint health --cluster`, both with -w json."""
     well = {entry["endpoint"] for entry in health if entry.get("health")}
     return EtcdFacts(

@@ -147,7 +147,8 @@ def _pattern(
         yield ValidationError(f"{value!r} does not match {pattern!r}")
 
 
-_Validator = validators.extend(Draft202012Validator, {"pattern": _pattern})
+_extend: Callable[..., type[Draft202012Validator]] = validators.extend
+_Validator = _extend(Draft202012Validator, {"pattern": _pattern})
 
 
 # Reading ------------------------------------------------------------------------------------

@@ -53,9 +53,10 @@ CLOCK_SKEW = 60.0
 
 PORT_OWNERS = {
     2379: "etcd", 2380: "etcd", 5000: "registry", 6443: "kube-apiserver", 7443: "haproxy",
-    8443: "nginx", 8444: "keystone-install python3", 10250: "kubelet",
+    8443: "nginx", 8444: "keystone-instal python3", 10250: "kubelet",
 }  # fmt: skip
-"""Programs of ours that may listen there already, on a host that Keystone has begun."""
+"""Programs of ours that may listen there already, on a host that Keystone has begun; as ss(8)
+names them, which is the first 15 letters."""
 
 
 @dataclass(frozen=True)
@@ -124,13 +125,11 @@ def enforce(findings: Iterable[Finding]) -> None:
     stopping = [f for f in findings if f.severity != "warning"]
     if not stopping:
         return
-    refused = [f for f in stopping if f.severity == "refused"]
     hint = "nothing was changed on any host; correct this and run again"
-    if refused:
-        raise RefusedError(
-            "preflight refused:\n" + "\n".join(f.line() for f in stopping), hint=hint
-        )
-    count = "one finding" if len(stopping) == 1 else f"{len(stopping)} findings"
+    lines = [f.line() for f in stopping]
+    if any(f.severity == "refused" for f in stopping):
+        raise RefusedError("\n".join(["preflight refused:", *lines]), hint=hint)
+    count = "one finding" if len(lines) == 1 else f"{len(lines)} findings"
     raise PreflightError(f"preflight failed: {count}", findings=lines, hint=hint)
 
 
