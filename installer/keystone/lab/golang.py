@@ -12,6 +12,7 @@ import os
 import shutil
 from functools import cache
 from pathlib import Path
+from threading import get_ident
 from typing import TYPE_CHECKING
 
 from keystone import log
@@ -59,7 +60,7 @@ def build(program: Program) -> Path:
 def made(target: Path, make: Callable[[Path], object]) -> Path:
     """Let `make` write a temporary file; only a whole one, on disk, gets its final name."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.{os.getpid()}")
+    part = target.with_name(f".{target.name}.{os.getpid()}.{get_ident()}")
     try:
         make(part)
         with part.open("rb") as written:

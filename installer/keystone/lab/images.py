@@ -12,6 +12,7 @@ import os
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ def _descriptor(media_type: str, blob: Blob) -> dict[str, object]:
 def _json(blobs: Path, value: Mapping[str, object]) -> Blob:
     data = json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
     digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
-    part = blobs / f".{os.getpid()}.{digest[7:]}"
+    part = blobs / f".{os.getpid()}.{get_ident()}"
     part.parent.mkdir(parents=True, exist_ok=True)
     part.write_bytes(data)
     _named(blobs, part, digest)
@@ -160,7 +161,7 @@ def _json(blobs: Path, value: Mapping[str, object]) -> Blob:
 
 def _layer(blobs: Path, fill: Any) -> Blob:  # noqa: ANN401 a function of TarFile
     blobs.mkdir(parents=True, exist_ok=True)
-    part = blobs / f".{os.getpid()}.{id(fill)}"
+    part = blobs / f".{os.getpid()}.{get_ident()}"
     try:
         with part.open("wb") as raw:
             outer = _Hashing(raw)
