@@ -12,7 +12,6 @@ from click.testing import CliRunner
 from keystone import disks, storage, zfs
 from keystone.cli.storage import group
 from keystone.errors import HostError, RefusedError
-from keystone.run import CommandError
 from keystone.storage_spec import DATASETS
 
 if TYPE_CHECKING:
@@ -174,7 +173,7 @@ def test_without_approval_no_disk_is_written(fake: Fake) -> None:
 
 def test_a_creation_that_was_cut_is_made_again(fake: Fake) -> None:
     fake.state(cut=True)
-    with pytest.raises(CommandError):
+    with pytest.raises(HostError):
         invoke(fake, "apply", "--approve-blank")
     assert zfs.read_intent() == storage.Intent("keystone", ("KEY1A", "KEY1B"))
     assert invoke(fake, "apply", "--approve-blank")["changed"]
@@ -210,6 +209,6 @@ def test_without_libzfs_core_it_says_which_package(
 
 def test_a_disk_that_cannot_be_read_is_not_taken_for_blank(fake: Fake) -> None:
     fake.state(wipefs_fails=True)
-    with pytest.raises(CommandError, match="wipefs"):
+    with pytest.raises(HostError, match="wipefs"):
         invoke(fake, "apply", "--approve-blank")
     assert not fake.calls("zpool", "create")

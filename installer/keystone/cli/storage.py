@@ -11,6 +11,7 @@ import click
 
 from keystone import disks, log, storage, zfs
 from keystone.errors import ConfigurationError, HostError, RefusedError
+from keystone.run import CommandError
 from keystone.storage_spec import parse_spec
 
 if TYPE_CHECKING:
@@ -34,8 +35,11 @@ class Observed:
 
 
 def observe() -> Observed:
-    """Look at this host."""
-    return Observed(disks.observe(), zfs.pools(), zfs.datasets())
+    """Look at this host. Raises HostError: what cannot be looked at is not taken for blank."""
+    try:
+        return Observed(disks.observe(), zfs.pools(), zfs.datasets())
+    except CommandError as error:
+        raise HostError(error.message, hint=error.hint) from error
 
 
 spec_option = click.option(
@@ -107,7 +111,7 @@ def apply(spec_file: TextIO, approve: str, *, as_json: bool, approve_blank: bool
             # Before the first dataset: a pool with data in it is never made again.
             zfs.forget_intent()
         for action in actions:
-            zfs.apply(action)
+            _apply(action)
         seen = observe()
         actions = storage.plan_spec(spec, seen, zfs.read_intent())
         if not actions:
@@ -120,6 +124,16 @@ def apply(spec_file: TextIO, approve: str, *, as_json: bool, approve_blank: bool
             hint="look: zpool status; zfs list",
         )
     _answer(spec, first, done, changed=bool(done), as_json=as_json)
+
+
+def _apply(action: StorageAction) -> None:
+    try:
+        zfs.apply(action)
+    except CommandError as error:
+        raise HostError(
+            f"{action.describe()}: {error.message}",
+            hint="look: zpool import; zpool status. Then run the same command again",
+        ) from error
 
 
 def _read(spec_file: TextIO) -> Spec:
