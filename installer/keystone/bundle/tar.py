@@ -36,10 +36,23 @@ class Member:
 
 @dataclass(frozen=True)
 class Placed:
-    """A member and the offset in bytes at which its data starts."""
+    """A member, the offset in bytes at which its data starts, and the padding before it."""
 
     member: Member
     offset: int
+    padding: Member | None
+
+    @property
+    def prefix(self) -> bytes:
+        """What stands between the end of the member before and this one's data."""
+        pad = self.padding
+        filling = header(pad) + bytes(pad.size) if pad else b""
+        return filling + header(self.member)
+
+    @property
+    def end(self) -> int:
+        """Where the next member may start."""
+        return self.offset + padded(self.member.size)
 
 
 def header(member: Member) -> bytes:
@@ -109,5 +122,6 @@ def place(members: Iterable[Member]) -> Iterator[Placed]:
     for member in members:
         pad = padding_before(position, member.mtime)
         position += BLOCK + (BLOCK + pad.size if pad else 0)
-        yield Placed(member, position)
-        position += padded(member.size)
+        placed = Placed(member, position, pad)
+        yield placed
+        position = placed.end
