@@ -62,7 +62,7 @@ class InitTrust(Action[World]):
         from keystone import pki  # noqa: PLC0415 cryptography is slow to import
 
         site = world.seen.site
-        pki.init(site, pki.DIRECTORY, Path(self.root_key_file), world.passphrase())
+        pki.init(site, pki.DIRECTORY, Path(self.root_key_file), world.passphrase)
         world.state = replace(world.seen, trust=pki.observe(site, pki.DIRECTORY))
 
 

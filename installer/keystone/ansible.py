@@ -47,7 +47,8 @@ def role_digest(role: str) -> str:
     """SHA-256 over a role's files and over our modules: the code half of a role's inputs."""
     digest = hashlib.sha256()
     root = data_root()
-    for top in (root / "roles" / role, root / "playbooks" / "library"):
+    ours = (root / "playbooks" / name for name in ("library", "module_utils"))
+    for top in (root / "roles" / role, *ours):
         for path in sorted(top.rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:
                 digest.update(f"{path.relative_to(root)}\0".encode())
