@@ -17,14 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import yaml
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, validators
+from jsonschema.exceptions import ValidationError
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from keystone.errors import ConfigurationError, Mistake
 from keystone.explain import Mistakes, Position, dotted, explain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 API_VERSION = "keystone/v1alpha1"
 MAX_BYTES = 4 << 20
@@ -90,7 +91,7 @@ def loads(
     tree = _choose(trees, kind, name)
     value, document = tree.value, _document(tree, kind, name, path)
     mistakes = Mistakes(document)
-    for error in Draft202012Validator(schema).iter_errors(value):
+    for error in _Validator(schema).iter_errors(value):
         explain(error, tree.written, mistakes)
     if check is not None:
         check(document, mistakes)
@@ -133,6 +134,21 @@ def packaged_schema(name: str) -> dict[str, Any]:
     file = resources.files("keystone").joinpath("schemas", f"{name}.schema.json")
     loaded: dict[str, Any] = json.loads(file.read_text())
     return loaded
+
+
+def _pattern(
+    _validator: object, pattern: str, value: object, _schema: object
+) -> Iterator[ValidationError]:
+    """The keyword `pattern`, with ECMA's `$`: Python's own lets a line break follow."""
+    if not isinstance(value, str):
+        return
+    hidden = pattern.endswith("$") and value.endswith("\n")
+    if hidden or not re.search(pattern, value):
+        yield ValidationError(f"{value!r} does not match {pattern!r}")
+
+
+_extend: Callable[..., type[Draft202012Validator]] = validators.extend
+_Validator = _extend(Draft202012Validator, {"pattern": _pattern})
 
 
 # Reading ------------------------------------------------------------------------------------

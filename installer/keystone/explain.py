@@ -6,11 +6,12 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
-from typing import Any, Protocol
-
-from jsonschema.exceptions import ValidationError, best_match
+from typing import TYPE_CHECKING, Any, Protocol
 
 from keystone.errors import Mistake
+
+if TYPE_CHECKING:
+    from jsonschema.exceptions import ValidationError
 
 Position = tuple[str | int, ...]
 """A place inside a document: ("spec", "primers", 1, "address")."""
@@ -72,7 +73,7 @@ def dotted(at: Position) -> str:
 def explain(error: ValidationError, written: Written, mistakes: Mistakes) -> None:
     """Add what one schema error means."""
     if error.validator in ("anyOf", "oneOf") and error.context:
-        error = best_match([error]) or error
+        error = max(error.context, key=lambda branch: len(branch.absolute_path))
     at: Position = tuple(error.absolute_path)
     rule: Any = error.validator_value
     value: Any = error.instance

@@ -27,40 +27,15 @@ INVENTORIES = sorted(
 )
 
 
-# What bundles/platform.yaml names and roles ask for: kind, and names with their versions.
-ITEMS = {
-    "binary": {
-        "cni-plugins": "v1.9.1",
-        "containerd": "2.4.2",
-        "crictl": "v1.35.0",
-        "etcd": "v3.6.16",
-        "helm": "v3.19.0",
-        "kubeadm": "v1.35.4",
-        "kubectl": "v1.35.4",
-        "kubelet": "v1.35.4",
-        "registry": "3.1.2",
-        "runc": "v1.5.2",
-    },
-    "image": {
-        "docker.io/rancher/local-path-provisioner": "v0.0.36",
-        "ghcr.io/flannel-io/flannel": "v0.28.4",
-        "registry.k8s.io/coredns/coredns": "v1.13.1",
-        "registry.k8s.io/kube-apiserver": "v1.35.4",
-        "registry.k8s.io/kube-controller-manager": "v1.35.4",
-        "registry.k8s.io/kube-proxy": "v1.35.4",
-        "registry.k8s.io/kube-scheduler": "v1.35.4",
-        "registry.k8s.io/pause": "3.10.1",
-    },
-    "deb": {
-        "chrony": "4.6.1-3",
-        "conntrack": "1:1.4.8-2",
-        "haproxy": "3.0.11-1",
-        "iptables": "1.8.11-2",
-        "nginx": "1.26.3-3",
-        "zfsutils-linux": "2.3.2-2",
-    },
-    "installer": {"keystone-install": "0.1.0"},
-}
+def items() -> tuple[Item, ...]:
+    """One item for each thing that the production definition names; debs without their closure."""
+    spec = yaml.safe_load((ROOT / "bundles" / "platform.yaml").read_text())["spec"]
+    found = [item("image", *entry["ref"].rsplit(":", 1)) for entry in spec["images"]]
+    found += [item("binary", entry["name"], entry["version"]) for entry in spec["binaries"]]
+    for suite in spec["debs"]:
+        for names in suite["groups"].values():
+            found += [item("deb", name, "1.0-1") for name in names]
+    return (*found, item("installer", "keystone-install", "0.1.0"))
 
 
 def item(kind: str, name: str, version: str) -> Item:
@@ -69,8 +44,7 @@ def item(kind: str, name: str, version: str) -> Item:
 
 def contexts() -> list[Context]:
     """Every Primer of two sites: all alike; and only the first one in the control plane."""
-    items = [item(kind, *pair) for kind, group in ITEMS.items() for pair in group.items()]
-    bundle = Manifest("platform", 1, tuple(items))
+    bundle = Manifest("platform", 1, items())
     made = []
     for alike, profile in ((True, "normal"), (False, "emulated")):
         site = Site(

@@ -12,6 +12,8 @@ from keystone.errors import ConfigurationError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from keystone.explain import Mistakes
+
 SCHEMA = documents.envelope(
     "Menu",
     {
@@ -178,7 +180,7 @@ def test_one_document_among_several_is_found() -> None:
 
 
 def test_checks_run_beside_the_schema() -> None:
-    def check(document: documents.Document, mistakes: documents.Mistakes) -> None:
+    def check(document: documents.Document, mistakes: Mistakes) -> None:
         assert mistakes.touches("spec", "price")
         assert not mistakes.touches("spec", "dish")
         mistakes.add(("spec", "dish"), "tastes bad")
@@ -204,7 +206,7 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     class Stdin:
         class buffer:  # noqa: N801 the name of sys.stdin's attribute
             @staticmethod
-            def read(size: int) -> bytes:
+            def read(_size: int) -> bytes:
                 return (HEAD + "  dish: a\n").encode()
 
     monkeypatch.setattr("sys.stdin", Stdin)

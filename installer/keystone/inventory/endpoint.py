@@ -1,0 +1,43 @@
+"""What the role `endpoint` is told: where the API servers are, and where haproxy comes from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from keystone import kubeadm
+from keystone.bundle.model import STORE
+from keystone.inventory.containerd import primers_for
+
+if TYPE_CHECKING:
+    from keystone.inventory import Context
+
+CODENAME = "trixie"
+SITE_CA = "/etc/keystone/pki/site-ca.crt"
+
+
+def variables(context: Context) -> dict[str, object]:
+    """Every variable of the role but `endpoint_inputs`."""
+    slow = context.site.patience.profile == "emulated"
+    source, ca_file = package_source(context)
+    return {
+        "endpoint_packages": ["haproxy"],
+        "endpoint_package_source": source,
+        "endpoint_package_ca_file": ca_file,
+        "endpoint_listen": kubeadm.ENDPOINT,
+        "endpoint_servers": [
+            {"name": node.name, "address": f"{node.address}:6443"}
+            for node in context.site.control_planes
+        ],
+        "endpoint_connect_seconds": 60 if slow else 5,
+        "endpoint_check_seconds": 30 if slow else 2,
+    }
+
+
+def package_source(context: Context) -> tuple[str, str]:
+    """Where the host takes packages from, and the CA that is checked against: its own store on a
+    Primer, a Primer's on any other host.
+    """
+    if context.host in context.site.primers:
+        return f"directory:{STORE}/apt/{CODENAME}", ""
+    address = primers_for(context)[0].address
+    return f"deb [trusted=yes] https://{address}:8443/apt/{CODENAME} ./", SITE_CA

@@ -1,0 +1,259 @@
+"""A worker joins by itself: ask a Primer, fetch what it names, converge this machine.
+
+Everything can be cut and run again: blobs resume, the token stays this machine's until it expires,
+the roles finish what they began.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import os
+import platform
+import socket
+import ssl
+import time
+import urllib.parse
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from keystone import ansible, join, join_script, log
+from keystone.bundle.model import STORE
+from keystone.errors import HostError, PreflightError, RefusedError
+from keystone.run import Host
+
+BLOBS = Path(STORE) / "blobs" / "sha256"
+ANSWER = join.DIRECTORY / "answer.json"
+DONE = Path("/etc/kubernetes/keystone/done")
+TRY_SECONDS = 1800
+ANSWER_LIMIT = 4 * 1024 * 1024
+_PIECE = 256 * 1024
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What is true of this machine before it joins."""
+
+    root: bool
+    architecture: str
+    swaps: tuple[str, ...]
+    cgroup2: bool
+    hostname: str
+    machine_id: str
+
+
+def look() -> Machine:
+    """Observe this machine (proc(5), cgroups(7), machine-id(5))."""
+    swaps = Path("/proc/swaps").read_text().splitlines()[1:]
+    machine_id = Path("/etc/machine-id")
+    return Machine(
+        root=os.geteuid() == 0,
+        architecture=platform.machine(),
+        swaps=tuple(line.split()[0] for line in swaps),
+        cgroup2=Path("/sys/fs/cgroup/cgroup.controllers").exists(),
+        hostname=socket.gethostname(),
+        machine_id=machine_id.read_text().strip() if machine_id.exists() else "",
+    )
+
+
+def findings(machine: Machine) -> list[str]:
+    """Everything that keeps a machine from being a worker, each with what to do."""
+    found = []
+    if not machine.root:
+        found.append("not root: run the join command as root")
+    if machine.architecture != "x86_64":
+        found.append(f"architecture {machine.architecture}: the bundle is for x86_64")
+    if machine.swaps:
+        found.append(
+            f"swap is on ({', '.join(machine.swaps)}): `swapoff -a`, and take it out of /etc/fstab"
+        )
+    if not machine.cgroup2:
+        found.append("cgroup v1: boot with systemd.unified_cgroup_hierarchy=1")
+    if not machine.machine_id:
+        found.append("/etc/machine-id is empty: run systemd-machine-id-setup")
+    return found
+
+
+def main(servers: Sequence[str], token: join.Token, ca_file: Path) -> None:
+    """Join this machine. Raises PreflightError, RefusedError (the token), HostError."""
+    machine = look()
+    problems = findings(machine)
+    if problems:
+        raise PreflightError(
+            f"{machine.hostname} cannot join", findings=problems, hint="then run the command again"
+        )
+    context = trust(ca_file, token)
+    if DONE.exists() and ANSWER.exists():
+        log.info(f"{machine.hostname} has joined already; looking whether all is as it should be")
+        answer = json.loads(ANSWER.read_text())
+    else:
+        with log.step("ask to join"):
+            answer = ask(servers, context, token, machine)
+        _keep(answer)
+    fetch_all(answer["blobs"], answer["primers"], context)
+    with log.step(f"converge {machine.hostname}"):
+        converge(machine.hostname, answer["roles"])
+    log.info(f"{machine.hostname} is a node of the cluster now")
+
+
+def trust(ca_file: Path, token: join.Token) -> ssl.SSLContext:
+    """TLS that trusts the site's CA and nobody else. Raises RefusedError on another CA."""
+    try:
+        pem = ca_file.read_text()
+    except OSError as error:
+        raise HostError(f"{ca_file}: {error.strerror}: the site's CA is missing") from error
+    if join_script.pin(pem) != token.pin:
+        raise RefusedError(
+            f"{ca_file} is not the CA that the token names",
+            hint="use the whole command that `token create` printed, from the same site",
+        )
+    context = ssl.create_default_context(cadata=pem)
+    # An issuing CA is the anchor here; the offline root above it is not on this machine.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context
+
+
+def ask(
+    servers: Sequence[str], context: ssl.SSLContext, token: join.Token, machine: Machine
+) -> dict[str, Any]:
+    """The Primer's answer. Tries all servers until one answers; a refusal is final.
+
+    Raises RefusedError with the Primer's words, HostError when none answers in TRY_SECONDS.
+    """
+    body = json.dumps({
+        "token": str(token), "hostname": machine.hostname, "machine_id": machine.machine_id,
+    })  # fmt: skip
+    deadline = time.monotonic() + TRY_SECONDS
+    while True:
+        for server in servers:
+            try:
+                return _post(server, context, body)
+            except (OSError, http.client.HTTPException, _BusyError) as error:
+                log.info(f"  {server}: {error}; trying on")
+                if time.monotonic() > deadline:
+                    raise HostError(f"{server}: {error}", hint="is the Primer up?") from error
+        time.sleep(3)
+
+
+class _BusyError(Exception):
+    """The Primer answers, but not now."""
+
+
+def _post(server: str, context: ssl.SSLContext, body: str) -> dict[str, Any]:
+    where = urllib.parse.urlsplit(server)
+    assert where.hostname, "cli checks the form"
+    link = http.client.HTTPSConnection(where.hostname, where.port, timeout=600, context=context)
+    with closing(link):
+        link.request("POST", "/v1/join", body, {"Content-Type": "application/json"})
+        reply = link.getresponse()
+        value = json.loads(reply.read(ANSWER_LIMIT))
+        if reply.status == http.client.OK:
+            return dict(value)
+        text = str(value.get("error", reply.status))
+        if reply.status >= http.client.INTERNAL_SERVER_ERROR:
+            raise _BusyError(text)
+        raise RefusedError(f"{server} refused: {text}")
+
+
+def _keep(answer: Mapping[str, Any]) -> None:
+    """Remember the answer for a later run, without the bootstrap token that is soon worthless."""
+    ANSWER.parent.mkdir(parents=True, exist_ok=True)
+    part = ANSWER.with_suffix(".part")
+    roles = {**answer["roles"], "node": {**answer["roles"]["node"], "node_token": ""}}
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        json.dump({**answer, "roles": roles}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    part.rename(ANSWER)
+
+
+def fetch_all(
+    wanted: Sequence[Mapping[str, Any]], primers: Sequence[str], context: ssl.SSLContext
+) -> None:
+    """Every blob that is not here yet, from any Primer, checked against its digest."""
+    missing = [blob for blob in wanted if not (BLOBS / blob["sha256"]).exists()]
+    if not missing:
+        return
+    BLOBS.mkdir(parents=True, exist_ok=True)
+    total = sum(int(blob["size"]) for blob in missing)
+    with log.progress(f"fetch {len(missing)} files, {log.size(total)}", total) as bar:
+        for blob in missing:
+            bar.describe(f"fetch {blob['name']}")
+            fetch(blob["sha256"], int(blob["size"]), primers, context, bar)
+
+
+def fetch(
+    digest: str, size: int, primers: Sequence[str], context: ssl.SSLContext, bar: log.Bar
+) -> None:
+    """One blob, resumed where a cut left it; it has its final name only when whole and synced.
+
+    Raises HostError when no Primer gave it in TRY_SECONDS.
+    """
+    part = BLOBS / f"{digest}.part"
+    deadline = time.monotonic() + TRY_SECONDS
+    turn = 0
+    while True:
+        address = primers[turn % len(primers)]
+        turn += 1
+        try:
+            _get(address, digest, part, size, context, bar)
+            if _sha256(part) == digest:
+                part.rename(BLOBS / digest)
+                return
+            part.unlink()
+            problem = f"{address} gave other bytes than the bundle's for {digest}"
+        except (OSError, http.client.HTTPException) as error:
+            problem = f"{address}: {error}"
+        if time.monotonic() > deadline:
+            raise HostError(f"no Primer gave blob {digest}: {problem}", hint="are they up?")
+        log.info(f"  {problem}; trying on")
+        time.sleep(1)
+
+
+def _get(  # noqa: PLR0913 each is a plain value
+    address: str, digest: str, part: Path, size: int, context: ssl.SSLContext, bar: log.Bar
+) -> None:
+    have = part.stat().st_size if part.exists() else 0
+    if have >= size:
+        return
+    host, _, port = address.partition(":")
+    link = http.client.HTTPSConnection(
+        host, int(port or join_script.FILES_PORT), timeout=120, context=context
+    )
+    with closing(link):
+        link.request("GET", f"/files/sha256/{digest}", headers={"Range": f"bytes={have}-"})
+        reply = link.getresponse()
+        if reply.status not in (http.client.OK, http.client.PARTIAL_CONTENT):
+            raise OSError(f"HTTP {reply.status}")
+        resumed = reply.status == http.client.PARTIAL_CONTENT
+        with part.open("ab" if resumed else "wb") as file:
+            room = size - file.tell()
+            while piece := reply.read(_PIECE):
+                room -= len(piece)
+                if room < 0:
+                    raise OSError("more bytes than the bundle says")
+                file.write(piece)
+                bar.advance(len(piece))
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def converge(hostname: str, roles: Mapping[str, Mapping[str, object]]) -> None:
+    """Run the worker's roles on this machine."""
+    variables: dict[str, object] = {}
+    for role, values in roles.items():
+        ignore = getattr(import_module(f"keystone.inventory.{role}"), "VOLATILE", ())
+        variables.update(values)
+        variables[f"{role}_inputs"] = ansible.inputs(role, values, ignore=ignore)
+    here = ansible.HostVars(Host(name=hostname, address="127.0.0.1", local=True), variables)
+    ansible.converge("worker", {hostname: here}, title="join")

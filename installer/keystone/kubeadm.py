@@ -1,0 +1,287 @@
+"""What kubeadm, kubelet and kube-proxy are told: their own documents, computed from the site.
+
+Sources: kubeadm.k8s.io/v1beta4, kubelet.config.k8s.io/v1beta1, kubeproxy.config.k8s.io/v1alpha1 of
+the release that the bundle carries. Pure; tests let the real kubeadm validate the result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from keystone.bundle.model import Manifest
+    from keystone.inventory import Context
+    from keystone.site import Node, Site
+
+ENDPOINT = "127.0.0.1:7443"
+"""haproxy on every node, role `endpoint`: the one address of the API that all nodes share."""
+CRI_SOCKET = "unix:///run/containerd/containerd.sock"
+RESOLV_CONF = "/etc/kubernetes/resolv.conf"
+CONFIG = "/etc/kubernetes/keystone"
+POOL_LABEL = "storage.keystone/pool"
+TOKEN, CA_HASH = "@TOKEN@", "@CA_HASH@"
+
+
+@dataclass(frozen=True)
+class Patience:
+    """Deadlines, in seconds, that a profile of the site stands for."""
+
+    wait: int
+    api_call: int
+    node_status: int
+    lease: int
+    node_grace: int
+    probe: int
+    proxy_sync: int
+
+    @property
+    def patched(self) -> bool:
+        """Whether static pods get other probes than kubeadm's own."""
+        return self.probe > 0
+
+
+PATIENCE = {
+    "normal": Patience(
+        wait=300, api_call=60, node_status=10, lease=40, node_grace=50, probe=0, proxy_sync=30
+    ),
+    "emulated": Patience(
+        wait=2400, api_call=600, node_status=60, lease=300, node_grace=900, probe=60, proxy_sync=120
+    ),
+}
+
+
+def image_tag(bundle: Manifest, name: str) -> str:
+    """The tag of an image of the bundle."""
+    return bundle.item("image", name).version
+
+
+def image_ref(bundle: Manifest, name: str) -> str:
+    """The full reference under which containerd asks for an image of the bundle."""
+    return f"{name}:{image_tag(bundle, name)}"
+
+
+def version(bundle: Manifest) -> str:
+    """Kubernetes' version, with its v."""
+    return "v" + bundle.item("binary", "kubeadm").version.removeprefix("v")
+
+
+def dump(*documents: Mapping[str, object]) -> str:
+    """YAML documents in the order of their keys here."""
+    return yaml.dump_all(documents, Dumper=_Plain, sort_keys=False, explicit_start=True)
+
+
+class _Plain(yaml.SafeDumper):
+    """No anchors: people read these files."""
+
+    def ignore_aliases(self, data: object) -> bool:  # type: ignore[explicit-override]
+        return True
+
+
+def init_documents(context: Context) -> str:
+    """All documents for `kubeadm init` on one control plane."""
+    return dump(
+        {
+            "apiVersion": "kubeadm.k8s.io/v1beta4",
+            "kind": "InitConfiguration",
+            # kubeadm always makes a token. Ours are made when somebody asks, by `token create`.
+            "bootstrapTokens": [{"ttl": "1m0s", "description": "made and forgotten by init"}],
+            "localAPIEndpoint": {
+                "advertiseAddress": str(context.host.address),
+                "bindPort": 6443,
+            },
+            "nodeRegistration": _registration(context),
+            "patches": {"directory": f"{CONFIG}/patches"},
+            "skipPhases": ["addon/coredns"],
+            "timeouts": _timeouts(context.site),
+        },
+        _cluster(context),
+        kubelet_configuration(context),
+        _proxy_configuration(context.site),
+    )
+
+
+def join_document(context: Context, *, control_plane: bool = False) -> str:
+    """The document for `kubeadm join`, with TOKEN and CA_HASH where the host puts them."""
+    extra: dict[str, object] = {}
+    if control_plane:
+        extra["controlPlane"] = {
+            "localAPIEndpoint": {"advertiseAddress": str(context.host.address), "bindPort": 6443}
+        }
+        extra["patches"] = {"directory": f"{CONFIG}/patches"}
+    return dump({
+        "apiVersion": "kubeadm.k8s.io/v1beta4",
+        "kind": "JoinConfiguration",
+        "discovery": {
+            "bootstrapToken": {
+                "apiServerEndpoint": ENDPOINT,
+                "token": TOKEN,
+                "caCertHashes": [CA_HASH],
+            },
+            "tlsBootstrapToken": TOKEN,
+        },
+        "nodeRegistration": _registration(context),
+        "timeouts": _timeouts(context.site),
+        **extra,
+    })  # fmt: skip
+
+
+def patches(site: Site) -> dict[str, str]:
+    """Kubeadm patches by file name: probes that a slow machine can pass."""
+    patience = PATIENCE[site.patience.profile]
+    if not patience.patched:
+        return {}
+    probe = {"timeoutSeconds": patience.probe, "periodSeconds": 30, "failureThreshold": 60}
+    soon = {**probe, "periodSeconds": 10, "failureThreshold": 180}
+    both = {"livenessProbe": probe, "startupProbe": soon}
+    probes = {
+        "kube-apiserver": {**both, "readinessProbe": {**soon, "failureThreshold": 3}},
+        "kube-controller-manager": both,
+        "kube-scheduler": both,
+    }
+    return {
+        f"{name}+strategic.yaml": dump({"spec": {"containers": [{"name": name, **fields}]}})
+        for name, fields in probes.items()
+    }
+
+
+def kubelet_configuration(context: Context) -> dict[str, object]:
+    """The configuration that `kubeadm init` publishes for every kubelet of the cluster."""
+    networks, patience = context.site.networks, PATIENCE[context.site.patience.profile]
+    return {
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "cgroupDriver": "systemd",
+        "containerRuntimeEndpoint": CRI_SOCKET,
+        "clusterDNS": [str(networks.services[10])],
+        "clusterDomain": networks.cluster_domain,
+        # No resolver of the host reaches a pod: a name outside the cluster ends at CoreDNS.
+        "resolvConf": RESOLV_CONF,
+        "rotateCertificates": True,
+        "failSwapOn": True,
+        "nodeStatusUpdateFrequency": f"{patience.node_status}s",
+        "nodeStatusReportFrequency": "5m0s",
+        "nodeLeaseDurationSeconds": patience.lease,
+        "runtimeRequestTimeout": f"{max(120, patience.api_call * 2)}s",
+        "shutdownGracePeriod": "30s",
+        "shutdownGracePeriodCriticalPods": "10s",
+    }
+
+
+def _registration(context: Context) -> dict[str, object]:
+    labels = f"{POOL_LABEL}={context.site.storage.pool}"
+    return {
+        "name": context.host.name,
+        "criSocket": CRI_SOCKET,
+        # A Primer with a kubelet carries pods too: a small site has no machine to spare.
+        "taints": [],
+        "kubeletExtraArgs": _arguments(
+            {
+                "node-ip": str(context.host.address),
+                **({"node-labels": labels} if _has_pool(context) else {}),
+            }
+        ),
+    }
+
+
+def _has_pool(context: Context) -> bool:
+    return any(node.name == context.host.name for node in context.site.primers)
+
+
+def _cluster(context: Context) -> dict[str, object]:
+    site, patience = context.site, PATIENCE[context.site.patience.profile]
+    manager = {
+        "node-monitor-grace-period": f"{patience.node_grace}s",
+        "node-monitor-period": f"{max(5, patience.node_status // 3)}s",
+        **_election(site),
+    }
+    return {
+        "apiVersion": "kubeadm.k8s.io/v1beta4",
+        "kind": "ClusterConfiguration",
+        "clusterName": site.name,
+        "kubernetesVersion": version(context.bundle),
+        "controlPlaneEndpoint": ENDPOINT,
+        "networking": {
+            "podSubnet": str(site.networks.pods),
+            "serviceSubnet": str(site.networks.services),
+            "dnsDomain": site.networks.cluster_domain,
+        },
+        "etcd": {
+            "external": {
+                "endpoints": [etcd_url(node) for node in site.primers],
+                "caFile": "/etc/kubernetes/pki/etcd/ca.crt",
+                "certFile": "/etc/kubernetes/pki/apiserver-etcd-client.crt",
+                "keyFile": "/etc/kubernetes/pki/apiserver-etcd-client.key",
+            }
+        },
+        "apiServer": {
+            "certSANs": ["127.0.0.1", "localhost", *_names(site)],
+            "extraArgs": _arguments(
+                {
+                    "etcd-healthcheck-timeout": f"{max(2, patience.probe)}s",
+                    "etcd-readycheck-timeout": f"{max(2, patience.probe)}s",
+                }
+            ),
+        },
+        "controllerManager": {"extraArgs": _arguments(manager)},
+        "scheduler": {"extraArgs": _arguments(_election(site))},
+        "dns": {
+            "imageRepository": "registry.k8s.io/coredns",
+            "imageTag": image_tag(context.bundle, "registry.k8s.io/coredns/coredns"),
+        },
+    }
+
+
+def etcd_url(node: Node) -> str:
+    """Where a member of the quorum listens for clients."""
+    return f"https://{node.address}:2379"
+
+
+def _names(site: Site) -> list[str]:
+    return [text for node in site.control_planes for text in (node.name, str(node.address))]
+
+
+def _election(site: Site) -> dict[str, str]:
+    """Nobody to elect where there is one; leases that outlast a slow minute where there are more."""
+    if site.patience.profile != "emulated":
+        return {}
+    if len(site.control_planes) == 1:
+        return {"leader-elect": "false"}
+    return {
+        "leader-elect-lease-duration": "120s",
+        "leader-elect-renew-deadline": "90s",
+        "leader-elect-retry-period": "15s",
+    }
+
+
+def _proxy_configuration(site: Site) -> dict[str, object]:
+    patience = PATIENCE[site.patience.profile]
+    return {
+        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+        "kind": "KubeProxyConfiguration",
+        "mode": "nftables",
+        "clusterCIDR": str(site.networks.pods),
+        "metricsBindAddress": "127.0.0.1:10249",
+        "nftables": {"syncPeriod": f"{patience.proxy_sync}s", "minSyncPeriod": "1s"},
+    }
+
+
+def _timeouts(site: Site) -> dict[str, str]:
+    patience = PATIENCE[site.patience.profile]
+    wait, call = f"{patience.wait}s", f"{patience.api_call}s"
+    return {
+        "controlPlaneComponentHealthCheck": wait,
+        "kubeletHealthCheck": wait,
+        "discovery": wait,
+        "tlsBootstrap": wait,
+        "kubernetesAPICall": call,
+        "etcdAPICall": call,
+    }
+
+
+def _arguments(arguments: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"name": name, "value": value} for name, value in sorted(arguments.items())]
