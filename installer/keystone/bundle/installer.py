@@ -1,184 +1,133 @@
-"""The executable that a bundle carries: one file that needs only the host's Python >= 3.11.
+"""The installer as one executable file that needs nothing but the host's Python >= 3.11.
 
-It is a zip application made by shiv from one tree of packages that holds wheels for several
-CPython versions: C extensions have the version in their file names, so they live side by side.
-At its first start it unpacks itself below the home of who runs it (root's on a host).
-Built once for its inputs: the dependencies by their lock, then this checkout's own code.
+shiv packs one site-packages tree (zipapp, PEP 441) that holds the wheels for every CPython we
+support: pure files are the same in all of them, and extension modules carry the interpreter's tag
+in their names (PEP 3149), so they lie side by side. Roles and playbooks ride in our own wheel.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import sys
-import zipfile
-from collections.abc import Iterable, Iterator
+import tempfile
 from pathlib import Path
 
-import keystone
-from keystone import run
-from keystone.bundle import cache
-from keystone.errors import ConfigurationError, KeystoneError
+from keystone import log, run
+from keystone.errors import UsageError
 
 PYTHONS = ("3.11", "3.12", "3.13")
-PLATFORMS = ("manylinux_2_34", "manylinux_2_28", "manylinux_2_17", "manylinux2014", "linux")
-"""Oldest C library first offered last: Debian 12 has 2.36."""
-SHEBANG = "/usr/bin/env python3"
-ENTRY = "keystone.cli:main"
-EPOCH = "1577836800"
-"""2020-01-01: the time of every file inside, so that equal inputs are equal bytes."""
-LEFT_OUT = ("ansible_test", "bin", "__pycache__")
-PASSED = ("PIP_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
-          "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")  # fmt: skip
+PLATFORMS = ("manylinux2014_x86_64", "manylinux_2_17_x86_64", "manylinux_2_28_x86_64")
+EPOCH = "1767225600"
+"""2026-01-01: the time that every file in the executable has, so that bytes repeat."""
+UNUSED = ("ansible_test", "ansible/galaxy/data", "bin")
+"""Parts of our dependencies that no installation runs."""
 
 
-def version() -> str:
-    """The version of the executable."""
-    return keystone.__version__
+def build(checkout: Path, cache: Path) -> Path:
+    """The executable for this checkout, from the cache when its inputs are unchanged.
 
-
-def build() -> Path:
-    """The executable for this code, from the cache when it is there.
-
-    Raises ConfigurationError when this code is neither a checkout nor such an executable.
+    Raises UsageError outside a source tree, CommandError when a wheel cannot be had.
     """
-    own = Path(sys.argv[0])
-    if zipfile.is_zipfile(own):
-        return own.resolve()
-    checkout = Path(keystone.__file__).resolve().parents[2]
-    if not (checkout / "pyproject.toml").is_file():
-        raise ConfigurationError(
-            f"{checkout}: not a checkout of Keystone, so its executable cannot be built",
-            hint="run keystone-install from a checkout, or the executable itself",
-        )
-    return _from_checkout(checkout)
-
-
-def _from_checkout(checkout: Path) -> Path:
-    code = list(_code(checkout))
-    packages = _packages(checkout)
-    name = _hash([packages.name.encode(), *_named(code)])
-    output = cache.root() / "installer" / f"keystone-install-{name}"
-    if output.is_file():
-        return output
-    work = output.with_name(f"{output.name}.{os.getpid()}.work")
-    shutil.rmtree(work, ignore_errors=True)
-    tree = work / "site-packages"
-    shutil.copytree(packages, tree, copy_function=_link)
-    for inside, path in code:
-        target = tree / inside
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
-        target.chmod(0o755 if os.access(path, os.X_OK) else 0o644)
-    _zip(tree, work / "keystone-install")
-    (work / "keystone-install").replace(output)
-    shutil.rmtree(work)
-    return output
-
-
-def _code(checkout: Path) -> Iterator[tuple[str, Path]]:
-    """Our own files as the wheel places them (pyproject.toml, tool.hatch.build)."""
-    places = {"installer/keystone": "keystone", "playbooks": "keystone/_data/playbooks",
-              "roles": "keystone/_data/roles", "bundles": "keystone/_data/bundles"}  # fmt: skip
-    for source, inside in places.items():
-        for path in sorted((checkout / source).rglob("*")):
-            if path.is_file() and "__pycache__" not in path.parts:
-                yield f"{inside}/{path.relative_to(checkout / source)}", path
-
-
-def _packages(checkout: Path) -> Path:
-    """The merged tree of dependencies, by the content of what names them."""
     lock = checkout / "requirements.lock"
-    wanted = ["-r", str(lock), "--no-deps"] if lock.exists() else _dependencies(checkout)
-    key = lock.read_bytes() if lock.exists() else "\n".join(wanted).encode()
-    name = _hash([key, " ".join((*PYTHONS, *PLATFORMS, *LEFT_OUT)).encode()])
-    final = cache.root() / "installer" / f"packages-{name}"
-    if final.is_dir():
-        return final
-    work = final.with_name(f"{final.name}.{os.getpid()}.work")
-    shutil.rmtree(work, ignore_errors=True)
-    for python in PYTHONS:
-        _pip(work / python, python, wanted)
-    merge([work / python for python in PYTHONS], work / "merged")
-    os.sync()
-    (work / "merged").replace(final)
-    shutil.rmtree(work)
-    return final
+    if not lock.is_file():
+        raise UsageError(f"{lock}: not there", hint="an installer is built from a source tree")
+    target = cache / "installer" / _key(checkout) / "keystone-install"
+    if target.is_file():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        log.step("installer executable: build"),
+        tempfile.TemporaryDirectory(dir=cache / "installer") as scratch,
+    ):
+        tree = Path(scratch) / "site-packages"
+        shutil.copytree(_dependencies(lock, cache), tree)
+        _add_ourselves(checkout, tree, Path(scratch))
+        half = Path(scratch) / "keystone-install"
+        run.run(
+            [sys.executable, "-m", "shiv", "--site-packages", tree, "-e", "keystone.cli:main",
+             "-p", "/usr/bin/env python3", "--reproducible", "-o", half],
+            env={"SOURCE_DATE_EPOCH": EPOCH},
+        )  # fmt: skip
+        half.chmod(0o755)
+        half.rename(target)
+    return target
 
 
-def _dependencies(checkout: Path) -> list[str]:
-    import tomllib  # noqa: PLC0415
+def _key(checkout: Path) -> str:
+    """Names everything that the executable is made of."""
+    digest = hashlib.sha256(f"{PYTHONS}{PLATFORMS}{EPOCH}{UNUSED}".encode())
+    files = [checkout / "pyproject.toml", checkout / "requirements.lock"]
+    for top in ("installer", "roles", "playbooks"):
+        files += [p for p in (checkout / top).rglob("*") if "__pycache__" not in p.parts]
+    for path in sorted(path for path in files if path.is_file()):
+        digest.update(f"{path.relative_to(checkout)}\0{path.stat().st_mode & 0o111}\0".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:32]
+
+
+def _dependencies(lock: Path, cache: Path) -> Path:
+    """One merged tree of the locked wheels for every Python; kept as long as the lock is."""
+    text = lock.read_text() + (lock.parent / "pyproject.toml").read_text()
+    name = hashlib.sha256(f"{text}{PYTHONS}{PLATFORMS}{UNUSED}".encode()).hexdigest()[:32]
+    target = cache / "installer" / f"dependencies-{name}"
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        half = Path(scratch) / "merged"
+        constraints = Path(scratch) / "constraints.txt"
+        constraints.write_text(_pins(lock.read_text()))
+        for version in PYTHONS:
+            one = Path(scratch) / version
+            _install(one, version, [*_requirements(lock.parent), "-c", str(constraints)])
+            shutil.copytree(one, half, dirs_exist_ok=True)
+        for unused in UNUSED:
+            shutil.rmtree(half / unused, ignore_errors=True)
+        half.rename(target)
+    return target
+
+
+def _requirements(checkout: Path) -> list[str]:
+    import tomllib  # noqa: PLC0415 build time only
 
     project = tomllib.loads((checkout / "pyproject.toml").read_text())["project"]
-    return [str(name) for name in project["dependencies"]]
+    return list(project["dependencies"])
 
 
-def _pip(target: Path, python: str, wanted: Iterable[str]) -> None:
-    platforms = [word for name in PLATFORMS for word in ("--platform", f"{name}_x86_64")]
+def _pins(lock: str) -> str:
+    """name==version lines without hashes and continuation: pip's constraints take no hashes."""
+    return "\n".join(re.findall(r"^[A-Za-z0-9._-]+==[^ \\;\n]+", lock, re.MULTILINE)) + "\n"
+
+
+def _install(target: Path, version: str, words: list[str]) -> None:
+    platforms = [word for name in PLATFORMS for word in ("--platform", name)]
     run.run(
-        [
-            sys.executable, "-m", "pip", "install", "--quiet", "--target", target,
-            "--python-version", python, "--implementation", "cp", *platforms,
-            "--only-binary", ":all:", "--no-compile", "--disable-pip-version-check", *wanted,
-        ],
-        env=_environment(),
+        [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--target", target,
+         "--only-binary=:all:", "--implementation", "cp", "--python-version", version,
+         *platforms, *words],
         timeout=1800,
+        env=_pip_environment(),
     )  # fmt: skip
 
 
-def merge(trees: Iterable[Path], output: Path) -> None:
-    """Lay trees of packages over each other.
-
-    Packages' own records may differ (the first stays). Raises KeystoneError when a module has two
-    contents: then one tree cannot serve both versions.
-    """
-    for tree in trees:
-        for path in sorted(tree.rglob("*")):
-            inside = path.relative_to(tree)
-            if path.is_dir() or inside.parts[0] in LEFT_OUT or "__pycache__" in inside.parts:
-                continue
-            target = output / inside
-            if not target.exists():
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, target)
-            elif not inside.parts[0].endswith(".dist-info") and (
-                target.read_bytes() != path.read_bytes()
-            ):
-                raise KeystoneError(
-                    f"{inside}: differs between wheels of one package",
-                    hint="pin a version whose wheels agree, or drop a Python from PYTHONS",
-                )
-
-
-def _zip(tree: Path, output: Path) -> None:
+def _add_ourselves(checkout: Path, tree: Path, scratch: Path) -> None:
     run.run(
-        [
-            sys.executable, "-m", "shiv.cli", "--site-packages", tree, "--entry-point", ENTRY,
-            "--python", SHEBANG, "--reproducible", "--output-file", output,
-        ],
-        env={**_environment(), "SOURCE_DATE_EPOCH": EPOCH},
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", scratch / "wheel"],
+        cwd=checkout,
+        env={"SOURCE_DATE_EPOCH": EPOCH},
+    )
+    (wheel,) = (scratch / "wheel").glob("*.whl")
+    run.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--no-deps",
+         "--no-index", "--target", tree, wheel],
+        env=_pip_environment(),
     )  # fmt: skip
 
 
-def _environment() -> dict[str, str]:
-    """pip's own settings and proxies; everything else stays out."""
-    return {key: value for key, value in os.environ.items() if key.startswith(PASSED)}
-
-
-def _named(files: Iterable[tuple[str, Path]]) -> Iterator[bytes]:
-    for inside, path in files:
-        yield inside.encode()
-        yield path.read_bytes()
-
-
-def _hash(parts: Iterable[bytes]) -> str:
-    whole = hashlib.sha256()
-    for part in parts:
-        whole.update(hashlib.sha256(part).digest())
-    return whole.hexdigest()[:32]
-
-
-def _link(source: str, target: str) -> str:
-    os.link(source, target)
-    return target
+def _pip_environment() -> dict[str, str]:
+    """Pip's and the proxy's settings of this machine: where packages come from is its business."""
+    kept = ("PIP_", "HTTP", "http", "NO_PROXY", "no_proxy", "SSL_", "REQUESTS_")
+    return {key: value for key, value in os.environ.items() if key.startswith(kept)}

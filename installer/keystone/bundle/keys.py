@@ -35,9 +35,7 @@ def init(directory: Path, passphrase: str | None, now: datetime | None = None) -
 
     root_file = directory / "1.root.json"
     if root_file.exists():
-        raise RefusedError(
-            f"{root_file}: there are keys here already", hint="choose another --dir"
-        )
+        raise RefusedError(f"{root_file}: there are keys here already", hint="choose another --dir")
     directory.mkdir(parents=True, exist_ok=True)
     directory.chmod(0o700)
     now = (now or datetime.now(UTC)).replace(microsecond=0)

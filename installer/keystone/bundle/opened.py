@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +16,7 @@ from keystone import log
 from keystone.bundle import manifest as contents_file
 from keystone.bundle import reader, tar, trust
 from keystone.bundle.model import Digest, Item, Manifest
-from keystone.bundle.reader import TarStream, Target
+from keystone.bundle.reader import TarStream
 from keystone.errors import DamagedBundleError
 
 SCRATCH = Path("/var/tmp")  # noqa: S108 on disk, and only nameless files are made there
@@ -79,19 +80,32 @@ class Bundle:
 
     @contextmanager
     def seed_archive(self, kernel: str) -> Iterator[IO[bytes]]:
-        """A plain tar of the debs that cannot wait for the store, flat, by file name.
+        """A plain tar of a flat apt repository: what cannot wait for the store, and Packages.
 
         kernel: `uname -r` of the host; modules for other kernels are left out.
         """
+        items = seed_items(self.manifest, kernel)
         with tempfile.TemporaryFile(dir=SCRATCH) as archive:
-            for item in seed_items(self.manifest, kernel):
-                member = tar.Member(item.labels["filename"], item.size)
-                archive.write(tar.header(member))
+            for item in items:
+                archive.write(tar.header(tar.Member(item.labels["filename"], item.size)))
                 self._copy(item.digest, archive)
                 archive.write(bytes(tar.padded(item.size) - item.size))
+            index = self._packages(items)
+            archive.write(tar.header(tar.Member("Packages", len(index))))
+            archive.write(index.ljust(tar.padded(len(index)), b"\0"))
             archive.write(bytes(2 * tar.BLOCK))
             archive.seek(0)
             yield archive
+
+    def _packages(self, items: tuple[Item, ...]) -> bytes:
+        """The stanzas of these debs, out of the bundle's own package lists."""
+        names = {item.labels["filename"] for item in items}
+        kept = []
+        for listed in self.manifest.of_kind("packages"):
+            with self.open(listed.digest) as file:
+                stanzas = file.read().decode().strip().split("\n\n")
+            kept += [stanza for stanza in stanzas if _filename(stanza) in names]
+        return ("\n\n".join(kept) + "\n").encode()
 
     def _copy(self, digest: Digest, sink: IO[bytes]) -> None:
         name = member_name(digest, self.manifest)
@@ -121,6 +135,11 @@ def seed_items(manifest: Manifest, kernel: str) -> tuple[Item, ...]:
         if "seed" in item.labels.get("groups", "").split(",")
         and item.labels.get("kernel", kernel) == kernel
     )
+
+
+def _filename(stanza: str) -> str:
+    found = re.search(r"(?m)^Filename: \./(.*)$", stanza)
+    return found[1] if found else ""
 
 
 def member_name(digest: Digest, manifest: Manifest) -> str:
@@ -170,9 +189,7 @@ def open_metadata(
 ) -> Bundle:
     """Verify the metadata only: enough to look at, not to install from."""
     with _open(path) as stream:
-        head = read_head(
-            TarStream(stream), _pin(directory, pinned_root, fingerprint, confirm)
-        )
+        head = read_head(TarStream(stream), _pin(directory, pinned_root, fingerprint, confirm))
     return Bundle(path, head.manifest, head.verified, {})
 
 

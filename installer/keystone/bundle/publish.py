@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from email.utils import format_datetime
@@ -23,7 +22,6 @@ from pathlib import Path
 
 from keystone import log
 from keystone.bundle import media
-from keystone.bundle.disk import write_file
 from keystone.bundle.model import Digest, Item, Manifest
 from keystone.bundle.store import blob_path, load_manifest, stored_targets
 from keystone.bundle.trust import CREATED

@@ -12,9 +12,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import cast
 
+import keystone
 from keystone import log
-from keystone.bundle import cache, installer, source_apt, source_oci
+from keystone.bundle import cache, source_apt, source_oci
 from keystone.bundle.definition import Binary, Debs, Definition, File, Image, KernelModules
+from keystone.bundle.executable import executable
 from keystone.bundle.lock import Lock, LockedBlob
 from keystone.bundle.model import Digest, Item
 from keystone.bundle.source_apt import Deb
@@ -38,9 +40,7 @@ class _Found:
             self.blobs.setdefault(blob.digest, blob)
 
 
-def resolve(
-    definition: Definition, sources: Sources, folder: Path, created: datetime
-) -> Lock:
+def resolve(definition: Definition, sources: Sources, folder: Path, created: datetime) -> Lock:
     """Ask every upstream. folder: of the lock file; local paths are kept relative to it.
 
     Raises SourceError, ConfigurationError.
@@ -76,10 +76,10 @@ def resolve(
 
 
 def _installer(found: _Found) -> None:
-    built = installer.build()
+    built = executable()
     digest, size = _keep(built)
     found.add(
-        Item("installer", "keystone-install", installer.version(), digest, size),
+        Item("installer", "keystone-install", keystone.__version__, digest, size),
         LockedBlob(digest, size, "built:installer"),
     )
 

@@ -19,8 +19,8 @@ from urllib.parse import unquote
 from keystone import run
 from keystone.bundle import cache
 from keystone.bundle.disk import write_file
-from keystone.errors import ConfigurationError
 from keystone.bundle.model import Digest
+from keystone.errors import ConfigurationError
 
 ETC_APT = Path("/etc/apt")
 OS_RELEASE = Path("/etc/os-release")
@@ -169,7 +169,9 @@ class Tree:
     def _configuration(self) -> str:
         """apt.conf: the machine's Acquire settings (proxy, TLS, retries), and our own folders."""
         dump = run.run(["apt-config", "dump", "Acquire"]).stdout.splitlines()
-        kept = [line for line in dump if re.match(r'Acquire::(https?|ForceIPv|Retries|Check)', line)]
+        kept = [
+            line for line in dump if re.match(r"Acquire::(https?|ForceIPv|Retries|Check)", line)
+        ]
         folders = {
             "Dir::Etc::sourcelist": "/dev/null",
             "Dir::Etc::sourceparts": str(self.root / "etc"),
@@ -187,7 +189,9 @@ class Tree:
             "APT::Sandbox::User": "root",
         }
         lines = [f'{key} "{value}";' for key, value in folders.items()]
-        architectures = f'#clear APT::Architectures;\nAPT::Architectures {{ "{self.architecture}"; }};'
+        architectures = (
+            f'#clear APT::Architectures;\nAPT::Architectures {{ "{self.architecture}"; }};'
+        )
         return "\n".join([*kept, *lines, architectures]) + "\n"
 
     def _apt(

@@ -23,7 +23,7 @@ from keystone.bundle import reader, trust
 from keystone.bundle.disk import sync_directory, write_chunks, write_file
 from keystone.bundle.model import Digest, Manifest
 from keystone.bundle.opened import INSTALLER_MODE, Head, read_head
-from keystone.bundle.reader import Content, TarStream, Target
+from keystone.bundle.reader import Content, Target, TarStream
 from keystone.errors import KeystoneError, RefusedError
 
 LOOSE = ("oci-layout", "index.json")
@@ -72,6 +72,7 @@ def ingest(
             _drain(stream)
             return _result(head, blobs=0, written=0, changed=False), head.verified
         _require_space(store, head)
+        mark(store, digest, complete=False)
         incoming = store / "incoming"
         _clear(incoming)
         written = blobs = 0
@@ -125,6 +126,12 @@ def stored_targets(data: bytes) -> dict[str, Target]:
         name: Target(entry["length"], Digest(entry["hashes"]["sha256"]))
         for name, entry in entries.items()
     }
+
+
+def mark(store: Path, digest: str, *, complete: bool) -> None:
+    """Write state.json, which the facts probe reads: which bundle, and whether it is served."""
+    document = {"bundle": digest, "complete": complete}
+    write_file(store / "state.json", (json.dumps(document, sort_keys=True) + "\n").encode())
 
 
 def as_json(value: Ingested | Status) -> dict[str, object]:

@@ -242,9 +242,7 @@ def remember(verified: Verified, directory: Path = TRUST) -> None:
         "created": verified.created.isoformat(),
         "digest": str(verified.digest),
     }
-    write_file(
-        directory / "accepted.json", (json.dumps(document, sort_keys=True) + "\n").encode()
-    )
+    write_file(directory / "accepted.json", (json.dumps(document, sort_keys=True) + "\n").encode())
 
 
 def _accepted(path: Path) -> Accepted:

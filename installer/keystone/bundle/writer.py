@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import IO
 
 from keystone import log
-from keystone.bundle import cache, installer, keys, manifest, media, source_oci, tar
+from keystone.bundle import cache, keys, manifest, media, source_oci, tar
 from keystone.bundle.disk import sync_directory
+from keystone.bundle.executable import executable
 from keystone.bundle.lock import Lock, LockedBlob
 from keystone.bundle.model import Digest, Manifest
 from keystone.bundle.opened import INSTALLER_MODE, member_name
@@ -60,9 +61,7 @@ class Signing:
     passphrase: str | None = None
 
 
-def create(
-    lock: Lock, folder: Path, output: Path, signing: Signing, sources: Sources
-) -> Created:
+def create(lock: Lock, folder: Path, output: Path, signing: Signing, sources: Sources) -> Created:
     """Write the bundle. folder: of the lock file, for local sources.
 
     Raises SourceError when an upstream gives other bytes than the lock names.
@@ -115,7 +114,7 @@ def open_source(blob: LockedBlob, folder: Path, sources: Sources) -> Iterator[by
     if local is not None:
         return _file(local)
     if blob.source == "built:installer" and not cache.has(blob.digest, blob.size):
-        return _file(installer.build())
+        return _file(executable())
     if cache.has(blob.digest, blob.size):
         return _file(cache.path(blob.digest))
     if kind == "built":

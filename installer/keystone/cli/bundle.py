@@ -61,7 +61,7 @@ def lock(definition: Path, output: Path | None, mirrors: Path | None) -> None:
 @mirrors_option
 @passphrase_option
 @json_option
-def create(  # noqa: PLR0913 options of one command
+def create(
     source: Path, output: Path, keys: Path, mirrors: Path | None, passphrase_file: Path | None,
     as_json: bool,
 ) -> None:  # fmt: skip
