@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from keystone.bundle.disk import write_chunks
-from keystone.bundle.model import Digest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from keystone.bundle.model import Digest
 
 
 def root() -> Path:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from keystone import documents
 from keystone.bundle.source_apt import KEYRING, Archive
 from keystone.bundle.source_oci import Reference
 from keystone.errors import ConfigurationError, Mistake
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
 
 COMPONENTS = ("main", "contrib")
 VALID_DAYS = 730

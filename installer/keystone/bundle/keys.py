@@ -7,19 +7,21 @@ root.pem is needed for rotation only and belongs off line.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keystone.bundle.disk import write_file
-from keystone.bundle.reader import Target
 from keystone.bundle.trust import CREATED, fingerprint
 from keystone.errors import ConfigurationError, RefusedError
 
 if TYPE_CHECKING:
-    from securesystemslib.signer import CryptoSigner
-    from tuf.api.metadata import Signed
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from securesystemslib.signer._crypto_signer import CryptoSigner
+    from tuf.api._payload import T
+
+    from keystone.bundle.reader import Target
 
 ROOT_YEARS = 5
 SPEC_VERSION = "1.0.33"
@@ -30,8 +32,9 @@ def init(directory: Path, passphrase: str | None, now: datetime | None = None) -
 
     Raises RefusedError when the directory has keys already: they are never overwritten.
     """
-    from securesystemslib.signer import CryptoSigner  # noqa: PLC0415 slow to import
-    from tuf.api.metadata import Metadata, Root  # noqa: PLC0415
+    from securesystemslib.signer._crypto_signer import CryptoSigner  # noqa: PLC0415 slow to import
+    from tuf.api._payload import Root  # noqa: PLC0415
+    from tuf.api.metadata import Metadata  # noqa: PLC0415
 
     root_file = directory / "1.root.json"
     if root_file.exists():
@@ -71,7 +74,7 @@ def sign(
 
     number: the bundle's own, which becomes the version of all three roles.
     """
-    from tuf.api.metadata import (  # noqa: PLC0415 slow to import
+    from tuf.api._payload import (  # noqa: PLC0415 slow to import
         MetaFile,
         Snapshot,
         TargetFile,
@@ -115,7 +118,7 @@ def _roots(directory: Path) -> dict[str, bytes]:
     return found
 
 
-def _signed(signed: Signed, signer: CryptoSigner) -> bytes:
+def _signed(signed: T, signer: CryptoSigner) -> bytes:
     from tuf.api.metadata import Metadata  # noqa: PLC0415 slow to import
 
     metadata = Metadata(signed)
@@ -141,7 +144,7 @@ def _release_key(directory: Path, passphrase: str | None) -> CryptoSigner:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import (  # noqa: PLC0415
         Ed25519PrivateKey,
     )
-    from securesystemslib.signer import CryptoSigner  # noqa: PLC0415
+    from securesystemslib.signer._crypto_signer import CryptoSigner  # noqa: PLC0415
 
     path = directory / "release.pem"
     try:

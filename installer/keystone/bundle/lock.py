@@ -11,15 +11,17 @@ A blob's source is one of
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from keystone.bundle.manifest import API_VERSION, item_from_json, item_to_json
+from keystone.bundle.manifest import API_VERSION, item_from_json, item_to_json, require_kind
 from keystone.bundle.model import Digest, Item
 from keystone.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
 KIND = "BundleLock"
 
@@ -85,8 +87,7 @@ def load(path: Path) -> Lock:
     """Raises ConfigurationError when the file is not a lock of this version."""
     try:
         document = json.loads(path.read_bytes())
-        if (document["apiVersion"], document["kind"]) != (API_VERSION, KIND):
-            raise ValueError(f"{document['apiVersion']} {document['kind']}")
+        require_kind(document, KIND)
         return _parse(document)
     except OSError as error:
         raise ConfigurationError(

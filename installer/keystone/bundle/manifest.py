@@ -56,8 +56,7 @@ def load(data: bytes) -> Manifest:
     """From verified bytes. Raises DamagedBundleError when they are no manifest we know."""
     try:
         document = json.loads(data)
-        if (document["apiVersion"], document["kind"]) != (API_VERSION, "BundleManifest"):
-            raise ValueError(f"{document['apiVersion']} {document['kind']}")
+        require_kind(document, "BundleManifest")
         return Manifest(
             name=str(document["metadata"]["name"]),
             number=int(document["number"]),
@@ -68,3 +67,9 @@ def load(data: bytes) -> Manifest:
             f"keystone.json: not a table of contents this version understands ({error})",
             hint="use the keystone-install that the bundle carries",
         ) from error
+
+
+def require_kind(document: dict[str, Any], kind: str) -> None:
+    """Raises ValueError unless the document is of this kind and of a version we know."""
+    if (document["apiVersion"], document["kind"]) != (API_VERSION, kind):
+        raise ValueError(f"{document['apiVersion']} {document['kind']}")

@@ -6,18 +6,21 @@ import hashlib
 import re
 import stat
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO, TYPE_CHECKING, BinaryIO
 
 from keystone import log
 from keystone.bundle import manifest as contents_file
 from keystone.bundle import reader, tar, trust
-from keystone.bundle.model import Digest, Item, Manifest
 from keystone.bundle.reader import TarStream
 from keystone.errors import DamagedBundleError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from keystone.bundle.model import Digest, Item, Manifest
 
 SCRATCH = Path("/var/tmp")  # noqa: S108 on disk, and only nameless files are made there
 INSTALLER_MODE = 0o755
@@ -122,7 +125,7 @@ class Bundle:
                 left -= len(chunk)
         if seen.hexdigest() != digest.hex:
             raise DamagedBundleError(
-                f"{self.path}: {name} ({self.manifest.owner(digest)}) changed since it was verified",
+                f"{name} ({self.manifest.owner(digest)}): changed on {self.path} since verified",
                 hint="look at the medium; do not swap it during an installation",
             )
 
@@ -217,4 +220,4 @@ def _open(path: Path) -> Iterator[BinaryIO]:
             f"{path}: cannot be opened: {error.strerror}", hint="give the bundle's file or device"
         ) from error
     with stream:
-        yield stream  # type: ignore[misc]
+        yield stream

@@ -15,17 +15,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from email.utils import format_datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from keystone import log
 from keystone.bundle import media
-from keystone.bundle.model import Digest, Item, Manifest
 from keystone.bundle.store import blob_path, load_manifest, stored_targets
 from keystone.bundle.trust import CREATED
 from keystone.errors import DamagedBundleError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from keystone.bundle.model import Digest, Item, Manifest
 
 AREAS = ("registry", "apt", "files")
 REGISTRY = "registry/docker/registry/v2"

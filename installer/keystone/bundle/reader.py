@@ -8,13 +8,16 @@ error holds exactly what was signed.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from keystone.bundle import tar
-from keystone.bundle.model import Digest, Manifest
 from keystone.errors import DamagedBundleError, UntrustedBundleError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from keystone.bundle.model import Digest, Manifest
 
 CHUNK = 1 << 20
 METADATA = "metadata/"
@@ -27,7 +30,7 @@ MAX_BYTES = {
     "snapshot": 2_000_000,
     "targets": 8_000_000,
 }
-"""Caps on unverified metadata, after python-tuf's ngclient/config.py; targets hold ~30,000 blobs."""
+"""Caps on unverified metadata, as python-tuf's ngclient/config.py; 8 MB: 30,000 blobs."""
 MAX_MANIFEST = 16_000_000
 COPY_AGAIN = "copy the bundle again from where it came, and compare its SHA-256"
 

@@ -6,22 +6,25 @@ import hashlib
 import importlib
 import os
 import re
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
-from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import keystone
 from keystone import log
 from keystone.bundle import cache, source_apt, source_oci
-from keystone.bundle.definition import Binary, Debs, Definition, File, Image, KernelModules
 from keystone.bundle.executable import executable
 from keystone.bundle.lock import Lock, LockedBlob
 from keystone.bundle.model import Digest, Item
-from keystone.bundle.source_apt import Deb
 from keystone.bundle.sources import SourceError, Sources
 from keystone.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from datetime import datetime
+    from pathlib import Path
+
+    from keystone.bundle.definition import Binary, Debs, Definition, File, Image, KernelModules
+    from keystone.bundle.source_apt import Deb
 
 MAX_CHECKSUM_FILE = 1 << 20
 SEED = "seed"

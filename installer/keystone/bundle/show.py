@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from keystone import log
 from keystone.bundle.manifest import item_to_json
-from keystone.bundle.model import Item
-from keystone.bundle.opened import Bundle
+
+if TYPE_CHECKING:
+    from keystone.bundle.model import Item
+    from keystone.bundle.opened import Bundle
 
 
 def as_document(bundle: Bundle) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from __future__ import annotations
 import hashlib
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from keystone import run
@@ -21,6 +21,9 @@ from keystone.bundle import cache
 from keystone.bundle.disk import write_file
 from keystone.bundle.model import Digest
 from keystone.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
 
 ETC_APT = Path("/etc/apt")
 OS_RELEASE = Path("/etc/os-release")
@@ -60,7 +63,7 @@ class Archive:
 
 
 def machine_archives(suite: str, components: Sequence[str]) -> tuple[Archive, ...]:
-    """This machine's own archives of its release, with the suite replaced.
+    """The machine's own archives of its release, with the suite replaced.
 
     Backports, other vendors' archives and other distributions are left out.
     Raises ConfigurationError when the machine has none.

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -20,6 +18,9 @@ from keystone.bundle.model import Digest
 from keystone.errors import ConfigurationError, KeystoneError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
     import requests  # noqa: TID251 this is the door
 
 CHUNK = 1 << 20
@@ -122,7 +123,7 @@ class Sources:
         if count != size or seen.hexdigest() != digest.hex:
             raise SourceError(
                 f"{address}: not the {size} bytes with digest {digest} that the lock names",
-                hint="upstream changed, or the mirror is wrong: lock again and look at what changed",
+                hint="upstream changed, or the mirror is wrong: lock again, look at what changed",
             )
 
     def download(self, address: str, headers: Mapping[str, str]) -> Iterator[bytes]:
@@ -154,15 +155,17 @@ class Sources:
                     yield part
 
     def _ask(self, method: str, address: str, headers: Mapping[str, str]) -> requests.Response:
-        for attempt in range(1, ATTEMPTS + 1):
-            answer = self._once(method, address, headers)
-            if answer.status_code in {HTTP_OK, HTTP_PARTIAL}:
-                return answer
-            answer.close()
-            if answer.status_code not in TRY_AGAIN or attempt == ATTEMPTS:
+        answer = self._once(method, address, headers)
+        for attempt in range(1, ATTEMPTS):
+            if answer.status_code not in TRY_AGAIN:
                 break
             after = answer.headers.get("Retry-After", "")
+            answer.close()
             self._wait(attempt, address, f"HTTP {answer.status_code}", after)
+            answer = self._once(method, address, headers)
+        if answer.status_code in {HTTP_OK, HTTP_PARTIAL}:
+            return answer
+        answer.close()
         raise SourceError(
             f"{address}: HTTP {answer.status_code} {answer.reason}",
             hint="check the name and the mirrors, then run it again",

@@ -11,11 +11,9 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from keystone import log
 from keystone.bundle import manifest as contents_file
@@ -25,6 +23,10 @@ from keystone.bundle.model import Digest, Manifest
 from keystone.bundle.opened import INSTALLER_MODE, Head, read_head
 from keystone.bundle.reader import Content, Target, TarStream
 from keystone.errors import KeystoneError, RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 LOOSE = ("oci-layout", "index.json")
 """Files that keep their name in the store; everything else is a blob there."""

@@ -11,10 +11,13 @@ is nothing in it that two readers could understand differently.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from keystone.errors import DamagedBundleError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 BLOCK = 512
 ALIGN = 4096

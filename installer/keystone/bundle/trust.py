@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +22,8 @@ from keystone.bundle.reader import Target
 from keystone.errors import UntrustedBundleError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
 
 TRUST = Path("/var/lib/keystone/trust")
@@ -168,9 +169,7 @@ def _from_pinned(
 
 def _root_version(data: bytes) -> int:
     try:
-        version = json.loads(data)["signed"]["version"]
-        if not isinstance(version, int):
-            raise TypeError(f"version {version!r}")
+        version = int(json.loads(data)["signed"]["version"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UntrustedBundleError(f"root.json: not TUF metadata ({error})", hint=ASK) from error
     return version

@@ -11,22 +11,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from keystone import log
 from keystone.bundle import cache, keys, manifest, media, source_oci, tar
 from keystone.bundle.disk import sync_directory
 from keystone.bundle.executable import executable
-from keystone.bundle.lock import Lock, LockedBlob
 from keystone.bundle.model import Digest, Manifest
 from keystone.bundle.opened import INSTALLER_MODE, member_name
 from keystone.bundle.reader import CHUNK, INSTALLER, MANIFEST, METADATA, Target
 from keystone.bundle.sources import Sources, is_loopback, local_file
 from keystone.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from keystone.bundle.lock import Lock, LockedBlob
 
 PARALLEL = 6
 ARTIFACT = "application/vnd.keystone.content.v1"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -138,7 +139,7 @@ def _passphrase(path: Path | None) -> str | None:
 
 
 def _confirm(fingerprint: str) -> bool:
-    if not click.get_text_stream("stdin").isatty():
+    if not sys.stdin.isatty():
         return False
     log.info(f"The bundle's root, not known here yet: {fingerprint}")
     return click.confirm("Is it the one that the packager told you?")

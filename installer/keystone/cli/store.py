@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import click
 
 from keystone import log
 from keystone.bundle.model import STORE
 from keystone.errors import DamagedBundleError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 store_option = click.option(
     "--store", type=click.Path(path_type=Path, file_okay=False), default=STORE, show_default=True
@@ -93,14 +94,15 @@ def status(store: Path, as_json: bool) -> None:
 def _stream(source: str) -> Iterator[tuple[BinaryIO, bool]]:
     """The bundle's bytes, and whether they end where the archive does."""
     if source == "-":
-        yield cast("BinaryIO", sys.stdin.buffer.raw), True  # type: ignore[attr-defined]
+        with open(0, "rb", buffering=0, closefd=False) as stream:
+            yield cast("BinaryIO", stream), True
         return
     path = Path(source)
     try:
-        stream = path.open("rb", buffering=0)
+        file = path.open("rb", buffering=0)
     except OSError as error:
         raise DamagedBundleError(
             f"{path}: cannot be opened: {error.strerror}", hint="give a file, a device or -"
         ) from error
-    with stream:
-        yield cast("BinaryIO", stream), not path.is_block_device()
+    with file:
+        yield cast("BinaryIO", file), not path.is_block_device()
