@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from keystone.bundle import source_apt
+from keystone.bundle.addresses import require_private
 from keystone.bundle.source_oci import Reference
-from keystone.bundle.sources import Sources, require_private
+from keystone.bundle.sources import Sources
 from keystone.errors import ConfigurationError
 
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, cast
 import keystone
 from keystone import log
 from keystone.bundle import cache, source_apt, source_oci
+from keystone.bundle.addresses import SourceError
 from keystone.bundle.executable import executable
 from keystone.bundle.lock import Lock, LockedBlob
 from keystone.bundle.model import Digest, Item
-from keystone.bundle.sources import SourceError, Sources
 from keystone.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from keystone.bundle.definition import Binary, Debs, Definition, File, Image, KernelModules
     from keystone.bundle.source_apt import Deb
+    from keystone.bundle.sources import Sources
 
 MAX_CHECKSUM_FILE = 1 << 20
 SEED = "seed"

@@ -9,13 +9,12 @@ from __future__ import annotations
 import hashlib
 import time
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from keystone import log
+from keystone.bundle.addresses import SourceError, require_private
 from keystone.bundle.model import Digest
-from keystone.errors import ConfigurationError, KeystoneError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -33,12 +32,6 @@ TIMEOUT = (20, 120)
 TRY_AGAIN = {408, 425, 429, 500, 502, 503, 504}
 HTTP_OK, HTTP_PARTIAL = 200, 206
 HTTP_UNAUTHORIZED = 401
-
-
-class SourceError(KeystoneError):
-    """An upstream does not give what the definition or the lock asks for."""
-
-    exit_code = 1
 
 
 @dataclass
@@ -180,7 +173,7 @@ class Sources:
         )
         if answer.status_code != HTTP_UNAUTHORIZED or known or "/v2/" not in address:
             return answer
-        from keystone.bundle.source_oci import authorization  # noqa: PLC0415 rarely needed
+        from keystone.bundle.registry_auth import authorization  # noqa: PLC0415 rarely needed
 
         self._tokens[key] = authorization(self.session(), answer)
         answer.close()
@@ -190,26 +183,6 @@ class Sources:
         seconds = float(after) if after.isdigit() else FIRST_WAIT * 2 ** (attempt - 1)
         log.debug(f"{address}: {why}; again in {seconds:.1f} s")
         self.pause(min(seconds, LAST_WAIT))
-
-
-def require_private(address: str) -> None:
-    """Refuse plain HTTP, but for loopback. Raises ConfigurationError."""
-    parts = urlsplit(address)
-    if parts.scheme == "https" or is_loopback(address):
-        return
-    raise ConfigurationError(
-        f"{address}: without TLS anybody on the way could choose its bytes",
-        hint="use https, or give its sha256 in the definition",
-    )
-
-
-def is_loopback(address: str) -> bool:
-    """Whether a URL points at this machine."""
-    host = urlsplit(address).hostname or ""
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def local_file(source: str, base: Path) -> Path | None:

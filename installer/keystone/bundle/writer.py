@@ -17,12 +17,13 @@ from typing import IO, TYPE_CHECKING
 
 from keystone import log
 from keystone.bundle import cache, keys, manifest, media, source_oci, tar
+from keystone.bundle.addresses import is_loopback
 from keystone.bundle.disk import sync_directory
 from keystone.bundle.executable import executable
 from keystone.bundle.model import Digest, Manifest
 from keystone.bundle.opened import INSTALLER_MODE, member_name
 from keystone.bundle.reader import CHUNK, INSTALLER, MANIFEST, METADATA, Target
-from keystone.bundle.sources import Sources, is_loopback, local_file
+from keystone.bundle.sources import Sources, local_file
 from keystone.errors import ConfigurationError
 
 if TYPE_CHECKING:
