@@ -65,6 +65,10 @@ class Bundle:
         """SHA-256 of the trust root, as operators type it."""
         return self.verified.fingerprint
 
+    def pin(self) -> None:
+        """Believe this bundle's root on this host from now on, and refuse older bundles."""
+        trust.remember(self.verified)
+
     @contextmanager
     def open(self, digest: Digest) -> Iterator[IO[bytes]]:
         """A blob as a file of its own (it can be a process's standard input).
@@ -84,8 +88,8 @@ class Bundle:
         kernel: `uname -r` of the host; modules for other kernels are left out.
         """
         with tempfile.TemporaryFile(dir=SCRATCH) as archive:
-            for item in seed_items(self.manifest, kernel):
-                member = tar.Member(item.labels["filename"], item.size)
+            for name, item in seed_files(self.manifest, kernel):
+                member = tar.Member(name, item.size)
                 archive.write(tar.header(member))
                 self._copy(item.digest, archive)
                 archive.write(bytes(tar.padded(item.size) - item.size))
@@ -111,6 +115,19 @@ class Bundle:
                 f"{self.path}: {name} ({self.manifest.owner(digest)}) changed since it was verified",
                 hint="look at the medium; do not swap it during an installation",
             )
+
+
+def seed_files(manifest: Manifest, kernel: str) -> Iterator[tuple[str, Item]]:
+    """Names in the seed directory: the debs, and the index that apt wants beside them.
+
+    The index lists the whole suite; apt fetches only what the seed's packages ask for.
+    """
+    seeds = seed_items(manifest, kernel)
+    suites = {item.labels["suite"] for item in seeds}
+    yield from ((item.labels["filename"], item) for item in seeds)
+    for item in manifest.of_kind("packages"):
+        if item.labels["suite"] in suites:
+            yield "Packages", item
 
 
 def seed_items(manifest: Manifest, kernel: str) -> tuple[Item, ...]:

@@ -93,6 +93,12 @@ def ingest(
     return _result(head, blobs=blobs, written=written, changed=True), head.verified
 
 
+def record(store: Path, digest: str) -> None:
+    """Note, last of all, that this bundle is in and published: `state.json`, for the probe."""
+    note = json.dumps({"bundle": digest, "complete": True}) + "\n"
+    write_file(store / "state.json", note.encode())
+
+
 def status(store: Path) -> Status:
     """What the store holds, by names and sizes: a name is only ever given to hashed bytes."""
     try:

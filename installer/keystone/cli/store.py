@@ -47,6 +47,7 @@ def ingest(
         done, verified = stores.ingest(stream, store, pin, exact=exact)
     trust.remember(verified, trust_folder)
     published = publish(store)
+    stores.record(store, done.digest)
     changed = done.changed or published.changed
     log.info(
         f"{store}: {done.bundle} number {done.number}: "
