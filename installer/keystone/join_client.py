@@ -15,17 +15,19 @@ import socket
 import ssl
 import time
 import urllib.parse
-from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from keystone import ansible, join, join_script, log
 from keystone.bundle.model import STORE
 from keystone.errors import HostError, PreflightError, RefusedError
 from keystone.run import Host
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 BLOBS = Path(STORE) / "blobs" / "sha256"
 ANSWER = join.DIRECTORY / "answer.json"
@@ -215,7 +217,7 @@ def fetch(
         time.sleep(1)
 
 
-def _get(  # noqa: PLR0913 each is a plain value
+def _get(
     address: str, digest: str, part: Path, size: int, context: ssl.SSLContext, bar: log.Bar
 ) -> None:
     have = part.stat().st_size if part.exists() else 0
@@ -241,6 +243,8 @@ def _get(  # noqa: PLR0913 each is a plain value
                 bar.advance(len(piece))
             file.flush()
             os.fsync(file.fileno())
+        if room:
+            raise OSError(f"cut short, {room} bytes are missing")
 
 
 def _sha256(path: Path) -> str:

@@ -6,13 +6,14 @@ the release that the bundle carries. Pure; tests let the real kubeadm validate t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import yaml
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from keystone.bundle.model import Manifest
     from keystone.inventory import Context
     from keystone.site import Node, Site
@@ -23,7 +24,7 @@ CRI_SOCKET = "unix:///run/containerd/containerd.sock"
 RESOLV_CONF = "/etc/kubernetes/resolv.conf"
 CONFIG = "/etc/kubernetes/keystone"
 POOL_LABEL = "storage.keystone/pool"
-TOKEN, CA_HASH = "@TOKEN@", "@CA_HASH@"  # noqa: S105 marks that the host fills in, not secrets
+TOKEN, CA_HASH = "@TOKEN@", "@CA_HASH@"
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def dump(*documents: Mapping[str, object]) -> str:
 class _Plain(yaml.SafeDumper):
     """No anchors: people read these files."""
 
-    def ignore_aliases(self, data: object) -> bool:  # type: ignore[explicit-override]
+    def ignore_aliases(self, data: object) -> bool:
         return True
 
 
@@ -130,7 +131,7 @@ def join_document(context: Context, *, control_plane: bool = False) -> str:
 
 
 def patches(site: Site) -> dict[str, str]:
-    """kubeadm patches by file name: probes that a slow machine can pass."""
+    """Kubeadm patches by file name: probes that a slow machine can pass."""
     patience = PATIENCE[site.patience.profile]
     if not patience.patched:
         return {}
@@ -245,7 +246,7 @@ def _names(site: Site) -> list[str]:
 
 
 def _election(site: Site) -> dict[str, str]:
-    """Nobody to elect where there is one; leases that outlast a slow minute where there are more."""
+    """No election where there is one; elsewhere leases that outlast a slow minute."""
     if site.patience.profile != "emulated":
         return {}
     if len(site.control_planes) == 1:

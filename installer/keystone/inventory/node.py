@@ -61,7 +61,7 @@ def programs(context: Context) -> list[dict[str, str]]:
 
 
 def kubelet_files() -> list[dict[str, str]]:
-    """kubelet's unit and the resolver that it hands to pods."""
+    """Kubelet's unit and the resolver that it hands to pods."""
     return [
         {"path": "/etc/systemd/system/kubelet.service", "mode": "0644", "content": KUBELET_UNIT},
         {"path": kubeadm.RESOLV_CONF, "mode": "0644", "content": RESOLV_CONF},
