@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,8 @@ from keystone.errors import HostError
 from keystone.plan import Action
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from keystone.bundle import Bundle
     from keystone.run import Host
     from keystone.state import State
@@ -60,9 +61,9 @@ class InitTrust(Action[World]):
     def apply(self, world: World) -> None:
         from keystone import pki  # noqa: PLC0415 cryptography is slow to import
 
-        pki.init(
-            world.seen.site, pki.DIRECTORY, Path(self.root_key_file), world.passphrase()
-        )
+        site = world.seen.site
+        pki.init(site, pki.DIRECTORY, Path(self.root_key_file), world.passphrase)
+        world.state = replace(world.seen, trust=pki.observe(site, pki.DIRECTORY))
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,7 @@ class PushInstaller(Action[World]):
     def apply(self, world: World) -> None:
         host, item = world.hosts[self.host], world.bundle.manifest.of_kind("installer")[0]
         with world.bundle.open(item.digest) as source:
-            host.run(
-                ["sh", "-c", f"umask 022; cat > {INSTALLER}.part"], stdin=source, timeout=1800
-            )
+            host.run(["sh", "-c", f"umask 022; cat > {INSTALLER}.part"], stdin=source, timeout=1800)
         marker = {
             "inputs": str(item.digest),
             "files": {INSTALLER: item.digest.hex},
@@ -159,8 +158,18 @@ class Converge(Action[World]):
             variables: dict[str, object] = {}
             for role in self.roles:
                 variables.update(state.variables(nodes[name], role))
+            if "node" in self.roles:
+                variables.update(_join_secrets(world))
             entries[name] = ansible.HostVars(world.hosts[name], variables)
         ansible.converge(self.playbook, entries, title=", ".join(self.roles))
+
+
+def _join_secrets(world: World) -> dict[str, object]:
+    """A bootstrap token for one join, minted on the first control plane."""
+    from keystone import join  # noqa: PLC0415 only this playbook needs it
+
+    minted = join.mint(world.hosts[world.seen.site.control_planes[0].name])
+    return {"node_token": minted.token, "node_ca_hash": minted.ca_hash}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""The crossing to Ansible: one generated inventory in, events out. Ansible is a process, never
-imported: its internals stay out of our types, and its output out of the operator's sight.
+"""The crossing to Ansible: one generated inventory in, events out.
 
-The raw log is kept; a failure names it.
+Ansible is a process, never imported: its internals stay out of our types, and its output out of
+the operator's sight. The raw log is kept; a failure names it.
 """
 
 from __future__ import annotations
@@ -14,13 +14,16 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from keystone import log, run
 from keystone.errors import HostError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 LOG_DIR = Path("/var/log/keystone")
 
@@ -44,7 +47,8 @@ def role_digest(role: str) -> str:
     """SHA-256 over a role's files and over our modules: the code half of a role's inputs."""
     digest = hashlib.sha256()
     root = data_root()
-    for top in (root / "roles" / role, root / "playbooks" / "library"):
+    ours = (root / "playbooks" / name for name in ("library", "module_utils"))
+    for top in (root / "roles" / role, *ours):
         for path in sorted(top.rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:
                 digest.update(f"{path.relative_to(root)}\0".encode())

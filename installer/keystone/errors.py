@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class KeystoneError(Exception):
@@ -81,7 +84,8 @@ class InterruptedRunError(KeystoneError):
 class Mistake:
     """One mistake in a file that a person wrote.
 
-    where: "site.yaml:12 spec.primers[1].address"; text: what is wrong; hint: the nearest right thing.
+    where: "site.yaml:12 spec.primers[1].address". text: what is wrong. hint: the nearest right
+    thing.
     """
 
     where: str

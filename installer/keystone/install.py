@@ -10,10 +10,10 @@ import fcntl
 import os
 import socket
 import sys
-from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -23,6 +23,9 @@ from keystone.errors import ConfigurationError, RefusedError, UsageError
 from keystone.phases import PHASES
 from keystone.run import Host
 from keystone.state import State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 JOURNAL = Path("/var/lib/keystone/journal.jsonl")
 LOCK = Path("/run/keystone-install.lock")
@@ -47,7 +50,7 @@ def main(options: Options) -> None:
     wanted = site.load(options.site)
     with _alone():
         opened = _open(options)
-        hosts = _hosts(wanted)
+        hosts = hosts_of(wanted)
         world = World(
             bundle=opened,
             hosts=hosts,
@@ -92,7 +95,7 @@ def _confirm_root(fingerprint: str) -> bool:
     return click.confirm("Is this the fingerprint that the bundle's makers told you?")
 
 
-def _hosts(wanted: site.Site) -> dict[str, Host]:
+def hosts_of(wanted: site.Site) -> dict[str, Host]:
     """How to reach each Primer; the first one must be this machine."""
     here = facts.local_addresses()
     first = wanted.primers[0]
@@ -187,14 +190,18 @@ def _passphrase(wanted: site.Site) -> str:
 @contextmanager
 def _alone() -> Iterator[None]:
     """Two runs at once on one Primer would undo each other; the kernel drops the lock with us."""
-    with LOCK.open("w") as file:
+    with LOCK.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
+            file.seek(0)
             raise RefusedError(
-                "another keystone-install is at work on this machine",
+                f"another keystone-install is at work on this machine: process {file.read()}",
                 hint="wait for it to end; its lock goes with it",
             ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
         yield
 
 

@@ -7,6 +7,7 @@ be true of the whole site before the next one starts.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from keystone import storage
 from keystone.actions import (
@@ -21,8 +22,10 @@ from keystone.actions import (
     World,
 )
 from keystone.plan import Action, Phase
-from keystone.site import Node
-from keystone.state import State
+
+if TYPE_CHECKING:
+    from keystone.site import Node
+    from keystone.state import State
 
 Actions = Sequence[Action[World]]
 
@@ -50,14 +53,13 @@ def time(state: State) -> Actions:
 
 def prepare_storage(state: State) -> Actions:
     """A mirrored pool on each Primer's NVMe disks, with a dataset for each kind of load."""
-    return [
-        *(PushInstaller(node.name) for node in _without_installer(state, state.site.primers)),
-        *(
-            Converge("storage", (node.name,), ("storage",), warning=words)
-            for node in _wanting(state, ("storage",), state.site.primers)
-            for words in ["; ".join(storage.describe(state.site, node, state.facts[node.name]))]
-        ),
-    ]
+    hosts, making = [], []
+    for node in state.site.primers:
+        needed = storage.plan(state.site.storage, node, state.facts[node.name])
+        if needed or not state.converged(node, "storage"):
+            hosts.append(node.name)
+            making += [f"{node.name}: {a.describe()}" for a in needed if a.destructive]
+    return [Converge("storage", tuple(hosts), ("storage",), "; ".join(making))] if hosts else []
 
 
 def store(state: State) -> Actions:
@@ -139,9 +141,7 @@ PHASES: tuple[Phase[World, State], ...] = (
 
 
 def _wanting(state: State, roles: Sequence[str], among: Sequence[Node]) -> list[Node]:
-    return [
-        node for node in among if not all(state.converged(node, role) for role in roles)
-    ]
+    return [node for node in among if not all(state.converged(node, role) for role in roles)]
 
 
 def _converge(

@@ -12,13 +12,15 @@ import json
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from keystone import log
 from keystone.errors import HostError, KeystoneError, RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
 World = TypeVar("World")
 """What actions act through: connections, the open bundle, directories."""
@@ -43,7 +45,7 @@ class Action(ABC, Generic[World]):
 
 @dataclass(frozen=True)
 class Phase(Generic[World, State]):
-    """A step of an installation. plan: pure, from the observed state to the actions still needed."""
+    """A step of an installation. plan: pure, from what was seen to the actions still needed."""
 
     name: str
     sentence: str

@@ -11,14 +11,16 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from keystone import log
 from keystone.errors import HostError, KeystoneError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
 SSH_CONNECT_SECONDS = 60
 """Under load an emulated machine's sshd answers late; a dead host still fails in a minute."""
@@ -80,7 +82,7 @@ def run(  # noqa: PLR0913 each is a plain keyword with a plain default
     log.debug(f"$ {shown}")
     start = time.monotonic()
     try:
-        done = subprocess.run(  # noqa: S603 a list, never a shell
+        done = subprocess.run(
             words,
             input=data.encode() if data is not None else None,
             stdin=(stdin or subprocess.DEVNULL) if data is None else None,
@@ -132,7 +134,7 @@ def spawned(
     log.debug(f"$ {shlex.join(words)} &")
     sink = log_file.open("ab") if log_file else None
     try:
-        process = subprocess.Popen(  # noqa: S603 a list, never a shell
+        process = subprocess.Popen(
             words,
             stdin=subprocess.DEVNULL,
             stdout=stdout if stdout is not None else (sink or subprocess.DEVNULL),
@@ -152,11 +154,13 @@ def spawned(
 PIPE = subprocess.PIPE
 
 
-def attached(argv: Sequence[str | os.PathLike[str]], *, env: Mapping[str, str] | None = None) -> int:
+def attached(
+    argv: Sequence[str | os.PathLike[str]], *, env: Mapping[str, str] | None = None
+) -> int:
     """A program whose output goes where ours goes, as it comes; returns its exit code."""
     words = [os.fspath(word) for word in argv]
     log.debug(f"$ {shlex.join(words)}")
-    return subprocess.run(  # noqa: S603 a list, never a shell
+    return subprocess.run(
         words, stdin=subprocess.DEVNULL, env=environment(env), check=False
     ).returncode
 
@@ -164,7 +168,7 @@ def attached(argv: Sequence[str | os.PathLike[str]], *, env: Mapping[str, str] |
 def daemon(argv: Sequence[str | os.PathLike[str]], *, log_file: Path, pid_file: Path) -> int:
     """Start a program that outlives us, in a session of its own; returns and records its id."""
     with log_file.open("ab") as sink:
-        process = subprocess.Popen(  # noqa: S603 a list, never a shell
+        process = subprocess.Popen(
             [os.fspath(word) for word in argv],
             stdin=subprocess.DEVNULL,
             stdout=sink,
@@ -206,7 +210,8 @@ def _shown(words: Sequence[str], secrets: Sequence[str]) -> str:
 class Host:
     """A machine of the site and how to run a program on it.
 
-    local: this very machine, no SSH. key_file, known_hosts: OpenSSH's files.
+    local: this very machine, no SSH. key_file, known_hosts: OpenSSH's files. prefix: words before
+    `ssh`, for a host that only another network namespace reaches.
     """
 
     name: str
@@ -217,13 +222,14 @@ class Host:
     known_hosts: str = ""
     local: bool = False
     options: tuple[str, ...] = field(default=())
+    prefix: tuple[str, ...] = field(default=())
 
     def ssh_argv(self) -> list[str]:
         """The OpenSSH command up to, not including, the remote program."""
         keys = ["-i", self.key_file, "-o", "IdentitiesOnly=yes"] if self.key_file else []
         known = ["-o", f"UserKnownHostsFile={self.known_hosts}"] if self.known_hosts else []
         return [
-            "ssh", "-F", "none", "-T", *keys, *known,
+            *self.prefix, "ssh", "-F", "none", "-T", *keys, *known,
             "-o", "BatchMode=yes",
             "-o", "StrictHostKeyChecking=accept-new",
             "-o", f"ConnectTimeout={SSH_CONNECT_SECONDS}",

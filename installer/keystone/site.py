@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
 from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from keystone import documents, site_checks
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+PODS = IPv4Network("10.244.0.0/16")
+SERVICES = IPv4Network("10.96.0.0/16")
 
 
 @dataclass(frozen=True)
@@ -41,8 +54,8 @@ class Networks:
     """Address ranges; they must not overlap. `nodes` holds every Primer and LAN worker."""
 
     nodes: IPv4Network
-    pods: IPv4Network = IPv4Network("10.244.0.0/16")
-    services: IPv4Network = IPv4Network("10.96.0.0/16")
+    pods: IPv4Network = PODS
+    services: IPv4Network = SERVICES
     cluster_domain: str = "cluster.local"
 
 
@@ -94,3 +107,76 @@ class Site:
     def control_planes(self) -> tuple[Node, ...]:
         """The Primers that run an API server, first one first."""
         return tuple(node for node in self.primers if node.control_plane)
+
+
+def load(path: Path | str) -> Site:
+    """From a file, or from standard input ("-").
+
+    Raises ConfigurationError with all the mistakes in it, each with its line.
+    """
+    document = documents.load(path, kind="Site", schema=schema(), check=site_checks.check)
+    return from_document(document)
+
+
+def schema() -> dict[str, Any]:
+    """The published JSON Schema of the whole document."""
+    return documents.packaged_schema("site")
+
+
+def to_json(site: Site) -> dict[str, Any]:
+    """As plain JSON values, in the order of the fields; equal sites give equal text."""
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(site), default=str))
+    return plain
+
+
+def digest(site: Site) -> str:
+    """Hash of everything that the site asks for: "sha256:...", in hexadecimal."""
+    text = json.dumps(to_json(site), sort_keys=True, separators=(",", ":"))
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def from_document(document: documents.Document) -> Site:
+    """From a document that is valid; relative paths become absolute."""
+    spec = document.spec
+    networks, storage, trust = spec["networks"], spec.get("storage", {}), spec.get("trust", {})
+    ssh = spec.get("ssh", {})
+    return Site(
+        name=document.name,
+        primers=tuple(_node(primer) for primer in spec["primers"]),
+        networks=Networks(
+            nodes=IPv4Network(networks["nodes"]),
+            pods=IPv4Network(networks.get("pods", Networks.pods)),
+            services=IPv4Network(networks.get("services", Networks.services)),
+            cluster_domain=networks.get("clusterDomain", Networks.cluster_domain),
+        ),
+        ssh=Ssh(
+            user=ssh.get("user", Ssh.user),
+            port=ssh.get("port", Ssh.port),
+            key_file=_resolved(document, ssh.get("keyFile", "")),
+        ),
+        storage=Storage(**storage),
+        trust=Trust(
+            root_key_file=_resolved(document, trust.get("rootKeyFile", "")),
+            passphrase_file=_resolved(document, trust.get("passphraseFile", "")),
+        ),
+        patience=Patience(**spec.get("patience", {})),
+        time_sources=tuple(spec.get("time", {}).get("sources", [])),
+    )
+
+
+def _node(primer: Mapping[str, Any]) -> Node:
+    return Node(
+        name=primer["name"],
+        address=IPv4Address(primer["address"]),
+        disks=tuple(Disk(disk["serial"]) for disk in primer["disks"]),
+        control_plane=primer.get("controlPlane", Node.control_plane),
+        kubelet=primer.get("kubelet", Node.kubelet),
+    )
+
+
+def _resolved(document: documents.Document, path: str) -> str:
+    """Relative paths mean relative to the file's folder, wherever the command is run."""
+    if not path:
+        return ""
+    folder = document.path.parent if document.path else Path()
+    return str((folder / path).absolute())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -12,9 +11,11 @@ from keystone import ansible
 from keystone.inventory import Context
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from keystone.bundle.model import Manifest
+    from keystone.certificate_plan import TrustFacts
     from keystone.facts import ClusterFacts, EtcdFacts, HostFacts
-    from keystone.pki import TrustFacts
     from keystone.site import Node, Site
 
 
@@ -35,7 +36,11 @@ class State:
         """Everything the role is told about the host, with the name of its inputs."""
         module = importlib.import_module(f"keystone.inventory.{role}")
         context = Context(site=self.site, host=node, bundle=self.manifest)
-        values: dict[str, object] = module.variables(context)
+        values: dict[str, object] = (
+            module.variables(context, self.trust.deployed.get(node.name, ""))
+            if role == "trust"  # a renewed certificate is a changed input
+            else module.variables(context)
+        )
         ignore = getattr(module, "VOLATILE", ())
         return {**values, f"{role}_inputs": ansible.inputs(role, values, ignore=ignore)}
 

@@ -1,1 +1,6 @@
 """What crosses the gap: one signed file."""
+
+from keystone.bundle.model import Digest, Item, Manifest
+from keystone.bundle.opened import Bundle, open_metadata, open_verified
+
+__all__ = ["Bundle", "Digest", "Item", "Manifest", "open_metadata", "open_verified"]

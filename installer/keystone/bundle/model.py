@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from keystone.errors import DamagedBundleError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 STORE = "/var/lib/keystone/store"
 """Where a Primer keeps the bundle's content."""
@@ -39,10 +42,11 @@ class Digest:
 class Item:
     """One thing the bundle carries.
 
-    kind: image, deb, binary, chart, file, installer. name: as upstream names it
+    kind: image, deb, packages, binary, chart, file, installer. name: as upstream names it
     ("registry.k8s.io/kube-apiserver", "chrony", "kubelet"). version: tag or version.
     digest and size (bytes) are of its root blob: an image's manifest, otherwise the thing itself.
     labels: "group" (why it is carried), "suite", "architecture", "filename", "url" ...
+    blobs: what else belongs to it (an image's other manifests, configuration and layers).
     """
 
     kind: str
@@ -51,6 +55,7 @@ class Item:
     digest: Digest
     size: int
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    blobs: tuple[Digest, ...] = ()
 
     @property
     def path(self) -> str:
@@ -75,6 +80,13 @@ class Manifest:
             f"bundle {self.name}: no {kind} {name} inside",
             hint="add it to the bundle definition, lock and create again",
         )
+
+    def owner(self, digest: Digest) -> str:
+        """What a blob belongs to, for messages: "image registry.k8s.io/pause 3.10"."""
+        for item in self.items:
+            if digest == item.digest or digest in item.blobs:
+                return f"{item.kind} {item.name} {item.version}".rstrip()
+        return "the bundle's own index"
 
     def of_kind(self, kind: str) -> tuple[Item, ...]:
         """All items of a kind, in the bundle's order."""

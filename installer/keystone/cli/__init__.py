@@ -10,13 +10,15 @@ import importlib
 import signal
 import sys
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from keystone import __version__, log
 from keystone.errors import ConfigurationError, InterruptedRunError, KeystoneError, PreflightError
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 GROUPS = {
     "bundle": "lock, create, verify and show bundles",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Context:
-    """What a role's variables may depend on: the site, one host of it, and what the bundle holds."""
+    """What a role's variables may depend on: the site, one of its hosts, the bundle's contents."""
 
     site: Site
     host: Node

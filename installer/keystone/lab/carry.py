@@ -15,7 +15,7 @@ from keystone import log, run
 from keystone.ansible import data_root
 from keystone.errors import KeystoneError
 from keystone.lab import mirror, upstream
-from keystone.lab.machines import usb_stick
+from keystone.lab.disk import usb_stick
 
 DEFINITION = Path("bundles/platform.yaml")
 

@@ -10,15 +10,19 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from keystone import log, run
 from keystone.errors import HostError
+from keystone.lab import network
 from keystone.lab.carry import Carried, carry
-from keystone.lab.machines import Lab
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from keystone.lab.machines import Lab
 
 MOUNT = "/media/keystone"
 WORK = "/root/keystone"
@@ -49,13 +53,13 @@ def main(lab: Lab, machines: tuple[str, ...]) -> None:
     """Run all of it. Raises KeystoneError of whatever part fails; re-running goes on."""
     times = Times()
     with times.part("bundle: build, lock, create"):
-        bundle = carry(lab.state)
+        bundle = carry(lab.folder)
     with times.part("machines: boot"):
         lab.up(machines)
     primers = [name for name in machines if name.startswith("p")]
     with times.part("USB stick: into p1"):
         insert(lab, bundle)
-        write_site(lab, bundle, primers)
+        write_site(lab, primers)
     with times.part("Primers: install"):
         install(lab, bundle)
     for name in machines:
@@ -76,14 +80,14 @@ def insert(lab: Lab, bundle: Carried) -> None:
     )], timeout=900)  # fmt: skip
 
 
-def write_site(lab: Lab, bundle: Carried, primers: list[str]) -> None:
+def write_site(lab: Lab, primers: list[str]) -> None:
     """Give p1 the site file and the key with which it reaches the other Primers."""
     p1 = lab.machine("p1").host()
     document = json.dumps(site_document(lab, primers), indent=2)
     for path, text in (
         (f"{WORK}/site.yaml", document),
         (f"{WORK}/passphrase", "the lab's own passphrase, not a secret"),
-        ("/root/.ssh/id_ed25519", lab.private_key.read_text()),
+        ("/root/.ssh/id_ed25519", lab.key.read_text()),
     ):
         p1.run(["sh", "-c", f"umask 077; mkdir -p /root/.ssh; cat > {path}"], data=text)
 
@@ -110,8 +114,8 @@ def site_document(lab: Lab, primers: list[str]) -> dict[str, object]:
             "primers": [
                 {
                     "name": name,
-                    "address": str(lab.machine(name).address),
-                    "disks": [{"serial": serial} for serial in lab.machine(name).serials],
+                    "address": str(lab.machine(name).settings.address),
+                    "disks": [{"serial": serial} for serial in lab.machine(name).settings.serials],
                     "controlPlane": name == "p1" or not emulated,
                     "kubelet": name == "p1" or not emulated,
                 }
@@ -160,7 +164,7 @@ def show(lab: Lab, times: Times) -> None:
     p1 = lab.machine("p1").host()
     log.out(p1.run([*kubectl, "nodes", "-o", "wide"]).stdout)
     log.out(p1.run([*kubectl, "pods", "-A", "-o", "wide"]).stdout)
-    leaks = lab.counters()
+    leaks = network.counters(lab.settings)
     log.table(["counter", "packets"], sorted(leaks.items()), title="Packets that tried to get out")
     times.show()
     log.out(
@@ -170,8 +174,3 @@ def show(lab: Lab, times: Times) -> None:
         "  keystone-install lab status\n"
         "  make demo-down   removes it all"
     )
-
-
-def carry_path(state: Path) -> Path:
-    """Where the lab keeps its bundle between runs."""
-    return state / "bundle"

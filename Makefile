@@ -1,0 +1,58 @@
+# Everything a person types here. Each target installs what it needs (as root, on Debian 12 or 13)
+# and may be run again at any time: what was done is not done twice.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# What `make test-lab` tries on machines after tests/vm.
+SCENARIOS ?= trust storage etcd cluster
+# `make test TESTS='-k storage'`: more words for pytest.
+TESTS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-down test test-lab check lint lock clean tools
+
+help: ## This list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+demo: tools $(VENV)/.installed ## From nothing to a running cluster on lab machines
+	$(BIN)/keystone-install lab run
+
+demo-down: $(VENV)/.installed ## End the lab's machines and remove their disks
+	$(BIN)/keystone-install lab down --purge
+
+check: $(VENV)/.installed ## The inner loop, under a minute: lint, unit, cases, process
+	$(BIN)/python -m pytest -q $(wildcard tests/unit tests/cases tests/process) $(TESTS)
+
+test: tools $(VENV)/.installed ## Every test that needs no machine; network namespaces need root
+	$(BIN)/python -m pytest $(wildcard tests/unit tests/cases tests/process tests/netns) $(TESTS)
+
+test-lab: tools $(VENV)/.installed ## Boot machines: tests/vm, then each Molecule scenario
+	$(BIN)/python -m pytest -v $(wildcard tests/vm) $(TESTS)
+	set -e; for scenario in $(SCENARIOS); do \
+	    PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/molecule test --scenario-name $$scenario; \
+	done
+
+lint: $(VENV)/.installed ## ruff, mypy, ansible-lint, yamllint, the rules of the architecture
+	$(BIN)/python -m pytest -q tests/unit/test_lint.py tests/unit/test_architecture.py
+
+lock: $(VENV)/.installed ## Resolve pyproject.toml anew into requirements.lock
+	$(BIN)/python -m pip install -q --target build/uv uv
+	build/uv/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+	    --generate-hashes --no-emit-index-url --no-header --no-annotate --upgrade \
+	    --output-file requirements.lock
+
+clean: ## Remove what was made in this checkout; ~/.cache/keystone stays
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .ansible
+
+tools:
+	lab/install-tools.sh
+
+# Hashes make the lock the whole truth; the package itself is linked, so edits need no new install.
+$(VENV)/.installed: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Keystone needs Python 3.11")'
+	$(PYTHON) -c 'import ensurepip' || lab/install-tools.sh
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install -q --no-deps --no-build-isolation --editable .
+	touch $@

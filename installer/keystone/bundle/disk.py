@@ -1,0 +1,40 @@
+"""Files that are whole or not there: temporary name, data on the disk, then the final name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def write_file(path: Path, data: bytes, mode: int = 0o644) -> bool:
+    """Replace a file by these bytes, durably. Returns False when it has them already."""
+    if path.is_file() and path.read_bytes() == data and path.stat().st_mode & 0o777 == mode:
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_chunks(path, [data], path.with_name(f".{path.name}.part"), mode)
+    sync_directory(path.parent)
+    return True
+
+
+def write_chunks(
+    path: Path, chunks: Iterable[bytes | memoryview], temporary: Path, mode: int = 0o644
+) -> None:
+    """Write to `temporary` on the same file system, sync, rename. The directory is not synced."""
+    with temporary.open("wb", buffering=0) as file:
+        for chunk in chunks:
+            view = memoryview(chunk)
+            while view:
+                view = view[file.write(view) :]
+        os.fchmod(file.fileno(), mode)
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory survive a power cut."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,145 @@
+"""X.lock.json: exactly which bytes a bundle is made of, and from where. Same lock, same bundle.
+
+A blob's source is one of
+  registry:<host>/<repository>   a manifest or blob of that repository, by its digest
+  https://... (or http, file)    a URL
+  local:<path>                   a file, relative to the lock's folder
+  built:<what>                   made on this machine by the lock verb; kept in the cache
+  inline:<text>                  the text itself
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from keystone.bundle.manifest import API_VERSION, item_from_json, item_to_json
+from keystone.bundle.model import Digest, Item
+from keystone.errors import ConfigurationError
+
+KIND = "BundleLock"
+
+
+@dataclass(frozen=True)
+class LockedBlob:
+    """One blob: digest, size in bytes, source as above, media type of OCI content."""
+
+    digest: Digest
+    size: int
+    source: str
+    media_type: str = "application/octet-stream"
+
+
+@dataclass(frozen=True)
+class Lock:
+    """A resolved definition. created: when; it dates everything in the bundle."""
+
+    name: str
+    number: int
+    created: datetime
+    valid_days: int
+    architectures: tuple[str, ...]
+    items: tuple[Item, ...]
+    blobs: tuple[LockedBlob, ...]
+
+    def blob(self, digest: Digest) -> LockedBlob:
+        """The blob with this digest. Raises KeyError when the lock has none."""
+        for blob in self.blobs:
+            if blob.digest == digest:
+                return blob
+        raise KeyError(str(digest))
+
+
+def dump(lock: Lock) -> bytes:
+    """The file: readable JSON with sorted keys."""
+    return (json.dumps(_document(lock), indent=1, sort_keys=True) + "\n").encode()
+
+
+def _document(lock: Lock) -> dict[str, Any]:
+    return {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "metadata": {"name": lock.name},
+        "number": lock.number,
+        "created": lock.created.isoformat(),
+        "validDays": lock.valid_days,
+        "architectures": list(lock.architectures),
+        "items": [item_to_json(item) for item in lock.items],
+        "blobs": [
+            {
+                "digest": str(blob.digest),
+                "size": blob.size,
+                "source": blob.source,
+                "mediaType": blob.media_type,
+            }
+            for blob in lock.blobs
+        ],
+    }
+
+
+def load(path: Path) -> Lock:
+    """Raises ConfigurationError when the file is not a lock of this version."""
+    try:
+        document = json.loads(path.read_bytes())
+        if (document["apiVersion"], document["kind"]) != (API_VERSION, KIND):
+            raise ValueError(f"{document['apiVersion']} {document['kind']}")
+        return _parse(document)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path}: {error.strerror}", hint="make it: keystone-install bundle lock"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigurationError(
+            f"{path}: not a lock that this version understands: {error}", hint="lock again"
+        ) from error
+
+
+def _parse(document: Mapping[str, Any]) -> Lock:
+    return Lock(
+        name=str(document["metadata"]["name"]),
+        number=int(document["number"]),
+        created=datetime.fromisoformat(document["created"]),
+        valid_days=int(document["validDays"]),
+        architectures=tuple(document["architectures"]),
+        items=tuple(item_from_json(value) for value in document["items"]),
+        blobs=tuple(
+            LockedBlob(
+                Digest.parse(value["digest"]), int(value["size"]), value["source"],
+                value["mediaType"],
+            )
+            for value in document["blobs"]
+        ),
+    )  # fmt: skip
+
+
+def differences(old: Lock | None, new: Lock) -> Iterator[str]:
+    """What changed, a line each: "+" came, "-" went, "~" another version or other bytes."""
+    before = {_key(item): item for item in old.items} if old else {}
+    after = {_key(item): item for item in new.items}
+    for key in sorted(before.keys() | after.keys()):
+        was, now = before.get(key), after.get(key)
+        name = " ".join(filter(None, key))
+        if was is None and now is not None:
+            yield f"+ {name} {now.version}"
+        elif now is None and was is not None:
+            yield f"- {name} {was.version}"
+        elif was is not None and now is not None and was.version != now.version:
+            yield f"~ {name} {was.version} -> {now.version}"
+        elif was is not None and now is not None and was.digest != now.digest:
+            yield f"~ {name} {now.version}: same version, other bytes: {was.digest} -> {now.digest}"
+
+
+def same_content(old: Lock, new: Lock) -> bool:
+    """Whether two locks differ in nothing but when they were made."""
+    first, second = _document(old), _document(new)
+    del first["created"], second["created"]
+    return first == second
+
+
+def _key(item: Item) -> tuple[str, ...]:
+    where = item.version if item.kind == "image" else item.labels.get("suite", "")
+    return (item.kind, item.name, where, item.labels.get("kernel", ""))

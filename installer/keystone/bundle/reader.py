@@ -1,0 +1,232 @@
+"""The strict reader: signed metadata first, then only what it names. Reject, never repair.
+
+One pass over a file, a pipe or a block device, with bounded memory. Every byte that a caller gets
+to keep was compared with the signed list; a caller that reads a member to its end without an
+error holds exactly what was signed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+from keystone.bundle import tar
+from keystone.bundle.model import Digest, Manifest
+from keystone.errors import DamagedBundleError, UntrustedBundleError
+
+CHUNK = 1 << 20
+METADATA = "metadata/"
+MANIFEST = "keystone.json"
+INSTALLER = "keystone-install"
+MAX_ROOTS = 256
+MAX_BYTES = {
+    "root": 512_000,
+    "timestamp": 16_384,
+    "snapshot": 2_000_000,
+    "targets": 8_000_000,
+}
+"""Caps on unverified metadata, after python-tuf's ngclient/config.py; targets hold ~30,000 blobs."""
+MAX_MANIFEST = 16_000_000
+COPY_AGAIN = "copy the bundle again from where it came, and compare its SHA-256"
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the signed metadata says of one member: its size in bytes and its digest."""
+
+    size: int
+    digest: Digest
+
+
+@dataclass
+class TarStream:
+    """Members of a bundle in order. `position` counts bytes from the start of the archive."""
+
+    stream: BinaryIO
+    position: int = 0
+    _current: tar.Member | None = None
+    _left: int = 0
+    _buffer: bytearray = field(default_factory=lambda: bytearray(CHUNK), repr=False)
+
+    def next(self) -> tar.Member | None:
+        """The next member, or None at the end of the archive. Padding is checked and passed."""
+        if self._left:
+            raise RuntimeError(f"{self._current}: not read to its end")
+        member = self._header()
+        if member is None:
+            return None
+        pad = tar.padding_before(self.position - tar.BLOCK, member.mtime)
+        if pad is not None:
+            if member != pad:
+                raise DamagedBundleError(
+                    f"{member.name}: its data is not aligned to {tar.ALIGN} bytes",
+                    hint=COPY_AGAIN,
+                )
+            self._zeros(pad.size, "padding")
+            member = self._header()
+        if member is None or member.name == tar.PADDING:
+            raise DamagedBundleError(
+                f"at byte {self.position}: padding that pads nothing", hint=COPY_AGAIN
+            )
+        self._current, self._left = member, member.size
+        return member
+
+    def chunks(self) -> Iterator[memoryview]:
+        """The data of the current member; each view is valid until the next one is asked for."""
+        member = self._current
+        if member is None:
+            raise RuntimeError("no current member")
+        view = memoryview(self._buffer)
+        while self._left:
+            part = view[: min(CHUNK, self._left)]
+            self._fill(part)
+            self._left -= len(part)
+            yield part
+        self._zeros(tar.padded(member.size) - member.size, f"the block after {member.name}")
+
+    def skip(self) -> None:
+        """Pass the current member's data unread where the stream can seek."""
+        member = self._current
+        if member is None:
+            raise RuntimeError("no current member")
+        if not self.stream.seekable():
+            for _ in self.chunks():
+                pass
+            return
+        if self._left:
+            # The last byte is read, so that a file cut inside this member does not pass.
+            self.stream.seek(self._left - 1, 1)
+            self.position += self._left - 1
+            self._fill(memoryview(bytearray(1)))
+            self._left = 0
+        self._zeros(tar.padded(member.size) - member.size, f"the block after {member.name}")
+
+    def end(self, *, exact: bool) -> None:
+        """Check the zeros that end the archive; exact: nothing may follow them."""
+        self._zeros(tar.end_bytes(self.position - tar.BLOCK) - tar.BLOCK, "the end")
+        if exact and self.stream.read(1):
+            raise DamagedBundleError(
+                f"bytes after the end of the archive, at {self.position}", hint=COPY_AGAIN
+            )
+
+    def _header(self) -> tar.Member | None:
+        at = self.position
+        block = bytearray(tar.BLOCK)
+        self._fill(memoryview(block))
+        return tar.parse(bytes(block), at) if any(block) else None
+
+    def _fill(self, view: memoryview) -> None:
+        done = 0
+        while done < len(view):
+            # A pipe gives what it has; only nothing at all is the end.
+            count = self.stream.readinto(view[done:])  # type: ignore[attr-defined]
+            if not count:
+                where = f" inside {self._current.name}" if self._current and self._left else ""
+                raise DamagedBundleError(
+                    f"the bundle ends at byte {self.position + done}{where}: it is truncated",
+                    hint=COPY_AGAIN,
+                )
+            done += count
+        self.position += done
+
+    def _zeros(self, count: int, what: str) -> None:
+        data = bytearray(count)
+        self._fill(memoryview(data))
+        if any(data):
+            raise DamagedBundleError(f"{what}: bytes that should be zero are not", hint=COPY_AGAIN)
+
+
+def read_metadata(archive: TarStream) -> dict[str, bytes]:
+    """The TUF files at the head of a bundle by file name, unverified but within caps.
+
+    Order: 1.root.json, 2.root.json ..., timestamp.json, snapshot.json, targets.json.
+    Raises UntrustedBundleError when the archive does not start with them.
+    """
+    files: dict[str, bytes] = {}
+    rest = ["timestamp.json", "snapshot.json", "targets.json"]
+    while rest:
+        member = archive.next()
+        name = member.name.removeprefix(METADATA) if member else ""
+        is_root = name.endswith(".root.json") and rest[0] == "timestamp.json"
+        if member is None or name == member.name or not (is_root or name == rest[0]):
+            raise UntrustedBundleError(
+                "the bundle has no complete signed metadata at its head: it is not signed",
+                hint="ask whoever made the bundle for a signed one",
+            )
+        role = name.split(".")[-2]
+        if member.size > MAX_BYTES[role] or len(files) > MAX_ROOTS or name in files:
+            raise UntrustedBundleError(f"{member.name}: larger or more than any honest metadata")
+        files[name] = b"".join(bytes(chunk) for chunk in archive.chunks())
+        if not is_root:
+            rest.pop(0)
+    return files
+
+
+def checked(archive: TarStream, name: str, target: Target, owner: str) -> Iterator[memoryview]:
+    """The current member's data; raises DamagedBundleError at its end when it is not `target`."""
+    digest = hashlib.sha256()
+    for chunk in archive.chunks():
+        digest.update(chunk)
+        yield chunk
+    if digest.hexdigest() != target.digest.hex:
+        raise DamagedBundleError(
+            f"{name} ({owner}): its bytes are not the ones that were signed", hint=COPY_AGAIN
+        )
+
+
+@dataclass(frozen=True)
+class Content:
+    """One declared member: `chunks` must be read to the end, or `skip` called instead."""
+
+    name: str
+    target: Target
+    chunks: Iterator[memoryview]
+    skip: Callable[[], None]
+
+
+def read_manifest(archive: TarStream, targets: Mapping[str, Target]) -> bytes:
+    """The table of contents, which stands right after the metadata; its bytes are checked."""
+    member = archive.next()
+    target = targets.get(MANIFEST)
+    if member is None or target is None or member.name != MANIFEST or target.size > MAX_MANIFEST:
+        raise DamagedBundleError(f"no {MANIFEST} after the metadata", hint=COPY_AGAIN)
+    _same_size(member, target, "table of contents")
+    parts = checked(archive, MANIFEST, target, "table of contents")
+    return b"".join(bytes(chunk) for chunk in parts)
+
+
+def contents(
+    archive: TarStream, targets: Mapping[str, Target], manifest: Manifest, *, exact: bool = True
+) -> Iterator[Content]:
+    """Every declared member after the manifest, each once, and then the end of the archive.
+
+    Raises DamagedBundleError for an undeclared, repeated, missing, cut or changed member.
+    exact: the stream must end where the archive does (a block device is larger).
+    """
+    wanted = {name: target for name, target in targets.items() if name != MANIFEST}
+    while (member := archive.next()) is not None:
+        target = wanted.pop(member.name, None)
+        if target is None:
+            kind = "twice" if member.name in targets else "but the signed metadata does not name it"
+            raise DamagedBundleError(f"{member.name}: inside {kind}", hint=COPY_AGAIN)
+        owner = manifest.owner(target.digest)
+        _same_size(member, target, owner)
+        yield Content(
+            member.name, target, checked(archive, member.name, target, owner), archive.skip
+        )
+    archive.end(exact=exact)
+    for name, target in wanted.items():
+        raise DamagedBundleError(
+            f"{name} ({manifest.owner(target.digest)}) is missing from the bundle",
+            hint=COPY_AGAIN,
+        )
+
+
+def _same_size(member: tar.Member, target: Target, owner: str) -> None:
+    if member.size != target.size:
+        raise DamagedBundleError(
+            f"{member.name} ({owner}): {member.size} bytes, {target.size} were signed",
+            hint=COPY_AGAIN,
+        )

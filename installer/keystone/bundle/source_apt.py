@@ -1,0 +1,244 @@
+"""Debs and their closure, solved by apt itself in a tree of its own.
+
+Nothing of the packager's own package state is used: only its apt sources, with the suite replaced
+("bookworm-security" becomes "trixie-security"), its keyrings and its Acquire settings. Archive
+signatures are always checked. The closure of each group is solved from nothing at all, so a host
+of any point release and of the smallest variant finds everything it needs inside.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
+
+from keystone import run
+from keystone.bundle import cache
+from keystone.bundle.disk import write_file
+from keystone.errors import ConfigurationError
+from keystone.bundle.model import Digest
+
+ETC_APT = Path("/etc/apt")
+OS_RELEASE = Path("/etc/os-release")
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+PLAIN_SUITES = ("", "-updates", "-security")
+
+
+@dataclass(frozen=True)
+class Deb:
+    """One package of an archive. control: its stanza, Filename being the bare file name."""
+
+    name: str
+    version: str
+    architecture: str
+    filename: str
+    url: str
+    digest: Digest
+    size: int
+    control: str
+    priority: str = ""
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One apt source: URIs, suite, components, Signed-By."""
+
+    uri: str
+    suite: str
+    components: tuple[str, ...]
+    signed_by: str = KEYRING
+
+    def __str__(self) -> str:
+        return (
+            f"Types: deb\nURIs: {self.uri}\nSuites: {self.suite}\n"
+            f"Components: {' '.join(self.components)}\nSigned-By: {self.signed_by}\n"
+        )
+
+
+def machine_archives(suite: str, components: Sequence[str]) -> tuple[Archive, ...]:
+    """This machine's own archives of its release, with the suite replaced.
+
+    Backports, other vendors' archives and other distributions are left out.
+    Raises ConfigurationError when the machine has none.
+    """
+    release = re.search(r"(?m)^VERSION_CODENAME=\"?([a-z]+)", OS_RELEASE.read_text())
+    own = release[1] if release else ""
+    found: dict[tuple[str, str], Archive] = {}
+    for uri, name, signed_by in _entries():
+        extra = name.removeprefix(own)
+        if not own or not name.startswith(own) or extra not in PLAIN_SUITES:
+            continue
+        wanted = suite + extra
+        key = signed_by if Path(signed_by).name.startswith("debian-archive") else KEYRING
+        found[uri, wanted] = Archive(uri, wanted, tuple(components), key)
+    if not found:
+        raise ConfigurationError(
+            f"{ETC_APT}: no archive of {own or 'this release'} to take {suite} from",
+            hint="give spec.debs[].sources in the definition",
+        )
+    return tuple(found.values())
+
+
+def _entries() -> Iterator[tuple[str, str, str]]:
+    """(URI, suite, Signed-By) of every active source, in both of apt's formats."""
+    for path in sorted((ETC_APT / "sources.list.d").glob("*.sources")):
+        for stanza in re.split(r"\n\s*\n", path.read_text()):
+            lines = "\n".join(line for line in stanza.splitlines() if not line.startswith("#"))
+            if "deb" not in _field(lines, "Types").split() or _field(lines, "Enabled") == "no":
+                continue
+            for uri in _field(lines, "URIs").split():
+                for suite in _field(lines, "Suites").split():
+                    yield uri, suite, _field(lines, "Signed-By")
+    old = [ETC_APT / "sources.list", *sorted((ETC_APT / "sources.list.d").glob("*.list"))]
+    for path in filter(Path.exists, old):
+        for line in path.read_text().splitlines():
+            match = re.match(r"deb\s+(?:\[([^]]*)\]\s+)?(\S+)\s+(\S+)\s", line)
+            if match:
+                key = re.search(r"signed-by=(\S+)", match[1] or "")
+                yield match[2], match[3], key[1] if key else ""
+
+
+@dataclass(frozen=True)
+class Tree:
+    """apt's own world for one suite and architecture, below `root`."""
+
+    root: Path
+    architecture: str
+
+    @classmethod
+    def create(cls, archives: Sequence[Archive], architecture: str) -> Tree:
+        """Make the tree, and fetch and check the archives' indexes."""
+        text = "\n".join(str(archive) for archive in archives)
+        name = hashlib.sha256(f"{architecture}\n{text}".encode()).hexdigest()[:16]
+        tree = cls(cache.root() / "apt" / name, architecture)
+        for folder in ("etc/preferences.d", "state/lists/partial", "cache/archives/partial"):
+            (tree.root / folder).mkdir(parents=True, exist_ok=True)
+        write_file(tree.root / "etc/keystone.sources", text.encode())
+        write_file(tree.root / "state/status", b"")
+        write_file(tree.root / "etc/apt.conf", tree._configuration().encode())
+        tree._apt("apt-get", "update", "-qq", timeout=1800)
+        return tree
+
+    def closure(self, names: Iterable[str]) -> tuple[Deb, ...]:
+        """Every package that installing `names` from nothing would need; no recommends.
+
+        Raises ConfigurationError with apt's own explanation when there is no solution.
+        """
+        result = self._apt(
+            "apt-get", "install", "--print-uris", "-qq", "-y", "--no-install-recommends",
+            *sorted(set(names)), check=False,
+        )  # fmt: skip
+        if result.returncode != 0:
+            raise ConfigurationError(
+                f"apt finds no solution for {' '.join(sorted(set(names)))}:\n"
+                f"{(result.stderr + result.stdout).strip()}",
+                hint="correct the names in spec.debs, or the sources",
+            )
+        uris = list(_uris(result.stdout))
+        return tuple(sorted(self._debs(uris), key=lambda deb: (deb.name, deb.version)))
+
+    def required(self) -> frozenset[str]:
+        """Names of the closure of priority "required": what the smallest system has."""
+        avail = self._apt("apt-cache", "dumpavail").stdout
+        names = [
+            _field(stanza, "Package")
+            for stanza in avail.split("\n\n")
+            if _field(stanza, "Priority") == "required" or _field(stanza, "Essential") == "yes"
+        ]
+        return frozenset(deb.name for deb in self.closure(names))
+
+    def _debs(self, uris: Iterable[str]) -> Iterator[Deb]:
+        """The stanzas of the signed index that belong to these files."""
+        if not uris:
+            return
+        left = {_filename(url): url for url in uris}
+        names = sorted({name.split("_", 1)[0] for name in left})
+        shown = self._apt("apt-cache", "show", *names).stdout
+        for stanza in shown.strip().split("\n\n"):
+            url = left.pop(_filename(_field(stanza, "Filename")), None)
+            if url is None:
+                continue
+            yield deb_of(stanza, url)
+        if left:
+            raise ConfigurationError(f"apt does not describe {', '.join(left)}")
+
+    def _configuration(self) -> str:
+        """apt.conf: the machine's Acquire settings (proxy, TLS, retries), and our own folders."""
+        dump = run.run(["apt-config", "dump", "Acquire"]).stdout.splitlines()
+        kept = [line for line in dump if re.match(r'Acquire::(https?|ForceIPv|Retries|Check)', line)]
+        folders = {
+            "Dir::Etc::sourcelist": "/dev/null",
+            "Dir::Etc::sourceparts": str(self.root / "etc"),
+            "Dir::Etc::preferences": "/dev/null",
+            "Dir::Etc::preferencesparts": str(self.root / "etc/preferences.d"),
+            "Dir::State": str(self.root / "state"),
+            "Dir::State::status": str(self.root / "state/status"),
+            "Dir::Cache": str(self.root / "cache"),
+            "Dir::Etc::parts": "/dev/null",
+            "Dir::Etc::main": "/dev/null",
+            "APT::Architecture": self.architecture,
+            "APT::Get::List-Cleanup": "true",
+            "Acquire::Languages": "none",
+            "Debug::NoLocking": "true",
+            "APT::Sandbox::User": "root",
+        }
+        lines = [f'{key} "{value}";' for key, value in folders.items()]
+        architectures = f'#clear APT::Architectures;\nAPT::Architectures {{ "{self.architecture}"; }};'
+        return "\n".join([*kept, *lines, architectures]) + "\n"
+
+    def _apt(
+        self, program: str, *words: str, check: bool = True, timeout: float = 600
+    ) -> run.Result:
+        return run.run(
+            [program, *words],
+            env={"APT_CONFIG": str(self.root / "etc/apt.conf")},
+            check=check,
+            timeout=timeout,
+        )
+
+
+def deb_of(stanza: str, url: str) -> Deb:
+    """From a stanza of a Packages file. Raises ValueError when it has no SHA-256."""
+    filename = _filename(url)
+    lines = re.sub(r"(?m)^Filename:.*$", f"Filename: ./{filename}", stanza.strip())
+    return Deb(
+        name=_field(stanza, "Package"),
+        version=_field(stanza, "Version"),
+        architecture=_field(stanza, "Architecture"),
+        filename=filename,
+        url=url,
+        digest=Digest(_field(stanza, "SHA256")),
+        size=int(_field(stanza, "Size")),
+        control=lines,
+        priority=_field(stanza, "Priority"),
+    )
+
+
+def local_deb(path: Path) -> Deb:
+    """A deb on this machine, described by dpkg-deb."""
+    data = path.read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    control = run.run(["dpkg-deb", "--field", path]).stdout.strip()
+    stanza = f"{control}\nFilename: ./{path.name}\nSize: {len(data)}\nSHA256: {digest}"
+    return deb_of(stanza, path.name)
+
+
+def _uris(text: str) -> Iterator[str]:
+    """The URL of each line of --print-uris: 'URL' file size HASH:hex."""
+    for line in text.splitlines():
+        if line.startswith("'"):
+            yield shlex.split(line)[0]
+
+
+def _filename(url: str) -> str:
+    """The archive's name of a file: apt percent-encodes "+" and "~" in URLs."""
+    return unquote(url.rsplit("/", 1)[-1])
+
+
+def _field(text: str, name: str) -> str:
+    match = re.search(rf"(?m)^{name}:[ \t]*(.*)$", text)
+    return match[1].strip() if match else ""

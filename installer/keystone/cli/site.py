@@ -1,0 +1,49 @@
+"""`keystone-install site`: write and check site files."""
+
+from __future__ import annotations
+
+import click
+
+from keystone import log, site, site_template
+from keystone.errors import ConfigurationError
+
+
+@click.group("site")
+def group() -> None:
+    """Write and check site files."""
+
+
+@group.command()
+@click.argument("file", type=click.Path(dir_okay=False, allow_dash=True))
+@click.option("--json", "as_json", is_flag=True, help="Print the site, or its mistakes, as JSON.")
+def check(file: str, as_json: bool) -> None:
+    """Read FILE (- for standard input) and list every mistake in it."""
+    try:
+        wanted = site.load(file)
+    except ConfigurationError as error:
+        mistakes = error.mistakes
+        if as_json:
+            log.out_json({"valid": False, "mistakes": [vars(mistake) for mistake in mistakes]})
+        elif mistakes:
+            rows = [(mistake.where, mistake.text, mistake.hint) for mistake in mistakes]
+            log.table(["where", "what is wrong", "hint"], rows)
+        # The table has said it all; the error line only counts.
+        raise ConfigurationError(error.message, hint=error.hint) from error
+    if as_json:
+        log.out_json({"valid": True, "digest": site.digest(wanted), "site": site.to_json(wanted)})
+    else:
+        names = ", ".join(node.name for node in wanted.primers)
+        log.out(f"{file}: site {wanted.name} with Primers {names}: no mistakes")
+
+
+@group.command()
+def schema() -> None:
+    """Print the JSON Schema of site files."""
+    log.out_json(site.schema())
+
+
+@group.command()
+@click.option("--probe/--no-probe", default=True, help="Fill in what this machine is and has.")
+def init(probe: bool) -> None:
+    """Print a commented site file, filled in with this machine as the first Primer."""
+    log.out(site_template.probed() if probe else site_template.example())

@@ -1,0 +1,38 @@
+"""`keystone-install status`: the site as it is, at a glance."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from keystone import facts, install, log, site
+from keystone.errors import HostError
+
+
+@click.command("status", help="Show every Primer, the quorum and the nodes.")
+@click.option("--site", "file", type=click.Path(path_type=Path), required=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def group(file: Path, as_json: bool) -> None:
+    """Look at every Primer of the site file; changes nothing."""
+    hosts = install.hosts_of(site.load(file))
+    seen = facts.probe_all(hosts)
+    first = next(iter(hosts.values()))
+    etcd, cluster = facts.observe_etcd(first), facts.observe_cluster(first)
+    if as_json:
+        log.out_json({"hosts": seen, "etcd": etcd, "cluster": cluster})
+        return
+    log.table(("host", "kernel", "pool", "store", "drift"), [_row(n, f) for n, f in seen.items()])
+    if etcd is not None:
+        log.info(f"etcd: {etcd.healthy} members healthy")
+    if cluster is not None:
+        log.info(f"nodes Ready: {', '.join(sorted(cluster.ready_nodes)) or 'none'}")
+
+
+def _row(name: str, seen: facts.HostFacts | HostError) -> tuple[str, ...]:
+    if isinstance(seen, HostError):
+        return (name, "cannot be reached", "", "", "")
+    pools = ", ".join(f"{pool.name} {pool.health}" for pool in seen.pools)
+    drift = [f"{role}: {path}" for role, state in seen.roles.items() for path in state.drift]
+    store = "complete" if seen.store.complete else "missing"
+    return (name, seen.kernel, pools or "none", store, ", ".join(drift) or "none")

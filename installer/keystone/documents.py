@@ -1,0 +1,310 @@
+"""The files that people write: strict YAML documents, every mistake at once with its line.
+
+A document has apiVersion, kind, metadata and spec, as in Kubernetes; a file holds one or several.
+Plain scalars follow the YAML 1.2 core schema, not 1.1: `no` is text, `010` is text, only `true`
+and `false` are booleans. Anchors, aliases, tags and duplicate keys are refused: a file that
+travels must read the same in every tool and cannot grow when it is read.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import yaml
+from jsonschema import Draft202012Validator, validators
+from jsonschema.exceptions import ValidationError
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from keystone.errors import ConfigurationError, Mistake
+from keystone.explain import Mistakes, Position, dotted, explain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+API_VERSION = "keystone/v1alpha1"
+MAX_BYTES = 4 << 20
+"""No file that a person writes is longer than this (4 MiB)."""
+MAX_DEPTH = 40
+
+
+@dataclass(frozen=True)
+class Document:
+    """One document, valid against its schema.
+
+    spec: plain dicts, lists, str, int, float, bool, None. lines: the line (from 1) of each place.
+    path: the file, None for standard input; relative paths inside mean relative to its folder.
+    """
+
+    kind: str
+    name: str
+    spec: Mapping[str, Any]
+    lines: Mapping[Position, int]
+    source: str
+    path: Path | None = None
+
+    def line(self, at: Position) -> int:
+        """The line of a place, or of the nearest one around it that the file has."""
+        return next((self.lines[at[:n]] for n in range(len(at), -1, -1) if at[:n] in self.lines), 1)
+
+    def where(self, *at: str | int) -> str:
+        """How messages name a place: "site.yaml:12 spec.primers[1].address"."""
+        line = self.line(at)
+        place = dotted(at)
+        return f"{self.source}:{line}" + (f" {place}" if place else "")
+
+
+def load(
+    source: Path | str,
+    *,
+    kind: str,
+    schema: Mapping[str, Any],
+    check: Callable[[Document, Mistakes], None] | None = None,
+) -> Document:
+    """Read the one document of this kind from a file, or from standard input ("-").
+
+    schema: JSON Schema (2020-12) of the whole document, as published. check: adds what a schema
+    cannot say; it runs even if the schema found mistakes, so that all come out at once, and must
+    cope with a spec of any shape (ask `mistakes.touches`).
+    Raises ConfigurationError with every mistake.
+    """
+    text, name, path = _read(source)
+    return loads(text, name=name, path=path, kind=kind, schema=schema, check=check)
+
+
+def loads(
+    text: bytes | str,
+    *,
+    kind: str,
+    schema: Mapping[str, Any],
+    name: str = "standard input",
+    path: Path | None = None,
+    check: Callable[[Document, Mistakes], None] | None = None,
+) -> Document:
+    """`load`, from text that is here already. name: what messages call it."""
+    trees = _parse(text, name)
+    tree = _choose(trees, kind, name)
+    value, document = tree.value, _document(tree, kind, name, path)
+    mistakes = Mistakes(document)
+    for error in _Validator(schema).iter_errors(value):
+        explain(error, tree.written, mistakes)
+    if check is not None:
+        check(document, mistakes)
+    if mistakes:
+        raise _wrong(name, list(mistakes))
+    return document
+
+
+def envelope(kind: str, spec: Mapping[str, Any], **more: object) -> dict[str, Any]:
+    """The JSON Schema of a whole document, around the schema of its spec."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": kind,
+        "type": "object",
+        "required": ["apiVersion", "kind", "metadata", "spec"],
+        "additionalProperties": False,
+        "properties": {
+            "apiVersion": {"const": API_VERSION},
+            "kind": {"const": kind},
+            "metadata": {
+                "type": "object",
+                "required": ["name"],
+                "additionalProperties": False,
+                "properties": {
+                    "name": {
+                        "type": "string",
+                        "pattern": "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$",
+                        "description": "lower-case letters, digits and hyphens, 63 at most",
+                    }
+                },
+            },
+            "spec": dict(spec),
+        },
+        **more,
+    }
+
+
+def packaged_schema(name: str) -> dict[str, Any]:
+    """The published schema keystone/schemas/<name>.schema.json."""
+    file = resources.files("keystone").joinpath("schemas", f"{name}.schema.json")
+    loaded: dict[str, Any] = json.loads(file.read_text())
+    return loaded
+
+
+def _pattern(
+    _validator: object, pattern: str, value: object, _schema: object
+) -> Iterator[ValidationError]:
+    """The keyword `pattern`, with ECMA's `$`: Python's own lets a line break follow."""
+    if not isinstance(value, str):
+        return
+    hidden = pattern.endswith("$") and value.endswith("\n")
+    if hidden or not re.search(pattern, value):
+        yield ValidationError(f"{value!r} does not match {pattern!r}")
+
+
+_extend: Callable[..., type[Draft202012Validator]] = validators.extend
+_Validator = _extend(Draft202012Validator, {"pattern": _pattern})
+
+
+# Reading ------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Tree:
+    """One YAML document: its value, and for each place its line and its text as written."""
+
+    value: Any = None
+    line: int = 1
+    lines: dict[Position, int] = field(default_factory=dict)
+    written: dict[Position, tuple[str, bool]] = field(default_factory=dict)
+    """Text of each scalar and whether it was quoted."""
+
+
+def _read(source: Path | str) -> tuple[bytes, str, Path | None]:
+    if str(source) == "-":
+        data, name, path = sys.stdin.buffer.read(MAX_BYTES + 1), "standard input", None
+    else:
+        path, name = Path(source), str(source)
+        try:
+            with path.open("rb") as file:
+                data = file.read(MAX_BYTES + 1)
+        except OSError as error:
+            raise ConfigurationError(
+                f"{name}: {error.strerror or error}", hint="give the path of a file, or - for stdin"
+            ) from error
+    if len(data) > MAX_BYTES:
+        raise ConfigurationError(f"{name}: longer than {MAX_BYTES >> 20} MiB")
+    return data, name, path
+
+
+def _refuse_machinery(text: bytes | str) -> None:
+    """Anchors, aliases, tags and deep nesting, seen before anything is built from the text."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.BaseLoader):
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise _refusal("anchors and aliases are not allowed", event, "write it out")
+        if tag := getattr(event, "tag", None):
+            raise _refusal(f"the tag {tag} is not allowed", event, "remove it")
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > MAX_DEPTH:
+            raise _refusal("nested too deeply", event, f"{MAX_DEPTH} levels at most")
+
+
+def _refusal(text: str, event: yaml.Event, hint: str) -> yaml.MarkedYAMLError:
+    mark = cast("yaml.Mark | None", event.start_mark)
+    return yaml.MarkedYAMLError(problem=text, problem_mark=mark, note=hint)
+
+
+def _parse(text: bytes | str, name: str) -> list[_Tree]:
+    mistakes: list[Mistake] = []
+    trees: list[_Tree] = []
+    try:
+        _refuse_machinery(text)
+        for node in yaml.compose_all(text, Loader=yaml.BaseLoader):
+            tree = _Tree(line=node.start_mark.line + 1)
+            tree.value = _value(node, (), tree, mistakes, name)
+            tree.lines[()] = tree.line
+            trees.append(tree)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{name}:{mark.line + 1}" if mark else name
+        problem = " ".join(filter(None, [error.context, error.problem]))
+        hint = error.note or ("indent with spaces" if "'\\t'" in problem else "")
+        mistakes.append(Mistake(where, problem, hint))
+    except yaml.YAMLError as error:
+        mistakes.append(Mistake(name, f"not a YAML text file: {str(error).splitlines()[0]}"))
+    if mistakes:
+        raise _wrong(name, mistakes)
+    return trees
+
+
+def _value(node: Node, at: Position, tree: _Tree, mistakes: list[Mistake], name: str) -> Any:  # noqa: ANN401 what YAML can hold
+    tree.lines.setdefault(at, node.start_mark.line + 1)
+    if isinstance(node, ScalarNode):
+        tree.written[at] = (node.value, node.style is not None)
+        return node.value if node.style is not None else _plain(node.value)
+    if isinstance(node, SequenceNode):
+        return [
+            _value(item, (*at, index), tree, mistakes, name)
+            for index, item in enumerate(node.value)
+        ]
+    result: dict[str, Any] = {}
+    assert isinstance(node, MappingNode)
+    for key_node, value_node in node.value:
+        line = key_node.start_mark.line + 1
+        if not isinstance(key_node, ScalarNode):
+            mistakes.append(Mistake(f"{name}:{line} {dotted(at)}", "a key must be plain text"))
+            continue
+        key = key_node.value
+        place = (*at, key)
+        if key in result:
+            first = tree.lines[place]
+            where = f"{name}:{line} {dotted(place)}"
+            mistakes.append(
+                Mistake(where, f'the key "{key}" is there already, in line {first}', "keep one")
+            )
+            continue
+        tree.lines[place] = line
+        result[key] = _value(value_node, place, tree, mistakes, name)
+    return result
+
+
+def _choose(trees: list[_Tree], kind: str, name: str) -> _Tree:
+    trees = [tree for tree in trees if tree.value is not None]
+    kinds = [tree.value.get("kind") if isinstance(tree.value, dict) else None for tree in trees]
+    matching = [tree for tree, found in zip(trees, kinds, strict=True) if found == kind]
+    if len(matching) == 1:
+        return matching[0]
+    if matching:
+        lines = ", ".join(str(tree.line) for tree in matching)
+        text = f"{len(matching)} documents of kind {kind}, in lines {lines}"
+        raise _wrong(name, [Mistake(f"{name}:{matching[1].line}", text, "keep one")])
+    if len(trees) == 1:
+        return trees[0]
+    seen = ", ".join(str(found) for found in kinds) or "nothing"
+    text = f"no document of kind {kind} in it; found {seen}"
+    raise _wrong(name, [Mistake(f"{name}:1", text, f"begin with apiVersion: {API_VERSION}")])
+
+
+def _document(tree: _Tree, kind: str, name: str, path: Path | None) -> Document:
+    value = tree.value if isinstance(tree.value, dict) else {}
+    metadata, spec = value.get("metadata"), value.get("spec")
+    called = metadata.get("name") if isinstance(metadata, dict) else None
+    return Document(
+        kind=kind,
+        name=str(called or ""),
+        spec=spec if isinstance(spec, dict) else {},
+        lines=tree.lines,
+        source=name,
+        path=path,
+    )
+
+
+def _wrong(name: str, mistakes: list[Mistake]) -> ConfigurationError:
+    count = "one mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
+    return ConfigurationError(f"{name}: {count}", mistakes=mistakes, hint="correct and run again")
+
+
+_WORDS = {
+    "": None, "~": None, "null": None, "Null": None, "NULL": None,
+    "true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False,
+}  # fmt: skip
+
+
+def _plain(text: str) -> str | int | float | bool | None:
+    """YAML 1.2 core schema (10.3.2), minus the numbers that do not read back as written."""
+    if text in _WORDS:
+        return _WORDS[text]
+    if re.fullmatch(r"0|-?[1-9][0-9]{0,17}", text):
+        return int(text)
+    if re.fullmatch(r"-?[0-9]{1,17}\.[0-9]{1,17}", text):
+        return float(text)
+    return text

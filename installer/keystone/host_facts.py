@@ -1,0 +1,181 @@
+"""What a host is: frozen types, made by `facts.parse` from what the probe says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True)
+class PoolLabel:
+    """What a disk says about the pool that it belongs to (zdb -l; blkid when there is no zdb).
+
+    guid and hostid are 0 when they are not known.
+    """
+
+    pool: str
+    guid: int = 0
+    hostid: int = 0
+
+
+@dataclass(frozen=True)
+class DiskFacts:
+    """One whole disk and everything that was found on it or on its partitions.
+
+    name: kernel name ("nvme0n1"). by_id: links in /dev/disk/by-id to the whole disk, best first
+    (nvme-<model>_<serial>, then wwn, eui). serial: as the device says it, blanks removed.
+    size and sector sizes in bytes. partition_table: "gpt", "dos", ... or "". signatures: what
+    libblkid finds, on the disk ("nvme0n1: ext4") and on partitions ("nvme0n1p1: vfat").
+    mounted: mount points, and "[SWAP]". holders: what sits on top of it in the kernel (dm, md).
+    zpool_label: set when the disk or its first partition carries ZFS labels.
+    """
+
+    name: str
+    path: str
+    by_id: tuple[str, ...]
+    serial: str
+    model: str
+    size: int
+    logical_sector: int
+    physical_sector: int
+    transport: str = ""
+    removable: bool = False
+    read_only: bool = False
+    partition_table: str = ""
+    partitions: tuple[str, ...] = ()
+    signatures: tuple[str, ...] = ()
+    mounted: tuple[str, ...] = ()
+    holders: tuple[str, ...] = ()
+    zpool_label: PoolLabel | None = None
+
+    @property
+    def blank(self) -> bool:
+        """Nothing is on it and nothing uses it."""
+        return not (
+            self.partition_table
+            or self.partitions
+            or self.signatures
+            or self.mounted
+            or self.holders
+            or self.zpool_label
+        )
+
+
+@dataclass(frozen=True)
+class VdevFacts:
+    """One top-level vdev. kind: "mirror", "disk", "raidz1" ...; paths: its disks, as imported.
+
+    state: ONLINE, DEGRADED ... (zpoolconcepts(7)).
+    """
+
+    kind: str
+    state: str
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PoolFacts:
+    """An imported pool. health: ONLINE, DEGRADED ...; properties: of zpool get, as text."""
+
+    name: str
+    guid: int
+    health: str
+    ashift: int
+    vdevs: tuple[VdevFacts, ...] = ()
+    properties: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """A file system of a pool. properties: only those set or received on it or defaults, as text.
+
+    Numbers are exact bytes ("131072"), as zfs -p prints them.
+    """
+
+    name: str
+    mountpoint: str
+    mounted: bool
+    properties: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True)
+class RoleFacts:
+    """What the last task of a role wrote down (/var/lib/keystone/state/<role>.json).
+
+    inputs: the hash that the role was applied with. drift: what differs since, one line each
+    ("/etc/etcd/etcd.yaml: changed", "etcd.service: failed").
+    """
+
+    inputs: str
+    drift: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class StoreFacts:
+    """The bundle's content on the host: its digest ("sha256:...") and whether all is in."""
+
+    bundle: str | None = None
+    complete: bool = False
+
+
+@dataclass(frozen=True)
+class PoolIntent:
+    """Keystone's own note that a pool was being made on these blank disks and was not finished."""
+
+    pool: str
+    serials: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """One host as it was seen, in one round trip.
+
+    memory, root_free: bytes. clock_offset: seconds that the host's clock is ahead of ours;
+    clock_error: by how much that may be wrong (half the round trip). ports: those Keystone needs
+    that something listens on, with the program's name. kubernetes: paths of a cluster that exist
+    (admin.conf, kubelet.conf, manifests, etcd data). clocks: active time services.
+    """
+
+    name: str
+    hostname: str
+    machine_id: str
+    boot_id: str
+    root: bool
+    os_id: str
+    os_version: str
+    os_name: str
+    kernel: str
+    architecture: str
+    python: tuple[int, int]
+    cpus: int
+    memory: int
+    root_free: int
+    cgroup: int
+    virtualization: str
+    clock_offset: float
+    clock_error: float
+    uptime: float
+    swaps: tuple[str, ...] = ()
+    addresses: tuple[str, ...] = ()
+    ports: Mapping[int, str] = field(default_factory=lambda: MappingProxyType({}))
+    clocks: tuple[str, ...] = ()
+    zfs_module: str = ""
+    disks: tuple[DiskFacts, ...] = ()
+    pools: tuple[PoolFacts, ...] = ()
+    datasets: tuple[DatasetFacts, ...] = ()
+    roles: Mapping[str, RoleFacts] = field(default_factory=lambda: MappingProxyType({}))
+    store: StoreFacts = field(default_factory=StoreFacts)
+    kubernetes: tuple[str, ...] = ()
+    intent: PoolIntent | None = None
+
+    def disk(self, serial: str) -> tuple[DiskFacts, ...]:
+        """All disks with that serial number: one, when all is well."""
+        return tuple(disk for disk in self.disks if disk.serial == serial)
+
+    def pool(self, name: str) -> PoolFacts | None:
+        """The imported pool of that name."""
+        return next((pool for pool in self.pools if pool.name == name), None)

@@ -1,0 +1,1 @@
+"""What boots, and what a booting kernel needs: built from declarations, cached by content."""

@@ -1,0 +1,22 @@
+"""Role time: the Primers are the site's clock."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from keystone.inventory import Context
+
+
+def variables(context: Context) -> dict[str, object]:
+    """Primers are peers of each other and serve the nodes' network; all others follow them."""
+    others = [str(primer.address) for primer in context.site.primers if primer != context.host]
+    primer = context.host in context.site.primers
+    return {
+        "time_sources": list(context.site.time_sources) if primer else [],
+        "time_peers": others if primer else [],
+        "time_servers": [] if primer else others,
+        "time_preferred": str(context.site.primers[0].address),
+        "time_allow": [str(context.site.networks.nodes)] if primer else [],
+        "time_orphan": primer,
+    }

@@ -1,0 +1,210 @@
+"""The base image: a plain Debian server on a UEFI disk, built once per recipe and kernel.
+
+`image()` returns the finished image and builds it when it is not there. The name of its folder is
+the hash of the recipe, the files under lab/base and the kernel that the suite has now, so a new
+recipe or a new kernel makes a new image and nothing else does. A build that was cut goes on after
+the last finished part (root file system, then disk).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import yaml
+
+from keystone import log
+from keystone.errors import KeystoneError
+from keystone.lab import apt, disk
+from keystone.lab.settings import cache, checkout, only_one
+from keystone.run import CommandError, run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KERNEL_PACKAGE = "linux-image-amd64"
+KERNEL_FRESH_SECONDS = 24 * 3600
+"""How long the archive's answer to "which kernel?" is believed before it is asked again."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """lab/base/recipe.yaml: what the image is made of."""
+
+    suite: str
+    disk_gib: int
+    esp_mib: int
+    packages: tuple[str, ...]
+    initramfs_modules: tuple[str, ...]
+    enable: tuple[str, ...]
+    mask: tuple[str, ...]
+    kernel_options: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class BaseImage:
+    """A finished image: raw GPT disk, its kernel apart (for the KVM probe), and its release."""
+
+    disk: Path
+    vmlinuz: Path
+    kernel: str
+
+
+def recipe() -> Recipe:
+    """The recipe of this checkout."""
+    document = yaml.safe_load((checkout() / "lab/base/recipe.yaml").read_text())
+    spec = document["spec"]
+    return Recipe(
+        suite=spec["suite"],
+        disk_gib=spec["disk_gib"],
+        esp_mib=spec["esp_mib"],
+        packages=tuple(spec["packages"]),
+        initramfs_modules=tuple(spec["initramfs_modules"]),
+        enable=tuple(spec["enable"]),
+        mask=tuple(spec["mask"]),
+        kernel_options=tuple(spec["kernel_options"]),
+    )
+
+
+def kernel_version(*, fresh: bool = False) -> str:
+    """The kernel release that the suite's linux-image-amd64 means now: "6.12.57+deb13-amd64".
+
+    Asked of the archive at most once a day (`fresh`: now); when the archive cannot be reached, the
+    last answer stands. Raises CommandError when there is no answer at all.
+    """
+    suite = recipe().suite
+    known = cache() / "base" / f"kernel-{suite}"
+    if known.is_file() and not fresh and time.time() - known.stat().st_mtime < KERNEL_FRESH_SECONDS:
+        return known.read_text().strip()
+    known.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        answer = _ask_archive(suite, cache() / "base" / f"apt-{suite}")
+    except CommandError as error:
+        if not known.is_file():
+            raise
+        log.warn(f"archive not reached, the kernel known from before is used: {error.message}")
+        return known.read_text().strip()
+    _write(known, answer + "\n")
+    return answer
+
+
+def key() -> str:
+    """The hash that names the image: everything that goes into it, sixteen hex digits."""
+    root = checkout() / "lab" / "base"
+    digest = hashlib.sha256(kernel_version().encode())
+    digest.update(disk.LAYOUT_VERSION.encode())
+    for path in sorted(path for path in root.rglob("*") if path.is_file()):
+        digest.update(f"\0{path.relative_to(root)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def image() -> BaseImage:
+    """The base image of this checkout, built when it is not in the cache."""
+    folder = cache() / "base" / key()
+    with only_one(folder):
+        if not (folder / "image.json").is_file():
+            with log.step("base image: plain Debian"):
+                _build(recipe(), folder)
+    facts = json.loads((folder / "image.json").read_text())
+    return BaseImage(folder / "disk.raw", folder / "vmlinuz", facts["kernel"])
+
+
+def _build(wanted: Recipe, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    root = folder / "root"
+    if not root.is_dir():
+        with log.step(f"1/2 {wanted.suite}: {len(wanted.packages)} packages and what they need"):
+            _bootstrap(wanted, root)
+    kernels = sorted(path.name.removeprefix("vmlinuz-") for path in root.glob("boot/vmlinuz-*"))
+    if len(kernels) != 1:
+        raise KeystoneError(f"{root}/boot: one kernel was expected, there are {kernels}")
+    with log.step(f"2/2 disk: UEFI, ext4, kernel {kernels[0]}"):
+        disk.make(
+            root,
+            folder / "disk.raw",
+            kernels[0],
+            disk.Layout(wanted.disk_gib, wanted.esp_mib, wanted.kernel_options),
+        )
+    shutil.copyfile(root / f"boot/vmlinuz-{kernels[0]}", folder / "vmlinuz")
+    packages = (root / "var/lib/dpkg/status").read_text().count("\nStatus: install ok installed")
+    facts = {"kernel": kernels[0], "packages": packages, "suite": wanted.suite}
+    _write(folder / "image.json", json.dumps(facts) + "\n")
+    shutil.rmtree(root)
+
+
+def _bootstrap(wanted: Recipe, root: Path) -> None:
+    """Run mmdebstrap(1) into `root`, which has its name only when it is whole."""
+    half = root.with_suffix(".partial")
+    modules = " ".join(wanted.initramfs_modules)
+    if half.exists():
+        shutil.rmtree(half)
+    run(
+        [
+            "mmdebstrap",
+            "--mode=root",
+            "--variant=apt",
+            "--format=directory",
+            f"--include={','.join(wanted.packages)}",
+            # Before the kernel's maintainer script makes the initramfs.
+            "--essential-hook=mkdir -p $1/etc/initramfs-tools/conf.d",
+            "--essential-hook=echo MODULES=list > $1/etc/initramfs-tools/conf.d/lab",
+            f"--essential-hook=printf '%s\\n' {modules} > $1/etc/initramfs-tools/modules",
+            f"--customize-hook=copy-in {checkout()}/lab/base/rootfs/etc /",
+            f"--customize-hook=systemctl --root=$1 enable {' '.join(wanted.enable)}",
+            f"--customize-hook=systemctl --root=$1 mask {' '.join(wanted.mask)}",
+            # Identity is the machine's own: name by credential, keys at the first start.
+            "--customize-hook=rm -f $1/etc/hostname $1/etc/ssh/ssh_host_*",
+            "--customize-hook=: > $1/etc/machine-id; : > $1/etc/resolv.conf",
+            "--customize-hook=chown -R 0:0 $1/etc/systemd",
+            wanted.suite,
+            half,
+            "-",  # the sources, on standard input
+        ],
+        data=apt.sources(wanted.suite),
+        timeout=3600,
+    )
+    half.rename(root)
+
+
+def _ask_archive(suite: str, root: Path) -> str:
+    """Resolve the kernel metapackage in a package state of its own."""
+    for name in ("lists/partial", "cache/archives/partial", "etc"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+    (root / "status").touch()
+    (root / "etc/lab.sources").write_text(apt.sources(suite))
+    options = [
+        f"-oDir::State={root}", f"-oDir::State::lists={root}/lists",
+        f"-oDir::State::status={root}/status", f"-oDir::Cache={root}/cache",
+        f"-oDir::Etc::sourcelist={root}/etc/lab.sources", "-oDir::Etc::sourceparts=/dev/null",
+        "-oAPT::Architecture=amd64", "-oAPT::Sandbox::User=root",
+    ]  # fmt: skip
+    run(["apt-get", *options, "update", "-qq"], timeout=300)
+    shown = run(["apt-cache", *options, "show", "--no-all-versions", KERNEL_PACKAGE]).stdout
+    return kernel_of(shown)
+
+
+def kernel_of(shown: str) -> str:
+    """The kernel release out of `apt-cache show linux-image-amd64`.
+
+    Raises KeystoneError when its Depends names no kernel.
+    """
+    for line in shown.splitlines():
+        if line.startswith("Depends: linux-image-"):
+            return line.removeprefix("Depends: linux-image-").split()[0].rstrip(",")
+    raise KeystoneError(
+        f"{KERNEL_PACKAGE}: its Depends names no kernel", hint="look: apt-cache show"
+    )
+
+
+def _write(path: Path, text: str) -> None:
+    half = path.with_name(path.name + ".partial")
+    with half.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    half.rename(path)

@@ -1,0 +1,140 @@
+"""The lab's network: one bridge in a network namespace of its own, with no way out.
+
+Nothing leaves because there is nowhere to leave to: the namespace has a bridge and taps, no other
+device, and does not forward. Every machine has a default route to the namespace all the same, so
+that a packet for the internet is sent, arrives at the bridge, and is counted and dropped there
+instead of failing unseen inside the machine. The counters are the evidence of the air gap.
+
+What the filter sees as what (nft(8), family bridge, hook prerouting, so each frame once):
+declared   IPv4 between addresses of the lab's network, VXLAN and the like included
+gateway    answers to the namespace's own address: ssh from the host side, echo (0), unreachable (3)
+local      ARP inside the network, IPv6 neighbour discovery, multicast and DHCP: never routed
+leak_dns   port 53 to anywhere: names must be resolved inside the pod network, never on the wire
+leak       everything else
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from keystone.run import run
+
+if TYPE_CHECKING:
+    from keystone.lab.settings import LabSettings
+
+BRIDGE = "br-keystone"
+LEAKS = ("leak", "leak_dns")
+
+
+def ruleset(lab: LabSettings) -> str:
+    """The nftables rules of the namespace."""
+    net, gateway = lab.network, lab.gateway
+    return f"""\
+table bridge keystone
+delete table bridge keystone
+table bridge keystone {{
+  counter declared {{ }}
+  counter gateway {{ }}
+  counter local {{ }}
+  counter leak_dns {{ }}
+  counter leak {{ }}
+  set leaked {{
+    type ipv4_addr . ipv4_addr
+    flags dynamic
+    size 4096
+  }}
+  chain ingress {{
+    type filter hook prerouting priority -300; policy accept
+    udp dport 53 update @leaked {{ ip saddr . ip daddr }} counter name leak_dns drop
+    tcp dport 53 update @leaked {{ ip saddr . ip daddr }} counter name leak_dns drop
+    ether type arp arp daddr ip {net} counter name local accept
+    ip daddr {gateway} icmp type {{ 0, 3 }} counter name gateway accept
+    ip daddr {gateway} tcp flags & (syn | ack) != syn counter name gateway accept
+    ip daddr {{ {net.network_address}, {gateway} }} goto leaking
+    ip daddr {net} counter name declared accept
+    ip daddr {{ 224.0.0.0/4, 255.255.255.255 }} counter name local drop
+    ip6 daddr {{ fe80::/10, ff00::/8 }} counter name local drop
+    goto leaking
+  }}
+  chain leaking {{
+    ether type ip update @leaked {{ ip saddr . ip daddr }}
+    counter name leak drop
+  }}
+}}
+"""
+
+
+def up(lab: LabSettings) -> None:
+    """Make the namespace, its bridge and its counters, unless they are there.
+
+    One that was left half-made (the counters come last) is made anew.
+    """
+    if counters(lab):
+        return
+    down(lab)
+    run(["ip", "netns", "add", lab.namespace])
+    inside = prefix(lab)
+    for argv in (
+        ["sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1", "net.ipv4.ip_forward=0"],
+        ["ip", "link", "set", "lo", "up"],
+        ["ip", "link", "add", BRIDGE, "type", "bridge", "stp_state", "0", "forward_delay", "0"],
+        ["ip", "address", "add", f"{lab.gateway}/{lab.network.prefixlen}", "dev", BRIDGE],
+        ["ip", "link", "set", BRIDGE, "up"],
+    ):
+        run([*inside, *argv])
+    run([*inside, "nft", "-f", "-"], data=ruleset(lab))
+
+
+def plug(lab: LabSettings, tap: str) -> None:
+    """Make a machine's tap on the bridge, unless it is there."""
+    inside = prefix(lab)
+    if run([*inside, "ip", "link", "show", tap], check=False).returncode == 0:
+        return
+    run([*inside, "ip", "tuntap", "add", tap, "mode", "tap"])
+    run([*inside, "ip", "link", "set", tap, "master", BRIDGE, "up"])
+
+
+def down(lab: LabSettings) -> None:
+    """Remove the namespace; the devices in it go with it."""
+    if lab.namespace in names():
+        run(["ip", "netns", "delete", lab.namespace])
+
+
+def names() -> set[str]:
+    """The network namespaces of this host that have a name."""
+    listed = json.loads(run(["ip", "-json", "netns", "list"]).stdout or "[]")
+    return {entry["name"] for entry in listed}
+
+
+def prefix(lab: LabSettings) -> tuple[str, ...]:
+    """Words before a command that shall run inside the lab's network."""
+    return ("ip", "netns", "exec", lab.namespace)
+
+
+def counters(lab: LabSettings) -> dict[str, int]:
+    """Packets by counter since the network was made; empty when there is no network."""
+    if lab.namespace not in names():
+        return {}
+    text = run([*prefix(lab), "nft", "-j", "list", "counters"]).stdout
+    entries = (entry.get("counter") for entry in json.loads(text)["nftables"])
+    return {entry["name"]: int(entry["packets"]) for entry in entries if entry}
+
+
+def leaked(lab: LabSettings) -> list[str]:
+    """Who tried to reach what: "10.77.0.11 > 8.8.8.8"."""
+    if lab.namespace not in names():
+        return []
+    argv = [*prefix(lab), "nft", "-j", "list", "set", "bridge", "keystone", "leaked"]
+    return pairs(run(argv).stdout)
+
+
+def pairs(listing: str) -> list[str]:
+    """The pairs of addresses in `nft -j list set` of a concatenated set."""
+    found = []
+    for entry in json.loads(listing)["nftables"]:
+        for element in entry.get("set", {}).get("elem", []):
+            value = element["elem"]["val"] if "elem" in element else element
+            source, target = value["concat"]
+            found.append(f"{source} > {target}")
+    return sorted(found)

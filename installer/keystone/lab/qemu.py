@@ -1,0 +1,291 @@
+"""QEMU: the command line of a machine, whether KVM works here, and the QMP door to a running one.
+
+Sources: qemu-system-x86_64(1), systemd.system-credentials(7), QMP reference (QEMU 10.0).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import socket
+import tempfile
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from keystone import log
+from keystone.errors import HostError, PreflightError
+from keystone.run import spawned
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from keystone.lab.settings import LabSettings, MachineSettings
+
+OVMF_CODE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
+OVMF_VARS = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
+TRANSLATED_MIB = 512
+"""QEMU's cache of translated code, for each emulated machine; by default it takes 1 GiB."""
+
+PROBE_LINE = "Unable to mount root fs"
+"""A kernel without a root says this at the end of a complete start: proof that it ran."""
+PROBE_SECONDS = 20
+QMP_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Files:
+    """What one machine keeps on the host."""
+
+    folder: Path
+    qmp: Path
+
+    @property
+    def system(self) -> Path:
+        """Overlay over the base image (qcow2)."""
+        return self.folder / "system.qcow2"
+
+    @property
+    def variables(self) -> Path:
+        """UEFI variables of this machine."""
+        return self.folder / "efivars.fd"
+
+    @property
+    def console(self) -> Path:
+        """Everything the serial console said, over all starts."""
+        return self.folder / "console.log"
+
+    @property
+    def qemu_log(self) -> Path:
+        """What QEMU itself complained of."""
+        return self.folder / "qemu.log"
+
+    @property
+    def pid(self) -> Path:
+        """Process id of QEMU."""
+        return self.folder / "pid"
+
+    def nvme(self, index: int) -> Path:
+        """The raw file behind NVMe disk 0 or 1."""
+        return self.folder / f"nvme{index}.raw"
+
+
+def network_file(lab: LabSettings, machine: MachineSettings) -> str:
+    """systemd.network(5) text. The default route leads to where leaks are counted."""
+    return (
+        f"[Match]\nMACAddress={machine.mac}\n\n"
+        f"[Network]\nAddress={machine.address}/{lab.network.prefixlen}\nGateway={lab.gateway}\n"
+        "LinkLocalAddressing=no\nIPv6AcceptRA=no\nLLMNR=no\nMulticastDNS=no\n"
+        "KeepConfiguration=static\n"
+    )
+
+
+def credentials(lab: LabSettings, machine: MachineSettings, public_key: str) -> dict[str, str]:
+    """Who the machine is, as systemd credentials: systemd reads them from SMBIOS at boot."""
+    return {
+        "network.network.05-lab": network_file(lab, machine),
+        "system.hostname": machine.name,
+        "ssh.authorized_keys.root": public_key.strip() + "\n",
+    }
+
+
+def command(
+    lab: LabSettings,
+    machine: MachineSettings,
+    files: Files,
+    *,
+    public_key: str,
+    kvm: bool,
+    usb: Path | None = None,
+) -> list[str]:
+    """The whole QEMU command line of one machine."""
+    memory = machine.kvm_memory_mib if kvm else machine.memory_mib
+    return [
+        "qemu-system-x86_64",
+        "-name", f"{lab.namespace}-{machine.name}",
+        "-uuid", str(uuid.uuid5(uuid.NAMESPACE_DNS, f"{machine.name}.{lab.namespace}")),
+        "-nodefaults", "-no-user-config", "-display", "none",
+        "-machine", "q35",
+        *accelerator(kvm=kvm),
+        "-cpu", "max",
+        "-smp", str(machine.vcpus),
+        "-m", f"{memory}M",
+        "-rtc", f"base={machine.rtc or 'utc'},clock=host",
+        "-drive", f"if=pflash,format=raw,readonly=on,file={OVMF_CODE}",
+        "-drive", f"if=pflash,format=raw,file={files.variables}",
+        "-drive", f"if=none,id=system,format=qcow2,{_DISK},file={files.system}",
+        "-device", "virtio-blk-pci,drive=system,bootindex=0",
+        *_nvme(machine, files),
+        "-device", "qemu-xhci,id=xhci",
+        *(_stick_at_start(usb) if usb else []),
+        "-netdev", f"tap,id=lan,ifname={tap(machine)},script=no,downscript=no",
+        "-device", f"virtio-net-pci,netdev=lan,mac={machine.mac},romfile=",
+        "-device", "virtio-rng-pci",
+        "-chardev", f"file,id=console,path={files.console},append=on",
+        "-serial", "chardev:console",
+        "-qmp", f"unix:{files.qmp},server=on,wait=off",
+        *_smbios(credentials(lab, machine, public_key)),
+    ]  # fmt: skip
+
+
+# A killed QEMU loses nothing of what the guest wrote: it is in the host's page cache. What unsafe
+# gives up is surviving the host's own power cut, for which no lab machine lives long enough.
+_DISK = "cache=unsafe,discard=unmap,detect-zeroes=unmap"
+
+
+def tap(machine: MachineSettings) -> str:
+    """Name of the machine's network device in the lab's namespace."""
+    return f"tap-{machine.name}"
+
+
+def accelerator(*, kvm: bool) -> list[str]:
+    """KVM, or emulation with a thread for each virtual processor."""
+    if kvm:
+        return ["-accel", "kvm"]
+    return ["-accel", f"tcg,thread=multi,tb-size={TRANSLATED_MIB}"]
+
+
+def _nvme(machine: MachineSettings, files: Files) -> list[str]:
+    words = []
+    for index, serial in enumerate(machine.serials):
+        drive = f"if=none,id=nvme{index},format=raw,{_DISK},file={files.nvme(index)}"
+        words += ["-drive", drive, "-device", f"nvme,drive=nvme{index},serial={serial}"]
+    return words
+
+
+def _stick_at_start(image: Path) -> list[str]:
+    return [
+        "-blockdev", json.dumps(stick_node(image)),
+        "-device", "usb-storage,id=stick,drive=stick-disk,bus=xhci.0,removable=on",
+    ]  # fmt: skip
+
+
+def stick_node(image: Path) -> dict[str, Any]:
+    """The block device behind the USB stick, as blockdev-add takes it: always read-only."""
+    return {
+        "driver": "raw",
+        "node-name": "stick-disk",
+        "read-only": True,
+        "file": {"driver": "file", "filename": str(image), "read-only": True},
+    }
+
+
+def _smbios(secrets: Mapping[str, str]) -> list[str]:
+    words = []
+    for name, text in secrets.items():
+        value = base64.b64encode(text.encode()).decode()
+        # A comma would end the option's value; base64 has none.
+        words += ["-smbios", f"type=11,value=io.systemd.credential.binary:{name}={value}"]
+    return words
+
+
+def kvm_works(vmlinuz: Callable[[], Path], verdicts: Path) -> bool:
+    """Whether KVM runs a real kernel here, found by starting one.
+
+    /dev/kvm that opens proves nothing: under some hypervisors a machine is created and then never
+    runs. The verdict is kept in the folder `verdicts` for as long as this host stays up; `vmlinuz`
+    is asked for a kernel only when there is no verdict.
+    """
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    verdict = verdicts / f"kvm-{boot}"
+    if verdict.is_file():
+        return verdict.read_text() == "yes"
+    works = Path("/dev/kvm").exists() and _probe(vmlinuz())
+    verdicts.mkdir(parents=True, exist_ok=True)
+    for old in verdicts.glob("kvm-*"):
+        old.unlink()
+    verdict.write_text("yes" if works else "no")
+    log.info("KVM works here" if works else "KVM does not run a kernel here: machines are emulated")
+    return works
+
+
+def _probe(vmlinuz: Path) -> bool:
+    with tempfile.TemporaryDirectory() as folder:
+        console = Path(folder) / "console"
+        argv = [
+            "qemu-system-x86_64", "-nodefaults", "-display", "none", "-no-reboot",
+            "-machine", "q35", "-accel", "kvm", "-cpu", "max", "-m", "512M",
+            "-kernel", str(vmlinuz), "-append", "console=ttyS0 panic=-1",
+            "-serial", f"file:{console}",
+        ]  # fmt: skip
+        with spawned(argv, log_file=Path(folder) / "qemu.log") as process:
+            deadline = time.monotonic() + PROBE_SECONDS
+            while time.monotonic() < deadline:
+                ended = process.poll() is not None
+                if console.is_file() and PROBE_LINE in console.read_text(errors="replace"):
+                    return True
+                if ended:
+                    return False
+                time.sleep(0.1)
+    return False
+
+
+def check_tools() -> None:
+    """Raise PreflightError when QEMU's firmware is not installed."""
+    for path in (OVMF_CODE, OVMF_VARS):
+        if not path.is_file():
+            raise PreflightError(f"{path} is missing", hint="run lab/install-tools.sh as root")
+
+
+class Qmp:
+    """One conversation with a running QEMU (QMP specification: JSON lines on a socket)."""
+
+    def __init__(self, path: Path) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(QMP_SECONDS)
+        try:
+            self._socket.connect(str(path))
+        except OSError as error:
+            self._socket.close()
+            raise HostError(
+                f"{path}: QEMU does not answer: {error}", hint="lab status shows what is running"
+            ) from error
+        self._lines = self._socket.makefile("rb")
+        self._lines.readline()
+        self.ask("qmp_capabilities")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lines.close()
+        self._socket.close()
+
+    def ask(self, verb: str, arguments: Mapping[str, Any] | None = None) -> Any:  # noqa: ANN401 JSON
+        """Run one command. Raises HostError with QEMU's own words when it refuses."""
+        message = {"execute": verb, **({"arguments": arguments} if arguments else {})}
+        self._socket.sendall(json.dumps(message).encode() + b"\n")
+        while True:
+            answer = self._next()
+            if "error" in answer:
+                raise HostError(f"QEMU: {verb}: {answer['error']['desc']}")
+            if "return" in answer:
+                return answer["return"]
+
+    def wait_event(self, name: str, device: str) -> None:
+        """Wait until QEMU reports `name` of `device`; a minute of silence is a HostError."""
+        while True:
+            event = self._next()
+            if event.get("event") == name and event["data"].get("device") == device:
+                return
+
+    def _next(self) -> dict[str, Any]:
+        try:
+            line = self._lines.readline()
+        except TimeoutError as error:
+            raise HostError(f"QEMU said nothing for {QMP_SECONDS} s") from error
+        if not line:
+            raise HostError("QEMU ended in the middle of a conversation")
+        parsed: dict[str, Any] = json.loads(line)
+        return parsed
+
+
+def attach_commands(image: Path) -> Sequence[tuple[str, dict[str, Any]]]:
+    """The QMP commands that plug a read-only USB stick."""
+    device = {"driver": "usb-storage", "id": "stick", "drive": "stick-disk", "bus": "xhci.0"}
+    return [
+        ("blockdev-add", stick_node(image)),
+        ("device_add", {**device, "removable": True}),
+    ]

@@ -1,0 +1,152 @@
+"""What the lab consists of: lab/lab.yaml as frozen types, and where the lab keeps its things."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from keystone import log
+from keystone.errors import ConfigurationError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+
+@dataclass(frozen=True)
+class MachineSettings:
+    """One machine. Sizes in MiB.
+
+    rtc: QEMU's -rtc base, such as 2028-01-01T00:00:00; empty for the host's clock. systemd moves a
+    clock from before its own release to the day of that release: a wrong clock is a late one.
+    """
+
+    name: str
+    address: IPv4Address
+    vcpus: int
+    memory_mib: int
+    kvm_memory_mib: int
+    rtc: str = ""
+
+    @property
+    def serials(self) -> tuple[str, str]:
+        """Serial numbers of the two NVMe disks, as they appear in /dev/disk/by-id."""
+        return (f"KEY{self.name.upper()}A", f"KEY{self.name.upper()}B")
+
+    @property
+    def mac(self) -> str:
+        """Locally administered, from the last byte of the address: unique in one lab."""
+        return f"52:54:00:4b:53:{int(self.address) & 0xFF:02x}"
+
+
+@dataclass(frozen=True)
+class LabSettings:
+    """A whole lab; its name separates it from other labs on the same host."""
+
+    name: str
+    network: IPv4Network
+    gateway: IPv4Address
+    disk_gib: int
+    machines: tuple[MachineSettings, ...]
+
+    @property
+    def namespace(self) -> str:
+        """The network namespace that holds bridge, taps and QEMU processes."""
+        return f"keystone-{self.name}"
+
+    def machine(self, name: str) -> MachineSettings:
+        """The settings of one machine. Raises UsageError for a name that is not in the lab."""
+        for machine in self.machines:
+            if machine.name == name:
+                return machine
+        known = ", ".join(machine.name for machine in self.machines)
+        raise UsageError(f"no machine {name} in the lab {self.name}", hint=f"there are: {known}")
+
+    def changed(
+        self,
+        name: str,
+        *,
+        vcpus: int | None = None,
+        memory_mib: int | None = None,
+        rtc: str | None = None,
+    ) -> LabSettings:
+        """The same lab with one machine different: too little memory, a wrong clock."""
+        old = self.machine(name)
+        new = replace(
+            old,
+            vcpus=old.vcpus if vcpus is None else vcpus,
+            memory_mib=old.memory_mib if memory_mib is None else memory_mib,
+            kvm_memory_mib=old.kvm_memory_mib if memory_mib is None else memory_mib,
+            rtc=old.rtc if rtc is None else rtc,
+        )
+        return replace(self, machines=tuple(new if m is old else m for m in self.machines))
+
+
+def checkout() -> Path:
+    """The folder that holds `lab/`. The lab is a tool of the source tree, not of the bundle.
+
+    Raises UsageError when the package runs from anywhere else.
+    """
+    root = Path(__file__).resolve().parents[3]
+    if not (root / "lab" / "lab.yaml").is_file():
+        raise UsageError(
+            "the lab needs Keystone's source tree",
+            hint="run it from a checkout: python -m keystone lab ...",
+        )
+    return root
+
+
+def cache() -> Path:
+    """~/.cache/keystone/lab, or below XDG_CACHE_HOME."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "keystone" / "lab"
+
+
+@contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Two processes that make the same thing take turns; the second finds it made."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info(f"waiting for another process that works on {folder}")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def load(path: Path | None = None, *, name: str = "") -> LabSettings:
+    """Read a lab file; `name` overrides its metadata.name.
+
+    Raises ConfigurationError when a field is missing, unknown or not of its kind.
+    """
+    path = path or checkout() / "lab" / "lab.yaml"
+    document = yaml.safe_load(path.read_text())
+    try:
+        return _parse(document, name)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"{path}: not a Lab document: {error!r}", hint="compare it with lab/lab.yaml"
+        ) from error
+
+
+def _parse(document: Mapping[str, Any], name: str) -> LabSettings:
+    if document["kind"] != "Lab":
+        raise ValueError(document["kind"])
+    spec = document["spec"]
+    return LabSettings(
+        name=name or str(document["metadata"]["name"]),
+        network=IPv4Network(spec["network"]),
+        gateway=IPv4Address(spec["gateway"]),
+        disk_gib=int(spec["disk_gib"]),
+        machines=tuple(
+            MachineSettings(**{**machine, "address": IPv4Address(machine["address"])})
+            for machine in spec["machines"]
+        ),
+    )

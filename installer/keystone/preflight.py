@@ -1,0 +1,379 @@
+"""Is every host fit for what the site asks of it? Pure: all findings at once, nothing changed.
+
+Each check looks at one thing and yields findings that name the host, what was found and what to
+do. Hosts that cannot be reached never get here: probing them raises HostError.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+from keystone import log
+from keystone.errors import PreflightError, RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from keystone.bundle.model import Manifest
+    from keystone.host_facts import DiskFacts, HostFacts
+    from keystone.site import Node, Site
+
+GIB = 1 << 30
+
+OS = ("debian", "13")
+ARCHITECTURE = "x86_64"
+PYTHON = (3, 11)
+
+MEMORY = {
+    "normal": {"control_plane": 4.0, "primer": 2.0},
+    "emulated": {"control_plane": 2.5, "primer": 1.2},
+}
+"""GiB by patience profile. A control plane with etcd, kubelet and containerd uses about 0.8 GiB
+idle, a Primer without it 0.4; ZFS caches in what is left. The kernel and firmware keep some of a
+machine's memory to themselves, hence MEMORY_SLACK."""
+MEMORY_SLACK = 0.93
+
+ROOT_RESERVE = 1 << 29
+"""Bytes of the root file system left over for logs and the journal."""
+DEB_EXPANSION = 4
+"""Installed packages take about four times their compressed size, download included."""
+BINARY_EXPANSION = 2
+"""Some binaries travel compressed; all are written beside the old ones before they replace them."""
+
+POOL_COPIES = 2
+"""The store links what it shares; containerd's unpacked images take as much again."""
+POOL_RESERVE = 2 * GIB
+"""For etcd, volumes and the tenth of a pool that ZFS wants free."""
+
+CLOCK_SKEW = 60.0
+"""Seconds between two hosts: certificates made on one must not lie in the future of another."""
+
+PORT_OWNERS = {
+    2379: "etcd", 2380: "etcd", 5000: "registry", 6443: "kube-apiserver", 7443: "haproxy",
+    8443: "nginx", 8444: "keystone-instal python3", 10250: "kubelet",
+}  # fmt: skip
+"""Programs of ours that may listen there already, on a host that Keystone has begun; as ss(8)
+names them, which is the first 15 letters."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that stops the installation, or with severity "warning" only deserves a look.
+
+    severity: "refused" (data would be lost or it is ambiguous: exit code 7), "failed" (the host is
+    not fit: exit code 6), "warning". host: its name in the site, or several.
+    """
+
+    severity: str
+    host: str
+    text: str
+    hint: str
+
+    def line(self) -> str:
+        """The finding in one line, for errors and logs."""
+        return f"{self.host}: {self.text}" + (f" ({self.hint})" if self.hint else "")
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What every check may look at: the site, one node of it, that host, what the bundle has."""
+
+    site: Site
+    node: Node
+    facts: HostFacts
+    manifest: Manifest
+
+    def failed(self, text: str, hint: str) -> Finding:
+        return Finding("failed", self.node.name, text, hint)
+
+    def refused(self, text: str, hint: str) -> Finding:
+        return Finding("refused", self.node.name, text, hint)
+
+    def warning(self, text: str, hint: str) -> Finding:
+        return Finding("warning", self.node.name, text, hint)
+
+    @property
+    def begun(self) -> bool:
+        """Keystone has been at work on this host."""
+        return bool(self.facts.roles)
+
+
+def check(site: Site, facts: Mapping[str, HostFacts], manifest: Manifest) -> tuple[Finding, ...]:
+    """Everything that speaks against installing, host by host in the site's order."""
+    found: list[Finding] = []
+    for node in site.primers:
+        look = _Look(site, node, facts[node.name], manifest)
+        for one_check in HOST_CHECKS:
+            found += one_check(look)
+    found += clocks(site, facts)
+    found += identities(site, facts)
+    return tuple(found)
+
+
+def render(findings: Iterable[Finding]) -> None:
+    """Show them as a table; nothing when there are none."""
+    rows = [(f.severity, f.host, f.text, f.hint) for f in findings]
+    if rows:
+        log.table(["", "host", "found", "next"], rows, title="Preflight")
+
+
+def enforce(findings: Iterable[Finding]) -> None:
+    """Raise RefusedError if any finding refuses, else PreflightError if any fails."""
+    stopping = [f for f in findings if f.severity != "warning"]
+    if not stopping:
+        return
+    hint = "nothing was changed on any host; correct this and run again"
+    lines = [f.line() for f in stopping]
+    if any(f.severity == "refused" for f in stopping):
+        raise RefusedError("\n".join(["preflight refused:", *lines]), hint=hint)
+    count = "one finding" if len(lines) == 1 else f"{len(lines)} findings"
+    raise PreflightError(f"preflight failed: {count}", findings=lines, hint=hint)
+
+
+# One host -----------------------------------------------------------------------------------
+
+
+def operating_system(look: _Look) -> Iterator[Finding]:
+    """Debian 13 on amd64, logged in as root, with a Python that can run Keystone."""
+    facts = look.facts
+    if (facts.os_id, facts.os_version) != OS:
+        yield look.failed(f"runs {facts.os_name}", "install Debian 13 (trixie)")
+    if facts.architecture != ARCHITECTURE:
+        yield look.failed(f"is a {facts.architecture} machine", f"take one with {ARCHITECTURE}")
+    if facts.python < PYTHON:
+        yield look.failed(
+            f"has Python {facts.python[0]}.{facts.python[1]}", "3.11 or newer is needed"
+        )
+    if not facts.root:
+        yield look.failed(
+            f"{look.site.ssh.user} is not root there", "set spec.ssh.user to a user with uid 0"
+        )
+
+
+def kernel(look: _Look) -> Iterator[Finding]:
+    """A kernel that the bundle carries ZFS modules for, unless ZFS is loaded already."""
+    kernels = sorted({
+        item.labels["kernel"] for item in look.manifest.of_kind("deb") if "kernel" in item.labels
+    })  # fmt: skip
+    if look.facts.kernel in kernels or look.facts.zfs_module:
+        return
+    carried = ", ".join(kernels) or "none"
+    yield look.failed(
+        f"runs kernel {look.facts.kernel}; the bundle has ZFS modules for: {carried}",
+        "boot one of these kernels, or have a bundle made whose definition names this one",
+    )
+
+
+def memory(look: _Look) -> Iterator[Finding]:
+    """Enough of it for the node's role."""
+    role = "control_plane" if look.node.control_plane else "primer"
+    wanted = MEMORY[look.site.patience.profile][role] * GIB
+    if look.facts.memory < wanted * MEMORY_SLACK:
+        what = "a control plane" if look.node.control_plane else "a Primer"
+        yield look.failed(
+            f"has {log.size(look.facts.memory)} of memory; {what} needs {log.size(wanted)}",
+            "add memory, or give the role to another machine",
+        )
+
+
+def root_disk(look: _Look) -> Iterator[Finding]:
+    """Room on the root file system for packages, binaries and the installer itself."""
+    if look.begun:
+        return  # most of it is there already; what is missing now would be counted twice
+    need = root_bytes(look.manifest)
+    if look.facts.root_free < need:
+        yield look.failed(
+            f"has {log.size(look.facts.root_free)} free on /; {log.size(need)} are needed",
+            "make room, or enlarge the root file system",
+        )
+
+
+def root_bytes(manifest: Manifest) -> int:
+    """What an installation of this bundle takes of the root file system, in bytes."""
+
+    def total(kind: str) -> int:
+        return sum(item.size for item in manifest.of_kind(kind))
+
+    debs, binaries = total("deb") * DEB_EXPANSION, total("binary") * BINARY_EXPANSION
+    return debs + binaries + total("installer") * 2 + ROOT_RESERVE
+
+
+def cgroups(look: _Look) -> Iterator[Finding]:
+    """The kubelet wants cgroup v2."""
+    if look.facts.cgroup != 2:  # noqa: PLR2004 its name
+        yield look.failed(
+            "uses cgroup v1", "remove systemd.unified_cgroup_hierarchy=0 from its kernel arguments"
+        )
+
+
+def swap(look: _Look) -> Iterator[Finding]:
+    """Off: the kubelet refuses it, and etcd's latency suffers."""
+    if look.facts.swaps:
+        yield look.failed(
+            f"swap is on: {', '.join(look.facts.swaps)}",
+            "swapoff --all, and remove it from /etc/fstab",
+        )
+
+
+def address(look: _Look) -> Iterator[Finding]:
+    """The address of the site file is one of its own, not of a NAT in front of it."""
+    if str(look.node.address) not in look.facts.addresses:
+        yield look.failed(
+            f"does not have {look.node.address} itself, but {', '.join(look.facts.addresses)}",
+            "put the machine's own address into the site file",
+        )
+
+
+def ports(look: _Look) -> Iterator[Finding]:
+    """Nothing of others listens where our services will."""
+    for port, program in sorted(look.facts.ports.items()):
+        ours = PORT_OWNERS.get(port, "").split()
+        if not (look.begun and program in ours):
+            yield look.failed(
+                f"port {port} is taken by {program}", f"stop it: ss -ltnp 'sport = :{port}'"
+            )
+
+
+def foreign_cluster(look: _Look) -> Iterator[Finding]:
+    """No etcd data and no Kubernetes of somebody else's making."""
+    if look.facts.kubernetes and not look.begun:
+        yield look.refused(
+            f"belongs to a cluster already: {', '.join(look.facts.kubernetes)}",
+            "if that cluster is not needed: kubeadm reset there, and remove /var/lib/etcd",
+        )
+
+
+def disks(look: _Look) -> Iterator[Finding]:
+    """Each disk of the site file is there once, large enough, and blank or ours."""
+    there = ", ".join(f"{d.serial or 'no serial'} ({d.name})" for d in look.facts.disks) or "none"
+    for wanted in look.node.disks:
+        found = look.facts.disk(wanted.serial)
+        if not found:
+            yield look.failed(
+                f"disk {wanted.serial} not found; there: {there}",
+                "correct the serial in the site file: lsblk -d -o NAME,SERIAL,SIZE",
+            )
+        elif len(found) > 1:
+            paths = ", ".join(disk.path for disk in found)
+            yield look.refused(
+                f"disk {wanted.serial} is ambiguous: {paths} have this serial",
+                "take disks with serial numbers of their own",
+            )
+        else:
+            yield from _disk(look, found[0])
+
+
+def single_disk(look: _Look) -> Iterator[Finding]:
+    """A pool without redundancy is lost with its disk."""
+    if look.site.storage.layout == "single":
+        yield look.warning(
+            "its pool has one disk: when that fails, its data is gone", "use layout: mirror"
+        )
+
+
+def _disk(look: _Look, disk: DiskFacts) -> Iterator[Finding]:
+    name = f"disk {disk.serial} ({disk.path}, {log.size(disk.size)})"
+    need = pool_bytes(look.manifest)
+    if disk.size < need:
+        yield look.failed(f"{name} is too small", f"{log.size(need)} are needed")
+    if disk.read_only:
+        yield look.failed(f"{name} is read-only", "remove its write protection")
+    if disk.removable:
+        yield look.failed(f"{name} is removable", "name a built-in disk")
+    if not disk.by_id:
+        yield look.failed(
+            f"{name} has no link in /dev/disk/by-id", "look: udevadm info " + disk.path
+        )
+    content = found_on(disk)
+    if content and not _ours(look, disk):
+        yield look.refused(
+            f"{name} is not blank: {content}",
+            f"name another disk, or if nothing on it is needed: wipefs --all {disk.path}*",
+        )
+
+
+def pool_bytes(manifest: Manifest) -> int:
+    """What a pool needs for the bundle and everything unpacked from it, in bytes."""
+    return sum(item.size for item in manifest.items) * POOL_COPIES + POOL_RESERVE
+
+
+def found_on(disk: DiskFacts) -> str:
+    """What is on a disk, in words; "" when it is blank."""
+    label = disk.zpool_label
+    parts = [
+        f"mounted at {', '.join(disk.mounted)}" if disk.mounted else "",
+        f"in use by {', '.join(disk.holders)}" if disk.holders else "",
+        f"ZFS pool {label.pool or 'without a name'} (guid {label.guid})" if label else "",
+        f"contains {', '.join(disk.signatures)}" if disk.signatures else "",
+        f"partition table {disk.partition_table}" if disk.partition_table else "",
+        f"partitions {', '.join(disk.partitions)}" if disk.partitions else "",
+    ]
+    return "; ".join(filter(None, parts))
+
+
+def _ours(look: _Look, disk: DiskFacts) -> bool:
+    """Its content is the site file's pool, made on exactly these disks, or being made by us."""
+    name, serials = look.site.storage.pool, {wanted.serial for wanted in look.node.disks}
+    pool = look.facts.pool(name)
+    if pool is not None:
+        members = {path for vdev in pool.vdevs for path in vdev.paths}
+        held = {other.serial for other in look.facts.disks if members & {other.path, *other.by_id}}
+        return held == serials
+    foreign = [s for s in disk.signatures if not s.endswith(": zfs_member")]
+    if foreign or disk.mounted or disk.holders or not look.begun:
+        return False
+    intent = look.facts.intent
+    if intent is not None and intent.pool == name and set(intent.serials) == serials:
+        return disk.zpool_label is None or disk.zpool_label.pool == name
+    labels = {found.zpool_label for serial in serials for found in look.facts.disk(serial)}
+    return len(labels) == 1 and disk.zpool_label is not None and disk.zpool_label.pool == name
+
+
+HOST_CHECKS: tuple[Callable[[_Look], Iterator[Finding]], ...] = (
+    operating_system, kernel, memory, root_disk, cgroups, swap, address, ports, foreign_cluster,
+    disks, single_disk,
+)  # fmt: skip
+
+
+# Between hosts ------------------------------------------------------------------------------
+
+
+def clocks(site: Site, facts: Mapping[str, HostFacts]) -> Iterator[Finding]:
+    """No two hosts' clocks are further apart than certificates bear.
+
+    Each offset was measured against the middle of its round trip, so what the network and a slow
+    start of Python may have added is allowed for.
+    """
+    for one, other in combinations([node.name for node in site.primers], 2):
+        first, second = facts[one], facts[other]
+        skew = abs(first.clock_offset - second.clock_offset)
+        if skew > CLOCK_SKEW + first.clock_error + second.clock_error:
+            yield Finding(
+                "failed",
+                f"{one}, {other}",
+                f"their clocks are {_span(skew)} apart",
+                "set them: date --set, then hwclock --systohc",
+            )
+
+
+def identities(site: Site, facts: Mapping[str, HostFacts]) -> Iterator[Finding]:
+    """No two names of the site are the same machine, or clones of one image."""
+    for what, hint in (
+        ("machine_id", "make a new one: rm /etc/machine-id && systemd-machine-id-setup"),
+        ("hostname", "give each its own: hostnamectl hostname NAME"),
+    ):
+        owners: dict[str, list[str]] = defaultdict(list)
+        for node in site.primers:
+            owners[getattr(facts[node.name], what)].append(node.name)
+        for value, names in owners.items():
+            if value and len(names) > 1:
+                text = f"have the same {what.replace('_', '-')} {value}"
+                yield Finding("failed", ", ".join(names), text, hint)
+
+
+def _span(seconds: float) -> str:
+    day = 86400
+    return f"{seconds / day:.0f} days" if seconds > 2 * day else log.duration(seconds)

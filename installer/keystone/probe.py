@@ -1,0 +1,282 @@
+"""What a host is, as one JSON object. Runs ON the host: `python3 - '{"deep": false}' < probe.py`.
+
+Standard library only, changes nothing, one round trip. facts.py parses what it prints; it never
+decides. A tool that is not there yet (ZFS on a fresh machine) leaves its part empty.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import subprocess  # noqa: TID251 on the host there is no keystone.run: this file is all there is
+import sys
+import time
+from pathlib import Path
+from shutil import which
+from typing import Any
+
+STATE = Path("/var/lib/keystone")
+PORTS = (2379, 2380, 5000, 6443, 7443, 8443, 8444, 10250)
+CLUSTER = (
+    "/etc/kubernetes/admin.conf",
+    "/etc/kubernetes/kubelet.conf",
+    "/etc/kubernetes/manifests/etcd.yaml",
+    "/etc/kubernetes/manifests/kube-apiserver.yaml",
+    "/etc/kubernetes/manifests/kube-controller-manager.yaml",
+    "/etc/kubernetes/manifests/kube-scheduler.yaml",
+    "/var/lib/etcd/member",
+)
+CLOCKS = ("chrony.service", "systemd-timesyncd.service", "ntpsec.service", "openntpd.service")
+COLUMNS = (
+    "NAME,KNAME,PATH,TYPE,SIZE,SERIAL,MODEL,FSTYPE,LABEL,PTTYPE,MOUNTPOINTS,RO,RM,TRAN,"
+    "LOG-SEC,PHY-SEC,PARTTYPE"
+)
+DATASET_PROPERTIES = (
+    "mountpoint,mounted,recordsize,logbias,atime,xattr,acltype,compression,canmount,quota,sync,"
+    "primarycache,dnodesize"
+)
+POOL_PROPERTIES = "ashift,autotrim,cachefile,failmode,multihost"
+LARGE = 1 << 20
+"""Above this a file is hashed only if it changed after its marker was written (or with deep)."""
+
+
+def output(argv: list[str]) -> str:
+    """What a program prints; nothing when it is missing. Its exit code says nothing here."""
+    if which(argv[0]) is None:
+        return ""
+    environment = {**os.environ, "LC_ALL": "C.UTF-8"}
+    done = subprocess.run(argv, capture_output=True, env=environment, timeout=120, check=False)
+    return done.stdout.decode(errors="replace")
+
+
+def output_json(argv: list[str]) -> Any:  # noqa: ANN401 whatever the tool says
+    """Its JSON, or None when there is none."""
+    text = output(argv).strip()
+    return json.loads(text) if text.startswith(("{", "[")) else None
+
+
+def text_of(path: Path | str) -> str:
+    """A small file, or nothing when it is not there or cannot be read (as other users)."""
+    try:
+        return Path(path).read_text(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def os_release() -> dict[str, str]:
+    """os-release(5)."""
+    pairs = re.findall(r"^([A-Z_]+)=(.*)$", text_of("/etc/os-release"), re.MULTILINE)
+    return {key: value.strip("\"'") for key, value in pairs}
+
+
+def memory() -> int:
+    """Bytes that the kernel manages (proc_meminfo(5))."""
+    found = re.search(r"^MemTotal:\s+(\d+) kB", text_of("/proc/meminfo"), re.MULTILINE)
+    return int(found.group(1)) * 1024 if found else 0
+
+
+def addresses() -> list[str]:
+    """IPv4 and IPv6 addresses of all interfaces, loopback left out."""
+    links = output_json(["ip", "-j", "address"]) or []
+    return [
+        entry["local"]
+        for link in links
+        for entry in link.get("addr_info", [])
+        if "local" in entry and entry.get("scope") != "host"
+    ]
+
+
+def ports() -> dict[str, str]:
+    """The ports that we need and something listens on, with the program's name (ss(8))."""
+    taken = {}
+    for line in output(["ss", "-Hltnp"]).splitlines():
+        words = line.split()
+        port = int(words[3].rpartition(":")[2])
+        owner = re.search(r'\(\("([^"]+)"', line)
+        if port in PORTS:
+            taken[str(port)] = owner.group(1) if owner else "unknown"
+    return taken
+
+
+def active(units: list[str]) -> dict[str, str]:
+    """State of each unit (systemctl(1), is-active)."""
+    if not units:
+        return {}
+    states = output(["systemctl", "is-active", *units]).split()
+    return dict(zip(units, states)) if len(states) == len(units) else {}  # noqa: B905 Python 3.9
+
+
+def by_id() -> dict[str, list[str]]:
+    """Device -> its links in /dev/disk/by-id."""
+    links: dict[str, list[str]] = {}
+    folder = Path("/dev/disk/by-id")
+    for link in sorted(folder.iterdir()) if folder.is_dir() else []:
+        links.setdefault(str(link.resolve()), []).append(str(link))
+    return links
+
+
+def below(tree: dict[str, Any]) -> list[dict[str, Any]]:
+    """A device and all devices under it."""
+    return [tree, *(found for child in tree.get("children") or [] for found in below(child))]
+
+
+def signatures(paths: list[str]) -> dict[str, list[dict[str, Any]]]:
+    """What libblkid finds on each device (wipefs(8), which writes nothing with --no-act)."""
+    found = {}
+    for path in paths:
+        answer = output_json(["wipefs", "--json", "--no-act", path]) or {}
+        found[path] = [
+            {key: entry.get(key) for key in ("type", "label", "uuid")}
+            for entry in answer.get("signatures", [])
+        ]
+    return found
+
+
+def hostid(devices: list[str]) -> int:
+    """Of the machine that last imported the pool on these devices (zdb -l), 0 if unknown."""
+    for device in devices:
+        found = re.search(r"^\s*hostid: (\d+)$", output(["zdb", "-l", device]), re.MULTILINE)
+        if found:
+            return int(found.group(1))
+    return 0
+
+
+def disks() -> list[dict[str, Any]]:
+    """Every real disk with its tree, links, signatures and holders."""
+    tree = output_json(["lsblk", "--json", "--bytes", "-o", COLUMNS]) or {}
+    links, found = by_id(), []
+    for disk in tree.get("blockdevices", []):
+        virtual = disk["kname"].startswith(("zram", "zd", "ram", "loop", "nbd", "fd"))
+        if disk["type"] != "disk" or virtual or not int(disk["size"] or 0):
+            continue
+        own = [dev for dev in below(disk) if dev["type"] in ("disk", "part")]
+        seen = signatures([dev["path"] for dev in own])
+        zfs = [path for path, all_ in seen.items() if any(s["type"] == "zfs_member" for s in all_)]
+        found.append({
+            "lsblk": disk,
+            "by_id": links.get(os.path.realpath(disk["path"]), []),
+            "signatures": seen,
+            "holders": sorted({
+                holder.name
+                for dev in own
+                for holder in Path("/sys/class/block", dev["kname"], "holders").glob("*")
+            }),
+            "hostid": hostid(zfs),
+        })  # fmt: skip
+    return found
+
+
+def zfs() -> dict[str, Any]:
+    """Pools and datasets, when the module is loaded and the tools are there."""
+    module = text_of("/sys/module/zfs/version")
+    if not module:
+        return {"module": "", "status": None, "pool_properties": None, "datasets": None}
+    return {
+        "module": module,
+        "status": output_json(["zpool", "status", "-j", "-P", "--json-int"]),
+        "pool_properties": output_json(["zpool", "get", "-j", "--json-int", POOL_PROPERTIES]),
+        "datasets": output_json(
+            ["zfs", "get", "-j", "-p", "--json-int", "-t", "filesystem", DATASET_PROPERTIES]
+        ),
+    }
+
+
+def changed(path: str, digest: str, written: int, deep: bool) -> str:
+    """How a file differs from what its role left ("" when it does not).
+
+    The kernel sets st_ctime at every change of bytes or inode (inode(7)), so a large file whose
+    ctime is older than the marker is as it was when the role hashed it.
+    """
+    try:
+        status = os.stat(path)  # noqa: PTH116 both times and size in one call
+        if not deep and status.st_size > LARGE and status.st_ctime_ns < written:
+            return ""
+        with open(path, "rb") as file:  # noqa: PTH123 file_digest is newer than some hosts
+            actual = hashlib.sha256()
+            for block in iter(lambda: file.read(1 << 20), b""):
+                actual.update(block)
+    except FileNotFoundError:
+        return f"{path}: missing"
+    except OSError as error:
+        return f"{path}: {error.strerror}"
+    return "" if actual.hexdigest() == digest.rpartition(":")[2] else f"{path}: changed"
+
+
+def roles(deep: bool) -> dict[str, Any]:
+    """What each role left, and what is different now."""
+    markers = {}
+    for path in sorted((STATE / "state").glob("*.json")):
+        try:
+            markers[path.stem] = (json.loads(path.read_text()), path.stat().st_mtime_ns)
+        except (OSError, ValueError):
+            continue  # not whole: as if the role had never been applied
+    units = active(sorted({unit for marker, _ in markers.values() for unit in marker["units"]}))
+    found = {}
+    for role, (marker, written) in markers.items():
+        files = [
+            changed(name, digest, written, deep) for name, digest in sorted(marker["files"].items())
+        ]
+        idle = [
+            f"{unit}: {units.get(unit, 'unknown')}"
+            for unit in marker["units"]
+            if units.get(unit) != "active"
+        ]
+        found[role] = {"inputs": marker["inputs"], "drift": [line for line in files if line] + idle}
+    return found
+
+
+def intent() -> Any:  # noqa: ANN401 the note as it is
+    """The note that a pool was being made (storage.Intent), None when there is none."""
+    text = text_of(STATE / "storage-intent.json")
+    return json.loads(text) if text else None
+
+
+def store() -> dict[str, Any]:
+    """What the ingest wrote down last."""
+    try:
+        state = json.loads((STATE / "store" / "state.json").read_text())
+    except (OSError, ValueError):
+        return {"bundle": None, "complete": False}
+    return {"bundle": state.get("bundle"), "complete": state.get("complete") is True}
+
+
+def main() -> None:
+    """Print the object."""
+    deep = len(sys.argv) > 1 and bool(json.loads(sys.argv[1]).get("deep"))
+    root = os.statvfs("/")
+    clocks = active(list(CLOCKS))
+    seen = {
+        "hostname": platform.node(),
+        "machine_id": text_of("/etc/machine-id"),
+        "boot_id": text_of("/proc/sys/kernel/random/boot_id"),
+        "euid": os.geteuid(),
+        "os": os_release(),
+        "kernel": platform.release(),
+        "architecture": platform.machine(),
+        "python": list(sys.version_info[:3]),
+        "cpus": os.cpu_count() or 1,
+        "memory": memory(),
+        "root_free": root.f_bavail * root.f_frsize,
+        "cgroup": 2 if Path("/sys/fs/cgroup/cgroup.controllers").exists() else 1,
+        "virtualization": output(["systemd-detect-virt"]).strip(),
+        "uptime": float(text_of("/proc/uptime").split()[0]),
+        "swaps": [line.split()[0] for line in text_of("/proc/swaps").splitlines()[1:]],
+        "addresses": addresses(),
+        "ports": ports(),
+        "clocks": [unit for unit, state in clocks.items() if state == "active"],
+        "disks": disks(),
+        "zfs": zfs(),
+        "roles": roles(deep),
+        "store": store(),
+        "intent": intent(),
+        "kubernetes": [path for path in CLUSTER if Path(path).exists()],
+        "clock": time.time(),
+    }
+    sys.stdout.write(json.dumps(seen) + "\n")
+
+
+if __name__ == "__main__":
+    main()

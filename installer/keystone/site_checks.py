@@ -1,0 +1,173 @@
+"""What a schema cannot say about a site file: sums, duplicates, networks, quorum.
+
+Everything here copes with a spec that is wrong in other ways, so that all mistakes of a file come
+out at once: what is not of the right shape is left out, the schema has named it already.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+from keystone.explain import dotted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from keystone.documents import Document
+    from keystone.explain import Mistakes, Position
+
+QUORUMS = (1, 3, 5)
+"""Two members tolerate no more failures than one, four no more than three (etcd FAQ)."""
+
+DISKS = {"mirror": 2, "single": 1}
+
+DEFAULT_NETWORKS = {"pods": "10.244.0.0/16", "services": "10.96.0.0/16"}
+
+LARGEST_PREFIX = {"nodes": 30, "pods": 20, "services": 24}
+"""A /24 is cut out of the pods' network for each node; kube-apiserver wants /12 to /24 or so."""
+
+
+@dataclass(frozen=True)
+class _Primer:
+    """One entry of the list that has the right shape."""
+
+    at: Position
+    value: Mapping[str, Any]
+
+    def text(self, key: str) -> str:
+        value = self.value.get(key)
+        return value if isinstance(value, str) else ""
+
+
+def check(document: Document, mistakes: Mistakes) -> None:
+    """Add everything that is wrong; see documents.load."""
+    networks = _networks(document, mistakes)
+    _overlaps(networks, mistakes)
+    primers = list(_primers(document))
+    _quorum(document, mistakes)
+    _names(primers, mistakes)
+    _addresses(primers, networks, mistakes)
+    _disks(document, primers, mistakes)
+    _control_planes(primers, mistakes)
+
+
+def _primers(document: Document) -> Iterator[_Primer]:
+    listed = document.spec.get("primers")
+    for index, value in enumerate(listed if isinstance(listed, list) else []):
+        if isinstance(value, dict):
+            yield _Primer(("spec", "primers", index), value)
+
+
+def _section(document: Document, name: str) -> Mapping[str, Any]:
+    section = document.spec.get(name)
+    return section if isinstance(section, dict) else {}
+
+
+def _networks(document: Document, mistakes: Mistakes) -> dict[str, IPv4Network]:
+    given = {**DEFAULT_NETWORKS, **_section(document, "networks")}
+    found = {}
+    for name, longest in LARGEST_PREFIX.items():
+        at, text = ("spec", "networks", name), given.get(name)
+        if not isinstance(text, str) or mistakes.touches(*at):
+            continue
+        try:
+            network = IPv4Network(text, strict=False)
+        except ValueError as error:
+            mistakes.add(at, f'"{text}" is not an IPv4 network: {error}')
+            continue
+        if str(network) != text:
+            mistakes.add(at, f'"{text}" has bits set beyond its mask', f'write "{network}"')
+        if network.prefixlen > longest:
+            mistakes.add(at, f"{network} is too small", f"/{longest} or wider")
+        found[name] = network
+    return found
+
+
+def _overlaps(networks: Mapping[str, IPv4Network], mistakes: Mistakes) -> None:
+    for (one, first), (other, second) in combinations(networks.items(), 2):
+        if first.overlaps(second):
+            mistakes.add(
+                ("spec", "networks", other),
+                f"{other} {second} overlaps {one} {first}",
+                "choose ranges that have no address in common",
+            )
+
+
+def _quorum(document: Document, mistakes: Mistakes) -> None:
+    listed = document.spec.get("primers")
+    count = len(listed) if isinstance(listed, list) else 0
+    if count and count not in QUORUMS:
+        why = (
+            "two lose their quorum as soon as one fails, so two are worse than one"
+            if count == 2  # noqa: PLR2004 the pair everybody tries first
+            else "only an odd number gains from each member"
+        )
+        mistakes.add(("spec", "primers"), f"{count} Primers: {why}", "list 1, 3 or 5")
+
+
+def _names(primers: list[_Primer], mistakes: Mistakes) -> None:
+    _duplicates([(p.text("name"), (*p.at, "name")) for p in primers], "name", mistakes)
+    for primer in primers:
+        if primer.text("name") == "localhost":
+            mistakes.add((*primer.at, "name"), '"localhost" names every machine', "choose another")
+
+
+def _duplicates(values: list[tuple[str, Position]], what: str, mistakes: Mistakes) -> None:
+    first: dict[str, Position] = {}
+    for value, at in values:
+        if value and value in first:
+            owner = dotted(first[value][1:3])
+            mistakes.add(at, f'the {what} "{value}" is taken by {owner} already')
+        first.setdefault(value, at)
+
+
+def _addresses(
+    primers: list[_Primer], networks: Mapping[str, IPv4Network], mistakes: Mistakes
+) -> None:
+    _duplicates([(p.text("address"), (*p.at, "address")) for p in primers], "address", mistakes)
+    nodes = networks.get("nodes")
+    for primer in primers:
+        at, text = (*primer.at, "address"), primer.text("address")
+        if not text or mistakes.touches(*at):
+            continue
+        try:
+            address = IPv4Address(text)
+        except ValueError as error:
+            mistakes.add(at, f'"{text}" is not an IPv4 address: {error}')
+            continue
+        if nodes is None:
+            continue
+        if address not in nodes:
+            mistakes.add(at, f"{address} is outside networks.nodes {nodes}")
+        elif address in (nodes.network_address, nodes.broadcast_address):
+            mistakes.add(at, f"{address} is the first or last of {nodes}: no machine can have it")
+
+
+def _disks(document: Document, primers: list[_Primer], mistakes: Mistakes) -> None:
+    layout = _section(document, "storage").get("layout", "mirror")
+    wanted = DISKS.get(layout) if isinstance(layout, str) else None
+    serials: list[tuple[str, Position]] = []
+    for primer in primers:
+        disks = primer.value.get("disks")
+        if not isinstance(disks, list):
+            continue
+        if wanted is not None and len(disks) != wanted:
+            mistakes.add(
+                (*primer.at, "disks"),
+                f"layout {layout} takes {wanted}, not {len(disks)}",
+                "list their serial numbers, or change spec.storage.layout",
+            )
+        for index, disk in enumerate(disks):
+            if isinstance(disk, dict) and isinstance(disk.get("serial"), str):
+                serials.append((disk["serial"], (*primer.at, "disks", index, "serial")))
+    _duplicates(serials, "serial", mistakes)
+
+
+def _control_planes(primers: list[_Primer], mistakes: Mistakes) -> None:
+    if primers and all(primer.value.get("controlPlane", True) is False for primer in primers):
+        mistakes.add(
+            ("spec", "primers"), "no Primer has controlPlane: true", "one at least must have it"
+        )

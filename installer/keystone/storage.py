@@ -1,0 +1,348 @@
+"""Disks to pool to datasets: what must be done, and when to refuse. Pure; keystone.zfs acts.
+
+A disk is named by its serial number and used only when it is provably blank. What Keystone began
+and did not finish is known by its intent file (see `Intent`); anything else found on a disk is
+somebody's data. Terms: zpoolconcepts(7), zpoolprops(7), zfsprops(7).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from keystone.errors import RefusedError
+from keystone.storage_spec import Spec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from keystone.facts import DatasetFacts, DiskFacts, PoolFacts
+    from keystone.site import Node, Storage
+
+POOL_PROPERTIES = MappingProxyType({"autotrim": "on"})
+ROOT_PROPERTIES = MappingProxyType(
+    {
+        "compression": "lz4", "atime": "off", "xattr": "sa", "acltype": "posix",
+        "dnodesize": "auto", "canmount": "off", "mountpoint": "none",
+    }
+)  # fmt: skip
+"""Of the pool's root dataset; the others inherit the first five. Values as zfs-get(8) shows."""
+
+
+@dataclass(frozen=True)
+class Intent:
+    """Keystone's note, synced to the host's disk before `zpool create` and removed after it.
+
+    While it is there the disks of these serials were blank and were ours to write, and nothing of
+    value can be in the pool: datasets are made only once the note is gone.
+    """
+
+    pool: str
+    serials: tuple[str, ...]
+
+
+class StorageFacts(Protocol):
+    """The part of HostFacts that storage looks at."""
+
+    @property
+    def disks(self) -> tuple[DiskFacts, ...]: ...  # noqa: D102 see HostFacts
+    @property
+    def pools(self) -> tuple[PoolFacts, ...]: ...  # noqa: D102 see HostFacts
+    @property
+    def datasets(self) -> tuple[DatasetFacts, ...]: ...  # noqa: D102 see HostFacts
+
+
+@dataclass(frozen=True)
+class CreatePool:
+    """Make the pool. half_made: over what our own create left when it was cut."""
+
+    pool: str
+    layout: str
+    ashift: int
+    paths: tuple[str, ...]
+    serials: tuple[str, ...]
+    half_made: bool = False
+    destructive: ClassVar[bool] = True
+
+    def describe(self) -> str:
+        """One line for people."""
+        again = " (its creation was cut off before)" if self.half_made else ""
+        return f"create pool {self.pool}, {self.layout} of {', '.join(self.paths)}{again}"
+
+
+@dataclass(frozen=True)
+class ImportPool:
+    """Import our pool, which is on exactly these disks, never by force."""
+
+    pool: str
+    guid: int
+    paths: tuple[str, ...]
+    destructive: ClassVar[bool] = False
+
+    def describe(self) -> str:
+        """One line for people."""
+        return f"import pool {self.pool} from {', '.join(self.paths)}"
+
+
+@dataclass(frozen=True)
+class CreateDataset:
+    """Make and mount a file system."""
+
+    name: str
+    mountpoint: str
+    properties: Mapping[str, str]
+    destructive: ClassVar[bool] = False
+
+    def describe(self) -> str:
+        """One line for people."""
+        return f"create dataset {self.name} at {self.mountpoint}"
+
+
+@dataclass(frozen=True)
+class MountDataset:
+    """Mount a file system that exists."""
+
+    name: str
+    mountpoint: str
+    destructive: ClassVar[bool] = False
+
+    def describe(self) -> str:
+        """One line for people."""
+        return f"mount dataset {self.name} at {self.mountpoint}"
+
+
+@dataclass(frozen=True)
+class SetProperties:
+    """Correct properties. kind: "pool" (zpool-set(8)) or "dataset" (zfs-set(8))."""
+
+    kind: str
+    name: str
+    properties: Mapping[str, str]
+    destructive: ClassVar[bool] = False
+
+    def describe(self) -> str:
+        """One line for people."""
+        pairs = ", ".join(f"{key}={value}" for key, value in sorted(self.properties.items()))
+        return f"set on {self.kind} {self.name}: {pairs}"
+
+
+StorageAction = CreatePool | ImportPool | CreateDataset | MountDataset | SetProperties
+
+
+def plan(storage: Storage, node: Node, facts: StorageFacts) -> tuple[StorageAction, ...]:
+    """What a Primer's storage still lacks of what the site file asks for.
+
+    Raises RefusedError as `plan_spec` does.
+    """
+    return plan_spec(spec_of(storage, node), facts)
+
+
+def spec_of(storage: Storage, node: Node) -> Spec:
+    """The host's document out of the site's."""
+    serials = tuple(disk.serial for disk in node.disks)
+    return Spec(storage.pool, storage.layout, storage.ashift, serials)
+
+
+def plan_spec(
+    spec: Spec, facts: StorageFacts, intent: Intent | None = None
+) -> tuple[StorageAction, ...]:
+    """What is missing; empty when all is as the spec says.
+
+    Raises RefusedError, naming every serial and what was found, when a disk is missing, named
+    twice, in use or not blank, or when a pool of that name is not the one that the spec means.
+    """
+    disks = _targets(spec, facts.disks)
+    pool = next((pool for pool in facts.pools if pool.name == spec.pool), None)
+    if pool is None:
+        first = _obtain(spec, disks, intent)
+        # What an exported pool holds is known once it is imported: plan again then.
+        return (first,) if isinstance(first, ImportPool) else (first, *_datasets(spec, {}))
+    _same_pool(spec, pool, disks, facts.disks)
+    seen = {dataset.name: dataset for dataset in facts.datasets}
+    actions: list[StorageAction] = []
+    if drift := _drift(POOL_PROPERTIES, pool.properties):
+        actions.append(SetProperties("pool", pool.name, drift))
+    root = seen.get(spec.pool)
+    if root and (drift := _drift(ROOT_PROPERTIES, _shown(root))):
+        actions.append(SetProperties("dataset", spec.pool, drift))
+    return (*actions, *_datasets(spec, seen))
+
+
+def plan_id(spec: Spec, facts: StorageFacts, actions: Sequence[StorageAction]) -> str:
+    """What an operator approves: the spec, the very disks that were seen, and what will be done."""
+    disks = [d for d in facts.disks if d.serial in spec.serials]
+    seen = sorted((d.serial, d.model, d.size, d.by_id) for d in disks)
+    text = json.dumps(
+        [spec.to_json(), seen, [actions_to_json([action]) for action in actions]], sort_keys=True
+    )
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def actions_to_json(actions: Iterable[StorageAction]) -> list[dict[str, Any]]:
+    """For --json: kind, text, destructive and the fields of each action."""
+    return [
+        {
+            "action": type(action).__name__,
+            "text": action.describe(),
+            "destructive": action.destructive,
+            **{key: dict(value) if hasattr(value, "items") else value
+               for key, value in vars(action).items()},
+        }
+        for action in actions
+    ]  # fmt: skip
+
+
+def stable_path(disk: DiskFacts) -> str:
+    """The link that zpool is given: "/dev/disk/by-id/nvme-<model>_<serial>".
+
+    udev also makes "..._<serial>_<namespace>" and eui and wwn links; which of them exist differs
+    between versions of udev, so the shortest name that holds the serial is taken.
+    Raises RefusedError when there is no link.
+    """
+    names = [link.rpartition("/")[2] for link in disk.by_id]
+    with_serial = [n for n in names if disk.serial in n and not n.startswith(("wwn-", "nvme-eui."))]
+    best = sorted(with_serial, key=lambda n: (not n.startswith("nvme-"), len(n), n)) or sorted(
+        names
+    )
+    if not best:
+        raise RefusedError(
+            f"disk {disk.serial} ({disk.path}): no link in /dev/disk/by-id",
+            hint="a name such as /dev/nvme0n1 can mean another disk after a restart; "
+            f"look: udevadm info {disk.path}",
+        )
+    return f"/dev/disk/by-id/{best[0]}"
+
+
+def _targets(spec: Spec, disks: Sequence[DiskFacts]) -> tuple[DiskFacts, ...]:
+    """The disks of the spec, each found exactly once."""
+    problems = []
+    found = []
+    for serial in spec.serials:
+        same = [disk for disk in disks if disk.serial == serial]
+        if not same:
+            there = ", ".join(f"{d.serial or 'no serial'} ({d.name})" for d in disks) or "none"
+            problems.append(f"disk {serial}: not found; disks of this host: {there}")
+        elif len(same) > 1:
+            paths = ", ".join(disk.path for disk in same)
+            problems.append(f"disk {serial}: {len(same)} disks have this serial: {paths}")
+        else:
+            found.append(same[0])
+    if problems:
+        raise RefusedError(
+            "\n".join(problems), hint="correct the serials in the site file (storage probe)"
+        )
+    return tuple(found)
+
+
+def _obtain(
+    spec: Spec, disks: Sequence[DiskFacts], intent: Intent | None
+) -> CreatePool | ImportPool:
+    """The pool is not there: make it, make it again, or import it."""
+    paths = tuple(stable_path(disk) for disk in disks)
+    create = CreatePool(spec.pool, spec.layout, spec.ashift, paths, spec.serials)
+    if all(disk.blank and not disk.read_only for disk in disks):
+        return create
+    ours = intent and (intent.pool, sorted(intent.serials)) == (spec.pool, sorted(spec.serials))
+    if ours and all(_only_ours(disk, spec.pool) for disk in disks):
+        return CreatePool(spec.pool, spec.layout, spec.ashift, paths, spec.serials, half_made=True)
+    labels = {disk.zpool_label for disk in disks if disk.zpool_label}
+    guids = {label.guid for label in labels}
+    whole = all(disk.zpool_label and _only_ours(disk, spec.pool) for disk in disks)
+    if whole and len(guids) == 1:
+        return ImportPool(spec.pool, guids.pop(), paths)
+    problems = [f"disk {d.serial} ({d.path}): {found_on(d)}" for d in disks if found_on(d)]
+    raise RefusedError(
+        "\n".join(problems),
+        hint="Keystone uses blank disks only. If nothing on it is needed, empty it yourself, "
+        f"then re-run: wipefs --all {' '.join(paths)}",
+    )
+
+
+def _only_ours(disk: DiskFacts, pool: str) -> bool:
+    """Nothing but ZFS labels of our pool and the partitions that ZFS makes, and not in use."""
+    foreign = [s for s in disk.signatures if not s.endswith("zfs_member")]
+    label = disk.zpool_label
+    used = disk.mounted or disk.holders or disk.read_only
+    return not foreign and not used and (label is None or label.pool == pool)
+
+
+def found_on(disk: DiskFacts) -> str:
+    """What is on a disk, in words; empty when it is blank and writable."""
+    label = disk.zpool_label
+    parts = [
+        f"mounted at {', '.join(disk.mounted)}" if disk.mounted else "",
+        f"in use by {', '.join(disk.holders)}" if disk.holders else "",
+        f"holds pool {label.pool} (guid {label.guid})" if label else "",
+        f"signatures {', '.join(disk.signatures)}" if disk.signatures else "",
+        f"partition table {disk.partition_table}" if disk.partition_table else "",
+        f"partitions {', '.join(disk.partitions)}" if disk.partitions else "",
+        "is read-only" if disk.read_only else "",
+    ]
+    return "; ".join(filter(None, parts))
+
+
+def _same_pool(
+    spec: Spec, pool: PoolFacts, disks: Sequence[DiskFacts], every: Sequence[DiskFacts]
+) -> None:
+    """The imported pool of that name is the one that the spec means."""
+    names = {_whole(name): disk.serial for disk in every for name in (disk.path, *_links(disk))}
+    members = [path for vdev in pool.vdevs for path in vdev.paths]
+    held = sorted(names.get(_whole(path), path) for path in members)
+    wanted = sorted(disk.serial for disk in disks)
+    kinds = {vdev.kind for vdev in pool.vdevs}
+    kind = "disk" if spec.layout == "single" else spec.layout
+    problems = []
+    if held != wanted:
+        problems.append(f"is on {', '.join(held)}, the spec names {', '.join(wanted)}")
+    if kinds != {kind}:
+        problems.append(f"is made of {', '.join(sorted(kinds))}, the spec wants {spec.layout}")
+    if pool.ashift != spec.ashift:
+        problems.append(f"has ashift {pool.ashift}, the spec wants {spec.ashift}")
+    if problems:
+        raise RefusedError(
+            f"pool {pool.name} (guid {pool.guid}) {'; '.join(problems)}",
+            hint=f"correct the spec, or move the pool away: zpool export {pool.name}",
+        )
+
+
+def _datasets(spec: Spec, seen: Mapping[str, DatasetFacts]) -> Iterator[StorageAction]:
+    for wanted in spec.datasets:
+        name = f"{spec.pool}/{wanted.name}"
+        found = seen.get(name)
+        if found is None:
+            yield CreateDataset(name, wanted.mountpoint, wanted.properties)
+            continue
+        goal = {**wanted.properties, "mountpoint": wanted.mountpoint}
+        if drift := _drift(goal, _shown(found)):
+            yield SetProperties("dataset", name, drift)
+        if not found.mounted:
+            yield MountDataset(name, wanted.mountpoint)
+
+
+def _shown(dataset: DatasetFacts) -> dict[str, str]:
+    return {**dataset.properties, "mountpoint": dataset.mountpoint or "none"}
+
+
+def _drift(wanted: Mapping[str, str], seen: Mapping[str, str]) -> dict[str, str]:
+    """The wanted properties that are observed to differ."""
+    same = {"on": "sa"}  # zfs-get shows xattr=sa under either name, by version
+    return {
+        key: value
+        for key, value in wanted.items()
+        if key in seen and value not in (seen[key], same.get(seen[key]) if key == "xattr" else None)
+    }
+
+
+def _links(disk: DiskFacts) -> Iterator[str]:
+    for link in disk.by_id:
+        yield f"/dev/disk/by-id/{link.rpartition('/')[2]}"
+
+
+def _whole(path: str) -> str:
+    """The disk of ZFS's data partition: ".../nvme-X_S-part1" and "/dev/nvme0n1p1" without it."""
+    by_id = re.sub(r"-part\d+$", "", path)
+    return re.sub(r"^(/dev/(?:nvme\d+n\d+(?=p)|[sv]d[a-z]+(?=\d)))p?\d+$", r"\1", by_id)

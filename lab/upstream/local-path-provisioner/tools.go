@@ -1,0 +1,8 @@
+//go:build tools
+
+// Package tools names the programs that this module builds.
+package tools
+
+import (
+	_ "github.com/rancher/local-path-provisioner"
+)

@@ -1,0 +1,268 @@
+#!/usr/bin/python3
+"""Ansible module: all files and directories of a role in one call, each written atomically."""
+
+DOCUMENTATION = r"""
+module: keystone_files
+short_description: Converge directories, files and absences in one call
+description:
+  - Writes each file under a temporary name, syncs it, renames it. No final name holds half a file.
+  - Touches only what differs in bytes, mode or owner. Order is directories, files, absences.
+  - The diff of a file that others may not read shows digests only.
+  - Set C(no_log) where I(content) is secret.
+options:
+  directories:
+    description: Directories that must exist, parents first.
+    type: list
+    elements: dict
+    default: []
+    suboptions: &place
+      path: {description: Absolute path., type: str, required: true}
+      mode: {description: Four octal digits as a string., type: str, required: true}
+      owner: {description: User name; left out, the user that runs the module., type: str}
+      group: {description: Group name; left out, the primary group of that user., type: str}
+  files:
+    description: Files that must exist with exactly these bytes, from I(content) or I(source).
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      <<: *place
+      content: {description: The text itself., type: str}
+      source:
+        description: File on the target host. One in C(blobs/sha256) must hash to its name.
+        type: str
+      member: {description: Name of a regular file in the tar archive I(source)., type: str}
+  absent:
+    description: Files, links or empty directories that must not exist.
+    type: list
+    elements: str
+    default: []
+"""
+
+EXAMPLES = r"""
+- name: Put etcd and its configuration
+  keystone_files:
+    directories:
+      - {path: /etc/etcd, mode: "0755"}
+    files:
+      - path: /usr/local/bin/etcd
+        mode: "0755"
+        source: "{{ etcd_archive }}"
+        member: etcd-v3.6.16-linux-amd64/etcd
+      - path: /etc/etcd/etcd.yaml
+        mode: "0640"
+        group: etcd
+        content: "{{ lookup('template', 'etcd.yaml.j2') }}"
+  register: etcd_files
+"""
+
+RETURN = r"""
+changed_paths:
+  description: What was (or, in check mode, would be) created, rewritten, re-owned or removed.
+  returned: always
+  type: list
+  elements: str
+"""
+
+import grp
+import os
+import pwd
+import re
+import stat
+import tarfile
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.keystone_archive import members
+from ansible.module_utils.keystone_atomic import Staged, chunks, digest, hash_of, is_file, look
+from ansible.module_utils.keystone_atomic import own, sync_directory
+
+SHOWN_BYTES = 100_000
+PLACE = {
+    "path": {"type": "str", "required": True},
+    "mode": {"type": "str", "required": True},
+    "owner": {"type": "str"},
+    "group": {"type": "str"},
+}
+BYTES = {"content": {"type": "str"}, "source": {"type": "str"}, "member": {"type": "str"}}
+
+
+class Files:
+    """One call: what it changed so far and how to go on."""
+
+    def __init__(self, module):
+        self.module = module
+        self.changed_paths = []
+        self.diffs = []
+
+    def fail(self, path, text):
+        self.module.fail_json(msg=f"{path}: {text}", changed_paths=self.changed_paths)
+
+    def place(self, spec):
+        """(path, mode, uid, gid) of a directory or file, checked."""
+        path, mode = spec["path"], spec["mode"]
+        if not os.path.isabs(path) or os.path.normpath(path) != path:
+            self.fail(path, "not an absolute, normal path")
+        if not re.fullmatch(r"[0-7]{4}", mode):
+            self.fail(path, f'mode {mode!r} is not four octal digits as a string, like "0644"')
+        try:
+            uid = pwd.getpwnam(spec["owner"]).pw_uid if spec["owner"] else os.geteuid()
+            gid = grp.getgrnam(spec["group"]).gr_gid if spec["group"] else os.getegid()
+        except KeyError as error:
+            if not self.module.check_mode:
+                self.fail(path, f"{error.args[0]}: create that user or group first")
+            uid = gid = -1  # an earlier task would have made it: this counts as a difference
+        return path, int(mode, 8), uid, gid
+
+    def note(self, path, before, after):
+        self.changed_paths.append(path)
+        header = {"before_header": path, "after_header": path}
+        self.diffs.append(header | {"before": before, "after": after})
+
+    def directory(self, spec):
+        path, mode, uid, gid = self.place(spec)
+        found = look(path)
+        if found and not stat.S_ISDIR(found.st_mode):
+            self.fail(path, "exists and is not a directory")
+        if found:
+            self.permissions(spec, found)
+            return
+        self.note(path, "", permission_line(mode, uid, gid))
+        if not self.module.check_mode:
+            os.mkdir(path, 0o700)
+            own(path, mode, uid, gid)
+            sync_directory(os.path.dirname(path))
+
+    def permissions(self, spec, found):
+        path, *wanted = self.place(spec)
+        has = [stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid]
+        if has != wanted:
+            self.note(path, permission_line(*has), permission_line(*wanted))
+            if not self.module.check_mode:
+                own(path, *wanted)
+
+    def file(self, spec, pieces):
+        """Converge one file whose bytes are `pieces`."""
+        path, mode, uid, gid = self.place(spec)
+        found = look(path)
+        if found and stat.S_ISDIR(found.st_mode):
+            self.fail(path, "exists and is a directory")
+        staged = None
+        if not self.module.check_mode:
+            if not os.path.isdir(os.path.dirname(path)):
+                self.fail(path, "its directory does not exist: list it in `directories`")
+            staged = Staged(path, pieces)
+        try:
+            sha256 = staged.sha256 if staged else hash_of(pieces)
+            self.check_blob_name(spec, sha256)
+            if found and is_file(found) and digest(path) == sha256:
+                self.permissions(spec, found)
+                return
+            self.note(path, *self.shown(spec, found, sha256, mode))
+            if staged:
+                staged.commit(mode, uid, gid)
+        finally:
+            if staged:
+                staged.discard()
+
+    def check_blob_name(self, spec, sha256):
+        directory, name = os.path.split(spec["source"] or "")
+        whole = not spec["member"] and directory.endswith("/blobs/sha256")
+        if whole and name != sha256:
+            self.fail(spec["source"], f"damaged: its bytes hash to {sha256}")
+
+    def shown(self, spec, found, sha256, mode):
+        """Before and after for the diff; bytes only of small text that everybody may read."""
+        file = found is not None and is_file(found)
+        public = mode & 0o004 and (not file or found.st_mode & 0o004)
+        if spec["content"] is None or not public or (file and found.st_size > SHOWN_BYTES):
+            return f"sha256:{digest(spec['path'])}\n" if file else "", f"sha256:{sha256}\n"
+        if not file:
+            return "", spec["content"]
+        with open(spec["path"], errors="replace") as old:
+            return old.read(), spec["content"]
+
+    def source(self, source, specs):
+        """All files that come out of one source; an archive is read once."""
+        if not os.path.exists(source):
+            if not self.module.check_mode:
+                self.fail(source, f"no such file, needed for {specs[0]['path']}")
+            for spec in specs:  # an earlier task would have put the source there
+                self.note(spec["path"], "", f"from {source}\n")
+            return
+        inside = {spec["member"]: spec for spec in specs if spec["member"]}
+        whole = [spec for spec in specs if not spec["member"]]
+        if len(inside) + len(whole) != len(specs):
+            self.fail(source, "one of its members is asked for twice")
+        for spec in whole:
+            self.copy(spec)
+        if not inside:
+            return
+        try:
+            for name, file in members(source, inside):
+                self.file(inside[name], chunks(file))
+        except (LookupError, tarfile.TarError, EOFError) as error:
+            self.fail(source, f"as an archive: {error}")
+
+    def copy(self, spec):
+        """A whole file, compared first: what is the same is read twice but not written."""
+        found = look(spec["path"])
+        with open(spec["source"], "rb") as source:
+            if found and is_file(found) and found.st_size == os.fstat(source.fileno()).st_size:
+                sha256 = hash_of(chunks(source))
+                source.seek(0)
+                if sha256 == digest(spec["path"]):
+                    self.check_blob_name(spec, sha256)
+                    self.permissions(spec, found)
+                    return
+            self.file(spec, chunks(source))
+
+    def absence(self, path):
+        found = look(path)
+        if found is None:
+            return
+        self.note(path, "present\n", "")
+        if not self.module.check_mode:
+            remove = os.rmdir if stat.S_ISDIR(found.st_mode) else os.unlink
+            remove(path)
+            sync_directory(os.path.dirname(path))
+
+
+def permission_line(mode, uid, gid):
+    return f"mode {mode:04o}, owner {uid}:{gid}\n"
+
+
+def main():
+    file_options = {
+        "options": PLACE | BYTES,
+        "mutually_exclusive": [("content", "source")],
+        "required_one_of": [("content", "source")],
+        "required_by": {"member": "source"},
+    }
+    module = AnsibleModule(
+        argument_spec={
+            "directories": {"type": "list", "elements": "dict", "default": [], "options": PLACE},
+            "files": {"type": "list", "elements": "dict", "default": []} | file_options,
+            "absent": {"type": "list", "elements": "str", "default": []},
+        },
+        supports_check_mode=True,
+    )
+    files = Files(module)
+    sources = {}
+    for spec in module.params["directories"]:
+        files.directory(spec)
+    for spec in module.params["files"]:
+        if spec["source"]:
+            sources.setdefault(spec["source"], []).append(spec)
+        else:
+            files.file(spec, [spec["content"].encode()])
+    for source, specs in sources.items():
+        files.source(source, specs)
+    for path in module.params["absent"]:
+        files.absence(path)
+    module.exit_json(
+        changed=bool(files.changed_paths), changed_paths=files.changed_paths, diff=files.diffs
+    )
+
+
+if __name__ == "__main__":
+    main()

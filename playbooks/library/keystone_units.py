@@ -1,0 +1,186 @@
+#!/usr/bin/python3
+"""Ansible module: all systemd units of a role in one call."""
+
+DOCUMENTATION = r"""
+module: keystone_units
+short_description: Converge systemd units in one call
+description:
+  - One C(systemctl show) tells what is; only what differs is done, each verb once for all units.
+  - systemd re-reads its unit files when a named unit has changed on disk or is not known yet.
+  - A failed start ends with the unit's own last log lines in the message.
+options:
+  units:
+    description: Units and what they shall be.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name: {description: Unit name; C(.service) may be left out., type: str, required: true}
+      state:
+        description: Left out means leave as it is.
+        type: str
+        choices: [started, restarted, stopped]
+      enabled: {description: Left out means leave as it is., type: bool}
+  restart:
+    description:
+      - Names to restart, of those that were running when the call began.
+      - One that this call starts is not restarted too.
+      - Give it the outcome of the task that wrote the files, see the example.
+    type: list
+    elements: str
+    default: []
+  daemon_reload:
+    description: Re-read unit files even if systemd sees no difference.
+    type: bool
+    default: false
+"""
+
+EXAMPLES = r"""
+- name: Run etcd
+  keystone_units:
+    units:
+      - {name: etcd, state: started, enabled: true}
+    restart: "{{ ['etcd'] if etcd_files.changed else [] }}"
+"""
+
+RETURN = r"""
+actions:
+  description: What was (or, in check mode, would be) done, like C(start etcd.service).
+  returned: always
+  type: list
+  elements: str
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+PROPERTIES = "Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload"
+RUNNING = ("active", "activating", "reloading", "refreshing")
+ENABLED = ("enabled", "static", "alias", "indirect", "generated")
+SUFFIXES = (".service", ".socket", ".timer", ".mount", ".target", ".path", ".slice", ".scope")
+
+
+class Units:
+    """One call: the units' states at its beginning, and the verbs done since."""
+
+    def __init__(self, module):
+        self.module = module
+        self.actions = []
+        self.wanted = {full(unit["name"]): unit for unit in module.params["units"]}
+        self.restart = [full(name) for name in module.params["restart"]]
+        self.names = list(dict.fromkeys([*self.wanted, *self.restart]))
+
+    def systemctl(self, *words):
+        code, out, err = self.module.run_command(["systemctl", *words])
+        if code:
+            self.fail(f"systemctl {' '.join(words)}: {err.strip() or out.strip()}")
+        return out
+
+    def fail(self, text):
+        """Fail, with what the units that are not well have to say for themselves."""
+        logs = ""
+        for name, state in self.show().items():
+            if state["ActiveState"] not in ("active", "inactive"):
+                _, out, _ = self.module.run_command(
+                    ["journalctl", "--no-pager", "--quiet", "-o", "cat", "-n", "15", "-u", name]
+                )
+                logs += f"\n{name} is {state['ActiveState']}:\n{out.rstrip()}"
+        self.module.fail_json(msg=text + logs, actions=self.actions)
+
+    def show(self):
+        """Properties of each unit, by the name it was asked for."""
+        code, out, err = self.module.run_command(
+            ["systemctl", "show", f"--property={PROPERTIES}", "--", *self.names]
+        )
+        if code:
+            self.module.fail_json(msg=f"systemctl show: {err.strip()}", actions=self.actions)
+        blocks = [dict(line.split("=", 1) for line in b.splitlines()) for b in out.split("\n\n")]
+        return dict(zip(self.names, [block for block in blocks if block], strict=True))
+
+    def do(self, verb, names):
+        """One verb for many units: systemd orders them among themselves."""
+        if names:
+            self.actions += [f"{verb} {name}" for name in names]
+            if not self.module.check_mode:
+                self.systemctl(verb, "--", *names)
+
+    def current(self):
+        states = self.show()
+        stale = any(
+            states[name]["NeedDaemonReload"] == "yes" or states[name]["LoadState"] == "not-found"
+            for name in self.wanted
+        )
+        if (stale or self.module.params["daemon_reload"]) and not self.module.check_mode:
+            self.systemctl("daemon-reload")
+            states = self.show()
+        return states
+
+    def converge(self):
+        states = self.current()
+
+        def those(key, value):
+            return [name for name, unit in self.wanted.items() if unit[key] == value]
+
+        active = {name for name in self.names if states[name]["ActiveState"] in RUNNING}
+        self.do(
+            "enable",
+            [n for n in those("enabled", True) if states[n]["UnitFileState"] not in ENABLED],
+        )
+        self.do(
+            "disable",
+            [
+                n
+                for n in those("enabled", False)
+                if states[n]["UnitFileState"].startswith("enabled")
+            ],
+        )
+        self.do("stop", [name for name in those("state", "stopped") if name in active])
+        # systemd refuses to start what failed too often until the count is reset.
+        start = [name for name in those("state", "started") if name not in active]
+        failed = [name for name in start if states[name]["ActiveState"] == "failed"]
+        if failed and not self.module.check_mode:
+            self.systemctl("reset-failed", "--", *failed)
+        self.do("start", start)
+        # Of the running ones some may still be on their way up: `start` waits for them too.
+        waiting = [n for n in those("state", "started") if states[n]["ActiveState"] == "activating"]
+        again = [name for name in self.restart if name in active]
+        self.do("restart", list(dict.fromkeys([*those("state", "restarted"), *again])))
+        waiting = [name for name in waiting if name not in again]
+        if waiting and not self.module.check_mode:
+            self.systemctl("start", "--", *waiting)
+
+
+def full(name):
+    return name if name.endswith(SUFFIXES) else f"{name}.service"
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            "units": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "name": {"type": "str", "required": True},
+                    "state": {"type": "str", "choices": ["started", "restarted", "stopped"]},
+                    "enabled": {"type": "bool"},
+                },
+            },
+            "restart": {"type": "list", "elements": "str", "default": []},
+            "daemon_reload": {"type": "bool", "default": False},
+        },
+        supports_check_mode=True,
+    )
+    units = Units(module)
+    if units.names:
+        units.converge()
+    elif module.params["daemon_reload"] and not module.check_mode:
+        units.systemctl("daemon-reload")
+    after = "".join(f"{action}\n" for action in units.actions)
+    module.exit_json(
+        changed=bool(units.actions), actions=units.actions, diff={"before": "", "after": after}
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""Machines made of nothing: network namespaces on a bridge of their own, and real programs in them.
+
+Everything lives in namespaces of this test run: no route, no address and no interface of the host
+is touched, and nothing in there can reach the host or anything beyond it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from keystone import pki
+from keystone.bundle.model import Digest, Item, Manifest
+from keystone.deployment import deployment_file
+from keystone.inventory import Context
+from keystone.run import Result, run
+from keystone.site import Networks, Node, Site
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+ROOT = Path(__file__).parents[2]
+NODES = {"p1": "10.78.0.11", "p2": "10.78.0.12", "p3": "10.78.0.13"}
+PREFIX = "kstest"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.netns)
+
+
+@dataclass(frozen=True)
+class Lan:
+    """A bridge and the machines on it. `at` gives the words that run a program on one."""
+
+    names: Mapping[str, str]
+
+    def at(self, machine: str, *argv: str | Path) -> list[str]:
+        return ["ip", "netns", "exec", self.names[machine], *map(os.fspath, argv)]
+
+    def run(self, machine: str, *argv: str | Path, check: bool = True) -> Result:
+        return run(self.at(machine, *argv), check=check, timeout=60)
+
+    def link(self, machine: str, state: str) -> None:
+        """Set a machine's only cable "up" or "down"."""
+        run(["ip", "-n", self.names[machine], "link", "set", "eth0", state])
+
+
+def sweep() -> None:
+    """Take away what runs that were killed left behind: their process is gone."""
+    for entry in json.loads(run(["ip", "-j", "netns", "list"]).stdout or "[]"):
+        owner = entry["name"].split("-")
+        if owner[0] == PREFIX and not Path(f"/proc/{owner[1]}").exists():
+            run(["ip", "netns", "delete", entry["name"]])
+
+
+@pytest.fixture(scope="module")
+def namespaces() -> Iterator[Callable[[Mapping[str, str]], Lan]]:
+    """A factory: machine names to IPv4 addresses of one /24, and you have a network of them."""
+    if os.geteuid() != 0:
+        pytest.skip("network namespaces need root")
+    sweep()
+    made: list[str] = []
+
+    def add(name: str) -> str:
+        full = f"{PREFIX}-{os.getpid()}-{len(made)}-{name}"
+        made.append(full)
+        run(["ip", "netns", "add", full])
+        run(["ip", "-n", full, "link", "set", "lo", "up"])
+        return full
+
+    def build(machines: Mapping[str, str]) -> Lan:
+        switch = add("switch")
+        run(["ip", "-n", switch, "link", "add", "br0", "type", "bridge"])
+        run(["ip", "-n", switch, "link", "set", "br0", "up"])
+        names = {}
+        for machine, address in machines.items():
+            names[machine] = space = add(machine)
+            run(["ip", "-n", switch, "link", "add", machine, "type", "veth",
+                 "peer", "name", "eth0", "netns", space])  # fmt: skip
+            run(["ip", "-n", switch, "link", "set", machine, "master", "br0", "up"])
+            run(["ip", "-n", space, "address", "add", f"{address}/24", "dev", "eth0"])
+            run(["ip", "-n", space, "link", "set", "eth0", "up"])
+        return Lan(names)
+
+    try:
+        yield build
+    finally:
+        for name in made:
+            run(["ip", "netns", "delete", name])
+
+
+@pytest.fixture(scope="session")
+def binary() -> Callable[[str], Path]:
+    """Real programs by name, from the lab's build cache or the folder KEYSTONE_TEST_BINARIES."""
+
+    def find(name: str) -> Path:
+        folder = os.environ.get("KEYSTONE_TEST_BINARIES")
+        if folder:
+            return Path(folder) / name
+        from keystone.lab import upstream  # noqa: PLC0415 only where programs have to be built
+
+        return Path(upstream.binary(name))
+
+    return find
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A site with its tree, and each Primer's share of it laid out under a folder of its own."""
+
+    site: Site
+    tree: Path
+    hosts: Path
+
+    def at(self, host: str, path: str) -> Path:
+        """Where the host's file `path` is in this test."""
+        return self.hosts / host / path.lstrip("/")
+
+
+@pytest.fixture(scope="module")
+def pki_site(tmp_path_factory: pytest.TempPathFactory) -> Placed:
+    """A real trust tree, placed from the same deployment files that the role reads."""
+    top = tmp_path_factory.mktemp("site")
+    site = Site(
+        "netns",
+        tuple(Node(name, IPv4Address(address)) for name, address in NODES.items()),
+        Networks(IPv4Network("10.78.0.0/24")),
+    )
+    placed = Placed(site, top / "pki", top / "hosts")
+    pki.init(site, placed.tree, top / "root.pem", "passphrase")
+    for node in site.primers:
+        for file in json.loads(deployment_file(placed.tree, node.name).read_text())["files"]:
+            path = placed.at(node.name, file["path"])
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(file["content"])
+            path.chmod(int(file["mode"], 8))
+    return placed
+
+
+def context(placed: Placed, host: str) -> Context:
+    """What a role's variables are made from, with a bundle that holds the names it asks for."""
+    items = tuple(
+        Item("binary", name, version, Digest("0" * 64), 1)
+        for name, version in (("etcd", "v3.6.16"), ("registry", "v3.1.2"))
+    )
+    node = next(node for node in placed.site.primers if node.name == host)
+    return Context(placed.site, node, Manifest("test", 1, items))
+
+
+def render(role: str, template: str, variables: Mapping[str, object]) -> str:
+    """A role's template with the role's defaults and these variables, as Ansible renders it."""
+    defaults = ROOT / "roles" / role / "defaults/main.yml"
+    known: dict[str, Any] = yaml.safe_load(defaults.read_text()) if defaults.exists() else {}
+    environment = Environment(
+        loader=FileSystemLoader(ROOT / "roles" / role / "templates"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(template).render({**known, **variables})
+
+
+def until(question: Callable[[], bool], what: str, seconds: float = 60) -> None:
+    """Ask until it is so; fail with `what` when the deadline has passed."""
+    deadline = time.monotonic() + seconds
+    while not question():
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {seconds:.0f} s: {what}")
+        time.sleep(0.1)

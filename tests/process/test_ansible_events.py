@@ -1,0 +1,97 @@
+"""The callback as the engine meets it: a real ansible-playbook, events here, its log there."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keystone import run
+
+PLAYBOOKS = Path(__file__).parents[2] / "playbooks"
+PLAY = """
+- name: Try
+  hosts: all
+  gather_facts: false
+  tasks:
+    - name: Put a file
+      keystone_files:
+        files: [{path: "@/public", mode: "0644", content: "hello"}]
+    - name: Put a secret
+      no_log: true
+      keystone_files:
+        files: [{path: "@/secret", mode: "0600", content: "topsecret"}]
+    - name: Leave out
+      ansible.builtin.command: /bin/true
+      when: false
+    - name: Fail for one of two
+      ansible.builtin.command: "{{ item }}"
+      loop: [/bin/true, "/bin/ls /nowhere"]
+      changed_when: false
+"""
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], str, str]:
+    """Events, raw log, and what was printed, of one run that fails at its end."""
+    folder = tmp_path_factory.mktemp("events")
+    (folder / "play.yml").write_text(PLAY.replace("@", str(folder)))
+    inventory = {"all": {"hosts": {"p1": {"ansible_connection": "local"}}}}
+    (folder / "inventory.json").write_text(json.dumps(inventory))
+    done = run.run(
+        [sys.executable, "-m", "ansible", "playbook", "--diff",
+         "-i", folder / "inventory.json", folder / "play.yml"],
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder),
+            "ANSIBLE_CONFIG": str(PLAYBOOKS / "ansible.cfg"),
+            "KEYSTONE_EVENTS": str(folder / "events"),
+            "KEYSTONE_RAW_LOG": str(folder / "log"),
+        },
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    events = [json.loads(line) for line in (folder / "events").read_text().splitlines()]
+    return events, (folder / "log").read_text(), done.stdout + done.stderr
+
+
+def test_every_event_is_there_in_order(outcome: tuple[list[dict[str, Any]], str, str]) -> None:
+    events, _, _ = outcome
+    assert [(event["event"], event.get("status")) for event in events] == [
+        ("play_start", None),
+        ("task_start", None), ("result", "changed"),
+        ("task_start", None), ("result", "changed"),
+        ("task_start", None), ("result", "skipped"),
+        ("task_start", None), ("result", "failed"),
+        ("stats", None),
+    ]  # fmt: skip
+    assert events[0]["hosts"] == ["p1"]
+    assert events[2]["changes"][0].endswith("/public")
+    assert events[-1]["hosts"]["p1"]["failures"] == 1
+
+
+def test_a_failed_item_says_what_it_said(
+    outcome: tuple[list[dict[str, Any]], str, str],
+) -> None:
+    (failed,) = [event for event in outcome[0] if event.get("status") == "failed"]
+    assert failed["host"] == "p1"
+    assert failed["task"] == "Fail for one of two"
+    assert "/bin/ls /nowhere" in failed["message"]
+    assert "No such file or directory" in failed["message"]
+
+
+def test_secrets_are_in_neither(outcome: tuple[list[dict[str, Any]], str, str]) -> None:
+    events, log, printed = outcome
+    assert "topsecret" not in json.dumps(events) + log + printed
+
+
+def test_the_log_is_what_ansible_prints(outcome: tuple[list[dict[str, Any]], str, str]) -> None:
+    _, log, printed = outcome
+    assert "TASK [Put a file]" in log
+    assert "+hello" in log
+    assert "PLAY RECAP" in log
+    assert "PLAY RECAP" not in printed

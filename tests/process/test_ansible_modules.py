@@ -1,0 +1,557 @@
+"""Our Ansible modules as the processes that they are on a host; apt, dpkg, systemd honest fakes."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import stat
+import sys
+import tarfile
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keystone import run
+
+PLAYBOOKS = Path(__file__).parents[2] / "playbooks"
+LAUNCHER = """
+import runpy, sys, ansible.module_utils
+ansible.module_utils.__path__.append(sys.argv[1])
+sys.argv = [sys.argv[2]]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+Module = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def module(tmp_path: Path) -> Module:
+    """Run one module to its end: its JSON answer, with `rc` of the process as `exit`."""
+
+    def call(name: str, *, check: bool = False, **params: object) -> dict[str, Any]:
+        arguments = {**params, "_ansible_check_mode": check, "_ansible_diff": True}
+        path = PLAYBOOKS / "library" / f"{name}.py"
+        done = run.run(
+            [sys.executable, "-c", LAUNCHER, PLAYBOOKS / "module_utils", path],
+            data=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}),
+            env={
+                "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+                "FAKE_STATE": str(tmp_path / "state.json"),
+                "APT_CONFIG": str(tmp_path / "apt.conf"),
+            },
+            check=False,
+        )
+        assert done.stdout, done.stderr
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return {**answer, "exit": done.returncode}
+
+    return call
+
+
+def program(tmp_path: Path, name: str, body: str) -> None:
+    """A fake executable, first on PATH. It sees `state` (kept between calls) and `args`."""
+    path = tmp_path / "bin" / name
+    path.parent.mkdir(exist_ok=True)
+    head = f"""\
+        #!{sys.executable}
+        import json, os, sys
+        args = sys.argv[1:]
+        with open(os.environ["FAKE_STATE"]) as file:
+            state = json.load(file)
+        def save():
+            with open(os.environ["FAKE_STATE"], "w") as file:
+                json.dump(state, file)
+        state.setdefault("calls", []).append([{name!r}, *args])
+        save()
+        """
+    path.write_text(textwrap.dedent(head) + textwrap.dedent(body))
+    path.chmod(0o755)
+
+
+def state_of(tmp_path: Path) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads((tmp_path / "state.json").read_text())
+    return state
+
+
+# keystone_files
+
+
+def test_files_are_written_once_with_mode_and_then_left_alone(
+    module: Module, tmp_path: Path
+) -> None:
+    directory, path = tmp_path / "etc", tmp_path / "etc" / "a.conf"
+    wanted = {
+        "directories": [{"path": str(directory), "mode": "0750"}],
+        "files": [{"path": str(path), "mode": "0640", "content": "a = 1\n"}],
+    }
+    assert module("keystone_files", **wanted)["changed_paths"] == [str(directory), str(path)]
+    assert path.read_text() == "a = 1\n"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    inode = path.stat().st_ino
+    assert module("keystone_files", **wanted)["changed"] is False
+    assert path.stat().st_ino == inode
+    assert [entry.name for entry in directory.iterdir()] == ["a.conf"]
+
+
+def test_files_check_mode_tells_the_same_and_writes_nothing(module: Module, tmp_path: Path) -> None:
+    new, old, gone = tmp_path / "d" / "new", tmp_path / "old", tmp_path / "gone"
+    old.write_text("before\n")
+    old.chmod(0o644)
+    gone.write_text("")
+    wanted = {
+        "directories": [{"path": str(tmp_path / "d"), "mode": "0755"}],
+        "files": [
+            {"path": str(new), "mode": "0644", "content": "x"},
+            {"path": str(old), "mode": "0644", "content": "after\n"},
+        ],
+        "absent": [str(gone)],
+    }
+    checked = module("keystone_files", check=True, **wanted)
+    assert old.read_text() == "before\n"
+    assert gone.exists()
+    assert not (tmp_path / "d").exists()
+    assert {"before": "before\n", "after": "after\n"}.items() <= checked["diff"][2].items()
+    applied = module("keystone_files", **wanted)
+    assert applied["changed_paths"] == checked["changed_paths"]
+    assert not gone.exists()
+
+
+def test_files_only_the_mode_differs(module: Module, tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_text("same")
+    path.chmod(0o666)
+    inode = path.stat().st_ino
+    answer = module(
+        "keystone_files", files=[{"path": str(path), "mode": "0600", "content": "same"}]
+    )
+    assert answer["changed"] is True
+    assert (stat.S_IMODE(path.stat().st_mode), path.stat().st_ino) == (0o600, inode)
+
+
+def test_files_diff_does_not_show_what_others_may_not_read(module: Module, tmp_path: Path) -> None:
+    answer = module(
+        "keystone_files",
+        files=[{"path": str(tmp_path / "key"), "mode": "0600", "content": "topsecret"}],
+    )
+    assert "topsecret" not in json.dumps(answer["diff"])
+
+
+def test_files_replace_what_a_killed_run_left(module: Module, tmp_path: Path) -> None:
+    left = tmp_path / ".a.keystone-new"
+    left.write_text("half")
+    module(
+        "keystone_files", files=[{"path": str(tmp_path / "a"), "mode": "0644", "content": "all"}]
+    )
+    assert (tmp_path / "a").read_text() == "all"
+    assert not left.exists()
+
+
+def test_files_a_link_is_replaced_not_followed(module: Module, tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("untouched")
+    (tmp_path / "a").symlink_to(tmp_path / "victim")
+    module("keystone_files", files=[{"path": str(tmp_path / "a"), "mode": "0644", "content": "x"}])
+    assert (tmp_path / "victim").read_text() == "untouched"
+    assert not (tmp_path / "a").is_symlink()
+
+
+def archive(path: Path, kind: str, entries: dict[str, bytes]) -> Path:
+    """A tar archive: kind "gz", "xz" or "" for a plain one."""
+    with tarfile.open(path, f"w:{kind}") as tar:  # type: ignore[call-overload] computed mode
+        link = tarfile.TarInfo("bin/link")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+        for name, data in entries.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["gz", "xz", ""])
+def test_files_members_come_out_of_an_archive(module: Module, tmp_path: Path, kind: str) -> None:
+    source = archive(tmp_path / "x.tar", kind, {"./bin/a": b"A" * 3_000_000, "bin/b": b"B"})
+    wanted = [
+        {"path": str(tmp_path / name), "mode": "0755", "source": str(source), "member": member}
+        for name, member in (("b", "bin/b"), ("a", "bin/a"))
+    ]
+    assert module("keystone_files", files=wanted)["changed"] is True
+    assert (tmp_path / "a").read_bytes() == b"A" * 3_000_000
+    assert (tmp_path / "b").read_bytes() == b"B"
+    again = module("keystone_files", files=wanted)
+    assert again["changed"] is False
+
+
+@pytest.mark.parametrize(
+    ("member", "said"), [("bin/none", "no member bin/none"), ("bin/link", "not a regular file")]
+)
+def test_files_refuse_a_member_that_is_no_file(
+    module: Module, tmp_path: Path, member: str, said: str
+) -> None:
+    source = archive(tmp_path / "x.tar", "gz", {"bin/a": b"A"})
+    answer = module(
+        "keystone_files",
+        files=[
+            {"path": str(tmp_path / "a"), "mode": "0755", "source": str(source), "member": member}
+        ],
+    )
+    assert answer["exit"] == 1
+    assert said in answer["msg"]
+    assert not (tmp_path / "a").exists()
+
+
+def test_files_cut_archive_leaves_the_old_file(module: Module, tmp_path: Path) -> None:
+    source = archive(tmp_path / "x.tar", "gz", {"bin/a": os.urandom(100_000)})
+    source.write_bytes(source.read_bytes()[:50_000])
+    (tmp_path / "a").write_text("old")
+    answer = module(
+        "keystone_files",
+        files=[
+            {"path": str(tmp_path / "a"), "mode": "0755", "source": str(source), "member": "bin/a"}
+        ],
+    )
+    assert answer["failed"] is True
+    assert str(source) in answer["msg"]
+    assert (tmp_path / "a").read_text() == "old"
+
+
+def test_files_a_blob_must_hash_to_its_name(module: Module, tmp_path: Path) -> None:
+    blobs = tmp_path / "blobs" / "sha256"
+    blobs.mkdir(parents=True)
+    blob = blobs / hashlib.sha256(b"kubelet").hexdigest()
+    blob.write_bytes(b"kubelet")
+    wanted = [{"path": str(tmp_path / "kubelet"), "mode": "0755", "source": str(blob)}]
+    assert module("keystone_files", files=wanted)["changed"] is True
+    assert module("keystone_files", files=wanted)["changed"] is False
+    blob.write_bytes(b"kube1et")
+    answer = module("keystone_files", files=wanted)
+    assert "damaged" in answer["msg"]
+    assert (tmp_path / "kubelet").read_bytes() == b"kubelet"
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ({"path": "etc/a", "mode": "0644", "content": ""}, "not an absolute"),
+        ({"path": "/tmp/../etc/a", "mode": "0644", "content": ""}, "not an absolute"),
+        ({"path": "/nowhere/a", "mode": 420, "content": ""}, "four octal digits"),
+        ({"path": "/nowhere/a", "mode": "0644", "content": ""}, "directory does not exist"),
+        ({"path": "/nowhere/a", "mode": "0644"}, "one of the following is required"),
+        ({"path": "/nowhere/a", "mode": "0644", "source": "/nowhere/b"}, "/nowhere/b: no such"),
+        ({"path": "/", "mode": "0644", "content": ""}, "is a directory"),
+        ({"path": "/nowhere/a", "mode": "0644", "content": "", "owner": "no-one"}, "no-one"),
+    ],
+)
+def test_files_refusals_name_the_thing(module: Module, spec: dict[str, object], said: str) -> None:
+    answer = module("keystone_files", files=[spec])
+    assert answer["failed"] is True
+    assert said in answer["msg"]
+
+
+# keystone_packages
+
+DPKG_QUERY = """
+names = args[args.index("-f") + 2:]
+for name in names:
+    if name in state["packages"]:
+        print(name, *state["packages"][name], sep="\\t")
+sys.exit(any(name not in state["packages"] for name in names))
+"""
+APT_GET = """
+if "install" in args:
+    for name in args[args.index("install") + 1:]:
+        name, _, version = name.partition("=")
+        state["packages"][name] = ["installed", version or "1.0"]
+    save()
+"""
+DPKG = """
+if "--audit" in args and state["interrupted"]:
+    print("The following packages are only half configured")
+if "--configure" in args:
+    if state["locked"]:
+        state["locked"] -= 1
+        save()
+        print("dpkg: error: dpkg frontend lock was locked by another process", file=sys.stderr)
+        sys.exit(2)
+    state["interrupted"] = False
+    save()
+"""
+
+
+@pytest.fixture
+def dpkg(tmp_path: Path) -> Callable[..., None]:
+    """A fake dpkg and apt-get with these packages: name -> (status, version)."""
+
+    def prepare(
+        packages: dict[str, tuple[str, str]], *, interrupted: bool = False, locked: int = 0
+    ) -> None:
+        state = {"packages": packages, "interrupted": interrupted, "locked": locked, "calls": []}
+        (tmp_path / "state.json").write_text(json.dumps(state))
+        program(tmp_path, "dpkg-query", DPKG_QUERY)
+        program(tmp_path, "apt-get", APT_GET)
+        program(tmp_path, "dpkg", DPKG)
+
+    return prepare
+
+
+def repository(tmp_path: Path) -> str:
+    (tmp_path / "seed").mkdir()
+    (tmp_path / "seed" / "Packages").write_text("")
+    return f"directory:{tmp_path / 'seed'}"
+
+
+def calls(tmp_path: Path, name: str) -> list[list[str]]:
+    return [call for call in state_of(tmp_path)["calls"] if call[0] == name]
+
+
+def test_packages_that_are_there_cost_no_apt(
+    module: Module, dpkg: Callable[..., None], tmp_path: Path
+) -> None:
+    dpkg({"chrony": ("installed", "4.6")})
+    answer = module("keystone_packages", names=["chrony"], source="directory:/nowhere")
+    assert answer["changed"] is False
+    assert calls(tmp_path, "apt-get") == []
+
+
+def test_packages_come_from_the_given_source_only(
+    module: Module, dpkg: Callable[..., None], tmp_path: Path
+) -> None:
+    dpkg({"chrony": ("config-files", "4.6"), "haproxy": ("installed", "2.9")})
+    state = tmp_path / "apt"
+    wanted = {
+        "names": ["chrony", "haproxy", "zfsutils-linux=2.3.9"],
+        "source": repository(tmp_path),
+        "state_directory": str(state),
+    }
+    checked = module("keystone_packages", check=True, **wanted)
+    assert calls(tmp_path, "apt-get") == []
+    answer = module("keystone_packages", **wanted)
+    assert answer["missing"] == checked["missing"] == ["chrony", "zfsutils-linux=2.3.9"]
+    update, install = calls(tmp_path, "apt-get")
+    for call in (update, install):
+        assert f"Dir::Etc::sourcelist={state}/sources.list" in call
+        assert "Dir::Etc::sourceparts=/dev/null" in call
+    assert "--no-install-recommends" in install
+    assert install[-2:] == ["chrony", "zfsutils-linux=2.3.9"]
+    assert (state / "sources.list").read_text() == f"deb [trusted=yes] file:{tmp_path}/seed ./\n"
+    assert module("keystone_packages", **wanted)["changed"] is False
+
+
+def test_packages_heal_an_interrupted_dpkg_once_its_lock_is_free(
+    module: Module, dpkg: Callable[..., None], tmp_path: Path
+) -> None:
+    dpkg({"chrony": ("half-configured", "4.6")}, interrupted=True, locked=2)
+    answer = module(
+        "keystone_packages",
+        names=["chrony"],
+        source=repository(tmp_path),
+        state_directory=str(tmp_path / "apt"),
+    )
+    assert answer["changed"] is True
+    assert state_of(tmp_path)["interrupted"] is False
+    assert len([call for call in calls(tmp_path, "dpkg") if "--configure" in call]) == 3
+
+
+def test_packages_refuse_a_directory_that_is_no_repository(
+    module: Module, dpkg: Callable[..., None], tmp_path: Path
+) -> None:
+    dpkg({})
+    answer = module(
+        "keystone_packages",
+        names=["chrony"],
+        source=f"directory:{tmp_path}",
+        state_directory=str(tmp_path / "apt"),
+    )
+    assert "no file Packages" in answer["msg"]
+
+
+def test_packages_real_apt_takes_our_options_and_resolves(
+    module: Module, dpkg: Callable[..., None], tmp_path: Path
+) -> None:
+    """The real apt-get, told to simulate by its own configuration, on a repository of one deb."""
+    dpkg({})
+    (tmp_path / "bin" / "apt-get").unlink()
+    source = repository(tmp_path)
+    architecture = run.run(["/usr/bin/dpkg", "--print-architecture"]).stdout.strip()
+    (tmp_path / "seed" / "Packages").write_text(
+        f"Package: keystone-tiny\nVersion: 1.0\nArchitecture: {architecture}\n"
+        "Maintainer: Keystone <keystone@example.org>\nDescription: nothing\n"
+        f"Filename: ./tiny.deb\nSize: 1\nSHA256: {'0' * 64}\n\n"
+    )
+    (tmp_path / "status").write_text("")
+    (tmp_path / "apt.conf").write_text(
+        f'APT::Get::Simulate "true";\nDir::State::status "{tmp_path}/status";\n'
+    )
+    found = module(
+        "keystone_packages",
+        names=["keystone-tiny"],
+        source=source,
+        state_directory=str(tmp_path / "apt"),
+    )
+    assert found["msg"] == "apt succeeded, but not installed: keystone-tiny"
+    unknown = module(
+        "keystone_packages", names=["bash"], source=source, state_directory=str(tmp_path / "apt")
+    )
+    assert "E: " in unknown["msg"]
+    assert "bash" in unknown["msg"]
+
+
+# keystone_units
+
+SYSTEMCTL = """
+verb, names = args[0], [arg for arg in args[1:] if not arg.startswith("-")]
+units = state["units"]
+if verb == "show":
+    print("\\n\\n".join(
+        "\\n".join(f"{key}={value}" for key, value in {
+            "Id": name, "LoadState": "not-found", "ActiveState": "inactive", "UnitFileState": "",
+            "NeedDaemonReload": "no", **units.get(name, {})}.items())
+        for name in names))
+elif verb == "daemon-reload":
+    units.update(state.pop("on_disk", {}))
+    for unit in units.values():
+        unit["NeedDaemonReload"] = "no"
+else:
+    for name in names:
+        unit = units[name]
+        if unit.get("broken") and verb in ("start", "restart"):
+            unit["ActiveState"] = "failed"
+            save()
+            print(f"Job for {name} failed.", file=sys.stderr)
+            sys.exit(1)
+        unit.update({
+            "start": {"ActiveState": "active"}, "restart": {"ActiveState": "active"},
+            "stop": {"ActiveState": "inactive"}, "reset-failed": {"ActiveState": "inactive"},
+            "enable": {"UnitFileState": "enabled"}, "disable": {"UnitFileState": "disabled"},
+        }[verb])
+save()
+"""
+ACTIVE = {"LoadState": "loaded", "ActiveState": "active", "UnitFileState": "enabled"}
+STOPPED = {"LoadState": "loaded", "ActiveState": "inactive", "UnitFileState": "disabled"}
+FAILED = {"LoadState": "loaded", "ActiveState": "failed", "UnitFileState": "enabled"}
+
+
+@pytest.fixture
+def systemd(tmp_path: Path) -> Callable[..., None]:
+    """A fake systemd with these units; `on_disk` become known by daemon-reload."""
+
+    def prepare(on_disk: dict[str, object] | None = None, **units: dict[str, str]) -> None:
+        state = {
+            "units": {f"{name}.service": unit for name, unit in units.items()},
+            "on_disk": on_disk or {},
+        }
+        (tmp_path / "state.json").write_text(json.dumps(state))
+        program(tmp_path, "systemctl", SYSTEMCTL)
+        program(tmp_path, "journalctl", "print('etcd: bad member id')")
+
+    return prepare
+
+
+def verbs(tmp_path: Path) -> list[str]:
+    return [call[1] for call in calls(tmp_path, "systemctl") if call[1] != "show"]
+
+
+def test_units_that_are_as_wanted_are_asked_once(
+    module: Module, systemd: Callable[..., None], tmp_path: Path
+) -> None:
+    systemd(etcd=ACTIVE, apt_daily=STOPPED)
+    answer = module(
+        "keystone_units",
+        units=[
+            {"name": "etcd", "state": "started", "enabled": True},
+            {"name": "apt_daily", "state": "stopped", "enabled": False},
+        ],
+    )
+    assert answer["changed"] is False
+    assert len(calls(tmp_path, "systemctl")) == 1
+
+
+def test_units_are_enabled_and_started_after_a_reload(
+    module: Module, systemd: Callable[..., None], tmp_path: Path
+) -> None:
+    systemd(on_disk={"etcd.service": dict(STOPPED)})
+    wanted = {"units": [{"name": "etcd", "state": "started", "enabled": True}], "restart": ["etcd"]}
+    answer = module("keystone_units", **wanted)
+    assert answer["actions"] == ["enable etcd.service", "start etcd.service"]
+    assert verbs(tmp_path) == ["daemon-reload", "enable", "start"]
+
+
+def test_units_restart_only_what_was_running(
+    module: Module, systemd: Callable[..., None], tmp_path: Path
+) -> None:
+    systemd(nginx=dict(ACTIVE), chrony=dict(STOPPED))
+    answer = module("keystone_units", restart=["nginx", "chrony"])
+    assert answer["actions"] == ["restart nginx.service"]
+
+
+def test_units_check_mode_does_nothing(
+    module: Module, systemd: Callable[..., None], tmp_path: Path
+) -> None:
+    systemd(etcd=dict(STOPPED))
+    answer = module(
+        "keystone_units",
+        check=True,
+        units=[{"name": "etcd", "state": "started", "enabled": True}],
+    )
+    assert answer["actions"] == ["enable etcd.service", "start etcd.service"]
+    assert verbs(tmp_path) == []
+
+
+def test_units_that_failed_are_reset_and_started(
+    module: Module, systemd: Callable[..., None], tmp_path: Path
+) -> None:
+    systemd(etcd=dict(FAILED))
+    assert module("keystone_units", units=[{"name": "etcd", "state": "started"}])["changed"]
+    assert verbs(tmp_path) == ["reset-failed", "start"]
+
+
+def test_units_failure_carries_the_units_last_words(
+    module: Module, systemd: Callable[..., None], tmp_path: Path
+) -> None:
+    systemd(etcd={**STOPPED, "broken": "yes"})
+    answer = module("keystone_units", units=[{"name": "etcd", "state": "started"}])
+    assert answer["failed"] is True
+    assert "Job for etcd.service failed" in answer["msg"]
+    assert "etcd: bad member id" in answer["msg"]
+
+
+# keystone_marker
+
+
+def test_marker_records_inputs_files_and_units(module: Module, tmp_path: Path) -> None:
+    conf = tmp_path / "etcd.yaml"
+    conf.write_text("x")
+    wanted = {
+        "role": "etcd",
+        "inputs": "abc",
+        "files": [str(conf)],
+        "units": ["etcd"],
+        "directory": str(tmp_path / "state"),
+    }
+    assert module("keystone_marker", check=True, **wanted)["changed"] is True
+    assert not (tmp_path / "state").exists()
+    assert module("keystone_marker", **wanted)["changed"] is True
+    assert json.loads((tmp_path / "state" / "etcd.json").read_text()) == {
+        "inputs": "abc",
+        "files": {str(conf): hashlib.sha256(b"x").hexdigest()},
+        "units": ["etcd"],
+    }
+    assert module("keystone_marker", **wanted)["changed"] is False
+    conf.write_text("y")
+    assert module("keystone_marker", **wanted)["changed"] is True
+
+
+def test_marker_refuses_to_answer_for_a_missing_file(module: Module, tmp_path: Path) -> None:
+    answer = module(
+        "keystone_marker",
+        role="etcd",
+        inputs="abc",
+        files=[str(tmp_path / "none")],
+        directory=str(tmp_path / "state"),
+    )
+    assert f"{tmp_path}/none: no such file" in answer["msg"]
+    assert not (tmp_path / "state").exists()

@@ -1,0 +1,264 @@
+"""Rules of the design that a reader would otherwise have to remember: imports, sizes, air gap."""
+
+from __future__ import annotations
+
+import ast
+import re
+from fnmatch import fnmatch
+from functools import cache
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "installer" / "keystone"
+
+# What only some modules may import: the doors to the outside.
+DOORS = {
+    # probe.py is sent to hosts as one file and runs there alone.
+    "subprocess": ["keystone.run", "keystone.probe"],
+    "requests": ["keystone.bundle.source*", "keystone.join*", "keystone.lab.*"],
+    "urllib.request": ["keystone.bundle.source*", "keystone.join*", "keystone.lab.*"],
+    "http.client": ["keystone.bundle.source*", "keystone.join*", "keystone.lab.*"],
+    "pickle": [],
+    "ansible": [],
+}
+
+# What a module may not import, lowest layer first. `keystone.cli` parses and renders; the phases
+# are the table of contents; the deep modules know their subject only.
+DEEP = ["site", "facts", "plan", "storage", "etcd", "pki", "join*", "ansible"]
+FORBIDDEN = {
+    "keystone.errors": ["keystone.*"],
+    "keystone.log": ["keystone.run", "keystone.site", "keystone.bundle*"],
+    "keystone.run": ["keystone.site", "keystone.bundle*", "keystone.facts", "keystone.plan"],
+    **{
+        f"keystone.{name}": ["keystone.phases", "keystone.install", "keystone.lab*"]
+        for name in DEEP
+    },
+    "keystone.plan": ["keystone.storage", "keystone.etcd", "keystone.pki", "keystone.ansible"],
+    "keystone.bundle*": [
+        f"keystone.{name}"
+        for name in [*DEEP, "phases", "install", "actions", "state", "inventory*", "lab*"]
+    ],
+    "keystone.inventory*": ["keystone.phases", "keystone.run", "keystone.ansible", "keystone.lab*"],
+}
+MAY_USE_CLI = ["keystone.cli", "keystone.cli.*", "keystone.__main__"]
+
+
+@cache
+def sources() -> dict[str, ast.Module]:
+    """Every module of the package by its dotted name."""
+    return {
+        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"):
+            ast.parse(path.read_text(), str(path))
+        for path in sorted(PACKAGE.rglob("*.py"))
+    }  # fmt: skip
+
+
+def statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """All statements that run, without those that only a type checker reads."""
+    for node in body:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            yield from statements(node.orelse)
+            continue
+        yield node
+        for children in ast.iter_child_nodes(node):
+            if isinstance(children, ast.stmt):
+                yield from statements([children])
+
+
+@cache
+def imports(module: str) -> frozenset[str]:
+    """What a module imports when it runs, as full dotted names."""
+    names = set()
+    for node in statements(sources()[module].body):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: write imports in full"
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                names.add(full if full in sources() or node.module == "urllib" else node.module)
+    return frozenset(name for name in names if name)
+
+
+def matches(name: str, patterns: list[str]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_each_door_to_the_outside_has_its_keepers(door: str) -> None:
+    through = [
+        module
+        for module in sources()
+        for name in imports(module)
+        if (name == door or name.startswith(f"{door}.")) and not matches(module, DOORS[door])
+    ]
+    assert through == []
+
+
+def test_lower_layers_do_not_import_higher_ones() -> None:
+    wrong = [
+        f"{module} imports {name}"
+        for module in sources()
+        for pattern, forbidden in FORBIDDEN.items()
+        if fnmatch(module, pattern)
+        for name in imports(module)
+        if matches(name, forbidden)
+    ]
+    wrong += [
+        f"{module} imports {name}"
+        for module in sources()
+        if not matches(module, MAY_USE_CLI)
+        for name in imports(module)
+        if name == "keystone.cli" or name.startswith("keystone.cli.")
+    ]
+    assert wrong == []
+
+
+def test_imports_point_one_way() -> None:
+    graph = {
+        module: {name for name in imports(module) if name in sources() and name != module}
+        for module in sources()
+    }
+    # Raises CycleError, naming the modules of the circle.
+    assert set(TopologicalSorter(graph).static_order()) >= set(sources())
+
+
+@pytest.mark.parametrize("name", ["utils", "common", "helpers", "core", "misc"])
+def test_no_drawer_for_odds_and_ends(name: str) -> None:
+    # lab/upstream holds sources under the names that upstream gave them.
+    found = [
+        path
+        for top in ("installer", "playbooks", "tests")
+        for pattern in (name, f"{name}.*")
+        for path in (ROOT / top).rglob(pattern)
+    ]
+    assert found == []
+
+
+# Sizes: budgets that keep a file readable at one sitting.
+
+
+def lines(path: Path) -> int:
+    return len(path.read_text().splitlines())
+
+
+@pytest.mark.parametrize(
+    ("pattern", "budget"),
+    [
+        ("installer/**/*.py", 400),
+        ("playbooks/**/*.py", 400),
+        ("lab/**/*.py", 400),
+        ("playbooks/*.yml", 30),
+        ("roles/*/tasks/*.yml", 80),
+        ("roles/*/handlers/*.yml", 80),
+    ],
+)
+def test_files_stay_within_their_budget(pattern: str, budget: int) -> None:
+    over = {str(p.relative_to(ROOT)): lines(p) for p in ROOT.glob(pattern) if lines(p) > budget}
+    assert over == {}
+
+
+def test_functions_stay_within_their_budget() -> None:
+    """40 lines of body: signature and docstring do not count."""
+    over = {}
+    for module, tree in sources().items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                body = node.body[1:] if ast.get_docstring(node) else node.body
+                size = body[-1].end_lineno - body[0].lineno + 1 if body else 0  # type: ignore[operator] parsed from text
+                if size > 40:
+                    over[f"{module}.{node.name}"] = size
+    assert over == {}
+
+
+# Roles and playbooks: one host's point of view, and nothing from anywhere but that host.
+
+KEYWORDS = {
+    "always", "any_errors_fatal", "args", "become", "become_user", "block", "changed_when",
+    "check_mode", "delay", "diff", "environment", "failed_when", "listen", "loop", "loop_control",
+    "name", "no_log", "notify", "register", "rescue", "retries", "tags", "throttle", "until",
+    "vars", "when",
+}  # fmt: skip
+DOWNLOADS = {
+    "apt", "apt_key", "apt_repository", "deb822_repository", "dnf", "dnf5", "get_url", "git",
+    "package", "pip", "rpm_key", "subversion", "unarchive", "uri", "yum_repository",
+}  # fmt: skip
+HIDING = [
+    r"\bignore_errors\b",
+    r"failed_when:\s*(false|no)\b",
+    r"\|\|\s*true\b",
+    r"\bignore_unreachable\b",
+]
+TOPOLOGY = [r"\bhostvars\b", r"\bgroups\s*[\[.]", r"\bdelegate_to\b", r"\brun_once\b"]
+FETCHING = [r"\bcurl\b", r"\bwget\b", r"lookup\(\s*['\"](ansible\.builtin\.)?url"]
+
+
+def host_files() -> list[Path]:
+    """Everything that Ansible reads for a host."""
+    patterns = ["playbooks/*.yml", *(
+        f"roles/*/{part}/**/*" for part in ("tasks", "handlers", "defaults", "vars", "templates")
+    )]  # fmt: skip
+    return sorted(p for pattern in patterns for p in ROOT.glob(pattern) if p.is_file())
+
+
+def tasks(value: object) -> Iterator[dict[str, object]]:
+    """All tasks in a parsed file, those inside blocks and plays too."""
+    if isinstance(value, list):
+        for entry in value:
+            yield from tasks(entry)
+    elif isinstance(value, dict):
+        inner = {"block", "rescue", "always", "tasks", "pre_tasks", "post_tasks", "handlers"}
+        if not value.keys() & (inner | {"hosts"}):
+            yield value
+        for key in inner & value.keys():
+            yield from tasks(value[key])
+
+
+def all_tasks() -> list[tuple[str, dict[str, object]]]:
+    files = [
+        p for p in host_files() if p.suffix == ".yml" and not {"defaults", "vars"} & {*p.parts}
+    ]
+    # BaseLoader takes Ansible's own tags for what they are on, and every scalar as text.
+    parsed = [(p, yaml.load(p.read_text(), yaml.BaseLoader)) for p in files]
+    return [(str(p.relative_to(ROOT)), task) for p, value in parsed for task in tasks(value)]
+
+
+def test_tasks_use_builtin_modules_or_our_own_and_download_nothing() -> None:
+    wrong = []
+    for where, task in all_tasks():
+        for key in task.keys() - KEYWORDS:
+            ours = key.startswith("keystone_") and (ROOT / f"playbooks/library/{key}.py").is_file()
+            builtin = key.removeprefix("ansible.builtin.")
+            if not ours and (builtin == key or builtin in DOWNLOADS):
+                wrong.append(f"{where}: {task.get('name')}: {key}")
+    assert wrong == []
+
+
+@pytest.mark.parametrize("pattern", [*HIDING, *TOPOLOGY, *FETCHING])
+def test_roles_hide_no_failure_know_one_host_and_fetch_nothing(pattern: str) -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for path in host_files()
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if re.search(pattern, line)
+    ]
+    assert found == []
+
+
+def test_every_role_ends_with_its_marker() -> None:
+    """Without it the probe cannot see that the role was applied, nor that its files drifted."""
+    wrong = []
+    for role in sorted(p for p in (ROOT / "roles").glob("*") if p.is_dir()):
+        main = yaml.load((role / "tasks" / "main.yml").read_text(), yaml.BaseLoader)
+        marker = list(tasks(main))[-1].get("keystone_marker")
+        if not isinstance(marker, dict) or marker.get("role") != role.name:
+            wrong.append(role.name)
+    assert wrong == []

@@ -1,0 +1,120 @@
+"""The engine with tiny honest phases: a world that is a dictionary, actions that set its keys."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pytest
+
+from keystone import plan
+from keystone.errors import HostError, RefusedError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Disk = dict[str, str]
+
+
+@dataclass
+class FakeWorld:
+    """A host whose whole state is a dictionary; `observations` counts round trips."""
+
+    disk: Disk = field(default_factory=dict)
+    observations: int = 0
+
+    def observe(self) -> Disk:
+        self.observations += 1
+        return dict(self.disk)
+
+
+@dataclass(frozen=True)
+class Set(plan.Action[FakeWorld]):
+    key: str
+    destructive: bool = False
+    breaks: bool = False
+    lies: bool = False
+
+    def describe(self) -> str:
+        return f"set {self.key}"
+
+    def apply(self, world: FakeWorld) -> None:
+        if self.breaks:
+            raise HostError("h1: no")
+        if not self.lies:
+            world.disk[self.key] = "done"
+
+
+def phase(key: str, **how: bool) -> plan.Phase[FakeWorld, Disk]:
+    return plan.Phase(key, f"{key}!", lambda state: () if key in state else (Set(key, **how),))
+
+
+def go(
+    world: FakeWorld,
+    tmp_path: Path,
+    *phases: plan.Phase[FakeWorld, Disk],
+    approved: frozenset[str] = frozenset(),
+) -> tuple[plan.Outcome, ...]:
+    return plan.apply(
+        phases,
+        world,
+        world.observe,
+        first=world.observe(),
+        approved=approved,
+        journal=plan.Journal(tmp_path / "journal"),
+    )
+
+
+def test_an_applied_installation_plans_to_nothing_and_looks_once(tmp_path: Path) -> None:
+    world = FakeWorld()
+    phases = (phase("a"), phase("b"))
+    outcomes = go(world, tmp_path, *phases)
+    assert [(o.phase, o.applied) for o in outcomes] == [("a", 1), ("b", 1)]
+    assert plan.make_plan(phases, world.observe()).empty
+    world.observations = 0
+    assert [o.applied for o in go(world, tmp_path, *phases)] == [0, 0]
+    assert world.observations == 1
+
+
+def test_a_later_phase_decides_from_what_an_earlier_one_made(tmp_path: Path) -> None:
+    world = FakeWorld()
+    late: plan.Phase[FakeWorld, Disk] = plan.Phase(
+        "late", "", lambda state: (Set("b"),) if "a" in state and "b" not in state else ()
+    )
+    go(world, tmp_path, phase("a"), late)
+    assert world.disk == {"a": "done", "b": "done"}
+
+
+def test_a_phase_that_still_wants_something_after_it_was_applied_fails(tmp_path: Path) -> None:
+    with pytest.raises(HostError, match="still to do: set a"):
+        go(FakeWorld(), tmp_path, phase("a", lies=True))
+
+
+def test_a_destructive_action_needs_an_approval_that_names_it(tmp_path: Path) -> None:
+    world, wipe = FakeWorld(), phase("a", destructive=True)
+    with pytest.raises(RefusedError, match="set a"):
+        go(world, tmp_path, wipe)
+    assert world.disk == {}
+    approved = plan.make_plan((wipe,), {}).destructive
+    go(world, tmp_path, wipe, approved=approved)
+    assert world.disk == {"a": "done"}
+
+
+def test_a_cut_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    world = FakeWorld()
+    with pytest.raises(HostError):
+        go(world, tmp_path, phase("a"), phase("b", breaks=True))
+    assert [o.applied for o in go(world, tmp_path, phase("a"), phase("b"))] == [0, 1]
+    events = [json.loads(line) for line in (tmp_path / "journal").read_text().splitlines()]
+    assert [(e["phase"], e["event"]) for e in events] == [
+        ("a", "start"), ("a", "done"), ("b", "start"), ("b", "failed"),
+        ("b", "start"), ("b", "done"),
+    ]  # fmt: skip
+
+
+def test_the_plan_id_names_what_would_be_destroyed() -> None:
+    one = plan.make_plan((phase("a", destructive=True), phase("b")), {})
+    same = plan.make_plan((phase("a", destructive=True),), {})
+    other = plan.make_plan((phase("c", destructive=True),), {})
+    assert one.id == same.id != other.id

@@ -1,0 +1,41 @@
+"""Machines for the tests that need real ones: booted once a module, removed at its end."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from keystone.lab import network
+from keystone.lab.machines import Lab
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass(frozen=True)
+class Booted:
+    """A lab whose machines p1 and w1 are up, and what its counters said at that moment."""
+
+    lab: Lab
+    counters: dict[str, int]
+
+
+@pytest.fixture(scope="module")
+def booted() -> Iterator[Booted]:
+    if os.geteuid() != 0:
+        pytest.skip("machines need root: network namespaces and taps")
+    lab = Lab("test")
+    lab.down(purge=True)
+    try:
+        lab.up(["p1", "w1"])
+        yield Booted(lab, network.counters(lab.settings))
+    finally:
+        lab.down(purge=True)
+
+
+@pytest.fixture(scope="module")
+def lab(booted: Booted) -> Lab:
+    return booted.lab
