@@ -97,6 +97,7 @@ def main(servers: Sequence[str], token: join.Token, ca_file: Path) -> None:
         with log.step("ask to join"):
             answer = ask(servers, context, token, machine)
         _keep(answer)
+    place_ca(ca_file)
     fetch_all(answer["blobs"], answer["primers"], context)
     with log.step(f"converge {machine.hostname}"):
         converge(machine.hostname, answer["roles"])
@@ -118,6 +119,20 @@ def trust(ca_file: Path, token: join.Token) -> ssl.SSLContext:
     # An issuing CA is the anchor here; the offline root above it is not on this machine.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     return context
+
+
+def place_ca(ca_file: Path) -> None:
+    """The CA lies where the roles look for it, whole, wherever the token's file was."""
+    pem = ca_file.read_bytes()
+    if join_script.SITE_CA.is_file() and join_script.SITE_CA.read_bytes() == pem:
+        return
+    join_script.SITE_CA.parent.mkdir(parents=True, exist_ok=True)
+    part = join_script.SITE_CA.with_suffix(".part")
+    with part.open("wb") as file:
+        file.write(pem)
+        file.flush()
+        os.fsync(file.fileno())
+    part.rename(join_script.SITE_CA)
 
 
 def ask(

@@ -218,21 +218,23 @@ def _cluster(context: Context) -> dict[str, object]:
                 "keyFile": "/etc/kubernetes/pki/apiserver-etcd-client.key",
             }
         },
-        "apiServer": {
-            "certSANs": ["127.0.0.1", "localhost", *_names(site)],
-            "extraArgs": _arguments(
-                {
-                    "etcd-healthcheck-timeout": f"{max(2, patience.probe)}s",
-                    "etcd-readycheck-timeout": f"{max(2, patience.probe)}s",
-                }
-            ),
-        },
+        "apiServer": _api_server(site),
         "controllerManager": {"extraArgs": _arguments(manager)},
         "scheduler": {"extraArgs": _arguments(_election(site))},
         "dns": {
             "imageRepository": "registry.k8s.io/coredns",
             "imageTag": image_tag(context.bundle, "registry.k8s.io/coredns/coredns"),
         },
+    }
+
+
+def _api_server(site: Site) -> dict[str, object]:
+    answer = f"{max(2, PATIENCE[site.patience.profile].probe)}s"
+    return {
+        "certSANs": ["127.0.0.1", "localhost", *_names(site)],
+        "extraArgs": _arguments(
+            {"etcd-healthcheck-timeout": answer, "etcd-readycheck-timeout": answer}
+        ),
     }
 
 

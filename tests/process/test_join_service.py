@@ -31,7 +31,7 @@ from keystone.inventory import Context, addons
 from keystone.site import Networks, Node, Site
 
 PRIMER = "127.77.0.11"
-ROLES = ("containerd", "endpoint", "node")
+ROLES = join_server.WORKER_ROLES
 BINARIES = ("kubelet", "kubeadm", "kubectl", "containerd", "runc", "cni-plugins")
 HASH = "sha256:" + "a" * 64
 INSTALLER = b'#!/bin/sh\nprintf "%s\\n" "$@"\n'
@@ -159,7 +159,7 @@ def service(
     tmp_path: Path, pki: Path, config: join_config.Config, kubeadm: Path
 ) -> Iterator[join_server.Server]:
     tokens = join.Tokens(tmp_path / "tokens")
-    made = join_server.Service(config, tokens, join.mint, roles=ROLES)
+    made = join_server.Service(config, tokens, join.mint)
     tls = join_server.tls_context(pki / "site.crt", pki / "site.key")
     server = join_server.Server((PRIMER, 0), made, tls)
     with serving(server):

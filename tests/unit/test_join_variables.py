@@ -15,7 +15,7 @@ from keystone.site import Networks, Node, Patience, Site
 BINARIES = ("kubelet", "kubeadm", "kubectl", "containerd", "runc", "cni-plugins")
 IMAGES = ("registry.k8s.io/pause", *addons.IMAGES.values())
 WORKER = Node("w1", IPv4Address("10.77.0.21"), control_plane=False)
-ROLES = ("containerd", "endpoint", "node")
+ROLES = join_server.WORKER_ROLES
 
 
 def bundle() -> Manifest:

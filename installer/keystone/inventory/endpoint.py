@@ -40,5 +40,10 @@ def package_source(context: Context) -> tuple[str, str]:
     """
     if context.host in context.site.primers:
         return f"directory:{STORE}/apt/{CODENAME}", ""
+    return apt_line(context), SITE_CA
+
+
+def apt_line(context: Context) -> str:
+    """The apt source of a host that has no store: one Primer, over TLS."""
     address = primers_for(context)[0].address
-    return f"deb [trusted=yes] https://{address}:8443/apt/{CODENAME} ./", SITE_CA
+    return f"deb [trusted=yes] https://{address}:8443/apt/{CODENAME} ./"
