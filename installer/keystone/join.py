@@ -14,9 +14,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +22,9 @@ from keystone import run
 from keystone.errors import HostError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from ipaddress import IPv4Address
+
     from keystone.site import Site
 
 DIRECTORY = Path("/var/lib/keystone/join")

@@ -15,17 +15,19 @@ import socket
 import ssl
 import time
 import urllib.parse
-from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from keystone import ansible, join, join_script, log
 from keystone.bundle.model import STORE
 from keystone.errors import HostError, PreflightError, RefusedError
 from keystone.run import Host
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 BLOBS = Path(STORE) / "blobs" / "sha256"
 ANSWER = join.DIRECTORY / "answer.json"
@@ -95,6 +97,7 @@ def main(servers: Sequence[str], token: join.Token, ca_file: Path) -> None:
         with log.step("ask to join"):
             answer = ask(servers, context, token, machine)
         _keep(answer)
+    place_ca(ca_file)
     fetch_all(answer["blobs"], answer["primers"], context)
     with log.step(f"converge {machine.hostname}"):
         converge(machine.hostname, answer["roles"])
@@ -116,6 +119,20 @@ def trust(ca_file: Path, token: join.Token) -> ssl.SSLContext:
     # An issuing CA is the anchor here; the offline root above it is not on this machine.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     return context
+
+
+def place_ca(ca_file: Path) -> None:
+    """The CA lies where the roles look for it, whole, wherever the token's file was."""
+    pem = ca_file.read_bytes()
+    if join_script.SITE_CA.is_file() and join_script.SITE_CA.read_bytes() == pem:
+        return
+    join_script.SITE_CA.parent.mkdir(parents=True, exist_ok=True)
+    part = join_script.SITE_CA.with_suffix(".part")
+    with part.open("wb") as file:
+        file.write(pem)
+        file.flush()
+        os.fsync(file.fileno())
+    part.rename(join_script.SITE_CA)
 
 
 def ask(
@@ -215,7 +232,7 @@ def fetch(
         time.sleep(1)
 
 
-def _get(  # noqa: PLR0913 each is a plain value
+def _get(
     address: str, digest: str, part: Path, size: int, context: ssl.SSLContext, bar: log.Bar
 ) -> None:
     have = part.stat().st_size if part.exists() else 0
@@ -241,6 +258,8 @@ def _get(  # noqa: PLR0913 each is a plain value
                 bar.advance(len(piece))
             file.flush()
             os.fsync(file.fileno())
+        if room:
+            raise OSError(f"cut short, {room} bytes are missing")
 
 
 def _sha256(path: Path) -> str:

@@ -10,12 +10,14 @@ import json
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from keystone.bundle.model import Digest, Item, Manifest
 from keystone.errors import HostError
-from keystone.inventory import Context
 from keystone.site import Networks, Node, Patience, Site, Storage
+
+if TYPE_CHECKING:
+    from keystone.inventory import Context
 
 PATH = Path("/var/lib/keystone/join/config.json")
 KINDS = ("binary", "image", "installer")

@@ -11,9 +11,12 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from keystone import join
-from keystone.join_config import Config
+
+if TYPE_CHECKING:
+    from keystone.join_config import Config
 
 SITE_CA = Path("/etc/keystone/pki/site-ca.crt")
 SCRIPT = join.DIRECTORY / "join.py"
@@ -23,7 +26,9 @@ _TEMPLATE = '''\
 """Keystone: fetch the installer from a Primer and join. Needs root and Python 3 only."""
 import hashlib, http.client, os, ssl, sys, time
 CA, INSTALLER, PRIMERS, SERVERS = {values}
-CA_FILE, TARGET = "/etc/keystone/pki/site-ca.crt", "/usr/local/bin/keystone-install"
+ROOT = os.environ.get("KEYSTONE_ROOT", "")
+CA_FILE = ROOT + "/etc/keystone/pki/site-ca.crt"
+TARGET = ROOT + "/usr/local/bin/keystone-install"
 PATIENCE = 900
 
 def place(path, data):
@@ -50,6 +55,8 @@ def fetch(address, part):
     try:
         link.request("GET", "/files/keystone-install", headers={{"Range": "bytes=%d-" % have}})
         answer = link.getresponse()
+        if answer.status == 416:
+            return  # all of it is here, or more: its digest will tell
         if answer.status not in (200, 206):
             raise OSError("HTTP %d" % answer.status)
         with open(part, "ab" if answer.status == 206 else "wb") as file:
@@ -57,6 +64,8 @@ def fetch(address, part):
                 file.write(piece)
             file.flush()
             os.fsync(file.fileno())
+        if answer.length:
+            raise OSError("cut short")
     finally:
         link.close()
 
@@ -82,13 +91,14 @@ def installer():
         time.sleep(2)
 
 def main():
-    if os.geteuid() != 0:
+    if os.geteuid() != 0 and not ROOT:
         sys.exit("run this as root: a node of a cluster is root's business")
     if len(sys.argv) != 2:
         sys.exit("the join token is missing: copy the whole command")
     os.umask(0o022)
     place(CA_FILE, CA.encode())
     if not os.path.exists(TARGET) or digest(TARGET) != INSTALLER:
+        os.makedirs(os.path.dirname(TARGET), exist_ok=True)
         installer()
     servers = [word for server in SERVERS for word in ("--server", server)]
     os.execv(TARGET, [TARGET, "join", *servers, "--token", sys.argv[1]])
@@ -123,8 +133,9 @@ def write(config: Config, *, ca_file: Path = SITE_CA, path: Path = SCRIPT) -> st
 
 
 def command(config: Config, token: join.Token, digest: str) -> str:
-    """The one command to paste as root on the worker. No character in it means anything to a shell
-    between double quotes.
+    """The one command to paste as root on the worker.
+
+    No character of the code means anything to a shell between double quotes.
     """
     url = f"https://{config.host.address}:{FILES_PORT}/join"
     code = (

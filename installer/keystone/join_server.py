@@ -16,16 +16,19 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from ipaddress import IPv4Address
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from keystone import join, log
 from keystone.errors import KeystoneError
 from keystone.inventory import Context
-from keystone.join_config import Config
 from keystone.site import Node
 
-WORKER_ROLES = ("time", "containerd", "endpoint", "node")
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from keystone.join_config import Config
+
+WORKER_ROLES = ("packages", "time", "containerd", "endpoint", "node")
 """The roles of playbooks/worker.yml, in its order."""
 BODY_LIMIT = 16 * 1024
 CONNECTIONS = 64
@@ -34,7 +37,7 @@ IO_SECONDS = 60.0
 
 @dataclass
 class Service:
-    """What requests are answered from. roles: of the worker, in order; clock: seconds since 1970."""
+    """What requests are answered from. roles: the worker's; clock: seconds since 1970."""
 
     config: Config
     tokens: join.Tokens
@@ -157,8 +160,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """A machine wants to join."""
         peer = self.client_address[0]
         try:
-            if self.path != "/v1/join":
-                raise join.Refusal(404, "no such thing")
             answer = self.server.service.answer(self._body(), peer)
         except join.Refusal as refusal:
             log.info(f"{peer}: refused, {refusal.status}: {refusal.text}")
@@ -171,6 +172,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._reply(200, answer)
 
     def _body(self) -> bytes:
+        if self.path != "/v1/join":
+            raise join.Refusal(404, "no such thing")
         length = self.headers.get("Content-Length", "")
         if not re.fullmatch(r"[0-9]{1,9}", length):
             raise join.Refusal(411, "Content-Length is missing")
@@ -206,5 +209,3 @@ def serve(server: Server) -> None:
         server.serve_forever()
     finally:
         server.server_close()
-
-

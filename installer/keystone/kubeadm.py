@@ -78,7 +78,7 @@ def dump(*documents: Mapping[str, object]) -> str:
 class _Plain(yaml.SafeDumper):
     """No anchors: people read these files."""
 
-    def ignore_aliases(self, data: object) -> bool:  # type: ignore[explicit-override]
+    def ignore_aliases(self, data: object) -> bool:
         return True
 
 
@@ -218,21 +218,23 @@ def _cluster(context: Context) -> dict[str, object]:
                 "keyFile": "/etc/kubernetes/pki/apiserver-etcd-client.key",
             }
         },
-        "apiServer": {
-            "certSANs": ["127.0.0.1", "localhost", *_names(site)],
-            "extraArgs": _arguments(
-                {
-                    "etcd-healthcheck-timeout": f"{max(2, patience.probe)}s",
-                    "etcd-readycheck-timeout": f"{max(2, patience.probe)}s",
-                }
-            ),
-        },
+        "apiServer": _api_server(site),
         "controllerManager": {"extraArgs": _arguments(manager)},
         "scheduler": {"extraArgs": _arguments(_election(site))},
         "dns": {
             "imageRepository": "registry.k8s.io/coredns",
             "imageTag": image_tag(context.bundle, "registry.k8s.io/coredns/coredns"),
         },
+    }
+
+
+def _api_server(site: Site) -> dict[str, object]:
+    answer = f"{max(2, PATIENCE[site.patience.profile].probe)}s"
+    return {
+        "certSANs": ["127.0.0.1", "localhost", *_names(site)],
+        "extraArgs": _arguments(
+            {"etcd-healthcheck-timeout": answer, "etcd-readycheck-timeout": answer}
+        ),
     }
 
 
@@ -246,7 +248,7 @@ def _names(site: Site) -> list[str]:
 
 
 def _election(site: Site) -> dict[str, str]:
-    """Nobody to elect where there is one; leases that outlast a slow minute where there are more."""
+    """No election where there is one; elsewhere leases that outlast a slow minute."""
     if site.patience.profile != "emulated":
         return {}
     if len(site.control_planes) == 1:

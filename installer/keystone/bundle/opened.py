@@ -69,6 +69,10 @@ class Bundle:
         """SHA-256 of the trust root, as operators type it."""
         return self.verified.fingerprint
 
+    def pin(self) -> None:
+        """Believe this bundle's root on this host from now on, and refuse older bundles."""
+        trust.remember(self.verified)
+
     @contextmanager
     def open(self, digest: Digest) -> Iterator[IO[bytes]]:
         """A blob as a file of its own (it can be a process's standard input).

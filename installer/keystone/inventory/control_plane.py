@@ -15,12 +15,11 @@ def variables(context: Context) -> dict[str, object]:
     """Every variable of the role but `control_plane_inputs`."""
     first = context.host == context.site.control_planes[0]
     config = kubeadm.CONFIG
-    documents = {
-        f"{config}/kubeadm.yaml": kubeadm.init_documents(context),
-        **{f"{config}/patches/{name}": text for name, text in kubeadm.patches(context.site).items()},
-        **({} if first else {f"{config}/join.yaml": kubeadm.join_document(
-            context, control_plane=True)}),
-    }  # fmt: skip
+    documents = {f"{config}/kubeadm.yaml": kubeadm.init_documents(context)}
+    for name, text in kubeadm.patches(context.site).items():
+        documents[f"{config}/patches/{name}"] = text
+    if not first:
+        documents[f"{config}/join.yaml"] = kubeadm.join_document(context, control_plane=True)
     return {
         "control_plane_programs": programs(context),
         "control_plane_files": [

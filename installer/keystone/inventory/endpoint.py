@@ -34,10 +34,16 @@ def variables(context: Context) -> dict[str, object]:
 
 
 def package_source(context: Context) -> tuple[str, str]:
-    """Where the host takes packages from, and the CA that is checked against: its own store on a
-    Primer, a Primer's on any other host.
+    """Where the host takes packages from, and the CA file to check that against.
+
+    A Primer takes them from its own store, any other host from a Primer.
     """
     if context.host in context.site.primers:
         return f"directory:{STORE}/apt/{CODENAME}", ""
+    return apt_line(context), SITE_CA
+
+
+def apt_line(context: Context) -> str:
+    """The apt source of a host that has no store: one Primer, over TLS."""
     address = primers_for(context)[0].address
-    return f"deb [trusted=yes] https://{address}:8443/apt/{CODENAME} ./", SITE_CA
+    return f"deb [trusted=yes] https://{address}:8443/apt/{CODENAME} ./"

@@ -72,12 +72,15 @@ def main(lab: Lab, machines: tuple[str, ...]) -> None:
 def insert(lab: Lab, bundle: Carried) -> None:
     """Plug the stick in, mount it read-only, and take the installer out of the bundle."""
     p1 = lab.machine("p1")
-    p1.attach_usb(bundle.stick)
-    p1.host().run(["sh", "-c", (
-        f"mkdir -p {MOUNT} {WORK} && udevadm settle --timeout=120 && "
-        f"{{ mountpoint -q {MOUNT} || mount -o ro /dev/disk/by-label/KEYSTONE {MOUNT}; }} && "
+    p1.host().run(["sh", "-c", f"if mountpoint -q {MOUNT}; then umount {MOUNT}; fi"])
+    p1.replug_usb(bundle.stick)
+    script = (
+        f"mkdir -p {MOUNT} {WORK} && "
+        "udevadm wait --timeout=300 --initialized=true /dev/disk/by-label/KEYSTONE && "
+        f"mount -o ro /dev/disk/by-label/KEYSTONE {MOUNT} && "
         f"tar -xf {MOUNT}/offline.tar -C {WORK} keystone-install"
-    )], timeout=900)  # fmt: skip
+    )
+    p1.host().run(["sh", "-c", script], timeout=900)
 
 
 def write_site(lab: Lab, primers: list[str]) -> None:

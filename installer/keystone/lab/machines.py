@@ -153,6 +153,14 @@ class Machine:
             door.wait_event("DEVICE_DELETED", "stick")
             door.ask("blockdev-del", {"node-name": "stick-disk"})
 
+    def replug_usb(self, image: Path) -> None:
+        """Pull whatever stick is plugged, and plug this one."""
+        with qemu.Qmp(self.files.qmp) as door:
+            nodes = door.ask("query-named-block-nodes", {"flat": True})
+        if any(node.get("node-name") == "stick-disk" for node in nodes):
+            self.detach_usb()
+        self.attach_usb(image)
+
     def power_cut(self) -> None:
         """End QEMU at once, as far from a shutdown as a process can be.
 

@@ -1,0 +1,62 @@
+"""The real kubeadm reads our documents, where the lab has built one."""
+
+import os
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+import pytest
+
+from keystone import kubeadm, run
+from keystone.bundle.model import Digest, Item, Manifest
+from keystone.inventory import Context
+from keystone.site import Networks, Node, Patience, Site
+
+IMAGES = {"registry.k8s.io/coredns/coredns": "v1.13.1", "registry.k8s.io/pause": "3.10.1"}
+
+
+@pytest.fixture(scope="module")
+def program() -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "keystone"
+    built = sorted(cache.glob("lab/upstream/programs/*/kubeadm"), key=lambda p: p.stat().st_mtime)
+    if not built:
+        pytest.skip("no kubeadm here: `keystone-install lab up` builds one")
+    return built[-1]
+
+
+def context(profile: str, control_planes: int) -> Context:
+    primers = tuple(
+        Node(f"p{n}", IPv4Address(f"10.77.0.1{n}"), control_plane=n <= control_planes)
+        for n in (1, 2, 3)
+    )
+    networks = Networks(IPv4Network("10.77.0.0/24"))
+    site = Site("lab", primers, networks, patience=Patience(profile))
+    items = [Item("image", name, tag, Digest("a" * 64), 1) for name, tag in IMAGES.items()]
+    items.append(Item("binary", "kubeadm", "v1.35.4", Digest("b" * 64), 1))
+    return Context(site, primers[control_planes - 1], Manifest("platform", 1, tuple(items)))
+
+
+@pytest.mark.parametrize("profile", ["normal", "emulated"])
+@pytest.mark.parametrize("control_planes", [1, 3])
+def test_kubeadm_finds_no_fault(
+    program: Path, tmp_path: Path, profile: str, control_planes: int
+) -> None:
+    here = context(profile, control_planes)
+    joining = kubeadm.join_document(here, control_plane=True)
+    texts = {
+        "init": kubeadm.init_documents(here),
+        "join": joining.replace(kubeadm.TOKEN, "abcdef.0123456789abcdef").replace(
+            kubeadm.CA_HASH, "sha256:" + "a" * 64
+        ),
+    }
+    for name, text in texts.items():
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(text)
+        run.run([program, "config", "validate", "--config", path])
+
+
+def test_kubeadm_asks_for_the_images_that_the_bundle_carries(program: Path, tmp_path: Path) -> None:
+    path = tmp_path / "init.yaml"
+    path.write_text(kubeadm.init_documents(context("normal", 1)))
+    listed = run.run([program, "config", "images", "list", "--config", path]).stdout.split()
+    assert {f"{name}:{tag}" for name, tag in IMAGES.items()} <= set(listed)
+    assert not [name for name in listed if "/etcd:" in name]

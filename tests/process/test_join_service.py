@@ -1,0 +1,420 @@
+"""The real join server over TLS on loopback, a kubeadm on PATH that notes its calls, and the real
+client: the printed command, the script, the installer, the request, the blobs.
+"""
+
+import datetime as dt
+import hashlib
+import http.server
+import ipaddress
+import json
+import os
+import shlex
+import socket
+import ssl
+import stat
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from keystone import join, join_client, join_config, join_script, join_server, log, run
+from keystone.bundle.model import Digest, Item, Manifest
+from keystone.errors import HostError, RefusedError
+from keystone.inventory import Context, addons
+from keystone.site import Networks, Node, Site
+
+PRIMER = "127.77.0.11"
+ROLES = join_server.WORKER_ROLES
+BINARIES = ("kubelet", "kubeadm", "kubectl", "containerd", "runc", "cni-plugins")
+HASH = "sha256:" + "a" * 64
+INSTALLER = b'#!/bin/sh\nprintf "%s\\n" "$@"\n'
+MACHINE = join_client.Machine(
+    root=True, architecture="x86_64", swaps=(), cgroup2=True, hostname="w1", machine_id="1" * 32
+)
+
+
+def content(name: str) -> bytes:
+    return (name * 50_000).encode()
+
+
+def certificate(
+    name: str,
+    issuer: x509.Certificate | None = None,
+    key: ec.EllipticCurvePrivateKey | None = None,
+    address: str | None = None,
+) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    mine = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = dt.datetime.now(dt.UTC)
+    authority = address is None
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer.subject if issuer else subject)
+        .public_key(mine.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(mine.public_key()), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key((key or mine).public_key()),
+            critical=False,
+        )
+        .add_extension(
+            x509.KeyUsage(
+                digital_signature=True, key_cert_sign=authority, crl_sign=authority,
+                content_commitment=False, key_encipherment=False, data_encipherment=False,
+                key_agreement=False, encipher_only=False, decipher_only=False,
+            ),
+            critical=True,
+        )
+    )  # fmt: skip
+    if address:
+        names = [x509.IPAddress(ipaddress.ip_address(address))]
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    return builder.sign(key or mine, hashes.SHA256()), mine
+
+
+def pem(cert: x509.Certificate) -> str:
+    return cert.public_bytes(serialization.Encoding.PEM).decode()
+
+
+@pytest.fixture(scope="module")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As on a Primer: the issuing CA is signed by a root that is not there."""
+    folder = tmp_path_factory.mktemp("pki")
+    root, root_key = certificate("offline root")
+    authority, authority_key = certificate("site CA", root, root_key)
+    leaf, key = certificate("p1", authority, authority_key, PRIMER)
+    (folder / "site-ca.crt").write_text(pem(authority))
+    (folder / "site.crt").write_text(pem(leaf))
+    (folder / "site.key").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return folder
+
+
+@pytest.fixture
+def config() -> join_config.Config:
+    items = [
+        Item("binary", name, "v1.35.4", Digest(hashlib.sha256(content(name)).hexdigest()),
+             len(content(name)))
+        for name in BINARIES
+    ]  # fmt: skip
+    items += [
+        Item("image", name, "v1", Digest("b" * 64), 1)
+        for name in ("registry.k8s.io/pause", *addons.IMAGES.values())
+    ]
+    digest = Digest(hashlib.sha256(INSTALLER).hexdigest())
+    items.append(Item("installer", "keystone-install", "0.1.0", digest, len(INSTALLER)))
+    primer = Node("p1", ipaddress.IPv4Address(PRIMER))
+    site = Site("lab", (primer,), Networks(ipaddress.IPv4Network("127.0.0.0/24")))
+    context = Context(site, primer, Manifest("platform", 1, tuple(items)))
+    return join_config.parse(json.loads(join_config.dump(context)))
+
+
+@pytest.fixture
+def kubeadm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A kubeadm that notes how it was called and prints what the real one prints."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    program = folder / "kubeadm"
+    program.write_text(
+        f'#!/bin/sh\necho "$*" >> {tmp_path}/calls\n'
+        f'[ ! -e {tmp_path}/broken ] || {{ echo "etcd is away" >&2; exit 1; }}\n'
+        'echo "kubeadm join 127.0.0.1:7443 --token abcdef.0123456789abcdef '
+        f'--discovery-token-ca-cert-hash {HASH} "\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("KEYSTONE_PATH", f"{folder}:{os.environ['PATH']}")
+    return tmp_path
+
+
+@contextmanager
+def serving(server: http.server.HTTPServer) -> Iterator[None]:
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture
+def service(
+    tmp_path: Path, pki: Path, config: join_config.Config, kubeadm: Path
+) -> Iterator[join_server.Server]:
+    tokens = join.Tokens(tmp_path / "tokens")
+    made = join_server.Service(config, tokens, join.mint)
+    tls = join_server.tls_context(pki / "site.crt", pki / "site.key")
+    server = join_server.Server((PRIMER, 0), made, tls)
+    with serving(server):
+        yield server
+
+
+def token_of(
+    service: join_server.Server, pki: Path, *, ttl: int = 3600, now: int | None = None
+) -> join.Token:
+    pin = join_script.pin((pki / "site-ca.crt").read_text())
+    started = int(service.service.clock()) if now is None else now
+    token, record = join.new("worker", pin, now=started, ttl=ttl)
+    service.service.tokens.add(record)
+    return token
+
+
+def ask(
+    service: join_server.Server,
+    pki: Path,
+    token: join.Token,
+    machine: join_client.Machine = MACHINE,
+) -> dict[str, Any]:
+    url = f"https://{PRIMER}:{service.server_address[1]}"
+    context = join_client.trust(pki / "site-ca.crt", token)
+    return join_client.ask([url], context, token, machine)
+
+
+def test_a_worker_is_told_everything_and_may_ask_again(
+    service: join_server.Server, pki: Path, kubeadm: Path
+) -> None:
+    token = token_of(service, pki)
+    first, second = (ask(service, pki, token) for _ in range(2))
+    assert first == second
+    assert list(first["roles"]) == list(ROLES)
+    assert first["roles"]["node"]["node_name"] == "w1"
+    assert first["roles"]["node"]["node_token"] == "abcdef.0123456789abcdef"
+    assert first["roles"]["node"]["node_ca_hash"] == HASH
+    assert {blob["name"] for blob in first["blobs"]} == set(BINARIES)
+    calls = (kubeadm / "calls").read_text().splitlines()
+    assert len(calls) == 2
+    assert calls[0].startswith("--kubeconfig /etc/kubernetes/admin.conf token create --ttl 15m")
+
+
+@pytest.mark.parametrize(
+    ("machine", "word"),
+    [({"machine_id": "2" * 32}, "already used, by w1"), ({"hostname": "p1"}, "is a Primer")],
+)
+def test_another_machine_is_refused_and_nothing_is_minted(
+    service: join_server.Server, pki: Path, kubeadm: Path, machine: dict[str, str], word: str
+) -> None:
+    token = token_of(service, pki)
+    ask(service, pki, token)
+    other = join_client.Machine(**{**MACHINE.__dict__, **machine})
+    with pytest.raises(RefusedError, match=word):
+        ask(service, pki, token, other)
+    assert len((kubeadm / "calls").read_text().splitlines()) == 1
+
+
+def test_expired_and_unknown_tokens_are_refused_and_guessing_is_slowed(
+    service: join_server.Server, pki: Path, kubeadm: Path
+) -> None:
+    with pytest.raises(RefusedError, match="expired"):
+        ask(service, pki, token_of(service, pki, ttl=5, now=1000))
+    good = token_of(service, pki)
+    wrong = join.Token(good.id, "0" * 40, good.pin)
+    for _ in range(9):
+        with pytest.raises(RefusedError, match="unknown"):
+            ask(service, pki, wrong)
+    with pytest.raises(RefusedError, match="too many"):
+        ask(service, pki, good)
+    assert not (kubeadm / "calls").exists()
+
+
+def test_a_primer_whose_kubeadm_fails_is_asked_again(
+    service: join_server.Server, pki: Path, kubeadm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (kubeadm / "broken").touch()
+    monkeypatch.setattr(join_client, "TRY_SECONDS", 0)
+    token = token_of(service, pki)
+    with pytest.raises(HostError, match="cannot admit workers now"):
+        ask(service, pki, token)
+    (kubeadm / "broken").unlink()
+    assert ask(service, pki, token)["blobs"]
+
+
+def test_another_sites_ca_is_refused_before_anything_is_sent(
+    service: join_server.Server, pki: Path, tmp_path: Path
+) -> None:
+    token = token_of(service, pki)
+    foreign = tmp_path / "foreign.crt"
+    foreign.write_text(pem(certificate("other CA")[0]))
+    with pytest.raises(RefusedError, match="not the CA"):
+        join_client.trust(foreign, token)
+
+
+def raw(service: join_server.Server, pki: Path, text: bytes) -> bytes:
+    """The status line that some bytes are answered with."""
+    context = ssl.create_default_context(cafile=pki / "site-ca.crt")
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    with (
+        closing(socket.create_connection((PRIMER, service.server_address[1]), 30)) as plain,
+        context.wrap_socket(plain, server_hostname=PRIMER) as link,
+    ):
+        link.sendall(text)
+        return link.recv(4096).split(b"\r\n")[0]
+
+
+@pytest.mark.parametrize(
+    ("request_text", "status"),
+    [
+        (b"POST /v1/join HTTP/1.1\r\n\r\n", b"411"),
+        (b"POST /v1/join HTTP/1.1\r\nContent-Length: -1\r\n\r\n", b"411"),
+        (b"POST /v1/join HTTP/1.1\r\nContent-Length: 99999999\r\n\r\n", b"413"),
+        (b"POST /v1/join HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}", b"400"),
+        (b"POST /v1/other HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}", b"404"),
+        (b"GET /v1/health HTTP/1.1\r\n\r\n", b"200"),
+        (b"GET /../../etc/passwd HTTP/1.1\r\n\r\n", b"404"),
+    ],
+)
+def test_requests_out_of_bounds_are_answered_with_their_status(
+    service: join_server.Server, pki: Path, request_text: bytes, status: bytes
+) -> None:
+    assert status in raw(service, pki, request_text)
+
+
+def test_a_silent_connection_keeps_nobody_else_waiting(
+    service: join_server.Server, pki: Path
+) -> None:
+    with closing(socket.create_connection((PRIMER, service.server_address[1]), 30)):
+        assert ask(service, pki, token_of(service, pki))["blobs"]
+
+
+class FileServer(http.server.ThreadingHTTPServer):
+    """What it serves by path, what it was asked, and what it cuts once."""
+
+    files: dict[str, bytes]
+    asked: list[tuple[str, str | None]]
+    cut: set[str]
+
+
+class Files(http.server.BaseHTTPRequestHandler):
+    """Files as nginx serves them, ranges too; what is told to be cut is cut once."""
+
+    server: FileServer
+
+    def do_GET(self) -> None:
+        data = self.server.files.get(self.path)
+        self.server.asked.append((self.path, self.headers.get("Range")))
+        if data is None:
+            self.send_error(404)
+            return
+        start = int((self.headers.get("Range") or "bytes=0-")[6:-1])
+        body = data[start:]
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.path in self.server.cut:
+            self.server.cut.remove(self.path)
+            body = body[: len(body) // 2]
+        self.wfile.write(body)
+
+    def log_message(self, *arguments: object) -> None:
+        """Silence."""
+
+
+@contextmanager
+def file_server(
+    pki: Path, files: dict[str, bytes], port: int = 0, cut: Sequence[str] = ()
+) -> Iterator[FileServer]:
+    server = FileServer((PRIMER, port), Files)
+    server.files, server.asked, server.cut = files, [], set(cut)
+    tls = join_server.tls_context(pki / "site.crt", pki / "site.key")
+    server.socket = tls.wrap_socket(server.socket, server_side=True)
+    with serving(server):
+        yield server
+
+
+def blob(name: str) -> dict[str, Any]:
+    digest = hashlib.sha256(content(name)).hexdigest()
+    return {"sha256": digest, "size": len(content(name)), "name": name}
+
+
+def test_blobs_resume_and_a_lying_primer_is_left(
+    service: join_server.Server, pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(join_client, "BLOBS", tmp_path / "blobs")
+    token = token_of(service, pki)
+    context = join_client.trust(pki / "site-ca.crt", token)
+    wanted = [blob(name) for name in BINARIES]
+    honest = {f"/files/sha256/{blob(name)['sha256']}": content(name) for name in BINARIES}
+    broken = f"/files/sha256/{wanted[0]['sha256']}"
+    lies = {path: b"x" * len(data) for path, data in honest.items()}
+    with (
+        file_server(pki, lies) as liar,
+        file_server(pki, honest, cut=[broken]) as primer,
+    ):
+        primers = [f"{PRIMER}:{server.server_address[1]}" for server in (liar, primer)]
+        join_client.fetch_all(wanted, primers, context)
+        asked = len(primer.asked)
+        join_client.fetch_all(wanted, primers, context)
+        assert len(primer.asked) == asked
+    for name in BINARIES:
+        assert (tmp_path / "blobs" / blob(name)["sha256"]).read_bytes() == content(name)
+    assert not list((tmp_path / "blobs").glob("*.part"))
+
+
+def test_a_cut_download_goes_on_where_it_stopped(
+    service: join_server.Server, pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(join_client, "BLOBS", tmp_path / "blobs")
+    context = join_client.trust(pki / "site-ca.crt", token_of(service, pki))
+    one = blob("kubelet")
+    path = f"/files/sha256/{one['sha256']}"
+    with file_server(pki, {path: content("kubelet")}, cut=[path]) as primer:
+        join_client.fetch_all([one], [f"{PRIMER}:{primer.server_address[1]}"], context)
+        ranges = [wanted for _, wanted in primer.asked]
+    assert ranges == ["bytes=0-", f"bytes={one['size'] // 2}-"]
+
+
+def test_the_printed_command_gets_the_installer_and_runs_it(
+    pki: Path, tmp_path: Path, config: join_config.Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "join.py"
+    digest = join_script.write(config, ca_file=pki / "site-ca.crt", path=script)
+    token, _ = join.new("worker", "c" * 64, now=0, ttl=60)
+    words = shlex.split(join_script.command(config, token, digest))
+    root = tmp_path / "root"
+    installer = "/files/keystone-install"
+    files = {"/join": script.read_bytes(), installer: INSTALLER}
+    with file_server(pki, files, join_script.FILES_PORT, cut=[installer]) as server:
+        done = run.run(words, env={"KEYSTONE_ROOT": str(root)}, timeout=120)
+        assert done.stdout.splitlines()[-5:] == [
+            "join", "--server", f"https://{PRIMER}:8444", "--token", str(token),
+        ]  # fmt: skip
+        target = root / "usr/local/bin/keystone-install"
+        assert target.read_bytes() == INSTALLER
+        assert stat.S_IMODE(target.stat().st_mode) == 0o755
+        asked = len(server.asked)
+        run.run(words, env={"KEYSTONE_ROOT": str(root)}, timeout=120)
+        assert [path for path, _ in server.asked[asked:]] == ["/join"]
+        server.files["/join"] += b"\n# changed on the way"
+        with pytest.raises(run.CommandError, match="not the script of this site"):
+            run.run(words, env={"KEYSTONE_ROOT": str(root)}, timeout=120)
+
+
+def test_refusals_are_logged_without_the_secret(
+    service: join_server.Server, pki: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log.configure(json_lines=True)
+    try:
+        good = token_of(service, pki)
+        with pytest.raises(RefusedError):
+            ask(service, pki, join.Token(good.id, "0" * 40, good.pin))
+    finally:
+        log.configure()
+    said = capsys.readouterr().err
+    assert "refused" in said
+    assert "0" * 40 not in said

@@ -1,0 +1,131 @@
+"""What nodes are told: mirrors that never fall through, deadlines by profile, a complete worker."""
+
+import tomllib
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any
+
+import pytest
+import yaml
+
+from keystone import join_client, join_config, join_server, kubeadm
+from keystone.bundle.model import Digest, Item, Manifest
+from keystone.inventory import Context, addons, containerd, control_plane, endpoint, node
+from keystone.site import Networks, Node, Patience, Site
+
+BINARIES = ("kubelet", "kubeadm", "kubectl", "containerd", "runc", "cni-plugins")
+IMAGES = ("registry.k8s.io/pause", *addons.IMAGES.values())
+WORKER = Node("w1", IPv4Address("10.77.0.21"), control_plane=False)
+ROLES = join_server.WORKER_ROLES
+
+
+def bundle() -> Manifest:
+    names = [
+        *(("binary", name) for name in BINARIES),
+        *(("image", name) for name in IMAGES),
+        ("installer", "keystone-install"),
+    ]
+    return Manifest(
+        "platform",
+        1,
+        tuple(
+            Item(kind, name, "v1.35.4", Digest(f"{number:064x}"), 10 + number)
+            for number, (kind, name) in enumerate(names)
+        ),
+    )
+
+
+def context(profile: str = "normal", control_planes: int = 3, host: int | None = 0) -> Context:
+    primers = tuple(
+        Node(f"p{n}", IPv4Address(f"10.77.0.1{n}"), control_plane=n <= control_planes)
+        for n in (1, 2, 3)
+    )
+    site = Site("lab", primers, Networks(IPv4Network("10.77.0.0/24")), patience=Patience(profile))
+    return Context(site, WORKER if host is None else primers[host], bundle())
+
+
+@pytest.mark.parametrize("host", [0, 1, None])
+def test_every_registry_ends_at_the_primers(host: int | None) -> None:
+    here = context(host=host)
+    for upstream, text in containerd.mirrors(here).items():
+        mirror = tomllib.loads(text)
+        urls = [*mirror["host"], mirror["server"]]
+        path = "" if upstream == "_default" else f"/v2/{upstream}"
+        assert sorted(urls) == [f"https://10.77.0.1{n}:5000{path}" for n in (1, 2, 3)]
+        assert all(entry["ca"].endswith("site-ca.crt") for entry in mirror["host"].values())
+        if host is not None:
+            assert urls[0].startswith(f"https://{here.host.address}:")
+    assert set(containerd.mirrors(here)) == {
+        "_default", "docker.io", "ghcr.io", "registry.k8s.io",
+    }  # fmt: skip
+
+
+def documents(text: str) -> dict[str, Any]:
+    return {document["kind"]: document for document in yaml.safe_load_all(text)}
+
+
+def test_one_slow_control_plane_elects_nobody_and_is_patient() -> None:
+    found = documents(kubeadm.init_documents(context("emulated", 1)))
+    cluster = found["ClusterConfiguration"]
+    for part in ("controllerManager", "scheduler"):
+        assert {"name": "leader-elect", "value": "false"} in cluster[part]["extraArgs"]
+    lease = found["KubeletConfiguration"]["nodeLeaseDurationSeconds"]
+    patience = kubeadm.PATIENCE["emulated"]
+    assert patience.node_status < lease < patience.node_grace
+    assert set(kubeadm.patches(context("emulated").site)) == {
+        f"kube-{name}+strategic.yaml" for name in ("apiserver", "controller-manager", "scheduler")
+    }
+
+
+def test_at_normal_speed_kubernetes_own_deadlines_hold() -> None:
+    found = documents(kubeadm.init_documents(context()))
+    assert found["ClusterConfiguration"]["scheduler"]["extraArgs"] == []
+    assert kubeadm.patches(context().site) == {}
+
+
+def test_only_the_first_control_plane_starts_the_cluster() -> None:
+    first, second = (control_plane.variables(context(host=host)) for host in (0, 1))
+    assert (first["control_plane_first"], second["control_plane_first"]) == (True, False)
+    names = [{file["path"] for file in each["control_plane_files"]} for each in (first, second)]
+    assert names[1] - names[0] == {f"{kubeadm.CONFIG}/join.yaml"}
+
+
+def test_only_nodes_with_a_pool_are_labelled_with_it() -> None:
+    assert kubeadm.POOL_LABEL in kubeadm.join_document(context(host=2))
+    assert kubeadm.POOL_LABEL not in kubeadm.join_document(context(host=None))
+
+
+def test_a_token_is_no_input_of_the_role_node() -> None:
+    assert set(node.VOLATILE) <= set(node.variables(context(host=None)))
+
+
+def test_a_worker_takes_packages_from_a_primer_over_tls() -> None:
+    assert endpoint.package_source(context())[0].startswith("directory:")
+    source, ca_file = endpoint.package_source(context(host=None))
+    assert "https://10.77.0.1" in source
+    assert ca_file
+
+
+def test_the_join_service_computes_what_the_primer_would() -> None:
+    here = context("emulated", 1)
+    config = join_config.parse(yaml.safe_load(join_config.dump(here)))
+    roles = join_server.worker_roles(config, WORKER.name, WORKER.address, ROLES)
+    there = Context(here.site, WORKER, here.bundle)
+    assert roles["containerd"] == containerd.variables(there)
+    assert roles["node"] == node.variables(there)
+    wanted = {blob["name"] for blob in join_server.blobs(config, roles)}
+    assert wanted == set(BINARIES)
+
+
+def test_all_that_keeps_a_machine_out_is_said_at_once() -> None:
+    bad = join_client.Machine(
+        root=False, architecture="aarch64", swaps=("/dev/sda2",), cgroup2=False, hostname="w1",
+        machine_id="",
+    )  # fmt: skip
+    text = "\n".join(join_client.findings(bad))
+    assert [word in text for word in ("root", "aarch64", "/dev/sda2", "cgroup", "machine-id")] == (
+        [True] * 5
+    )
+    good = join_client.Machine(
+        root=True, architecture="x86_64", swaps=(), cgroup2=True, hostname="w1", machine_id="1" * 32
+    )
+    assert join_client.findings(good) == []
