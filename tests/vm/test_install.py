@@ -103,13 +103,20 @@ def test_disks_that_hold_something_are_refused_by_serial(rig: Rig) -> None:
     assert "gpt" in said
     assert untouched(rig) == before
     for name, serial in (("p1", "KEYP1B"), ("p2", "KEYP2A"), ("p3", "KEYP3B")):
-        rig.sh(name, f"wipefs -qa {NVME}{serial}; blockdev --rereadpt {NVME}{serial} || :; "
-               f"dd if=/dev/zero of={NVME}{serial} bs=1M count=8 status=none; udevadm settle")
+        rig.sh(
+            name,
+            f"wipefs -qa {NVME}{serial}; blockdev --rereadpt {NVME}{serial} || :; "
+            f"dd if=/dev/zero of={NVME}{serial} bs=1M count=8 status=none; udevadm settle",
+        )
 
 
 def test_hosts_that_are_not_fit_are_named_all_at_once(rig: Rig) -> None:
-    rig.sh("p2", "dd if=/dev/zero of=/swap bs=1M count=64 status=none; chmod 600 /swap; "
-           "mkswap -q /swap; swapon /swap; fallocate -l $(($(stat -fc '%a*%S' /) - 1073741824)) /fill")
+    rig.sh(
+        "p2",
+        "dd if=/dev/zero of=/swap bs=1M count=64 status=none; chmod 600 /swap; "
+        "mkswap -q /swap; swapon /swap; "
+        "fallocate -l $(($(stat -fc '%a*%S' /) - 100 * 1024 * 1024)) /fill",
+    )
     rig.sh("p3", "date -s '+1 year'")
     document = demo.site_document(rig.lab, list(PRIMERS))
     document["spec"]["primers"][1]["controlPlane"] = True  # type: ignore[index]
@@ -153,7 +160,7 @@ def test_a_run_that_is_killed(rig: Rig, phase: str) -> None:
             started = re.search(r"\[\d+/\d+\] ([a-z -]+): ", seen[-1])
             if inside or (started and started[1] == phase and '"start"' in seen[-1]):
                 # The first task has ended, or the phase has one action only: it is under way.
-                if inside or phase in ("store",):
+                if inside or phase == "store":
                     rig.sh("p1", "kill -KILL $(cat /run/keystone-install.lock)")
                     break
                 inside = True
@@ -183,8 +190,10 @@ def test_three_etcd_members_healthy_over_tls_and_nobody_without_a_certificate(ri
     certs = f"--cacert {pki}/peer-ca.crt --cert {pki}/client.crt --key {pki}/client.key"
     health = rig.sh("p1", f"{base} {certs} endpoint health --cluster -w json")
     assert [entry["health"] for entry in json.loads(health)] == [True] * 3
-    refused = rig.machine("p1").host().run(
-        shlex.split(f"{base} --cacert {pki}/peer-ca.crt endpoint health"), check=False
+    refused = (
+        rig.machine("p1")
+        .host()
+        .run(shlex.split(f"{base} --cacert {pki}/peer-ca.crt endpoint health"), check=False)
     )
     assert refused.returncode != 0
     assert "certificate required" in refused.stdout + refused.stderr or "bad certificate" in (
@@ -267,7 +276,9 @@ def test_pods_on_two_nodes_reach_each_other_and_a_service_by_name(rig: Rig) -> N
     assert len(places) == 2
     one, other = pods
     fetch = f"exec {one['metadata']['name']} -- wget -T 60 -qO-"
-    assert other["metadata"]["name"] in rig.kubectl(f"{fetch} http://{other['status']['podIP']}:8080/")
+    assert other["metadata"]["name"] in rig.kubectl(
+        f"{fetch} http://{other['status']['podIP']}:8080/"
+    )
     names = {pod["metadata"]["name"] for pod in pods}
     assert rig.kubectl(f"{fetch} http://web.default.svc.cluster.local/").strip() in names
 

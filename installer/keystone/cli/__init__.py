@@ -68,7 +68,7 @@ class _Lazy(click.Group):
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text")
 @click.option("--debug", is_flag=True, help="Show every command that is run.")
 @click.pass_context
-def cli(ctx: click.Context, **options: Any) -> None:  # noqa: ANN401 click's own
+def cli(ctx: click.Context, /, **options: Any) -> None:  # noqa: ANN401 click's own
     """Turn bare machines with no internet into a Kubernetes cluster, out of one signed file."""
     log.configure(json_lines=options["log_format"] == "json", debug=options["debug"])
     if ctx.invoked_subcommand is not None:
