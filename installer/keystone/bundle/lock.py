@@ -123,7 +123,7 @@ def differences(old: Lock | None, new: Lock) -> Iterator[str]:
     after = {_key(item): item for item in new.items}
     for key in sorted(before.keys() | after.keys()):
         was, now = before.get(key), after.get(key)
-        name = " ".join(filter(None, key))
+        name = " ".join(filter(None, key if key[0] != "image" else key[:2]))
         if was is None and now is not None:
             yield f"+ {name} {now.version}"
         elif now is None and was is not None:
