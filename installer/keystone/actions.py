@@ -68,22 +68,16 @@ class InitTrust(Action[World]):
 
 @dataclass(frozen=True)
 class PushInstaller(Action[World]):
-    """Put the bundle's own installer on a host, under its final name only when whole."""
+    """Put the bundle's own installer on hosts, under its final name only when whole."""
 
-    host: str
+    hosts: tuple[str, ...]
 
     def describe(self) -> str:
-        return f"{self.host}: install {INSTALLER}"
+        return f"{' '.join(self.hosts)}: install {INSTALLER}"
 
     def apply(self, world: World) -> None:
-        host, item = world.hosts[self.host], world.bundle.manifest.of_kind("installer")[0]
-        with world.bundle.open(item.digest) as source:
-            host.run(["sh", "-c", f"umask 022; cat > {INSTALLER}.part"], stdin=source, timeout=1800)
-        marker = {
-            "inputs": str(item.digest),
-            "files": {INSTALLER: item.digest.hex},
-            "units": [],
-        }
+        item = world.bundle.manifest.of_kind("installer")[0]
+        marker = {"inputs": str(item.digest), "files": {INSTALLER: item.digest.hex}, "units": []}
         script = (
             f"set -e; echo '{item.digest.hex}  {INSTALLER}.part' | sha256sum -c --quiet; "
             f"chmod 0755 {INSTALLER}.part; sync {INSTALLER}.part; "
@@ -91,7 +85,16 @@ class PushInstaller(Action[World]):
             f"cat > {MARKERS}/installer.json.part; sync {MARKERS}/installer.json.part; "
             f"mv {MARKERS}/installer.json.part {MARKERS}/installer.json"
         )
-        host.run(["sh", "-c", script], data=json.dumps(marker))
+
+        def push(name: str) -> None:
+            host = world.hosts[name]
+            with world.bundle.open(item.digest) as source:
+                host.run(
+                    ["sh", "-c", f"umask 022; cat > {INSTALLER}.part"], stdin=source, timeout=1800
+                )
+            host.run(["sh", "-c", script], data=json.dumps(marker))
+
+        each(self.hosts, push)
 
 
 @dataclass(frozen=True)
@@ -116,20 +119,23 @@ class PushSeed(Action[World]):
 
 @dataclass(frozen=True)
 class IngestStore(Action[World]):
-    """Read the bundle once into the store on a host's pool, hashing while it is written."""
+    """Read the bundle once into the stores on hosts' pools, hashing while it is written."""
 
-    host: str
+    hosts: tuple[str, ...]
 
     def describe(self) -> str:
-        return f"{self.host}: bring the bundle into /var/lib/keystone/store"
+        return f"{' '.join(self.hosts)}: bring the bundle into /var/lib/keystone/store"
 
     def apply(self, world: World) -> None:
-        host = world.hosts[self.host]
         argv = [
             INSTALLER, "store", "ingest", "--root-fingerprint", world.bundle.fingerprint, "-",
         ]  # fmt: skip
-        with world.bundle.path.open("rb") as source:
-            host.run(argv, stdin=source, timeout=4 * 3600)
+
+        def ingest(name: str) -> None:
+            with world.bundle.path.open("rb") as source:
+                world.hosts[name].run(argv, stdin=source, timeout=4 * 3600)
+
+        each(self.hosts, ingest)
 
 
 @dataclass(frozen=True)

@@ -42,12 +42,11 @@ def trust(state: State) -> Actions:
 def time(state: State) -> Actions:
     """The Primers are the site's clock; the packages that cannot wait for the store go ahead."""
     wanting = _wanting(state, ("seed", "time"), state.site.primers)
-    if not wanting:
-        return []
+    seeding = tuple(node.name for node in _wanting(state, ("seed",), state.site.primers))
     return [
-        *(PushInstaller(node.name) for node in _without_installer(state, state.site.primers)),
-        PushSeed(tuple(node.name for node in wanting)),
-        *_converge(state, "time", ("seed", "time")),
+        *_push_installer(state),
+        *([PushSeed(seeding)] if seeding else []),
+        *([Converge("time", tuple(n.name for n in wanting), ("seed", "time"))] if wanting else []),
     ]
 
 
@@ -64,12 +63,13 @@ def prepare_storage(state: State) -> Actions:
 
 def store(state: State) -> Actions:
     """The bundle's content on every Primer's pool."""
-    return [
-        IngestStore(node.name)
+    wanting = [
+        node.name
         for node in state.site.primers
         if state.facts[node.name].store.bundle != state.bundle_digest
         or not state.facts[node.name].store.complete
     ]
+    return [IngestStore(tuple(wanting))] if wanting else []
 
 
 def registry(state: State) -> Actions:
@@ -158,9 +158,12 @@ def _converge(
     return [Converge(playbook, tuple(node.name for node in wanting), roles)] if wanting else []
 
 
-def _without_installer(state: State, among: Sequence[Node]) -> list[Node]:
+def _push_installer(state: State) -> list[Action[World]]:
+    """The executable of this very bundle, on every Primer."""
+
     def has(node: Node) -> bool:
         seen = state.facts[node.name].roles.get("installer")
         return seen is not None and seen.inputs == state.installer_digest and not seen.drift
 
-    return [node for node in among if not has(node)]
+    wanting = tuple(node.name for node in state.site.primers if not has(node))
+    return [PushInstaller(wanting)] if wanting else []

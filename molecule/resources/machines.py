@@ -126,7 +126,7 @@ def push(lab: Lab, opened: Bundle, name: str) -> None:
     """The installer and the packages that go ahead of the store."""
     host = lab.machine(name).host()
     world = World(opened, {name: host}, passphrase=lambda: PASSPHRASE, observe=_unobserved)
-    PushInstaller(name).apply(world)
+    PushInstaller((name,)).apply(world)
     kernel = host.run(["uname", "-r"]).stdout.strip()
     host.run(["mkdir", "-p", SEED])
     with opened.seed_archive(kernel) as archive:
