@@ -1,0 +1,112 @@
+"""`keystone-install --bundle --site` as a process: what it refuses before it looks at any host."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess  # noqa: TID251 the command is tried from outside
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from keystone.bundle import keys, writer
+from keystone.bundle.lock import Lock, LockedBlob
+from keystone.bundle.model import Digest, Item
+from keystone.bundle.sources import Sources
+
+CREATED = datetime(2026, 11, 20, 12, tzinfo=UTC)
+TEXT = "the only file " * 5000
+SITE = """
+apiVersion: keystone/v1alpha1
+kind: Site
+metadata: {name: nowhere}
+spec:
+  networks: {nodes: 198.51.100.0/24}
+  trust: {rootKeyFile: ./root.key, passphraseFile: ./pass}
+  primers:
+    - {name: p1, address: 198.51.100.1, disks: [{serial: A}, {serial: B}]}
+"""
+WRONG_SITE = """
+apiVersion: keystone/v1alpha1
+kind: Site
+metadata: {name: nowhere}
+spec:
+  networks: {nodes: 198.51.100.0/24, pods: 10.96.0.0/12, services: 10.96.0.0/16}
+  storage: {ashfit: 12}
+  primers:
+    - {name: p1, address: 198.51.100.1, disks: [{serial: A}, {serial: B}]}
+    - {name: p2, address: 198.51.100.1, disks: [{serial: C}, {serial: D}]}
+"""
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the main job is root's")
+
+
+class Maker:
+    """A packager with keys and one tiny bundle."""
+
+    def __init__(self, folder: Path) -> None:
+        self.fingerprint = keys.init(folder / "keys", None, CREATED)
+        digest = Digest(hashlib.sha256(TEXT.encode()).hexdigest())
+        item = Item("file", "file", "1", digest, len(TEXT))
+        blob = LockedBlob(digest, len(TEXT), f"inline:{TEXT}")
+        lock = Lock("tiny", 1, CREATED, 700, ("amd64",), (item,), (blob,))
+        self.path = folder / "offline.tar"
+        writer.create(lock, folder, self.path, writer.Signing(folder / "keys"), Sources())
+
+
+@pytest.fixture(scope="module")
+def maker(tmp_path_factory: pytest.TempPathFactory) -> Maker:
+    return Maker(tmp_path_factory.mktemp("maker"))
+
+
+def main_job(bundle: Path, site: str, fingerprint: str, folder: Path) -> tuple[int, str]:
+    file = folder / "site.yaml"
+    file.write_text(site)
+    pinned = Path("/var/lib/keystone/trust")
+    before = sorted(pinned.rglob("*"))
+    done = subprocess.run(
+        [sys.executable, "-m", "keystone", "--bundle", str(bundle), "--site", str(file),
+         "--yes", "--root-fingerprint", fingerprint],
+        capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=120,
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr
+    assert sorted(pinned.rglob("*")) == before, "a refused bundle leaves no trust behind"
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_an_honest_bundle_gets_as_far_as_the_hosts(maker: Maker, tmp_path: Path) -> None:
+    code, said = main_job(maker.path, SITE, maker.fingerprint, tmp_path)
+    assert code == 3
+    assert "p1 (198.51.100.1) is the first Primer, but this machine" in said
+
+
+def test_a_bundle_of_another_key_is_not_trusted(maker: Maker, tmp_path: Path) -> None:
+    code, said = main_job(maker.path, SITE, "0" * 64, tmp_path)
+    assert code == 4
+    assert maker.fingerprint in said
+
+
+@pytest.mark.parametrize(
+    ("damage", "code", "named"),
+    [
+        (lambda data: b"\0" * 1024 + data[1024:], 4, "not signed"),
+        (lambda data: data.replace(b'"_type":"targets"', b'"_type":"tarGets"'), 4, "targets"),
+        (lambda data: data.replace(b"the only file", b"the 0nly file", 1), 5, "file file"),
+        (lambda data: data[: len(data) // 2], 5, "truncated"),
+    ],
+    ids=["unsigned", "metadata byte", "blob byte", "truncated"],
+)
+def test_a_damaged_bundle_is_refused(maker, tmp_path, damage, code, named) -> None:  # noqa: ANN001
+    bad = tmp_path / "offline.tar"
+    bad.write_bytes(damage(maker.path.read_bytes()))
+    got, said = main_job(bad, SITE, maker.fingerprint, tmp_path)
+    assert (got, named in said) == (code, True), said
+
+
+def test_all_mistakes_of_the_site_file_are_told_at_once(maker: Maker, tmp_path: Path) -> None:
+    code, said = main_job(maker.path, WRONG_SITE, maker.fingerprint, tmp_path)
+    assert code == 3
+    for word in ("ashfit", "ashift", "198.51.100.1", "10.96.0.0", "two", "site.yaml:"):
+        assert word in said.lower(), f"{word} is missing in:\n{said}"
