@@ -4,13 +4,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# What `make test-lab` tries on machines after tests/vm.
+# What `make molecule` tries on machines.
 SCENARIOS ?= trust storage etcd cluster
 # `make test TESTS='-k storage'`: more words for pytest.
 TESTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test test-lab check lint lock clean tools
+.PHONY: help demo demo-down test test-lab molecule check lint lock clean tools
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -27,8 +27,10 @@ check: $(VENV)/.installed ## The inner loop, under a minute: lint, unit, cases, 
 test: tools $(VENV)/.installed ## Every test that needs no machine; network namespaces need root
 	$(BIN)/python -m pytest $(wildcard tests/unit tests/cases tests/process tests/netns) $(TESTS)
 
-test-lab: tools $(VENV)/.installed ## Boot machines: tests/vm, then each Molecule scenario
-	$(BIN)/python -m pytest -v $(wildcard tests/vm) $(TESTS)
+test-lab: tools $(VENV)/.installed ## Boot machines and try the whole way on them: refusals, kills, the cluster
+	$(BIN)/python -m pytest -v --durations=0 tests/vm $(TESTS)
+
+molecule: tools $(VENV)/.installed ## One Molecule scenario after the other on lab machines
 	set -e; for scenario in $(SCENARIOS); do \
 	    PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/molecule test --scenario-name $$scenario; \
 	done

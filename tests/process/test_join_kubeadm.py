@@ -1,6 +1,5 @@
-"""The real kubeadm reads our documents, where the lab has built one."""
+"""The real kubeadm reads our documents; the lab builds it on first use."""
 
-import os
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 from keystone import kubeadm, run
 from keystone.bundle.model import Digest, Item, Manifest
 from keystone.inventory import Context
+from keystone.lab import upstream
 from keystone.site import Networks, Node, Patience, Site
 
 IMAGES = {"registry.k8s.io/coredns/coredns": "v1.13.1", "registry.k8s.io/pause": "3.10.1"}
@@ -16,11 +16,7 @@ IMAGES = {"registry.k8s.io/coredns/coredns": "v1.13.1", "registry.k8s.io/pause":
 
 @pytest.fixture(scope="module")
 def program() -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "keystone"
-    built = sorted(cache.glob("lab/upstream/programs/*/kubeadm"), key=lambda p: p.stat().st_mtime)
-    if not built:
-        pytest.skip("no kubeadm here: `keystone-install lab up` builds one")
-    return built[-1]
+    return upstream.binary("kubeadm")
 
 
 def context(profile: str, control_planes: int) -> Context:
