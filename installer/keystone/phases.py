@@ -132,10 +132,12 @@ PHASES: tuple[Phase[World, State], ...] = (
     Phase("store", "the bundle on every Primer's pool", store),
     Phase("registry", "registry and package repository on every Primer", registry),
     Phase("etcd", "a quorum over TLS", etcd),
+    # Before the API server, which takes most of a small machine: the service waits for its first
+    # worker without it.
+    Phase("join service", "what answers joining workers", join_service),
     Phase("control plane", "API servers by kubeadm", control_plane),
     Phase("add-ons", "pod network, storage class, DNS, service proxy", addons),
     Phase("nodes", "Primers that carry pods join", nodes),
-    Phase("join service", "ready for workers", join_service),
     Phase("verify", "every node Ready, every workload available", verify),
 )
 
