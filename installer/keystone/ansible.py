@@ -135,7 +135,7 @@ def _environment(root: Path, raw_log: Path, scratch: Path) -> dict[str, str]:
 def _watch(argv: list[str], env: dict[str, str], raw_log: Path, title: str) -> list[str]:
     """Show events as they come; returns what failed, one line a host."""
     tasks = _Tasks(title)
-    with run.spawned(argv, env=env, log_file=raw_log, stdout=run.PIPE) as process:
+    with run.spawned(run.bound(argv), env=env, log_file=raw_log, stdout=run.PIPE) as process:
         assert process.stdout is not None
         for line in process.stdout:
             text = line.decode(errors="replace").strip()

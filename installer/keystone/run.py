@@ -13,6 +13,7 @@ import subprocess
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from keystone import log
@@ -20,7 +21,6 @@ from keystone.errors import HostError, KeystoneError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
 SSH_CONNECT_SECONDS = 60
 """Under load an emulated machine's sshd answers late; a dead host still fails in a minute."""
@@ -152,6 +152,16 @@ def spawned(
 
 
 PIPE = subprocess.PIPE
+SETPRIV = Path("/usr/bin/setpriv")
+
+
+def bound(argv: Sequence[str]) -> list[str]:
+    """The same program, ended by the kernel when we end, however we end (PR_SET_PDEATHSIG).
+
+    A killed installer must not leave behind an ssh that goes on feeding a host, or an Ansible that
+    goes on converging it: the run that follows would meet them. See setpriv(1).
+    """
+    return [str(SETPRIV), "--pdeathsig", "KILL", "--", *argv] if SETPRIV.exists() else list(argv)
 
 
 def attached(
@@ -255,7 +265,7 @@ class Host:
         words = list(argv) if self.local else [*self.ssh_argv(), "--", shlex.join(argv)]
         try:
             result = run(
-                words, data=data, stdin=stdin, check=False, timeout=timeout, secrets=secrets
+                bound(words), data=data, stdin=stdin, check=False, timeout=timeout, secrets=secrets
             )
         except CommandError as error:
             raise HostError(f"{self.name} ({self.address}): {error.message}") from error
