@@ -159,11 +159,14 @@ def join(lab: Lab, name: str) -> None:
     code = run.attached([*worker.ssh_argv(), "--", answer["command"]])
     if code != 0:
         raise HostError(f"{name}: the join command ended with exit code {code}")
+    ready = ["kubectl", "wait", "--for=condition=Ready", f"node/{name}", "--timeout=1800s"]
+    with log.step(f"{name}: becomes Ready"):
+        lab.machine("p1").host().run(ready, timeout=2000)
 
 
 def show(lab: Lab, times: Times) -> None:
     """What a visitor wants to see first, and how to look around."""
-    kubectl = ["kubectl", "--kubeconfig", "/etc/kubernetes/admin.conf", "get"]
+    kubectl = ["kubectl", "get"]
     p1 = lab.machine("p1").host()
     log.out(p1.run([*kubectl, "nodes", "-o", "wide"]).stdout)
     log.out(p1.run([*kubectl, "pods", "-A", "-o", "wide"]).stdout)
