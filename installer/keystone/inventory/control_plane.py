@@ -23,7 +23,7 @@ def variables(context: Context) -> dict[str, object]:
     return {
         "control_plane_programs": programs(context),
         "control_plane_files": [
-            *kubelet_files(),
+            *kubelet_files(context),
             *({"path": path, "mode": "0600", "content": text} for path, text in documents.items()),
         ],
         "control_plane_first": first,

@@ -12,12 +12,30 @@ if TYPE_CHECKING:
 VOLATILE = ("node_token", "node_ca_hash")
 """Given when the role is applied (keystone.join.mint); another one changes nothing on the host."""
 
+SERVICE_ROUTE_UNIT = """\
+[Unit]
+Description=Keep packets for the cluster's services on this machine
+# Until kube-proxy has its rules, a packet for a service would follow the default route and leave
+# the site. It ends in a dummy device instead; with the rules it is redirected before it gets there.
+Before=kubelet.service
+After=network-online.target
+Wants=network-online.target
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStartPre=-/usr/sbin/ip link add keystone-svc type dummy
+ExecStart=/usr/sbin/ip link set keystone-svc up
+ExecStart=/usr/sbin/ip route replace {services} dev keystone-svc src {address}
+"""
+
 KUBELET_UNIT = """\
 [Unit]
 Description=kubelet: the Kubernetes node agent
 Documentation=https://kubernetes.io/docs/
 Wants=network-online.target
-After=network-online.target containerd.service
+Requires=keystone-service-route.service
+After=network-online.target containerd.service keystone-service-route.service
 # kubeadm writes it; until then there is nothing to run.
 ConditionPathExists=/var/lib/kubelet/config.yaml
 
@@ -43,7 +61,7 @@ def variables(context: Context) -> dict[str, object]:
     return {
         "node_name": context.host.name,
         "node_programs": programs(context),
-        "node_files": kubelet_files(),
+        "node_files": kubelet_files(context),
         "node_join": kubeadm.join_document(context),
         "node_token": "",
         "node_ca_hash": "",
@@ -60,9 +78,14 @@ def programs(context: Context) -> list[dict[str, str]]:
     ]  # fmt: skip
 
 
-def kubelet_files() -> list[dict[str, str]]:
-    """Kubelet's unit and the resolver that it hands to pods."""
-    return [
-        {"path": "/etc/systemd/system/kubelet.service", "mode": "0644", "content": KUBELET_UNIT},
-        {"path": kubeadm.RESOLV_CONF, "mode": "0644", "content": RESOLV_CONF},
-    ]
+def kubelet_files(context: Context) -> list[dict[str, str]]:
+    """The unit of kubelet, the route that it needs, and the resolver that it hands to pods."""
+    route = SERVICE_ROUTE_UNIT.format(
+        services=context.site.networks.services, address=context.host.address
+    )
+    texts = {
+        "/etc/systemd/system/kubelet.service": KUBELET_UNIT,
+        "/etc/systemd/system/keystone-service-route.service": route,
+        kubeadm.RESOLV_CONF: RESOLV_CONF,
+    }
+    return [{"path": path, "mode": "0644", "content": text} for path, text in texts.items()]
