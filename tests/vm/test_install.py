@@ -7,6 +7,7 @@ The tests run in the order of this file and share one lab: each looks at what th
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from dataclasses import dataclass
@@ -40,6 +41,15 @@ UBERBLOCKS = (
     "            disk.write(struct.pack('<QQQ', 0x00BAB10C, 5000, slot))\n"
 )
 """What is left of somebody else's pool: enough for libblkid to see a zfs_member."""
+PARTITION_TABLE = (
+    "import struct, sys\n"
+    "with open(sys.argv[1], 'r+b') as disk:\n"
+    "    disk.seek(446)\n"
+    "    disk.write(struct.pack('<B3sB3sII', 0, bytes(3), 0x83, bytes(3), 2048, 65536))\n"
+    "    disk.seek(510)\n"
+    "    disk.write(b'\\x55\\xaa')\n"
+)
+"""A master boot record with one Linux partition."""
 
 
 WITHOUT_CERTIFICATE = """
@@ -82,7 +92,9 @@ class Rig:
 @pytest.fixture(scope="module")
 def rig() -> Iterator[Rig]:
     lab = Lab("install")
-    lab.down(purge=True)
+    keep = "KEYSTONE_KEEP_LAB" in os.environ  # to try one test again on the machines that are there
+    if not keep:
+        lab.down(purge=True)
     bundle = carry(Lab("").folder)  # the demo's own bundle, when it is there
     try:
         lab.up([*PRIMERS, "w1"])
@@ -90,7 +102,8 @@ def rig() -> Iterator[Rig]:
         demo.write_site(lab, list(PRIMERS))
         yield Rig(lab, bundle)
     finally:
-        lab.down(purge=True)
+        if not keep:
+            lab.down(purge=True)
 
 
 def untouched(rig: Rig) -> dict[str, str]:
@@ -103,7 +116,8 @@ def untouched(rig: Rig) -> dict[str, str]:
 
 
 def test_disks_that_hold_something_are_refused_by_serial(rig: Rig) -> None:
-    rig.sh("p1", f"printf 'label: gpt\\n,\\n' | sfdisk -q {NVME}KEYP1B")
+    rig.machine("p1").host().run(["python3", "-", f"{NVME}KEYP1B"], data=PARTITION_TABLE)
+    rig.sh("p1", f"blockdev --rereadpt {NVME}KEYP1B; udevadm settle")
     rig.sh("p2", f"mkfs.ext4 -q -F {NVME}KEYP2A 64M")
     rig.machine("p3").host().run(["python3", "-", f"{NVME}KEYP3B"], data=UBERBLOCKS)
     rig.sh("p3", "udevadm trigger --settle --subsystem-match=block")
@@ -114,7 +128,7 @@ def test_disks_that_hold_something_are_refused_by_serial(rig: Rig) -> None:
     for serial in ("KEYP1B", "KEYP2A", "KEYP3B"):
         assert serial in said
     assert "ext4" in said
-    assert "gpt" in said
+    assert "dos" in said
     assert untouched(rig) == before
     for name, serial in (("p1", "KEYP1B"), ("p2", "KEYP2A"), ("p3", "KEYP3B")):
         rig.sh(
