@@ -120,7 +120,7 @@ def test_disks_that_hold_something_are_refused_by_serial(rig: Rig) -> None:
     rig.sh("p1", f"blockdev --rereadpt {NVME}KEYP1B; udevadm settle")
     rig.sh("p2", f"mkfs.ext4 -q -F {NVME}KEYP2A 64M")
     rig.machine("p3").host().run(["python3", "-", f"{NVME}KEYP3B"], data=UBERBLOCKS)
-    rig.sh("p3", "udevadm trigger --settle --subsystem-match=block")
+    rig.sh("p3", "udevadm trigger --subsystem-match=block && udevadm settle --timeout=60")
     before = untouched(rig)
     result = rig.install("--yes")
     said = result.stdout + result.stderr
