@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -32,15 +33,7 @@ KUBECTL = "kubectl --kubeconfig /etc/kubernetes/admin.conf --request-timeout=120
 CUTS = ("trust", "time", "storage", "store", "etcd", "control plane")
 """Phases in the middle of which the installer is killed; each run goes further than the last."""
 NVME = "/dev/disk/by-id/nvme-QEMU_NVMe_Ctrl_"
-UBERBLOCKS = (
-    "import struct, sys\n"
-    "with open(sys.argv[1], 'r+b') as disk:\n"
-    "    for label in (0, 262144):\n"
-    "        for slot in range(128):\n"
-    "            disk.seek(label + 131072 + slot * 1024)\n"
-    "            disk.write(struct.pack('<QQQ', 0x00BAB10C, 5000, slot))\n"
-)
-"""What is left of somebody else's pool: enough for libblkid to see a zfs_member."""
+FOREIGN_POOL = Path(__file__).with_name("foreign_pool.py").read_text()
 PARTITION_TABLE = (
     "import struct, sys\n"
     "with open(sys.argv[1], 'r+b') as disk:\n"
@@ -119,7 +112,7 @@ def test_disks_that_hold_something_are_refused_by_serial(rig: Rig) -> None:
     rig.machine("p1").host().run(["python3", "-", f"{NVME}KEYP1B"], data=PARTITION_TABLE)
     rig.sh("p1", f"blockdev --rereadpt {NVME}KEYP1B; udevadm settle")
     rig.sh("p2", f"mkfs.ext4 -q -F {NVME}KEYP2A 64M")
-    rig.machine("p3").host().run(["python3", "-", f"{NVME}KEYP3B"], data=UBERBLOCKS)
+    rig.machine("p3").host().run(["python3", "-", f"{NVME}KEYP3B"], data=FOREIGN_POOL)
     rig.sh("p3", "udevadm trigger --subsystem-match=block && udevadm settle --timeout=60")
     before = untouched(rig)
     result = rig.install("--yes")
@@ -129,6 +122,7 @@ def test_disks_that_hold_something_are_refused_by_serial(rig: Rig) -> None:
         assert serial in said
     assert "ext4" in said
     assert "dos" in said
+    assert "theirs" in said
     assert untouched(rig) == before
     for name, serial in (("p1", "KEYP1B"), ("p2", "KEYP2A"), ("p3", "KEYP3B")):
         rig.sh(
