@@ -54,7 +54,13 @@ def prepare_storage(state: State) -> Actions:
     """A mirrored pool on each Primer's NVMe disks, with a dataset for each kind of load."""
     hosts, making = [], []
     for node in state.site.primers:
-        needed = storage.plan(state.site.storage, node, state.facts[node.name])
+        seen = state.facts[node.name]
+        note = seen.intent  # a pool whose creation was cut is ours to make again
+        needed = storage.plan_spec(
+            storage.spec_of(state.site.storage, node),
+            seen,
+            storage.Intent(note.pool, note.serials) if note else None,
+        )
         if needed or not state.converged(node, "storage"):
             hosts.append(node.name)
             making += [f"{node.name}: {a.describe()}" for a in needed if a.destructive]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from keystone import log
+from keystone import log, storage
 from keystone.errors import PreflightError, RefusedError
 
 if TYPE_CHECKING:
@@ -287,7 +287,7 @@ def _disk(look: _Look, disk: DiskFacts) -> Iterator[Finding]:
         yield look.failed(
             f"{name} has no link in /dev/disk/by-id", "look: udevadm info " + disk.path
         )
-    content = found_on(disk)
+    content = storage.found_on(disk)
     if content and not _ours(look, disk):
         yield look.refused(
             f"{name} is not blank: {content}",
@@ -298,20 +298,6 @@ def _disk(look: _Look, disk: DiskFacts) -> Iterator[Finding]:
 def pool_bytes(manifest: Manifest) -> int:
     """What a pool needs for the bundle and everything unpacked from it, in bytes."""
     return sum(item.size for item in manifest.items) * POOL_COPIES + POOL_RESERVE
-
-
-def found_on(disk: DiskFacts) -> str:
-    """What is on a disk, in words; "" when it is blank."""
-    label = disk.zpool_label
-    parts = [
-        f"mounted at {', '.join(disk.mounted)}" if disk.mounted else "",
-        f"in use by {', '.join(disk.holders)}" if disk.holders else "",
-        f"ZFS pool {label.pool or 'without a name'} (guid {label.guid})" if label else "",
-        f"contains {', '.join(disk.signatures)}" if disk.signatures else "",
-        f"partition table {disk.partition_table}" if disk.partition_table else "",
-        f"partitions {', '.join(disk.partitions)}" if disk.partitions else "",
-    ]
-    return "; ".join(filter(None, parts))
 
 
 def _ours(look: _Look, disk: DiskFacts) -> bool:

@@ -254,7 +254,11 @@ def _obtain(
     whole = all(disk.zpool_label and _only_ours(disk, spec.pool) for disk in disks)
     if whole and len(guids) == 1:
         return ImportPool(spec.pool, guids.pop(), paths)
-    problems = [f"disk {d.serial} ({d.path}): {found_on(d)}" for d in disks if found_on(d)]
+    problems = [
+        f"disk {disk.serial} ({disk.path}): {why}"
+        for disk in disks
+        if (why := found_on(disk) or ("is read-only" if disk.read_only else ""))
+    ]
     raise RefusedError(
         "\n".join(problems),
         hint="Keystone uses blank disks only. If nothing on it is needed, empty it yourself, "
@@ -271,7 +275,7 @@ def _only_ours(disk: DiskFacts, pool: str) -> bool:
 
 
 def found_on(disk: DiskFacts) -> str:
-    """What is on a disk, in words; empty when it is blank and writable."""
+    """What is on a disk, in words; empty when it is blank."""
     label = disk.zpool_label
     parts = [
         f"mounted at {', '.join(disk.mounted)}" if disk.mounted else "",
@@ -280,7 +284,6 @@ def found_on(disk: DiskFacts) -> str:
         f"signatures {', '.join(disk.signatures)}" if disk.signatures else "",
         f"partition table {disk.partition_table}" if disk.partition_table else "",
         f"partitions {', '.join(disk.partitions)}" if disk.partitions else "",
-        "is read-only" if disk.read_only else "",
     ]
     return "; ".join(filter(None, parts))
 
