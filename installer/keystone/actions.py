@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from abc import abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -182,8 +183,9 @@ def _join_secrets(world: World) -> dict[str, object]:
 class _Wait(Action[World]):
     """Look again until a named condition holds, or its deadline (seconds) has passed."""
 
+    @abstractmethod
     def satisfied(self, state: State) -> bool:
-        raise NotImplementedError
+        """Whether the condition holds in what was just seen."""
 
     def apply(self, world: World) -> None:
         deadline = time.monotonic() + self.patience(world.seen)
