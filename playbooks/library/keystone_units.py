@@ -21,14 +21,18 @@ options:
         type: str
         choices: [started, restarted, stopped]
       enabled: {description: Left out means leave as it is., type: bool}
+      reads:
+        description:
+          - Files and directories that the unit reads when it starts, its unit file too.
+          - A running unit that began to start before one of them was written is restarted. The
+            times decide, not what this run wrote, so a run that was cut here heals with the next.
+        type: list
+        elements: str
+        default: []
   restart:
-    description:
-      - Names to restart, of those that were running when the call began.
-      - One that this call starts is not restarted too.
-      - Give it the outcome of the task that wrote the files, see the example.
-    type: list
-    elements: str
-    default: []
+    description: False only reports in C(stale) which units would be restarted.
+    type: bool
+    default: true
   daemon_reload:
     description: Re-read unit files even if systemd sees no difference.
     type: bool
@@ -39,8 +43,7 @@ EXAMPLES = r"""
 - name: Run etcd
   keystone_units:
     units:
-      - {name: etcd, state: started, enabled: true}
-    restart: "{{ ['etcd'] if etcd_files.changed else [] }}"
+      - {name: etcd, state: started, enabled: true, reads: [/etc/etcd/etcd.yaml]}
 """
 
 RETURN = r"""
@@ -49,11 +52,21 @@ actions:
   returned: always
   type: list
   elements: str
+stale:
+  description: Running units that read their files before these were last written.
+  returned: always
+  type: list
+  elements: str
 """
+
+import datetime as dt
+import os
+import time
 
 from ansible.module_utils.basic import AnsibleModule
 
-PROPERTIES = "Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload"
+PROPERTIES = "Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload,InactiveExitTimestamp"
+STAMP = "%a %Y-%m-%d %H:%M:%S.%f %Z"
 RUNNING = ("active", "activating", "reloading", "refreshing")
 ENABLED = ("enabled", "static", "alias", "indirect", "generated")
 SUFFIXES = (".service", ".socket", ".timer", ".mount", ".target", ".path", ".slice", ".scope")
@@ -66,8 +79,8 @@ class Units:
         self.module = module
         self.actions = []
         self.wanted = {full(unit["name"]): unit for unit in module.params["units"]}
-        self.restart = [full(name) for name in module.params["restart"]]
-        self.names = list(dict.fromkeys([*self.wanted, *self.restart]))
+        self.names = list(self.wanted)
+        self.stale = []
 
     def systemctl(self, *words):
         code, out, err = self.module.run_command(["systemctl", *words])
@@ -89,8 +102,9 @@ class Units:
     def show(self):
         """Properties of each unit, by the name it was asked for."""
         code, out, err = self.module.run_command(
-            ["systemctl", "show", f"--property={PROPERTIES}", "--", *self.names]
-        )
+            ["systemctl", "show", "--timestamp=us+utc", f"--property={PROPERTIES}", "--",
+             *self.names]
+        )  # fmt: skip
         if code:
             self.module.fail_json(msg=f"systemctl show: {err.strip()}", actions=self.actions)
         blocks = [dict(line.split("=", 1) for line in b.splitlines()) for b in out.split("\n\n")]
@@ -142,11 +156,29 @@ class Units:
         self.do("start", start)
         # Of the running ones some may still be on their way up: `start` waits for them too.
         waiting = [n for n in those("state", "started") if states[n]["ActiveState"] == "activating"]
-        again = [name for name in self.restart if name in active]
+        self.stale = [
+            name
+            for name in self.names
+            if name in active and is_older(states[name], self.wanted[name]["reads"])
+        ]
+        again = self.stale if self.module.params["restart"] else []
         self.do("restart", list(dict.fromkeys([*those("state", "restarted"), *again])))
         waiting = [name for name in waiting if name not in again]
         if waiting and not self.module.check_mode:
             self.systemctl("start", "--", *waiting)
+
+
+def is_older(state, paths):
+    """Whether the unit began to start before one of the files was written.
+
+    A time in the future says nothing: the clock was set back since.
+    """
+    stamp = state.get("InactiveExitTimestamp", "")
+    if not stamp:
+        return False
+    began = dt.datetime.strptime(stamp, STAMP).replace(tzinfo=dt.timezone.utc)
+    written = [os.stat(path).st_mtime for path in paths if os.path.exists(path)]
+    return any(began.timestamp() < mtime <= time.time() for mtime in written)
 
 
 def full(name):
@@ -164,9 +196,10 @@ def main():
                     "name": {"type": "str", "required": True},
                     "state": {"type": "str", "choices": ["started", "restarted", "stopped"]},
                     "enabled": {"type": "bool"},
+                    "reads": {"type": "list", "elements": "str", "default": []},
                 },
             },
-            "restart": {"type": "list", "elements": "str", "default": []},
+            "restart": {"type": "bool", "default": True},
             "daemon_reload": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
@@ -178,7 +211,10 @@ def main():
         units.systemctl("daemon-reload")
     after = "".join(f"{action}\n" for action in units.actions)
     module.exit_json(
-        changed=bool(units.actions), actions=units.actions, diff={"before": "", "after": after}
+        changed=bool(units.actions),
+        actions=units.actions,
+        stale=units.stale,
+        diff={"before": "", "after": after},
     )
 
 

@@ -474,18 +474,34 @@ def test_units_are_enabled_and_started_after_a_reload(
     module: Module, systemd: Callable[..., None], tmp_path: Path
 ) -> None:
     systemd(on_disk={"etcd.service": dict(STOPPED)})
-    wanted = {"units": [{"name": "etcd", "state": "started", "enabled": True}], "restart": ["etcd"]}
-    answer = module("keystone_units", **wanted)
+    reads = [str(tmp_path)]
+    unit = {"name": "etcd", "state": "started", "enabled": True, "reads": reads}
+    answer = module("keystone_units", units=[unit])
     assert answer["actions"] == ["enable etcd.service", "start etcd.service"]
     assert verbs(tmp_path) == ["daemon-reload", "enable", "start"]
 
 
-def test_units_restart_only_what_was_running(
+def test_units_restart_what_began_before_its_files_were_written(
     module: Module, systemd: Callable[..., None], tmp_path: Path
 ) -> None:
-    systemd(nginx=dict(ACTIVE), chrony=dict(STOPPED))
-    answer = module("keystone_units", restart=["nginx", "chrony"])
-    assert answer["actions"] == ["restart nginx.service"]
+    long_ago = {"InactiveExitTimestamp": "Tue 2020-09-01 10:00:00.123456 UTC"}
+    after = {"InactiveExitTimestamp": "Tue 2050-09-06 10:00:00.123456 UTC"}
+    systemd(old=ACTIVE | long_ago, new=ACTIVE | after, idle=STOPPED | long_ago)
+    future = tmp_path / "future"
+    future.touch()
+    os.utime(future, (4e9, 4e9))
+    (tmp_path / "nginx.conf").touch()
+    wanted: dict[str, Any] = {
+        "units": [
+            {"name": name, "reads": [str(tmp_path / "nginx.conf")]}
+            for name in ("old", "new", "idle")
+        ]
+    }
+    told = module("keystone_units", restart=False, **wanted)
+    assert (told["stale"], told["changed"]) == (["old.service"], False)
+    assert module("keystone_units", **wanted)["actions"] == ["restart old.service"]
+    wanted = {"units": [{"name": "old", "reads": [str(future), str(tmp_path / "gone")]}]}
+    assert module("keystone_units", **wanted)["stale"] == []
 
 
 def test_units_check_mode_does_nothing(

@@ -11,15 +11,18 @@ if TYPE_CHECKING:
     from keystone.inventory import Context
 
 PKI_DIRECTORY = Path("/var/lib/keystone/pki")
+SITE_CERTIFICATES = Path("/etc/keystone/pki")
 CONSUMERS = ("keystone-registry", "nginx", "keystone-join")
 """Units that read the site's certificate only when they start. etcd and the API server re-read."""
 
 
 def variables(context: Context, digest: str = "") -> dict[str, object]:
     """digest: `TrustFacts.deployed[host]`, so that a renewed certificate is a changed input."""
+    paths = [file.path for file in placed(context.host)]
+    site = [path for path in paths if Path(path).parent == SITE_CERTIFICATES]
     return {
         "trust_source": str(deployment_file(PKI_DIRECTORY, context.host.name)),
         "trust_digest": digest,
-        "trust_paths": [file.path for file in placed(context.host)],
-        "trust_consumers": list(CONSUMERS),
+        "trust_paths": paths,
+        "trust_consumers": [{"name": name, "reads": site} for name in CONSUMERS],
     }

@@ -130,10 +130,10 @@ def command(
     ]  # fmt: skip
 
 
-# Emulated, each feature costs: AVX doubles what a task switch saves, SMAP ends a block of translated
-# code at every copy to user space, LA57 adds a level to every page walk. Debian needs none of them.
-# Measured against "max": hashing 1.4 times as fast, writing 1.8, starting Python 1.15. The extras are
-# helpers that QEMU runs natively.
+# Emulated, each feature costs: AVX doubles what a task switch saves, SMAP ends a block of
+# translated code at every copy to user space, LA57 adds a level to every page walk. Debian needs
+# none of them. Measured against "max": hashing 1.4 times as fast, writing 1.8, starting Python
+# 1.15. The extras are helpers that QEMU runs natively.
 EMULATED_CPU = "Nehalem,+aes,+pclmulqdq,+sha-ni,+rdrand"
 
 # A killed QEMU loses nothing of what the guest wrote: it is in the host's page cache. What unsafe
