@@ -56,7 +56,7 @@ def prepare_storage(state: State) -> Actions:
     for node in state.site.primers:
         seen = state.facts[node.name]
         note = seen.intent  # a pool whose creation was cut is ours to make again
-        needed = storage.plan_spec(
+        needed = storage.plan(
             storage.spec_of(state.site.storage, node),
             seen,
             storage.Intent(note.pool, note.serials) if note else None,

@@ -133,21 +133,13 @@ class SetProperties:
 StorageAction = CreatePool | ImportPool | CreateDataset | MountDataset | SetProperties
 
 
-def plan(storage: Storage, node: Node, facts: StorageFacts) -> tuple[StorageAction, ...]:
-    """What a Primer's storage still lacks of what the site file asks for.
-
-    Raises RefusedError as `plan_spec` does.
-    """
-    return plan_spec(spec_of(storage, node), facts)
-
-
 def spec_of(storage: Storage, node: Node) -> Spec:
     """The host's document out of the site's."""
     serials = tuple(disk.serial for disk in node.disks)
     return Spec(storage.pool, storage.layout, storage.ashift, serials)
 
 
-def plan_spec(
+def plan(
     spec: Spec, facts: StorageFacts, intent: Intent | None = None
 ) -> tuple[StorageAction, ...]:
     """What is missing; empty when all is as the spec says.

@@ -68,12 +68,12 @@ def test_case(case: Path) -> None:
     intent = INTENT if told.get("intent") else None
     if "refused" in told:
         with pytest.raises(RefusedError) as error:
-            storage.plan_spec(SPEC, Facts(disks), intent)
+            storage.plan(SPEC, Facts(disks), intent)
         for word in told["refused"]:
             assert word in error.value.message
         assert error.value.hint
     else:
-        actions = storage.plan_spec(SPEC, Facts(disks), intent)
+        actions = storage.plan(SPEC, Facts(disks), intent)
         assert [action.describe() for action in actions] == told["actions"]
 
 
@@ -82,20 +82,20 @@ def test_there_are_cases() -> None:
 
 
 def test_an_applied_plan_plans_to_nothing() -> None:
-    assert storage.plan_spec(SPEC, converged()) == ()
+    assert storage.plan(SPEC, converged()) == ()
 
 
 def test_disks_in_another_order_change_nothing() -> None:
     swapped = (disk(1, "KEY1A"), disk(0, "KEY1B"))
-    assert storage.plan_spec(SPEC, converged(swapped)) == ()
-    (create, *_) = storage.plan_spec(SPEC, Facts(swapped))
+    assert storage.plan(SPEC, converged(swapped)) == ()
+    (create, *_) = storage.plan(SPEC, Facts(swapped))
     assert create.paths == tuple(f"/dev/disk/by-id/nvme-QEMU_NVMe_Ctrl_{s}" for s in SPEC.serials)
 
 
 def test_only_the_missing_dataset_is_made() -> None:
     facts = converged()
     fewer = replace(facts, datasets=tuple(d for d in facts.datasets if "store" not in d.name))
-    (action,) = storage.plan_spec(SPEC, fewer)
+    (action,) = storage.plan(SPEC, fewer)
     assert isinstance(action, storage.CreateDataset)
     assert (action.name, action.mountpoint) == ("keystone/store", "/var/lib/keystone/store")
 
@@ -106,7 +106,7 @@ def test_a_wrong_property_is_set_and_an_unmounted_dataset_mounted() -> None:
         facts.datasets[1], mounted=False, properties={**facts.datasets[1].properties, "quota": "0"}
     )
     changed = replace(facts, datasets=(facts.datasets[0], etcd, *facts.datasets[2:]))
-    assert storage.plan_spec(SPEC, changed) == (
+    assert storage.plan(SPEC, changed) == (
         storage.SetProperties("dataset", "keystone/etcd", {"quota": str(16 << 30)}),
         storage.MountDataset("keystone/etcd", "/var/lib/etcd"),
     )
@@ -116,7 +116,7 @@ def test_pool_and_root_properties_are_corrected() -> None:
     facts = converged()
     pool = replace(facts.pools[0], properties={"autotrim": "off"})
     root = replace(facts.datasets[0], properties={**storage.ROOT_PROPERTIES, "atime": "on"})
-    assert storage.plan_spec(SPEC, Facts(facts.disks, (pool,), (root, *facts.datasets[1:]))) == (
+    assert storage.plan(SPEC, Facts(facts.disks, (pool,), (root, *facts.datasets[1:]))) == (
         storage.SetProperties("pool", "keystone", {"autotrim": "on"}),
         storage.SetProperties("dataset", "keystone", {"atime": "off"}),
     )
@@ -137,7 +137,7 @@ def vdevs(kind: str, *paths: str) -> dict:
 def test_a_pool_of_our_name_that_is_another_is_refused(change: dict, words: tuple) -> None:
     facts = converged()
     with pytest.raises(RefusedError) as error:
-        storage.plan_spec(SPEC, replace(facts, pools=(replace(facts.pools[0], **change),)))
+        storage.plan(SPEC, replace(facts, pools=(replace(facts.pools[0], **change),)))
     assert all(word in error.value.message for word in words)
 
 
@@ -145,13 +145,13 @@ def test_a_half_made_pool_of_other_disks_is_not_ours() -> None:
     left = {"partition_table": "gpt", "partitions": ("nvme0n1p1",)}
     facts = Facts((disk(0, "KEY1A", **left), disk(1, "KEY1B")))
     with pytest.raises(RefusedError, match="KEY1A"):
-        storage.plan_spec(SPEC, facts, storage.Intent("keystone", ("KEY1A", "OTHER")))
+        storage.plan(SPEC, facts, storage.Intent("keystone", ("KEY1A", "OTHER")))
 
 
 def test_the_plan_id_is_of_the_very_disks() -> None:
     def plan_id(disks: tuple[DiskFacts, ...]) -> str:
         facts = Facts(disks)
-        return storage.plan_id(SPEC, facts, storage.plan_spec(SPEC, facts))
+        return storage.plan_id(SPEC, facts, storage.plan(SPEC, facts))
 
     assert plan_id(BLANK) == plan_id(tuple(reversed(BLANK)))
     assert plan_id(BLANK) != plan_id((BLANK[0], replace(BLANK[1], size=1)))

@@ -85,7 +85,7 @@ def plan(spec_file: TextIO, *, as_json: bool) -> None:
     """Show what `apply` would do; changes nothing."""
     spec = _read(spec_file)
     seen = observe()
-    actions = storage.plan_spec(spec, seen, zfs.read_intent())
+    actions = storage.plan(spec, seen, zfs.read_intent())
     _answer(spec, seen, actions, changed=bool(actions), as_json=as_json)
 
 
@@ -98,7 +98,7 @@ def apply(spec_file: TextIO, approve: str, *, as_json: bool, approve_blank: bool
     """Make what is missing; a second run makes nothing."""
     spec = _read(spec_file)
     seen = first = observe()
-    actions = done = storage.plan_spec(spec, seen, zfs.read_intent())
+    actions = done = storage.plan(spec, seen, zfs.read_intent())
     wanted = storage.plan_id(spec, seen, actions)
     if any(action.destructive for action in actions) and not approve_blank and approve != wanted:
         raise RefusedError(
@@ -113,7 +113,7 @@ def apply(spec_file: TextIO, approve: str, *, as_json: bool, approve_blank: bool
         for action in actions:
             _apply(action)
         seen = observe()
-        actions = storage.plan_spec(spec, seen, zfs.read_intent())
+        actions = storage.plan(spec, seen, zfs.read_intent())
         if not actions:
             break
         done = (*done, *actions)
