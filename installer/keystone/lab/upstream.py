@@ -23,7 +23,7 @@ from keystone.run import run
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from keystone.lab.catalogue import File, Image, Root
+    from keystone.lab.catalogue import File, Image, Program, Root
 
 WORKERS = min(2, os.cpu_count() or 1)
 """Builds side by side: each Kubernetes link needs more than 1 GiB of memory."""
@@ -67,24 +67,49 @@ def build(only: Iterable[str] | None = None) -> Upstream:
         log.step(f"upstream: {count} artefacts"),
         log.progress("upstream", count, in_bytes=False) as bar,
     ):
-        roots = _each(wanted.roots.values(), _root, bar)
-        programs = _each(wanted.programs.values(), golang.build, bar)
-        built = {program.name: path for program, path in programs}
+        roots = _each(wanted.roots.values(), _counted(_root, bar))
+        modules = _each(_by_module(wanted.programs.values()), partial(_programs, bar))
+        built = {name: path for _, programs in modules for name, path in programs.items()}
         systems = {root.name: path for root, path in roots}
-        files = _each(wanted.files, partial(_file, built), bar)
-        made = _each(wanted.images, partial(_image, blobs, built, systems, wanted.roots), bar)
+        files = _each(wanted.files, _counted(partial(_file, built), bar))
+        make_image = partial(_image, blobs, built, systems, wanted.roots)
+        made = _each(wanted.images, _counted(make_image, bar))
     return Upstream(built, files, made, blobs)
 
 
-def _each(things: Iterable[T], make: Callable[[T], R], bar: log.Bar) -> tuple[tuple[T, R], ...]:
+def _by_module(programs: Iterable[Program]) -> list[tuple[Program, ...]]:
+    """Programs of one module go one after another.
+
+    Two compilers at once, on an empty cache, would both compile what the programs share, and the
+    seven of Kubernetes share nearly everything.
+    """
+    modules: dict[str, list[Program]] = {}
+    for program in programs:
+        modules.setdefault(program.module, []).append(program)
+    return [tuple(group) for group in modules.values()]
+
+
+def _programs(bar: log.Bar, programs: tuple[Program, ...]) -> dict[str, Path]:
+    make = _counted(golang.build, bar)
+    return {program.name: make(program) for program in programs}
+
+
+def _counted(make: Callable[[T], R], bar: log.Bar) -> Callable[[T], R]:
+    def one(thing: T) -> R:
+        result = make(thing)
+        bar.advance(1)
+        return result
+
+    return one
+
+
+def _each(things: Iterable[T], make: Callable[[T], R]) -> tuple[tuple[T, R], ...]:
     """Every thing with what was made of it; WORKERS at a time; the first failure stops the rest."""
     order: Sequence[T] = tuple(things)
-    results = []
+    results: list[tuple[T, R]] = []
     pool = ThreadPoolExecutor(WORKERS)
     try:
-        for thing, result in zip(order, pool.map(make, order), strict=True):
-            bar.advance(1)
-            results.append((thing, result))
+        results += zip(order, pool.map(make, order), strict=True)
     finally:
         pool.shutdown(cancel_futures=True)
     return tuple(results)
