@@ -23,15 +23,15 @@ class Digest:
     hex: str
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[0-9a-f]{64}", self.hex):
-            raise ValueError(f"not a SHA-256 digest: {self.hex!r}")
+        if not re.fullmatch(r"[0-9a-f]{64}", str(self.hex)):
+            raise ValueError(f"not a SHA-256 digest: {self.hex!r:.90}")
 
     @classmethod
-    def parse(cls, text: str) -> Digest:
+    def parse(cls, text: object) -> Digest:
         """From "sha256:<64 hex>". Raises ValueError on anything else."""
-        algorithm, _, rest = text.partition(":")
+        algorithm, _, rest = str(text).partition(":")
         if algorithm != "sha256":
-            raise ValueError(f"not a SHA-256 digest: {text!r}")
+            raise ValueError(f"not a SHA-256 digest: {text!r:.90}")
         return cls(rest)
 
     def __str__(self) -> str:

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import re
-import stat
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, BinaryIO
+from typing import IO, TYPE_CHECKING
 
 from keystone import log
+from keystone.bundle import hashing, layout, reader, tar, trust
 from keystone.bundle import manifest as contents_file
-from keystone.bundle import reader, tar, trust
-from keystone.bundle.reader import TarStream
+from keystone.bundle.blobs import MAX_READ, InFile
+from keystone.bundle.medium import open_bundle
+from keystone.bundle.reader import LOOSE, TarStream
 from keystone.errors import DamagedBundleError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from keystone.bundle.model import Digest, Item, Manifest
+    from keystone.bundle.reader import Content
 
 SCRATCH = Path("/var/tmp")  # noqa: S108 on disk, and only nameless files are made there
-INSTALLER_MODE = 0o755
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,16 @@ def read_head(archive: TarStream, pin: trust.Pin) -> Head:
     """
     files = reader.read_metadata(archive)
     verified = trust.verify(files, pin)
+    if archive.time != int(verified.created.timestamp()):
+        raise DamagedBundleError(
+            "its members have another time than the signed metadata",
+            hint=reader.COPY_AGAIN,
+            code="KSB-15",
+        )
     data = reader.read_manifest(archive, verified.targets)
-    return Head(files, verified, contents_file.load(data), data)
+    manifest = contents_file.load(data)
+    layout.require_listed(manifest, verified.targets, verified.number)
+    return Head(files, verified, manifest, data)
 
 
 @dataclass(frozen=True)
@@ -118,7 +127,9 @@ class Bundle:
         name = member_name(digest, self.manifest)
         target = self.verified.targets.get(name)
         if target is None or name not in self.offsets:
-            raise DamagedBundleError(f"{name} ({self.manifest.owner(digest)}) is not inside")
+            raise DamagedBundleError(
+                f"{name} ({self.manifest.owner(digest)}) is not inside", code="KSB-19"
+            )
         seen = hashlib.sha256()
         with self.path.open("rb") as source:
             source.seek(self.offsets[name])
@@ -131,6 +142,7 @@ class Bundle:
             raise DamagedBundleError(
                 f"{name} ({self.manifest.owner(digest)}): changed on {self.path} since verified",
                 hint="look at the medium; do not swap it during an installation",
+                code="KSB-30",
             )
 
 
@@ -171,19 +183,47 @@ def open_verified(
     Raises UntrustedBundleError (exit code 4) or DamagedBundleError (5).
     """
     pin = _pin(directory, pinned_root, fingerprint, confirm)
-    with _open(path) as stream:
+    with open_bundle(path) as (stream, exact):
         archive = TarStream(stream)
         head = read_head(archive, pin)
-        offsets: dict[str, int] = {}
-        total = sum(target.size for target in head.verified.targets.values())
-        with log.progress("verify the bundle", total) as bar:
-            for content in reader.contents(
-                archive, head.verified.targets, head.manifest, exact=not is_device(path)
-            ):
-                offsets[content.name] = archive.position
-                for chunk in content.chunks:
-                    bar.advance(len(chunk))
-    return Bundle(path, head.manifest, head.verified, offsets)
+        targets = head.verified.targets
+        found = {
+            content.name: content.offset
+            for content in _skipped(reader.contents(archive, targets, head.manifest, exact=exact))
+        }
+        _hash_all(stream.fileno(), head, found)
+        _look_inside(stream.fileno(), head, found)
+    return Bundle(path, head.manifest, head.verified, found)
+
+
+def _skipped(contents: Iterator[Content]) -> Iterator[Content]:
+    """The order and the headers of all members; their bytes are hashed afterwards, side by side."""
+    for content in contents:
+        content.skip()
+        yield content
+
+
+def _hash_all(handle: int, head: Head, offsets: Mapping[str, int]) -> None:
+    """Hash every member on all cores. Raises DamagedBundleError for the first that is wrong."""
+    targets = head.verified.targets
+    total = sum(targets[name].size for name in offsets)
+    pieces = {name: (offset, targets[name].size) for name, offset in offsets.items()}
+    with log.progress("verify the bundle", total) as bar:
+        for name, digest in hashing.digests(handle, pieces, bar.advance):
+            reader.require_digest(digest, name, targets[name], head.manifest.owner)
+
+
+def _look_inside(handle: int, head: Head, offsets: Mapping[str, int]) -> None:
+    targets = head.verified.targets
+    places = {targets[name].digest: (at, targets[name].size) for name, at in offsets.items()}
+    blobs = InFile(handle, places)
+    files = {}
+    for name in LOOSE:
+        target = targets.get(name)
+        if target is None or target.size > MAX_READ:
+            raise DamagedBundleError(f"{name}: not inside", hint=reader.COPY_AGAIN, code="KSB-19")
+        files[name] = blobs.read(target.digest, 0, MAX_READ)
+    layout.check(head.manifest, files, blobs)
 
 
 def open_metadata(
@@ -195,14 +235,9 @@ def open_metadata(
     directory: Path = trust.TRUST,
 ) -> Bundle:
     """Verify the metadata only: enough to look at, not to install from."""
-    with _open(path) as stream:
+    with open_bundle(path) as (stream, _):
         head = read_head(TarStream(stream), _pin(directory, pinned_root, fingerprint, confirm))
     return Bundle(path, head.manifest, head.verified, {})
-
-
-def is_device(path: Path) -> bool:
-    """Whether the path is a block device: it does not end where the archive does."""
-    return stat.S_ISBLK(path.stat().st_mode)
 
 
 def _pin(
@@ -213,15 +248,3 @@ def _pin(
 ) -> trust.Pin:
     found = trust.host_pin(directory, fingerprint=fingerprint, confirm=confirm)
     return trust.Pin(root or found.root, fingerprint, confirm, found.accepted)
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[BinaryIO]:
-    try:
-        stream = path.open("rb", buffering=0)
-    except OSError as error:
-        raise DamagedBundleError(
-            f"{path}: cannot be opened: {error.strerror}", hint="give the bundle's file or device"
-        ) from error
-    with stream:
-        yield stream

@@ -11,7 +11,8 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 
-from keystone.bundle import tar
+from keystone.bundle import signedform, tar
+from keystone.bundle.signedform import ASK
 from keystone.errors import DamagedBundleError, UntrustedBundleError
 
 if TYPE_CHECKING:
@@ -19,11 +20,20 @@ if TYPE_CHECKING:
 
     from keystone.bundle.model import Digest, Manifest
 
+    Owner = Callable[[Digest], str]
+
 CHUNK = 1 << 20
 METADATA = "metadata/"
 MANIFEST = "keystone.json"
 INSTALLER = "keystone-install"
+INSTALLER_MODE = 0o755
+LOOSE = ("oci-layout", "index.json")
+"""Members that keep their name; everything else is a blob."""
+FILES = frozenset({MANIFEST, INSTALLER, *LOOSE})
+"""The members that are not called by their digest."""
 MAX_ROOTS = 256
+MAX_ROOT_BYTES = 8_000_000
+"""Of all roots together; a root of two keys has 1 kB."""
 MAX_BYTES = {
     "root": 512_000,
     "timestamp": 16_384,
@@ -45,10 +55,16 @@ class Target:
 
 @dataclass
 class TarStream:
-    """Members of a bundle in order. `position` counts bytes from the start of the archive."""
+    """Members of a bundle in order. `position` counts bytes from the start of the archive.
+
+    Every DamagedBundleError has a code: KSB-09 for an archive that ends early, KSB-30 for a medium
+    that cannot be read, KSB-22 for bytes where zeros belong, others as `tar.parse`.
+    """
 
     stream: BinaryIO
     position: int = 0
+    time: int | None = None
+    """The one modification time of all members, in seconds since 1970."""
     _current: tar.Member | None = None
     _left: int = 0
     _buffer: bytearray = field(default_factory=lambda: bytearray(CHUNK), repr=False)
@@ -66,24 +82,31 @@ class TarStream:
                 raise DamagedBundleError(
                     f"{member.name}: its data is not aligned to {tar.ALIGN} bytes",
                     hint=COPY_AGAIN,
+                    code="KSB-22",
                 )
             self._zeros(pad.size, "padding")
             member = self._header()
         if member is None or member.name == tar.PADDING:
             raise DamagedBundleError(
-                f"at byte {self.position}: padding that pads nothing", hint=COPY_AGAIN
+                f"at byte {self.position}: padding that pads nothing",
+                hint=COPY_AGAIN,
+                code="KSB-22",
             )
+        self._one_form(member)
         self._current, self._left = member, member.size
         return member
 
-    def chunks(self) -> Iterator[memoryview]:
-        """The data of the current member; each view is valid until the next one is asked for."""
+    def chunks(self, buffer: Callable[[], memoryview] | None = None) -> Iterator[memoryview]:
+        """The data of the current member; each view is valid until the next one is asked for.
+
+        buffer: gives the memory for each chunk, for a caller that keeps several.
+        """
         member = self._current
         if member is None:
             raise RuntimeError("no current member")
-        view = memoryview(self._buffer)
         while self._left:
-            part = view[: min(CHUNK, self._left)]
+            view = buffer() if buffer else memoryview(self._buffer)
+            part = view[: min(len(view), self._left)]
             self._fill(part)
             self._left -= len(part)
             yield part
@@ -109,9 +132,23 @@ class TarStream:
     def end(self, *, exact: bool) -> None:
         """Check the zeros that end the archive; exact: nothing may follow them."""
         self._zeros(tar.end_bytes(self.position - tar.BLOCK) - tar.BLOCK, "the end")
-        if exact and self.stream.read(1):
+        if exact and self._read(memoryview(bytearray(1))):
             raise DamagedBundleError(
-                f"bytes after the end of the archive, at {self.position}", hint=COPY_AGAIN
+                f"bytes after the end of the archive, at {self.position}",
+                hint=COPY_AGAIN,
+                code="KSB-22",
+            )
+
+    def _one_form(self, member: tar.Member) -> None:
+        """Mode and time are not signed one by one: they follow from the name and from each other."""
+        if self.time is None:
+            self.time = member.mtime
+        mode = INSTALLER_MODE if member.name == INSTALLER else 0o644
+        if (member.mode, member.mtime) != (mode, self.time):
+            raise DamagedBundleError(
+                f"{member.name}: another mode or time than a bundle's members have",
+                hint=COPY_AGAIN,
+                code="KSB-15",
             )
 
     def _header(self) -> tar.Member | None:
@@ -124,21 +161,35 @@ class TarStream:
         done = 0
         while done < len(view):
             # A pipe gives what it has; only nothing at all is the end.
-            count = self.stream.readinto(view[done:])  # type: ignore[attr-defined]
+            count = self._read(view[done:])
             if not count:
                 where = f" inside {self._current.name}" if self._current and self._left else ""
                 raise DamagedBundleError(
                     f"the bundle ends at byte {self.position + done}{where}: it is truncated",
                     hint=COPY_AGAIN,
+                    code="KSB-09",
                 )
             done += count
         self.position += done
+
+    def _read(self, view: memoryview) -> int:
+        try:
+            count: int | None = self.stream.readinto(view)  # type: ignore[attr-defined]
+        except OSError as error:
+            raise DamagedBundleError(
+                f"the bundle cannot be read at byte {self.position}: {error.strerror}",
+                hint="look at the medium and its cable, or copy the bundle to another one",
+                code="KSB-30",
+            ) from error
+        return count or 0
 
     def _zeros(self, count: int, what: str) -> None:
         data = bytearray(count)
         self._fill(memoryview(data))
         if any(data):
-            raise DamagedBundleError(f"{what}: bytes that should be zero are not", hint=COPY_AGAIN)
+            raise DamagedBundleError(
+                f"{what}: bytes that should be zero are not", hint=COPY_AGAIN, code="KSB-22"
+            )
 
 
 def read_metadata(archive: TarStream) -> dict[str, bytes]:
@@ -157,47 +208,88 @@ def read_metadata(archive: TarStream) -> dict[str, bytes]:
             raise UntrustedBundleError(
                 "the bundle has no complete signed metadata at its head: it is not signed",
                 hint="ask whoever made the bundle for a signed one",
+                code="KSB-01",
             )
         role = name.split(".")[-2]
-        if member.size > MAX_BYTES[role] or len(files) > MAX_ROOTS or name in files:
-            raise UntrustedBundleError(f"{member.name}: larger or more than any honest metadata")
+        room = member.size + sum(map(len, files.values())) <= MAX_ROOT_BYTES or not is_root
+        expected = f"{len(files) + 1}.root.json" if is_root else rest[0]
+        if member.size > MAX_BYTES[role] or len(files) >= MAX_ROOTS or not room:
+            raise UntrustedBundleError(
+                f"{member.name}: larger or more than any honest metadata", hint=ASK, code="KSB-20"
+            )
+        if name != expected:
+            raise UntrustedBundleError(
+                f"{member.name}: {METADATA}{expected} should stand here", hint=ASK, code="KSB-17"
+            )
         files[name] = b"".join(bytes(chunk) for chunk in archive.chunks())
         if not is_root:
             rest.pop(0)
+    signedform.require(files)
     return files
 
 
-def checked(archive: TarStream, name: str, target: Target, owner: str) -> Iterator[memoryview]:
+def checked(archive: TarStream, name: str, target: Target, owner: Owner) -> Iterator[memoryview]:
     """The current member's data; raises DamagedBundleError at its end when it is not `target`."""
     digest = hashlib.sha256()
     for chunk in archive.chunks():
         digest.update(chunk)
         yield chunk
-    if digest.hexdigest() != target.digest.hex:
+    require_digest(digest.hexdigest(), name, target, owner)
+
+
+def require_digest(found: str, name: str, target: Target, owner: Owner) -> None:
+    """Raises DamagedBundleError (KSB-08) when a member's bytes are not the ones that were signed."""
+    if found != target.digest.hex:
         raise DamagedBundleError(
-            f"{name} ({owner}): its bytes are not the ones that were signed", hint=COPY_AGAIN
+            f"{name} ({owner(target.digest)}): its bytes are not the ones that were signed",
+            hint=COPY_AGAIN,
+            code="KSB-08",
         )
 
 
 @dataclass(frozen=True)
 class Content:
-    """One declared member: `chunks` must be read to the end, or `skip` called instead."""
+    """One declared member. `chunks` must be read to the end, or `skip` called instead.
+
+    chunks: checked while they are read. raw: the same bytes unchecked in the caller's buffers, for
+    one that hashes elsewhere. offset: where they start, in bytes from the start of the archive.
+    """
 
     name: str
     target: Target
+    offset: int
     chunks: Iterator[memoryview]
+    raw: Callable[[Callable[[], memoryview]], Iterator[memoryview]]
     skip: Callable[[], None]
 
 
 def read_manifest(archive: TarStream, targets: Mapping[str, Target]) -> bytes:
     """The table of contents, which stands right after the metadata; its bytes are checked."""
+    require_names(targets)
     member = archive.next()
     target = targets.get(MANIFEST)
     if member is None or target is None or member.name != MANIFEST or target.size > MAX_MANIFEST:
-        raise DamagedBundleError(f"no {MANIFEST} after the metadata", hint=COPY_AGAIN)
-    _same_size(member, target, "table of contents")
-    parts = checked(archive, MANIFEST, target, "table of contents")
+        raise DamagedBundleError(
+            f"no {MANIFEST} after the metadata", hint=COPY_AGAIN, code="KSB-19"
+        )
+    _same_size(member, target, _contents_owner)
+    parts = checked(archive, MANIFEST, target, _contents_owner)
     return b"".join(bytes(chunk) for chunk in parts)
+
+
+def require_names(targets: Mapping[str, Target]) -> None:
+    """A blob is called by its digest, and nothing has a name that we do not know (KSB-14, -12)."""
+    for name, target in targets.items():
+        if name != f"blobs/sha256/{target.digest.hex}" and name not in FILES:
+            raise DamagedBundleError(
+                f"{name!r:.120}: the signed metadata names what is no part of a bundle",
+                hint=ASK,
+                code="KSB-14",
+            )
+        if type(target.size) is not int or not 0 <= target.size <= tar.MAX_SIZE:
+            raise DamagedBundleError(
+                f"{name}: {target.size!r:.40} is not the size of a member", hint=ASK, code="KSB-12"
+            )
 
 
 def contents(
@@ -209,27 +301,42 @@ def contents(
     exact: the stream must end where the archive does (a block device is larger).
     """
     wanted = {name: target for name, target in targets.items() if name != MANIFEST}
+    owner = manifest.owner
     while (member := archive.next()) is not None:
-        target = wanted.pop(member.name, None)
+        name = member.name
+        target = wanted.pop(name, None)
         if target is None:
-            kind = "twice" if member.name in targets else "but the signed metadata does not name it"
-            raise DamagedBundleError(f"{member.name}: inside {kind}", hint=COPY_AGAIN)
-        owner = manifest.owner(target.digest)
+            twice = name in targets
+            kind = "twice" if twice else "but the signed metadata does not name it"
+            code = "KSB-17" if twice else "KSB-19"
+            raise DamagedBundleError(f"{name}: inside {kind}", hint=COPY_AGAIN, code=code)
         _same_size(member, target, owner)
         yield Content(
-            member.name, target, checked(archive, member.name, target, owner), archive.skip
+            name=name,
+            target=target,
+            offset=archive.position,
+            chunks=checked(archive, name, target, owner),
+            raw=archive.chunks,
+            skip=archive.skip,
         )
     archive.end(exact=exact)
     for name, target in wanted.items():
         raise DamagedBundleError(
-            f"{name} ({manifest.owner(target.digest)}) is missing from the bundle",
+            f"{name} ({owner(target.digest)}) is missing from the bundle",
             hint=COPY_AGAIN,
+            code="KSB-19",
         )
 
 
-def _same_size(member: tar.Member, target: Target, owner: str) -> None:
+def _contents_owner(_: Digest) -> str:
+    return "table of contents"
+
+
+def _same_size(member: tar.Member, target: Target, owner: Owner) -> None:
     if member.size != target.size:
         raise DamagedBundleError(
-            f"{member.name} ({owner}): {member.size} bytes, {target.size} were signed",
+            f"{member.name} ({owner(target.digest)}): {member.size} bytes, "
+            f"{target.size} were signed",
             hint=COPY_AGAIN,
+            code="KSB-11",
         )

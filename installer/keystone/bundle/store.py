@@ -16,20 +16,19 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
 from keystone import log
+from keystone.bundle import layout, reader, strictjson, trust
 from keystone.bundle import manifest as contents_file
-from keystone.bundle import reader, trust
-from keystone.bundle.disk import sync_directory, write_chunks, write_file
+from keystone.bundle.blobs import InFolder
+from keystone.bundle.disk import sync_directory, write_file
+from keystone.bundle.intake import Intake, Places
 from keystone.bundle.model import Digest, Manifest
-from keystone.bundle.opened import INSTALLER_MODE, Head, read_head
-from keystone.bundle.reader import Content, Target, TarStream
-from keystone.errors import KeystoneError, RefusedError
+from keystone.bundle.opened import Head, read_head
+from keystone.bundle.reader import INSTALLER_MODE, LOOSE, Target, TarStream
+from keystone.errors import DamagedBundleError, HostError, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-LOOSE = ("oci-layout", "index.json")
-"""Files that keep their name in the store; everything else is a blob there."""
 
 
 @dataclass(frozen=True)
@@ -63,37 +62,66 @@ def ingest(
     """Bring a bundle into the store in one pass; nothing is kept of what was not signed.
 
     exact: the stream ends where the archive does. Raises UntrustedBundleError before anything is
-    written, DamagedBundleError for content (whole blobs that came before it stay).
+    written, DamagedBundleError for content (whole blobs that came before it stay), HostError when
+    the store cannot be written.
     """
     archive = TarStream(stream)
     head = read_head(archive, pin)
     digest = str(head.verified.digest)
-    with _locked(store):
-        before = status(store)
-        if before.complete and before.digest == digest:
-            _drain(stream)
-            return _result(head, blobs=0, written=0, changed=False), head.verified
-        _require_space(store, head)
-        mark(store, digest, complete=False)
-        incoming = store / "incoming"
-        _clear(incoming)
-        written = blobs = 0
-        total = sum(target.size for target in head.verified.targets.values())
-        with log.progress("bring the bundle into the store", total) as bar:
-            for content in reader.contents(
-                archive, head.verified.targets, head.manifest, exact=exact
-            ):
-                if _take(content, store, incoming):
-                    written += content.target.size
-                    blobs += 1
-                bar.advance(content.target.size)
-        sync_directory(store / "blobs/sha256")
-        for name in LOOSE:
-            (incoming / name).replace(store / name)
-        _write_metadata(store / "metadata", head)
-        incoming.rmdir()
-        sync_directory(store)
+    try:
+        with _locked(store):
+            before = status(store)
+            if before.complete and before.digest == digest:
+                _drain(stream)
+                return _result(head, blobs=0, written=0, changed=False), head.verified
+            _require_space(store, head)
+            mark(store, digest, complete=False)
+            _clear(store)
+            blobs, written = _receive(archive, head, store, exact=exact)
+            _finish(store, head)
+    except OSError as error:
+        raise HostError(
+            f"{error.filename or store}: {error.strerror}",
+            hint="correct it and run the same command again: it goes on from here",
+        ) from error
     return _result(head, blobs=blobs, written=written, changed=True), head.verified
+
+
+def _receive(archive: TarStream, head: Head, store: Path, *, exact: bool) -> tuple[int, int]:
+    """Every member into its place; how many came, and their bytes."""
+    targets, manifest, incoming = head.verified.targets, head.manifest, store / "incoming"
+    written = blobs = 0
+    total = sum(target.size for name, target in targets.items() if name != reader.MANIFEST)
+    with log.progress("bring the bundle into the store", total) as bar, Intake() as intake:
+        for content in reader.contents(archive, targets, manifest, exact=exact):
+            final = _final(content.name, content.target, store)
+            if content.name not in LOOSE and _has(final, content.target.size):
+                content.skip()
+            else:
+                mode = INSTALLER_MODE if content.name == reader.INSTALLER else 0o644
+                temporary = incoming / f"{content.name.replace('/', '-')}.part"
+                intake.take(content, Places(temporary, final, mode), manifest.owner)
+                written += content.target.size
+                blobs += 1
+            bar.advance(content.target.size)
+    return blobs, written
+
+
+def _final(name: str, target: Target, store: Path) -> Path:
+    return store / "incoming" / name if name in LOOSE else blob_path(store, target.digest)
+
+
+def _finish(store: Path, head: Head) -> None:
+    """Look into what came; only then does the store say that it holds this bundle."""
+    incoming = store / "incoming"
+    sync_directory(store / "blobs/sha256")
+    files = {name: (incoming / name).read_bytes() for name in LOOSE}
+    layout.check(head.manifest, files, InFolder(store / "blobs/sha256"))
+    for name in LOOSE:
+        (incoming / name).replace(store / name)
+    _write_metadata(store / "metadata", head)
+    incoming.rmdir()
+    sync_directory(store)
 
 
 def status(store: Path) -> Status:
@@ -122,12 +150,21 @@ def load_manifest(store: Path) -> Manifest:
 
 
 def stored_targets(data: bytes) -> dict[str, Target]:
-    """The signed list, from a targets.json that was verified when it came."""
-    entries = json.loads(data)["signed"]["targets"]
-    return {
-        name: Target(entry["length"], Digest(entry["hashes"]["sha256"]))
-        for name, entry in entries.items()
-    }
+    """The signed list, from a targets.json that was verified when it came.
+
+    Raises DamagedBundleError when it has changed since.
+    """
+    try:
+        entries = strictjson.load(data)["signed"]["targets"]
+        return {
+            name: Target(entry["length"], Digest(entry["hashes"]["sha256"]))
+            for name, entry in entries.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedBundleError(
+            f"the store's metadata/targets.json is damaged ({strictjson.brief(error)})",
+            hint="remove it and bring the bundle in again: keystone-install store ingest",
+        ) from error
 
 
 def mark(store: Path, digest: str, *, complete: bool) -> None:
@@ -144,20 +181,6 @@ def as_json(value: Ingested | Status) -> dict[str, object]:
 def blob_path(store: Path, digest: Digest) -> Path:
     """Where a blob lies in a store."""
     return store / "blobs/sha256" / digest.hex
-
-
-def _take(content: Content, store: Path, incoming: Path) -> bool:
-    """Keep one member; False when the store has it whole already."""
-    if content.name in LOOSE:
-        write_chunks(incoming / content.name, content.chunks, incoming / f"{content.name}.part")
-        return True
-    final = blob_path(store, content.target.digest)
-    if _has(final, content.target.size):
-        content.skip()
-        return False
-    mode = INSTALLER_MODE if content.name == reader.INSTALLER else 0o644
-    write_chunks(final, content.chunks, incoming / final.name, mode)
-    return True
 
 
 def _there(store: Path, name: str, target: Target) -> bool:
@@ -191,7 +214,7 @@ def _require_space(store: Path, head: Head) -> None:
     found = os.statvfs(store)
     free = found.f_bavail * found.f_frsize
     if free < needed:
-        raise KeystoneError(
+        raise HostError(
             f"{store}: {log.size(needed)} are needed, {log.size(free)} are free",
             hint="make room or use larger disks; nothing was written",
         )
@@ -215,10 +238,16 @@ def _drain(stream: BinaryIO) -> None:
             pass
 
 
-def _clear(incoming: Path) -> None:
+def _clear(store: Path) -> None:
     """Remove what a run that was cut left behind; we hold the lock, so it is nobody's."""
+    for name in ("incoming", "blobs", "blobs/sha256", "metadata"):
+        if (store / name).is_symlink():
+            raise RefusedError(
+                f"{store / name}: a link, not a folder", hint="look who made it, and remove it"
+            )
+    incoming = store / "incoming"
     incoming.mkdir(parents=True, exist_ok=True)
-    (incoming.parent / "blobs/sha256").mkdir(parents=True, exist_ok=True)
+    (store / "blobs/sha256").mkdir(parents=True, exist_ok=True)
     for path in incoming.iterdir():
         path.unlink()
 

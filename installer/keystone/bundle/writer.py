@@ -20,9 +20,10 @@ from keystone.bundle import cache, keys, manifest, media, source_oci, tar
 from keystone.bundle.addresses import is_loopback
 from keystone.bundle.disk import sync_directory
 from keystone.bundle.executable import executable
+from keystone.bundle.layout import OCI_LAYOUT
 from keystone.bundle.model import Digest, Manifest
-from keystone.bundle.opened import INSTALLER_MODE, member_name
-from keystone.bundle.reader import CHUNK, INSTALLER, MANIFEST, METADATA, Target
+from keystone.bundle.opened import member_name
+from keystone.bundle.reader import CHUNK, INSTALLER, INSTALLER_MODE, MANIFEST, METADATA, Target
 from keystone.bundle.sources import Sources, local_file
 from keystone.errors import ConfigurationError
 
@@ -87,7 +88,7 @@ def plan(lock: Lock, folder: Path, signing: Signing, sources: Sources) -> list[P
     parts = [_bytes(MANIFEST, manifest.dump(table))]
     blobs = [_blob(blob, table, folder, sources) for blob in lock.blobs]
     parts += [part for part in blobs if part.name == INSTALLER]
-    parts += [_bytes("oci-layout", b'{"imageLayoutVersion":"1.0.0"}'), _bytes("index.json", index)]
+    parts += [_bytes("oci-layout", OCI_LAYOUT), _bytes("index.json", index)]
     known = {part.name for part in blobs}
     parts += [part for part in generated if part.name not in known]
     parts += [part for part in blobs if part.name != INSTALLER]
