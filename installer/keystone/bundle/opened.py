@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import re
-import stat
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, BinaryIO
+from typing import IO, TYPE_CHECKING
 
 from keystone import log
 from keystone.bundle import manifest as contents_file
 from keystone.bundle import reader, tar, trust
+from keystone.bundle.medium import open_medium
 from keystone.bundle.reader import TarStream
-from keystone.errors import DamagedBundleError
+from keystone.bundle.shape import ASK
+from keystone.errors import DamagedBundleError, UntrustedBundleError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -30,7 +31,6 @@ INSTALLER_MODE = 0o755
 class Head:
     """The signed head of a bundle: what a reader knows before it reads the first blob."""
 
-    files: Mapping[str, bytes]
     verified: trust.Verified
     manifest: Manifest
     manifest_bytes: bytes
@@ -41,10 +41,17 @@ def read_head(archive: TarStream, pin: trust.Pin) -> Head:
 
     Raises UntrustedBundleError or DamagedBundleError.
     """
-    files = reader.read_metadata(archive)
-    verified = trust.verify(files, pin)
+    verified = trust.verify(reader.read_metadata(archive), pin)
     data = reader.read_manifest(archive, verified.targets)
-    return Head(files, verified, contents_file.load(data), data)
+    manifest = contents_file.load(data)
+    if manifest.number != verified.number:
+        raise UntrustedBundleError(
+            f"{reader.MANIFEST} is of number {manifest.number}, what was signed is number "
+            f"{verified.number}",
+            hint=ASK,
+            code="KSB-06",
+        )
+    return Head(verified, manifest, data)
 
 
 @dataclass(frozen=True)
@@ -120,17 +127,15 @@ class Bundle:
         if target is None or name not in self.offsets:
             raise DamagedBundleError(f"{name} ({self.manifest.owner(digest)}) is not inside")
         seen = hashlib.sha256()
-        with self.path.open("rb") as source:
-            source.seek(self.offsets[name])
-            left = target.size
-            while left and (chunk := source.read(min(left, reader.CHUNK))):
+        with open_medium(self.path) as medium:
+            for chunk in medium.chunks(self.offsets[name], target.size):
                 seen.update(chunk)
                 sink.write(chunk)
-                left -= len(chunk)
         if seen.hexdigest() != digest.hex:
             raise DamagedBundleError(
                 f"{name} ({self.manifest.owner(digest)}): changed on {self.path} since verified",
                 hint="look at the medium; do not swap it during an installation",
+                code="KSB-30",
             )
 
 
@@ -171,18 +176,19 @@ def open_verified(
     Raises UntrustedBundleError (exit code 4) or DamagedBundleError (5).
     """
     pin = _pin(directory, pinned_root, fingerprint, confirm)
-    with _open(path) as stream:
-        archive = TarStream(stream)
+    with open_medium(path) as medium:
+        archive = TarStream(medium.stream)
         head = read_head(archive, pin)
         offsets: dict[str, int] = {}
         total = sum(target.size for target in head.verified.targets.values())
         with log.progress("verify the bundle", total) as bar:
             for content in reader.contents(
-                archive, head.verified.targets, head.manifest, exact=not is_device(path)
+                archive, head.verified.targets, head.manifest, exact=medium.exact
             ):
                 offsets[content.name] = archive.position
                 for chunk in content.chunks:
                     bar.advance(len(chunk))
+        medium.require_unchanged()
     return Bundle(path, head.manifest, head.verified, offsets)
 
 
@@ -195,14 +201,11 @@ def open_metadata(
     directory: Path = trust.TRUST,
 ) -> Bundle:
     """Verify the metadata only: enough to look at, not to install from."""
-    with _open(path) as stream:
-        head = read_head(TarStream(stream), _pin(directory, pinned_root, fingerprint, confirm))
+    with open_medium(path) as medium:
+        head = read_head(
+            TarStream(medium.stream), _pin(directory, pinned_root, fingerprint, confirm)
+        )
     return Bundle(path, head.manifest, head.verified, {})
-
-
-def is_device(path: Path) -> bool:
-    """Whether the path is a block device: it does not end where the archive does."""
-    return stat.S_ISBLK(path.stat().st_mode)
 
 
 def _pin(
@@ -213,15 +216,3 @@ def _pin(
 ) -> trust.Pin:
     found = trust.host_pin(directory, fingerprint=fingerprint, confirm=confirm)
     return trust.Pin(root or found.root, fingerprint, confirm, found.accepted)
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[BinaryIO]:
-    try:
-        stream = path.open("rb", buffering=0)
-    except OSError as error:
-        raise DamagedBundleError(
-            f"{path}: cannot be opened: {error.strerror}", hint="give the bundle's file or device"
-        ) from error
-    with stream:
-        yield stream

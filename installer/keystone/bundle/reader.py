@@ -15,7 +15,7 @@ from keystone.bundle import tar
 from keystone.errors import DamagedBundleError, UntrustedBundleError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from keystone.bundle.model import Digest, Manifest
 
@@ -23,14 +23,15 @@ CHUNK = 1 << 20
 METADATA = "metadata/"
 MANIFEST = "keystone.json"
 INSTALLER = "keystone-install"
-MAX_ROOTS = 256
+MAX_ROOTS = 257
+"""The first root and 256 rotations."""
 MAX_BYTES = {
-    "root": 512_000,
+    "root": 65_536,
     "timestamp": 16_384,
-    "snapshot": 2_000_000,
+    "snapshot": 16_384,
     "targets": 8_000_000,
 }
-"""Caps on unverified metadata, as python-tuf's ngclient/config.py; 8 MB: 30,000 blobs."""
+"""Caps on unverified metadata: 8 keys and 16 signatures are 6 KB, 30,000 blobs are 8 MB."""
 MAX_MANIFEST = 16_000_000
 COPY_AGAIN = "copy the bundle again from where it came, and compare its SHA-256"
 
@@ -124,7 +125,14 @@ class TarStream:
         done = 0
         while done < len(view):
             # A pipe gives what it has; only nothing at all is the end.
-            count = self.stream.readinto(view[done:])  # type: ignore[attr-defined]
+            try:
+                count = self.stream.readinto(view[done:])  # type: ignore[attr-defined]
+            except OSError as error:
+                raise DamagedBundleError(
+                    f"at byte {self.position + done}: cannot be read: {error.strerror}",
+                    hint="the medium or its cable is failing: copy the bundle again to another",
+                    code="KSB-30",
+                ) from error
             if not count:
                 where = f" inside {self._current.name}" if self._current and self._left else ""
                 raise DamagedBundleError(
@@ -157,10 +165,16 @@ def read_metadata(archive: TarStream) -> dict[str, bytes]:
             raise UntrustedBundleError(
                 "the bundle has no complete signed metadata at its head: it is not signed",
                 hint="ask whoever made the bundle for a signed one",
+                code="KSB-01",
             )
         role = name.split(".")[-2]
-        if member.size > MAX_BYTES[role] or len(files) > MAX_ROOTS or name in files:
-            raise UntrustedBundleError(f"{member.name}: larger or more than any honest metadata")
+        too_many = is_root and len(files) >= MAX_ROOTS
+        if member.size > MAX_BYTES[role] or too_many or name in files:
+            raise UntrustedBundleError(
+                f"{member.name}: larger or more than any honest metadata",
+                hint="ask whoever made the bundle for a signed one",
+                code="KSB-20",
+            )
         files[name] = b"".join(bytes(chunk) for chunk in archive.chunks())
         if not is_root:
             rest.pop(0)
@@ -169,11 +183,21 @@ def read_metadata(archive: TarStream) -> dict[str, bytes]:
 
 def checked(archive: TarStream, name: str, target: Target, owner: str) -> Iterator[memoryview]:
     """The current member's data; raises DamagedBundleError at its end when it is not `target`."""
-    digest = hashlib.sha256()
-    for chunk in archive.chunks():
+    yield from hashed(archive.chunks(), name, target, owner)
+
+
+def hashed(
+    chunks: Iterable[memoryview], name: str, target: Target, owner: str
+) -> Iterator[memoryview]:
+    """The same chunks; raises DamagedBundleError at their end when they are not `target`."""
+    digest, left = hashlib.sha256(), target.size
+    for chunk in chunks:
         digest.update(chunk)
+        left -= len(chunk)
+        if left < 0:
+            break
         yield chunk
-    if digest.hexdigest() != target.digest.hex:
+    if left or digest.hexdigest() != target.digest.hex:
         raise DamagedBundleError(
             f"{name} ({owner}): its bytes are not the ones that were signed", hint=COPY_AGAIN
         )
@@ -181,12 +205,17 @@ def checked(archive: TarStream, name: str, target: Target, owner: str) -> Iterat
 
 @dataclass(frozen=True)
 class Content:
-    """One declared member: `chunks` must be read to the end, or `skip` called instead."""
+    """One declared member: `chunks` must be read to the end, or `skip` called instead.
+
+    chunks: the data, checked. raw: the same unchecked, for who checks it while writing.
+    """
 
     name: str
     target: Target
     chunks: Iterator[memoryview]
     skip: Callable[[], None]
+    raw: Callable[[], Iterator[memoryview]]
+    owner: str
 
 
 def read_manifest(archive: TarStream, targets: Mapping[str, Target]) -> bytes:
@@ -217,7 +246,12 @@ def contents(
         owner = manifest.owner(target.digest)
         _same_size(member, target, owner)
         yield Content(
-            member.name, target, checked(archive, member.name, target, owner), archive.skip
+            member.name,
+            target,
+            checked(archive, member.name, target, owner),
+            archive.skip,
+            archive.chunks,
+            owner,
         )
     archive.end(exact=exact)
     for name, target in wanted.items():

@@ -21,11 +21,11 @@ from keystone.bundle import reader, trust
 from keystone.bundle.disk import sync_directory, write_chunks, write_file
 from keystone.bundle.model import Digest, Manifest
 from keystone.bundle.opened import INSTALLER_MODE, Head, read_head
-from keystone.bundle.reader import Content, Target, TarStream
-from keystone.errors import KeystoneError, RefusedError
+from keystone.bundle.reader import Target, TarStream
+from keystone.errors import DamagedBundleError, KeystoneError, RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 LOOSE = ("oci-layout", "index.json")
@@ -57,6 +57,58 @@ class Status:
     missing: int
 
 
+class Writer:
+    """The only way into a store. Verified metadata opens it, for what they list and no byte else.
+
+    `take` each member, then `commit`. What a run that was cut left is cleared or used.
+    """
+
+    def __init__(self, store: Path, verified: trust.Verified) -> None:
+        if not isinstance(verified, trust.Verified):
+            raise TypeError("a store is written from a verified bundle only")
+        self._store, self._verified = store, verified
+        self._incoming = store / "incoming"
+        _clear(self._incoming)
+
+    def take(self, name: str, chunks: Iterable[memoryview], owner: str = "the bundle") -> None:
+        """Keep one member; its final name comes after its last byte was hashed and synced.
+
+        owner: what it belongs to, for messages. Raises DamagedBundleError for other bytes than
+        those that were signed under this name, and for a name that nobody signed.
+        """
+        target = self._verified.targets.get(name)
+        if target is None:
+            raise DamagedBundleError(f"{name}: nobody signed it", hint=reader.COPY_AGAIN)
+        checked = reader.hashed(chunks, name, target, owner)
+        if name == reader.MANIFEST or name in LOOSE:
+            half = self._incoming / f"{name}.part"
+            write_chunks(self._incoming / name, checked, half)
+            return
+        final = blob_path(self._store, target.digest)
+        mode = INSTALLER_MODE if name == reader.INSTALLER else 0o644
+        write_chunks(final, checked, self._incoming / final.name, mode)
+
+    def has(self, name: str) -> bool:
+        """Whether the store holds this blob whole already."""
+        target = self._verified.targets.get(name)
+        if target is None or name == reader.MANIFEST or name in LOOSE:
+            return False
+        return _has(blob_path(self._store, target.digest), target.size)
+
+    def commit(self) -> None:
+        """Name the bundle's own files; `metadata/targets.json` last: what it lists is there."""
+        sync_directory(self._store / "blobs/sha256")
+        for name in LOOSE:
+            (self._incoming / name).replace(self._store / name)
+        metadata = self._store / "metadata"
+        metadata.mkdir(exist_ok=True)
+        (self._incoming / reader.MANIFEST).replace(metadata / reader.MANIFEST)
+        for name, data in self._verified.files.items():
+            write_file(metadata / name, data)
+        self._incoming.rmdir()
+        sync_directory(self._store)
+
+
 def ingest(
     stream: BinaryIO, store: Path, pin: trust.Pin, *, exact: bool = True
 ) -> tuple[Ingested, trust.Verified]:
@@ -75,24 +127,23 @@ def ingest(
             return _result(head, blobs=0, written=0, changed=False), head.verified
         _require_space(store, head)
         mark(store, digest, complete=False)
-        incoming = store / "incoming"
-        _clear(incoming)
+        writer = Writer(store, head.verified)
+        writer.take(reader.MANIFEST, [memoryview(head.manifest_bytes)])
         written = blobs = 0
         total = sum(target.size for target in head.verified.targets.values())
         with log.progress("bring the bundle into the store", total) as bar:
+            bar.advance(len(head.manifest_bytes))
             for content in reader.contents(
                 archive, head.verified.targets, head.manifest, exact=exact
             ):
-                if _take(content, store, incoming):
+                if writer.has(content.name):
+                    content.skip()
+                else:
+                    writer.take(content.name, content.raw(), content.owner)
                     written += content.target.size
                     blobs += 1
                 bar.advance(content.target.size)
-        sync_directory(store / "blobs/sha256")
-        for name in LOOSE:
-            (incoming / name).replace(store / name)
-        _write_metadata(store / "metadata", head)
-        incoming.rmdir()
-        sync_directory(store)
+        writer.commit()
     return _result(head, blobs=blobs, written=written, changed=True), head.verified
 
 
@@ -146,20 +197,6 @@ def blob_path(store: Path, digest: Digest) -> Path:
     return store / "blobs/sha256" / digest.hex
 
 
-def _take(content: Content, store: Path, incoming: Path) -> bool:
-    """Keep one member; False when the store has it whole already."""
-    if content.name in LOOSE:
-        write_chunks(incoming / content.name, content.chunks, incoming / f"{content.name}.part")
-        return True
-    final = blob_path(store, content.target.digest)
-    if _has(final, content.target.size):
-        content.skip()
-        return False
-    mode = INSTALLER_MODE if content.name == reader.INSTALLER else 0o644
-    write_chunks(final, content.chunks, incoming / final.name, mode)
-    return True
-
-
 def _there(store: Path, name: str, target: Target) -> bool:
     if name == reader.MANIFEST:
         return _has(store / "metadata" / name, target.size)
@@ -174,13 +211,6 @@ def _has(path: Path, size: int) -> bool:
         return path.stat().st_size == size
     except FileNotFoundError:
         return False
-
-
-def _write_metadata(directory: Path, head: Head) -> None:
-    directory.mkdir(exist_ok=True)
-    write_file(directory / reader.MANIFEST, head.manifest_bytes)
-    for name, data in head.files.items():
-        write_file(directory / name, data)
 
 
 def _require_space(store: Path, head: Head) -> None:
