@@ -9,6 +9,7 @@ import signal
 import subprocess  # noqa: TID251 the commands are tried from outside
 import sys
 import threading
+import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
@@ -272,6 +273,11 @@ def test_killed_ingest_goes_on_from_a_pipe(packager: Packager) -> None:
     # The pipe takes no more than its buffer ahead of the reader: here it is inside the last layer.
     process.stdin.write(data[: len(data) - (8 << 20)])
     process.stdin.flush()
+    blobs = packager.folder / "store/blobs/sha256"
+    deadline = time.monotonic() + 120
+    while not any(path.stat().st_size == LAYER for path in blobs.glob("*")):
+        assert time.monotonic() < deadline, "the first layer never got its name"
+        time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
     with pytest.raises(BrokenPipeError):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from keystone.bundle import tarlist, zstdframe
-from keystone.bundle.strictjson import brief
+from keystone.bundle.strict_json import brief
 from keystone.errors import DamagedBundleError
 
 if TYPE_CHECKING:

@@ -19,13 +19,11 @@ from keystone.bundle import reader
 from keystone.errors import DamagedBundleError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from concurrent.futures import Future
     from pathlib import Path
-    from types import TracebackType
-    from typing import Self
 
-    from keystone.bundle.reader import Content, Owner
+    from keystone.bundle.reader import Target
 
 T = TypeVar("T")
 
@@ -39,9 +37,15 @@ EARLY = 64 << 20
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where a member is written (on the same file system), and what it is called when whole."""
+class Arrival:
+    """A member that comes: what it must be, where it is written, and its name when it is whole.
 
+    temporary and final are on one file system. owner: what it belongs to, for messages.
+    """
+
+    name: str
+    target: Target
+    owner: str
     temporary: Path
     final: Path
     mode: int
@@ -56,14 +60,13 @@ class _Buffer:
 
 
 @dataclass
-class _Arriving:
+class _Open:
     """A member on its way."""
 
-    content: Content
-    places: Places
-    owner: Owner
+    arrival: Arrival
     handle: int
     seen: hashlib._Hash = field(default_factory=hashlib.sha256)
+    size: int = 0
     whole: bool = False
 
     def write(self, view: memoryview) -> None:
@@ -72,19 +75,16 @@ class _Arriving:
 
     def settle(self) -> None:
         """All bytes are written: compare, sync, rename."""
-        name, target = self.content.name, self.content.target
-        reader.require_digest(self.seen.hexdigest(), name, target, self.owner)
-        os.fchmod(self.handle, self.places.mode)
+        to = self.arrival
+        found = self.seen.hexdigest() if self.size == to.target.size else ""
+        reader.require_digest(found, to.name, to.target, to.owner)
+        os.fchmod(self.handle, to.mode)
         os.fsync(self.handle)
-        self.places.temporary.replace(self.places.final)
+        to.temporary.replace(to.final)
 
 
 class Intake:
-    """Use as a context: leaving it waits until everything that was taken is in its place.
-
-    Raises DamagedBundleError (KSB-08) for bytes that were not signed and OSError when the disk
-    does not take them, at the next `take` or when the context is left.
-    """
+    """`take` members, `settle` when all came, `close` in any case."""
 
     def __init__(self) -> None:
         self._hasher = ThreadPoolExecutor(1, "hash")
@@ -97,46 +97,55 @@ class Intake:
         self._slots = BoundedSemaphore(OPEN)
         self._failure: Exception | None = None
 
-    def __enter__(self) -> Self:
-        return self
+    def take(self, chunks: Iterable[bytes | memoryview], arrival: Arrival) -> None:
+        """Read one member to its end, and have it hashed, written, synced and named.
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
-        where: TracebackType | None,
-    ) -> None:  # fmt: skip
-        for pool in (self._hasher, self._writer, self._syncers):
-            pool.shutdown()
-        if error is None:
-            self._report()
-
-    def take(self, content: Content, places: Places, owner: Owner) -> None:
-        """Read one member to its end, and have it hashed, written, synced and named."""
+        Raises what went wrong with this one or an earlier one: DamagedBundleError (KSB-08) for
+        bytes that were not signed, OSError when the disk does not take them.
+        """
         self._slots.acquire()
-        handle = os.open(places.temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        member = _Arriving(content, places, owner, handle)
-        current = _Buffer()
-        early = 0
-
-        def buffer() -> memoryview:
-            nonlocal current
-            self._report()
-            current = self._free.get()
-            return current.data
-
         try:
-            for view in content.raw(buffer):
-                current.users = 2
-                self._hasher.submit(self._use, current, member.seen.update, view)
-                self._writer.submit(self._use, current, member.write, view)
-                early += len(view)
+            handle = os.open(arrival.temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except OSError:
+            self._slots.release()
+            raise
+        member = _Open(arrival, handle)
+        early = 0
+        try:
+            for chunk in chunks:
+                self._pass_on(member, memoryview(chunk))
+                early += len(chunk)
                 if early >= EARLY:
                     early = 0
                     self._syncers.submit(self._attempt, os.fdatasync, handle)
+                self._report()
             member.whole = True
         finally:
-            # One thread each: when these are done, so is all that was asked before.
+            # One thread each: when these are done, so is all that was asked of it before.
             before = (self._hasher.submit(bool), self._writer.submit(bool))
             self._syncers.submit(self._finish, member, before)
+
+    def settle(self) -> None:
+        """Wait until everything that was taken is in its place. Raises as `take`."""
+        self.close()
+        self._report()
+
+    def close(self) -> None:
+        """Wait for the threads; nothing more can be taken."""
+        for pool in (self._hasher, self._writer, self._syncers):
+            pool.shutdown()
+
+    def _pass_on(self, member: _Open, chunk: memoryview) -> None:
+        """Copy, as the caller will use its memory again, and let two threads have it."""
+        for start in range(0, len(chunk), reader.CHUNK):
+            piece = chunk[start : start + reader.CHUNK]
+            buffer = self._free.get()
+            view = buffer.data[: len(piece)]
+            view[:] = piece
+            buffer.users = 2
+            member.size += len(piece)
+            self._hasher.submit(self._use, buffer, member.seen.update, view)
+            self._writer.submit(self._use, buffer, member.write, view)
 
     def _use(self, buffer: _Buffer, work: Callable[[memoryview], None], view: memoryview) -> None:
         self._attempt(work, view)
@@ -146,11 +155,11 @@ class Intake:
         if free:
             self._free.put(buffer)
 
-    def _finish(self, member: _Arriving, before: tuple[Future[bool], ...]) -> None:
+    def _finish(self, member: _Open, before: tuple[Future[bool], ...]) -> None:
         for work in before:
             work.result()
         if member.whole and self._failure is None:
-            self._attempt(_Arriving.settle, member)
+            self._attempt(_Open.settle, member)
         os.close(member.handle)
         self._slots.release()
 

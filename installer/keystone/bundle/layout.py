@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from keystone.bundle import chartfile, debfile, media
 from keystone.bundle.blobs import MAX_READ
 from keystone.bundle.model import Digest
+from keystone.bundle.reader import INSTALLER, LOOSE, MANIFEST
 from keystone.errors import DamagedBundleError
 
 if TYPE_CHECKING:
@@ -21,47 +22,26 @@ if TYPE_CHECKING:
     from keystone.bundle.model import Item, Manifest
     from keystone.bundle.reader import Target
 
+FILES = frozenset({MANIFEST, INSTALLER, *LOOSE})
+"""Members that are not called by their digest."""
 OCI_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 MAX_DEPTH = 4
 """Indexes within indexes; honest ones have two levels."""
 ASK = "ask whoever made the bundle: it was signed like this"
 
 
-def require_listed(manifest: Manifest, targets: Mapping[str, Target], number: int) -> None:
-    """The table of contents and the signed list speak of the same bundle (KSB-06, KSB-19)."""
-    if manifest.number != number:
-        raise DamagedBundleError(
-            f"keystone.json is of number {manifest.number}, the signed list of number {number}",
-            hint=ASK,
-            code="KSB-06",
-        )
-    sizes = {target.digest: target.size for target in targets.values()}
-    for item in manifest.items:
-        for digest in (item.digest, *item.blobs):
-            if digest not in sizes:
-                raise DamagedBundleError(
-                    f"{item.kind} {item.name}: {digest} is not in the signed list",
-                    hint=ASK,
-                    code="KSB-19",
-                )
-        if sizes[item.digest] != item.size:
-            raise DamagedBundleError(
-                f"{item.kind} {item.name}: {item.size} bytes in keystone.json, "
-                f"{sizes[item.digest]} in the signed list",
-                hint=ASK,
-                code="KSB-11",
-            )
-
-
-def check(manifest: Manifest, files: Mapping[str, bytes], blobs: Blobs) -> None:
+def check(
+    manifest: Manifest, targets: Mapping[str, Target], files: Mapping[str, bytes], blobs: Blobs
+) -> None:
     """Look into everything that others will trust. files: oci-layout and index.json.
 
-    Raises DamagedBundleError: KSB-23 to KSB-27 for content of its kind, KSB-19 for what is not
-    there.
+    Raises DamagedBundleError: KSB-23 to KSB-27 for content of its kind, KSB-11 and KSB-19 for what
+    is not there or of another size.
     """
-    if files["oci-layout"] != OCI_LAYOUT:
+    _require_listed(manifest, targets)
+    if files.get("oci-layout") != OCI_LAYOUT:
         raise DamagedBundleError("oci-layout: not version 1.0.0", hint=ASK, code="KSB-24")
-    index = _parse("index.json", files["index.json"])
+    index = _parse("index.json", files.get("index.json", b""))
     if index.media_type != media.INDEX:
         raise DamagedBundleError("index.json: not an OCI index", hint=ASK, code="KSB-24")
     seen: set[Digest] = set()
@@ -69,6 +49,31 @@ def check(manifest: Manifest, files: Mapping[str, bytes], blobs: Blobs) -> None:
         _walk("index.json", child, blobs, seen, 1)
     for item in manifest.items:
         _look(item, blobs, seen)
+
+
+def _require_listed(manifest: Manifest, targets: Mapping[str, Target]) -> None:
+    """The table of contents and the signed list speak of the same things."""
+    for name, target in targets.items():
+        if name not in FILES and name != f"blobs/sha256/{target.digest.hex}":
+            raise DamagedBundleError(
+                f"{name}: no name that a bundle's member has", hint=ASK, code="KSB-14"
+            )
+    sizes = {target.digest: target.size for target in targets.values()}
+    for item in manifest.items:
+        missing = [one for one in (item.digest, *item.blobs) if one not in sizes]
+        if missing:
+            raise DamagedBundleError(
+                f"{item.kind} {item.name}: {missing[0]} is not in the signed list",
+                hint=ASK,
+                code="KSB-19",
+            )
+        if sizes[item.digest] != item.size:
+            raise DamagedBundleError(
+                f"{item.kind} {item.name}: {item.size} bytes in keystone.json, "
+                f"{sizes[item.digest]} in the signed list",
+                hint=ASK,
+                code="KSB-11",
+            )
 
 
 def _look(item: Item, blobs: Blobs, seen: set[Digest]) -> None:

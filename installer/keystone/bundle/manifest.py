@@ -7,7 +7,7 @@ import re
 from types import MappingProxyType
 from typing import Any
 
-from keystone.bundle import strictjson
+from keystone.bundle import strict_json
 from keystone.bundle.model import Digest, Item, Manifest
 from keystone.bundle.tar import MAX_SIZE
 from keystone.errors import DamagedBundleError
@@ -101,10 +101,10 @@ def dump(manifest: Manifest) -> bytes:
 def load(data: bytes) -> Manifest:
     """From verified bytes. Raises DamagedBundleError (KSB-23, KSB-14) when they are no manifest."""
     try:
-        document = strictjson.load(data)
+        document = strict_json.loads(data)
     except ValueError as error:
         raise DamagedBundleError(
-            f"keystone.json: not plain JSON ({strictjson.brief(error)})", hint=OWN, code="KSB-23"
+            f"keystone.json: not plain JSON ({strict_json.brief(error)})", hint=OWN, code="KSB-23"
         ) from error
     try:
         require_kind(document, "BundleManifest")
@@ -116,7 +116,7 @@ def load(data: bytes) -> Manifest:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedBundleError(
             "keystone.json: not a table of contents this version understands "
-            f"({strictjson.brief(error)})",
+            f"({strict_json.brief(error)})",
             hint=OWN,
             code="KSB-14",
         ) from error

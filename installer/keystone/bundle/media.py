@@ -7,7 +7,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
-from keystone.bundle import strictjson
+from keystone.bundle import strict_json
 from keystone.bundle.model import Digest
 from keystone.errors import DamagedBundleError
 
@@ -53,16 +53,16 @@ def parse(data: bytes) -> Parsed:
     image to one reader and an index to another (GHSA-qq97-vm5h-rrhg).
     """
     try:
-        document = strictjson.load(data)
+        document = strict_json.loads(data)
     except ValueError as error:
         raise DamagedBundleError(
-            f"not an OCI image manifest or index: {strictjson.brief(error)}", code="KSB-23"
+            f"not an OCI image manifest or index: {strict_json.brief(error)}", code="KSB-23"
         ) from error
     try:
         return _parsed(document)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedBundleError(
-            f"not an OCI image manifest or index: {strictjson.brief(error)}", code="KSB-24"
+            f"not an OCI image manifest or index: {strict_json.brief(error)}", code="KSB-24"
         ) from error
 
 

@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from keystone import log
-from keystone.bundle import hashing, layout, reader, tar, trust
+from keystone.bundle import hashing, layout, reader, signedform, tar, trust
 from keystone.bundle import manifest as contents_file
 from keystone.bundle.blobs import MAX_READ, InFile
-from keystone.bundle.medium import open_bundle
+from keystone.bundle.medium import open_medium
 from keystone.bundle.reader import LOOSE, TarStream
-from keystone.errors import DamagedBundleError
+from keystone.bundle.shape import ASK
+from keystone.errors import DamagedBundleError, UntrustedBundleError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from keystone.bundle.model import Digest, Item, Manifest
-    from keystone.bundle.reader import Content
 
 SCRATCH = Path("/var/tmp")  # noqa: S108 on disk, and only nameless files are made there
 
@@ -31,7 +31,6 @@ SCRATCH = Path("/var/tmp")  # noqa: S108 on disk, and only nameless files are ma
 class Head:
     """The signed head of a bundle: what a reader knows before it reads the first blob."""
 
-    files: Mapping[str, bytes]
     verified: trust.Verified
     manifest: Manifest
     manifest_bytes: bytes
@@ -42,8 +41,8 @@ def read_head(archive: TarStream, pin: trust.Pin) -> Head:
 
     Raises UntrustedBundleError or DamagedBundleError.
     """
-    files = reader.read_metadata(archive)
-    verified = trust.verify(files, pin)
+    verified = trust.verify(reader.read_metadata(archive), pin)
+    signedform.require(verified.files)
     if archive.time != int(verified.created.timestamp()):
         raise DamagedBundleError(
             "its members have another time than the signed metadata",
@@ -52,8 +51,14 @@ def read_head(archive: TarStream, pin: trust.Pin) -> Head:
         )
     data = reader.read_manifest(archive, verified.targets)
     manifest = contents_file.load(data)
-    layout.require_listed(manifest, verified.targets, verified.number)
-    return Head(files, verified, manifest, data)
+    if manifest.number != verified.number:
+        raise UntrustedBundleError(
+            f"{reader.MANIFEST} is of number {manifest.number}, what was signed is number "
+            f"{verified.number}",
+            hint=ASK,
+            code="KSB-06",
+        )
+    return Head(verified, manifest, data)
 
 
 @dataclass(frozen=True)
@@ -131,13 +136,10 @@ class Bundle:
                 f"{name} ({self.manifest.owner(digest)}) is not inside", code="KSB-19"
             )
         seen = hashlib.sha256()
-        with self.path.open("rb") as source:
-            source.seek(self.offsets[name])
-            left = target.size
-            while left and (chunk := source.read(min(left, reader.CHUNK))):
+        with open_medium(self.path) as medium:
+            for chunk in medium.chunks(self.offsets[name], target.size):
                 seen.update(chunk)
                 sink.write(chunk)
-                left -= len(chunk)
         if seen.hexdigest() != digest.hex:
             raise DamagedBundleError(
                 f"{name} ({self.manifest.owner(digest)}): changed on {self.path} since verified",
@@ -183,47 +185,45 @@ def open_verified(
     Raises UntrustedBundleError (exit code 4) or DamagedBundleError (5).
     """
     pin = _pin(directory, pinned_root, fingerprint, confirm)
-    with open_bundle(path) as (stream, exact):
-        archive = TarStream(stream)
+    with open_medium(path) as medium:
+        archive = TarStream(medium.stream)
         head = read_head(archive, pin)
-        targets = head.verified.targets
-        found = {
-            content.name: content.offset
-            for content in _skipped(reader.contents(archive, targets, head.manifest, exact=exact))
-        }
-        _hash_all(stream.fileno(), head, found)
-        _look_inside(stream.fileno(), head, found)
-    return Bundle(path, head.manifest, head.verified, found)
+        offsets = _walk(archive, head, exact=medium.exact)
+        handle = medium.stream.fileno()
+        _hash_all(handle, head, offsets)
+        _look_inside(handle, head, offsets)
+        medium.require_unchanged()
+    return Bundle(path, head.manifest, head.verified, offsets)
 
 
-def _skipped(contents: Iterator[Content]) -> Iterator[Content]:
-    """The order and the headers of all members; their bytes are hashed afterwards, side by side."""
-    for content in contents:
+def _walk(archive: TarStream, head: Head, *, exact: bool) -> dict[str, int]:
+    """Headers, order and gaps of all members; where the data of each starts, in bytes."""
+    offsets = {}
+    for content in reader.contents(archive, head.verified.targets, head.manifest, exact=exact):
+        offsets[content.name] = archive.position
         content.skip()
-        yield content
+    return offsets
 
 
 def _hash_all(handle: int, head: Head, offsets: Mapping[str, int]) -> None:
-    """Hash every member on all cores. Raises DamagedBundleError for the first that is wrong."""
+    """Hash every member, on all cores. Raises DamagedBundleError for one that is wrong."""
     targets = head.verified.targets
-    total = sum(targets[name].size for name in offsets)
     pieces = {name: (offset, targets[name].size) for name, offset in offsets.items()}
+    total = sum(size for _, size in pieces.values())
     with log.progress("verify the bundle", total) as bar:
         for name, digest in hashing.digests(handle, pieces, bar.advance):
-            reader.require_digest(digest, name, targets[name], head.manifest.owner)
+            target = targets[name]
+            reader.require_digest(digest, name, target, head.manifest.owner(target.digest))
 
 
 def _look_inside(handle: int, head: Head, offsets: Mapping[str, int]) -> None:
     targets = head.verified.targets
     places = {targets[name].digest: (at, targets[name].size) for name, at in offsets.items()}
     blobs = InFile(handle, places)
-    files = {}
-    for name in LOOSE:
-        target = targets.get(name)
-        if target is None or target.size > MAX_READ:
-            raise DamagedBundleError(f"{name}: not inside", hint=reader.COPY_AGAIN, code="KSB-19")
-        files[name] = blobs.read(target.digest, 0, MAX_READ)
-    layout.check(head.manifest, files, blobs)
+    files = {
+        name: blobs.read(targets[name].digest, 0, MAX_READ) for name in LOOSE if name in targets
+    }
+    layout.check(head.manifest, targets, files, blobs)
 
 
 def open_metadata(
@@ -235,8 +235,10 @@ def open_metadata(
     directory: Path = trust.TRUST,
 ) -> Bundle:
     """Verify the metadata only: enough to look at, not to install from."""
-    with open_bundle(path) as (stream, _):
-        head = read_head(TarStream(stream), _pin(directory, pinned_root, fingerprint, confirm))
+    with open_medium(path) as medium:
+        head = read_head(
+            TarStream(medium.stream), _pin(directory, pinned_root, fingerprint, confirm)
+        )
     return Bundle(path, head.manifest, head.verified, {})
 
 

@@ -16,19 +16,20 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
 from keystone import log
-from keystone.bundle import layout, reader, strictjson, trust
+from keystone.bundle import layout, reader, strict_json, trust
 from keystone.bundle import manifest as contents_file
 from keystone.bundle.blobs import InFolder
 from keystone.bundle.disk import sync_directory, write_file
-from keystone.bundle.intake import Intake, Places
+from keystone.bundle.intake import Arrival, Intake
 from keystone.bundle.model import Digest, Manifest
 from keystone.bundle.opened import Head, read_head
 from keystone.bundle.reader import INSTALLER_MODE, LOOSE, Target, TarStream
 from keystone.errors import DamagedBundleError, HostError, RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
+    from typing import Self
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,78 @@ class Status:
     missing: int
 
 
+class Writer:
+    """The only way into a store. Verified metadata opens it, for what they list and no byte else.
+
+    A context: `take` each member, then `commit`. What a run that was cut left is cleared or used.
+    """
+
+    def __init__(self, store: Path, verified: trust.Verified) -> None:
+        if not isinstance(verified, trust.Verified):
+            raise TypeError("a store is written from a verified bundle only")
+        self._store, self._verified = store, verified
+        self._incoming = store / "incoming"
+        _clear(store)
+        self._intake = Intake()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._intake.close()
+
+    def take(
+        self, name: str, chunks: Iterable[bytes | memoryview], owner: str = "the bundle"
+    ) -> None:
+        """Keep one member; its final name comes after its last byte was hashed and synced.
+
+        owner: what it belongs to, for messages. Hashing and writing go on while the caller reads:
+        other bytes than those that were signed under this name are a DamagedBundleError of a later
+        `take` or of `commit`; a name that nobody signed is one at once.
+        """
+        target = self._verified.targets.get(name)
+        if target is None:
+            raise DamagedBundleError(
+                f"{name}: nobody signed it", hint=reader.COPY_AGAIN, code="KSB-19"
+            )
+        loose = name == reader.MANIFEST or name in LOOSE
+        final = self._incoming / name if loose else blob_path(self._store, target.digest)
+        mode = INSTALLER_MODE if name == reader.INSTALLER else 0o644
+        temporary = self._incoming / f"{name.replace('/', '-')}.part"
+        self._intake.take(chunks, Arrival(name, target, owner, temporary, final, mode))
+
+    def has(self, name: str) -> bool:
+        """Whether the store holds this blob whole already."""
+        target = self._verified.targets.get(name)
+        if target is None or name == reader.MANIFEST or name in LOOSE:
+            return False
+        return _has(blob_path(self._store, target.digest), target.size)
+
+    def commit(self, manifest: Manifest) -> None:
+        """Look into what came, then name the bundle's own files.
+
+        `metadata/targets.json` comes last: what it lists is there and was looked at.
+        """
+        self._intake.settle()
+        sync_directory(self._store / "blobs/sha256")
+        files = {
+            name: (self._incoming / name).read_bytes()
+            for name in LOOSE
+            if (self._incoming / name).exists()
+        }
+        blobs = InFolder(self._store / "blobs/sha256")
+        layout.check(manifest, self._verified.targets, files, blobs)
+        for name in LOOSE:
+            (self._incoming / name).replace(self._store / name)
+        metadata = self._store / "metadata"
+        metadata.mkdir(exist_ok=True)
+        (self._incoming / reader.MANIFEST).replace(metadata / reader.MANIFEST)
+        for name, data in self._verified.files.items():
+            write_file(metadata / name, data)
+        self._incoming.rmdir()
+        sync_directory(self._store)
+
+
 def ingest(
     stream: BinaryIO, store: Path, pin: trust.Pin, *, exact: bool = True
 ) -> tuple[Ingested, trust.Verified]:
@@ -76,9 +149,7 @@ def ingest(
                 return _result(head, blobs=0, written=0, changed=False), head.verified
             _require_space(store, head)
             mark(store, digest, complete=False)
-            _clear(store)
             blobs, written = _receive(archive, head, store, exact=exact)
-            _finish(store, head)
     except OSError as error:
         raise HostError(
             f"{error.filename or store}: {error.strerror}",
@@ -88,40 +159,26 @@ def ingest(
 
 
 def _receive(archive: TarStream, head: Head, store: Path, *, exact: bool) -> tuple[int, int]:
-    """Every member into its place; how many came, and their bytes."""
-    targets, manifest, incoming = head.verified.targets, head.manifest, store / "incoming"
+    """Every member into its place; how many were written, and their bytes."""
+    targets = head.verified.targets
     written = blobs = 0
-    total = sum(target.size for name, target in targets.items() if name != reader.MANIFEST)
-    with log.progress("bring the bundle into the store", total) as bar, Intake() as intake:
-        for content in reader.contents(archive, targets, manifest, exact=exact):
-            final = _final(content.name, content.target, store)
-            if content.name not in LOOSE and _has(final, content.target.size):
+    total = sum(target.size for target in targets.values())
+    with (
+        log.progress("bring the bundle into the store", total) as bar,
+        Writer(store, head.verified) as writer,
+    ):
+        writer.take(reader.MANIFEST, [memoryview(head.manifest_bytes)])
+        bar.advance(len(head.manifest_bytes))
+        for content in reader.contents(archive, targets, head.manifest, exact=exact):
+            if writer.has(content.name):
                 content.skip()
             else:
-                mode = INSTALLER_MODE if content.name == reader.INSTALLER else 0o644
-                temporary = incoming / f"{content.name.replace('/', '-')}.part"
-                intake.take(content, Places(temporary, final, mode), manifest.owner)
+                writer.take(content.name, content.raw(), content.owner)
                 written += content.target.size
                 blobs += 1
             bar.advance(content.target.size)
+        writer.commit(head.manifest)
     return blobs, written
-
-
-def _final(name: str, target: Target, store: Path) -> Path:
-    return store / "incoming" / name if name in LOOSE else blob_path(store, target.digest)
-
-
-def _finish(store: Path, head: Head) -> None:
-    """Look into what came; only then does the store say that it holds this bundle."""
-    incoming = store / "incoming"
-    sync_directory(store / "blobs/sha256")
-    files = {name: (incoming / name).read_bytes() for name in LOOSE}
-    layout.check(head.manifest, files, InFolder(store / "blobs/sha256"))
-    for name in LOOSE:
-        (incoming / name).replace(store / name)
-    _write_metadata(store / "metadata", head)
-    incoming.rmdir()
-    sync_directory(store)
 
 
 def status(store: Path) -> Status:
@@ -155,14 +212,14 @@ def stored_targets(data: bytes) -> dict[str, Target]:
     Raises DamagedBundleError when it has changed since.
     """
     try:
-        entries = strictjson.load(data)["signed"]["targets"]
+        entries = strict_json.loads(data)["signed"]["targets"]
         return {
             name: Target(entry["length"], Digest(entry["hashes"]["sha256"]))
             for name, entry in entries.items()
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedBundleError(
-            f"the store's metadata/targets.json is damaged ({strictjson.brief(error)})",
+            f"the store's metadata/targets.json is damaged ({strict_json.brief(error)})",
             hint="remove it and bring the bundle in again: keystone-install store ingest",
         ) from error
 
@@ -197,13 +254,6 @@ def _has(path: Path, size: int) -> bool:
         return path.stat().st_size == size
     except FileNotFoundError:
         return False
-
-
-def _write_metadata(directory: Path, head: Head) -> None:
-    directory.mkdir(exist_ok=True)
-    write_file(directory / reader.MANIFEST, head.manifest_bytes)
-    for name, data in head.files.items():
-        write_file(directory / name, data)
 
 
 def _require_space(store: Path, head: Head) -> None:

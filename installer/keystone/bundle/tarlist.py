@@ -57,7 +57,7 @@ def gunzip(parts: Iterator[bytes]) -> Iterator[bytes]:
             if unpacker.eof:
                 raise ValueError("bytes behind the gzip stream")
             rest = part
-            while rest:
+            while rest:  # what is left when a step was full
                 yield unpacker.decompress(rest, STEP)
                 rest = unpacker.unconsumed_tail
             if unpacker.unused_data:
@@ -76,7 +76,7 @@ def unxz(parts: Iterator[bytes]) -> Iterator[bytes]:
             if unpacker.eof:
                 raise ValueError("bytes behind the xz stream")
             yield unpacker.decompress(part, STEP)
-            while not unpacker.eof and not unpacker.needs_input:
+            while _has_more(unpacker):
                 yield unpacker.decompress(b"", STEP)
             if unpacker.unused_data:
                 raise ValueError("bytes behind the xz stream")
@@ -84,6 +84,10 @@ def unxz(parts: Iterator[bytes]) -> Iterator[bytes]:
         raise ValueError(str(error)) from error
     if not unpacker.eof:
         raise ValueError("the xz stream is cut")
+
+
+def _has_more(unpacker: lzma.LZMADecompressor) -> bool:
+    return not unpacker.eof and not unpacker.needs_input
 
 
 def entries(parts: Iterator[bytes], limits: Limits, *, keep: str = "") -> Iterator[Entry]:

@@ -1,4 +1,4 @@
-"""How much a zstd frame can become, from its headers alone (RFC 8878, 3.1.1): nothing is unpacked."""
+"""How much a zstd frame can become, by its headers alone (RFC 8878, 3.1.1). Unpacks nothing."""
 
 from __future__ import annotations
 

@@ -92,11 +92,11 @@ def status(store: Path, as_json: bool) -> None:
 @contextmanager
 def _stream(source: str) -> Iterator[tuple[BinaryIO, bool]]:
     """The bundle's bytes, and whether they end where the archive does."""
-    from keystone.bundle.medium import open_bundle  # noqa: PLC0415 slow to import
+    from keystone.bundle.medium import open_medium  # noqa: PLC0415 slow to import
 
     if source == "-":
         with open(0, "rb", buffering=0, closefd=False) as stream:
             yield cast("BinaryIO", stream), True
         return
-    with open_bundle(Path(source)) as found:
-        yield found
+    with open_medium(Path(source)) as medium:
+        yield medium.stream, medium.exact
