@@ -16,20 +16,24 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from keystone.bundle.blobs import Blobs
-    from keystone.bundle.model import Item
+    from keystone.bundle.model import Digest, Item
 
 LIMITS = tarlist.Limits(total=100 << 20, member=5 << 20, count=10_000)
+LAYER = "application/vnd.cncf.helm.chart.content.v1.tar+gzip"
+"""The media type of a chart's archive in a registry (Helm, OCI support)."""
 GZIP = b"\x1f\x8b"
 
 
-def check(item: Item, blobs: Blobs) -> None:
-    """Raises DamagedBundleError (KSB-26). A chart that is an OCI artifact is walked as an image."""
-    if blobs.read(item.digest, 0, 1) == b"{":
-        return
+def check(item: Item, digest: Digest, blobs: Blobs) -> None:
+    """Look at the archive with this digest, which is the item's.
+
+    Raises DamagedBundleError (KSB-26).
+    """
+    size = blobs.size(digest) or 0
     try:
-        if blobs.read(item.digest, 0, len(GZIP)) != GZIP:
+        if blobs.read(digest, 0, len(GZIP)) != GZIP:
             raise ValueError("not a gzip stream")
-        parts = tarlist.plain(lambda at, count: blobs.read(item.digest, at, count), item.size)
+        parts = tarlist.plain(lambda at, count: blobs.read(digest, at, count), size)
         _require_plain(tarlist.entries(tarlist.gunzip(parts), LIMITS))
     except (ValueError, EOFError) as error:
         raise DamagedBundleError(

@@ -86,7 +86,7 @@ def _members(item: Item, blobs: Blobs) -> Iterator[tuple[str, int, int]]:
         name = header[:16].rstrip(b" ").removesuffix(b"/").decode("ascii")
         yield name, position, int(size)
         position += int(size) + int(size) % 2
-        if position > item.size + int(size) % 2:
+        if position > item.size:
             raise ValueError(f"{name}: goes on behind the package's end")
 
 

@@ -15,7 +15,7 @@ from keystone.bundle.reader import INSTALLER, LOOSE, MANIFEST
 from keystone.errors import DamagedBundleError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from keystone.bundle.blobs import Blobs
     from keystone.bundle.media import Descriptor
@@ -31,17 +31,17 @@ ASK = "ask whoever made the bundle: it was signed like this"
 
 
 def check(
-    manifest: Manifest, targets: Mapping[str, Target], files: Mapping[str, bytes], blobs: Blobs
+    manifest: Manifest, targets: Mapping[str, Target], read: Callable[[str], bytes], blobs: Blobs
 ) -> None:
-    """Look into everything that others will trust. files: oci-layout and index.json.
+    """Look into everything that others will trust. read: gives oci-layout and index.json.
 
     Raises DamagedBundleError: KSB-23 to KSB-27 for content of its kind, KSB-11 and KSB-19 for what
     is not there or of another size.
     """
     _require_listed(manifest, targets)
-    if files.get("oci-layout") != OCI_LAYOUT:
+    if read("oci-layout") != OCI_LAYOUT:
         raise DamagedBundleError("oci-layout: not version 1.0.0", hint=ASK, code="KSB-24")
-    index = _parse("index.json", files.get("index.json", b""))
+    index = _parse("index.json", read("index.json"))
     if index.media_type != media.INDEX:
         raise DamagedBundleError("index.json: not an OCI index", hint=ASK, code="KSB-24")
     seen: set[Digest] = set()
@@ -58,6 +58,11 @@ def _require_listed(manifest: Manifest, targets: Mapping[str, Target]) -> None:
             raise DamagedBundleError(
                 f"{name}: no name that a bundle's member has", hint=ASK, code="KSB-14"
             )
+    for name in LOOSE:
+        if name not in targets:
+            raise DamagedBundleError(f"{name}: not inside", hint=ASK, code="KSB-19")
+        if targets[name].size > media.MAX_MANIFEST:
+            raise DamagedBundleError(f"{name}: huge", hint=ASK, code="KSB-20")
     sizes = {target.digest: target.size for target in targets.values()}
     for item in manifest.items:
         missing = [one for one in (item.digest, *item.blobs) if one not in sizes]
@@ -77,15 +82,18 @@ def _require_listed(manifest: Manifest, targets: Mapping[str, Target]) -> None:
 
 
 def _look(item: Item, blobs: Blobs, seen: set[Digest]) -> None:
-    """One item by its kind. Bytes that are not here (a host has them already) were looked at."""
-    if blobs.size(item.digest) is None:
-        return
-    if item.kind == "image":
-        kind = item.labels.get("mediaType", media.MANIFEST)
-        root = media.Descriptor(kind, item.digest, item.size)
-        _walk(f"image {item.name}", root, blobs, seen - {item.digest}, 1)
+    """One item by its kind."""
+    media_type = item.labels.get("mediaType")
+    if media_type is not None or item.kind == "image":
+        root = media.Descriptor(media_type or media.MANIFEST, item.digest, item.size)
+        # Even when index.json has led here: this item may call it something else.
+        _walk(f"{item.kind} {item.name}", root, blobs, seen - {item.digest}, 1)
+        if item.kind == "chart":
+            for layer in _parse(item.name, blobs.read(item.digest, 0, MAX_READ)).blobs:
+                if layer.media_type == chartfile.LAYER:
+                    chartfile.check(item, layer.digest, blobs)
     elif item.kind == "chart":
-        chartfile.check(item, blobs)
+        chartfile.check(item, item.digest, blobs)
     elif item.kind == "deb":
         debfile.check(item, blobs)
 

@@ -20,6 +20,8 @@ VERSION = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._+~:@%=-]{0,254})?")
 KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,126}")
 PATHS = frozenset({"filename", "suite", "architecture", "kernel"})
 """Labels that become parts of paths."""
+ITEM = frozenset({"kind", "name", "version", "digest", "size", "labels", "blobs"})
+FIELDS = frozenset({"apiVersion", "kind", "metadata", "number", "items"})
 OWN = "use the keystone-install that the bundle carries"
 MAX_NAME = 255
 MAX_LABEL = 4096
@@ -47,6 +49,8 @@ def item_from_json(value: dict[str, Any]) -> Item:
 
     Names become parts of paths and of addresses, so they hold what a name needs and no more.
     """
+    if value.keys() - ITEM:
+        raise ValueError(f"{min(value.keys() - ITEM)!r:.90} is nothing that an item has")
     labels = {_text(key, KEY): _label(key, text) for key, text in value["labels"].items()}
     return Item(
         kind=_text(value["kind"], KIND),
@@ -57,6 +61,13 @@ def item_from_json(value: dict[str, Any]) -> Item:
         labels=MappingProxyType(labels),
         blobs=tuple(Digest.parse(text) for text in value.get("blobs", ())),
     )
+
+
+def _number(value: object) -> int:
+    try:
+        return _count(value, MAX_NUMBER)
+    except ValueError as error:
+        raise DamagedBundleError(f"keystone.json: number: {error}", hint=OWN, code="KSB-28") from error
 
 
 def _text(value: object, pattern: re.Pattern[str]) -> str:
@@ -108,9 +119,11 @@ def load(data: bytes) -> Manifest:
         ) from error
     try:
         require_kind(document, "BundleManifest")
+        if document.keys() != FIELDS or document["metadata"].keys() != {"name"}:
+            raise ValueError("fields of another version")
         return Manifest(
             name=_path(document["metadata"]["name"]),
-            number=_count(document["number"], MAX_NUMBER),
+            number=_number(document["number"]),
             items=tuple(item_from_json(value) for value in document["items"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -220,10 +220,11 @@ def _look_inside(handle: int, head: Head, offsets: Mapping[str, int]) -> None:
     targets = head.verified.targets
     places = {targets[name].digest: (at, targets[name].size) for name, at in offsets.items()}
     blobs = InFile(handle, places)
-    files = {
-        name: blobs.read(targets[name].digest, 0, MAX_READ) for name in LOOSE if name in targets
-    }
-    layout.check(head.manifest, targets, files, blobs)
+
+    def read(name: str) -> bytes:
+        return blobs.read(targets[name].digest, 0, MAX_READ)
+
+    layout.check(head.manifest, targets, read, blobs)
 
 
 def open_metadata(

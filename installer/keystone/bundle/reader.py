@@ -35,7 +35,8 @@ MAX_BYTES = {
     "targets": 8_000_000,
 }
 """Caps on unverified metadata: 8 keys and 16 signatures are 6 KB, 30,000 blobs are 8 MB."""
-MAX_MANIFEST = 16_000_000
+MAX_MANIFEST = 8_000_000
+"""Of keystone.json, in bytes: 15,000 items."""
 ASK = "ask whoever made the bundle for a signed one"
 COPY_AGAIN = "copy the bundle again from where it came, and compare its SHA-256"
 

@@ -111,13 +111,8 @@ class Writer:
         """
         self._intake.settle()
         sync_directory(self._store / "blobs/sha256")
-        files = {
-            name: (self._incoming / name).read_bytes()
-            for name in LOOSE
-            if (self._incoming / name).exists()
-        }
         blobs = InFolder(self._store / "blobs/sha256")
-        layout.check(manifest, self._verified.targets, files, blobs)
+        layout.check(manifest, self._verified.targets, self._read, blobs)
         for name in LOOSE:
             (self._incoming / name).replace(self._store / name)
         metadata = self._store / "metadata"
@@ -127,6 +122,9 @@ class Writer:
             write_file(metadata / name, data)
         self._incoming.rmdir()
         sync_directory(self._store)
+
+    def _read(self, name: str) -> bytes:
+        return (self._incoming / name).read_bytes()
 
 
 def ingest(
