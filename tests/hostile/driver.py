@@ -22,7 +22,6 @@ import stat
 import subprocess  # noqa: TID251 readers are other processes
 import sys
 import tempfile
-import time
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
@@ -106,17 +105,20 @@ def restore() -> None:
         path.write_text(text)
 
 
-class Reader:
-    """The process that reads; started again when it hangs or dies."""
+class Helper:
+    """A process that answers lines of JSON; started again when it hangs or dies."""
 
-    def __init__(self) -> None:
+    def __init__(self, script: str) -> None:
+        self.script = script
         self.process: subprocess.Popen[str] | None = None
 
     def ask(self, task: dict[str, Any]) -> dict[str, Any]:
         if self.process is None:
             self.process = subprocess.Popen(
-                [sys.executable, str(HERE / "reader_process.py")], text=True,
+                [sys.executable, str(HERE / self.script)], text=True,
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                env={"PATH": "/usr/bin:/bin", "TMPDIR": str(STAGING),
+                     "PYTHONPATH": str(REPOSITORY / "installer")},
             )  # fmt: skip
         assert self.process.stdin and self.process.stdout
         self.process.stdin.write(json.dumps(task) + "\n")
@@ -173,29 +175,33 @@ def task_for(variant: variants.Variant, path: Path, what: str) -> dict[str, Any]
     }  # fmt: skip
 
 
-def as_process(task: dict[str, Any]) -> dict[str, Any]:
+def as_process(task: dict[str, Any], launcher: Helper) -> dict[str, Any]:
     """The command itself, as an operator runs it."""
     words = ["bundle", "verify", task["path"]]
     if task["do"] == "ingest process":
-        words = ["store", "ingest", task["path"], "--store", task["store"], "--trust", task["trust"]]
-    start = time.monotonic()
-    with tempfile.TemporaryFile(dir=STAGING) as said:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "keystone", "--log-format", "json", *words,
-             "--root-fingerprint", task["pin"]], stdout=said, stderr=said, stdin=subprocess.DEVNULL,
-            env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(REPOSITORY / "installer")},
-        )  # fmt: skip
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        said.seek(0)
-        text = said.read().decode()
+        words = [
+            "store",
+            "ingest",
+            task["path"],
+            "--store",
+            task["store"],
+            "--trust",
+            task["trust"],
+        ]
+    program = [sys.executable, "-m", "keystone", "--log-format", "json"]
+    env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(REPOSITORY / "installer")}
+    done = launcher.ask(
+        {"words": [*program, *words, "--root-fingerprint", task["pin"]], "env": env}
+    )
+    if "is" in done:
+        return done
+    text = done.pop("text")
     lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
     codes = [line["code"] for line in lines if line.get("level") == "error" and line.get("code")]
-    answer = {"seconds": time.monotonic() - start, "peak": usage.ru_maxrss << 10, "said": text[-999:],
-              "exit": process.returncode, "code": codes[0] if codes else "", "shown": True}  # fmt: skip
-    if "Traceback" in text or process.returncode in {1, -6, -11}:
+    answer = {**done, "said": text[-999:], "code": codes[0] if codes else "", "shown": True}
+    if "Traceback" in text or done["exit"] < 0 or done["exit"] == 1:
         return {**answer, "is": "traceback"}
-    return {**answer, "is": "accepted" if process.returncode == 0 else "refused"}
+    return {**answer, "is": "accepted" if done["exit"] == 0 else "refused"}
 
 
 def gnu_tar(task: dict[str, Any]) -> dict[str, Any]:
@@ -221,56 +227,73 @@ def made_links(target: Path) -> bool:
     return False
 
 
+class Tally:
+    """What became of the variants."""
+
+    def __init__(self, *, honest: bool) -> None:
+        self.wanted = "accepted" if honest else "refused"
+        self.classes: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
+        self.wrong: list[dict[str, Any]] = []
+        self.most = {"seconds": 0.0, "bytes": 0}
+
+    def count(self, name: str, what: str, answer: dict[str, Any], note: str) -> None:
+        counts = self.classes[name][what]
+        counts.update(word for word in (answer["is"], answer.get("code")) if word)
+        counts.update(word for word in ("links", "outside") if answer[word])
+        if what in OTHERS or answer["is"] == "skipped":
+            return
+        self.most["seconds"] = max(self.most["seconds"], answer["seconds"])
+        self.most["bytes"] = max(self.most["bytes"], answer["peak"])
+        good = (
+            answer["is"] == self.wanted
+            and answer["peak"] <= BYTES
+            and answer["seconds"] <= SECONDS
+            and not answer["outside"]
+        )
+        if good and self.wanted == "refused":
+            right = answer.get("code") in variants.CODES[name]
+            good = right and answer["exit"] in {4, 5} and answer["shown"]
+        if not good:
+            self.wrong.append({"class": name, "reader": what, "note": note, **answer})
+
+
+OTHERS = {"tar", "tarfile"}
+
+
 def drive(options: argparse.Namespace) -> dict[str, Any]:
-    reader, clean = Reader(), canary()
-    classes: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
-    wrong: list[dict[str, Any]] = []
-    most = {"seconds": 0.0, "bytes": 0}
-    plain = {"verify", "ingest", "verify process", "ingest process"}
+    reader, launcher = Helper("reader_process.py"), Helper("measure.py")
+    clean, tally = canary(), Tally(honest=options.honest)
     for number in range(options.first, options.first + options.count):
-        maker = variants.honest if options.honest else variants.variant
-        found = maker(options.seed, number)
-        name, variant = found if isinstance(found, tuple) else ("honest", found)
+        name, variant = (variants.honest if options.honest else variants.variant)(
+            options.seed, number
+        )
         for what in options.reader:
-            path = place(variant)
-            task = task_for(variant, path, what)
-            if what in {"tar", "tarfile"} and variant.special:
-                clear()
-                continue
-            if "process" in what:
-                answer = {"is": "skipped"} if variant.clock or variant.special in {"swap", "error"} \
-                    else as_process(task)  # fmt: skip
-            else:
-                answer = gnu_tar(task) if what == "tar" else reader.ask(task)
-            counts = classes[name][what]
-            counts[answer["is"]] += 1
-            if answer.get("code"):
-                counts[answer["code"]] += 1
-            if what in {"tar", "tarfile"} and made_links(STAGING / "store"):
-                counts["links"] += 1
-            if canary() != clean:
-                counts["outside"] += 1
-                restore()
-                if canary() != clean:
-                    raise SystemExit("the canary cannot be restored")
-            if what in plain and answer["is"] != "skipped":
-                most["seconds"] = max(most["seconds"], answer["seconds"])
-                most["bytes"] = max(most["bytes"], answer["peak"])
-                wanted = "accepted" if options.honest else "refused"
-                good = answer["is"] == wanted and (options.honest or (
-                    answer["code"].startswith("KSB-") and answer["exit"] in {4, 5}
-                    and answer["shown"]))  # fmt: skip
-                if not good or answer["peak"] > BYTES or answer["seconds"] > SECONDS or \
-                        counts["outside"]:  # fmt: skip
-                    wrong.append({"number": number, "class": name, "note": variant.note,
-                                  "reader": what, **answer})  # fmt: skip
+            task = task_for(variant, place(variant), what)
+            answer = read(what, variant, task, reader, launcher)
+            answer["links"] = what in OTHERS and made_links(Path(task["store"]))
             clear()
+            answer["outside"] = canary() != clean
+            if answer["outside"]:
+                restore()
+                assert canary() == clean, "the canary cannot be restored"
+            tally.count(name, what, answer, f"{number}: {variant.note}")
     return {
-        "seed": options.seed, "first": options.first, "count": options.count, "most": most,
-        "classes": {name: {what: dict(sorted(counts.items())) for what, counts in by.items()}
-                    for name, by in sorted(classes.items())},
-        "wrong": wrong[:50], "wrong_count": len(wrong),
+        "seed": options.seed, "first": options.first, "count": options.count, "most": tally.most,
+        "classes": tally.classes, "wrong": tally.wrong[:50], "wrong_count": len(tally.wrong),
     }  # fmt: skip
+
+
+def read(
+    what: str, variant: variants.Variant, task: dict[str, Any], reader: Helper, launcher: Helper
+) -> dict[str, Any]:
+    """Hand one variant over, where this reader can be given it."""
+    if what in OTHERS and variant.special:
+        return {"is": "skipped"}
+    if "process" in what:
+        # A process has its own clock and memory of what it accepted, and no failing disk.
+        odd = variant.clock or variant.special in {"swap", "error"} or variant.accepted is not None
+        return {"is": "skipped"} if odd else as_process(task, launcher)
+    return gnu_tar(task) if what == "tar" else reader.ask(task)
 
 
 def main() -> None:
@@ -279,7 +302,9 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--honest", action="store_true", help="the control group")
-    parser.add_argument("--reader", action="append", help="verify, ingest, tar, tarfile, ... process")
+    parser.add_argument(
+        "--reader", action="append", help="verify, ingest, tar, tarfile, ... process"
+    )
     parser.add_argument("--note", action="store_true", help="only name the variants")
     options = parser.parse_args()
     options.reader = options.reader or ["verify", "ingest"]

@@ -119,7 +119,10 @@ def ar(parts: list[tuple[str, bytes]]) -> bytes:
 
 
 def deb(
-    control: bytes, *, extra: list[tuple[tarfile.TarInfo, bytes]] | None = None, squeeze: str = ".xz"
+    control: bytes,
+    *,
+    extra: list[tuple[tarfile.TarInfo, bytes]] | None = None,
+    squeeze: str = ".xz",
 ) -> bytes:
     files = [plain("./control", control), *(extra or [])]
     pressed = {"": bytes, ".gz": lambda d: gzip.compress(d, mtime=0), ".xz": lzma.compress}

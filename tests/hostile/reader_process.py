@@ -172,8 +172,11 @@ def unpack(task: Answer) -> Answer:
 def main() -> None:
     sys.stderr = Path("/dev/null").open("w")  # noqa: SIM115 for the life of the process
     jobs = {"verify": verify, "ingest": ingest, "tarfile": unpack}
-    import keystone.bundle.opened, keystone.bundle.store  # noqa: E401, PLC0415
-    import tuf.api.metadata, tuf.ngclient._internal.trusted_metadata_set  # noqa: E401, PLC0415
+    import tuf.api.metadata  # noqa: PLC0415
+    import tuf.ngclient._internal.trusted_metadata_set
+
+    import keystone.bundle.opened  # noqa: PLC0415
+    import keystone.bundle.store
 
     del keystone, tuf
     for line in sys.stdin:

@@ -17,8 +17,23 @@ from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from kit import CREATED, OCI, ROLES, Draft, Entry, Key, ar, chart, compact, control, deb, pack
-from kit import plain, sha, tar
+from kit import (
+    CREATED,
+    OCI,
+    ROLES,
+    Draft,
+    Entry,
+    Key,
+    ar,
+    chart,
+    compact,
+    control,
+    deb,
+    pack,
+    plain,
+    sha,
+    tar,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -384,7 +399,7 @@ def b14(rng: random.Random) -> Variant:
     else:
         label = rng.choice(["filename", "suite", "version"])
         if label == "version":
-            item["version"] = text if text else "a/../b"
+            item["version"] = text or "a/../b"
         else:
             item["labels"][label] = text
     return Variant(draft.build(), f"contents {text[:40]!r}")
@@ -404,13 +419,17 @@ def b15(rng: random.Random) -> Variant:
             if flag in b"12":
                 entries[at].data = b""
         elif kind == 1:
-            name = rng.choice([b"blobs/sha256/" + sha(b"new").encode(), b"index.json", b"new", b"d/"])
+            name = rng.choice(
+                [b"blobs/sha256/" + sha(b"new").encode(), b"index.json", b"new", b"d/"]
+            )
             entries.insert(rng.randint(0, len(entries)), Entry(name, b"", flag, link))
         else:
             at = pick(rng, entries)
             choice = rng.randrange(4)
             if choice == 0:
-                entries[at].mode = rng.choice([b"0004755\0", b"0002755\0", b"0000777\0", b"0000755\0"])
+                entries[at].mode = rng.choice(
+                    [b"0004755\0", b"0002755\0", b"0000777\0", b"0000755\0"]
+                )
             elif choice == 1:
                 entries[at].magic = rng.choice([b"ustar  \0", b"\0" * 8, b"ustar\x0001"])
             elif choice == 2:
@@ -512,7 +531,9 @@ def b19(rng: random.Random) -> Variant:
     entries = draft.entries()
     if kind == 0:
         data = rng.randbytes(rng.randint(0, 999))
-        name = rng.choice([f"blobs/sha256/{sha(data)}", "new", "keystone-install", "metadata/x.json"])
+        name = rng.choice(
+            [f"blobs/sha256/{sha(data)}", "new", "keystone-install", "metadata/x.json"]
+        )
         entries.insert(rng.randint(0, len(entries)), Entry(name.encode(), data))
     elif kind == 1:
         del entries[pick(rng, entries)]
@@ -766,15 +787,23 @@ def b27(rng: random.Random) -> Variant:
         bad = plain(rng.choice(OUTSIDE[:7]), b"x")
         data = deb(good, extra=[bad], squeeze=squeeze)
     elif kind == 1:
-        fields = rng.choice([("tool", "1.0-1", "arm64"), ("tool", "9.9", "amd64"), ("sudo", "1.0-1", "amd64")])
+        fields = rng.choice(
+            [("tool", "1.0-1", "arm64"), ("tool", "9.9", "amd64"), ("sudo", "1.0-1", "amd64")]
+        )
         data = deb(control(*fields), squeeze=squeeze)
     elif kind == 2:
         flag = rng.choice([b"1", b"2", b"3", b"6"])
-        data = deb(good, extra=[plain("./postinst", b"", type=flag, linkname="/bin/sh")], squeeze=squeeze)
+        data = deb(
+            good, extra=[plain("./postinst", b"", type=flag, linkname="/bin/sh")], squeeze=squeeze
+        )
     elif kind == 3:
         data = deb(good, extra=[plain("./postinst", b"#!/bin/sh\n", mode=0o4755)], squeeze=squeeze)
     elif kind == 4:
-        parts = [("debian-binary", b"2.0\n"), ("control.tar", tar([plain("control", good)])), ("data.tar", b"")]
+        parts = [
+            ("debian-binary", b"2.0\n"),
+            ("control.tar", tar([plain("control", good)])),
+            ("data.tar", b""),
+        ]
         rng.choice([
             lambda: parts.append(("../../etc/x", b"x")), lambda: parts.reverse(), lambda: parts.pop(),
             lambda: parts.insert(0, ("x", b"")), lambda: parts.append(parts[1]),
@@ -793,7 +822,9 @@ def b27(rng: random.Random) -> Variant:
         if rng.random() < 0.3:
             data = draft.deb + rng.randbytes(7)
     elif kind == 7:
-        data = deb(rng.choice([b"", good + good, b"Package: tool\n", b"\xff" * 30]), squeeze=squeeze)
+        data = deb(
+            rng.choice([b"", good + good, b"Package: tool\n", b"\xff" * 30]), squeeze=squeeze
+        )
     else:
         data = deb(good, extra=[plain("./control", control("tool", "2"))], squeeze=squeeze)
     draft.replace("deb", data)
@@ -824,7 +855,9 @@ def b29(rng: random.Random) -> Variant:
     kind = rng.randrange(3)
     pin = {}
     if kind == 0:
-        moment = rng.choice(["2026-10-30T00:00:00Z", "1970-01-01T00:00:00Z", "2020-02-29T23:59:59Z"])
+        moment = rng.choice(
+            ["2026-10-30T00:00:00Z", "1970-01-01T00:00:00Z", "2020-02-29T23:59:59Z"]
+        )
         draft.edit[role] = lambda signed: signed.update(expires=moment)
     elif kind == 1:
         bad = rng.choice(["", "never", "2030-13-01T00:00:00Z", "2030-01-01", 5, None,
@@ -875,6 +908,24 @@ def variant(seed: int, number: int) -> tuple[str, Variant]:
     return name, CLASSES[name](rng)
 
 
-def honest(seed: int, number: int) -> Variant:
+def honest(seed: int, number: int) -> tuple[str, Variant]:
     """The control: what must be accepted."""
-    return Variant(Draft(random.Random(f"honest {seed} {number}")).build(), "honest")
+    return "honest", Variant(Draft(random.Random(f"honest {seed} {number}")).build(), "honest")
+
+
+def _codes(*numbers: int) -> frozenset[str]:
+    return frozenset(f"KSB-{number:02d}" for number in numbers)
+
+
+CODES = {
+    "B01": _codes(1, 2, 23), "B02": _codes(2, 7), "B03": _codes(2, 3), "B04": _codes(4, 5, 23),
+    "B05": _codes(5, 23), "B06": _codes(6, 8, 11), "B07": _codes(2, 4, 5, 6, 7, 13, 14, 23),
+    "B08": _codes(8), "B09": _codes(8, 9, 11, 15, 22), "B10": _codes(11, 15, 22),
+    "B11": _codes(11, 14, 19, 22, 23), "B12": _codes(6, 12, 14, 23), "B13": _codes(13, 14, 24),
+    "B14": _codes(14, 19), "B15": _codes(15), "B16": _codes(15), "B17": _codes(1, 17, 19),
+    "B18": _codes(18), "B19": _codes(1, 15, 19), "B20": _codes(20, 22), "B21": _codes(26, 27),
+    "B22": _codes(9, 22), "B23": _codes(1, 20, 23), "B24": _codes(11, 19, 24), "B25": _codes(25),
+    "B26": _codes(26), "B27": _codes(27), "B28": _codes(23, 28), "B29": _codes(23, 29),
+    "B30": _codes(1, 6, 8, 9, 11, 15, 19, 22, 30),
+}  # fmt: skip
+"""The codes that a class may meet: its own, and those of what a reader sees before that."""
