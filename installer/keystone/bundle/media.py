@@ -16,18 +16,25 @@ DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 ACCEPTED = (INDEX, MANIFEST, DOCKER_LIST, DOCKER_MANIFEST)
 EMPTY = b"{}"
 EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
+SUBJECT_TAG = "sha256-"
+"""Referrers tag schema: what is attached to sha256:<hex> has the tag sha256-<hex>."""
+DESCRIBES = "vnd.docker.reference.digest"
 MAX_MANIFEST = 4 << 20
 """Bytes; the distribution specification asks registries to take at least this much."""
 
 
 @dataclass(frozen=True)
 class Descriptor:
-    """A pointer to a blob: media type, digest, size in bytes, "os/architecture[/variant]"."""
+    """A pointer to a blob: media type, digest, size in bytes, "os/architecture[/variant]".
+
+    describes: the digest of the image that it says something about (BuildKit's attestations).
+    """
 
     media_type: str
     digest: Digest
     size: int
     platform: str = ""
+    describes: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,4 +69,5 @@ def _descriptor(value: dict[str, Any]) -> Descriptor:
         digest=Digest.parse(value["digest"]),
         size=int(value["size"]),
         platform="/".join(filter(None, parts)),
+        describes=str((value.get("annotations") or {}).get(DESCRIBES, "")),
     )
