@@ -94,11 +94,11 @@ def follow(url: str, location: str) -> str:
 
     Raises SourceError when it would leave TLS, or leads from far away to this machine.
     """
-    target = urljoin(url, location)
     try:
+        target = urljoin(url, location)
         before, after = Origin.of(url), Origin.of(target)
-    except ConfigurationError as error:
-        raise SourceError(f"{url}: redirects to a bad address: {error.message}") from error
+    except (ValueError, ConfigurationError) as error:
+        raise SourceError(f"{url}: redirects to a bad address: {error}") from error
     if before.private and not after.private:
         raise SourceError(
             f"{url}: redirects to {after}, without TLS",
