@@ -96,6 +96,8 @@ def handler(upstream: Upstream) -> type[BaseHTTPRequestHandler]:
             self.send_response(206 if start else 200)
             self.send_header("Content-Type", media_type)
             self.send_header("Content-Length", str(len(data) - start))
+            if start:
+                self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
             self.end_headers()
             if not body:
                 return
@@ -240,7 +242,7 @@ def test_broken_connection_goes_on_where_it_broke(packager: Packager, upstream: 
 def test_changed_upstream_is_refused(packager: Packager, upstream: Upstream) -> None:
     media_type, data = upstream.content[upstream.layers[0]]
     upstream.content[upstream.layers[0]] = (media_type, data[:-1] + b"?")
-    failed = packager.run(*packager.create_words("a.tar"), code=1)
+    failed = packager.run(*packager.create_words("a.tar"), code=5)
     assert "digest" in failed.stderr
     assert not (packager.folder / "a.tar").exists()
 

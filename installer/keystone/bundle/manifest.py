@@ -67,7 +67,9 @@ def _number(value: object) -> int:
     try:
         return _count(value, MAX_NUMBER)
     except ValueError as error:
-        raise DamagedBundleError(f"keystone.json: number: {error}", hint=OWN, code="KSB-28") from error
+        raise DamagedBundleError(
+            f"keystone.json: number: {error}", hint=OWN, code="KSB-28"
+        ) from error
 
 
 def _text(value: object, pattern: re.Pattern[str]) -> str:

@@ -20,6 +20,9 @@ INDEXES = (INDEX, DOCKER_LIST)
 MANIFESTS = (MANIFEST, DOCKER_MANIFEST)
 EMPTY = b"{}"
 EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
+SUBJECT_TAG = "sha256-"
+"""Referrers tag schema: what is attached to sha256:<hex> has the tag sha256-<hex>."""
+DESCRIBES = "vnd.docker.reference.digest"
 MAX_MANIFEST = 4 << 20
 """Bytes; the distribution specification asks registries to take at least this much."""
 ELSEWHERE = "nondistributable", "rootfs.foreign"
@@ -29,12 +32,16 @@ HINT = "ask for an image that is all there; nothing inside may be fetched from e
 
 @dataclass(frozen=True)
 class Descriptor:
-    """A pointer to a blob: media type, digest, size in bytes, "os/architecture[/variant]"."""
+    """A pointer to a blob: media type, digest, size in bytes, "os/architecture[/variant]".
+
+    describes: the digest of the image that it says something about (BuildKit's attestations).
+    """
 
     media_type: str
     digest: Digest
     size: int
     platform: str = ""
+    describes: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,4 +112,5 @@ def _descriptor(value: dict[str, Any]) -> Descriptor:
         inline = base64.b64decode(value["data"], validate=True)
         if len(inline) != size or hashlib.sha256(inline).hexdigest() != digest.hex:
             raise ValueError("a descriptor's data is not what its digest says")
-    return Descriptor(media_type, digest, size, "/".join(filter(None, parts)))
+    describes = str((value.get("annotations") or {}).get(DESCRIBES, ""))
+    return Descriptor(media_type, digest, size, "/".join(filter(None, parts)), describes)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 STORE = "/var/lib/keystone/store"
 """Where a Primer keeps the bundle's content."""
+OCI_KINDS = frozenset({"image", "attachment"})
+"""Kinds of items that a registry serves: by name and tag, root blob being a manifest or index."""
 
 
 @dataclass(frozen=True, order=True)
@@ -43,7 +45,8 @@ class Digest:
 class Item:
     """One thing the bundle carries.
 
-    kind: image, deb, packages, binary, chart, file, installer. name: as upstream names it
+    kind: image, attachment (of an image: signatures, SBOMs), deb, packages, binary, wheel, chart,
+    file, installer. name: as upstream names it
     ("registry.k8s.io/kube-apiserver", "chrony", "kubelet"). version: tag or version.
     digest and size (bytes) are of its root blob: an image's manifest, otherwise the thing itself.
     labels: "group" (why it is carried), "suite", "architecture", "filename", "url" ...

@@ -15,7 +15,7 @@ from keystone.bundle import hashing, layout, reader, signedform, tar, trust
 from keystone.bundle import manifest as contents_file
 from keystone.bundle.blobs import MAX_READ, InFile
 from keystone.bundle.medium import open_medium
-from keystone.bundle.reader import LOOSE, TarStream
+from keystone.bundle.reader import TarStream
 from keystone.bundle.shape import ASK
 from keystone.errors import DamagedBundleError, UntrustedBundleError
 
