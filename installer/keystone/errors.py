@@ -14,14 +14,17 @@ class KeystoneError(Exception):
 
     message: what happened and to what (file and key, disk serial, host).
     hint:    what to do next.
+    code:    the class of what is wrong ("KSB-07"), for scripts and tickets; it never changes
+             between releases, the message may. Empty where no class was given.
     """
 
     exit_code = 1
 
-    def __init__(self, message: str, *, hint: str = "") -> None:
+    def __init__(self, message: str, *, hint: str = "", code: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.code = code
 
 
 class UsageError(KeystoneError):
@@ -35,8 +38,10 @@ class ConfigurationError(KeystoneError):
 
     exit_code = 3
 
-    def __init__(self, message: str, *, mistakes: Iterable[Mistake] = (), hint: str = "") -> None:
-        super().__init__(message, hint=hint)
+    def __init__(
+        self, message: str, *, mistakes: Iterable[Mistake] = (), hint: str = "", code: str = ""
+    ) -> None:
+        super().__init__(message, hint=hint, code=code)
         self.mistakes = tuple(mistakes)
 
 
@@ -57,8 +62,10 @@ class PreflightError(KeystoneError):
 
     exit_code = 6
 
-    def __init__(self, message: str, *, findings: Iterable[str] = (), hint: str = "") -> None:
-        super().__init__(message, hint=hint)
+    def __init__(
+        self, message: str, *, findings: Iterable[str] = (), hint: str = "", code: str = ""
+    ) -> None:
+        super().__init__(message, hint=hint, code=code)
         self.findings = tuple(findings)
 
 

@@ -46,6 +46,7 @@ def configure(*, json_lines: bool = False, debug: bool = False) -> None:
 
 
 def _emit(level: str, text: str, style: str = "", **fields: Any) -> None:  # noqa: ANN401 JSON values
+    text = plain(text)
     if _settings.json:
         line = {"time": time.time(), "level": level, "message": text, **fields}
         print(json.dumps(line, default=str), file=sys.stderr, flush=True)
@@ -73,6 +74,14 @@ def debug(text: str, **fields: Any) -> None:  # noqa: ANN401 JSON values
     """Shown with --debug only."""
     if _settings.debug:
         _emit("debug", text, "dim", **fields)
+
+
+def plain(text: str) -> str:
+    """Text with nothing in it that commands a terminal: it may quote a bundle, a disk or a host.
+
+    Control characters and marks that turn the direction of writing become "?" (CVE-2021-25743).
+    """
+    return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text)
 
 
 @contextmanager
@@ -128,7 +137,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: st
     """A table on standard output: it is what was asked for."""
     grid = Table(*columns, title=title or None, box=None, header_style="bold", pad_edge=False)
     for row in rows:
-        grid.add_row(*(escape(str(cell)) for cell in row))
+        grid.add_row(*(escape(plain(str(cell))) for cell in row))
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=200)

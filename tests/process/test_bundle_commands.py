@@ -9,6 +9,7 @@ import signal
 import subprocess  # noqa: TID251 the commands are tried from outside
 import sys
 import threading
+import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
@@ -95,6 +96,8 @@ def handler(upstream: Upstream) -> type[BaseHTTPRequestHandler]:
             self.send_response(206 if start else 200)
             self.send_header("Content-Type", media_type)
             self.send_header("Content-Length", str(len(data) - start))
+            if start:
+                self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
             self.end_headers()
             if not body:
                 return
@@ -239,7 +242,7 @@ def test_broken_connection_goes_on_where_it_broke(packager: Packager, upstream: 
 def test_changed_upstream_is_refused(packager: Packager, upstream: Upstream) -> None:
     media_type, data = upstream.content[upstream.layers[0]]
     upstream.content[upstream.layers[0]] = (media_type, data[:-1] + b"?")
-    failed = packager.run(*packager.create_words("a.tar"), code=1)
+    failed = packager.run(*packager.create_words("a.tar"), code=5)
     assert "digest" in failed.stderr
     assert not (packager.folder / "a.tar").exists()
 
@@ -272,6 +275,11 @@ def test_killed_ingest_goes_on_from_a_pipe(packager: Packager) -> None:
     # The pipe takes no more than its buffer ahead of the reader: here it is inside the last layer.
     process.stdin.write(data[: len(data) - (8 << 20)])
     process.stdin.flush()
+    blobs = packager.folder / "store/blobs/sha256"
+    deadline = time.monotonic() + 120
+    while not any(path.stat().st_size == LAYER for path in blobs.glob("*")):
+        assert time.monotonic() < deadline, "the first layer never got its name"
+        time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
     with pytest.raises(BrokenPipeError):

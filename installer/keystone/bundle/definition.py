@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from keystone import documents
 from keystone.bundle.source_apt import KEYRING, Archive
 from keystone.bundle.source_oci import Reference
+from keystone.bundle.source_wheels import Wheels
 from keystone.errors import ConfigurationError, Mistake
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 COMPONENTS = ("main", "contrib")
@@ -20,20 +22,43 @@ VALID_DAYS = 730
 
 @dataclass(frozen=True)
 class Image:
-    """An image by its upstream reference."""
+    """An image by its upstream reference.
+
+    layout: an OCI layout or docker archive that holds it, None for the registry. architectures:
+    empty for the bundle's. attachments: whether signatures, SBOMs and attestations come along.
+    """
 
     reference: Reference
     group: str
+    layout: Path | None = None
+    architectures: tuple[str, ...] = ()
+    attachments: bool = True
+
+
+@dataclass(frozen=True)
+class SignaturePolicy:
+    """Images (patterns of host/repository) that must be signed by one of the keys (PEM files)."""
+
+    images: tuple[str, ...]
+    keys: tuple[Path, ...]
+
+    def covers(self, name: str) -> bool:
+        """Whether it is about this image."""
+        return any(fnmatchcase(name, pattern) for pattern in self.images)
 
 
 @dataclass(frozen=True)
 class Debs:
-    """Packages of one suite by group. sources: empty for the machine's own archives."""
+    """Packages of one suite by group. sources: empty for the machine's own archives.
+
+    architectures: empty for the bundle's.
+    """
 
     suite: str
     groups: Mapping[str, tuple[str, ...]]
     components: tuple[str, ...] = COMPONENTS
     sources: tuple[Archive, ...] = ()
+    architectures: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,7 +83,7 @@ class Binary:
 
 @dataclass(frozen=True)
 class File:
-    """A file of the packager's own. path: absolute."""
+    """A file of the packager's own, or a folder of files. path: absolute."""
 
     name: str
     version: str
@@ -81,6 +106,10 @@ class Definition:
     files: tuple[File, ...]
     installer: bool
     mirrors: Mapping[str, str]
+    wheels: tuple[Wheels, ...] = ()
+    signatures: tuple[SignaturePolicy, ...] = ()
+    ca_file: Path | None = None
+    token_servers: Mapping[str, str] = field(default_factory=dict)
 
 
 def load(path: Path) -> Definition:
@@ -92,13 +121,14 @@ def load(path: Path) -> Definition:
     images, mistakes = [], []
     for index, value in enumerate(spec.get("images", [])):
         try:
-            images.append(Image(Reference.parse(value["ref"]), value.get("group", "")))
+            images.append(_image(value, path.parent))
         except ValueError as error:
             mistakes.append(Mistake(document.where("spec", "images", index, "ref"), str(error)))
-    for index, value in enumerate(spec.get("files", [])):
-        if not (path.parent / value["path"]).is_file():
-            where = document.where("spec", "files", index, "path")
-            mistakes.append(Mistake(where, f"there is no file {path.parent / value['path']}"))
+    mistakes += [
+        Mistake(document.where("spec", *place), f"there is no file {path.parent / name}")
+        for place, name in _named_files(spec)
+        if not (path.parent / name).exists()
+    ]
     if mistakes:
         raise ConfigurationError(f"{path}: {len(mistakes)} mistakes", mistakes=mistakes)
     return Definition(
@@ -107,12 +137,16 @@ def load(path: Path) -> Definition:
         architectures=tuple(spec["architectures"]),
         valid_days=spec.get("validDays", VALID_DAYS),
         images=tuple(images),
-        debs=tuple(_debs(value) for value in spec.get("debs", [])),
+        debs=tuple(_debs(value, path.parent) for value in spec.get("debs", [])),
         modules=tuple(_modules(value) for value in spec.get("kernelModules", [])),
         binaries=tuple(_binary(value) for value in spec.get("binaries", [])),
         files=tuple(_file(value, path.parent) for value in spec.get("files", [])),
         installer=spec.get("installer", True),
         mirrors=dict(spec.get("mirrors", {})),
+        wheels=tuple(_wheels(value) for value in spec.get("wheels", [])),
+        signatures=tuple(_policy(value, path.parent) for value in spec.get("signatures", [])),
+        ca_file=(path.parent / spec["caFile"]).resolve() if "caFile" in spec else None,
+        token_servers=dict(spec.get("tokenServers", {})),
     )
 
 
@@ -124,7 +158,49 @@ def load_mirrors(path: Path | None) -> dict[str, str]:
     return dict(document.spec["mirrors"])
 
 
-def _debs(value: Mapping[str, Any]) -> Debs:
+def _named_files(spec: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Every file that a definition names, with its place."""
+    for index, value in enumerate(spec.get("files", [])):
+        yield ("files", index, "path"), value["path"]
+    for index, value in enumerate(spec.get("images", [])):
+        if "from" in value:
+            yield ("images", index, "from"), value["from"]
+    for index, value in enumerate(spec.get("signatures", [])):
+        for number, name in enumerate(value["keys"]):
+            yield ("signatures", index, "keys", number), name
+    for index, value in enumerate(spec.get("debs", [])):
+        for number, source in enumerate(value.get("sources", [])):
+            if "signedBy" in source:
+                yield ("debs", index, "sources", number, "signedBy"), source["signedBy"]
+    if "caFile" in spec:
+        yield ("caFile",), spec["caFile"]
+
+
+def _image(value: Mapping[str, Any], folder: Path) -> Image:
+    return Image(
+        Reference.parse(value["ref"]),
+        value.get("group", ""),
+        layout=(folder / value["from"]).resolve() if "from" in value else None,
+        architectures=tuple(value.get("architectures", ())),
+        attachments=value.get("attachments", True),
+    )
+
+
+def _policy(value: Mapping[str, Any], folder: Path) -> SignaturePolicy:
+    keys = tuple((folder / name).resolve() for name in value["keys"])
+    return SignaturePolicy(tuple(value.get("images", ["*"])), keys)
+
+
+def _wheels(value: Mapping[str, Any]) -> Wheels:
+    return Wheels(
+        tuple(value["requirements"]),
+        value["python"],
+        value.get("glibc", Wheels.glibc),
+        value.get("group", ""),
+    )
+
+
+def _debs(value: Mapping[str, Any], folder: Path) -> Debs:
     components = tuple(value.get("components", COMPONENTS))
     return Debs(
         suite=value["suite"],
@@ -135,10 +211,12 @@ def _debs(value: Mapping[str, Any]) -> Debs:
                 source["uri"],
                 source["suite"],
                 tuple(source.get("components", components)),
-                source.get("signedBy", KEYRING),
+                str(folder.resolve() / source.get("signedBy", KEYRING)),
+                tuple(source.get("architectures", ())),
             )
             for source in value.get("sources", [])
         ),
+        architectures=tuple(value.get("architectures", ())),
     )
 
 

@@ -4,6 +4,7 @@ A blob's source is one of
   registry:<host>/<repository>   a manifest or blob of that repository, by its digest
   https://... (or http, file)    a URL
   local:<path>                   a file, relative to the lock's folder
+  archive:<path>#<member>        a member of a tar there, which is relative to the lock's folder too
   built:<what>                   made on this machine by the lock verb; kept in the cache
   inline:<text>                  the text itself
 """
@@ -16,7 +17,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from keystone.bundle.manifest import API_VERSION, item_from_json, item_to_json, require_kind
-from keystone.bundle.model import Digest, Item
+from keystone.bundle.model import OCI_KINDS, Digest, Item
 from keystone.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def differences(old: Lock | None, new: Lock) -> Iterator[str]:
     after = {_key(item): item for item in new.items}
     for key in sorted(before.keys() | after.keys()):
         was, now = before.get(key), after.get(key)
-        name = " ".join(filter(None, key if key[0] != "image" else key[:2]))
+        name = " ".join(filter(None, key if key[0] not in OCI_KINDS else key[:2]))
         if was is None and now is not None:
             yield f"+ {name} {now.version}"
         elif now is None and was is not None:
@@ -142,5 +143,6 @@ def same_content(old: Lock, new: Lock) -> bool:
 
 
 def _key(item: Item) -> tuple[str, ...]:
-    where = item.version if item.kind == "image" else item.labels.get("suite", "")
-    return (item.kind, item.name, where, item.labels.get("kernel", ""))
+    where = item.version if item.kind in OCI_KINDS else item.labels.get("suite", "")
+    labels = item.labels
+    return (item.kind, item.name, where, labels.get("kernel", ""), labels.get("architecture", ""))

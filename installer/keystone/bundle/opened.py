@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import re
-import stat
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, BinaryIO
+from typing import IO, TYPE_CHECKING
 
 from keystone import log
+from keystone.bundle import hashing, layout, reader, signedform, tar, trust
 from keystone.bundle import manifest as contents_file
-from keystone.bundle import reader, tar, trust
+from keystone.bundle.blobs import MAX_READ, InFile
+from keystone.bundle.medium import open_medium
 from keystone.bundle.reader import TarStream
-from keystone.errors import DamagedBundleError
+from keystone.bundle.shape import ASK
+from keystone.errors import DamagedBundleError, UntrustedBundleError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -23,14 +25,12 @@ if TYPE_CHECKING:
     from keystone.bundle.model import Digest, Item, Manifest
 
 SCRATCH = Path("/var/tmp")  # noqa: S108 on disk, and only nameless files are made there
-INSTALLER_MODE = 0o755
 
 
 @dataclass(frozen=True)
 class Head:
     """The signed head of a bundle: what a reader knows before it reads the first blob."""
 
-    files: Mapping[str, bytes]
     verified: trust.Verified
     manifest: Manifest
     manifest_bytes: bytes
@@ -41,10 +41,24 @@ def read_head(archive: TarStream, pin: trust.Pin) -> Head:
 
     Raises UntrustedBundleError or DamagedBundleError.
     """
-    files = reader.read_metadata(archive)
-    verified = trust.verify(files, pin)
+    verified = trust.verify(reader.read_metadata(archive), pin)
+    signedform.require(verified.files)
+    if archive.time != int(verified.created.timestamp()):
+        raise DamagedBundleError(
+            "its members have another time than the signed metadata",
+            hint=reader.COPY_AGAIN,
+            code="KSB-15",
+        )
     data = reader.read_manifest(archive, verified.targets)
-    return Head(files, verified, contents_file.load(data), data)
+    manifest = contents_file.load(data)
+    if manifest.number != verified.number:
+        raise UntrustedBundleError(
+            f"{reader.MANIFEST} is of number {manifest.number}, what was signed is number "
+            f"{verified.number}",
+            hint=ASK,
+            code="KSB-06",
+        )
+    return Head(verified, manifest, data)
 
 
 @dataclass(frozen=True)
@@ -118,19 +132,19 @@ class Bundle:
         name = member_name(digest, self.manifest)
         target = self.verified.targets.get(name)
         if target is None or name not in self.offsets:
-            raise DamagedBundleError(f"{name} ({self.manifest.owner(digest)}) is not inside")
+            raise DamagedBundleError(
+                f"{name} ({self.manifest.owner(digest)}) is not inside", code="KSB-19"
+            )
         seen = hashlib.sha256()
-        with self.path.open("rb") as source:
-            source.seek(self.offsets[name])
-            left = target.size
-            while left and (chunk := source.read(min(left, reader.CHUNK))):
+        with open_medium(self.path) as medium:
+            for chunk in medium.chunks(self.offsets[name], target.size):
                 seen.update(chunk)
                 sink.write(chunk)
-                left -= len(chunk)
         if seen.hexdigest() != digest.hex:
             raise DamagedBundleError(
                 f"{name} ({self.manifest.owner(digest)}): changed on {self.path} since verified",
                 hint="look at the medium; do not swap it during an installation",
+                code="KSB-30",
             )
 
 
@@ -171,19 +185,46 @@ def open_verified(
     Raises UntrustedBundleError (exit code 4) or DamagedBundleError (5).
     """
     pin = _pin(directory, pinned_root, fingerprint, confirm)
-    with _open(path) as stream:
-        archive = TarStream(stream)
+    with open_medium(path) as medium:
+        archive = TarStream(medium.stream)
         head = read_head(archive, pin)
-        offsets: dict[str, int] = {}
-        total = sum(target.size for target in head.verified.targets.values())
-        with log.progress("verify the bundle", total) as bar:
-            for content in reader.contents(
-                archive, head.verified.targets, head.manifest, exact=not is_device(path)
-            ):
-                offsets[content.name] = archive.position
-                for chunk in content.chunks:
-                    bar.advance(len(chunk))
+        offsets = _walk(archive, head, exact=medium.exact)
+        handle = medium.stream.fileno()
+        _hash_all(handle, head, offsets)
+        _look_inside(handle, head, offsets)
+        medium.require_unchanged()
     return Bundle(path, head.manifest, head.verified, offsets)
+
+
+def _walk(archive: TarStream, head: Head, *, exact: bool) -> dict[str, int]:
+    """Headers, order and gaps of all members; where the data of each starts, in bytes."""
+    offsets = {}
+    for content in reader.contents(archive, head.verified.targets, head.manifest, exact=exact):
+        offsets[content.name] = archive.position
+        content.skip()
+    return offsets
+
+
+def _hash_all(handle: int, head: Head, offsets: Mapping[str, int]) -> None:
+    """Hash every member, on all cores. Raises DamagedBundleError for one that is wrong."""
+    targets = head.verified.targets
+    pieces = {name: (offset, targets[name].size) for name, offset in offsets.items()}
+    total = sum(size for _, size in pieces.values())
+    with log.progress("verify the bundle", total) as bar:
+        for name, digest in hashing.digests(handle, pieces, bar.advance):
+            target = targets[name]
+            reader.require_digest(digest, name, target, head.manifest.owner(target.digest))
+
+
+def _look_inside(handle: int, head: Head, offsets: Mapping[str, int]) -> None:
+    targets = head.verified.targets
+    places = {targets[name].digest: (at, targets[name].size) for name, at in offsets.items()}
+    blobs = InFile(handle, places)
+
+    def read(name: str) -> bytes:
+        return blobs.read(targets[name].digest, 0, MAX_READ)
+
+    layout.check(head.manifest, targets, read, blobs)
 
 
 def open_metadata(
@@ -195,14 +236,11 @@ def open_metadata(
     directory: Path = trust.TRUST,
 ) -> Bundle:
     """Verify the metadata only: enough to look at, not to install from."""
-    with _open(path) as stream:
-        head = read_head(TarStream(stream), _pin(directory, pinned_root, fingerprint, confirm))
+    with open_medium(path) as medium:
+        head = read_head(
+            TarStream(medium.stream), _pin(directory, pinned_root, fingerprint, confirm)
+        )
     return Bundle(path, head.manifest, head.verified, {})
-
-
-def is_device(path: Path) -> bool:
-    """Whether the path is a block device: it does not end where the archive does."""
-    return stat.S_ISBLK(path.stat().st_mode)
 
 
 def _pin(
@@ -213,15 +251,3 @@ def _pin(
 ) -> trust.Pin:
     found = trust.host_pin(directory, fingerprint=fingerprint, confirm=confirm)
     return trust.Pin(root or found.root, fingerprint, confirm, found.accepted)
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[BinaryIO]:
-    try:
-        stream = path.open("rb", buffering=0)
-    except OSError as error:
-        raise DamagedBundleError(
-            f"{path}: cannot be opened: {error.strerror}", hint="give the bundle's file or device"
-        ) from error
-    with stream:
-        yield stream

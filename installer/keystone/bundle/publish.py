@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from keystone import log
 from keystone.bundle import media
+from keystone.bundle.model import OCI_KINDS
 from keystone.bundle.store import blob_path, load_manifest, stored_targets
 from keystone.bundle.trust import CREATED
 from keystone.errors import DamagedBundleError
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 AREAS = ("registry", "apt", "files")
 REGISTRY = "registry/docker/registry/v2"
-KINDS_OF_FILES = {"binary", "file", "boot"}
+KINDS_OF_FILES = {"binary", "file", "boot", "wheel"}
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class _Blobs:
 def plan(manifest: Manifest, blobs: _Blobs) -> Iterator[tuple[str, Planned]]:
     """Every path below the store that should be there, with what it should be."""
     for item in manifest.items:
-        if item.kind == "image":
+        if item.kind in OCI_KINDS:
             yield from _image(item, blobs)
         elif item.kind == "deb":
             yield f"apt/{item.labels['suite']}/{item.labels['filename']}", Planned(item.digest)

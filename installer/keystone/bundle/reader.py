@@ -15,7 +15,7 @@ from keystone.bundle import tar
 from keystone.errors import DamagedBundleError, UntrustedBundleError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from keystone.bundle.model import Digest, Manifest
 
@@ -23,15 +23,21 @@ CHUNK = 1 << 20
 METADATA = "metadata/"
 MANIFEST = "keystone.json"
 INSTALLER = "keystone-install"
-MAX_ROOTS = 256
+INSTALLER_MODE = 0o755
+LOOSE = ("oci-layout", "index.json")
+"""Members that keep their name; everything else is a blob."""
+MAX_ROOTS = 257
+"""The first root and 256 rotations."""
 MAX_BYTES = {
-    "root": 512_000,
+    "root": 65_536,
     "timestamp": 16_384,
-    "snapshot": 2_000_000,
+    "snapshot": 16_384,
     "targets": 8_000_000,
 }
-"""Caps on unverified metadata, as python-tuf's ngclient/config.py; 8 MB: 30,000 blobs."""
-MAX_MANIFEST = 16_000_000
+"""Caps on unverified metadata: 8 keys and 16 signatures are 6 KB, 30,000 blobs are 8 MB."""
+MAX_MANIFEST = 8_000_000
+"""Of keystone.json, in bytes: 15,000 items."""
+ASK = "ask whoever made the bundle for a signed one"
 COPY_AGAIN = "copy the bundle again from where it came, and compare its SHA-256"
 
 
@@ -45,10 +51,16 @@ class Target:
 
 @dataclass
 class TarStream:
-    """Members of a bundle in order. `position` counts bytes from the start of the archive."""
+    """Members of a bundle in order. `position` counts bytes from the start of the archive.
+
+    Every DamagedBundleError has a code: KSB-09 for an archive that ends early, KSB-30 for a medium
+    that cannot be read, KSB-22 for bytes where zeros belong, others as `tar.parse`.
+    """
 
     stream: BinaryIO
     position: int = 0
+    time: int | None = None
+    """The one modification time of all members, in seconds since 1970."""
     _current: tar.Member | None = None
     _left: int = 0
     _buffer: bytearray = field(default_factory=lambda: bytearray(CHUNK), repr=False)
@@ -66,13 +78,17 @@ class TarStream:
                 raise DamagedBundleError(
                     f"{member.name}: its data is not aligned to {tar.ALIGN} bytes",
                     hint=COPY_AGAIN,
+                    code="KSB-22",
                 )
             self._zeros(pad.size, "padding")
             member = self._header()
         if member is None or member.name == tar.PADDING:
             raise DamagedBundleError(
-                f"at byte {self.position}: padding that pads nothing", hint=COPY_AGAIN
+                f"at byte {self.position}: padding that pads nothing",
+                hint=COPY_AGAIN,
+                code="KSB-22",
             )
+        self._one_form(member)
         self._current, self._left = member, member.size
         return member
 
@@ -109,9 +125,23 @@ class TarStream:
     def end(self, *, exact: bool) -> None:
         """Check the zeros that end the archive; exact: nothing may follow them."""
         self._zeros(tar.end_bytes(self.position - tar.BLOCK) - tar.BLOCK, "the end")
-        if exact and self.stream.read(1):
+        if exact and self._read(memoryview(bytearray(1))):
             raise DamagedBundleError(
-                f"bytes after the end of the archive, at {self.position}", hint=COPY_AGAIN
+                f"bytes after the end of the archive, at {self.position}",
+                hint=COPY_AGAIN,
+                code="KSB-22",
+            )
+
+    def _one_form(self, member: tar.Member) -> None:
+        """Mode and time are not signed one by one: they follow from the name and the first."""
+        if self.time is None:
+            self.time = member.mtime
+        mode = INSTALLER_MODE if member.name == INSTALLER else 0o644
+        if (member.mode, member.mtime) != (mode, self.time):
+            raise DamagedBundleError(
+                f"{member.name}: another mode or time than a bundle's members have",
+                hint=COPY_AGAIN,
+                code="KSB-15",
             )
 
     def _header(self) -> tar.Member | None:
@@ -124,21 +154,35 @@ class TarStream:
         done = 0
         while done < len(view):
             # A pipe gives what it has; only nothing at all is the end.
-            count = self.stream.readinto(view[done:])  # type: ignore[attr-defined]
+            count = self._read(view[done:])
             if not count:
                 where = f" inside {self._current.name}" if self._current and self._left else ""
                 raise DamagedBundleError(
                     f"the bundle ends at byte {self.position + done}{where}: it is truncated",
                     hint=COPY_AGAIN,
+                    code="KSB-09",
                 )
             done += count
         self.position += done
+
+    def _read(self, view: memoryview) -> int:
+        try:
+            count: int | None = self.stream.readinto(view)  # type: ignore[attr-defined]
+        except OSError as error:
+            raise DamagedBundleError(
+                f"the bundle cannot be read at byte {self.position}: {error.strerror}",
+                hint="look at the medium and its cable, or copy the bundle to another one",
+                code="KSB-30",
+            ) from error
+        return count or 0
 
     def _zeros(self, count: int, what: str) -> None:
         data = bytearray(count)
         self._fill(memoryview(data))
         if any(data):
-            raise DamagedBundleError(f"{what}: bytes that should be zero are not", hint=COPY_AGAIN)
+            raise DamagedBundleError(
+                f"{what}: bytes that should be zero are not", hint=COPY_AGAIN, code="KSB-22"
+            )
 
 
 def read_metadata(archive: TarStream) -> dict[str, bytes]:
@@ -156,11 +200,17 @@ def read_metadata(archive: TarStream) -> dict[str, bytes]:
         if member is None or name == member.name or not (is_root or name == rest[0]):
             raise UntrustedBundleError(
                 "the bundle has no complete signed metadata at its head: it is not signed",
-                hint="ask whoever made the bundle for a signed one",
+                hint=ASK,
+                code="KSB-01",
             )
         role = name.split(".")[-2]
-        if member.size > MAX_BYTES[role] or len(files) > MAX_ROOTS or name in files:
-            raise UntrustedBundleError(f"{member.name}: larger or more than any honest metadata")
+        too_many = is_root and len(files) >= MAX_ROOTS
+        if member.size > MAX_BYTES[role] or too_many:
+            raise UntrustedBundleError(
+                f"{member.name}: larger or more than any honest metadata", hint=ASK, code="KSB-20"
+            )
+        if name in files:
+            raise UntrustedBundleError(f"{member.name}: inside twice", hint=ASK, code="KSB-17")
         files[name] = b"".join(bytes(chunk) for chunk in archive.chunks())
         if not is_root:
             rest.pop(0)
@@ -169,24 +219,49 @@ def read_metadata(archive: TarStream) -> dict[str, bytes]:
 
 def checked(archive: TarStream, name: str, target: Target, owner: str) -> Iterator[memoryview]:
     """The current member's data; raises DamagedBundleError at its end when it is not `target`."""
-    digest = hashlib.sha256()
-    for chunk in archive.chunks():
+    yield from hashed(archive.chunks(), name, target, owner)
+
+
+def hashed(
+    chunks: Iterable[memoryview], name: str, target: Target, owner: str
+) -> Iterator[memoryview]:
+    """The same chunks; raises DamagedBundleError at their end when they are not `target`."""
+    digest, left = hashlib.sha256(), target.size
+    for chunk in chunks:
         digest.update(chunk)
+        left -= len(chunk)
+        if left < 0:
+            break
         yield chunk
-    if digest.hexdigest() != target.digest.hex:
+    require_digest("" if left else digest.hexdigest(), name, target, owner)
+
+
+def require_digest(found: str, name: str, target: Target, owner: str) -> None:
+    """Raises DamagedBundleError (KSB-08) when these are not the bytes that were signed.
+
+    found: the digest of what came, in hex.
+    """
+    if found != target.digest.hex:
         raise DamagedBundleError(
-            f"{name} ({owner}): its bytes are not the ones that were signed", hint=COPY_AGAIN
+            f"{name} ({owner}): its bytes are not the ones that were signed",
+            hint=COPY_AGAIN,
+            code="KSB-08",
         )
 
 
 @dataclass(frozen=True)
 class Content:
-    """One declared member: `chunks` must be read to the end, or `skip` called instead."""
+    """One declared member: `chunks` must be read to the end, or `skip` called instead.
+
+    chunks: the data, checked. raw: the same unchecked, for who checks it while writing.
+    """
 
     name: str
     target: Target
     chunks: Iterator[memoryview]
     skip: Callable[[], None]
+    raw: Callable[[], Iterator[memoryview]]
+    owner: str
 
 
 def read_manifest(archive: TarStream, targets: Mapping[str, Target]) -> bytes:
@@ -194,7 +269,9 @@ def read_manifest(archive: TarStream, targets: Mapping[str, Target]) -> bytes:
     member = archive.next()
     target = targets.get(MANIFEST)
     if member is None or target is None or member.name != MANIFEST or target.size > MAX_MANIFEST:
-        raise DamagedBundleError(f"no {MANIFEST} after the metadata", hint=COPY_AGAIN)
+        raise DamagedBundleError(
+            f"no {MANIFEST} after the metadata", hint=COPY_AGAIN, code="KSB-19"
+        )
     _same_size(member, target, "table of contents")
     parts = checked(archive, MANIFEST, target, "table of contents")
     return b"".join(bytes(chunk) for chunk in parts)
@@ -210,20 +287,29 @@ def contents(
     """
     wanted = {name: target for name, target in targets.items() if name != MANIFEST}
     while (member := archive.next()) is not None:
-        target = wanted.pop(member.name, None)
+        name = member.name
+        target = wanted.pop(name, None)
         if target is None:
-            kind = "twice" if member.name in targets else "but the signed metadata does not name it"
-            raise DamagedBundleError(f"{member.name}: inside {kind}", hint=COPY_AGAIN)
+            twice = name in targets
+            kind = "twice" if twice else "but the signed metadata does not name it"
+            code = "KSB-17" if twice else "KSB-19"
+            raise DamagedBundleError(f"{name}: inside {kind}", hint=COPY_AGAIN, code=code)
         owner = manifest.owner(target.digest)
         _same_size(member, target, owner)
         yield Content(
-            member.name, target, checked(archive, member.name, target, owner), archive.skip
+            member.name,
+            target,
+            checked(archive, name, target, owner),
+            archive.skip,
+            archive.chunks,
+            owner,
         )
     archive.end(exact=exact)
     for name, target in wanted.items():
         raise DamagedBundleError(
             f"{name} ({manifest.owner(target.digest)}) is missing from the bundle",
             hint=COPY_AGAIN,
+            code="KSB-19",
         )
 
 
@@ -232,4 +318,5 @@ def _same_size(member: tar.Member, target: Target, owner: str) -> None:
         raise DamagedBundleError(
             f"{member.name} ({owner}): {member.size} bytes, {target.size} were signed",
             hint=COPY_AGAIN,
+            code="KSB-11",
         )

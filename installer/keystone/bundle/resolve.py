@@ -11,24 +11,29 @@ from typing import TYPE_CHECKING, cast
 
 import keystone
 from keystone import log
-from keystone.bundle import cache, source_apt, source_oci
-from keystone.bundle.addresses import SourceError
+from keystone.bundle import cache, source_apt, source_wheels
+from keystone.bundle.addresses import SourceError, StatusError
 from keystone.bundle.executable import executable
 from keystone.bundle.lock import Lock, LockedBlob
-from keystone.bundle.model import Digest, Item
-from keystone.errors import ConfigurationError
+from keystone.bundle.model import OCI_KINDS, Digest, Item
+from keystone.bundle.resolve_images import ImageResolver
+from keystone.errors import ConfigurationError, Mistake
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from datetime import datetime
     from pathlib import Path
 
-    from keystone.bundle.definition import Binary, Debs, Definition, File, Image, KernelModules
+    from keystone.bundle.definition import Binary, Debs, Definition, File, KernelModules
     from keystone.bundle.source_apt import Deb
+    from keystone.bundle.source_wheels import Wheels
     from keystone.bundle.sources import Sources
 
 MAX_CHECKSUM_FILE = 1 << 20
+NO_CHECKSUM = frozenset({403, 404, 410})
+"""How file servers say that there is none (object stores: 403)."""
 SEED = "seed"
+FILE_NAME = re.compile(r"[A-Za-z0-9._+@-]+(/[A-Za-z0-9._+@-]+)*")
 
 
 @dataclass
@@ -55,18 +60,19 @@ def resolve(definition: Definition, sources: Sources, folder: Path, created: dat
             _installer(found)
     for debs in definition.debs:
         with log.step(f"solve packages of {debs.suite}"):
-            _debs(found, debs, definition)
+            _debs(found, debs, definition, sources)
     with log.progress("look up binaries", len(definition.binaries), in_bytes=False) as bar:
         for binary in definition.binaries:
             _binary(found, binary, sources)
             bar.advance(1)
     for file in definition.files:
         _file(found, file, folder)
-    platforms = frozenset(f"linux/{name}" for name in definition.architectures)
-    with log.progress("look up images", len(definition.images), in_bytes=False) as bar:
-        for image in definition.images:
-            _image(found, image, sources, platforms)
-            bar.advance(1)
+    for wheels in definition.wheels:
+        with log.step(f"solve wheels of {' '.join(wheels.requirements)}"):
+            _wheels(found, wheels, definition, sources)
+    images = ImageResolver(sources, folder, definition.architectures, definition.signatures)
+    for item, blobs in images.resolve_all(definition.images):
+        found.add(item, *blobs)
     _unique(found.items)
     return Lock(
         name=definition.name,
@@ -88,30 +94,44 @@ def _installer(found: _Found) -> None:
     )
 
 
-def _debs(found: _Found, debs: Debs, definition: Definition) -> None:
+def _debs(found: _Found, debs: Debs, definition: Definition, sources: Sources) -> None:
+    """Packages of every architecture; what is for all of them is carried once."""
     packages: dict[str, Deb] = {}
-    for architecture in definition.architectures:
-        archives = debs.sources or source_apt.machine_archives(debs.suite, debs.components)
-        tree = source_apt.Tree.create(archives, architecture)
-        required = tree.required()
-        groups: dict[str, list[str]] = {}
+    groups: dict[str, dict[str, None]] = {}
+    required: set[str] = set()
+    architectures = debs.architectures or definition.architectures
+    for architecture in architectures:
+        tree = _tree(debs, architecture, sources)
+        needed = tree.required()
         for group, names in debs.groups.items():
             for deb in tree.closure(names):
                 packages[deb.filename] = deb
-                groups.setdefault(deb.filename, []).append(group)
-        for filename, deb in packages.items():
-            if filename in groups:
-                labels = {"groups": ",".join(groups[filename])}
-                if deb.name in required:
-                    labels["base"] = "required"
-                found.add(*_deb(deb, debs.suite, labels, deb.url))
+                groups.setdefault(deb.filename, {})[group] = None
+                if deb.name in needed:
+                    required.add(deb.filename)
+    for filename, deb in packages.items():
+        labels = {"groups": ",".join(groups[filename])}
+        if filename in required:
+            labels["base"] = "required"
+        found.add(*_deb(deb, debs.suite, labels, deb.url))
     for modules in definition.modules:
         if modules.suite == debs.suite:
             for deb, kernel in _modules(modules):
                 packages[deb.filename] = deb
                 labels = {"groups": SEED, "kernel": kernel}
                 found.add(*_deb(deb, debs.suite, labels, f"built:{modules.name}/{kernel}"))
-    _packages(found, debs.suite, packages.values(), definition.architectures)
+    _packages(found, debs.suite, packages.values(), architectures)
+
+
+def _tree(debs: Debs, architecture: str, sources: Sources) -> source_apt.Tree:
+    archives = debs.sources or source_apt.machine_archives(debs.suite, debs.components)
+    fitting = [archive for archive in archives if archive.has(architecture)]
+    if not fitting:
+        raise ConfigurationError(
+            f"{debs.suite}: no archive for {architecture}",
+            hint=f"add one to spec.debs[].sources, with architectures: [{architecture}]",
+        )
+    return source_apt.Tree.create(fitting, architecture, sources)
 
 
 def _deb(deb: Deb, suite: str, labels: dict[str, str], source: str) -> tuple[Item, LockedBlob]:
@@ -168,7 +188,9 @@ def _published(url: str, sources: Sources) -> tuple[Digest, int]:
     """The digest that upstream publishes beside the file, or else of the file itself."""
     try:
         text = sources.read(f"{url}.sha256", limit=MAX_CHECKSUM_FILE).decode(errors="replace")
-    except SourceError as error:
+    except StatusError as error:
+        if error.status not in NO_CHECKSUM:
+            raise
         log.debug(f"{url}: no checksum file ({error.message}); hashing the file itself")
         return sources.digest_of(url)
     match = re.match(r"\s*([0-9a-f]{64})\b", text)
@@ -178,32 +200,62 @@ def _published(url: str, sources: Sources) -> tuple[Digest, int]:
 
 
 def _file(found: _Found, file: File, folder: Path) -> None:
-    digest, size = _hash(file.path)
-    source = f"local:{os.path.relpath(file.path, folder.resolve())}"
-    item = Item("file", file.name, file.version, digest, size, {"group": file.group})
-    found.add(item, LockedBlob(digest, size, source))
+    for name, path in _files_below(file.name, file.path):
+        digest, size = _hash(path)
+        source = f"local:{os.path.relpath(path, folder.resolve())}"
+        item = Item("file", name, file.version, digest, size, {"group": file.group})
+        found.add(item, LockedBlob(digest, size, source))
 
 
-def _image(found: _Found, image: Image, sources: Sources, platforms: frozenset[str]) -> None:
-    resolved = source_oci.resolve(sources, image.reference, platforms)
-    source = f"registry:{image.reference.name}"
-    parts = [resolved.root, *resolved.manifests, *resolved.blobs]
-    found.add(
-        Item(
-            "image", image.reference.name, image.reference.tag, resolved.root.digest,
-            resolved.root.size, {"group": image.group, "mediaType": resolved.root.media_type},
-            tuple(part.digest for part in parts[1:]),
-        ),
-        *(LockedBlob(part.digest, part.size, source, part.media_type) for part in parts),
-    )  # fmt: skip
+def _files_below(name: str, path: Path) -> Iterator[tuple[str, Path]]:
+    """The file itself, or each file of a folder as name/path, in the order of their names.
+
+    Raises ConfigurationError with everything that cannot be carried: links, devices, odd names.
+    """
+    if path.is_file():
+        yield name, path
+        return
+    files, wrong = [], []
+    for inner in path.rglob("*"):
+        place = inner.relative_to(path).as_posix()
+        if inner.is_symlink() or not (inner.is_dir() or inner.is_file()):
+            wrong.append(Mistake(str(inner), "neither a file nor a folder", "put a file there"))
+        elif not FILE_NAME.fullmatch(place):
+            wrong.append(Mistake(str(inner), "a name with other than A-Z a-z 0-9 . _ + @ -"))
+        elif inner.is_file():
+            files.append((place, inner))
+    if wrong:
+        wrong.sort(key=lambda mistake: mistake.where)
+        raise ConfigurationError(f"{path}: cannot be carried whole", mistakes=wrong)
+    for place, inner in sorted(files):
+        yield f"{name}/{place}", inner
+
+
+def _wheels(found: _Found, wheels: Wheels, definition: Definition, sources: Sources) -> None:
+    for architecture in definition.architectures:
+        for wheel in source_wheels.solve(wheels, architecture, sources.ca_file):
+            url = sources.upstream(wheel.url)
+            size = sources.size_of(url)
+            labels = {
+                "group": wheels.group,
+                "filename": f"wheels/{wheel.filename}",
+                "python": wheels.python,
+                "url": url,
+            }
+            found.add(
+                Item("wheel", wheel.name, wheel.version, wheel.digest, size, labels),
+                LockedBlob(wheel.digest, size, url),
+            )
 
 
 def _unique(items: Iterable[Item]) -> None:
     """A role asks for an item by kind and name: two answers would be a guess."""
     seen: dict[tuple[str, ...], Item] = {}
     for item in items:
-        where = item.version if item.kind == "image" else ""
         labels = item.labels
+        where = item.version if item.kind in OCI_KINDS else ""
+        if item.kind == "wheel":
+            where = labels["filename"]
         key = (item.kind, item.name, where, labels.get("suite", ""), labels.get("kernel", ""),
                labels.get("architecture", ""))  # fmt: skip
         if key in seen and seen[key].digest != item.digest:

@@ -9,9 +9,10 @@ of any point release and of the smallest variant finds everything it needs insid
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
@@ -23,11 +24,14 @@ from keystone.bundle.model import Digest
 from keystone.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from keystone.bundle.sources import Sources
 
 ETC_APT = Path("/etc/apt")
 OS_RELEASE = Path("/etc/os-release")
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+SYSTEM_CA = "/etc/ssl/certs/ca-certificates.crt"
 PLAIN_SUITES = ("", "-updates", "-security")
 
 
@@ -48,12 +52,20 @@ class Deb:
 
 @dataclass(frozen=True)
 class Archive:
-    """One apt source: URIs, suite, components, Signed-By."""
+    """One apt source: URIs, suite, components, Signed-By; architectures: empty for all.
+
+    Ubuntu keeps amd64 and arm64 in two archives (archive.ubuntu.com, ports.ubuntu.com).
+    """
 
     uri: str
     suite: str
     components: tuple[str, ...]
     signed_by: str = KEYRING
+    architectures: tuple[str, ...] = ()
+
+    def has(self, architecture: str) -> bool:
+        """Whether it is to be asked for this architecture."""
+        return not self.architectures or architecture in self.architectures
 
     def __str__(self) -> str:
         return (
@@ -111,13 +123,16 @@ class Tree:
 
     root: Path
     architecture: str
+    sources: Sources
 
     @classmethod
-    def create(cls, archives: Sequence[Archive], architecture: str) -> Tree:
-        """Make the tree, and fetch and check the archives' indexes."""
-        text = "\n".join(str(archive) for archive in archives)
+    def create(cls, archives: Sequence[Archive], architecture: str, sources: Sources) -> Tree:
+        """Make the tree, and fetch and check the archives' indexes, through mirrors."""
+        text = "\n".join(
+            str(replace(archive, uri=sources.rewrite(archive.uri))) for archive in archives
+        )
         name = hashlib.sha256(f"{architecture}\n{text}".encode()).hexdigest()[:16]
-        tree = cls(cache.root() / "apt" / name, architecture)
+        tree = cls(cache.root() / "apt" / name, architecture, sources)
         for folder in ("etc/preferences.d", "state/lists/partial", "cache/archives/partial"):
             (tree.root / folder).mkdir(parents=True, exist_ok=True)
         write_file(tree.root / "etc/keystone.sources", text.encode())
@@ -165,7 +180,7 @@ class Tree:
             url = left.pop(_filename(_field(stanza, "Filename")), None)
             if url is None:
                 continue
-            yield deb_of(stanza, url)
+            yield deb_of(stanza, self.sources.upstream(url))
         if left:
             raise ConfigurationError(f"apt does not describe {', '.join(left)}")
 
@@ -189,23 +204,42 @@ class Tree:
             "APT::Get::List-Cleanup": "true",
             "Acquire::Languages": "none",
             "Debug::NoLocking": "true",
+            # Ubuntu gives an update to a part of the machines first: a lock takes it or not,
+            # whatever the packager's machine-id.
+            "APT::Get::Always-Include-Phased-Updates": "true",
             "APT::Sandbox::User": "root",
         }
+        if self.sources.ca_file:
+            folders["Acquire::https::CAInfo"] = str(self._authorities(self.sources.ca_file))
         lines = [f'{key} "{value}";' for key, value in folders.items()]
         architectures = (
             f'#clear APT::Architectures;\nAPT::Architectures {{ "{self.architecture}"; }};'
         )
         return "\n".join([*kept, *lines, architectures]) + "\n"
 
+    def _authorities(self, ca_file: Path) -> Path:
+        """The machine's authorities and the given ones in one file: apt takes one or the other."""
+        known = [path for path in (Path(SYSTEM_CA), ca_file) if path.is_file()]
+        together = self.root / "etc/authorities.pem"
+        write_file(together, b"\n".join(path.read_bytes() for path in known))
+        return together
+
     def _apt(
         self, program: str, *words: str, check: bool = True, timeout: float = 600
     ) -> run.Result:
         return run.run(
             [program, *words],
-            env={"APT_CONFIG": str(self.root / "etc/apt.conf")},
+            env={"APT_CONFIG": str(self.root / "etc/apt.conf"), **proxies(os.environ)},
             check=check,
             timeout=timeout,
         )
+
+
+def proxies(environ: Mapping[str, str]) -> dict[str, str]:
+    """The proxy variables in lower case, which is how apt reads them (apt-transport-http(1))."""
+    names = ("http_proxy", "https_proxy", "no_proxy")
+    found = {name: environ.get(name) or environ.get(name.upper(), "") for name in names}
+    return {name: value for name, value in found.items() if value}
 
 
 def deb_of(stanza: str, url: str) -> Deb:

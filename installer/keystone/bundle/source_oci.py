@@ -1,14 +1,16 @@
-"""Images from registries: the distribution API v2 and its token authentication."""
+"""Images from registries: the distribution API v2 (OCI distribution-spec v1.1)."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urljoin
 
 from keystone.bundle import media
-from keystone.bundle.addresses import SourceError, require_private
+from keystone.bundle.addresses import Origin, SourceError, StatusError, WrongContentError
 from keystone.bundle.media import Descriptor
 from keystone.bundle.model import Digest
 from keystone.errors import KeystoneError
@@ -16,7 +18,15 @@ from keystone.errors import KeystoneError
 if TYPE_CHECKING:
     from keystone.bundle.sources import Sources
 
-TIMEOUT = (20, 60)
+CONFIGURATIONS = (
+    "application/vnd.oci.image.config.v1+json",
+    "application/vnd.docker.container.image.v1+json",
+)
+MAX_CONFIGURATION = 4 << 20
+MAX_PAGES = 16
+NOT_FOUND = 404
+NO_API = frozenset({400, 404, 405})
+"""How registries without the referrers API answer."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,9 @@ class Reference:
             raise ValueError(f"{text!r} is not host/repository:tag")
         return cls(match["host"], match["repo"], match["digest"] or match["tag"])
 
+    def __str__(self) -> str:
+        return f"{self.name}{'@' if ':' in self.tag else ':'}{self.tag}"
+
 
 @dataclass(frozen=True)
 class ResolvedImage:
@@ -55,24 +68,141 @@ class ResolvedImage:
     blobs: tuple[Descriptor, ...]
 
 
+class Repository(Protocol):
+    """Where the parts of one image are: a registry's repository, or a layout on this machine."""
+
+    @property
+    def reference(self) -> Reference:
+        """What is looked for."""
+
+    def manifest(self, name: str) -> bytes | None:
+        """The bytes of a manifest or index by tag or digest, checked; None when there is none."""
+
+    def referrers(self, subject: Digest) -> list[dict[str, Any]] | None:
+        """Descriptors of what names `subject` as its subject; None where nobody can say."""
+
+    def blob(self, blob: Descriptor, limit: int) -> bytes:
+        """A small blob, checked. Raises WrongContentError when it is larger or another one."""
+
+    def source(self, blob: Descriptor) -> str:
+        """Where it is from, as a lock says it."""
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A repository of a registry."""
+
+    sources: Sources
+    reference: Reference
+
+    @property
+    def base(self) -> str:
+        """The distribution API's address, without the last part."""
+        return self.sources.registry(self.reference.host, self.reference.repository)
+
+    def manifest(self, name: str) -> bytes | None:
+        """GET manifests/<name> (distribution-spec, end-3)."""
+        digest = Digest.parse(name) if name.startswith("sha256:") else None
+        headers = {"Accept": ", ".join(media.ACCEPTED)}
+        try:
+            return self.sources.read(
+                f"{self.base}/manifests/{name}", limit=media.MAX_MANIFEST, headers=headers,
+                digest=digest,
+            )  # fmt: skip
+        except StatusError as error:
+            if error.status == NOT_FOUND:
+                return None
+            raise
+
+    def referrers(self, subject: Digest) -> list[dict[str, Any]] | None:
+        """GET referrers/<digest>, page after page (end-12a)."""
+        url = f"{self.base}/referrers/{subject}"
+        children: list[dict[str, Any]] = []
+        for _ in range(MAX_PAGES):
+            try:
+                data, link = self.sources.page(
+                    url, limit=media.MAX_MANIFEST, headers={"Accept": media.INDEX}
+                )
+            except StatusError as error:
+                if error.status in NO_API and not children:
+                    return None
+                raise
+            children += children_of(url, data)
+            following = re.search(r'<([^>]+)>\s*;[^,]*rel="?next', link)
+            if not following:
+                return children
+            target = urljoin(url, following[1])
+            if Origin.of(target) != Origin.of(url):
+                raise SourceError(f"{url}: its next page is on another server: {target}")
+            url = target
+        raise WrongContentError(f"{url}: more than {MAX_PAGES} pages of referrers")
+
+    def blob(self, blob: Descriptor, limit: int) -> bytes:
+        """GET blobs/<digest> (end-2)."""
+        url = address(self.sources, self.reference.name, blob.digest, blob.media_type)
+        if blob.size > limit:
+            raise WrongContentError(f"{url}: {blob.size} bytes, more than the {limit} it may have")
+        return self.sources.read(url, limit=limit, digest=blob.digest)
+
+    def source(self, blob: Descriptor) -> str:
+        """The same for all of its blobs."""
+        return f"registry:{self.reference.name}"
+
+
 def resolve(sources: Sources, reference: Reference, platforms: frozenset[str]) -> ResolvedImage:
+    """`resolve_in`, in the registry that the reference names."""
+    return resolve_in(Remote(sources, reference), platforms)
+
+
+def resolve_in(repository: Repository, platforms: frozenset[str]) -> ResolvedImage:
     """Look an image up: its root, and what belongs to the wanted platforms ("linux/amd64").
 
-    Raises SourceError when the registry has no image for one of them.
+    Attestations that BuildKit keeps inside the index go with the image that they describe.
+    Raises SourceError when there is no image for one of the platforms.
     """
-    data, root = _manifest(sources, reference, reference.tag)
-    parsed = media.parse(data)
+    reference = repository.reference
+    parsed, root = read_manifest(repository, reference.tag)
     if not parsed.manifests:
+        found = single_platform(repository, parsed)
+        if found and platforms - {found}:
+            missing = ", ".join(sorted(platforms - {found}))
+            raise SourceError(
+                f"{reference}: is for {found} alone, not for {missing}",
+                hint="say which it is for: architectures: [...] beside its ref",
+            )
         return ResolvedImage(reference, root, (), parsed.blobs)
-    wanted = [child for child in parsed.manifests if _platform(child) in platforms]
-    missing = platforms - {_platform(child) for child in wanted}
-    if missing:
-        raise SourceError(f"{reference.name}:{reference.tag}: no image for {', '.join(missing)}")
+    wanted = choose(str(reference), parsed.manifests, platforms)
     blobs: dict[Digest, Descriptor] = {}
     for child in wanted:
-        inner, _ = _manifest(sources, reference, str(child.digest))
-        blobs.update((blob.digest, blob) for blob in media.parse(inner).blobs)
-    return ResolvedImage(reference, root, tuple(wanted), tuple(blobs.values()))
+        inner, _ = read_manifest(repository, str(child.digest))
+        blobs.update((blob.digest, blob) for blob in inner.blobs)
+    return ResolvedImage(reference, root, wanted, tuple(blobs.values()))
+
+
+def read_manifest(repository: Repository, name: str) -> tuple[media.Parsed, Descriptor]:
+    """A manifest or index that must be there, and what it is. Raises SourceError."""
+    where = f"{repository.reference.name} {name}"
+    data = repository.manifest(name)
+    if data is None:
+        raise SourceError(f"{where}: there is no such image", hint="check the name and the mirrors")
+    try:
+        parsed = media.parse(data)
+    except KeystoneError as error:
+        raise WrongContentError(f"{where}: {error.message}") from error
+    digest = Digest(hashlib.sha256(data).hexdigest())
+    return parsed, Descriptor(parsed.media_type, digest, len(data))
+
+
+def choose(
+    name: str, children: tuple[Descriptor, ...], platforms: frozenset[str]
+) -> tuple[Descriptor, ...]:
+    """The children of an index for these platforms, and what describes them, in its order."""
+    wanted = [child for child in children if platform(child) in platforms]
+    missing = platforms - {platform(child) for child in wanted}
+    if missing:
+        raise SourceError(f"{name}: no image for {', '.join(sorted(missing))}")
+    digests = {str(child.digest) for child in wanted}
+    return tuple(child for child in children if child in wanted or child.describes in digests)
 
 
 def address(sources: Sources, name: str, digest: Digest, media_type: str) -> str:
@@ -82,22 +212,29 @@ def address(sources: Sources, name: str, digest: Digest, media_type: str) -> str
     return f"{sources.registry(host, repository)}/{kind}/{digest}"
 
 
-def _platform(descriptor: Descriptor) -> str:
+def platform(descriptor: Descriptor) -> str:
+    """os/architecture, without the variant."""
     return "/".join(descriptor.platform.split("/")[:2])
 
 
-def _manifest(sources: Sources, reference: Reference, tag: str) -> tuple[bytes, Descriptor]:
-    base = sources.registry(reference.host, reference.repository)
-    url = f"{base}/manifests/{tag}"
-    if not tag.startswith("sha256:"):
-        require_private(url)
-    headers = {"Accept": ", ".join(media.ACCEPTED)}
-    data = b"".join(sources.download(url, headers))
-    digest = Digest(hashlib.sha256(data).hexdigest())
-    if tag.startswith("sha256:") and str(digest) != tag:
-        raise SourceError(f"{url}: the registry answers with {digest}")
+def single_platform(repository: Repository, parsed: media.Parsed) -> str:
+    """What an image without an index says it is for; "" for what is no image (a chart, say)."""
+    config = parsed.blobs[0]
+    if config.media_type not in CONFIGURATIONS:
+        return ""
     try:
-        parsed = media.parse(data)
-    except KeystoneError as error:
-        raise SourceError(f"{url}: {error.message}") from error
-    return data, Descriptor(parsed.media_type, digest, len(data))
+        document = json.loads(repository.blob(config, MAX_CONFIGURATION))
+        return "/".join(filter(None, (document.get("os"), document.get("architecture"))))
+    except (ValueError, AttributeError, TypeError) as error:
+        raise WrongContentError(f"{repository.reference}: its configuration: {error}") from error
+
+
+def children_of(where: str, data: bytes) -> list[dict[str, Any]]:
+    """The descriptors of an index, as they are. Raises WrongContentError for no index."""
+    try:
+        listed = json.loads(data)["manifests"]
+        for child in listed:
+            Digest.parse(child["digest"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise WrongContentError(f"{where}: not an index: {error}") from error
+    return list(listed)

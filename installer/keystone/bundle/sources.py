@@ -1,56 +1,56 @@
-"""The only door to the network: HTTP with retry, back-off, resume and mirrors.
+"""The only door to the network: things by their upstream address, wherever they come from.
 
 `mirrors:` rewrites an upstream's address ("https://dl.k8s.io" or a registry's name) to another.
 What has no digest yet must come over TLS or from loopback; what has one may come from anywhere.
+How to ask is in source_http, with what credentials in registry_auth.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from keystone import log
-from keystone.bundle.addresses import SourceError, require_private
+from keystone.bundle import backoff
+from keystone.bundle.addresses import SourceError, WrongContentError, require_private
 from keystone.bundle.model import Digest
+from keystone.bundle.ranges import ChangedError, Cursor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-    import requests  # noqa: TID251 this is the door
+    from keystone.bundle.source_http import Client
 
-CHUNK = 1 << 20
-ATTEMPTS = 6
-FIRST_WAIT = 0.5
-"""Seconds before the second attempt; doubled each time, Retry-After is obeyed up to LAST_WAIT."""
-LAST_WAIT = 30.0
-TIMEOUT = (20, 120)
-"""Seconds to connect, and between two packets."""
-TRY_AGAIN = {408, 425, 429, 500, 502, 503, 504}
-HTTP_OK, HTTP_PARTIAL = 200, 206
-HTTP_UNAUTHORIZED = 401
+HINT_CHANGED = "upstream changed, or the mirror is wrong: lock again, look at what changed"
+MAX_TAGS = 100
 
 
 @dataclass
 class Sources:
-    """Where things come from. mirrors: upstream prefix or registry name to address."""
+    """Where things come from, and how.
+
+    mirrors: upstream prefix, registry or registry/namespace to address. ca_file: authorities
+    (PEM) besides the machine's own. token_servers: registry to the token server that may see its
+    credentials.
+    """
 
     mirrors: Mapping[str, str] = field(default_factory=dict)
+    ca_file: Path | None = None
+    token_servers: Mapping[str, str] = field(default_factory=dict)
     pause: Callable[[float], None] = time.sleep
-    _session: requests.Session | None = None
-    _tokens: dict[str, str] = field(default_factory=dict)
 
-    def session(self) -> requests.Session:
-        """One session, so that connections are used again."""
-        if self._session is None:
-            import requests  # noqa: PLC0415, TID251 slow to import; this is the door
+    @cached_property
+    def client(self) -> Client:
+        """The HTTP client, made when the first thing is asked for."""
+        from keystone.bundle.source_http import Client  # noqa: PLC0415 slow to import
 
-            self._session = requests.Session()
-            self._session.headers["User-Agent"] = "keystone-install"
-        return self._session
+        return Client(self.ca_file, self.token_servers, self.pause)
 
     def rewrite(self, url: str) -> str:
         """The address that stands for an upstream URL: the longest matching mirror wins."""
@@ -60,43 +60,83 @@ class Sources:
                 return self.mirrors[prefix].rstrip("/") + url[len(bare) :]
         return url
 
+    def upstream(self, address: str) -> str:
+        """The other way: the upstream URL that a mirror's address stands for."""
+        for prefix, mirror in sorted(self.mirrors.items(), key=lambda pair: -len(pair[1])):
+            bare = mirror.rstrip("/")
+            if "://" in prefix and (address == bare or address.startswith(bare + "/")):
+                return prefix.rstrip("/") + address[len(bare) :]
+        return address
+
     def registry(self, host: str, repository: str) -> str:
         """The distribution API's address of a repository, without the last part."""
-        mirror = self.mirrors.get(host)
-        if mirror is None:
-            api = "registry-1.docker.io" if host == "docker.io" else host
-            return f"https://{api}/v2/{repository}"
-        parts = urlsplit(mirror if "://" in mirror else f"https://{mirror}")
-        path = "/".join(filter(None, (parts.path.strip("/"), repository)))
-        return f"{parts.scheme}://{parts.netloc}/v2/{path}"
+        name = f"{host}/{repository}"
+        for prefix in sorted(self.mirrors, key=len, reverse=True):
+            if "://" not in prefix and f"{name}/".startswith(prefix.rstrip("/") + "/"):
+                mirror = self.mirrors[prefix]
+                parts = urlsplit(mirror if "://" in mirror else f"https://{mirror}")
+                rest = name[len(prefix.rstrip("/")) :].strip("/")
+                path = "/".join(filter(None, (parts.path.strip("/"), rest)))
+                return f"{parts.scheme}://{parts.netloc}/v2/{path}"
+        api = "registry-1.docker.io" if host == "docker.io" else host
+        return f"https://{api}/v2/{repository}"
 
-    def read(self, url: str, *, limit: int, headers: Mapping[str, str] | None = None) -> bytes:
-        """A small thing that has no digest yet, at most `limit` bytes. Refuses plain HTTP."""
+    def read(
+        self,
+        url: str,
+        *,
+        limit: int,
+        headers: Mapping[str, str] | None = None,
+        digest: Digest | None = None,
+    ) -> bytes:
+        """A small thing, at most `limit` bytes. Refuses plain HTTP when it has no digest yet."""
+        data, _ = self.page(url, limit=limit, headers=headers, digest=digest)
+        return data
+
+    def page(
+        self,
+        url: str,
+        *,
+        limit: int,
+        headers: Mapping[str, str] | None = None,
+        digest: Digest | None = None,
+    ) -> tuple[bytes, str]:
+        """`read`, and the Link header that came with it."""
         address = self.rewrite(url)
-        require_private(address)
-        data = bytearray()
-        for chunk in self._stream(address, headers or {}, 0):
+        if digest is None:
+            require_private(address)
+        data, cursor = bytearray(), Cursor(address)
+        for chunk, now in self._whole(address, headers or {}):
+            if now is not cursor:
+                cursor = now
+                data.clear()
             data += chunk
             if len(data) > limit:
-                raise SourceError(f"{address}: more than {limit} bytes")
-        return bytes(data)
+                raise WrongContentError(f"{address}: more than {limit} bytes")
+        found = hashlib.sha256(data).hexdigest()
+        if digest is not None and found != digest.hex:
+            raise WrongContentError(
+                f"{address}: has the digest sha256:{found} and should have {digest}",
+                hint=HINT_CHANGED,
+            )
+        return bytes(data), cursor.link
 
     def digest_of(self, url: str) -> tuple[Digest, int]:
         """Download a thing that has no digest yet, only to name it. Refuses plain HTTP."""
         address = self.rewrite(url)
         require_private(address)
-        seen, size = hashlib.sha256(), 0
-        for chunk in self.download(address, {}):
+        seen, cursor = hashlib.sha256(), Cursor(address)
+        for chunk, now in self._whole(address, {}):
+            if now is not cursor:
+                seen, cursor = hashlib.sha256(), now
             seen.update(chunk)
-            size += len(chunk)
-        return Digest(seen.hexdigest()), size
+        return Digest(seen.hexdigest()), cursor.done
 
     def size_of(self, url: str) -> int:
         """Content-Length by HEAD. Raises SourceError when the server does not tell."""
         address = self.rewrite(url)
-        answer = self._ask("HEAD", address, {})
-        answer.close()
-        length = answer.headers.get("Content-Length", "")
+        with closing(self.client.ask("HEAD", address, {})) as answer:
+            length = answer.headers.get("Content-Length", "")
         if not length.isdigit():
             raise SourceError(f"{address}: the server does not tell its size")
         return int(length)
@@ -104,85 +144,36 @@ class Sources:
     def fetch(
         self, url: str, digest: Digest, size: int, headers: Mapping[str, str] | None = None
     ) -> Iterator[bytes]:
-        """The bytes of a thing whose digest is known; raises SourceError when they are not its."""
+        """The bytes of a thing whose digest is known.
+
+        Raises WrongContentError, naming both, when they are not its; what was yielded until then
+        is to be thrown away.
+        """
         address = self.rewrite(url)
-        seen, count = hashlib.sha256(), 0
-        for chunk in self.download(address, headers or {}):
+        seen = hashlib.sha256()
+        cursor = Cursor(address, size)
+        for chunk in self.client.download(cursor, headers or {}):
             seen.update(chunk)
-            count += len(chunk)
-            if count > size:
-                break
             yield chunk
-        if count != size or seen.hexdigest() != digest.hex:
-            raise SourceError(
-                f"{address}: not the {size} bytes with digest {digest} that the lock names",
-                hint="upstream changed, or the mirror is wrong: lock again, look at what changed",
+        if seen.hexdigest() != digest.hex:
+            raise WrongContentError(
+                f"{address}: has the digest sha256:{seen.hexdigest()} and should have {digest}",
+                hint=HINT_CHANGED,
             )
 
-    def download(self, address: str, headers: Mapping[str, str]) -> Iterator[bytes]:
-        """All bytes; a connection that breaks is taken up where it broke."""
-        done = 0
-        for attempt in range(1, ATTEMPTS + 1):
+    def _whole(self, address: str, headers: Mapping[str, str]) -> Iterator[tuple[bytes, Cursor]]:
+        """Chunks of a thing that no digest will judge; a new cursor means: from the start again."""
+        for _ in range(backoff.ATTEMPTS):
+            cursor = Cursor(address, known=False)
+            yield b"", cursor
             try:
-                for chunk in self._stream(address, headers, done):
-                    done += len(chunk)
-                    yield chunk
-            except OSError as error:
-                if attempt == ATTEMPTS:
-                    raise SourceError(
-                        f"{address}: {error}", hint="check the connection, then run it again"
-                    ) from error
-                self._wait(attempt, address, str(error))
+                for chunk in self.client.download(cursor, headers):
+                    yield chunk, cursor
+            except ChangedError as error:
+                log.debug(f"{error.message}; from its start again")
             else:
                 return
-
-    def _stream(self, address: str, headers: Mapping[str, str], start: int) -> Iterator[bytes]:
-        extra = {"Range": f"bytes={start}-"} if start else {}
-        answer = self._ask("GET", address, {**headers, "Accept-Encoding": "identity", **extra})
-        with answer:
-            skip = start if start and answer.status_code != HTTP_PARTIAL else 0
-            for chunk in answer.iter_content(CHUNK):
-                part = chunk[skip:]
-                skip -= len(chunk) - len(part)
-                if part:
-                    yield part
-
-    def _ask(self, method: str, address: str, headers: Mapping[str, str]) -> requests.Response:
-        answer = self._once(method, address, headers)
-        for attempt in range(1, ATTEMPTS):
-            if answer.status_code not in TRY_AGAIN:
-                break
-            after = answer.headers.get("Retry-After", "")
-            answer.close()
-            self._wait(attempt, address, f"HTTP {answer.status_code}", after)
-            answer = self._once(method, address, headers)
-        if answer.status_code in {HTTP_OK, HTTP_PARTIAL}:
-            return answer
-        answer.close()
-        raise SourceError(
-            f"{address}: HTTP {answer.status_code} {answer.reason}",
-            hint="check the name and the mirrors, then run it again",
-        )
-
-    def _once(self, method: str, address: str, headers: Mapping[str, str]) -> requests.Response:
-        repository = address.partition("/v2/")[2].rpartition("/")[0].rpartition("/")[0]
-        key = f"{urlsplit(address).netloc}/{repository}"
-        known = {"Authorization": self._tokens[key]} if key in self._tokens else {}
-        answer = self.session().request(
-            method, address, headers={**headers, **known}, stream=True, timeout=TIMEOUT
-        )
-        if answer.status_code != HTTP_UNAUTHORIZED or known or "/v2/" not in address:
-            return answer
-        from keystone.bundle.registry_auth import authorization  # noqa: PLC0415 rarely needed
-
-        self._tokens[key] = authorization(self.session(), answer)
-        answer.close()
-        return self._once(method, address, headers)
-
-    def _wait(self, attempt: int, address: str, why: str, after: str = "") -> None:
-        seconds = float(after) if after.isdigit() else FIRST_WAIT * 2 ** (attempt - 1)
-        log.debug(f"{address}: {why}; again in {seconds:.1f} s")
-        self.pause(min(seconds, LAST_WAIT))
+        raise SourceError(f"{address}: changed each time while it was read")
 
 
 def local_file(source: str, base: Path) -> Path | None:

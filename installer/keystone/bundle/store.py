@@ -16,20 +16,20 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
 from keystone import log
+from keystone.bundle import layout, reader, strict_json, trust
 from keystone.bundle import manifest as contents_file
-from keystone.bundle import reader, trust
-from keystone.bundle.disk import sync_directory, write_chunks, write_file
+from keystone.bundle.blobs import InFolder
+from keystone.bundle.disk import sync_directory, write_file
+from keystone.bundle.intake import Arrival, Intake
 from keystone.bundle.model import Digest, Manifest
-from keystone.bundle.opened import INSTALLER_MODE, Head, read_head
-from keystone.bundle.reader import Content, Target, TarStream
-from keystone.errors import KeystoneError, RefusedError
+from keystone.bundle.opened import Head, read_head
+from keystone.bundle.reader import INSTALLER_MODE, LOOSE, Target, TarStream
+from keystone.errors import DamagedBundleError, HostError, RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
-
-LOOSE = ("oci-layout", "index.json")
-"""Files that keep their name in the store; everything else is a blob there."""
+    from typing import Self
 
 
 @dataclass(frozen=True)
@@ -57,43 +57,126 @@ class Status:
     missing: int
 
 
+class Writer:
+    """The only way into a store. Verified metadata opens it, for what they list and no byte else.
+
+    A context: `take` each member, then `commit`. What a run that was cut left is cleared or used.
+    """
+
+    def __init__(self, store: Path, verified: trust.Verified) -> None:
+        if not isinstance(verified, trust.Verified):
+            raise TypeError("a store is written from a verified bundle only")
+        self._store, self._verified = store, verified
+        self._incoming = store / "incoming"
+        _clear(store)
+        self._intake = Intake()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._intake.close()
+
+    def take(
+        self, name: str, chunks: Iterable[bytes | memoryview], owner: str = "the bundle"
+    ) -> None:
+        """Keep one member; its final name comes after its last byte was hashed and synced.
+
+        owner: what it belongs to, for messages. Hashing and writing go on while the caller reads:
+        other bytes than those that were signed under this name are a DamagedBundleError of a later
+        `take` or of `commit`; a name that nobody signed is one at once.
+        """
+        target = self._verified.targets.get(name)
+        if target is None:
+            raise DamagedBundleError(
+                f"{name}: nobody signed it", hint=reader.COPY_AGAIN, code="KSB-19"
+            )
+        loose = name == reader.MANIFEST or name in LOOSE
+        final = self._incoming / name if loose else blob_path(self._store, target.digest)
+        mode = INSTALLER_MODE if name == reader.INSTALLER else 0o644
+        temporary = self._incoming / f"{name.replace('/', '-')}.part"
+        self._intake.take(chunks, Arrival(name, target, owner, temporary, final, mode))
+
+    def has(self, name: str) -> bool:
+        """Whether the store holds this blob whole already."""
+        target = self._verified.targets.get(name)
+        if target is None or name == reader.MANIFEST or name in LOOSE:
+            return False
+        return _has(blob_path(self._store, target.digest), target.size)
+
+    def commit(self, manifest: Manifest) -> None:
+        """Look into what came, then name the bundle's own files.
+
+        `metadata/targets.json` comes last: what it lists is there and was looked at.
+        """
+        self._intake.settle()
+        sync_directory(self._store / "blobs/sha256")
+        blobs = InFolder(self._store / "blobs/sha256")
+        layout.check(manifest, self._verified.targets, self._read, blobs)
+        for name in LOOSE:
+            (self._incoming / name).replace(self._store / name)
+        metadata = self._store / "metadata"
+        metadata.mkdir(exist_ok=True)
+        (self._incoming / reader.MANIFEST).replace(metadata / reader.MANIFEST)
+        for name, data in self._verified.files.items():
+            write_file(metadata / name, data)
+        self._incoming.rmdir()
+        sync_directory(self._store)
+
+    def _read(self, name: str) -> bytes:
+        return (self._incoming / name).read_bytes()
+
+
 def ingest(
     stream: BinaryIO, store: Path, pin: trust.Pin, *, exact: bool = True
 ) -> tuple[Ingested, trust.Verified]:
     """Bring a bundle into the store in one pass; nothing is kept of what was not signed.
 
     exact: the stream ends where the archive does. Raises UntrustedBundleError before anything is
-    written, DamagedBundleError for content (whole blobs that came before it stay).
+    written, DamagedBundleError for content (whole blobs that came before it stay), HostError when
+    the store cannot be written.
     """
     archive = TarStream(stream)
     head = read_head(archive, pin)
     digest = str(head.verified.digest)
-    with _locked(store):
-        before = status(store)
-        if before.complete and before.digest == digest:
-            _drain(stream)
-            return _result(head, blobs=0, written=0, changed=False), head.verified
-        _require_space(store, head)
-        mark(store, digest, complete=False)
-        incoming = store / "incoming"
-        _clear(incoming)
-        written = blobs = 0
-        total = sum(target.size for target in head.verified.targets.values())
-        with log.progress("bring the bundle into the store", total) as bar:
-            for content in reader.contents(
-                archive, head.verified.targets, head.manifest, exact=exact
-            ):
-                if _take(content, store, incoming):
-                    written += content.target.size
-                    blobs += 1
-                bar.advance(content.target.size)
-        sync_directory(store / "blobs/sha256")
-        for name in LOOSE:
-            (incoming / name).replace(store / name)
-        _write_metadata(store / "metadata", head)
-        incoming.rmdir()
-        sync_directory(store)
+    try:
+        with _locked(store):
+            before = status(store)
+            if before.complete and before.digest == digest:
+                _drain(stream)
+                return _result(head, blobs=0, written=0, changed=False), head.verified
+            _require_space(store, head)
+            mark(store, digest, complete=False)
+            blobs, written = _receive(archive, head, store, exact=exact)
+    except OSError as error:
+        raise HostError(
+            f"{error.filename or store}: {error.strerror}",
+            hint="correct it and run the same command again: it goes on from here",
+        ) from error
     return _result(head, blobs=blobs, written=written, changed=True), head.verified
+
+
+def _receive(archive: TarStream, head: Head, store: Path, *, exact: bool) -> tuple[int, int]:
+    """Every member into its place; how many were written, and their bytes."""
+    targets = head.verified.targets
+    written = blobs = 0
+    total = sum(target.size for target in targets.values())
+    with (
+        log.progress("bring the bundle into the store", total) as bar,
+        Writer(store, head.verified) as writer,
+    ):
+        writer.take(reader.MANIFEST, [memoryview(head.manifest_bytes)])
+        bar.advance(len(head.manifest_bytes))
+        for content in reader.contents(archive, targets, head.manifest, exact=exact):
+            if writer.has(content.name):
+                content.skip()
+            else:
+                writer.take(content.name, content.raw(), content.owner)
+                written += content.target.size
+                blobs += 1
+            bar.advance(content.target.size)
+        writer.commit(head.manifest)
+    return blobs, written
 
 
 def status(store: Path) -> Status:
@@ -122,12 +205,21 @@ def load_manifest(store: Path) -> Manifest:
 
 
 def stored_targets(data: bytes) -> dict[str, Target]:
-    """The signed list, from a targets.json that was verified when it came."""
-    entries = json.loads(data)["signed"]["targets"]
-    return {
-        name: Target(entry["length"], Digest(entry["hashes"]["sha256"]))
-        for name, entry in entries.items()
-    }
+    """The signed list, from a targets.json that was verified when it came.
+
+    Raises DamagedBundleError when it has changed since.
+    """
+    try:
+        entries = strict_json.loads(data)["signed"]["targets"]
+        return {
+            name: Target(entry["length"], Digest(entry["hashes"]["sha256"]))
+            for name, entry in entries.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedBundleError(
+            f"the store's metadata/targets.json is damaged ({strict_json.brief(error)})",
+            hint="remove it and bring the bundle in again: keystone-install store ingest",
+        ) from error
 
 
 def mark(store: Path, digest: str, *, complete: bool) -> None:
@@ -146,20 +238,6 @@ def blob_path(store: Path, digest: Digest) -> Path:
     return store / "blobs/sha256" / digest.hex
 
 
-def _take(content: Content, store: Path, incoming: Path) -> bool:
-    """Keep one member; False when the store has it whole already."""
-    if content.name in LOOSE:
-        write_chunks(incoming / content.name, content.chunks, incoming / f"{content.name}.part")
-        return True
-    final = blob_path(store, content.target.digest)
-    if _has(final, content.target.size):
-        content.skip()
-        return False
-    mode = INSTALLER_MODE if content.name == reader.INSTALLER else 0o644
-    write_chunks(final, content.chunks, incoming / final.name, mode)
-    return True
-
-
 def _there(store: Path, name: str, target: Target) -> bool:
     if name == reader.MANIFEST:
         return _has(store / "metadata" / name, target.size)
@@ -176,13 +254,6 @@ def _has(path: Path, size: int) -> bool:
         return False
 
 
-def _write_metadata(directory: Path, head: Head) -> None:
-    directory.mkdir(exist_ok=True)
-    write_file(directory / reader.MANIFEST, head.manifest_bytes)
-    for name, data in head.files.items():
-        write_file(directory / name, data)
-
-
 def _require_space(store: Path, head: Head) -> None:
     needed = sum(
         target.size for name, target in head.verified.targets.items()
@@ -191,7 +262,7 @@ def _require_space(store: Path, head: Head) -> None:
     found = os.statvfs(store)
     free = found.f_bavail * found.f_frsize
     if free < needed:
-        raise KeystoneError(
+        raise HostError(
             f"{store}: {log.size(needed)} are needed, {log.size(free)} are free",
             hint="make room or use larger disks; nothing was written",
         )
@@ -215,10 +286,16 @@ def _drain(stream: BinaryIO) -> None:
             pass
 
 
-def _clear(incoming: Path) -> None:
+def _clear(store: Path) -> None:
     """Remove what a run that was cut left behind; we hold the lock, so it is nobody's."""
+    for name in ("incoming", "blobs", "blobs/sha256", "metadata"):
+        if (store / name).is_symlink():
+            raise RefusedError(
+                f"{store / name}: a link, not a folder", hint="look who made it, and remove it"
+            )
+    incoming = store / "incoming"
     incoming.mkdir(parents=True, exist_ok=True)
-    (incoming.parent / "blobs/sha256").mkdir(parents=True, exist_ok=True)
+    (store / "blobs/sha256").mkdir(parents=True, exist_ok=True)
     for path in incoming.iterdir():
         path.unlink()
 

@@ -11,6 +11,7 @@ is nothing in it that two readers could understand differently.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,10 @@ PADDING = ".padding"
 MAX_SIZE = 8**11 - 1
 """Bytes of the largest member: eleven octal digits."""
 NAME_BYTES = 100
+NAME = re.compile(r"\.padding|(?:[A-Za-z0-9_][A-Za-z0-9._+~-]*/)*[A-Za-z0-9_][A-Za-z0-9._+~-]*")
+"""Names that a reader takes: plain relative paths, no segment empty or starting with a dot."""
+EXTENDING = b"LKxgXA"
+"""Type flags of members that change what the next one is: GNU's long names, pax and Solaris."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,8 @@ class Placed:
 def header(member: Member) -> bytes:
     """The header block. Raises ValueError for what the dialect cannot say."""
     name = member.name.encode("ascii")
-    if not 0 < len(name) <= NAME_BYTES or not 0 <= member.size <= MAX_SIZE:
+    fits = all(0 <= number <= MAX_SIZE for number in (member.size, member.mtime))
+    if not fits or not 0 < len(name) <= NAME_BYTES:
         raise ValueError(f"{member.name}: name or size outside USTAR's range")
     fields = b"".join(
         (
@@ -82,7 +88,11 @@ def header(member: Member) -> bytes:
 
 
 def parse(block: bytes, offset: int) -> Member:
-    """A member from its header block. Raises DamagedBundleError for any other dialect."""
+    """A member from its header block. Raises DamagedBundleError for any other dialect.
+
+    Its code says what is foreign: KSB-18 a header that changes the next one, KSB-15 a link, a
+    device or another dialect, KSB-12 a size that is no plain number, KSB-14 a name.
+    """
     try:
         member = Member(
             name=block[:NAME_BYTES].rstrip(b"\0").decode("ascii"),
@@ -91,6 +101,7 @@ def parse(block: bytes, offset: int) -> Member:
             mtime=int(block[136:147], 8),
         )
         legal = header(member) == block and member.mode in {0o644, 0o755}
+        legal = legal and NAME.fullmatch(member.name) is not None
     except ValueError:
         legal = False
         member = Member("", 0)
@@ -99,8 +110,21 @@ def parse(block: bytes, offset: int) -> Member:
             f"at byte {offset}: not a member of a Keystone bundle "
             "(a link, a directory, another tar dialect, or damage)",
             hint="copy the bundle again",
+            code=_foreign(block),
         )
     return member
+
+
+def _foreign(block: bytes) -> str:
+    """Which code fits a header that is not ours: what a person should look at first."""
+    if block[156:157] in EXTENDING:
+        return "KSB-18"
+    if block[156:157] != b"0" or not block.startswith(b"ustar\00000", 257):
+        return "KSB-15"
+    if not re.fullmatch(rb"[0-7]{11}\0", block[124:136]):
+        return "KSB-12"
+    name = block[:NAME_BYTES].rstrip(b"\0").decode("latin-1")
+    return "KSB-15" if NAME.fullmatch(name) and not any(block[345:500]) else "KSB-14"
 
 
 def padding_before(position: int, mtime: int) -> Member | None:

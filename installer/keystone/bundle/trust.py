@@ -4,44 +4,43 @@ A bundle carries every root since the first, then timestamp, snapshot and target
 A host trusts a root that it pinned: at first use by the fingerprint that a person typed or
 confirmed (SHA-256 of the root's file), later by the chain of rotations from that one.
 Expiry is judged by the latest of build floor, newest signed time seen and system clock, so a
-machine whose battery died does not accept what has expired. Nothing is "verified if possible".
+machine whose battery died does not accept what has expired. Nothing is "verified if possible":
+a `Verified` is made here and nowhere else, and only with one can a store be written.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-from dataclasses import dataclass
+import re
+from dataclasses import InitVar, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from keystone.bundle import accepted as memory
+from keystone.bundle import shape
+from keystone.bundle.accepted import Accepted
 from keystone.bundle.disk import write_file
+from keystone.bundle.floor import build_floor
 from keystone.bundle.model import Digest
-from keystone.bundle.reader import Target
+from keystone.bundle.reader import MAX_ROOTS, Target
+from keystone.bundle.shape import ASK
 from keystone.errors import UntrustedBundleError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from tuf.api._payload import Root
     from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
+
+__all__ = ["Accepted", "Pin", "Verified", "fingerprint", "host_pin", "remember", "verify"]
 
 TRUST = Path("/var/lib/keystone/trust")
 """Where a host keeps its pinned root (root.json) and what it last accepted (accepted.json)."""
-BUILD_FLOOR = datetime(2026, 11, 1, tzinfo=UTC)
-"""This code was written after that moment: no honest clock is before it."""
 CREATED = "x-keystone-created"
 """A signed field of timestamp.json and targets.json: when the content was locked, ISO 8601."""
-ASK = "ask whoever guards the bundle's keys"
-
-
-@dataclass(frozen=True)
-class Accepted:
-    """The newest bundle a host accepted: older ones are a rollback."""
-
-    number: int
-    created: datetime
-    digest: str
+CONTENT = ("timestamp", "snapshot", "targets")
+_SEAL = object()
 
 
 @dataclass(frozen=True)
@@ -60,16 +59,24 @@ class Pin:
 
 @dataclass(frozen=True)
 class Verified:
-    """Metadata whose signatures, chain, expiry and version hold.
+    """Metadata whose signatures, chain, expiry and version hold. Only `verify` makes one.
 
-    root: the newest root's bytes, to be pinned. digest: of targets.json; it names the bundle.
+    files: the bytes that were verified, by name. root: the newest root's bytes, to be pinned.
+    digest: of targets.json; it names the bundle. keys: public keys (hex) that may sign bundles.
     """
 
+    files: Mapping[str, bytes]
     targets: Mapping[str, Target]
     root: bytes
     digest: Digest
     number: int
     created: datetime
+    keys: frozenset[str]
+    seal: InitVar[object] = None
+
+    def __post_init__(self, seal: object) -> None:
+        if seal is not _SEAL:
+            raise TypeError("only keystone.bundle.trust.verify makes a Verified")
 
     @property
     def fingerprint(self) -> str:
@@ -85,54 +92,66 @@ def fingerprint(root: bytes) -> str:
 def verify(files: Mapping[str, bytes], pin: Pin, clock: datetime | None = None) -> Verified:
     """Follow the TUF client workflow (5.3 to 5.6) over the files that a bundle carries.
 
-    Raises UntrustedBundleError; its message says which file and why.
+    clock: what the system clock says; now by default.
+    Raises UntrustedBundleError; its message says which file and why, its code the class.
     """
-    from tuf.api.exceptions import RepositoryError  # noqa: PLC0415 slow to import
-    from tuf.ngclient._internal.trusted_metadata_set import (  # noqa: PLC0415
-        TrustedMetadataSet,
+    start, later = _anchor(_chain(files), pin)
+    trusted, newest = _follow(start, later)
+    keys = _content_keys(trusted.root)
+    kept = pin.accepted if pin.accepted and pin.accepted.survives(keys) else None
+    clock = clock or datetime.now(UTC)
+    trusted.reference_time = max(
+        build_floor(), clock, *([kept.newest_time] if kept is not None else [])
     )
-    from tuf.ngclient.config import EnvelopeType  # noqa: PLC0415
-
-    roots = [data for name, data in files.items() if name.endswith(".root.json")]
-    start, later = _anchor(roots, pin)
-    name = "root.json"
-    try:
-        trusted = TrustedMetadataSet(start, EnvelopeType.METADATA)
-        newest = start
-        for data in later:
-            trusted.update_root(data)
-            newest = data
-        seen = [pin.accepted.created] if pin.accepted else []
-        trusted.reference_time = max(BUILD_FLOOR, clock or datetime.now(UTC), *seen)
-        name = "timestamp.json"
-        timestamp = trusted.update_timestamp(files[name])
-        created = _created(timestamp.unrecognized_fields)
-        trusted.reference_time = max(trusted.reference_time, created)
-        name = "snapshot.json"
-        trusted.update_snapshot(files[name])
-        name = "targets.json"
-        targets = trusted.update_targets(files[name])
-    except RepositoryError as error:
-        raise _refusal(name, error, trusted_time=clock) from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UntrustedBundleError(f"{name}: not TUF metadata ({error})", hint=ASK) from error
+    created = _load(trusted, files, clock, withdrawn=_withdrawn([start, *later], trusted.root))
     verified = Verified(
-        targets=_targets(trusted),
+        files=dict(files),
+        targets={
+            name: Target(entry.length, Digest(entry.hashes["sha256"]))
+            for name, entry in trusted.targets.targets.items()
+        },
         root=newest,
         digest=Digest(hashlib.sha256(files["targets.json"]).hexdigest()),
-        number=targets.version,
+        number=trusted.targets.version,
         created=created,
+        keys=keys,
+        seal=_SEAL,
     )
-    _no_rollback(verified, pin.accepted)
+    if kept is not None:
+        kept.refuse_older(verified.number, verified.created, str(verified.digest))
     return verified
+
+
+def _chain(files: Mapping[str, bytes]) -> list[bytes]:
+    """The roots that a bundle carries, oldest first; each file is called by its version."""
+    roots, before = [], 0
+    for name, data in files.items():
+        if not name.endswith("root.json"):
+            continue
+        version = shape.check(name, "root", data)["signed"]["version"]
+        if name != f"{version}.root.json" or (before and version != before + 1):
+            raise UntrustedBundleError(
+                f"{name}: holds root version {version}; every root must be there, in order",
+                hint=ASK,
+                code="KSB-28",
+            )
+        roots.append(data)
+        before = version
+    if not roots:
+        raise UntrustedBundleError(
+            "the bundle carries no root: it is not signed", hint=ASK, code="KSB-01"
+        )
+    if len(roots) > MAX_ROOTS:
+        raise UntrustedBundleError(
+            f"{len(roots)} roots, at most {MAX_ROOTS} are read", hint=ASK, code="KSB-20"
+        )
+    return roots
 
 
 def _anchor(roots: list[bytes], pin: Pin) -> tuple[bytes, list[bytes]]:
     """The root to start from, and the carried ones that may follow it."""
-    if not roots:
-        raise UntrustedBundleError("the bundle carries no root: it is not signed", hint=ASK)
     prints = [fingerprint(root) for root in roots]
-    wanted = (pin.fingerprint or "").replace(":", "").strip().lower()
+    wanted = re.sub(r"[:\s]", "", pin.fingerprint or "").lower()
     if pin.root is not None:
         return _from_pinned(roots, pin.root, wanted, prints)
     if wanted:
@@ -140,6 +159,7 @@ def _anchor(roots: list[bytes], pin: Pin) -> tuple[bytes, list[bytes]]:
             raise UntrustedBundleError(
                 f"the bundle is signed under root {prints[-1]}, not under {wanted}",
                 hint="compare the fingerprint with the one that the packager gave you",
+                code="KSB-02",
             )
         at = prints.index(wanted)
         return roots[at], roots[at + 1 :]
@@ -147,6 +167,7 @@ def _anchor(roots: list[bytes], pin: Pin) -> tuple[bytes, list[bytes]]:
         raise UntrustedBundleError(
             f"nothing vouches for the bundle's root {prints[-1]}",
             hint="give the fingerprint that you got from the packager: --root-fingerprint SHA256",
+            code="KSB-02",
         )
     return roots[-1], []
 
@@ -155,64 +176,152 @@ def _from_pinned(
     roots: list[bytes], pinned: bytes, wanted: str, prints: list[str]
 ) -> tuple[bytes, list[bytes]]:
     known = fingerprint(pinned)
-    version = _root_version(pinned)
-    carried = {_root_version(root): root for root in roots}
+    version = _version("pinned root.json", pinned)
+    carried = {_version("root.json", root): root for root in roots}
     if carried.get(version, pinned) != pinned or min(carried) > version + 1:
         raise UntrustedBundleError(
             f"the bundle is signed under another root: {prints[-1]}; this host pinned {known}",
             hint=f"{ASK}; a host changes its root by a signed rotation only",
+            code="KSB-02",
         )
     if wanted and wanted != known and wanted not in prints:
-        raise UntrustedBundleError(f"this host pinned root {known}, not {wanted}", hint=ASK)
+        raise UntrustedBundleError(
+            f"this host pinned root {known}, not {wanted}", hint=ASK, code="KSB-02"
+        )
     return pinned, [carried[number] for number in sorted(carried) if number > version]
 
 
-def _root_version(data: bytes) -> int:
-    try:
-        version = int(json.loads(data)["signed"]["version"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UntrustedBundleError(f"root.json: not TUF metadata ({error})", hint=ASK) from error
+def _version(name: str, data: bytes) -> int:
+    version: int = shape.check(name, "root", data)["signed"]["version"]
     return version
 
 
-def _created(fields: Mapping[str, object]) -> datetime:
+def _follow(start: bytes, later: list[bytes]) -> tuple[TrustedMetadataSet, bytes]:
+    """TUF 5.3: each root is signed by the threshold of the one before and by its own."""
+    from tuf.api.exceptions import RepositoryError  # noqa: PLC0415 slow to import
+    from tuf.ngclient._internal.trusted_metadata_set import (  # noqa: PLC0415
+        TrustedMetadataSet,
+    )
+    from tuf.ngclient.config import EnvelopeType  # noqa: PLC0415
+
+    before: Root | None = None
+    data = start
+    try:
+        trusted = TrustedMetadataSet(start, EnvelopeType.METADATA)
+        for data in later:
+            before = trusted.root
+            trusted.update_root(data)
+    except (RepositoryError, ValueError, TypeError) as error:
+        name = f"{_version('root.json', data)}.root.json"
+        code = _why_unsigned(data, "root", before) or _why_unsigned(data, "root", None)
+        raise UntrustedBundleError(
+            f"{name}: not trusted: {error}", hint=ASK, code=code or "KSB-28"
+        ) from error
+    return trusted, data
+
+
+def _load(
+    trusted: TrustedMetadataSet,
+    files: Mapping[str, bytes],
+    clock: datetime,
+    *,
+    withdrawn: frozenset[str],
+) -> datetime:
+    """TUF 5.4 to 5.6; returns when the content was locked."""
+    from tuf.api.exceptions import RepositoryError  # noqa: PLC0415 slow to import
+
+    for role in CONTENT:
+        name = f"{role}.json"
+        if name not in files:
+            raise UntrustedBundleError(f"{name}: not in the bundle", hint=ASK, code="KSB-01")
+        signed = shape.check(name, role, files[name])["signed"]
+        try:
+            getattr(trusted, f"update_{role}")(files[name])
+            if role == "timestamp":
+                # Time does not go back behind what is signed here; the next step looks again.
+                trusted.reference_time = max(trusted.reference_time, _created(signed))
+        except RepositoryError as error:
+            code = _why_not(error, role, files[name], trusted.root, withdrawn)
+            raise _refusal(name, error, code, clock, trusted.reference_time) from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise UntrustedBundleError(
+                f"{name}: not TUF metadata ({error})", hint=ASK, code="KSB-23"
+            ) from error
+    numbers = {role: trusted[role].version for role in CONTENT}
+    if len(set(numbers.values())) != 1:
+        raise UntrustedBundleError(
+            f"the metadata is of several bundles: {numbers}", hint=ASK, code="KSB-06"
+        )
+    return _created(trusted.timestamp.unrecognized_fields)
+
+
+def _created(fields: Mapping[str, Any]) -> datetime:
     created = datetime.fromisoformat(str(fields[CREATED]))
     if created.tzinfo is None:
         raise ValueError(f"{CREATED}: no time zone")
     return created
 
 
-def _targets(trusted: TrustedMetadataSet) -> dict[str, Target]:
-    try:
-        return {
-            name: Target(entry.length, Digest(entry.hashes["sha256"]))
-            for name, entry in trusted.targets.targets.items()
-        }
-    except (KeyError, ValueError) as error:
-        raise UntrustedBundleError(f"targets.json: no SHA-256 ({error})", hint=ASK) from error
+def _content_keys(root: Root) -> frozenset[str]:
+    """Public keys (hex) that may sign what a bundle holds."""
+    ids = {keyid for role in CONTENT for keyid in root.roles[role].keyids}
+    return frozenset(str(root.keys[keyid].keyval["public"]) for keyid in ids)
 
 
-def _refusal(name: str, error: Exception, trusted_time: datetime | None) -> UntrustedBundleError:
-    from tuf.api.exceptions import ExpiredMetadataError  # noqa: PLC0415
+def _withdrawn(chain: list[bytes], newest: Root) -> frozenset[str]:
+    """Ids of keys that an earlier root trusted and the newest does not."""
+    earlier: set[str] = set()
+    for data in chain:
+        earlier |= shape.check("root.json", "root", data)["signed"]["keys"].keys()
+    return frozenset(earlier - newest.keys.keys())
+
+
+def _why_not(
+    error: Exception, role: str, data: bytes, root: Root, withdrawn: frozenset[str]
+) -> str:
+    """The class of a refusal, which python-tuf says in words only."""
+    from tuf.api.exceptions import ExpiredMetadataError  # noqa: PLC0415 slow to import
 
     if isinstance(error, ExpiredMetadataError):
-        clock = (trusted_time or datetime.now(UTC)).isoformat(timespec="seconds")
+        return "KSB-29"
+    # Well signed, but not what the file above it names: it is of another bundle.
+    return _why_unsigned(data, role, root, withdrawn) or "KSB-06"
+
+
+def _why_unsigned(
+    data: bytes, role: str, root: Root | None, withdrawn: frozenset[str] = frozenset()
+) -> str:
+    """Why a file has no threshold of good signatures; "" when it has. root: None is itself."""
+    from tuf.api.exceptions import RepositoryError  # noqa: PLC0415 slow to import
+    from tuf.api.metadata import Metadata  # noqa: PLC0415
+
+    try:
+        metadata: Metadata[Any] = Metadata.from_bytes(data)
+    except RepositoryError:
+        return "KSB-23"
+    root = root or metadata.signed
+    listed, signers = set(root.roles[role].keyids), metadata.signatures.keys()
+    if not signers:
+        return "KSB-01"
+    if not signers & listed:
+        return "KSB-03" if signers & withdrawn else "KSB-02"
+    found = root.get_verification_result(role, metadata.signed_bytes, metadata.signatures)
+    if found.verified:
+        return ""
+    return "KSB-04" if found.signed else "KSB-07"
+
+
+def _refusal(
+    name: str, error: Exception, code: str, clock: datetime, judged: datetime
+) -> UntrustedBundleError:
+    if code == "KSB-29":
         return UntrustedBundleError(
-            f"{name}: expired ({error}; this machine's clock says {clock})",
+            f"{name}: expired ({error}; judged at {judged.isoformat(timespec='seconds')}, "
+            f"this machine's clock says {clock.isoformat(timespec='seconds')})",
             hint="get a newer bundle, or set the clock if it is ahead",
+            code=code,
         )
-    return UntrustedBundleError(f"{name}: not trusted: {error}", hint=ASK)
-
-
-def _no_rollback(found: Verified, accepted: Accepted | None) -> None:
-    if accepted is None:
-        return
-    if (found.number, found.created) < (accepted.number, accepted.created):
-        raise UntrustedBundleError(
-            f"bundle number {found.number} of {found.created.isoformat()} is older than "
-            f"number {accepted.number} of {accepted.created.isoformat()}, which this host accepted",
-            hint="use the newest bundle; going back is an attack or a mix-up of files",
-        )
+    return UntrustedBundleError(f"{name}: not trusted: {error}", hint=ASK, code=code)
 
 
 def host_pin(
@@ -223,37 +332,25 @@ def host_pin(
 ) -> Pin:
     """What this host trusts: its pinned root and the newest bundle it accepted, if any."""
     root = directory / "root.json"
-    accepted = directory / "accepted.json"
     return Pin(
         root=root.read_bytes() if root.exists() else None,
         fingerprint=fingerprint,
         confirm=confirm,
-        accepted=_accepted(accepted) if accepted.exists() else None,
+        accepted=memory.load(directory),
     )
 
 
 def remember(verified: Verified, directory: Path = TRUST) -> None:
-    """Pin the bundle's root on this host and refuse older bundles from now on."""
+    """Pin the bundle's root on this host and refuse older bundles from now on.
+
+    Raises UntrustedBundleError when another run accepted a newer bundle meanwhile.
+    """
+    before = memory.load(directory)
+    seen = verified.created
+    if before is not None and before.survives(verified.keys):
+        before.refuse_older(verified.number, verified.created, str(verified.digest))
+        seen = max(seen, before.newest_time)
     directory.mkdir(parents=True, exist_ok=True)
     write_file(directory / "root.json", verified.root)
-    document = {
-        "number": verified.number,
-        "created": verified.created.isoformat(),
-        "digest": str(verified.digest),
-    }
-    write_file(directory / "accepted.json", (json.dumps(document, sort_keys=True) + "\n").encode())
-
-
-def _accepted(path: Path) -> Accepted:
-    try:
-        document = json.loads(path.read_bytes())
-        return Accepted(
-            int(document["number"]),
-            datetime.fromisoformat(document["created"]),
-            str(document["digest"]),
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise UntrustedBundleError(
-            f"{path}: cannot be read ({error})",
-            hint="restore it from another Primer: without it a rollback cannot be noticed",
-        ) from error
+    now = Accepted(verified.number, verified.created, str(verified.digest), seen, verified.keys)
+    memory.save(now, directory)

@@ -11,28 +11,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
 from keystone import log
-from keystone.bundle import cache, keys, manifest, media, source_oci, tar
-from keystone.bundle.addresses import is_loopback
+from keystone.bundle import keys, manifest, media, tar
 from keystone.bundle.disk import sync_directory
-from keystone.bundle.executable import executable
-from keystone.bundle.model import Digest, Manifest
-from keystone.bundle.opened import INSTALLER_MODE, member_name
-from keystone.bundle.reader import CHUNK, INSTALLER, MANIFEST, METADATA, Target
-from keystone.bundle.sources import Sources, local_file
-from keystone.errors import ConfigurationError
+from keystone.bundle.layout import OCI_LAYOUT
+from keystone.bundle.model import OCI_KINDS, Digest, Manifest
+from keystone.bundle.opened import member_name
+from keystone.bundle.reader import CHUNK, INSTALLER, INSTALLER_MODE, MANIFEST, METADATA, Target
+from keystone.bundle.supply import Supply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from keystone.bundle.lock import Lock, LockedBlob
+    from keystone.bundle.sources import Sources
 
-PARALLEL = 6
 ARTIFACT = "application/vnd.keystone.content.v1"
 TITLE = "org.opencontainers.image.title"
 REF = "org.opencontainers.image.ref.name"
@@ -40,12 +37,13 @@ REF = "org.opencontainers.image.ref.name"
 
 @dataclass(frozen=True)
 class Part:
-    """A member to write: its name, what it must be, and how to get its bytes."""
+    """A member to write: its name, what it must be, and how to get its bytes, which are checked."""
 
     name: str
     target: Target
     read: Callable[[], Iterator[bytes]]
     mode: int = 0o644
+    blob: LockedBlob | None = None
 
 
 @dataclass(frozen=True)
@@ -70,24 +68,24 @@ def create(lock: Lock, folder: Path, output: Path, signing: Signing, sources: So
 
     Raises SourceError when an upstream gives other bytes than the lock names.
     """
-    parts = plan(lock, folder, signing, sources)
+    supply = Supply(folder, sources)
+    parts = plan(lock, signing, supply)
     size = _size(parts, lock)
     digest = next(p.target.digest for p in parts if p.name == f"{METADATA}targets.json")
     if _is_there(output, parts, size, lock):
         return Created(changed=False, digest=str(digest), size=size)
-    _prefetch(lock, sources)
-    _write(parts, output, size, int(lock.created.timestamp()))
+    _write(parts, output, size, int(lock.created.timestamp()), supply)
     return Created(changed=True, digest=str(digest), size=size)
 
 
-def plan(lock: Lock, folder: Path, signing: Signing, sources: Sources) -> list[Part]:
+def plan(lock: Lock, signing: Signing, supply: Supply) -> list[Part]:
     """Every member in order: signed head, contents, installer, layout, then blobs."""
     table = Manifest(lock.name, lock.number, lock.items)
     generated, index = _layout(lock)
     parts = [_bytes(MANIFEST, manifest.dump(table))]
-    blobs = [_blob(blob, table, folder, sources) for blob in lock.blobs]
+    blobs = [_blob(blob, table, supply) for blob in lock.blobs]
     parts += [part for part in blobs if part.name == INSTALLER]
-    parts += [_bytes("oci-layout", b'{"imageLayoutVersion":"1.0.0"}'), _bytes("index.json", index)]
+    parts += [_bytes("oci-layout", OCI_LAYOUT), _bytes("index.json", index)]
     known = {part.name for part in blobs}
     parts += [part for part in generated if part.name not in known]
     parts += [part for part in blobs if part.name != INSTALLER]
@@ -102,48 +100,16 @@ def plan(lock: Lock, folder: Path, signing: Signing, sources: Sources) -> list[P
     return [*(_bytes(METADATA + name, data) for name, data in signed.items()), *parts]
 
 
-def _blob(blob: LockedBlob, table: Manifest, folder: Path, sources: Sources) -> Part:
+def _blob(blob: LockedBlob, table: Manifest, supply: Supply) -> Part:
     name = member_name(blob.digest, table)
     mode = INSTALLER_MODE if name == INSTALLER else 0o644
     target = Target(blob.size, blob.digest)
-    return Part(name, target, lambda: open_source(blob, folder, sources), mode)
+    return Part(name, target, lambda: supply.open(blob), mode, blob)
 
 
 def open_source(blob: LockedBlob, folder: Path, sources: Sources) -> Iterator[bytes]:
-    """The bytes of a locked blob, from the cache or from where the lock says."""
-    kind, _, rest = blob.source.partition(":")
-    local = local_file(blob.source, folder)
-    if kind == "inline":
-        return iter([rest.encode()])
-    if local is not None:
-        return _file(local)
-    if blob.source == "built:installer" and not cache.has(blob.digest, blob.size):
-        return _file(executable())
-    if cache.has(blob.digest, blob.size):
-        return _file(cache.path(blob.digest))
-    if kind == "built":
-        raise ConfigurationError(
-            f"{rest} was built when the lock was made and is no longer in {cache.root()}",
-            hint="lock again: it is built again",
-        )
-    return sources.fetch(_address(blob, sources), blob.digest, blob.size, _accept(blob))
-
-
-def _address(blob: LockedBlob, sources: Sources) -> str:
-    if blob.source.startswith("registry:"):
-        name = blob.source.removeprefix("registry:")
-        return source_oci.address(sources, name, blob.digest, blob.media_type)
-    return sources.rewrite(blob.source)
-
-
-def _accept(blob: LockedBlob) -> dict[str, str]:
-    return {"Accept": blob.media_type} if blob.media_type in media.ACCEPTED else {}
-
-
-def _file(path: Path) -> Iterator[bytes]:
-    with path.open("rb", buffering=0) as file:
-        while chunk := file.read(CHUNK):
-            yield chunk
+    """The bytes of one locked blob, checked, from the cache or from where the lock says."""
+    return Supply(folder, sources).open(blob)
 
 
 def _bytes(name: str, data: bytes) -> Part:
@@ -155,11 +121,11 @@ def _layout(lock: Lock) -> tuple[list[Part], bytes]:
     """index.json, and an OCI artifact for what is no image, so that every blob is reachable."""
     index = []
     for item in lock.items:
-        if item.kind == "image":
+        if item.kind in OCI_KINDS:
             ref = f"{item.name}{'@' if ':' in item.version else ':'}{item.version}"
             kind = item.labels["mediaType"]
             index.append(_descriptor(kind, item.digest, item.size, {REF: ref}))
-    others = [item for item in lock.items if item.kind not in {"image", "installer"}]
+    others = [item for item in lock.items if item.kind not in {*OCI_KINDS, "installer"}]
     empty = _bytes(f"blobs/sha256/{hashlib.sha256(media.EMPTY).hexdigest()}", media.EMPTY)
     config = _descriptor(media.EMPTY_TYPE, empty.target.digest, len(media.EMPTY), {})
     layers = [
@@ -215,33 +181,7 @@ def _is_there(output: Path, parts: list[Part], size: int, lock: Lock) -> bool:
     return True
 
 
-def _prefetch(lock: Lock, sources: Sources) -> None:
-    """Bring many small things from far away into the cache, several at a time."""
-    wanted = [
-        blob
-        for blob in lock.blobs
-        if blob.source.startswith(("http://", "https://"))
-        and not is_loopback(sources.rewrite(blob.source))
-        and not cache.has(blob.digest, blob.size)
-    ]
-    if not wanted:
-        return
-    total = sum(blob.size for blob in wanted)
-
-    def fetch(blob: LockedBlob) -> int:
-        own = Sources(sources.mirrors)
-        cache.keep(blob.digest, own.fetch(blob.source, blob.digest, blob.size))
-        return blob.size
-
-    with (
-        log.progress(f"fetch {len(wanted)} files", total) as bar,
-        ThreadPoolExecutor(PARALLEL) as pool,
-    ):
-        for size in pool.map(fetch, wanted):
-            bar.advance(size)
-
-
-def _write(parts: list[Part], output: Path, size: int, mtime: int) -> None:
+def _write(parts: list[Part], output: Path, size: int, mtime: int, supply: Supply) -> None:
     part_file = output.with_name(f"{output.name}.part")
     output.parent.mkdir(parents=True, exist_ok=True)
     placed = list(tar.place(_members(parts, mtime)))
@@ -251,10 +191,12 @@ def _write(parts: list[Part], output: Path, size: int, mtime: int) -> None:
         file.truncate(position)
         file.seek(position)
         bar.advance(position)
-        for part, place in zip(parts[done:], placed[done:], strict=True):
-            _append(file, part, place)
-            bar.advance(place.end - position)
-            position = place.end
+        left = parts[done:]
+        with supply.ahead([part.blob for part in left if part.blob]):
+            for part, place in zip(left, placed[done:], strict=True):
+                _append(file, part, place)
+                bar.advance(place.end - position)
+                position = place.end
         file.write(bytes(tar.end_bytes(position)))
         bar.advance(size - position)
         file.flush()
@@ -265,16 +207,9 @@ def _write(parts: list[Part], output: Path, size: int, mtime: int) -> None:
 
 def _append(file: IO[bytes], part: Part, place: tar.Placed) -> None:
     file.write(place.prefix)
-    seen, count = hashlib.sha256(), 0
     for chunk in part.read():
-        seen.update(chunk)
-        count += len(chunk)
         file.write(chunk)
-    if count != part.target.size or seen.hexdigest() != part.target.digest.hex:
-        raise ConfigurationError(
-            f"{part.name}: its source has other bytes than the lock names", hint="lock again"
-        )
-    file.write(bytes(tar.padded(count) - count))
+    file.write(bytes(tar.padded(part.target.size) - part.target.size))
 
 
 def _whole(file: IO[bytes], parts: list[Part], placed: list[tar.Placed]) -> int:

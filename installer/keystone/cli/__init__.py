@@ -117,7 +117,8 @@ def main() -> NoReturn:
 
 
 def _show(failure: KeystoneError) -> None:
-    log.error(f"error: {failure.message}", code=failure.exit_code)
+    label = f"error[{failure.code}]" if failure.code else "error"
+    log.error(f"{label}: {failure.message}", code=failure.code, exit_code=failure.exit_code)
     if isinstance(failure, ConfigurationError):
         for mistake in failure.mistakes:
             log.error(f"  {mistake}")

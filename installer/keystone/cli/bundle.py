@@ -14,6 +14,9 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 mirrors_option = click.option(
     "--mirrors", type=FILE, help="A Mirrors document: which address stands for which upstream."
 )
+ca_file_option = click.option(
+    "--ca-file", type=FILE, help="Authorities (PEM) of upstreams, besides the machine's own."
+)
 fingerprint_option = click.option(
     "--root-fingerprint", help="SHA-256 of the trust root, as the packager told you."
 )
@@ -32,7 +35,8 @@ def group() -> None:
 @click.argument("definition", type=FILE)
 @click.option("-o", "--output", type=FILE, help="The lock; <definition>.lock.json by default.")
 @mirrors_option
-def lock(definition: Path, output: Path | None, mirrors: Path | None) -> None:
+@ca_file_option
+def lock(definition: Path, output: Path | None, mirrors: Path | None, ca_file: Path | None) -> None:
     """Resolve a definition to digests and say what changed since the last lock."""
     from keystone.bundle import definition as definitions  # noqa: PLC0415 slow to import
     from keystone.bundle import lock as locks  # noqa: PLC0415
@@ -43,7 +47,11 @@ def lock(definition: Path, output: Path | None, mirrors: Path | None) -> None:
     wanted = definitions.load(definition)
     path = output or definition.with_suffix(".lock.json")
     old = locks.load(path) if path.exists() else None
-    sources = Sources({**wanted.mirrors, **definitions.load_mirrors(mirrors)})
+    sources = Sources(
+        {**wanted.mirrors, **definitions.load_mirrors(mirrors)},
+        ca_file or wanted.ca_file,
+        wanted.token_servers,
+    )
     new = resolve(wanted, sources, path.parent, datetime.now(UTC).replace(microsecond=0))
     if old is not None and locks.same_content(old, new):
         log.info(f"{path}: nothing changed")
@@ -60,11 +68,12 @@ def lock(definition: Path, output: Path | None, mirrors: Path | None) -> None:
 @click.option("-o", "--output", type=FILE, required=True, help="The bundle to write.")
 @click.option("--keys", type=click.Path(path_type=Path), required=True, help="`bundle keys init`.")
 @mirrors_option
+@ca_file_option
 @passphrase_option
 @json_option
 def create(
-    source: Path, output: Path, keys: Path, mirrors: Path | None, passphrase_file: Path | None,
-    as_json: bool,
+    source: Path, output: Path, keys: Path, mirrors: Path | None, ca_file: Path | None,
+    passphrase_file: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Write the bundle of a lock (or of the lock beside a definition). Same lock, same bytes."""
     from keystone.bundle import definition as definitions  # noqa: PLC0415 slow to import
@@ -73,8 +82,12 @@ def create(
     from keystone.bundle.sources import Sources  # noqa: PLC0415
 
     path = source if source.name.endswith(".json") else source.with_suffix(".lock.json")
-    inline = {} if path == source else dict(definitions.load(source).mirrors)
-    sources = Sources({**inline, **definitions.load_mirrors(mirrors)})
+    wanted = None if path == source else definitions.load(source)
+    sources = Sources(
+        {**(wanted.mirrors if wanted else {}), **definitions.load_mirrors(mirrors)},
+        ca_file or (wanted.ca_file if wanted else None),
+        wanted.token_servers if wanted else {},
+    )
     signing = writer.Signing(keys, _passphrase(passphrase_file))
     done = writer.create(locks.load(path), path.parent, output, signing, sources)
     state = "written" if done.changed else "is there already, unchanged"

@@ -10,7 +10,6 @@ import click
 
 from keystone import log
 from keystone.bundle.model import STORE
-from keystone.errors import DamagedBundleError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,16 +92,11 @@ def status(store: Path, as_json: bool) -> None:
 @contextmanager
 def _stream(source: str) -> Iterator[tuple[BinaryIO, bool]]:
     """The bundle's bytes, and whether they end where the archive does."""
+    from keystone.bundle.medium import open_medium  # noqa: PLC0415 slow to import
+
     if source == "-":
         with open(0, "rb", buffering=0, closefd=False) as stream:
             yield cast("BinaryIO", stream), True
         return
-    path = Path(source)
-    try:
-        file = path.open("rb", buffering=0)
-    except OSError as error:
-        raise DamagedBundleError(
-            f"{path}: cannot be opened: {error.strerror}", hint="give a file, a device or -"
-        ) from error
-    with file:
-        yield cast("BinaryIO", file), not path.is_block_device()
+    with open_medium(Path(source)) as medium:
+        yield medium.stream, medium.exact

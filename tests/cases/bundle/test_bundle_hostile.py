@@ -135,7 +135,11 @@ CASES: dict[str, tuple[Callable[[bytes], bytes], type[KeystoneError], str]] = {
     "not a tar": (lambda b: b"PK\3\4" + b[4:], DamagedBundleError, "not a member"),
     "bytes behind": (lambda b: b + b"x", DamagedBundleError, "after the end"),
     "undeclared": (lambda b: edited(b, lambda p: p.append(EXTRA)), DamagedBundleError, "name it"),
-    "traversal": (lambda b: edited(b, lambda p: p.append(SLIP)), DamagedBundleError, "name it"),
+    "traversal": (
+        lambda b: edited(b, lambda p: p.append(SLIP)),
+        DamagedBundleError,
+        "not a member",
+    ),
     "twice": (lambda b: edited(b, lambda p: p.append(p[-1])), DamagedBundleError, "twice"),
     "missing": (lambda b: edited(b, last_dropped), DamagedBundleError, "missing"),
     "symbolic link": (lambda b: header_with(b, BLOB, 156, b"2"), DamagedBundleError, "a link"),

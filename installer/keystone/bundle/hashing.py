@@ -1,0 +1,87 @@
+"""SHA-256 of many pieces of one file, on all cores.
+
+hashlib lets other threads run while it works (buffers beyond 2 KiB), and so does reading; each
+thread has one buffer, so memory does not grow with the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from keystone.errors import DamagedBundleError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+CHUNK = 1 << 20
+MAX_THREADS = 16
+
+
+def digests(
+    handle: int,
+    pieces: Mapping[str, tuple[int, int]],
+    advance: Callable[[int], None] = lambda _: None,
+) -> Iterator[tuple[str, str]]:
+    """Name and digest (hex) of each piece, as they are ready.
+
+    pieces: name to offset and size in bytes. advance: told how many more bytes were hashed.
+    Raises DamagedBundleError (KSB-09, KSB-30) when the file ends early or cannot be read.
+    """
+    threads = min(MAX_THREADS, jobs(), max(len(pieces), 1))
+    free: SimpleQueue[bytearray] = SimpleQueue()
+    for _ in range(threads):
+        free.put(bytearray(CHUNK))
+    lock = Lock()
+
+    def count(amount: int) -> None:
+        with lock:
+            advance(amount)
+
+    def work(name: str) -> tuple[str, str]:
+        buffer = free.get()
+        try:
+            return name, _digest(handle, name, *pieces[name], buffer, count)
+        finally:
+            free.put(buffer)
+
+    # The largest first: a long one that starts last would leave the other cores without work.
+    order = sorted(pieces, key=lambda name: -pieces[name][1])
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            yield from pool.map(work, order)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def jobs() -> int:
+    """How many cores this process may use; KEYSTONE_JOBS overrules it."""
+    wanted = os.environ.get("KEYSTONE_JOBS", "")
+    return int(wanted) if wanted.isdigit() and int(wanted) else len(os.sched_getaffinity(0))
+
+
+def _digest(
+    handle: int, name: str, offset: int, size: int, buffer: bytearray, count: Callable[[int], None]
+) -> str:
+    seen, view, done = hashlib.sha256(), memoryview(buffer), 0
+    while done < size:
+        try:
+            got = os.preadv(handle, [view[: min(CHUNK, size - done)]], offset + done)
+        except OSError as error:
+            raise DamagedBundleError(
+                f"{name}: cannot be read at byte {offset + done}: {error.strerror}",
+                hint="look at the medium and its cable, or copy the bundle to another one",
+                code="KSB-30",
+            ) from error
+        if not got:
+            raise DamagedBundleError(
+                f"{name}: the bundle ends inside", hint="copy it again", code="KSB-09"
+            )
+        seen.update(view[:got])
+        done += got
+        count(got)
+    return seen.hexdigest()

@@ -1,0 +1,321 @@
+"""Drive hostile bundles through a reader, inside a root where every write can be seen.
+
+    unshare --user --map-root-user --mount --pid --fork --mount-proc \\
+        python tests/hostile/driver.py --count 300
+
+The root is a small file system in memory with things worth attacking in it (the canary); programs
+and libraries are there read-only. After each variant the canary must be what it was, byte for
+byte, name for name. Prints one JSON document: counts by class, what was refused with which code,
+the most seconds and bytes that one variant took, and everything that should not have happened.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import select
+import shutil
+import socket
+import stat
+import subprocess  # noqa: TID251 readers are other processes
+import sys
+import tempfile
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+import variants
+from kit import honest_root, sha
+
+HERE = Path(__file__).resolve().parent
+REPOSITORY = HERE.parents[1]
+SECONDS = 10
+"""For one variant in one reader; honest ones take 0.1 s here, a loaded machine ten times that."""
+BYTES = 96 << 20
+STAGING = Path("/staging")
+CANARY = {
+    "etc/passwd": "root:x:0:0::/root:/bin/sh\n", "etc/shadow": "root:*:\n", "etc/cron.d/keep": "#\n",
+    "root/.ssh/authorized_keys": "# none\n", "home/user/.profile": "# none\n", "escaped.not": "x",
+    "var/lib/keystone/trust/keep": "x", "tmp/keep": "x", "opt/index.json": "{}", "srv/blobs": "x",
+}  # fmt: skip
+
+
+def build_root() -> None:
+    """Become the root of a new file system: canary, staging, and programs that cannot change."""
+    root = Path(tempfile.mkdtemp(prefix="canary-"))
+    run = lambda *words: subprocess.run(words, check=True)  # noqa: E731
+    run("mount", "-t", "tmpfs", "-o", "mode=755", "canary", str(root))
+    for name, text in CANARY.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (root / "staging").mkdir()
+    (root / "proc").mkdir()
+    run("mount", "--rbind", "/proc", str(root / "proc"))
+    (root / "dev").mkdir()
+    for name in ("null", "zero", "urandom", "full"):
+        (root / "dev" / name).touch()
+        run("mount", "--bind", f"/dev/{name}", str(root / "dev" / name))
+    wanted = {"/usr", "/lib", "/lib64", "/bin", sys.base_prefix, sys.prefix, str(REPOSITORY)}
+    for name in sorted(wanted, key=len):
+        target = root / name.lstrip("/")
+        if Path(name).is_symlink():
+            target.symlink_to(os.readlink(name))
+        elif Path(name).is_dir() and not target.exists():
+            target.mkdir(parents=True)
+            run("mount", "--bind", name, str(target))
+            run("mount", "-o", "remount,bind,ro", str(target))
+    os.chroot(root)
+    os.chdir("/")
+
+
+SKIPPED = {"/proc", "/dev", "/staging", "/usr", "/lib", "/lib64", "/bin", sys.base_prefix,
+           sys.prefix, str(REPOSITORY)}  # fmt: skip
+
+
+def canary() -> str:
+    """A digest of every name, type, mode, owner and byte outside staging."""
+    seen = hashlib.sha256()
+    for folder, folders, files in os.walk("/"):
+        folders[:] = sorted(f for f in folders if os.path.join(folder, f) not in SKIPPED)
+        for name in sorted([*folders, *files]):
+            path = os.path.join(folder, name)
+            found = os.lstat(path)
+            seen.update(f"{path} {found.st_mode} {found.st_uid} {found.st_nlink}".encode())
+            if stat.S_ISREG(found.st_mode):
+                seen.update(Path(path).read_bytes())
+            elif stat.S_ISLNK(found.st_mode):
+                seen.update(os.readlink(path).encode())
+    return seen.hexdigest()
+
+
+def restore() -> None:
+    """After a reader wrote outside: the canary as it was."""
+    for folder in ("etc", "root/.ssh", "home", "var", "tmp", "opt", "srv"):
+        shutil.rmtree(f"/{folder}", ignore_errors=True)
+    for path in Path("/").iterdir():
+        if path.is_file() or path.is_symlink():
+            if str(path) not in SKIPPED and path.name not in {"bin", "lib", "lib64"}:
+                path.unlink()
+    for name, text in CANARY.items():
+        path = Path("/", name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+class Helper:
+    """A process that answers lines of JSON; started again when it hangs or dies."""
+
+    def __init__(self, script: str) -> None:
+        self.script = script
+        self.process: subprocess.Popen[str] | None = None
+
+    def ask(self, task: dict[str, Any]) -> dict[str, Any]:
+        if self.process is None:
+            self.process = subprocess.Popen(
+                [sys.executable, str(HERE / self.script)], text=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                env={"PATH": "/usr/bin:/bin", "TMPDIR": str(STAGING),
+                     "PYTHONPATH": str(REPOSITORY / "installer")},
+            )  # fmt: skip
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.write(json.dumps(task) + "\n")
+        self.process.stdin.flush()
+        ready, _, _ = select.select([self.process.stdout], [], [], 6 * SECONDS)
+        line = self.process.stdout.readline() if ready else ""
+        if line:
+            answer: dict[str, Any] = json.loads(line)
+            return answer
+        self.process.kill()
+        code = self.process.wait()
+        self.process = None
+        return {"is": "hung" if not ready else "died", "said": str(code), "seconds": 0, "peak": 0}
+
+
+def place(variant: variants.Variant) -> Path:
+    """The variant as a path that a person could give."""
+    path = STAGING / "bundle.tar"
+    special = variant.special
+    if special.startswith("/"):
+        path.symlink_to(special)
+    elif special == "fifo":
+        os.mkfifo(path)
+    elif special == "directory":
+        path.mkdir()
+    elif special == "dangling":
+        path.symlink_to("/nowhere")
+    elif special == "socket":
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(path))
+    elif special != "missing":
+        path.write_bytes(variant.data)
+    (STAGING / "other.tar").write_bytes(variant.other)
+    return path
+
+
+def clear() -> None:
+    for path in STAGING.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def task_for(variant: variants.Variant, path: Path, what: str) -> dict[str, Any]:
+    trust = STAGING / "trust"
+    trust.mkdir(exist_ok=True)
+    if variant.accepted is not None:
+        (trust / "accepted.json").write_text(json.dumps(variant.accepted))
+    return {
+        "do": what, "path": str(path), "other": str(STAGING / "other.tar"), "at": variant.at,
+        "special": variant.special, "clock": variant.clock, "trust": str(trust),
+        "store": str(STAGING / "store"), "pin": variant.fields.get("pin", sha(honest_root())),
+    }  # fmt: skip
+
+
+def as_process(task: dict[str, Any], launcher: Helper) -> dict[str, Any]:
+    """The command itself, as an operator runs it."""
+    words = ["bundle", "verify", task["path"]]
+    if task["do"] == "ingest process":
+        words = [
+            "store",
+            "ingest",
+            task["path"],
+            "--store",
+            task["store"],
+            "--trust",
+            task["trust"],
+        ]
+    program = [sys.executable, "-m", "keystone", "--log-format", "json"]
+    env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(REPOSITORY / "installer")}
+    done = launcher.ask(
+        {"words": [*program, *words, "--root-fingerprint", task["pin"]], "env": env}
+    )
+    if "is" in done:
+        return done
+    text = done.pop("text")
+    lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    codes = [line["code"] for line in lines if line.get("level") == "error" and line.get("code")]
+    answer = {**done, "said": text[-999:], "code": codes[0] if codes else "", "shown": True}
+    if "Traceback" in text or done["exit"] < 0 or done["exit"] == 1:
+        return {**answer, "is": "traceback"}
+    return {**answer, "is": "accepted" if done["exit"] == 0 else "refused"}
+
+
+def gnu_tar(task: dict[str, Any]) -> dict[str, Any]:
+    target = Path(task["store"])
+    target.mkdir()
+    try:
+        done = subprocess.run(["tar", "-C", target, "-xf", task["path"]], capture_output=True,
+                              timeout=SECONDS, check=False)  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return {"is": "hung"}
+    return {"is": "refused" if done.returncode else "accepted"}
+
+
+def made_links(target: Path) -> bool:
+    """Whether anything but plain files and folders was unpacked."""
+    for folder, folders, files in os.walk(target):
+        for name in [*folders, *files]:
+            found = os.lstat(os.path.join(folder, name))
+            if not stat.S_ISDIR(found.st_mode) and (
+                not stat.S_ISREG(found.st_mode) or found.st_nlink > 1
+            ):
+                return True
+    return False
+
+
+class Tally:
+    """What became of the variants."""
+
+    def __init__(self, *, honest: bool) -> None:
+        self.wanted = "accepted" if honest else "refused"
+        self.classes: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
+        self.wrong: list[dict[str, Any]] = []
+        self.most = {"seconds": 0.0, "bytes": 0}
+
+    def count(self, name: str, what: str, answer: dict[str, Any], note: str) -> None:
+        counts = self.classes[name][what]
+        counts.update(word for word in (answer["is"], answer.get("code")) if word)
+        counts.update(word for word in ("links", "outside") if answer[word])
+        if what in OTHERS or answer["is"] == "skipped":
+            return
+        self.most["seconds"] = max(self.most["seconds"], answer["seconds"])
+        self.most["bytes"] = max(self.most["bytes"], answer["peak"])
+        good = (
+            answer["is"] == self.wanted
+            and answer["peak"] <= BYTES
+            and answer["seconds"] <= SECONDS
+            and not answer["outside"]
+        )
+        if good and self.wanted == "refused":
+            right = answer.get("code") in variants.CODES[name]
+            good = right and answer["exit"] in {4, 5} and answer["shown"]
+        if not good:
+            self.wrong.append({"class": name, "reader": what, "note": note, **answer})
+
+
+OTHERS = {"tar", "tarfile"}
+
+
+def drive(options: argparse.Namespace) -> dict[str, Any]:
+    reader, launcher = Helper("reader_process.py"), Helper("measure.py")
+    clean, tally = canary(), Tally(honest=options.honest)
+    for number in range(options.first, options.first + options.count):
+        name, variant = (variants.honest if options.honest else variants.variant)(
+            options.seed, number
+        )
+        for what in options.reader:
+            task = task_for(variant, place(variant), what)
+            answer = read(what, variant, task, reader, launcher)
+            answer["links"] = what in OTHERS and made_links(Path(task["store"]))
+            clear()
+            answer["outside"] = canary() != clean
+            if answer["outside"]:
+                restore()
+                assert canary() == clean, "the canary cannot be restored"
+            tally.count(name, what, answer, f"{number}: {variant.note}")
+    return {
+        "seed": options.seed, "first": options.first, "count": options.count, "most": tally.most,
+        "classes": tally.classes, "wrong": tally.wrong[:50], "wrong_count": len(tally.wrong),
+    }  # fmt: skip
+
+
+def read(
+    what: str, variant: variants.Variant, task: dict[str, Any], reader: Helper, launcher: Helper
+) -> dict[str, Any]:
+    """Hand one variant over, where this reader can be given it."""
+    if what in OTHERS and variant.special:
+        return {"is": "skipped"}
+    if "process" in what:
+        # A process has its own clock and memory of what it accepted, and no failing disk.
+        odd = variant.clock or variant.special in {"swap", "error"} or variant.accepted is not None
+        return {"is": "skipped"} if odd else as_process(task, launcher)
+    return gnu_tar(task) if what == "tar" else reader.ask(task)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--count", type=int, default=300)
+    parser.add_argument("--honest", action="store_true", help="the control group")
+    parser.add_argument(
+        "--reader", action="append", help="verify, ingest, tar, tarfile, ... process"
+    )
+    parser.add_argument("--note", action="store_true", help="only name the variants")
+    options = parser.parse_args()
+    options.reader = options.reader or ["verify", "ingest"]
+    if options.note:
+        for number in range(options.first, options.first + options.count):
+            name, variant = variants.variant(options.seed, number)
+            print(number, name, variant.note, variant.special, len(variant.data))
+        return
+    build_root()
+    print(json.dumps(drive(options)))
+
+
+if __name__ == "__main__":
+    main()

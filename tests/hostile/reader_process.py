@@ -1,0 +1,194 @@
+"""The reader under test, in a process of its own: it is told a variant and says what became of it.
+
+Lines of JSON on standard input and output. Time and peak memory are measured here for each one.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import shutil
+import sys
+import tarfile
+import time
+import traceback
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+Answer = dict[str, Any]
+
+
+def peak_reset() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak() -> int:
+    """Most resident bytes since the last reset."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) << 10
+    raise RuntimeError("no VmHWM")
+
+
+class Failing(io.RawIOBase):
+    """A medium that fails at a byte, or goes on with another file from there."""
+
+    def __init__(self, first: Path, at: int, second: Path | None) -> None:
+        self._file, self._at, self._second = first.open("rb", buffering=0), at, second
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        room = self._at - self._file.tell()
+        if room <= 0 and self._second is None:
+            raise OSError(errno.EIO, "Input/output error")
+        if room <= 0:
+            here = self._file.tell()
+            self._file = self._second.open("rb", buffering=0)  # type: ignore[union-attr] as above
+            self._file.seek(here)
+            self._at, room = 1 << 62, 1 << 62
+        return self._file.readinto(memoryview(buffer)[: min(len(buffer), room)])
+
+
+@contextmanager
+def clock(moment: str) -> Iterator[None]:
+    """Let the trust module see another time."""
+    from keystone.bundle import trust  # noqa: PLC0415 in the canary's root only
+
+    if not moment:
+        yield
+        return
+
+    class Then(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
+            return datetime.fromisoformat(moment).astimezone(tz)
+
+    before, trust.datetime = trust.datetime, Then  # type: ignore[attr-defined, misc]
+    try:
+        yield
+    finally:
+        trust.datetime = before  # type: ignore[attr-defined]
+
+
+def attempt(work: Callable[[], object]) -> Answer:
+    from keystone.errors import KeystoneError  # noqa: PLC0415
+
+    try:
+        work()
+    except KeystoneError as error:
+        shown = bool(error.message) and bool(error.hint)
+        return {"is": "refused", "code": error.code, "exit": error.exit_code, "shown": shown,
+                "said": error.message[:300]}  # fmt: skip
+    except BaseException:  # noqa: BLE001 whatever it is, it is what we look for
+        return {"is": "traceback", "said": traceback.format_exc()[-1500:]}
+    return {"is": "accepted"}
+
+
+def verify(task: Answer) -> Answer:
+    from keystone.bundle import opened  # noqa: PLC0415
+
+    path, read_head = Path(task["path"]), opened.read_head
+
+    def swapped(*words: Any) -> Any:
+        head = read_head(*words)
+        os.replace(task["other"], path)
+        return head
+
+    preadv = os.preadv
+
+    def failing(handle: int, buffers: Any, offset: int) -> int:
+        if offset + sum(map(len, buffers)) > task["at"]:
+            raise OSError(errno.EIO, "Input/output error")
+        return preadv(handle, buffers, offset)
+
+    if task["special"] == "swap":
+        opened.read_head = swapped
+    if task["special"] == "error":
+        os.preadv = failing
+    try:
+        with clock(task["clock"]):
+            return attempt(lambda: opened.open_verified(
+                path, fingerprint=task["pin"], directory=Path(task["trust"])))  # fmt: skip
+    finally:
+        opened.read_head, os.preadv = read_head, preadv
+
+
+def ingest(task: Answer) -> Answer:
+    from keystone.bundle import store, trust  # noqa: PLC0415
+    from keystone.bundle.medium import open_medium  # noqa: PLC0415
+
+    path, second = Path(task["path"]), Path(task["other"])
+
+    def work() -> None:
+        pin = trust.host_pin(Path(task["trust"]), fingerprint=task["pin"])
+        target = Path(task["store"])
+        if task["special"] in {"error", "swap"}:
+            medium = Failing(path, task["at"], second if task["special"] == "swap" else None)
+            store.ingest(medium, target, pin)  # type: ignore[arg-type] a raw stream, as in the CLI
+            return
+        with open_medium(path) as found:
+            store.ingest(found.stream, target, pin, exact=found.exact)
+
+    with clock(task["clock"]):
+        answer = attempt(work)
+    if answer["is"] != "accepted" and Path(task["store"]).exists():
+        found = attempt(lambda: require_nothing_kept(Path(task["store"])))
+        answer = found if found["is"] != "accepted" else answer
+    return answer
+
+
+def require_nothing_kept(target: Path) -> None:
+    """After a refusal: no bundle, and no blob that is not what it is called."""
+    import hashlib  # noqa: PLC0415
+
+    from keystone.bundle import store  # noqa: PLC0415
+
+    assert not store.status(target).complete, "the store says it is complete"
+    for path in (target / "blobs/sha256").glob("*"):
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == path.name, path
+
+
+def unpack(task: Answer) -> Answer:
+    """Python's tarfile with its strictest filter."""
+    target = Path(task["store"])
+    target.mkdir()
+    try:
+        with tarfile.open(task["path"]) as archive:
+            archive.extractall(target, filter="data")
+    except Exception as error:  # noqa: BLE001 it says no in many ways
+        return {"is": "refused", "code": type(error).__name__}
+    return {"is": "accepted"}
+
+
+def main() -> None:
+    sys.stderr = Path("/dev/null").open("w")  # noqa: SIM115 for the life of the process
+    jobs = {"verify": verify, "ingest": ingest, "tarfile": unpack}
+    import tuf.api.metadata  # noqa: PLC0415
+    import tuf.ngclient._internal.trusted_metadata_set
+
+    import keystone.bundle.opened  # noqa: PLC0415
+    import keystone.bundle.store
+
+    del keystone, tuf
+    for line in sys.stdin:
+        task = json.loads(line)
+        peak_reset()
+        start = time.monotonic()
+        answer = jobs[task["do"]](task)
+        answer["seconds"] = time.monotonic() - start
+        answer["peak"] = peak()
+        shutil.rmtree(task["store"], ignore_errors=True)
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()

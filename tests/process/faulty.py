@@ -1,0 +1,201 @@
+"""A real HTTP(S) server on loopback that misbehaves as it is told, and remembers what was asked."""
+
+from __future__ import annotations
+
+import datetime as dt
+import ipaddress
+import socket
+import ssl
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
+from cryptography.x509.oid import NameOID
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer. cut: break the connection after so many bytes of the body.
+
+    length: a Content-Length that is not the body's. ranges: whether a Range is obeyed.
+    """
+
+    body: bytes = b""
+    status: int = 200
+    headers: tuple[tuple[str, str], ...] = ()
+    cut: int | None = None
+    length: int | None = None
+    ranges: bool = True
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a client said. when: monotonic seconds."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    when: float
+    body: bytes = b""
+
+
+@dataclass
+class Faulty:
+    """Answers by path: the first is given once, and so on; the last for ever."""
+
+    address: str = ""
+    answers: dict[str, list[Answer]] = field(default_factory=dict)
+    asked: list[Asked] = field(default_factory=list)
+
+    def says(self, path: str, *answers: Answer) -> str:
+        self.answers[path] = list(answers)
+        return f"{self.address}{path}"
+
+    def of(self, path: str, method: str = "GET") -> list[Asked]:
+        return [one for one in self.asked if (one.path, one.method) == (path, method)]
+
+    def next(self, path: str) -> Answer:
+        left = self.answers.get(path)
+        if not left:
+            return Answer(status=404)
+        return left.pop(0) if len(left) > 1 else left[0]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    faulty: Faulty
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    do_HEAD = do_POST = do_GET  # noqa: N815 the base class calls them so
+
+    def do_CONNECT(self) -> None:
+        """A proxy: whatever host is asked for, it is the answer's `body` ("127.0.0.1:port")."""
+        self._note()
+        host, port = self.faulty.next("CONNECT").body.decode().split(":")
+        with socket.create_connection((host, int(port))) as there:
+            self.send_response(200)
+            self.end_headers()
+            up = threading.Thread(target=_pump, args=(self.connection, there), daemon=True)
+            up.start()
+            _pump(there, self.connection)
+        self.close_connection = True
+
+    def _note(self) -> None:
+        length = int(self.headers.get("Content-Length", "0"))
+        body = self.rfile.read(length) if length else b""
+        self.faulty.asked.append(
+            Asked(self.command, self.path, dict(self.headers), time.monotonic(), body)
+        )
+
+    def _answer(self) -> None:
+        self._note()
+        answer = self.faulty.next(self.path.partition("?")[0])
+        data, status, span = answer.body, answer.status, ""
+        wanted = self.headers.get("Range", "")
+        if wanted and answer.ranges and status == 200 and self._same(answer):
+            start = int(wanted.removeprefix("bytes=").rstrip("-"))
+            data, status = data[start:], 206
+            span = f"bytes {start}-{len(answer.body) - 1}/{len(answer.body)}"
+        self.send_response(status)
+        for name, value in answer.headers:
+            self.send_header(name, value)
+        if span:
+            self.send_header("Content-Range", span)
+        self.send_header(
+            "Content-Length", str(len(data) if answer.length is None else answer.length)
+        )
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data if answer.cut is None else data[: answer.cut])
+        if answer.cut is not None or answer.length is not None:
+            self.close_connection = True
+
+    def _same(self, answer: Answer) -> bool:
+        condition = self.headers.get("If-Range", "")
+        return not condition or condition in dict(answer.headers).values()
+
+
+def _pump(source: socket.socket, sink: socket.socket) -> None:
+    try:
+        while data := source.recv(1 << 16):
+            sink.sendall(data)
+        sink.shutdown(socket.SHUT_WR)
+    except OSError:
+        return
+
+
+@contextmanager
+def serving(*, host: str = "127.0.0.1", tls: Path | None = None) -> Iterator[Faulty]:
+    """A server while the block runs. tls: a PEM file with key and certificate."""
+    found = Faulty()
+    handler = type("Handler", (_Handler,), {"faulty": found})
+    server = ThreadingHTTPServer((host, 0), handler)
+    server.daemon_threads = True
+    server.handle_error = lambda *_: None  # type: ignore[method-assign] clients that leave are expected
+    if tls:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(tls)
+        server.socket = context.wrap_socket(
+            server.socket, server_side=True, do_handshake_on_connect=False
+        )
+    found.address = f"{'https' if tls else 'http'}://{host}:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield found
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def self_signed(folder: Path, *names: str) -> tuple[Path, Path]:
+    """(key and certificate for a server, certificate alone): it vouches for itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
+    now = dt.datetime.now(dt.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(x509.SubjectAlternativeName([_name(name) for name in names]), critical=False)
+        .sign(key, SHA256())
+    )
+    pem = certificate.public_bytes(Encoding.PEM)
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    both, alone = folder / f"{names[0]}-server.pem", folder / f"{names[0]}-ca.pem"
+    both.write_bytes(private + pem)
+    alone.write_bytes(pem)
+    return both, alone
+
+
+def _name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)

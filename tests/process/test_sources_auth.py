@@ -1,0 +1,251 @@
+"""Registries that want credentials, honest and hostile: what is sent, and to whom."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import stat
+from typing import TYPE_CHECKING
+
+import pytest
+
+from keystone.bundle.source_oci import Reference, resolve
+from keystone.bundle.sources import Sources
+from keystone.errors import KeystoneError
+
+from .faulty import Answer, Faulty, serving
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+PLATFORMS = frozenset({"linux/amd64"})
+CONFIG = json.dumps({"architecture": "amd64", "os": "linux"}).encode()
+MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+
+
+def digest(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+MANIFEST = json.dumps(
+    {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST_TYPE,
+        "config": {
+            "mediaType": "application/vnd.oci.image.config.v1+json",
+            "digest": digest(CONFIG),
+            "size": len(CONFIG),
+        },
+        "layers": [],
+    }
+).encode()
+TOKEN = Answer(json.dumps({"token": "abc"}).encode())
+
+
+@pytest.fixture(autouse=True)
+def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    for name in ("XDG_RUNTIME_DIR", "DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def registry() -> Iterator[Faulty]:
+    with serving() as found:
+        yield found
+
+
+def basic(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def host(server: Faulty) -> str:
+    return server.address.partition("://")[2]
+
+
+def challenge(realm: str, **more: str) -> Answer:
+    fields = {"realm": realm, "service": "the registry", **more}
+    text = ",".join(f'{name}="{value}"' for name, value in fields.items())
+    return Answer(status=401, headers=(("WWW-Authenticate", f"Bearer {text}"),))
+
+
+def pull(registry: Faulty, first: Answer, **settings: object) -> None:
+    """Look an image up whose manifest is first answered with a challenge."""
+    registry.says("/v2/team/app/manifests/v1", first, Answer(MANIFEST))
+    registry.says(f"/v2/team/app/blobs/{digest(CONFIG)}", Answer(CONFIG))
+    sources = Sources({"registry.example": registry.address}, pause=lambda _: None, **settings)  # type: ignore[arg-type] for brevity
+    resolve(sources, Reference.parse("registry.example/team/app:v1"), PLATFORMS)
+
+
+def keep(path: Path, document: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document))
+
+
+def test_a_token_is_asked_for_with_our_own_scope_and_used(registry: Faulty, home: Path) -> None:
+    keep(home / ".docker/config.json", {"auths": {host(registry): {"auth": basic("me:pw")}}})
+    realm = registry.says("/token", TOKEN)
+    pull(registry, challenge(realm, scope="registry:catalog:*"))
+    asked = next(one for one in registry.asked if one.path.startswith("/token"))
+    assert "scope=repository%3Ateam%2Fapp%3Apull" in asked.path
+    assert "catalog" not in asked.path
+    assert asked.headers["Authorization"] == f"Basic {basic('me:pw')}"
+    assert registry.asked[-1].headers["Authorization"] == "Bearer abc"
+
+
+def test_a_token_that_ran_out_is_renewed(registry: Faulty) -> None:
+    realm = registry.says("/token", TOKEN)
+    registry.says(f"/v2/team/app/blobs/{digest(CONFIG)}", challenge(realm), Answer(CONFIG))
+    registry.says("/v2/team/app/manifests/v1", challenge(realm), Answer(MANIFEST))
+    sources = Sources({"registry.example": registry.address}, pause=lambda _: None)
+    resolve(sources, Reference.parse("registry.example/team/app:v1"), PLATFORMS)
+    assert len([one for one in registry.asked if one.path.startswith("/token")]) == 2
+
+
+def test_a_hostile_token_server_gets_no_credentials(registry: Faulty, home: Path) -> None:
+    keep(home / ".docker/config.json", {"auths": {host(registry): {"auth": basic("me:pw")}}})
+    with serving(host="127.0.0.2") as thief:
+        realm = thief.says("/token", TOKEN)
+        with pytest.raises(KeystoneError) as caught:
+            pull(registry, challenge(realm))
+        assert caught.value.exit_code == 7
+        assert "tokenServers" in caught.value.hint
+        assert thief.asked == []
+        named = {host(registry): thief.address}
+        pull(registry, challenge(realm), token_servers=named)
+        assert thief.asked[0].headers["Authorization"] == f"Basic {basic('me:pw')}"
+
+
+def test_without_credentials_any_private_token_server_will_do(registry: Faulty) -> None:
+    with serving(host="127.0.0.2") as other:
+        pull(registry, challenge(other.says("/token", TOKEN)))
+        assert "Authorization" not in other.asked[0].headers
+
+
+@pytest.mark.parametrize(
+    "realm", ["http://auth.example/token", "file:///etc/passwd", "", "https://u:p@auth.example/"]
+)
+def test_bad_token_servers(registry: Faulty, realm: str) -> None:
+    with pytest.raises(KeystoneError) as caught:
+        pull(registry, challenge(realm))
+    assert caught.value.exit_code == 8
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(b"[]"),
+        Answer(b"not json"),
+        Answer(b"{}"),
+        Answer(b'{"token": "a\\r\\nX: y"}'),
+        Answer(b'{"token": "' + b"a" * (2 << 20) + b'"}'),
+        Answer(status=500),
+        Answer(status=302, headers=(("Location", "/v2/"),)),
+    ],
+    ids=["list", "text", "none", "header", "huge", "busy", "redirect"],
+)
+def test_bad_answers_of_token_servers(registry: Faulty, answer: Answer) -> None:
+    with pytest.raises(KeystoneError) as caught:
+        pull(registry, challenge(registry.says("/token", answer)))
+    assert caught.value.exit_code == 8
+
+
+def helper(folder: Path, name: str, script: str) -> None:
+    folder.mkdir(exist_ok=True)
+    path = folder / f"docker-credential-{name}"
+    path.write_text(f"#!/bin/sh\n{script}")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+@pytest.mark.parametrize("key", ["credHelpers", "credsStore"])
+def test_credential_helpers(
+    registry: Faulty, home: Path, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = (
+        'read server; printf \'{"ServerURL": "%s", "Username": "me", "Secret": "pw"}\' "$server"'
+    )
+    helper(home / "bin", "test", program)
+    monkeypatch.setenv("PATH", f"{home}/bin:/usr/bin:/bin")
+    value: object = {host(registry): "test"} if key == "credHelpers" else "test"
+    keep(home / ".docker/config.json", {key: value, "auths": {host(registry): {}}})
+    pull(registry, challenge(registry.says("/token", TOKEN)))
+    asked = next(one for one in registry.asked if one.path.startswith("/token"))
+    assert asked.headers["Authorization"] == f"Basic {basic('me:pw')}"
+
+
+def test_identity_token_of_a_helper_is_refreshed(
+    registry: Faulty, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    helper(home / "bin", "test", 'echo \'{"Username": "<token>", "Secret": "long-lived"}\'')
+    monkeypatch.setenv("PATH", f"{home}/bin:/usr/bin:/bin")
+    keep(home / ".docker/config.json", {"credsStore": "test"})
+    pull(registry, challenge(registry.says("/token", Answer(b'{"access_token": "abc"}'))))
+    asked = registry.of("/token", "POST")[0]
+    assert b"refresh_token=long-lived" in asked.body
+    assert "Authorization" not in asked.headers
+    assert registry.asked[-1].headers["Authorization"] == "Bearer abc"
+
+
+def test_a_helper_that_knows_nothing_is_no_mistake(
+    registry: Faulty, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    helper(home / "bin", "test", "echo credentials not found in native keychain; exit 1")
+    monkeypatch.setenv("PATH", f"{home}/bin:/usr/bin:/bin")
+    keep(home / ".docker/config.json", {"credsStore": "test"})
+    pull(registry, challenge(registry.says("/token", TOKEN)))
+
+
+@pytest.mark.parametrize("script", ["echo geheim; exit 3", "echo geheim", "echo '{}'"])
+def test_a_helper_that_fails_is_told_without_what_it_said(
+    registry: Faulty, home: Path, script: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    helper(home / "bin", "test", script)
+    monkeypatch.setenv("PATH", f"{home}/bin:/usr/bin:/bin")
+    keep(home / ".docker/config.json", {"credsStore": "test"})
+    with pytest.raises(KeystoneError) as caught:
+        pull(registry, challenge(registry.says("/token", TOKEN)))
+    assert caught.value.exit_code == 3
+    assert "geheim" not in caught.value.message
+
+
+@pytest.mark.parametrize("name", ["../../bin/sh", "a/b", "", "x;y"])
+def test_names_of_helpers_are_names(registry: Faulty, home: Path, name: str) -> None:
+    keep(home / ".docker/config.json", {"credHelpers": {host(registry): name}})
+    with pytest.raises(KeystoneError) as caught:
+        pull(registry, challenge(registry.says("/token", TOKEN)))
+    assert caught.value.exit_code == 3
+
+
+def test_files_are_looked_at_in_order(
+    registry: Faulty, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """podman's file before Docker's; REGISTRY_AUTH_FILE stands for all; the namespace wins."""
+    realm = registry.says("/token", TOKEN)
+    name = host(registry)
+    keep(home / ".docker/config.json", {"auths": {name: {"auth": basic("docker:x")}}})
+    expected = ["docker:x"]
+    pull(registry, challenge(realm))
+    podman = {name: {"auth": basic("wide:x")}, f"{name}/team": {"auth": basic("team:x")}}
+    keep(home / ".config/containers/auth.json", {"auths": podman})
+    expected.append("team:x")
+    pull(registry, challenge(realm))
+    keep(home / "given.json", {"auths": {f"https://{name}/v1/": {"auth": basic("given:x")}}})
+    monkeypatch.setenv("REGISTRY_AUTH_FILE", str(home / "given.json"))
+    expected.append("given:x")
+    pull(registry, challenge(realm))
+    used = [one.headers["Authorization"] for one in registry.asked if "/token" in one.path]
+    assert used == [f"Basic {basic(text)}" for text in expected]
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"auths": {"%s": {"auth": "?"}}}', '{"auths": 3}'])
+def test_a_broken_credential_file_is_named(registry: Faulty, home: Path, text: str) -> None:
+    path = home / ".docker/config.json"
+    path.parent.mkdir()
+    path.write_text(text.replace("%s", host(registry)))
+    with pytest.raises(KeystoneError) as caught:
+        pull(registry, challenge(registry.says("/token", TOKEN)))
+    assert caught.value.exit_code == 3
+    assert str(path) in caught.value.message
