@@ -19,9 +19,10 @@ from urllib.parse import unquote
 
 from keystone import run
 from keystone.bundle import cache
+from keystone.bundle.addresses import SourceError
 from keystone.bundle.disk import write_file
 from keystone.bundle.model import Digest
-from keystone.errors import ConfigurationError
+from keystone.errors import ConfigurationError, UntrustedBundleError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -138,8 +139,24 @@ class Tree:
         write_file(tree.root / "etc/keystone.sources", text.encode())
         write_file(tree.root / "state/status", b"")
         write_file(tree.root / "etc/apt.conf", tree._configuration().encode())
-        tree._apt("apt-get", "update", "-qq", timeout=1800)
+        tree._update()
         return tree
+
+    def _update(self) -> None:
+        """Fetch and check the indexes; none may be missing, or be what was there before.
+
+        Raises UntrustedBundleError for a signature, SourceError for anything else.
+        """
+        result = self._apt("apt-get", "update", "-qq", check=False, timeout=1800)
+        if result.returncode == 0:
+            return
+        said = (result.stderr + result.stdout).strip()
+        if re.search(r"NO_PUBKEY|BADSIG|(EXP|REV)KEYSIG|is not signed|verification error", said):
+            raise UntrustedBundleError(
+                f"apt does not trust an archive:\n{said}",
+                hint="correct signedBy in spec.debs[].sources, or the archive",
+            )
+        raise SourceError(f"apt cannot read an archive:\n{said}", hint="then run it again")
 
     def closure(self, names: Iterable[str]) -> tuple[Deb, ...]:
         """Every package that installing `names` from nothing would need; no recommends.
@@ -204,6 +221,8 @@ class Tree:
             "APT::Get::List-Cleanup": "true",
             "Acquire::Languages": "none",
             "Debug::NoLocking": "true",
+            # Or apt goes on with what it had, or with nothing, and calls that success.
+            "APT::Update::Error-Mode": "any",
             # Ubuntu gives an update to a part of the machines first: a lock takes it or not,
             # whatever the packager's machine-id.
             "APT::Get::Always-Include-Phased-Updates": "true",

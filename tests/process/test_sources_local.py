@@ -1,0 +1,312 @@
+"""What is on the packager's machine: layouts, archives (skopeo is the peer), folders, wheels."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess  # noqa: TID251 the commands are tried from outside
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from .faulty import Answer, serving
+from .registries import Repository, digest, distribution
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HEAD = "apiVersion: keystone/v1alpha1\nmetadata: {name: small}\n"
+PLAIN = "--src-tls-verify=false"
+REF = "registry.example/team/app:v1"
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An image for two platforms in a real registry, as skopeo names it."""
+    folder = tmp_path_factory.mktemp("registry")
+    with distribution(folder, folder / "root") as address:
+        repository = Repository(address, "team/app")
+        layers = [packed(kind.encode()) for kind in ("amd64", "arm64")]
+        children = [
+            repository.image(kind, layer)
+            for kind, layer in zip(("amd64", "arm64"), layers, strict=True)
+        ]
+        repository.index(children, "v1")
+        yield f"docker://{address}/team/app:v1"
+
+
+def packed(content: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        entry = tarfile.TarInfo("hello")
+        entry.size = len(content)
+        tar.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def skopeo(*words: str) -> str:
+    done = subprocess.run(
+        ["skopeo", "--insecure-policy", "--override-arch", "amd64", "--override-os", "linux",
+         *words], capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+class Packager:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.run(0, "bundle", "keys", "init", "--dir", "keys")
+
+    def run(self, code: int, *words: str) -> str:
+        environment = {
+            **os.environ, "XDG_CACHE_HOME": str(self.folder / "cache"), "HOME": str(self.folder)
+        }  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-m", "keystone", *words], cwd=self.folder, env=environment,
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stderr
+
+    def lock(self, spec: str, code: int = 0, architectures: str = "amd64") -> str:
+        (self.folder / "small.yaml").write_text(
+            f"{HEAD}kind: BundleDefinition\nspec:\n  number: 1\n"
+            f"  architectures: [{architectures}]\n  installer: false\n{spec}"
+        )
+        return self.run(code, "bundle", "lock", "small.yaml")
+
+    def create(self) -> Path:
+        """The bundle, unpacked by plain tar."""
+        self.run(0, "bundle", "create", "small.yaml", "-o", "a.tar", "--keys", "keys")
+        out = self.folder / "out"
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir()
+        subprocess.run(["tar", "-C", out, "-xf", self.folder / "a.tar"], check=True)
+        return out
+
+    def items(self, kind: str) -> list[dict[str, Any]]:
+        document = json.loads((self.folder / "small.lock.json").read_bytes())
+        return [item for item in document["items"] if item["kind"] == kind]
+
+
+@pytest.fixture
+def packager(tmp_path: Path) -> Packager:
+    return Packager(tmp_path)
+
+
+def config(where: str) -> str:
+    """The image's id: the digest of its configuration."""
+    return str(json.loads(skopeo("inspect", "--raw", where))["config"]["digest"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("oci", "layout"), ("oci-archive", "layout.tar"), ("docker-archive", "saved.tar")],
+)
+def test_skopeo_writes_we_carry_skopeo_reads(
+    packager: Packager, image: str, kind: str, name: str
+) -> None:
+    named = REF if kind == "docker-archive" else "v1"
+    skopeo("copy", PLAIN, image, f"{kind}:{packager.folder}/{name}:{named}")
+    packager.lock(f"  images: [{{ref: '{REF}', from: {name}, group: node}}]\n")
+    out = packager.create()
+    first = (packager.folder / "a.tar").read_bytes()
+    (packager.folder / "a.tar").unlink()
+    packager.create()
+    assert (packager.folder / "a.tar").read_bytes() == first
+    before = config(f"{kind}:{packager.folder}/{name}:{named}")
+    assert config(f"oci:{out}:{REF}") == before
+    # skopeo packs it into a docker archive again, which checks every layer's digest.
+    skopeo("copy", f"oci:{out}:{REF}", f"docker-archive:{packager.folder}/again.tar:{REF}")
+    assert config(f"docker-archive:{packager.folder}/again.tar:{REF}") == before
+
+
+def test_all_platforms_of_a_layout(packager: Packager, image: str) -> None:
+    skopeo("copy", PLAIN, "--all", image, f"oci:{packager.folder}/layout:v1")
+    packager.lock(f"  images: [{{ref: '{REF}', from: layout}}]\n", architectures="amd64, arm64")
+    both = packager.items("image")[0]
+    packager.lock(f"  images: [{{ref: '{REF}', from: layout}}]\n", architectures="arm64")
+    one = packager.items("image")[0]
+    assert both["digest"] == one["digest"]
+    assert len(both["blobs"]) == 6
+    assert len(one["blobs"]) == 3
+
+
+def test_a_platform_that_is_not_there_is_missed(packager: Packager, image: str) -> None:
+    skopeo("copy", PLAIN, image, f"docker-archive:{packager.folder}/saved.tar:{REF}")
+    spec = f"  images: [{{ref: '{REF}', from: saved.tar%s}}]\n"
+    assert "linux/amd64 alone" in packager.lock(spec % "", 8, "amd64, arm64")
+    packager.lock(spec % ", architectures: [amd64]", 0, "amd64, arm64")
+
+
+def saved(path: Path, layer: bytes, diff_id: str, *, tag: str = REF) -> None:
+    """A docker archive by hand, its layer behind a symbolic link as old Dockers wrote it."""
+    configuration = json.dumps({
+        "architecture": "amd64", "os": "linux",
+        "rootfs": {"type": "layers", "diff_ids": [diff_id]},
+    }).encode()  # fmt: skip
+    name = f"{hashlib.sha256(configuration).hexdigest()}.json"
+    listed = [{"Config": name, "RepoTags": [tag], "Layers": ["b/layer.tar"]}]
+    with tarfile.open(path, "w") as tar:
+        files = {name: configuration, "a/layer.tar": layer, "manifest.json": json.dumps(listed)}
+        for member, data in files.items():
+            content = data.encode() if isinstance(data, str) else data
+            entry = tarfile.TarInfo(member)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+        link = tarfile.TarInfo("b/layer.tar")
+        link.type, link.linkname = tarfile.SYMTYPE, "../a/layer.tar"
+        tar.addfile(link)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_docker_archives_of_other_tools(packager: Packager, zipped: bool) -> None:
+    layer = packed(b"content")
+    data = gzip.compress(layer, mtime=0) if zipped else layer
+    saved(packager.folder / "saved.tar", data, digest(layer))
+    packager.lock(f"  images: [{{ref: '{REF}', from: saved.tar}}]\n")
+    out = packager.create()
+    assert (out / "blobs/sha256" / hashlib.sha256(data).hexdigest()).read_bytes() == data
+    skopeo("copy", f"oci:{out}:{REF}", f"dir:{packager.folder}/copied")
+
+
+def test_a_layer_that_is_not_the_configured_one(packager: Packager) -> None:
+    saved(packager.folder / "saved.tar", packed(b"content"), digest(b"other"))
+    assert digest(b"other") in packager.lock(f"  images: [{{ref: '{REF}', from: saved.tar}}]\n", 5)
+
+
+def test_docker_hub_s_short_names(packager: Packager) -> None:
+    layer = packed(b"content")
+    saved(packager.folder / "saved.tar", layer, digest(layer), tag="busybox:1.37")
+    ref = "docker.io/library/busybox:1.37"
+    packager.lock(f"  images: [{{ref: '{ref}', from: saved.tar}}]\n")
+
+
+@pytest.mark.parametrize("case", ["flipped", "zipped", "other", "gone"])
+def test_what_is_no_layout_is_refused(packager: Packager, image: str, case: str) -> None:
+    path = packager.folder / "layout"
+    spec = f"  images: [{{ref: '{REF}', from: layout}}]\n"
+    code = 3
+    if case == "zipped":
+        path.write_bytes(gzip.compress(packed(b"x")))
+    elif case == "other":
+        path.mkdir()
+    elif case == "flipped":
+        skopeo("copy", PLAIN, image, f"oci:{path}:v1")
+        index = json.loads((path / "index.json").read_bytes())
+        blob = path / "blobs/sha256" / index["manifests"][0]["digest"].removeprefix("sha256:")
+        blob.write_bytes(blob.read_bytes() + b" ")
+        code = 5
+    packager.lock(spec, code)
+
+
+def test_a_layout_that_changed_after_the_lock_is_refused(packager: Packager, image: str) -> None:
+    skopeo("copy", PLAIN, image, f"oci:{packager.folder}/layout:v1")
+    packager.lock(f"  images: [{{ref: '{REF}', from: layout}}]\n")
+    name = packager.items("image")[0]["blobs"][-1].removeprefix("sha256:")
+    (packager.folder / "layout/blobs/sha256" / name).write_bytes(b"other")
+    words = ("bundle", "create", "small.yaml", "-o", "a.tar", "--keys", "keys")
+    assert name in packager.run(3, *words)
+
+
+# Folders ---------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_carried_file_by_file(packager: Packager) -> None:
+    files = {"b/two": b"2", "a": b"1", "b/.three": b"3", "b/c/d/four": b"4"}
+    for name, data in files.items():
+        path = packager.folder / "site" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    packager.lock("  files: [{name: site, path: site, version: '7', group: node}]\n")
+    names = [item["name"] for item in packager.items("file")]
+    assert names == ["site/a", "site/b/.three", "site/b/c/d/four", "site/b/two"]
+    before = (packager.folder / "small.lock.json").read_bytes()
+    shutil.copytree(packager.folder / "site", packager.folder / "new")
+    shutil.rmtree(packager.folder / "site")
+    (packager.folder / "new").rename(packager.folder / "site")
+    os.utime(packager.folder / "site/a", (0, 0))
+    packager.lock("  files: [{name: site, path: site, version: '7', group: node}]\n")
+    assert (packager.folder / "small.lock.json").read_bytes() == before
+
+
+def test_everything_in_a_folder_that_cannot_travel_is_named(packager: Packager) -> None:
+    folder = packager.folder / "site"
+    folder.mkdir()
+    (folder / "link").symlink_to("/etc/passwd")
+    (folder / "a\nb").write_bytes(b"")
+    os.mkfifo(folder / "pipe")
+    said = packager.lock("  files: [{name: site, path: site}]\n", 3)
+    assert all(name in said for name in ("link", "a\nb", "pipe"))
+
+
+# Wheels ----------------------------------------------------------------------------------------
+
+
+def wheel(folder: Path, name: str, *, tag: str = "py3-none-any", needs: str = "") -> Path:
+    path = folder / f"{name}-1.0-{tag}.whl"
+    info = f"{name}-1.0.dist-info"
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr(f"{info}/METADATA", metadata + (f"Requires-Dist: {needs}\n" if needs else ""))
+        file.writestr(f"{info}/WHEEL", f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tag}\n")
+        file.writestr(f"{info}/RECORD", "")
+    return path
+
+
+def test_wheels_with_what_they_need_for_each_architecture(
+    packager: Packager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast = [
+        wheel(packager.folder, "fast", tag=f"cp311-cp311-manylinux_2_28_{machine}")
+        for machine in ("x86_64", "aarch64")
+    ]
+    app = wheel(packager.folder, "app", needs="fast>=1")
+    with serving() as index:
+        for name, files in {"app": [app], "fast": fast}.items():
+            links = "".join(
+                f'<a href="{index.address}/files/{file.name}#'
+                f'sha256={digest(file.read_bytes())[7:]}">{file.name}</a>'
+                for file in files
+            )
+            page = f"<!DOCTYPE html><html><body>{links}</body></html>".encode()
+            index.says(f"/simple/{name}/", Answer(page, headers=(("Content-Type", "text/html"),)))
+        for file in (app, *fast):
+            index.says(f"/files/{file.name}", Answer(file.read_bytes()))
+        user = index.address.replace("://", "://me:geheim@")
+        monkeypatch.setenv("PIP_INDEX_URL", f"{user}/simple/")
+        monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+        monkeypatch.delenv("PIP_EXTRA_INDEX_URL", raising=False)
+        spec = (
+            "  wheels: [{requirements: [app==1.0], python: '3.11', group: node}]\n"
+            f"  mirrors: {{'https://files.example': '{index.address}/files'}}\n"
+        )
+        packager.lock(spec, architectures="amd64, arm64")
+        found = {item["labels"]["filename"]: item["digest"] for item in packager.items("wheel")}
+        assert found == {f"wheels/{file.name}": digest(file.read_bytes()) for file in (app, *fast)}
+        text = (packager.folder / "small.lock.json").read_text()
+        assert "geheim" not in text
+        assert f"https://files.example/{app.name}" in text
+        out = packager.create()
+    for file in (app, *fast):
+        name = digest(file.read_bytes()).removeprefix("sha256:")
+        assert (out / "blobs/sha256" / name).read_bytes() == file.read_bytes()
+
+
+def test_wheels_that_do_not_exist(packager: Packager, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving() as index:
+        monkeypatch.setenv("PIP_INDEX_URL", f"{index.address}/simple/")
+        monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+        monkeypatch.delenv("PIP_EXTRA_INDEX_URL", raising=False)
+        said = packager.lock("  wheels: [{requirements: [none==1], python: '3.11'}]\n", 3)
+    assert "none==1" in said

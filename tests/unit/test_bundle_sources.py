@@ -1,0 +1,166 @@
+"""Waits, challenges, names of keys, platforms: values in, values out."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from keystone.bundle import backoff, docker_credentials, registry_auth, source_wheels
+from keystone.bundle.addresses import Origin, SourceError, follow
+from keystone.bundle.source_apt import proxies
+from keystone.bundle.sources import Sources
+from keystone.documents import packaged_schema
+from keystone.errors import ConfigurationError
+
+NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("120", 120.0),
+        (" 0 ", 0.0),
+        ("Sat, 21 Nov 2026 12:01:00 GMT", 60.0),
+        ("Sat, 21 Nov 2026 11:00:00 GMT", 0.0),
+        ("", None),
+        ("-5", None),
+        ("soon", None),
+        ("1.5", None),
+        ("9" * 400, 999999999.0),
+    ],
+)
+def test_retry_after(header: str, seconds: float | None) -> None:
+    assert backoff.retry_after(header, NOW) == seconds
+
+
+def test_waits_double_and_are_spread() -> None:
+    assert [backoff.wait(attempt, None, 0.0) for attempt in range(1, 9)] == [
+        0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 15.0,
+    ]  # fmt: skip
+    assert 0.49 < backoff.wait(1, None, 0.999) < 0.5
+    assert backoff.wait(1, 40.0, 0.0) == 40.0
+    assert backoff.wait(6, 40.0, 0.999) < 41.0
+
+
+@pytest.mark.parametrize(
+    ("header", "found"),
+    [
+        (
+            'Bearer realm="https://a/t",service="x, y",scope=pull',
+            [("bearer", {"realm": "https://a/t", "service": "x, y", "scope": "pull"})],
+        ),
+        (
+            'Basic realm="a \\"b\\"", Bearer realm="c"',
+            [("basic", {"realm": 'a "b"'}), ("bearer", {"realm": "c"})],
+        ),
+        ("", []),
+        ("Negotiate", [("negotiate", {})]),
+    ],
+)
+def test_challenges(header: str, found: list[tuple[str, dict[str, str]]]) -> None:
+    parsed = [(one.scheme, dict(one.parameters)) for one in registry_auth.challenges(header)]
+    assert parsed == found
+
+
+def test_an_origin_is_scheme_host_and_port() -> None:
+    assert Origin.of("https://a.example/x") == Origin.of("https://a.example:443/y")
+    assert Origin.of("https://a.example") != Origin.of("http://a.example")
+    assert Origin.of("https://a.example") != Origin.of("https://a.example:444")
+    assert Origin.of("https://[::1]:5000/").name == "[::1]:5000"
+    for text in ("file:///x", "https://", "https://u:p@a.example/", "https://a:b/", "x"):
+        with pytest.raises(ConfigurationError) as caught:
+            Origin.of(text)
+        assert "u:p" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("url", "location", "target"),
+    [
+        ("https://a/x/y", "z", "https://a/x/z"),
+        ("https://a/x", "//b/z", "https://b/z"),
+        ("http://a/x", "https://b/", "https://b/"),
+        ("https://a/x", "http://b/", None),
+        ("http://127.0.0.1/x", "http://b/", None),
+        ("https://a/x", "https://127.0.0.1/", None),
+        ("https://a/x", "https://localhost/", None),
+    ],
+)
+def test_redirects(url: str, location: str, target: str | None) -> None:
+    if target is not None:
+        assert follow(url, location) == target
+        return
+    with pytest.raises(SourceError):
+        follow(url, location)
+
+
+def test_plain_http_never_gets_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "auth.json").write_text('{"auths": {"a.example": {"auth": "bWU6cHc="}}}')
+    monkeypatch.setenv("REGISTRY_AUTH_FILE", str(tmp_path / "auth.json"))
+    assert docker_credentials.find(Origin.of("http://a.example"), "x") is None
+    assert docker_credentials.find(Origin.of("https://a.example:444"), "x") is None
+    assert docker_credentials.find(Origin.of("https://b.a.example"), "x") is None
+    found = docker_credentials.find(Origin.of("https://a.example"), "x")
+    assert found is not None
+    assert (found.user, found.password) == ("me", "pw")
+    assert "pw" not in repr(found)
+
+
+def test_docker_hub_has_many_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    auths = '{"auths": {"https://index.docker.io/v1/": {"auth": "bWU6cHc="}}}'
+    (tmp_path / "config.json").write_text(auths)
+    for name in ("REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "none"))
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    assert docker_credentials.find(Origin.of("https://registry-1.docker.io"), "library/a")
+    registry_auth.check_realm(
+        Origin.of("https://registry-1.docker.io"), "https://auth.docker.io/token",
+        credentials=True, token_servers={},
+    )  # fmt: skip
+
+
+def test_a_mirror_may_stand_for_a_part_of_a_registry_and_be_named_backwards() -> None:
+    sources = Sources(
+        {
+            "quay.io": "https://proxy.example/quay",
+            "quay.io/team": "https://own.example",
+            "https://files.example": "https://proxy.example/files/",
+        }
+    )
+    assert sources.registry("quay.io", "team/app") == "https://own.example/v2/app"
+    assert sources.registry("quay.io", "teams/app") == "https://proxy.example/v2/quay/teams/app"
+    assert sources.upstream("https://proxy.example/files/a/b") == "https://files.example/a/b"
+    assert sources.upstream("https://proxy.example/other") == "https://proxy.example/other"
+
+
+def test_platforms_of_wheels_go_down_from_the_target_s_library() -> None:
+    found = source_wheels.platforms("arm64", "2.31")
+    assert found[0] == "manylinux_2_31_aarch64"
+    assert "manylinux_2_34_aarch64" not in found
+    assert found[-2:] == ("manylinux2014_aarch64", "linux_aarch64")
+
+
+def test_apt_gets_the_proxies_of_the_environment() -> None:
+    given = {"HTTPS_PROXY": "http://p:1", "no_proxy": "x", "NO_PROXY": "y", "http_proxy": ""}
+    assert proxies(given) == {"https_proxy": "http://p:1", "no_proxy": "x"}
+
+
+def keys(schema: dict[str, object]) -> set[str]:
+    """Every name of a property in a JSON Schema, however deep."""
+    found: set[str] = set()
+    for name, value in schema.items():
+        if name == "properties" and isinstance(value, dict):
+            found |= set(value)
+        for inner in value if isinstance(value, list) else [value]:
+            if isinstance(inner, dict):
+                found |= keys(inner)
+    return found
+
+
+def test_every_key_of_the_definition_is_in_its_reference() -> None:
+    page = (Path(__file__).parents[2] / "docs/reference/bundle-definition.md").read_text()
+    spec = packaged_schema("bundle")["properties"]["spec"]
+    assert sorted(key for key in keys(spec) if not re.search(rf"\b{key}\b", page)) == []
