@@ -85,10 +85,6 @@ class _Blobs:
         return self._bundle.verified.created.isoformat()
 
 
-class Changed(OSError):
-    """The bundle's file was written to after it was verified."""
-
-
 class Operations:
     """The file system's answers, as mfusepy asks for them (libfuse's high-level API).
 
@@ -117,7 +113,7 @@ class Operations:
             name = parent or "/"
 
     def getattr(self, path: str, _file: int | None = None) -> dict[str, int]:
-        """As stat(2)."""
+        """What stat(2) says."""
         number = self._numbers.get(path)
         if number is not None:
             return {"st_mode": stat.S_IFREG | 0o444, "st_nlink": 1,
@@ -127,7 +123,7 @@ class Operations:
         return {"st_mode": stat.S_IFDIR | 0o555, "st_nlink": 2, "st_mtime": self._was[0]}
 
     def readdir(self, path: str, _file: int) -> list[str]:
-        """As readdir(3)."""
+        """Names in a folder (readdir(3))."""
         return [".", "..", *self._folders[path]]
 
     def open(self, path: str, _flags: int) -> int:
@@ -143,7 +139,7 @@ class Operations:
         # After reading: what was written before is in the stamp by now.
         if stamp(self._file) != self._was:
             self._changed()
-            raise Changed(errno.EIO, "changed since it was verified")
+            raise OSError(errno.EIO, "changed since it was verified")
         return data
 
 

@@ -1,4 +1,4 @@
-"""The programs that serve a bundle: out of the bundle itself where it carries them, else the host's.
+"""The programs that serve a bundle: the bundle's own where it carries them, else the host's.
 
 A bundle's nginx is a package of another release than this host's, maybe. It runs with the loader
 and libraries that the bundle carries for it, so it runs on any distribution.
@@ -80,7 +80,7 @@ def stanzas(text: str) -> Iterator[dict[str, str]]:
 
 
 def _packages(bundle: Bundle, suite: str) -> dict[str, dict[str, str]]:
-    found = {}
+    found: dict[str, dict[str, str]] = {}
     for item in bundle.manifest.of_kind("packages"):
         if item.labels.get("suite") == suite:
             with bundle.open(item.digest) as file:

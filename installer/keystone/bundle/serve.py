@@ -170,7 +170,7 @@ def verified(
     try:
         before = mounted.stamp(file)
         bundle = open_verified(path, fingerprint=fingerprint, confirm=confirm)
-        after = os.stat(path)
+        after = path.stat()
         if mounted.stamp(file) != before or (after.st_dev, after.st_ino) != before[-2:]:
             raise DamagedBundleError(f"{path}: written to while it was verified")
         yield bundle, file
