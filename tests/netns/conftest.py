@@ -25,6 +25,8 @@ from keystone.inventory import Context
 from keystone.run import Result, run
 from keystone.site import Networks, Node, Site
 
+from . import carried as bundles
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
@@ -179,3 +181,11 @@ def until(question: Callable[[], bool], what: str, seconds: float = 60) -> None:
         if time.monotonic() > deadline:
             pytest.fail(f"not within {seconds:.0f} s: {what}")
         time.sleep(0.1)
+
+
+@pytest.fixture(scope="session")
+def carried(tmp_path_factory: pytest.TempPathFactory) -> Iterator[bundles.Carried]:
+    """A small bundle of real things, and what tar makes of it."""
+    made = bundles.make(tmp_path_factory.mktemp("carried"))
+    yield made
+    bundles.discard(made)

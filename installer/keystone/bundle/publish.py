@@ -18,7 +18,7 @@ import os
 from dataclasses import dataclass
 from email.utils import format_datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from keystone import log
 from keystone.bundle import media
@@ -56,7 +56,7 @@ class Published:
 
 def publish(store: Path) -> Published:
     """Fill registry/, apt/ and files/ from the store. Raises DamagedBundleError for a lost blob."""
-    wanted = dict(plan(load_manifest(store), _Blobs(store)))
+    wanted = dict(plan(load_manifest(store), _Stored(store)))
     removed = _remove_others(store, wanted)
     made = 0
     with log.progress("publish the store", len(wanted), in_bytes=False) as bar:
@@ -67,8 +67,21 @@ def publish(store: Path) -> Published:
     return Published(changed=bool(made or removed), made=made, removed=removed)
 
 
-class _Blobs:
+class Blobs(Protocol):
     """What the plan has to read: image manifests, package lists and the bundle's date."""
+
+    def read(self, digest: Digest) -> bytes:
+        """A whole blob, checked against its digest."""
+
+    def has(self, digest: Digest) -> bool:
+        """Whether the blob is there."""
+
+    def created(self) -> str:
+        """When the bundle's lock was made (ISO 8601)."""
+
+
+class _Stored:
+    """The blobs of a store."""
 
     def __init__(self, store: Path) -> None:
         self._store = store
@@ -91,7 +104,7 @@ class _Blobs:
         return str(json.loads(data)["signed"][CREATED])
 
 
-def plan(manifest: Manifest, blobs: _Blobs) -> Iterator[tuple[str, Planned]]:
+def plan(manifest: Manifest, blobs: Blobs) -> Iterator[tuple[str, Planned]]:
     """Every path below the store that should be there, with what it should be."""
     for item in manifest.items:
         if item.kind in OCI_KINDS:
@@ -108,7 +121,7 @@ def plan(manifest: Manifest, blobs: _Blobs) -> Iterator[tuple[str, Planned]]:
             yield f"files/sha256/{item.digest.hex}", Planned(item.digest)
 
 
-def _image(item: Item, blobs: _Blobs) -> Iterator[tuple[str, Planned]]:
+def _image(item: Item, blobs: Blobs) -> Iterator[tuple[str, Planned]]:
     repository = f"{REGISTRY}/repositories/{item.name}"
     root = Planned(data=str(item.digest).encode())
     if not item.version.startswith("sha256:"):
@@ -118,7 +131,7 @@ def _image(item: Item, blobs: _Blobs) -> Iterator[tuple[str, Planned]]:
     yield from _manifest(repository, item.digest, blobs)
 
 
-def _manifest(repository: str, digest: Digest, blobs: _Blobs) -> Iterator[tuple[str, Planned]]:
+def _manifest(repository: str, digest: Digest, blobs: Blobs) -> Iterator[tuple[str, Planned]]:
     link = f"{repository}/_manifests/revisions/sha256/{digest.hex}/link"
     yield link, Planned(data=str(digest).encode())
     yield _data(digest), Planned(digest)
@@ -137,7 +150,7 @@ def _data(digest: Digest) -> str:
     return f"{REGISTRY}/blobs/sha256/{digest.hex[:2]}/{digest.hex}/data"
 
 
-def _packages(item: Item, blobs: _Blobs) -> Iterator[tuple[str, Planned]]:
+def _packages(item: Item, blobs: Blobs) -> Iterator[tuple[str, Planned]]:
     from datetime import datetime  # noqa: PLC0415
 
     suite = item.labels["suite"]

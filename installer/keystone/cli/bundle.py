@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +27,22 @@ passphrase_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-@click.group()
+VERBS = {"serve": "bundle_serve"}
+"""Verbs that have a module of their own in keystone.cli, loaded when they are called."""
+
+
+class _Verbs(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *VERBS})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return super().get_command(ctx, cmd_name)
+        command: click.Command = importlib.import_module(f"keystone.cli.{VERBS[cmd_name]}").verb
+        return command
+
+
+@click.group(cls=_Verbs)
 def group() -> None:
     """Make, check and look at bundles: the one signed file that crosses the gap."""
 
