@@ -150,7 +150,7 @@ def _targets(signed: dict[str, Any]) -> None:
     if len(signed["targets"]) > MAX_TARGETS:
         raise _ShapeError(f"{len(signed['targets'])} members, at most {MAX_TARGETS}", "KSB-20")
     for name, entry in signed["targets"].items():
-        if not _NAME.fullmatch(name) or len(name) > NAME_BYTES:
+        if not _NAME.fullmatch(name) or len(name) > NAME_BYTES or name.startswith("metadata/"):
             raise _ShapeError(f"{name[:120]!a} is no name of a member", "KSB-14")
         value = _fields(entry, name, {"length": int, "hashes": dict})
         if not 0 <= value["length"] <= MAX_SIZE:

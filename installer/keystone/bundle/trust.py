@@ -15,6 +15,7 @@ import re
 from dataclasses import InitVar, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from keystone.bundle import accepted as memory
@@ -105,11 +106,13 @@ def verify(files: Mapping[str, bytes], pin: Pin, clock: datetime | None = None) 
     )
     created = _load(trusted, files, clock, withdrawn=_withdrawn([start, *later], trusted.root))
     verified = Verified(
-        files=dict(files),
-        targets={
-            name: Target(entry.length, Digest(entry.hashes["sha256"]))
-            for name, entry in trusted.targets.targets.items()
-        },
+        files=MappingProxyType(dict(files)),
+        targets=MappingProxyType(
+            {
+                name: Target(entry.length, Digest(entry.hashes["sha256"]))
+                for name, entry in trusted.targets.targets.items()
+            }
+        ),
         root=newest,
         digest=Digest(hashlib.sha256(files["targets.json"]).hexdigest()),
         number=trusted.targets.version,
