@@ -31,7 +31,7 @@ def claim(folder: Path, lock: Lock) -> None:
     try:
         issued: dict[str, dict[str, str]] = json.loads(path.read_bytes()) if path.exists() else {}
         ours = issued.setdefault(lock.name, {})
-        numbers = [int(number) for number in ours]
+        numbers = [int(number) for number in ours.keys()]  # noqa: SIM118 a list has no keys
     except (ValueError, AttributeError) as error:
         raise ConfigurationError(
             f"{path}: cannot be read: {error}",

@@ -187,7 +187,7 @@ class Simulator:
 
 
 class Host:
-    """A host that is offered bundles: it accepts, or refuses and holds no byte of what it refused."""
+    """A host that is offered bundles: it accepts, or refuses and holds no byte of them."""
 
     def __init__(self, folder: Path) -> None:
         self.trust, self.store = folder / "trust", folder / "store"

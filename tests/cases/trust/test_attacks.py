@@ -83,7 +83,7 @@ def test_b02_rotation_that_the_old_keys_did_not_sign(sim: Any, host: Any, key: A
 
 def test_b03_signed_by_a_withdrawn_release_key(sim: Any, host: Any, key: Any) -> None:
     later = sim.again(number=2).rotate(release=[key("release 2")])
-    later.signers = dict.fromkeys(("timestamp", "snapshot", "targets"), [key("release")])
+    later.signers = {role: [key("release")] for role in ("timestamp", "snapshot", "targets")}
     host.accepts(sim)
     host.refuses(later, "KSB-03")
 
@@ -122,7 +122,7 @@ def test_b04_one_of_two_signed(sim: Any, host: Any, key: Any) -> None:
 
 def test_b04_key_listed_twice_under_one_id(sim: Any, host: Any, key: Any) -> None:
     two_of(sim, [key("a"), key("a")])
-    sim.signers = dict.fromkeys(("timestamp", "snapshot", "targets"), [key("a")])
+    sim.signers = {role: [key("a")] for role in ("timestamp", "snapshot", "targets")}
     host.refuses(sim, "KSB-04")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from keystone.bundle import store
+from keystone.bundle import opened, store
 from keystone.bundle.medium import open_medium
 from keystone.bundle.opened import open_metadata, open_verified
 from keystone.errors import DamagedBundleError
@@ -148,8 +148,6 @@ def test_changed_while_it_was_read(bundle: Path, change: Callable[[Path], None])
 
 def test_verify_asks_at_its_end(bundle: Path, sim: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exchanged in the middle: what was read was good, but it is not what the name leads to."""
-    from keystone.bundle import opened
-
     honest = opened.read_head
 
     def slow(*words: Any) -> Any:
