@@ -19,7 +19,7 @@ from keystone import log
 from keystone.bundle import cache, keys, manifest, media, source_oci, tar
 from keystone.bundle.addresses import is_loopback
 from keystone.bundle.disk import sync_directory
-from keystone.bundle.executable import executable
+from keystone.bundle.executable import SOURCE, executable
 from keystone.bundle.model import Digest, Manifest
 from keystone.bundle.opened import INSTALLER_MODE, member_name
 from keystone.bundle.reader import CHUNK, INSTALLER, MANIFEST, METADATA, Target
@@ -117,8 +117,8 @@ def open_source(blob: LockedBlob, folder: Path, sources: Sources) -> Iterator[by
         return iter([rest.encode()])
     if local is not None:
         return _file(local)
-    if blob.source == "built:installer" and not cache.has(blob.digest, blob.size):
-        return _file(executable())
+    if blob.source.startswith(SOURCE) and not cache.has(blob.digest, blob.size):
+        return _file(executable(blob.source))
     if cache.has(blob.digest, blob.size):
         return _file(cache.path(blob.digest))
     if kind == "built":

@@ -43,8 +43,8 @@ def lock(definition: Path, output: Path | None, mirrors: Path | None) -> None:
     path = output or definition.with_suffix(".lock.json")
     old = locks.load(path) if path.exists() else None
     sources = Sources({**wanted.mirrors, **definitions.load_mirrors(mirrors)})
-    new = resolve(wanted, sources, path.parent, datetime.now(UTC).replace(microsecond=0))
-    new = locks.numbered(new, old)
+    now = datetime.now(UTC).replace(microsecond=0)
+    new = locks.numbered(resolve(wanted, sources, path.parent, now, old), old)
     if old is not None and locks.same_content(old, new):
         log.info(f"{path}: nothing changed")
         return

@@ -294,7 +294,7 @@ def test_two_keys_of_one_passphrase_share_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("passphrase", [None, "", "wrong horse", f"{SECRET} "])
 def test_without_the_passphrase_nothing_is_signed(tmp_path: Path, passphrase: str | None) -> None:
     keys.init(tmp_path, SECRET)
-    with pytest.raises(ConfigurationError, match="passphrase|cannot be opened"):
+    with pytest.raises(ConfigurationError, match="cannot be opened"):
         keys.sign(tmp_path, {}, number=1, created=CREATED, valid_days=9, passphrase=passphrase)
     keys.sign(tmp_path, {}, number=1, created=CREATED, valid_days=9, passphrase=SECRET)
 
