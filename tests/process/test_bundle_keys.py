@@ -1,4 +1,4 @@
-"""`bundle keys` as processes, the commands of the guide, and what hosts make of numbers and keys."""
+"""`bundle keys` as processes, as the guide has them, and what hosts make of numbers."""
 
 from __future__ import annotations
 

@@ -51,6 +51,7 @@ def build(checkout: Path, cache: Path, day: date) -> Path:
         tree = Path(scratch) / "site-packages"
         shutil.copytree(_dependencies(lock, cache), tree)
         _add_ourselves(checkout, tree, Path(scratch))
+        _forget_where(tree)
         floor.write(tree / "keystone", day)
         half = Path(scratch) / "keystone-install"
         run.run(
@@ -132,6 +133,13 @@ def _add_ourselves(checkout: Path, tree: Path, scratch: Path) -> None:
          "--no-index", "--target", tree, wheel],
         env=_pip_environment(),
     )  # fmt: skip
+
+
+def _forget_where(tree: Path) -> None:
+    """Drop pip's notes of the folder it installed from: they differ from build to build."""
+    for name in ("direct_url.json", "RECORD"):
+        for path in tree.glob(f"keystone-*.dist-info/{name}"):
+            path.unlink()
 
 
 def _pip_environment() -> dict[str, str]:
