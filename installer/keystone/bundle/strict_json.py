@@ -13,11 +13,15 @@ from typing import Any, NoReturn
 MAX_DEPTH = 16
 MAX_INTEGER = 2**53 - 1
 """The largest integer that every JSON reader keeps exact (RFC 8259, 6)."""
+MAX_VALUES = 400_000
+"""Members and elements in one document; 30,000 blobs with names and sizes are half of that."""
 _DIGITS = len(str(MAX_INTEGER))
 
 
 def loads(data: bytes) -> Any:  # noqa: ANN401 any JSON value
     """The value. Raises ValueError, which says what is wrong, for anything that is not plain."""
+    if sum(map(data.count, (b",", b"[", b"{"))) > MAX_VALUES:
+        raise ValueError(f"more than {MAX_VALUES} values")
     try:
         value = json.loads(
             data.decode("utf-8"),

@@ -240,12 +240,13 @@ def _load(
         name = f"{role}.json"
         if name not in files:
             raise UntrustedBundleError(f"{name}: not in the bundle", hint=ASK, code="KSB-01")
-        signed = shape.check(name, role, files[name])["signed"]
         try:
+            shape.check(name, role, files[name])
             getattr(trusted, f"update_{role}")(files[name])
             if role == "timestamp":
                 # Time does not go back behind what is signed here; the next step looks again.
-                trusted.reference_time = max(trusted.reference_time, _created(signed))
+                created = _created(trusted.timestamp.unrecognized_fields)
+                trusted.reference_time = max(trusted.reference_time, created)
         except RepositoryError as error:
             code = _why_not(error, role, files[name], trusted.root, withdrawn)
             raise _refusal(name, error, code, clock, trusted.reference_time) from error

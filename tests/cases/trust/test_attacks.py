@@ -369,6 +369,14 @@ def test_b23_depth_of_a_hundred_thousand(sim: Any, host: Any) -> None:
     host.refuses(sim, "KSB-23")
 
 
+def test_b23_a_million_small_values(sim: Any, host: Any) -> None:
+    """Under the cap in bytes, and yet a hundred times as much in memory."""
+    sim.raws["targets.json"] = inside(
+        b'"version":1', b'"x":[' + b"[]," * 10**6 + b'[]],"version":1'
+    )
+    host.refuses(sim, "KSB-23")
+
+
 def test_b23_a_string_of_ten_megabytes(sim: Any, host: Any) -> None:
     sim.raws["targets.json"] = inside(b'"version":1', b'"x":"' + b"x" * 10**7 + b'","version":1')
     host.refuses(sim, "KSB-20")
