@@ -51,8 +51,8 @@ def build(checkout: Path, cache: Path, day: date) -> Path:
         tree = Path(scratch) / "site-packages"
         shutil.copytree(_dependencies(lock, cache), tree)
         _add_ourselves(checkout, tree, Path(scratch))
-        _forget_where(tree)
         floor.write(tree / "keystone", day)
+        _forget_where(tree)
         half = Path(scratch) / "keystone-install"
         run.run(
             [sys.executable, "-m", "shiv", "--site-packages", tree, "-e", "keystone.cli:main",
@@ -136,10 +136,12 @@ def _add_ourselves(checkout: Path, tree: Path, scratch: Path) -> None:
 
 
 def _forget_where(tree: Path) -> None:
-    """Drop pip's notes of the folder it installed from: they differ from build to build."""
+    """Drop what differs from build to build: pip's notes of its folder, modes that the umask gave."""
     for name in ("direct_url.json", "RECORD"):
         for path in tree.glob(f"keystone-*.dist-info/{name}"):
             path.unlink()
+    for path in tree.rglob("*"):
+        path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
 
 
 def _pip_environment() -> dict[str, str]:
