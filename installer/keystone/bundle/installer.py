@@ -136,7 +136,7 @@ def _add_ourselves(checkout: Path, tree: Path, scratch: Path) -> None:
 
 
 def _forget_where(tree: Path) -> None:
-    """Drop what differs from build to build: pip's notes of its folder, modes that the umask gave."""
+    """Drop what differs from build to build: pip's notes of its folder, modes by the umask."""
     for name in ("direct_url.json", "RECORD"):
         for path in tree.glob(f"keystone-*.dist-info/{name}"):
             path.unlink()

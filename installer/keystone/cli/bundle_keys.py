@@ -19,6 +19,9 @@ dir_option = click.option(
 passphrase_option = click.option(
     "--passphrase-file", type=FILE, help="Opens the keys; its first line is the passphrase."
 )
+plain_option = click.option(
+    "--no-passphrase", "plain", is_flag=True, help="Do not encrypt, and do not ask."
+)
 years_option = click.option("--years", default=5, show_default=True, help="Validity of the root.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 WARN_DAYS = 180
@@ -38,15 +41,16 @@ def group() -> None:
 )  # fmt: skip
 @click.option("--threshold", default=1, show_default=True, help="How many holders must sign.")
 @passphrase_option
+@plain_option
 @json_option
 def init(
     folder: Path, holders: tuple[Path, ...], threshold: int, passphrase_file: Path | None,
-    as_json: bool,
+    plain: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Make the keys. Tell operators the fingerprint by another way than the bundle's."""
     from keystone.bundle import keys  # noqa: PLC0415 slow to import
 
-    secret = choosing(passphrase_file)
+    secret = choosing(passphrase_file, plain=plain)
     if holders:
         path = keys.init_apart(folder, holders, threshold, secret)
         _propose_said(path, as_json=as_json)
@@ -63,12 +67,13 @@ def init(
 @group.command()
 @click.argument("path", metavar="NAME.pem", type=FILE)
 @passphrase_option
+@plain_option
 @json_option
-def new(path: Path, passphrase_file: Path | None, as_json: bool) -> None:
+def new(path: Path, passphrase_file: Path | None, plain: bool, as_json: bool) -> None:
     """Make one holder's key; hand out NAME.pub, keep NAME.pem."""
     from keystone.bundle import keyfile  # noqa: PLC0415 slow to import
 
-    key = keyfile.generate(path, choosing(passphrase_file))
+    key = keyfile.generate(path, choosing(passphrase_file, plain=plain))
     public = path.with_suffix(".pub")
     log.info(f"{path}: made; hand out {public}, key {key.keyid[:16]}")
     if as_json:
@@ -158,11 +163,11 @@ def show(path: Path, as_json: bool) -> None:
         log.warn(f"the root expires in {found['daysLeft']} days: renew it (bundle keys rotate)")
 
 
-def choosing(path: Path | None) -> str | None:
+def choosing(path: Path | None, *, plain: bool = False) -> str | None:
     """The passphrase of a key that is made: from its file, or asked for twice."""
     if path is not None:
         return _first_line(path)
-    if sys.stdin.isatty():
+    if sys.stdin.isatty() and not plain:
         typed: str = click.prompt(
             "Passphrase for the new keys", hide_input=True, confirmation_prompt=True, default="",
             show_default=False,

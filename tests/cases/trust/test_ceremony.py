@@ -14,7 +14,7 @@ from keystone.bundle import ceremony, keyfile, keys, ledger, roots, trust
 from keystone.bundle.ceremony import Change
 from keystone.bundle.lock import Lock, LockedBlob, numbered
 from keystone.bundle.model import Digest, Item
-from keystone.bundle.reader import MAX_ROOTS, Target
+from keystone.bundle.reader import Target
 from keystone.errors import ConfigurationError, RefusedError, UntrustedBundleError
 
 if TYPE_CHECKING:
@@ -246,13 +246,14 @@ def test_init_that_was_cut_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             keys.init(folder, None)
 
 
-def test_no_more_roots_than_hosts_follow(tmp_path: Path) -> None:
+def test_no_more_roots_than_hosts_follow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ceremony, "MAX_ROOTS", 4)
     keys.init(tmp_path, None)
-    for _ in range(MAX_ROOTS - 1):
+    for _ in range(3):
         pending = ceremony.propose(tmp_path, Change())
         ceremony.sign(pending, tmp_path / "root.pem", None)
         ceremony.collect(tmp_path)
-    with pytest.raises(RefusedError, match=str(MAX_ROOTS)):
+    with pytest.raises(RefusedError, match="more than 4"):
         ceremony.propose(tmp_path, Change())
     files = keys.sign(tmp_path, {}, number=1, created=CREATED, valid_days=9, passphrase=None)
     trust.verify(files, trust.Pin(root=(tmp_path / "1.root.json").read_bytes()), CREATED)
@@ -291,11 +292,11 @@ def test_two_keys_of_one_passphrase_share_nothing(tmp_path: Path) -> None:
     assert first[1:] != second[1:]
 
 
-@pytest.mark.parametrize("passphrase", [None, "", "wrong horse", f"{SECRET} "])
-def test_without_the_passphrase_nothing_is_signed(tmp_path: Path, passphrase: str | None) -> None:
+def test_without_the_passphrase_nothing_is_signed(tmp_path: Path) -> None:
     keys.init(tmp_path, SECRET)
-    with pytest.raises(ConfigurationError, match="cannot be opened"):
-        keys.sign(tmp_path, {}, number=1, created=CREATED, valid_days=9, passphrase=passphrase)
+    for passphrase in (None, "", "wrong horse", f"{SECRET} "):
+        with pytest.raises(ConfigurationError, match="cannot be opened"):
+            keys.sign(tmp_path, {}, number=1, created=CREATED, valid_days=9, passphrase=passphrase)
     keys.sign(tmp_path, {}, number=1, created=CREATED, valid_days=9, passphrase=SECRET)
 
 
