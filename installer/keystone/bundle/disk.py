@@ -24,7 +24,8 @@ def write_chunks(
     path: Path, chunks: Iterable[bytes | memoryview], temporary: Path, mode: int = 0o644
 ) -> None:
     """Write to `temporary` on the same file system, sync, rename. The directory is not synced."""
-    with temporary.open("wb", buffering=0) as file:
+    # A secret must not be readable for the moment before its mode is set.
+    with open(temporary, "wb", buffering=0, opener=_private) as file:
         for chunk in chunks:
             view = memoryview(chunk)
             while view:
@@ -32,6 +33,10 @@ def write_chunks(
         os.fchmod(file.fileno(), mode)
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def sync_directory(path: Path) -> None:
