@@ -54,7 +54,7 @@ def resolve(definition: Definition, sources: Sources, folder: Path) -> Resolved:
         fetched, items = [], []
         with log.progress("look up charts", len(definition.charts), in_bytes=False) as bar:
             for wanted in definition.charts:
-                found = charts.get(wanted.wanted, None, prove=wanted.keyring is not None)
+                found = charts.get(wanted.wanted, Path("/"), prove=wanted.keyring is not None)
                 signer = charts.verify(found, wanted.keyring) if wanted.keyring else ""
                 items.append(_chart(wanted, found, signer, definition.kube_version))
                 items += _values(wanted, folder)
