@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keystone import run
+from keystone import log, run
 from keystone.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ OLDEST = (3, 18, 5)
 """CVE-2025-32386, -32387, -53547, -55199: what a chart could do to older ones."""
 NOWHERE = "http://127.0.0.1:9"
 """A proxy that is not there: values.schema.json can name URLs, which helm would ask for."""
+REMOTE_SCHEMA = 'failing loading "http'
+"""How helm says that it asked NOWHERE for a part of a schema."""
 RENDER_SECONDS = 300
 INSTALL = "https://helm.sh/docs/intro/install, or KEYSTONE_PATH=<its folder>:$PATH"
 
@@ -72,8 +74,15 @@ class Helm:
 
     def template(self, chart: Path, release: str, words: Sequence[str | Path]) -> str:
         """All that an installation of a packed chart makes: CRDs, hooks and tests too."""
-        done = self.run("template", release, chart, "--include-crds", *words)
-        return done.stdout
+        argv = ("template", release, chart, "--include-crds", *words)
+        try:
+            return self.run(*argv).stdout
+        except run.CommandError as error:
+            if REMOTE_SCHEMA not in error.message:
+                raise
+            log.warn(f"{release}: the schema of its values is partly elsewhere; they go unchecked")
+            log.warn(f"{release}: inside, helm needs --skip-schema-validation")
+            return self.run(*argv, "--skip-schema-validation").stdout
 
     def verify(self, packed: Path, keyring: Path) -> str:
         """The fingerprint of the key that signed packed's .prov. Raises CommandError when none."""
