@@ -32,7 +32,9 @@ WEB = {
     "Pod": "images.example/team/probe:3.0",
 }
 BASE, TOOL, RUN_TIME = (f"images.example/team/{name}:1.0" for name in ("base", "tool", "operand"))
-GUARDED, NOTED = "images.example/team/exporter:1.0", "images.example/team/noted:1.0"
+GUARDED, NOTED, MOVED = (
+    f"images.example/team/{name}:1.0" for name in ("exporter", "noted", "mover")
+)
 
 
 def workload(kind: str, image: str, *, hook: str = "") -> str:
@@ -81,6 +83,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory, helm: Path) -> Path:
             workload("Pod", WEB["Pod"], hook="test"),
             '{{ if .Capabilities.APIVersions.Has "keystone.example/v1" }}\n'
             + workload("Deployment", GUARDED) + "{{ end }}",
+            "{{ if .Release.IsUpgrade }}\n" + workload("Job", MOVED) + "{{ end }}",
             annotations={"artifacthub.io/images": f"- {{name: noted, image: '{NOTED}'}}"},
         )  # fmt: skip
         call(helm, "package", source, "-d", folder)
@@ -175,7 +178,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory, helm: Path) -> Iterator[s
     argv, address = serve_registry(folder, {"inmemory": {}})
     with spawned(argv, log_file=folder / "log"):
         until_it_answers(address)
-        for image in (*WEB.values(), BASE, TOOL, RUN_TIME, GUARDED, NOTED):
+        for image in (*WEB.values(), BASE, TOOL, RUN_TIME, GUARDED, NOTED, MOVED):
             push(address, image)
         for version in ("0.9.0", "1.0.0+build.7"):
             source = chart(folder / version, "tool", version, workload("Deployment", TOOL))
@@ -290,6 +293,7 @@ def test_from_all_sources_to_a_registry_that_helm_pulls_from(packager: Packager)
     )
     # Rendered only where the API of ours is there.
     assert whys["images.example/team/exporter"] == "chart web renders Deployment/web-deployment"
+    assert whys["images.example/team/mover"] == "chart web renders Job/web-job"
     assert whys["images.example/team/base"] == "chart ours renders Deployment/ours-deployment"
     assert packager.create("a.tar") == packager.create("b.tar")
     shown = packager.run("bundle", "show", "a.tar").stdout
@@ -372,6 +376,14 @@ def test_schema_that_is_elsewhere_is_not_asked_for(packager: Packager) -> None:
     said = packager.lock({"name": "far", "repository": "file://far", "values": {"a": 1}})
     assert "--skip-schema-validation" in said
     assert "+ image images.example/team/migrate 2.0 because chart far renders Job/far-job" in said
+
+
+def test_chart_that_cannot_be_upgraded_blindly_says_so(packager: Packager) -> None:
+    guard = '{{ if .Release.IsUpgrade }}{{ fail "give the password" }}{{ end }}\n'
+    chart(packager.folder, "shy", "1.0.0", guard + workload("Job", WEB["Job"]))
+    said = packager.lock({"name": "shy", "repository": "file://shy"})
+    assert "give the password" in said
+    assert "images that only upgrades use are not known" in said
 
 
 def test_without_helm(packager: Packager) -> None:

@@ -48,11 +48,11 @@ class ExcludedImage:
 class Chart:
     """A chart, how it will be installed, and what rendering cannot tell of its images.
 
-    wanted.repository of a folder is absolute. values win over values_files, later files over
+    source.repository of a folder is absolute. values win over values_files, later files over
     earlier ones. keyring: None to take the chart without provenance.
     """
 
-    wanted: Dependency
+    source: Dependency
     group: str
     release: str
     namespace: str
@@ -175,7 +175,7 @@ def _chart(value: Mapping[str, Any], folder: Path) -> Chart:
     if repository.startswith("file://"):
         repository = f"file://{(folder / repository.removeprefix('file://')).resolve()}"
     return Chart(
-        wanted=Dependency(value["name"], value.get("version", ""), repository),
+        source=Dependency(value["name"], value.get("version", ""), repository),
         group=value.get("group", ""),
         release=value.get("release", value["name"].lower().replace("_", "-").replace(".", "-")),
         namespace=value.get("namespace", "default"),
@@ -202,7 +202,7 @@ def _chart_mistakes(document: documents.Document, index: int, chart: Chart) -> I
             yield Mistake(where, f"there is no file {file}")
     if chart.keyring and not chart.keyring.is_file():
         yield Mistake(document.where(*at, "keyring"), f"there is no file {chart.keyring}")
-    if chart.keyring and chart.wanted.repository.startswith("file://"):
+    if chart.keyring and chart.source.repository.startswith("file://"):
         text = "a folder has no provenance"
         yield Mistake(document.where(*at, "keyring"), text)
     for number, image in enumerate(chart.runtime_images):

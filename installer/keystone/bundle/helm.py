@@ -73,8 +73,8 @@ class Helm:
             return made.read_bytes()
 
     def template(self, chart: Path, release: str, words: Sequence[str | Path]) -> str:
-        """All that an installation of a packed chart makes: CRDs, hooks and tests too."""
-        argv = ("template", release, chart, "--include-crds", *words)
+        """All that a packed chart makes, hooks and tests too."""
+        argv = ("template", release, chart, *words)
         try:
             return self.run(*argv).stdout
         except run.CommandError as error:

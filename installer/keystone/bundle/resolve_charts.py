@@ -54,7 +54,7 @@ def resolve(definition: Definition, sources: Sources, folder: Path) -> Resolved:
         fetched, items = [], []
         with log.progress("look up charts", len(definition.charts), in_bytes=False) as bar:
             for wanted in definition.charts:
-                found = charts.get(wanted.wanted, Path("/"), prove=wanted.keyring is not None)
+                found = charts.get(wanted.source, Path("/"), prove=wanted.keyring is not None)
                 signer = charts.verify(found, wanted.keyring) if wanted.keyring else ""
                 items.append(_chart(wanted, found, signer, definition.kube_version))
                 items += _values(wanted, folder)
@@ -94,7 +94,7 @@ def _repository(wanted: Chart) -> str:
 
     Names in a registry are lower case (distribution-spec, "Pulling manifests").
     """
-    repository, name = wanted.wanted.repository, wanted.wanted.name.lower()
+    repository, name = wanted.source.repository, wanted.source.name.lower()
     parts = urlsplit(repository)
     if parts.scheme == "file":
         return f"{LOCAL}/{name}"
@@ -147,8 +147,8 @@ def _values(wanted: Chart, folder: Path) -> Iterator[tuple[Item, tuple[LockedBlo
     for number, source in enumerate(_values_sources(wanted, folder), 1):
         data, text = source
         blob = LockedBlob(digest_of(data), len(data), text, "application/yaml")
-        labels = {"group": wanted.group, "chart": wanted.wanted.name, "order": str(number)}
-        name = f"{wanted.wanted.name}.{number}.yaml"
+        labels = {"group": wanted.group, "chart": wanted.source.name, "order": str(number)}
+        name = f"{wanted.source.name}.{number}.yaml"
         yield Item("values", name, "", blob.digest, blob.size, labels), (blob,)
 
 
@@ -175,24 +175,42 @@ def _given(wanted: Chart) -> dict[str, Any]:
 def _needs(
     running: Helm, fetched: Sequence[tuple[Chart, Fetched]], kube_version: str
 ) -> Iterator[tuple[Need, str]]:
-    """Each chart alone first; then with the APIs that all of them bring, which opens more doors."""
+    """From each chart alone; then again with the APIs that all of them bring, and as an upgrade.
+
+    Templates ask for both: what they guard by an API or by .Release.IsUpgrade comes out only then.
+    """
     found: list[tuple[Chart, Need]] = []
     apis: set[str] = set()
     for wanted, got in fetched:
-        text = _template(running, wanted, got, (), kube_version)
-        objects = discovery.objects(wanted.wanted.name, text)
+        text = _template(running, wanted, got, ["--include-crds"], kube_version)
+        objects = discovery.objects(got.chart.name, text)
         apis.update(discovery.apis(objects))
-        found += [(wanted, need) for need in discovery.rendered(got.chart.name, objects)]
-        values = _given(wanted)
-        found += [(wanted, need) for need in discovery.annotated(got.chart, values, text)]
-        found += [(wanted, need) for need in _declared(wanted)]
-    for wanted, got in fetched if apis else ():
-        text = _template(running, wanted, got, sorted(apis), kube_version)
-        objects = discovery.objects(wanted.wanted.name, text)
-        found += [(wanted, need) for need in discovery.rendered(got.chart.name, objects)]
+        needs = [
+            *discovery.rendered(got.chart.name, objects),
+            *discovery.annotated(got.chart, _given(wanted), text),
+            *_declared(wanted),
+        ]
+        found += [(wanted, need) for need in needs]
+    known = [f"--api-versions={api}" for api in sorted(apis)]
+    for wanted, got in fetched:
+        texts = [_template(running, wanted, got, known, kube_version)] if known else []
+        texts += _upgrade(running, wanted, got, known, kube_version)
+        for text in texts:
+            objects = discovery.objects(got.chart.name, text)
+            found += [(wanted, need) for need in discovery.rendered(got.chart.name, objects)]
     for wanted, need in found:
         if not any(_matches(need.image, entry.image) for entry in wanted.exclude_images):
             yield need, wanted.group
+
+
+def _upgrade(
+    running: Helm, wanted: Chart, got: Fetched, words: Sequence[str], kube_version: str
+) -> Iterator[str]:
+    """The chart as an upgrade renders it. Some ask for passwords then, which nobody gave."""
+    try:
+        yield _template(running, wanted, got, [*words, "--is-upgrade"], kube_version)
+    except SourceError as error:
+        log.warn(f"{error.message}\nas an upgrade: images that only upgrades use are not known")
 
 
 def _matches(image: ImageName, pattern: str) -> bool:
@@ -202,19 +220,19 @@ def _matches(image: ImageName, pattern: str) -> bool:
 def _declared(wanted: Chart) -> Iterator[Need]:
     for image in wanted.runtime_images:
         parsed = ImageName.parse(image.reference)
-        yield Need(parsed, wanted.wanted.name, "run time", image.because)
+        yield Need(parsed, wanted.source.name, "run time", image.because)
 
 
 def _template(
-    running: Helm, wanted: Chart, got: Fetched, apis: Sequence[str], kube_version: str
+    running: Helm, wanted: Chart, got: Fetched, more: Sequence[str], kube_version: str
 ) -> str:
     chart, inline = running.scratch / "chart.tgz", running.scratch / "values.json"
     chart.write_bytes(got.data)
     inline.write_text(json.dumps(wanted.values))
-    words: list[str | Path] = ["--namespace", wanted.namespace]
+    words: list[str | Path] = ["--namespace", wanted.namespace, *more]
     for file in (*wanted.values_files, inline):
         words += ["--values", file]
-    for api in (*wanted.api_versions, *apis):
+    for api in wanted.api_versions:
         words += ["--api-versions", api]
     if kube_version:
         words += ["--kube-version", kube_version]
@@ -222,6 +240,6 @@ def _template(
         return running.template(chart, wanted.release, words)
     except run.CommandError as error:
         raise SourceError(
-            f"chart {wanted.wanted.name} {got.chart.version} does not render: {error.message}",
+            f"chart {wanted.source.name} {got.chart.version} does not render: {error.message}",
             hint="give what it needs under values or apiVersions in the definition",
         ) from error
