@@ -72,9 +72,11 @@ class Helm:
             (made,) = Path(out).glob("*.tgz")
             return made.read_bytes()
 
-    def template(self, chart: Path, release: str, words: Sequence[str | Path]) -> str:
+    def template(
+        self, chart: Path, release: str, words: Sequence[str | Path], *, crds: bool = True
+    ) -> str:
         """All that a packed chart makes, hooks and tests too."""
-        argv = ("template", release, chart, *words)
+        argv = ["template", release, chart, *words, *(["--include-crds"] if crds else [])]
         try:
             return self.run(*argv).stdout
         except run.CommandError as error:

@@ -182,7 +182,7 @@ def _needs(
     found: list[tuple[Chart, Need]] = []
     apis: set[str] = set()
     for wanted, got in fetched:
-        text = _template(running, wanted, got, ["--include-crds"], kube_version)
+        text = _template(running, wanted, got, (), kube_version)
         objects = discovery.objects(got.chart.name, text)
         apis.update(discovery.apis(objects))
         needs = [
@@ -193,8 +193,9 @@ def _needs(
         found += [(wanted, need) for need in needs]
     known = [f"--api-versions={api}" for api in sorted(apis)]
     for wanted, got in fetched:
-        texts = [_template(running, wanted, got, known, kube_version)] if known else []
-        texts += _upgrade(running, wanted, got, known, kube_version)
+        texts = [*_upgrade(running, wanted, got, known, kube_version)]
+        if known:
+            texts.append(_template(running, wanted, got, known, kube_version))
         for text in texts:
             objects = discovery.objects(got.chart.name, text)
             found += [(wanted, need) for need in discovery.rendered(got.chart.name, objects)]
@@ -237,7 +238,8 @@ def _template(
     if kube_version:
         words += ["--kube-version", kube_version]
     try:
-        return running.template(chart, wanted.release, words)
+        # CRDs are the same each time; the first rendering has shown them.
+        return running.template(chart, wanted.release, words, crds=not more)
     except run.CommandError as error:
         raise SourceError(
             f"chart {wanted.source.name} {got.chart.version} does not render: {error.message}",
