@@ -7,6 +7,7 @@ A blob's source is one of
   archive:<path>#<member>        a member of a tar there, which is relative to the lock's folder too
   built:<what>                   made on this machine by the lock verb; kept in the cache
   inline:<text>                  the text itself
+  base64:<text>                  the bytes themselves: a chart that was put together from a folder
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from keystone.bundle.manifest import API_VERSION, item_from_json, item_to_json, require_kind
-from keystone.bundle.model import OCI_KINDS, Digest, Item
+from keystone.bundle.model import Digest, Item
 from keystone.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 KIND = "BundleLock"
+BY_TAG = frozenset({"image", "attachment"})
+"""Kinds of which a bundle may hold several versions of one name."""
 
 
 @dataclass(frozen=True)
@@ -124,9 +127,10 @@ def differences(old: Lock | None, new: Lock) -> Iterator[str]:
     after = {_key(item): item for item in new.items}
     for key in sorted(before.keys() | after.keys()):
         was, now = before.get(key), after.get(key)
-        name = " ".join(filter(None, key if key[0] not in OCI_KINDS else key[:2]))
+        name = " ".join(filter(None, key if key[0] not in BY_TAG else key[:2]))
         if was is None and now is not None:
-            yield f"+ {name} {now.version}"
+            why = now.labels.get("why")
+            yield f"+ {name} {now.version}" + (f" because {why}" if why else "")
         elif now is None and was is not None:
             yield f"- {name} {was.version}"
         elif was is not None and now is not None and was.version != now.version:
@@ -155,6 +159,6 @@ def numbered(new: Lock, old: Lock | None) -> Lock:
 
 
 def _key(item: Item) -> tuple[str, ...]:
-    where = item.version if item.kind in OCI_KINDS else item.labels.get("suite", "")
+    where = item.version if item.kind in BY_TAG else item.labels.get("suite", "")
     labels = item.labels
     return (item.kind, item.name, where, labels.get("kernel", ""), labels.get("architecture", ""))

@@ -122,10 +122,10 @@ def plan(manifest: Manifest, blobs: Blobs) -> Iterator[tuple[str, Planned]]:
 
 
 def _image(item: Item, blobs: Blobs) -> Iterator[tuple[str, Planned]]:
-    repository = f"{REGISTRY}/repositories/{item.name}"
+    repository = f"{REGISTRY}/repositories/{item.repository}"
     root = Planned(data=str(item.digest).encode())
-    if not item.version.startswith("sha256:"):
-        tag = f"{repository}/_manifests/tags/{item.version}"
+    if not item.tag.startswith("sha256:"):
+        tag = f"{repository}/_manifests/tags/{item.tag}"
         yield f"{tag}/current/link", root
         yield f"{tag}/index/sha256/{item.digest.hex}/link", root
     yield from _manifest(repository, item.digest, blobs)

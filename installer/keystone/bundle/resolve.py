@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 import keystone
 from keystone import log
-from keystone.bundle import cache, source_apt, source_wheels
+from keystone.bundle import cache, image_list, resolve_charts, source_apt, source_wheels
 from keystone.bundle.addresses import SourceError, StatusError
 from keystone.bundle.executable import SOURCE, for_lock
 from keystone.bundle.lock import Lock, LockedBlob
@@ -75,8 +75,11 @@ def resolve(
     for wheels in definition.wheels:
         with log.step(f"solve wheels of {' '.join(wheels.requirements)}"):
             _wheels(found, wheels, definition, sources)
+    charts = resolve_charts.resolve(definition, sources, folder)
+    for item, blobs in charts.items:
+        found.add(item, *blobs)
     images = ImageResolver(sources, folder, definition.architectures, definition.signatures)
-    for item, blobs in images.resolve_all(definition.images):
+    for item, blobs in images.resolve_all(image_list.wanted(definition.images, charts.needs)):
         found.add(item, *blobs)
     _unique(found.items)
     return Lock(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from keystone import log
 from keystone.bundle import cosign, source_layout, source_oci, source_referrers
+from keystone.bundle.addresses import SourceError
 from keystone.bundle.lock import LockedBlob
 from keystone.bundle.model import Item
 
@@ -63,20 +64,33 @@ class ImageResolver:
             else source_oci.Remote(self.sources, image.reference)
         )
         names = image.architectures or self.architectures
-        found = source_oci.resolve_in(repository, frozenset(f"linux/{name}" for name in names))
+        found = _found(repository, image, frozenset(f"linux/{name}" for name in names))
         wanted = [each for policy, each in keys if policy.covers(image.reference.name)]
         attached: tuple[Attachment, ...] = ()
         if image.attachments or wanted:
             attached = source_referrers.attached(repository, found)
         labels = {"group": image.group}
+        why = {"why": image.why} if image.why else {}
         if wanted:
             signatures = list(source_referrers.signatures(repository, attached, found.root.digest))
             for each in wanted:
                 key = cosign.require(str(image.reference), found.root.digest, signatures, each)
                 log.debug(f"{image.reference}: {found.root.digest} is signed by {key.name}")
-        yield _image(repository, found, labels)
+        yield _image(repository, found, labels | why)
         for attachment in attached if image.attachments else ():
             yield _attachment(repository, attachment, labels)
+
+
+def _found(repository: Repository, image: Image, platforms: frozenset[str]) -> ResolvedImage:
+    try:
+        return source_oci.resolve_in(repository, platforms)
+    except SourceError as error:
+        if not image.why:
+            raise
+        raise SourceError(
+            f"{image.reference}, because {image.why}: {error.message}",
+            hint=error.hint or "if the site needs it not: excludeImages of that chart",
+        ) from error
 
 
 def _image(repository: Repository, found: ResolvedImage, labels: dict[str, str]) -> Locked:

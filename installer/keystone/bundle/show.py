@@ -1,4 +1,4 @@
-"""A bundle at a glance: sizes by kind and group, then every item."""
+"""A bundle at a glance: sizes by kind and group, every item, and why images are inside."""
 
 from __future__ import annotations
 
@@ -53,6 +53,14 @@ def print_tables(bundle: Bundle) -> None:
             for item in manifest.items
         ],
     )  # fmt: skip
+    reasons = [
+        (f"{item.name}{'@' if ':' in item.tag else ':'}{item.tag}", item.labels["why"])
+        for item in manifest.items
+        if item.labels.get("why")
+    ]
+    if reasons:
+        log.out("")
+        log.table(("image", "why it is inside"), reasons)
 
 
 def size_of(bundle: Bundle, item: Item) -> int:

@@ -31,11 +31,13 @@ NO_API = frozenset({400, 404, 405})
 
 @dataclass(frozen=True)
 class Reference:
-    """host/repository:tag or host/repository@sha256:..., as upstream writes it."""
+    """host/repository:tag, host/repository@sha256:... or both, as upstream writes it."""
 
     host: str
     repository: str
     tag: str
+    digest: str = ""
+    """What a tag has to mean, where a chart names both."""
 
     @property
     def name(self) -> str:
@@ -47,12 +49,17 @@ class Reference:
         """Raises ValueError unless host, repository and tag (or digest) are all there."""
         match = re.fullmatch(
             r"(?P<host>[a-z0-9.-]+(?::\d+)?)/(?P<repo>[a-z0-9._/-]+?)"
-            r"(?:@(?P<digest>sha256:[0-9a-f]{64})|:(?P<tag>[\w][\w.-]{0,127}))",
+            r"(?::(?P<tag>[\w][\w.-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?",
             text,
         )
-        if not match or ("." not in match["host"] and ":" not in match["host"]):
+        if (
+            not match
+            or not (match["tag"] or match["digest"])
+            or ("." not in match["host"] and ":" not in match["host"])
+        ):
             raise ValueError(f"{text!r} is not host/repository:tag")
-        return cls(match["host"], match["repo"], match["digest"] or match["tag"])
+        tag, digest = match["tag"], match["digest"]
+        return cls(match["host"], match["repo"], tag or digest, digest or "" if tag else "")
 
     def __str__(self) -> str:
         return f"{self.name}{'@' if ':' in self.tag else ':'}{self.tag}"
@@ -161,7 +168,7 @@ def resolve_in(repository: Repository, platforms: frozenset[str]) -> ResolvedIma
     Raises SourceError when there is no image for one of the platforms.
     """
     reference = repository.reference
-    parsed, root = read_manifest(repository, reference.tag)
+    parsed, root = read_manifest(repository, reference.digest or reference.tag)
     if not parsed.manifests:
         found = single_platform(repository, parsed)
         if found and platforms - {found}:

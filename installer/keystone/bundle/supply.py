@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import queue
+from base64 import b64decode
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -125,24 +126,32 @@ class Supply:
 
     def _direct(self, blob: LockedBlob) -> Iterator[bytes]:
         """From where the lock says, or from the cache, without anything ahead."""
+        here = self._here(blob)
+        return self._fetched(blob) if here is None else self._checked(blob, here)
+
+    def _here(self, blob: LockedBlob) -> Iterator[bytes] | None:
+        """The bytes that this machine has, unchecked; None when they are to be fetched."""
         kind, _, rest = blob.source.partition(":")
         local = local_file(blob.source, self._folder)
+        found: Iterator[bytes] | None = None
         if kind == "inline":
-            return self._checked(blob, iter([rest.encode()]))
-        if local is not None:
-            return self._checked(blob, _file(local))
-        if kind == "archive":
-            return self._checked(blob, self._archives.read(self._folder, rest))
-        if blob.source.startswith(SOURCE) and not cache.has(blob.digest, blob.size):
-            return self._checked(blob, _file(executable(blob.source)))
-        if cache.has(blob.digest, blob.size):
-            return self._checked(blob, _file(cache.path(blob.digest)))
-        if kind == "built":
+            found = iter([rest.encode()])
+        elif kind == "base64":
+            found = iter([b64decode(rest)])
+        elif local is not None:
+            found = _file(local)
+        elif kind == "archive":
+            found = self._archives.read(self._folder, rest)
+        elif cache.has(blob.digest, blob.size):
+            found = _file(cache.path(blob.digest))
+        elif blob.source.startswith(SOURCE):
+            found = _file(executable(blob.source))
+        elif kind == "built":
             raise ConfigurationError(
                 f"{rest} was built when the lock was made and is no longer in {cache.root()}",
                 hint="lock again: it is built again",
             )
-        return self._fetched(blob)
+        return found
 
     def _fetched(self, blob: LockedBlob) -> Iterator[bytes]:
         headers = {"Accept": blob.media_type} if blob.media_type in media.ACCEPTED else {}

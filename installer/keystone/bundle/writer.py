@@ -122,7 +122,7 @@ def _layout(lock: Lock) -> tuple[list[Part], bytes]:
     index = []
     for item in lock.items:
         if item.kind in OCI_KINDS:
-            ref = f"{item.name}{'@' if ':' in item.version else ':'}{item.version}"
+            ref = f"{item.repository}{'@' if ':' in item.tag else ':'}{item.tag}"
             kind = item.labels["mediaType"]
             index.append(_descriptor(kind, item.digest, item.size, {REF: ref}))
     others = [item for item in lock.items if item.kind not in {*OCI_KINDS, "installer"}]
