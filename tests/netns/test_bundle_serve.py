@@ -263,6 +263,16 @@ def test_killed_it_leaves_nothing_either(carried: Carried, user: list[str], tmp_
     assert Path("/proc/self/mountinfo").read_text() == before
 
 
+def test_a_bundle_on_a_stick_mounted_where_we_work(carried: Carried, tmp_path: Path) -> None:
+    """By a relative path, on /mnt: both are gone from view once it is being served."""
+    script = 'mount -t tmpfs stick /mnt && cp "$1" /mnt/b.tar && cd /mnt && shift && exec "$@"'
+    prefix = ("unshare", "--mount", "sh", "-c", script, "sh", str(carried.bundle))
+    stick = Carried(Path("b.tar"), carried.fingerprint, carried.layout)
+    with serving(stick, prefix=prefix, log=tmp_path / "log") as (process, where):
+        run(["curl", "--silent", "--fail", f"{where['files']}/registry", "-o", "/dev/null"])
+        assert end(process, signal.SIGTERM) == 0
+
+
 def test_a_server_that_ends_is_an_error(carried: Carried, tmp_path: Path) -> None:
     with serving(carried, log=tmp_path / "log") as (process, _):
         os.kill(ours(process)[1], signal.SIGKILL)

@@ -135,7 +135,8 @@ class Operations:
         file = self._files[number]
         if file.data is not None:
             return file.data[offset : offset + size]
-        data = os.pread(self._file, min(size, file.size - offset), file.offset + offset)
+        count = max(min(size, file.size - offset), 0)
+        data = os.pread(self._file, count, file.offset + offset)
         # After reading: what was written before is in the stamp by now.
         if stamp(self._file) != self._was:
             self._changed()

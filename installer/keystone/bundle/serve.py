@@ -13,7 +13,7 @@ import signal
 import socket
 import ssl
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -198,7 +198,9 @@ def serve(bundle: Bundle, file: int, listen: Listen, ready: Callable[[Served], N
             (work / name).mkdir()
         operations = mounted.Operations(file, files, lambda: os.eventfd_write(changed, 1))
         stack.enter_context(mounted.mounted(operations, work / "tree"))
-        running = _start(bundle, listen, secrets, work, stack)
+        # By its handle: WORK may hide the file, and libfuse has changed the working directory.
+        inside = replace(bundle, path=Path(f"/proc/self/fd/{file}"))
+        running = _start(inside, listen, secrets, work, stack)
         suites = sorted({name.split("/")[1] for name in files if name.startswith("apt/")})
         ready(Served(bundle, listen, tuple(suites)))
         _wait(running, changed, bundle.path)
