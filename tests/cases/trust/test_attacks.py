@@ -511,3 +511,18 @@ def test_the_digest_that_a_host_remembers_names_the_signed_list(sim: Any, host: 
     host.accepts(sim)
     memory = json.loads((host.trust / "accepted.json").read_bytes())
     assert memory["digest"] == f"sha256:{hashlib.sha256(sim.files()['targets.json']).hexdigest()}"
+
+
+def test_a_delta_may_have_the_number_that_was_accepted_but_no_smaller(sim: Any, host: Any) -> None:
+    """It makes the bundle of that number, whose own metadata are then asked the same question."""
+    entry = {"length": 1, "hashes": {"sha256": "0" * 64}}
+    host.accepts(sim.again(number=2))
+    for number in (2, 1):
+        delta = sim.again(number=number, text="other")
+        delta.edits["targets"] = lambda signed: signed["targets"].update({trust.DELTA: entry})
+        pin = trust.host_pin(host.trust)
+        if number == 2:
+            assert trust.verify(delta.files(), pin).number == 2
+        else:
+            with pytest.raises(UntrustedBundleError, match="older"):
+                trust.verify(delta.files(), pin)
