@@ -188,7 +188,7 @@ class Client:
         """The session of this thread: nothing of the environment but proxies, no cookies."""
         session: requests.Session | None = getattr(self._local, "session", None)
         if session is None:
-            session = requests.Session()
+            session = _Session()
             session.trust_env = False
             session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
             session.headers.update(
@@ -202,6 +202,13 @@ class Client:
         if self._context is None:
             self._context = tls_context(self.ca_file)
         return self._context
+
+
+class _Session(requests.Session):
+    """Sees no redirect: even when told not to follow, theirs prepares the next request."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        return None
 
 
 class _Adapter(requests.adapters.HTTPAdapter):
