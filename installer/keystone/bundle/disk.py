@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from io import FileIO
     from pathlib import Path
+    from typing import Self
+
+EARLY = 64 << 20
+"""Bytes after which the disk is set to work."""
 
 
 def write_file(path: Path, data: bytes, mode: int = 0o644) -> bool:
@@ -27,9 +33,7 @@ def write_chunks(
     # A secret must not be readable for the moment before its mode is set.
     with open(temporary, "wb", buffering=0, opener=_private) as file:
         for chunk in chunks:
-            view = memoryview(chunk)
-            while view:
-                view = view[file.write(view) :]
+            write_all(file, chunk)
         os.fchmod(file.fileno(), mode)
         os.fsync(file.fileno())
     temporary.replace(path)
@@ -37,6 +41,38 @@ def write_chunks(
 
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
+
+
+def write_all(file: FileIO, data: bytes | memoryview) -> None:
+    """All of it: one write may take less than it was given."""
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
+
+
+class Flusher:
+    """Sets the disk to work while a long file is still written, instead of all at its end.
+
+    A context; `wrote` counts. It makes nothing durable that a last fsync would not: an error of
+    the disk shows there.
+    """
+
+    def __init__(self, handle: int) -> None:
+        self._handle, self._count = handle, 0
+        self._pool = ThreadPoolExecutor(1, "flush")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def wrote(self, count: int) -> None:
+        """So many bytes more were written."""
+        self._count += count
+        if self._count >= EARLY:
+            self._count = 0
+            self._pool.submit(os.fdatasync, self._handle)
 
 
 def sync_directory(path: Path) -> None:

@@ -13,6 +13,7 @@ from queue import SimpleQueue
 from threading import Lock
 from typing import TYPE_CHECKING
 
+from keystone.bundle.jobs import jobs
 from keystone.errors import DamagedBundleError
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def digests(
     pieces: name to offset and size in bytes. advance: told how many more bytes were hashed.
     Raises DamagedBundleError (KSB-09, KSB-30) when the file ends early or cannot be read.
     """
-    threads = min(MAX_THREADS, jobs(), max(len(pieces), 1))
+    threads = min(MAX_THREADS, jobs(len(os.sched_getaffinity(0))), max(len(pieces), 1))
     free: SimpleQueue[bytearray] = SimpleQueue()
     for _ in range(threads):
         free.put(bytearray(CHUNK))
@@ -56,12 +57,6 @@ def digests(
             yield from pool.map(work, order)
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def jobs() -> int:
-    """How many cores this process may use; KEYSTONE_JOBS overrules it."""
-    wanted = os.environ.get("KEYSTONE_JOBS", "")
-    return int(wanted) if wanted.isdigit() and int(wanted) else len(os.sched_getaffinity(0))
 
 
 def _digest(

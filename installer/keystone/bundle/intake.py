@@ -16,6 +16,7 @@ from threading import BoundedSemaphore, Lock
 from typing import TYPE_CHECKING, TypeVar
 
 from keystone.bundle import reader
+from keystone.bundle.disk import EARLY
 from keystone.errors import DamagedBundleError
 
 if TYPE_CHECKING:
@@ -32,8 +33,6 @@ SYNCERS = 4
 """Threads that wait for the disk; the file system commits what they ask for together."""
 OPEN = 64
 """Files that wait for their sync at most."""
-EARLY = 64 << 20
-"""Bytes of one file after which the disk is set to work, instead of at the file's end."""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from keystone.bundle import cache, media, source_oci
 from keystone.bundle.addresses import is_loopback
 from keystone.bundle.executable import SOURCE, executable
+from keystone.bundle.jobs import jobs
 from keystone.bundle.source_layout import Archives
 from keystone.bundle.sources import local_file
 from keystone.errors import ConfigurationError, InterruptedRunError
@@ -76,7 +77,7 @@ class Supply:
     @contextmanager
     def ahead(self, blobs: Iterable[LockedBlob]) -> Iterator[None]:
         """While the block runs, fetch these ahead; each is to be opened once, in this order."""
-        far, near = ThreadPoolExecutor(FAR), ThreadPoolExecutor(NEAR)
+        far, near = ThreadPoolExecutor(jobs(FAR)), ThreadPoolExecutor(min(jobs(NEAR), NEAR))
         self._stop.clear()
         try:
             for blob in blobs:

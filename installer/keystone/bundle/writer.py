@@ -12,11 +12,11 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from keystone import log
 from keystone.bundle import keys, manifest, media, tar
-from keystone.bundle.disk import sync_directory
+from keystone.bundle.disk import Flusher, sync_directory, write_all
 from keystone.bundle.layout import OCI_LAYOUT
 from keystone.bundle.model import OCI_KINDS, Digest, Manifest
 from keystone.bundle.opened import member_name
@@ -25,6 +25,7 @@ from keystone.bundle.supply import Supply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from io import FileIO
     from pathlib import Path
 
     from keystone.bundle.lock import Lock, LockedBlob
@@ -185,7 +186,12 @@ def _write(parts: list[Part], output: Path, size: int, mtime: int, supply: Suppl
     part_file = output.with_name(f"{output.name}.part")
     output.parent.mkdir(parents=True, exist_ok=True)
     placed = list(tar.place(_members(parts, mtime)))
-    with part_file.open("a+b") as file, log.progress(f"write {output.name}", size) as bar:
+    # Unbuffered: what was written survives a kill, so no whole member is fetched again.
+    with (
+        part_file.open("a+b", buffering=0) as file,
+        log.progress(f"write {output.name}", size) as bar,
+        Flusher(file.fileno()) as flusher,
+    ):
         done = _whole(file, parts, placed)
         position = placed[done - 1].end if done else 0
         file.truncate(position)
@@ -194,30 +200,30 @@ def _write(parts: list[Part], output: Path, size: int, mtime: int, supply: Suppl
         left = parts[done:]
         with supply.ahead([part.blob for part in left if part.blob]):
             for part, place in zip(left, placed[done:], strict=True):
-                _append(file, part, place)
+                _append(file, part, place, flusher)
                 bar.advance(place.end - position)
                 position = place.end
-        file.write(bytes(tar.end_bytes(position)))
+        write_all(file, bytes(tar.end_bytes(position)))
         bar.advance(size - position)
-        file.flush()
         os.fsync(file.fileno())
     part_file.replace(output)
     sync_directory(output.parent)
 
 
-def _append(file: IO[bytes], part: Part, place: tar.Placed) -> None:
-    file.write(place.prefix)
+def _append(file: FileIO, part: Part, place: tar.Placed, flusher: Flusher) -> None:
+    write_all(file, place.prefix)
     for chunk in part.read():
-        file.write(chunk)
-    file.write(bytes(tar.padded(part.target.size) - part.target.size))
+        write_all(file, chunk)
+        flusher.wrote(len(chunk))
+    write_all(file, bytes(tar.padded(part.target.size) - part.target.size))
 
 
-def _whole(file: IO[bytes], parts: list[Part], placed: list[tar.Placed]) -> int:
+def _whole(file: FileIO, parts: list[Part], placed: list[tar.Placed]) -> int:
     """How many members the unfinished file holds whole, from its start."""
     file.seek(0)
     for index, (part, place) in enumerate(zip(parts, placed, strict=True)):
         prefix = place.prefix
-        if file.read(len(prefix)) != prefix:
+        if file.read(len(prefix)) != prefix:  # a regular file gives all it has
             return index
         seen, left = hashlib.sha256(), part.target.size
         while left and (chunk := file.read(min(CHUNK, left))):
