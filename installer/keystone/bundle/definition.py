@@ -22,10 +22,11 @@ VALID_DAYS = 730
 
 @dataclass(frozen=True)
 class Image:
-    """An image by its upstream reference."""
+    """An image by its upstream reference. why: which charts ask for it, "" when none does."""
 
     reference: Reference
     group: str
+    why: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from keystone.bundle import discovery
+from keystone.bundle.definition import Image
 from keystone.bundle.source_oci import Reference
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from keystone.bundle.definition import Image
     from keystone.bundle.discovery import Need
 
 LISTED = "the definition lists it"
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """An image to look up. why: "" when the definition lists it and nothing else asks for it."""
-
-    reference: Reference
-    group: str
-    why: str
-
-
-def wanted(images: Sequence[Image], needs: Sequence[tuple[Need, str]]) -> tuple[Wanted, ...]:
+def wanted(images: Sequence[Image], needs: Sequence[tuple[Need, str]]) -> tuple[Image, ...]:
     """Each image once: the definition's in their order, then the charts' by name.
 
     A tag with a digest is that digest; the tag is kept as its name unless another asks for the
@@ -51,11 +42,13 @@ def wanted(images: Sequence[Image], needs: Sequence[tuple[Need, str]]) -> tuple[
             here = Reference(reference.host, reference.repository, tag, reference.digest)
             taken.add((here.name, here.tag))
         reasons = discovery.why(asked.get(reference, ()))
-        if reference in listed and reasons:
-            reasons = f"{LISTED}; {reasons}"
-        group = listed[reference].group if reference in listed else groups[reference]
-        found.append(Wanted(here, group, reasons))
-    return tuple(dict.fromkeys(found))
+        if reference not in listed:
+            found.append(Image(here, groups[reference], why=reasons))
+        elif reasons:
+            found.append(replace(listed[reference], reference=here, why=f"{LISTED}; {reasons}"))
+        else:
+            found.append(replace(listed[reference], reference=here))
+    return tuple(found)
 
 
 def _reference(need: Need) -> Reference:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
-    from keystone.bundle.definition import Binary, Debs, Definition, File, KernelModules
+    from keystone.bundle.definition import Binary, Debs, Definition, File, Image, KernelModules
     from keystone.bundle.source_apt import Deb
     from keystone.bundle.sources import Sources
 
@@ -188,9 +188,7 @@ def _file(found: _Found, file: File, folder: Path) -> None:
     found.add(item, LockedBlob(digest, size, source))
 
 
-def _image(
-    found: _Found, image: image_list.Wanted, sources: Sources, platforms: frozenset[str]
-) -> None:
+def _image(found: _Found, image: Image, sources: Sources, platforms: frozenset[str]) -> None:
     try:
         resolved = source_oci.resolve(sources, image.reference, platforms)
     except SourceError as error:
