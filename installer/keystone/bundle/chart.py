@@ -154,7 +154,9 @@ def _children(chart: Chart, budget: int) -> Iterator[tuple[Chart, int]]:
             continue
         if len(rest) == 1 and name.endswith((".tgz", ".tar.gz")):
             files = _unpack(data, budget)
-            yield _checked(Chart(files)), sum(map(len, files.values()))
+            size = sum(map(len, files.values()))
+            budget -= size
+            yield _checked(Chart(files)), size
         elif len(rest) > 1:
             folders.setdefault(rest[0], {})["/".join(rest[1:])] = data
     for files in folders.values():

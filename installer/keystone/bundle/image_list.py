@@ -42,11 +42,13 @@ def wanted(images: Sequence[Image], needs: Sequence[tuple[Need, str]]) -> tuple[
             here = Reference(reference.host, reference.repository, tag, reference.digest)
             taken.add((here.name, here.tag))
         reasons = discovery.why(asked.get(reference, ()))
-        if reference in listed and reasons:
-            reasons = f"{LISTED}; {reasons}"
-        image = listed.get(reference) or Image(reference, groups[reference])
-        found.append(replace(image, reference=here, why=reasons))
-    return tuple(dict.fromkeys(found))
+        if reference not in listed:
+            found.append(Image(here, groups[reference], why=reasons))
+        elif reasons:
+            found.append(replace(listed[reference], reference=here, why=f"{LISTED}; {reasons}"))
+        else:
+            found.append(replace(listed[reference], reference=here))
+    return tuple(found)
 
 
 def _reference(need: Need) -> Reference:

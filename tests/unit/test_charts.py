@@ -1,0 +1,320 @@
+"""Charts as data: archives, indexes, dependencies, images and reasons. No process, no network."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import tarfile
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+
+from keystone.bundle import chart as charts
+from keystone.bundle import definition, discovery, image_list
+from keystone.bundle.addresses import SourceError
+from keystone.bundle.chart import Chart, Dependency
+from keystone.bundle.definition import Image
+from keystone.bundle.discovery import Need
+from keystone.bundle.references import ImageName
+from keystone.bundle.source_helm import Charts
+from keystone.bundle.source_oci import Reference
+from keystone.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+REPOSITORY = "https://charts.example"
+
+
+def archive(*members: tuple[str, bytes | None], link: str = "") -> bytes:
+    """A .tgz of these members; content None makes a symbolic link."""
+    plain = io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w") as tar:
+        for name, data in members:
+            entry = tarfile.TarInfo(name)
+            if data is None:
+                entry.type, entry.linkname = tarfile.SYMTYPE, link
+            else:
+                entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data or b""))
+    return gzip.compress(plain.getvalue())
+
+
+def described(name: str, version: str = "1.0.0", **more: object) -> bytes:
+    return yaml.safe_dump({"name": name, "version": version, **more}).encode()
+
+
+def test_chart_is_read_and_packed_the_same_each_time() -> None:
+    packed = archive(
+        ("web/Chart.yaml", described("web", annotations={"a": 1}, dependencies=[{"name": "db"}])),
+        ("web/values.yaml", b"a: 1\n"),
+        ("web/charts/db/Chart.yaml", described("db")),
+    )
+    found = charts.read(packed)
+    assert (found.name, found.version, found.values) == ("web", "1.0.0", {"a": 1})
+    assert found.annotations == {"a": "1"}
+    assert charts.missing(found) == ()
+    again = Chart(dict(reversed(found.files.items())))
+    assert charts.pack(again) == charts.pack(found)
+    assert charts.read(charts.pack(found)).files == found.files
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        b"no gzip",
+        gzip.compress(b"no tar" * 200),
+        archive(("web/values.yaml", b"")),
+        archive(("web/Chart.yaml", described("../web"))),
+        archive(("web/Chart.yaml", described("web", version="latest"))),
+        archive(("web/Chart.yaml", b"- a list")),
+        archive(("web/Chart.yaml", described("web")), ("../out", b"")),
+        archive(("web/Chart.yaml", described("web")), ("/etc/passwd", b"")),
+        archive(("web/Chart.yaml", described("web")), ("web/a\\..\\b", b"")),
+        archive(("web/Chart.yaml", described("web")), ("other/a", b"")),
+        archive(("web/Chart.yaml", described("web")), ("web/Chart.yaml", described("x"))),
+        archive(("web/Chart.yaml", described("web")), ("web/Chart.lock", None), link="/etc/passwd"),
+        archive(("web/Chart.yaml", described("web")))[:-20],
+    ],
+)
+def test_archive_that_is_no_chart_is_refused(packed: bytes) -> None:
+    with pytest.raises(SourceError):
+        charts.read(packed)
+
+
+def test_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(charts, "MAX_UNPACKED", 1 << 20)
+    bomb = archive(("web/Chart.yaml", described("web")), ("web/zeros", bytes(2 << 20)))
+    with pytest.raises(SourceError, match="bytes unpacked"):
+        charts.read(bomb)
+    inner = archive(("db/Chart.yaml", described("db")), ("db/zeros", bytes(900 << 10)))
+    many = [(f"web/charts/db-{n}.tgz", inner) for n in range(3)]
+    outer = charts.read(archive(("web/Chart.yaml", described("web")), *many))
+    with pytest.raises(SourceError, match="bytes unpacked"):
+        list(charts.subcharts(outer))
+
+
+def test_subcharts_packed_and_not_at_any_depth() -> None:
+    db = archive(("db/Chart.yaml", described("db")), ("db/charts/log/Chart.yaml", described("log")))
+    web = charts.read(
+        archive(
+            ("web/Chart.yaml", described("web")),
+            ("web/charts/db-1.0.0.tgz", db),
+            ("web/charts/ui/Chart.yaml", described("ui")),
+            ("web/charts/_old/Chart.yaml", described("old")),
+        )
+    )
+    assert {path for path, _ in charts.subcharts(web)} == {
+        "web/charts/db", "web/charts/db/charts/log", "web/charts/ui",
+    }  # fmt: skip
+
+
+def test_first_chart_format_keeps_dependencies_apart() -> None:
+    files = {
+        "Chart.yaml": described("old"),
+        "requirements.yaml": yaml.safe_dump(
+            {"dependencies": [{"name": "db", "version": "~1", "repository": REPOSITORY}]}
+        ).encode(),
+    }
+    assert charts.missing(Chart(files)) == (Dependency("db", "~1", REPOSITORY),)
+
+
+# Repositories: an index in memory, and a helm that knows nothing but equality.
+
+
+class Newest:
+    """Chooses like helm where a constraint is a version, "" or "any"."""
+
+    def choose(self, constraint: str, versions: Sequence[str]) -> str | None:
+        if constraint in {"", "any"}:
+            return versions[-1] if versions else None
+        return constraint if constraint in versions else None
+
+
+class Pages:
+    """Sources with a dict for the network."""
+
+    def __init__(self, pages: Mapping[str, bytes]) -> None:
+        self.pages, self.asked = pages, list[str]()
+
+    def rewrite(self, url: str) -> str:
+        return url
+
+    def read(self, url: str, *, limit: int, headers: object = None) -> bytes:
+        return b"".join(self.download(url, {}))
+
+    def download(self, url: str, headers: object) -> Iterator[bytes]:
+        self.asked.append(url)
+        yield self.pages[url]
+
+    def registry(self, host: str, repository: str) -> str:
+        return f"https://{host}/v2/{repository}"
+
+
+WEB = archive(("web/Chart.yaml", described("web", "1.1.0")))
+
+
+def repository(**entry: object) -> Pages:
+    listed = {"version": "1.1.0", "urls": ["a/web.tgz"], **entry}
+    older = {"version": "1.0.0", "urls": ["nowhere"]}
+    index = json.dumps({"entries": {"web": [listed, older]}})
+    return Pages({f"{REPOSITORY}/index.yaml": index.encode(), f"{REPOSITORY}/a/web.tgz": WEB})
+
+
+def get(pages: Pages, version: str = "any") -> str:
+    found = Charts(Newest(), pages).get(  # type: ignore[arg-type] honest fakes
+        Dependency("web", version, REPOSITORY), None
+    )
+    return found.origin
+
+
+def test_index_leads_to_the_archive() -> None:
+    digest = hashlib.sha256(WEB).hexdigest()
+    for said in ("", digest, f"sha256:{digest}"):
+        assert get(repository(digest=said)) == f"{REPOSITORY}/a/web.tgz"
+
+
+@pytest.mark.parametrize(
+    ("pages", "version", "message"),
+    [
+        (repository(digest="0" * 64), "any", "the repository's index says"),
+        (repository(version="1.2.0"), "any", "holds chart web 1.1.0, not web 1.2.0"),
+        (repository(), "9", "no chart web 9"),
+        (Pages({f"{REPOSITORY}/index.yaml": b"<html>"}), "any", "not the index"),
+        (Pages({f"{REPOSITORY}/index.yaml": b"entries:"}), "any", "no chart web"),
+    ],
+)
+def test_repository_that_is_not_true_is_refused(pages: Pages, version: str, message: str) -> None:
+    with pytest.raises(SourceError, match=message):
+        get(pages, version)
+
+
+def test_index_is_read_once() -> None:
+    pages = repository()
+    source = Charts(Newest(), pages)  # type: ignore[arg-type] honest fakes
+    for _ in range(2):
+        source.get(Dependency("web", "any", f"{REPOSITORY}/"), None)
+    assert pages.asked.count(f"{REPOSITORY}/index.yaml") == 1
+
+
+@pytest.mark.parametrize("address", ["@stable", "alias:stable", "git+https://x.example", ""])
+def test_repository_must_be_an_address(address: str) -> None:
+    source = Charts(Newest(), Pages({}))  # type: ignore[arg-type] honest fakes
+    with pytest.raises(SourceError, match="is no repository"):
+        source.get(Dependency("web", "", address), None)
+
+
+def test_all_pages_of_tags_are_read() -> None:
+    base = "https://r.example/v2/team/web/tags/list?n=1000"
+    pages = Pages(
+        {
+            base: json.dumps({"tags": ["1.0.0", "1.1.0_b"]}).encode(),
+            f"{base}&last=1.1.0_b": json.dumps({"tags": ["2.0.0"]}).encode(),
+            f"{base}&last=2.0.0": json.dumps({"tags": None}).encode(),
+        }
+    )
+    source = Charts(Newest(), pages)  # type: ignore[arg-type] honest fakes
+    with pytest.raises(SourceError) as raised:
+        source.get(Dependency("web", "3", "oci://r.example/team"), None)
+    assert raised.value.hint == "there is: 1.0.0, 1.1.0+b, 2.0.0"
+
+
+# Images and reasons.
+
+
+def image(text: str) -> ImageName:
+    return ImageName.parse(text)
+
+
+def test_annotations_count_where_their_condition_and_their_chart_do() -> None:
+    listed = (
+        "- {name: a, image: 'r.example/a:1'}\n- {name: b, image: 'r.example/b:1', condition: b.in}"
+    )
+    sub = described("sub", annotations={"artifacthub.io/images": "- {image: 'r.example/sub:1'}"})
+    files = {
+        "Chart.yaml": described("web", annotations={"helm.sh/images": listed}),
+        "values.yaml": b"b: {in: false, other: 1}\n",
+        "charts/sub/Chart.yaml": sub,
+    }
+
+    def found(values: Mapping[str, object], text: str) -> set[str]:
+        return {str(need.image) for need in discovery.annotated(Chart(files), values, text)}
+
+    assert found({}, "") == {"r.example/a:1"}
+    assert found({"b": {"in": True}}, "") == {"r.example/a:1", "r.example/b:1"}
+    assert "r.example/sub:1" in found({}, "# Source: web/charts/sub/templates/a.yaml")
+
+
+def test_annotation_that_cannot_be_read_is_an_error() -> None:
+    files = {"Chart.yaml": described("web", annotations={"helm.sh/images": "- image: 'A B'"})}
+    with pytest.raises(SourceError, match=r"annotation helm\.sh/images cannot be read"):
+        list(discovery.annotated(Chart(files), {}, ""))
+
+
+def test_reasons_read_as_one_line() -> None:
+    here = image("r.example/a:1")
+    renders = [Need(here, "web", "renders", f"Deployment/{n}") for n in "abcdea"]
+    needs = [
+        *renders,
+        Need(here, "web", "annotation", "helm.sh/images"),
+        Need(here, "db", "run time", ""),
+        Need(here, "db", "run time", "for backups"),
+    ]
+    assert discovery.why(needs) == (
+        "chart web renders Deployment/a, Deployment/b, Deployment/c and 2 more; "
+        "annotation helm.sh/images of chart web; run-time image of chart db: for backups"
+    )
+
+
+def test_tag_with_digest_keeps_its_tag_unless_another_means_it() -> None:
+    first, second = (f"sha256:{digit * 64}" for digit in "12")
+
+    def tags(*texts: str) -> list[str]:
+        needs = [(Need(image(text), "web", "renders", "Job/a"), "") for text in texts]
+        return [wanted.reference.tag for wanted in image_list.wanted((), needs)]
+
+    assert tags(f"r.example/a:v1@{first}") == ["v1"]
+    assert tags(f"r.example/a@{first}") == [first]
+    assert tags("r.example/a:v1", f"r.example/a:v1@{first}") == ["v1", first]
+    assert tags(f"r.example/a:v1@{first}", f"r.example/a:v1@{second}") == ["v1", second]
+
+
+def test_image_of_definition_and_chart_is_one() -> None:
+    listed = Image(Reference.parse("r.example/a:v1"), "node")
+    plain = Image(Reference.parse("r.example/b:v1"), "node")
+    needs = [(Need(image("r.example/a:v1"), "web", "renders", "Job/a"), "apps")]
+    first, second = image_list.wanted((listed, plain), needs)
+    assert (first.group, first.why) == ("node", "the definition lists it; chart web renders Job/a")
+    assert second.why == ""
+
+
+def test_apis_of_custom_resources() -> None:
+    crd = {
+        "kind": "CustomResourceDefinition",
+        "spec": {"group": "x.example", "names": {"kind": "X"}, "versions": [{"name": "v1"}]},
+    }
+    assert list(discovery.apis([crd, {"kind": "Job"}])) == ["x.example/v1", "x.example/v1/X"]
+
+
+def test_every_mistake_of_a_chart_is_said_at_once(tmp_path: Path) -> None:
+    spec = {
+        "number": 1,
+        "architectures": ["amd64"],
+        "charts": [
+            {"name": "web", "repository": "file://web", "keyring": "none.gpg",
+             "valuesFiles": ["none.yaml"], "runtimeImages": [{"ref": "Not An Image"}]},
+        ],
+    }  # fmt: skip
+    document = {"apiVersion": "keystone/v1alpha1", "kind": "BundleDefinition",
+                "metadata": {"name": "x"}, "spec": spec}  # fmt: skip
+    path = tmp_path / "x.yaml"
+    path.write_text(yaml.safe_dump(document))
+    with pytest.raises(ConfigurationError) as raised:
+        definition.load(path)
+    said = "\n".join(map(str, raised.value.mistakes))
+    for part in ("none.yaml", "none.gpg", "a folder has no provenance", "Not An Image"):
+        assert part in said
