@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from keystone import log
+from keystone.cli.bundle_check import check
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 mirrors_option = click.option(
@@ -26,6 +27,9 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 @click.group()
 def group() -> None:
     """Make, check and look at bundles: the one signed file that crosses the gap."""
+
+
+group.add_command(check)
 
 
 @group.command()

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from keystone.bundle import media, writer
+from keystone.bundle import definition, media, writer
+from keystone.bundle import lock as locks
 from keystone.bundle.model import Digest, Item, Manifest
-from keystone.bundle.opened import SCRATCH
+from keystone.bundle.opened import SCRATCH, open_verified
+from keystone.bundle.sources import Sources
 from keystone.errors import DamagedBundleError
 
 if TYPE_CHECKING:
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
 
     from keystone.bundle.lock import Lock
     from keystone.bundle.opened import Bundle
-    from keystone.bundle.sources import Sources
 
 MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 """`uname -m` to the name that Debian, OCI and Go use."""
@@ -88,6 +89,17 @@ def of_lock(lock: Lock, folder: Path, sources: Sources) -> Content:
     manifest = Manifest(lock.name, lock.number, lock.items)
     inside = frozenset(blob.digest for blob in lock.blobs)
     return Content(manifest, inside, lock.architectures, opener)
+
+
+def read_bundle(path: Path, fingerprint: str | None, confirm: Callable[[str], bool]) -> Content:
+    """A bundle's file, every byte of it verified. Raises as `opened.open_verified` does."""
+    return of_bundle(open_verified(path, fingerprint=fingerprint, confirm=confirm))
+
+
+def read_lock(path: Path, mirrors: Path | None) -> Content:
+    """A lock's file. Raises ConfigurationError when it is none."""
+    sources = Sources(definition.load_mirrors(mirrors))
+    return of_lock(locks.load(path), path.parent, sources)
 
 
 def architectures(manifest: Manifest) -> tuple[str, ...]:

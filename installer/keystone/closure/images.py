@@ -115,9 +115,7 @@ class _Image:
                 yield from self._manifest(inner)
         yield from self._platforms(found)
 
-    def _document(
-        self, digest: Digest, what: str
-    ) -> tuple[dict[str, Any] | None, Finding]:
+    def _document(self, digest: Digest, what: str) -> tuple[dict[str, Any] | None, Finding]:
         """A manifest as JSON, or why there is none."""
         problem = self._finding(f"{what} {digest}")
         if digest not in self.content.inside:
