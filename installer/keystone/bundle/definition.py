@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from keystone import documents
+from keystone.bundle.chart import Dependency
+from keystone.bundle.references import ImageName
 from keystone.bundle.source_apt import KEYRING, Archive
 from keystone.bundle.source_oci import Reference
 from keystone.errors import ConfigurationError, Mistake
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 COMPONENTS = ("main", "contrib")
@@ -24,6 +26,42 @@ class Image:
 
     reference: Reference
     group: str
+
+
+@dataclass(frozen=True)
+class RuntimeImage:
+    """An image that an operator asks for only when it runs. because: when."""
+
+    reference: str
+    because: str
+
+
+@dataclass(frozen=True)
+class ExcludedImage:
+    """What is not carried though a chart names it. image: host/repository:tag with * for any."""
+
+    image: str
+    because: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart, how it will be installed, and what rendering cannot tell of its images.
+
+    wanted.repository of a folder is absolute. values win over values_files, later files over
+    earlier ones. keyring: None to take the chart without provenance.
+    """
+
+    wanted: Dependency
+    group: str
+    release: str
+    namespace: str
+    values: Mapping[str, Any]
+    values_files: tuple[Path, ...]
+    api_versions: tuple[str, ...]
+    keyring: Path | None
+    runtime_images: tuple[RuntimeImage, ...]
+    exclude_images: tuple[ExcludedImage, ...]
 
 
 @dataclass(frozen=True)
@@ -75,6 +113,8 @@ class Definition:
     architectures: tuple[str, ...]
     valid_days: int
     images: tuple[Image, ...]
+    charts: tuple[Chart, ...]
+    kube_version: str
     debs: tuple[Debs, ...]
     modules: tuple[KernelModules, ...]
     binaries: tuple[Binary, ...]
@@ -99,6 +139,10 @@ def load(path: Path) -> Definition:
         if not (path.parent / value["path"]).is_file():
             where = document.where("spec", "files", index, "path")
             mistakes.append(Mistake(where, f"there is no file {path.parent / value['path']}"))
+    charts = []
+    for index, value in enumerate(spec.get("charts", [])):
+        charts.append(_chart(value, path.parent))
+        mistakes += _chart_mistakes(document, index, charts[-1])
     if mistakes:
         raise ConfigurationError(f"{path}: {len(mistakes)} mistakes", mistakes=mistakes)
     return Definition(
@@ -107,6 +151,8 @@ def load(path: Path) -> Definition:
         architectures=tuple(spec["architectures"]),
         valid_days=spec.get("validDays", VALID_DAYS),
         images=tuple(images),
+        charts=tuple(charts),
+        kube_version=spec.get("kubeVersion", ""),
         debs=tuple(_debs(value) for value in spec.get("debs", [])),
         modules=tuple(_modules(value) for value in spec.get("kernelModules", [])),
         binaries=tuple(_binary(value) for value in spec.get("binaries", [])),
@@ -122,6 +168,48 @@ def load_mirrors(path: Path | None) -> dict[str, str]:
         return {}
     document = documents.load(path, kind="Mirrors", schema=documents.packaged_schema("mirrors"))
     return dict(document.spec["mirrors"])
+
+
+def _chart(value: Mapping[str, Any], folder: Path) -> Chart:
+    repository, keyring = value["repository"], value.get("keyring")
+    if repository.startswith("file://"):
+        repository = f"file://{(folder / repository.removeprefix('file://')).resolve()}"
+    return Chart(
+        wanted=Dependency(value["name"], value.get("version", ""), repository),
+        group=value.get("group", ""),
+        release=value.get("release", value["name"].lower().replace("_", "-").replace(".", "-")),
+        namespace=value.get("namespace", "default"),
+        values=value.get("values", {}),
+        values_files=tuple((folder / name).resolve() for name in value.get("valuesFiles", [])),
+        api_versions=tuple(value.get("apiVersions", [])),
+        keyring=(folder / keyring).resolve() if keyring else None,
+        runtime_images=tuple(
+            RuntimeImage(entry["ref"], entry.get("because", ""))
+            for entry in value.get("runtimeImages", [])
+        ),
+        exclude_images=tuple(
+            ExcludedImage(entry["image"], entry["because"])
+            for entry in value.get("excludeImages", [])
+        ),
+    )
+
+
+def _chart_mistakes(document: documents.Document, index: int, chart: Chart) -> Iterator[Mistake]:
+    at = ("spec", "charts", index)
+    for number, file in enumerate(chart.values_files):
+        if not file.is_file():
+            where = document.where(*at, "valuesFiles", number)
+            yield Mistake(where, f"there is no file {file}")
+    if chart.keyring and not chart.keyring.is_file():
+        yield Mistake(document.where(*at, "keyring"), f"there is no file {chart.keyring}")
+    if chart.keyring and chart.wanted.repository.startswith("file://"):
+        text = "a folder has no provenance"
+        yield Mistake(document.where(*at, "keyring"), text)
+    for number, image in enumerate(chart.runtime_images):
+        try:
+            ImageName.parse(image.reference)
+        except ValueError as error:
+            yield Mistake(document.where(*at, "runtimeImages", number, "ref"), str(error))
 
 
 def _debs(value: Mapping[str, Any]) -> Debs:

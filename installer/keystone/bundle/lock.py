@@ -6,6 +6,7 @@ A blob's source is one of
   local:<path>                   a file, relative to the lock's folder
   built:<what>                   made on this machine by the lock verb; kept in the cache
   inline:<text>                  the text itself
+  base64:<text>                  the bytes themselves: a chart that was put together from a folder
 """
 
 from __future__ import annotations
@@ -125,7 +126,8 @@ def differences(old: Lock | None, new: Lock) -> Iterator[str]:
         was, now = before.get(key), after.get(key)
         name = " ".join(filter(None, key if key[0] != "image" else key[:2]))
         if was is None and now is not None:
-            yield f"+ {name} {now.version}"
+            why = now.labels.get("why")
+            yield f"+ {name} {now.version}" + (f" because {why}" if why else "")
         elif now is None and was is not None:
             yield f"- {name} {was.version}"
         elif was is not None and now is not None and was.version != now.version:

@@ -42,8 +42,9 @@ class Digest:
 class Item:
     """One thing the bundle carries.
 
-    kind: image, deb, packages, binary, chart, file, installer. name: as upstream names it
-    ("registry.k8s.io/kube-apiserver", "chrony", "kubelet"). version: tag or version.
+    kind: image, chart, values (of a chart), deb, packages, binary, file, installer.
+    name: as upstream names it ("registry.k8s.io/kube-apiserver", "chrony", "kubelet").
+    version: tag or version.
     digest and size (bytes) are of its root blob: an image's manifest, otherwise the thing itself.
     labels: "group" (why it is carried), "suite", "architecture", "filename", "url" ...
     blobs: what else belongs to it (an image's other manifests, configuration and layers).
@@ -56,6 +57,16 @@ class Item:
     size: int
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     blobs: tuple[Digest, ...] = ()
+
+    @property
+    def repository(self) -> str:
+        """Of an image or a chart: where it lies in a registry, upstream's host included."""
+        return self.labels.get("repository", self.name)
+
+    @property
+    def tag(self) -> str:
+        """Of an image or a chart: no tag has a +, helm writes _ for it."""
+        return self.version.replace("+", "_")
 
     @property
     def path(self) -> str:

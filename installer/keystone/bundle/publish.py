@@ -93,7 +93,7 @@ class _Blobs:
 def plan(manifest: Manifest, blobs: _Blobs) -> Iterator[tuple[str, Planned]]:
     """Every path below the store that should be there, with what it should be."""
     for item in manifest.items:
-        if item.kind == "image":
+        if item.kind in {"image", "chart"}:
             yield from _image(item, blobs)
         elif item.kind == "deb":
             yield f"apt/{item.labels['suite']}/{item.labels['filename']}", Planned(item.digest)
@@ -108,10 +108,10 @@ def plan(manifest: Manifest, blobs: _Blobs) -> Iterator[tuple[str, Planned]]:
 
 
 def _image(item: Item, blobs: _Blobs) -> Iterator[tuple[str, Planned]]:
-    repository = f"{REGISTRY}/repositories/{item.name}"
+    repository = f"{REGISTRY}/repositories/{item.repository}"
     root = Planned(data=str(item.digest).encode())
-    if not item.version.startswith("sha256:"):
-        tag = f"{repository}/_manifests/tags/{item.version}"
+    if not item.tag.startswith("sha256:"):
+        tag = f"{repository}/_manifests/tags/{item.tag}"
         yield f"{tag}/current/link", root
         yield f"{tag}/index/sha256/{item.digest.hex}/link", root
     yield from _manifest(repository, item.digest, blobs)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 import keystone
 from keystone import log
-from keystone.bundle import cache, source_apt, source_oci
+from keystone.bundle import cache, image_list, resolve_charts, source_apt, source_oci
 from keystone.bundle.addresses import SourceError
 from keystone.bundle.executable import executable
 from keystone.bundle.lock import Lock, LockedBlob
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
-    from keystone.bundle.definition import Binary, Debs, Definition, File, Image, KernelModules
+    from keystone.bundle.definition import Binary, Debs, Definition, File, KernelModules
     from keystone.bundle.source_apt import Deb
     from keystone.bundle.sources import Sources
 
@@ -62,9 +62,13 @@ def resolve(definition: Definition, sources: Sources, folder: Path, created: dat
             bar.advance(1)
     for file in definition.files:
         _file(found, file, folder)
+    charts = resolve_charts.resolve(definition, sources, folder)
+    for item, blobs in charts.items:
+        found.add(item, *blobs)
     platforms = frozenset(f"linux/{name}" for name in definition.architectures)
-    with log.progress("look up images", len(definition.images), in_bytes=False) as bar:
-        for image in definition.images:
+    images = image_list.wanted(definition.images, charts.needs)
+    with log.progress("look up images", len(images), in_bytes=False) as bar:
+        for image in images:
             _image(found, image, sources, platforms)
             bar.advance(1)
     _unique(found.items)
@@ -184,14 +188,26 @@ def _file(found: _Found, file: File, folder: Path) -> None:
     found.add(item, LockedBlob(digest, size, source))
 
 
-def _image(found: _Found, image: Image, sources: Sources, platforms: frozenset[str]) -> None:
-    resolved = source_oci.resolve(sources, image.reference, platforms)
+def _image(
+    found: _Found, image: image_list.Wanted, sources: Sources, platforms: frozenset[str]
+) -> None:
+    try:
+        resolved = source_oci.resolve(sources, image.reference, platforms)
+    except SourceError as error:
+        if not image.why:
+            raise
+        raise SourceError(
+            f"{image.reference.name}:{image.reference.tag}, because {image.why}: {error.message}",
+            hint=error.hint or "if the site needs it not: excludeImages of that chart",
+        ) from error
     source = f"registry:{image.reference.name}"
     parts = [resolved.root, *resolved.manifests, *resolved.blobs]
     found.add(
         Item(
             "image", image.reference.name, image.reference.tag, resolved.root.digest,
-            resolved.root.size, {"group": image.group, "mediaType": resolved.root.media_type},
+            resolved.root.size,
+            {"group": image.group, "mediaType": resolved.root.media_type}
+            | ({"why": image.why} if image.why else {}),
             tuple(part.digest for part in parts[1:]),
         ),
         *(LockedBlob(part.digest, part.size, source, part.media_type) for part in parts),

@@ -21,11 +21,13 @@ TIMEOUT = (20, 60)
 
 @dataclass(frozen=True)
 class Reference:
-    """host/repository:tag or host/repository@sha256:..., as upstream writes it."""
+    """host/repository:tag, host/repository@sha256:... or both, as upstream writes it."""
 
     host: str
     repository: str
     tag: str
+    digest: str = ""
+    """What a tag has to mean, where a chart names both."""
 
     @property
     def name(self) -> str:
@@ -37,12 +39,17 @@ class Reference:
         """Raises ValueError unless host, repository and tag (or digest) are all there."""
         match = re.fullmatch(
             r"(?P<host>[a-z0-9.-]+(?::\d+)?)/(?P<repo>[a-z0-9._/-]+?)"
-            r"(?:@(?P<digest>sha256:[0-9a-f]{64})|:(?P<tag>[\w][\w.-]{0,127}))",
+            r"(?::(?P<tag>[\w][\w.-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?",
             text,
         )
-        if not match or ("." not in match["host"] and ":" not in match["host"]):
+        if (
+            not match
+            or not (match["tag"] or match["digest"])
+            or ("." not in match["host"] and ":" not in match["host"])
+        ):
             raise ValueError(f"{text!r} is not host/repository:tag")
-        return cls(match["host"], match["repo"], match["digest"] or match["tag"])
+        tag, digest = match["tag"], match["digest"]
+        return cls(match["host"], match["repo"], tag or digest, digest or "" if tag else "")
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,7 @@ def resolve(sources: Sources, reference: Reference, platforms: frozenset[str]) -
 
     Raises SourceError when the registry has no image for one of them.
     """
-    data, root = _manifest(sources, reference, reference.tag)
+    data, root = _manifest(sources, reference, reference.digest or reference.tag)
     parsed = media.parse(data)
     if not parsed.manifests:
         return ResolvedImage(reference, root, (), parsed.blobs)

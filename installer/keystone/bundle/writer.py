@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from base64 import b64decode
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
@@ -115,6 +116,8 @@ def open_source(blob: LockedBlob, folder: Path, sources: Sources) -> Iterator[by
     local = local_file(blob.source, folder)
     if kind == "inline":
         return iter([rest.encode()])
+    if kind == "base64":
+        return iter([b64decode(rest)])
     if local is not None:
         return _file(local)
     if blob.source == "built:installer" and not cache.has(blob.digest, blob.size):
@@ -155,11 +158,11 @@ def _layout(lock: Lock) -> tuple[list[Part], bytes]:
     """index.json, and an OCI artifact for what is no image, so that every blob is reachable."""
     index = []
     for item in lock.items:
-        if item.kind == "image":
-            ref = f"{item.name}{'@' if ':' in item.version else ':'}{item.version}"
+        if item.kind in {"image", "chart"}:
+            ref = f"{item.repository}{'@' if ':' in item.tag else ':'}{item.tag}"
             kind = item.labels["mediaType"]
             index.append(_descriptor(kind, item.digest, item.size, {REF: ref}))
-    others = [item for item in lock.items if item.kind not in {"image", "installer"}]
+    others = [item for item in lock.items if item.kind not in {"image", "chart", "installer"}]
     empty = _bytes(f"blobs/sha256/{hashlib.sha256(media.EMPTY).hexdigest()}", media.EMPTY)
     config = _descriptor(media.EMPTY_TYPE, empty.target.digest, len(media.EMPTY), {})
     layers = [

@@ -1,0 +1,227 @@
+"""Charts of a definition: each becomes an item with its archive, and says which images it needs."""
+
+from __future__ import annotations
+
+import json
+import os
+from base64 import b64encode
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from keystone import log, run
+from keystone.bundle import cache, discovery, helm, media, references
+from keystone.bundle.addresses import SourceError
+from keystone.bundle.discovery import Need
+from keystone.bundle.lock import LockedBlob
+from keystone.bundle.model import Item
+from keystone.bundle.references import ImageName
+from keystone.bundle.source_helm import CONTENT, PROVENANCE, Charts, digest_of
+from keystone.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from keystone.bundle.definition import Chart, Definition
+    from keystone.bundle.helm import Helm
+    from keystone.bundle.source_helm import Fetched
+    from keystone.bundle.sources import Sources
+
+CONFIG = "application/vnd.cncf.helm.config.v1+json"
+LOCAL = "keystone.local/charts"
+ANNOTATION = "org.opencontainers.image"
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What charts add to a bundle, and the images that they ask for, with the chart's group."""
+
+    items: tuple[tuple[Item, tuple[LockedBlob, ...]], ...] = ()
+    needs: tuple[tuple[Need, str], ...] = ()
+
+
+def resolve(definition: Definition, sources: Sources, folder: Path) -> Resolved:
+    """Fetch and render every chart. folder: of the lock file, for local sources.
+
+    Raises ConfigurationError without a usable helm, SourceError when a chart is not to be had.
+    """
+    if not definition.charts:
+        return Resolved()
+    with helm.opened() as running:
+        charts = Charts(running, sources)
+        fetched, items = [], []
+        with log.progress("look up charts", len(definition.charts), in_bytes=False) as bar:
+            for wanted in definition.charts:
+                found = charts.get(wanted.wanted, None, prove=wanted.keyring is not None)
+                signer = charts.verify(found, wanted.keyring) if wanted.keyring else ""
+                items.append(_chart(wanted, found, signer, definition.kube_version))
+                items += _values(wanted, folder)
+                fetched.append((wanted, found))
+                bar.advance(1)
+        with log.step(f"render {len(fetched)} charts"):
+            needs = tuple(_needs(running, fetched, definition.kube_version))
+    return Resolved(tuple(items), needs)
+
+
+def _chart(
+    wanted: Chart, found: Fetched, signer: str, kube_version: str
+) -> tuple[Item, tuple[LockedBlob, ...]]:
+    """The chart as helm would have pushed it, or as the registry holds it already."""
+    root, *others = _from_registry(found) if found.upstream else _composed(found)
+    labels = {
+        "group": wanted.group,
+        "mediaType": media.MANIFEST,
+        "repository": _repository(wanted),
+        "release": wanted.release,
+        "namespace": wanted.namespace,
+        "apiVersions": " ".join(wanted.api_versions),
+        "kubeVersion": kube_version,
+        "signedBy": signer,
+        "excluded": "; ".join(f"{e.image}: {e.because}" for e in wanted.exclude_images),
+    }
+    item = Item(
+        "chart", found.chart.name, found.chart.version, root.digest, root.size,
+        {key: value for key, value in labels.items() if value},
+        tuple(blob.digest for blob in others),
+    )  # fmt: skip
+    return item, (root, *others)
+
+
+def _repository(wanted: Chart) -> str:
+    """Where the chart lies in a registry: the repository's address without its scheme.
+
+    Names in a registry are lower case (distribution-spec, "Pulling manifests").
+    """
+    repository, name = wanted.wanted.repository, wanted.wanted.name.lower()
+    parts = urlsplit(repository)
+    if parts.scheme == "file":
+        return f"{LOCAL}/{name}"
+    return "/".join(filter(None, (parts.netloc, parts.path.strip("/"), name))).lower()
+
+
+def _from_registry(found: Fetched) -> Iterator[LockedBlob]:
+    upstream = found.upstream
+    assert upstream is not None
+    source = f"registry:{upstream.reference.name}"
+    for part in (upstream.root, *upstream.blobs):
+        yield LockedBlob(part.digest, part.size, source, part.media_type)
+
+
+def _composed(found: Fetched) -> Iterator[LockedBlob]:
+    """Manifest, configuration, archive, provenance (https://helm.sh/docs/topics/registries)."""
+    source = found.origin or f"base64:{b64encode(found.data).decode()}"
+    config = json.dumps(found.chart.metadata, sort_keys=True)
+    layers = [LockedBlob(digest_of(found.data), len(found.data), source, CONTENT)]
+    if found.provenance:
+        layers.append(_inline(found.provenance.decode(), PROVENANCE))
+    described = _inline(config, CONFIG)
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": media.MANIFEST,
+        "config": _descriptor(described),
+        "layers": [_descriptor(layer) for layer in layers],
+        "annotations": {
+            f"{ANNOTATION}.title": found.chart.name,
+            f"{ANNOTATION}.version": found.chart.version,
+        },
+    }
+    yield _inline(json.dumps(manifest, sort_keys=True), media.MANIFEST)
+    yield described
+    yield from layers
+    cache.keep(layers[0].digest, [found.data])
+
+
+def _inline(text: str, media_type: str) -> LockedBlob:
+    data = text.encode()
+    return LockedBlob(digest_of(data), len(data), f"inline:{text}", media_type)
+
+
+def _descriptor(blob: LockedBlob) -> dict[str, object]:
+    return {"mediaType": blob.media_type, "digest": str(blob.digest), "size": blob.size}
+
+
+def _values(wanted: Chart, folder: Path) -> Iterator[tuple[Item, tuple[LockedBlob, ...]]]:
+    """What the chart was rendered with, one item each, in the order of helm's --values."""
+    for number, source in enumerate(_values_sources(wanted, folder), 1):
+        data, text = source
+        blob = LockedBlob(digest_of(data), len(data), text, "application/yaml")
+        labels = {"group": wanted.group, "chart": wanted.wanted.name, "order": str(number)}
+        name = f"{wanted.wanted.name}.{number}.yaml"
+        yield Item("values", name, "", blob.digest, blob.size, labels), (blob,)
+
+
+def _values_sources(wanted: Chart, folder: Path) -> Iterator[tuple[bytes, str]]:
+    for file in wanted.values_files:
+        yield file.read_bytes(), f"local:{os.path.relpath(file, folder.resolve())}"
+    if wanted.values:
+        text = json.dumps(wanted.values, sort_keys=True)
+        yield text.encode(), f"inline:{text}"
+
+
+def _given(wanted: Chart) -> dict[str, Any]:
+    """All values of the definition in one mapping, to judge conditions of annotations by."""
+    given: dict[str, Any] = {}
+    for file in wanted.values_files:
+        try:
+            (values,) = references.load(file.read_text()) or [{}]
+        except ValueError as error:
+            raise ConfigurationError(f"{file}: no file of values: {error}") from error
+        given = discovery.over(given, values)
+    return discovery.over(given, wanted.values)
+
+
+def _needs(
+    running: Helm, fetched: Sequence[tuple[Chart, Fetched]], kube_version: str
+) -> Iterator[tuple[Need, str]]:
+    """Each chart alone first; then with the APIs that all of them bring, which opens more doors."""
+    found: list[tuple[Chart, Need]] = []
+    apis: set[str] = set()
+    for wanted, got in fetched:
+        text = _template(running, wanted, got, (), kube_version)
+        objects = discovery.objects(wanted.wanted.name, text)
+        apis.update(discovery.apis(objects))
+        found += [(wanted, need) for need in discovery.rendered(got.chart.name, objects)]
+        values = _given(wanted)
+        found += [(wanted, need) for need in discovery.annotated(got.chart, values, text)]
+        found += [(wanted, need) for need in _declared(wanted)]
+    for wanted, got in fetched if apis else ():
+        text = _template(running, wanted, got, sorted(apis), kube_version)
+        objects = discovery.objects(wanted.wanted.name, text)
+        found += [(wanted, need) for need in discovery.rendered(got.chart.name, objects)]
+    for wanted, need in found:
+        if not any(_matches(need.image, entry.image) for entry in wanted.exclude_images):
+            yield need, wanted.group
+
+
+def _matches(image: ImageName, pattern: str) -> bool:
+    return fnmatchcase(str(image), pattern) or fnmatchcase(f"{image.name}:{image.tag}", pattern)
+
+
+def _declared(wanted: Chart) -> Iterator[Need]:
+    for image in wanted.runtime_images:
+        parsed = ImageName.parse(image.reference)
+        yield Need(parsed, wanted.wanted.name, "run time", image.because)
+
+
+def _template(
+    running: Helm, wanted: Chart, got: Fetched, apis: Sequence[str], kube_version: str
+) -> str:
+    chart, inline = running.scratch / "chart.tgz", running.scratch / "values.json"
+    chart.write_bytes(got.data)
+    inline.write_text(json.dumps(wanted.values))
+    words: list[str | Path] = ["--namespace", wanted.namespace]
+    for file in (*wanted.values_files, inline):
+        words += ["--values", file]
+    for api in (*wanted.api_versions, *apis):
+        words += ["--api-versions", api]
+    if kube_version:
+        words += ["--kube-version", kube_version]
+    try:
+        return running.template(chart, wanted.release, words)
+    except run.CommandError as error:
+        raise SourceError(
+            f"chart {wanted.wanted.name} {got.chart.version} does not render: {error.message}",
+            hint="give what it needs under values or apiVersions in the definition",
+        ) from error

@@ -1,0 +1,276 @@
+"""Charts from Helm repositories, registries and folders, each with all that it depends on.
+
+A repository is an index.yaml and archives over HTTP (https://helm.sh/docs/topics/chart_repository);
+in a registry a chart is an OCI artifact (https://helm.sh/docs/topics/registries). Which version a
+constraint means is helm's to say; the bytes come through our own door and are hashed here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tempfile
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin
+
+from keystone import run
+from keystone.bundle import chart as charts
+from keystone.bundle import references, source_oci
+from keystone.bundle.addresses import SourceError, require_private
+from keystone.bundle.chart import Chart, Dependency
+from keystone.bundle.model import Digest
+from keystone.bundle.source_oci import Reference
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from keystone.bundle.helm import Helm
+    from keystone.bundle.media import Descriptor
+    from keystone.bundle.source_oci import ResolvedImage
+    from keystone.bundle.sources import Sources
+
+CONTENT = "application/vnd.cncf.helm.chart.content.v1.tar+gzip"
+PROVENANCE = "application/vnd.cncf.helm.chart.provenance.v1.prov"
+MAX_INDEX = 128 << 20
+MAX_PROVENANCE = 1 << 20
+MAX_TAG_PAGES = 1000
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A chart with its dependencies inside.
+
+    data: the archive. origin: where it is to be had again: the archive's URL, "oci://...:tag", or
+    "" when it was put together here. upstream: as the registry holds it. provenance: the .prov.
+    """
+
+    chart: Chart
+    data: bytes
+    origin: str
+    upstream: ResolvedImage | None = None
+    provenance: bytes = b""
+
+
+@dataclass
+class Charts:
+    """Where charts come from. Indexes are read once."""
+
+    helm: Helm
+    sources: Sources
+    _indexes: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def get(self, wanted: Dependency, folder: Path | None, *, prove: bool = False) -> Fetched:
+        """A chart, complete. folder: what file:// is relative to, None where it means nothing.
+
+        prove: bring its provenance too. Raises SourceError when it or a dependency is not there.
+        """
+        return self._get(wanted, folder, charts.MAX_DEPTH, prove=prove)
+
+    def verify(self, fetched: Fetched, keyring: Path) -> str:
+        """Who signed it: a fingerprint. Raises SourceError unless a key of the ring did."""
+        name = f"{fetched.chart.name}-{fetched.chart.version}.tgz"
+        with tempfile.TemporaryDirectory(dir=self.helm.scratch) as scratch:
+            packed = Path(scratch) / name
+            packed.write_bytes(fetched.data)
+            Path(f"{packed}.prov").write_bytes(fetched.provenance)
+            try:
+                return self.helm.verify(packed, keyring)
+            except run.CommandError as error:
+                raise SourceError(
+                    f"{fetched.origin}: its provenance is not good: {error.message}",
+                    hint=f"{keyring} holds the keys that may sign it",
+                ) from error
+
+    def _get(self, wanted: Dependency, folder: Path | None, depth: int, *, prove: bool) -> Fetched:
+        if depth == 0:
+            raise SourceError(f"chart {wanted.name}: dependencies that do not end")
+        scheme, _, rest = wanted.repository.partition("://")
+        if scheme == "file":
+            return self._folder(wanted, _below(folder, rest, wanted), depth)
+        if scheme == "oci":
+            found = self._registry(wanted)
+        elif scheme in {"http", "https"}:
+            found = self._repository(wanted, prove=prove)
+        else:
+            raise SourceError(
+                f"chart {wanted.name}: {wanted.repository!r} is no repository",
+                hint="https://, oci:// or file://; names of `helm repo add` are not known here",
+            )
+        if charts.missing(found.chart):
+            return self._built(found.chart, None, depth)
+        return found
+
+    def _repository(self, wanted: Dependency, *, prove: bool) -> Fetched:
+        repository = wanted.repository.rstrip("/")
+        entries = self._index(repository).get(wanted.name) or []
+        by_version = {str(entry["version"]): entry for entry in reversed(entries)}
+        version = self._choose(wanted, list(by_version))
+        url = urljoin(f"{repository}/", str(by_version[version]["urls"][0]))
+        named = str(by_version[version].get("digest") or "").removeprefix("sha256:")
+        if url.startswith("oci://"):
+            host, _, path = url.removeprefix("oci://").partition("/")
+            found = self._pull(Reference(host, *path.rsplit(":", 1)))
+        else:
+            data = self._download(url, named)
+            proof = self.sources.read(f"{url}.prov", limit=MAX_PROVENANCE) if prove else b""
+            found = Fetched(charts.read(data), data, url, provenance=proof)
+        return _expected(found, wanted.name, version)
+
+    def _index(self, repository: str) -> Mapping[str, Any]:
+        if repository not in self._indexes:
+            url = f"{repository}/index.yaml"
+            text = self.sources.read(url, limit=MAX_INDEX)
+            try:
+                entries = _parse_index(text)["entries"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise SourceError(f"{url}: not the index of a Helm repository: {error}") from error
+            self._indexes[repository] = entries or {}
+        return self._indexes[repository]
+
+    def _download(self, url: str, digest: str) -> bytes:
+        address = self.sources.rewrite(url)
+        if not digest:
+            require_private(address)
+        data = bytearray()
+        for chunk in self.sources.download(address, {}):
+            data += chunk
+            if len(data) > charts.MAX_PACKED:
+                raise SourceError(f"{address}: more than {charts.MAX_PACKED} bytes")
+        got = hashlib.sha256(data).hexdigest()
+        if digest and got != digest:
+            raise SourceError(
+                f"{address}: has digest sha256:{got}, the repository's index says sha256:{digest}",
+                hint="the archive was changed after it was published: ask its publisher",
+            )
+        return bytes(data)
+
+    def _registry(self, wanted: Dependency) -> Fetched:
+        host, _, path = wanted.repository.removeprefix("oci://").strip("/").partition("/")
+        reference = Reference(host, "/".join(filter(None, (path, wanted.name))), "")
+        version = wanted.version
+        if not re.fullmatch(r"v?\d+\.\d+\.\d+([-+][0-9A-Za-z.+-]+)?", version):
+            version = self._choose(wanted, [tag.replace("_", "+") for tag in self._tags(reference)])
+        found = self._pull(replace(reference, tag=version.replace("+", "_")))
+        return _expected(found, wanted.name, version)
+
+    def _tags(self, reference: Reference) -> list[str]:
+        """All tags (distribution-spec, "Listing Tags"), however many pages they are."""
+        base = f"{self.sources.registry(reference.host, reference.repository)}/tags/list"
+        tags: dict[str, None] = {}
+        for _ in range(MAX_TAG_PAGES):
+            last = f"&last={list(tags)[-1]}" if tags else ""
+            answer = json.loads(self.sources.read(f"{base}?n=1000{last}", limit=MAX_INDEX))
+            new = dict.fromkeys(answer.get("tags") or ())
+            if new.keys() <= tags.keys():
+                break
+            tags |= new
+        return list(tags)
+
+    def _pull(self, reference: Reference) -> Fetched:
+        origin = f"oci://{reference.name}:{reference.tag}"
+        resolved = source_oci.resolve(self.sources, reference, frozenset())
+        layers = {blob.media_type: blob for blob in resolved.blobs}
+        if CONTENT not in layers:
+            raise SourceError(f"{origin}: not a Helm chart")
+        data = self._blob(reference, layers[CONTENT], charts.MAX_PACKED)
+        proof = layers.get(PROVENANCE)
+        return Fetched(
+            charts.read(data), data, origin, resolved,
+            self._blob(reference, proof, MAX_PROVENANCE) if proof else b"",
+        )  # fmt: skip
+
+    def _blob(self, reference: Reference, blob: Descriptor, limit: int) -> bytes:
+        if blob.size > limit:
+            raise SourceError(f"{reference.name}: {blob.size} bytes, {limit} at most")
+        address = source_oci.address(self.sources, reference.name, blob.digest, blob.media_type)
+        return b"".join(self.sources.fetch(address, blob.digest, blob.size))
+
+    def _folder(self, wanted: Dependency, path: Path, depth: int) -> Fetched:
+        files: dict[str, bytes] = {}
+        left = charts.MAX_UNPACKED
+        for file in sorted(path.rglob("*")):
+            if file.is_file():
+                left -= file.stat().st_size
+                if left < 0 or len(files) == charts.MAX_FILES:
+                    raise SourceError(f"{path}: too much for a chart")
+                files[str(file.relative_to(path))] = file.read_bytes()
+        if "Chart.yaml" not in files:
+            raise SourceError(f"{path}: no chart: there is no Chart.yaml")
+        found = self._built(Chart(files), path, depth)
+        if found.chart.name != wanted.name:
+            raise SourceError(f"{path}: this is chart {found.chart.name}, not {wanted.name}")
+        if wanted.version:
+            self._choose(wanted, [found.chart.version])
+        return found
+
+    def _built(self, chart: Chart, folder: Path | None, depth: int) -> Fetched:
+        """The chart with its dependencies in it, packed as helm packs, with bytes that repeat."""
+        files = dict(chart.files)
+        for dependency in charts.missing(chart):
+            if not dependency.repository:
+                raise SourceError(f"chart {chart.name}: charts/{dependency.name} is not there")
+            inner = self._get(self._pinned(chart, dependency), folder, depth - 1, prove=False)
+            files[f"charts/{inner.chart.name}-{inner.chart.version}.tgz"] = inner.data
+        with tempfile.TemporaryDirectory(dir=self.helm.scratch) as scratch:
+            for name, data in files.items():
+                (Path(scratch) / name).parent.mkdir(parents=True, exist_ok=True)
+                (Path(scratch) / name).write_bytes(data)
+            try:
+                packed = charts.read(self.helm.package(Path(scratch)))
+            except run.CommandError as error:
+                raise SourceError(f"chart {folder or chart.name}: {error.message}") from error
+        return Fetched(packed, charts.pack(packed), "")
+
+    def _pinned(self, chart: Chart, dependency: Dependency) -> Dependency:
+        """The dependency at its locked version. Raises SourceError when the lock is another's."""
+        if not chart.locked:
+            return dependency
+        for locked in chart.locked:
+            same = (locked.name, locked.repository) == (dependency.name, dependency.repository)
+            if same and self.helm.choose(dependency.version, [locked.version]):
+                return locked
+        raise SourceError(
+            f"chart {chart.name}: Chart.lock has no {dependency.name} {dependency.version} from "
+            f"{dependency.repository}, which Chart.yaml asks for",
+            hint="helm dependency update",
+        )
+
+    def _choose(self, wanted: Dependency, versions: list[str]) -> str:
+        version = self.helm.choose(wanted.version, versions)
+        if version is None:
+            some = ", ".join(versions[:10]) or "nothing by this name"
+            raise SourceError(
+                f"{wanted.repository}: no chart {wanted.name} {wanted.version}".rstrip(),
+                hint=f"there is: {some}",
+            )
+        return version
+
+
+def _below(folder: Path | None, path: str, wanted: Dependency) -> Path:
+    if folder is None:
+        raise SourceError(f"chart {wanted.name}: file://{path} is on its author's machine")
+    return (folder / path).resolve()
+
+
+def _expected(found: Fetched, name: str, version: str) -> Fetched:
+    """A chart is what its own Chart.yaml says: an index that says otherwise is wrong."""
+    chart = found.chart
+    if (chart.name, chart.version.removeprefix("v")) != (name, version.removeprefix("v")):
+        raise SourceError(
+            f"{found.origin}: holds chart {chart.name} {chart.version}, not {name} {version}"
+        )
+    return found
+
+
+def _parse_index(data: bytes) -> Mapping[str, Any]:
+    text = data.decode()
+    value = json.loads(text) if text.lstrip().startswith("{") else references.load(text)[0]
+    return dict(value)
+
+
+def digest_of(data: bytes) -> Digest:
+    """SHA-256."""
+    return Digest(hashlib.sha256(data).hexdigest())
