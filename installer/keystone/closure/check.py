@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from keystone import log
 from keystone.bundle import references
 from keystone.bundle.opened import SCRATCH
+from keystone.closure import charts, downloads, images, kernels, kubernetes, packages, sites, wheels
 from keystone.closure import debs as debs_inside
-from keystone.closure import downloads, images, kernels, kubernetes, packages, sites, wheels
 from keystone.closure.content import counts, describe
 from keystone.closure.debs import Debs
 from keystone.closure.finding import KINDS, Finding
@@ -63,6 +63,10 @@ def check(content: Content, memory: dict[str, debs_inside.Deb] | None = None) ->
             findings |= set(debs_inside.check(debs, _listed(content)))
             findings |= set(kernels.check(debs))
     findings |= set(wheels.check(content))
+    with log.step("follow charts"):
+        broken, asked = charts.check(content)
+        findings |= set(broken)
+        questions += asked
     if content.manifest.of_kind("installer"):
         with log.step("follow roles"):
             found, asked = _roles(content, debs)

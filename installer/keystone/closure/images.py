@@ -70,9 +70,9 @@ def _names(content: Content) -> tuple[dict[str, dict[str, str]], dict[str, set[s
     for item in content.manifest.items:
         if item.kind not in {"image", "chart"}:
             continue
-        if not item.version.startswith("sha256:"):
-            tags[item.name][item.version] = str(item.digest)
-        digests[item.name] |= {str(item.digest), *map(str, item.blobs)}
+        if not item.tag.startswith("sha256:"):
+            tags[item.repository][item.tag] = str(item.digest)
+        digests[item.repository] |= {str(item.digest), *map(str, item.blobs)}
     return tags, digests
 
 

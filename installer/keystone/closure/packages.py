@@ -63,10 +63,13 @@ def check(content: Content) -> Iterator[Finding]:
             yield _listing(f"the list of packages of {suite}", f"{len(debs[suite])} packages")
             continue
         text = content.read(lists[suite].digest, MAX_LIST).decode()
-        stanzas = [Stanza.parse(part) for part in re.split(r"\n\s*\n", text) if part.strip()]
+        parts = [part for part in re.split(r"\n\s*\n", text) if part.strip()]
+        stanzas = [Stanza.parse(part) for part in parts]
         yield from _both_ways(content, suite, stanzas, debs[suite])
+        here = {i.labels.get("filename") for i in debs[suite] if i.digest in content.inside}
+        known = [p for p, s in zip(parts, stanzas, strict=True) if s.filename in here]
         for architecture in content.architectures:
-            yield from _solve(text, suite, architecture, debs[suite])
+            yield from _solve("\n\n".join(known) + "\n", suite, architecture, debs[suite])
 
 
 def _listing(missing: str, asks: str) -> Finding:
