@@ -63,11 +63,11 @@ class Hosts:
 
     def questions(self) -> Iterator[Question]:
         """Images in manifests and in containerd's configuration."""
-        for done in self.converged:
-            for placed in done.files:
-                for image, where in _images(placed):
-                    if image.tag != NOT_INSIDE:
-                        yield Question(image, f"role {done.role}: {placed.path}: {where}")
+        # Hosts get the same manifests: each is read once.
+        for role, placed in {(d.role, p): None for d in self.converged for p in d.files}:
+            for image, where in _images(placed):
+                if image.tag != NOT_INSIDE:
+                    yield Question(image, f"role {role}: {placed.path}: {where}")
 
     @cached_property
     def _placed(self) -> frozenset[str]:
@@ -96,7 +96,7 @@ class Hosts:
 
     def _unit_file(self, text: str, where: str) -> Iterator[Finding]:
         for program in unit_commands(text):
-            yield from self._program(program[0], f"{where}: {' '.join(program)}")
+            yield from self._program(program[0], where)
             if program[0].endswith("/modprobe"):
                 yield from self._modules([w for w in program[1:] if w[:1] != "-"], where)
         for names in re.findall(r"(?m)^(?:Requires|BindsTo|Requisite)=(.+)$", text):

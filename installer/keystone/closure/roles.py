@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -78,17 +79,32 @@ def module_of(task: Mapping[str, Any]) -> tuple[str, Any]:
     return "", None
 
 
-def converge(role: Path, variables: Mapping[str, object]) -> Converged:
+@dataclass(frozen=True)
+class Role:
+    """A role's files, read once for all hosts."""
+
+    path: Path
+    tasks: tuple[dict[str, Any], ...]
+    defaults: Mapping[str, Any]
+    vars: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> Role:
+        """From its folder."""
+        every = tuple(task for _, listed in task_files(path) for task in listed)
+        return cls(path, every, _mapping(path / "defaults"), _mapping(path / "vars"))
+
+
+def converge(role: Role, variables: Mapping[str, object]) -> Converged:
     """What a role does when it is told these variables.
 
     Raises ConfigurationError when it wants one that it is not given.
     """
-    found = Converged(role.name)
-    every = [task for _, listed in task_files(role) for task in listed]
+    found = Converged(role.path.name)
     render = _Renderer(
-        role, variables, {str(task["register"]) for task in every if "register" in task}
+        role, variables, {str(task["register"]) for task in role.tasks if "register" in task}
     )
-    for task in every:
+    for task in role.tasks:
         name, arguments = module_of(task)
         local = render.resolved(task.get("vars") or {})
         value = render.value(arguments, local)
@@ -131,24 +147,17 @@ def _placed(value: Mapping[str, Any]) -> Placed:
 class _Renderer:
     """Jinja2 as Ansible has it, as far as our roles go."""
 
-    def __init__(self, role: Path, variables: Mapping[str, object], registered: set[str]) -> None:
-        self.role = role
+    def __init__(self, role: Role, variables: Mapping[str, object], registered: set[str]) -> None:
+        self.role = role.path
         self.registered = registered
-        self.environment = jinja2.Environment(  # noqa: S701 no HTML is made here
-            undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True
-        )
-        filters = self.environment.filters
-        filters["combine"] = lambda value, *others: {
-            key: entry for part in (value, *others) for key, entry in part.items()
+        self.variables: dict[str, object] = {
+            "ansible_check_mode": False,
+            "omit": "",
+            "lookup": self._lookup,
         }
-        filters["to_json"] = json.dumps
-        filters["from_json"] = json.loads
-        self.environment.tests["search"] = lambda text, pattern: bool(re.search(pattern, text))
-        self.environment.globals["lookup"] = self._lookup
-        self.variables: dict[str, object] = {"ansible_check_mode": False, "omit": ""}
-        self.variables |= self.resolved(self._file("defaults"))
+        self.variables |= self.resolved(role.defaults)
         self.variables |= variables
-        self.variables |= self.resolved(self._file("vars"))
+        self.variables |= self.resolved(role.vars)
 
     def resolved(self, values: Mapping[str, Any]) -> dict[str, object]:
         """Variables whose values may refer to the ones before them."""
@@ -169,9 +178,8 @@ class _Renderer:
         try:
             whole = _EXPRESSION.fullmatch(value)
             if whole:
-                expression = self.environment.compile_expression(whole[1], undefined_to_none=False)
-                return self._defined(expression(**known))
-            return self.environment.from_string(value).render(**known)
+                return self._defined(_expression(whole[1])(**known))
+            return _template(value).render(**known)
         except (jinja2.UndefinedError, _HostOnlyError) as error:
             return self._open(error, value)
 
@@ -179,7 +187,7 @@ class _Renderer:
         """A file of the role's templates."""
         path = self.role / "templates" / name
         try:
-            return self.environment.from_string(path.read_text()).render(**self.variables)
+            return _template(path.read_text()).render(**self.variables)
         except jinja2.UndefinedError as error:
             raise self._unknown(f"templates/{name}: {error.message}") from error
         except OSError as error:
@@ -210,9 +218,37 @@ class _Renderer:
             "run the check with the keystone-install that the bundle carries",
         )
 
-    def _file(self, part: str) -> dict[str, Any]:
-        path = self.role / part / "main.yml"
-        return (yaml.safe_load(path.read_text()) or {}) if path.is_file() else {}
+
+def _mapping(folder: Path) -> dict[str, Any]:
+    path = folder / "main.yml"
+    return (yaml.safe_load(path.read_text()) or {}) if path.is_file() else {}
+
+
+def _environment() -> jinja2.Environment:
+    """Jinja2 with Ansible's settings for templates, and those of its filters that we use."""
+    made = jinja2.Environment(  # noqa: S701 no HTML is made here
+        undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True
+    )
+    made.filters["combine"] = lambda value, *others: {
+        key: entry for part in (value, *others) for key, entry in part.items()
+    }
+    made.filters["to_json"] = json.dumps
+    made.filters["from_json"] = json.loads
+    made.tests["search"] = lambda text, pattern: bool(re.search(pattern, text))
+    return made
+
+
+_ENVIRONMENT = _environment()
+
+
+@cache
+def _template(text: str) -> jinja2.Template:
+    return _ENVIRONMENT.from_string(text)
+
+
+@cache
+def _expression(text: str) -> Callable[..., object]:
+    return _ENVIRONMENT.compile_expression(text, undefined_to_none=False)
 
 
 class _HostOnlyError(Exception):

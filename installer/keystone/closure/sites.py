@@ -15,6 +15,7 @@ import yaml
 from keystone.bundle.model import Digest, Item, Manifest
 from keystone.closure import roles
 from keystone.closure.finding import Finding
+from keystone.closure.roles import Converged, Role
 from keystone.errors import ConfigurationError
 from keystone.inventory import Context
 from keystone.site import Disk, Networks, Node, Patience, Site
@@ -22,7 +23,6 @@ from keystone.site import Disk, Networks, Node, Patience, Site
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from keystone.closure.roles import Converged
 
 NOT_INSIDE = "not-inside"
 """The version of what a role asks for and the bundle does not hold."""
@@ -104,14 +104,15 @@ def converge(root: Path, manifest: Asking) -> list[Converged]:
     """Every role on every host that gets it. root: the folder that holds roles/ and playbooks/."""
     workers = _roles_of(root / "playbooks" / "worker.yml")
     found = []
+    every = [Role.read(path) for path in sorted((root / "roles").iterdir()) if path.is_dir()]
     for context in contexts(manifest):
         worker = context.host not in context.site.primers
-        for role in sorted(path for path in (root / "roles").iterdir() if path.is_dir()):
-            if worker and role.name not in workers:
+        for role in every:
+            name = role.path.name
+            if worker and name not in workers:
                 continue
-            manifest.who[:] = [f"role {role.name}"]
-            given = _variables(role.name, context)
-            found.append(roles.converge(role, given))
+            manifest.who[:] = [f"role {name}"]
+            found.append(roles.converge(role, _variables(name, context)))
     return found
 
 
