@@ -82,7 +82,8 @@ def _followed(
                     needs += discovery.annotated(carried.chart, _merged(carried), text)
                     apis.update(discovery.apis(objects))
             except KeystoneError as error:
-                last = error.message.strip().splitlines()[-1]
+                said = re.search(r"(?m)^Error: (.*)$", error.message)
+                last = said[1] if said else error.message.strip().splitlines()[-1]
                 findings.append(Finding(
                     "chart", f"a chart that renders: {last}", describe(carried.item),
                     "spec.charts: give what it needs under values or apiVersions",

@@ -8,7 +8,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import IO, TYPE_CHECKING
 
@@ -87,7 +87,7 @@ class Debs:
                 file.seek(0)
                 fields, scripts = _control(file)
             found = self.memory[item.digest.hex] = Deb(item, paths, fields, scripts)
-        return found
+        return replace(found, item=item)
 
     @contextmanager
     def tree(self, deb: Deb) -> Iterator[tarfile.TarFile]:

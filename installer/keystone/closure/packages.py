@@ -67,9 +67,11 @@ def check(content: Content) -> Iterator[Finding]:
         stanzas = [Stanza.parse(part) for part in parts]
         yield from _both_ways(content, suite, stanzas, debs[suite])
         here = {i.labels.get("filename") for i in debs[suite] if i.digest in content.inside}
+        names = {stanza.filename for stanza in stanzas}
         known = [p for p, s in zip(parts, stanzas, strict=True) if s.filename in here]
         for architecture in content.architectures:
-            yield from _solve("\n\n".join(known) + "\n", suite, architecture, debs[suite])
+            listed = [i for i in debs[suite] if i.labels.get("filename") in names]
+            yield from _solve("\n\n".join(known) + "\n", suite, architecture, listed)
 
 
 def _listing(missing: str, asks: str) -> Finding:
@@ -164,7 +166,7 @@ class _Apt:
     def conflicts(self, group: str, names: list[str], where: str) -> Iterator[Finding]:
         """Packages of one group that cannot be installed together."""
         said = self.run(
-            "apt-get", "install", "--simulate", "-qq", "--no-install-recommends", *names,
+            "apt-get", "install", "--simulate", "-q", "--no-install-recommends", *names,
             check=False,
         )  # fmt: skip
         broken = re.findall(r"(?m)^ (\S+) : (.*(?:\n {2,}.*)*)", said)

@@ -103,8 +103,13 @@ class Made:
         for name, data in self.files.items():
             self._add("file", name, "", data)
         for name, requires in self.wheels.items():
-            self._add("wheel", name.split("-")[0], name.split("-")[1], _wheel(name, requires),
-                      filename=name)
+            self._add(
+                "wheel",
+                name.split("-")[0],
+                name.split("-")[1],
+                _wheel(name, requires),
+                filename=name,
+            )
         for name, chart in self.charts.items():
             self._chart(name, chart)
         for ref, image in self.images.items():
@@ -148,10 +153,12 @@ class Made:
         children = []
         for architecture in image.architectures:
             config = json.dumps({"architecture": architecture, "os": "linux", "ref": ref}).encode()
-            layer = part(f"layer of {ref} {architecture}{image.salt}".encode(), LAYER,
-                         "layer" in image.lost)
+            layer = part(
+                f"layer of {ref} {architecture}{image.salt}".encode(), LAYER, "layer" in image.lost
+            )
             manifest = {
-                "schemaVersion": 2, "mediaType": MANIFEST,
+                "schemaVersion": 2,
+                "mediaType": MANIFEST,
                 "config": part(config, CONFIG, "config" in image.lost),
                 "layers": [{**layer, **image.layer}],
             }
@@ -160,22 +167,37 @@ class Made:
             children.append((data, platform))
         if image.index:
             entries = [
-                part(data, MANIFEST, f"manifest {platform['architecture']}" in image.lost,
-                     platform=platform)
+                part(
+                    data,
+                    MANIFEST,
+                    f"manifest {platform['architecture']}" in image.lost,
+                    platform=platform,
+                )
                 for data, platform in children
             ]
             # Named, and left out on purpose: another platform and an attestation.
-            for other in ({"os": "windows", "architecture": "amd64"},
-                          {"os": "unknown", "architecture": "unknown"}):
-                entries.append({"mediaType": MANIFEST, "digest": f"sha256:{'0' * 64}", "size": 1,
-                                "platform": other})
-            data = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}).encode()
+            for other in (
+                {"os": "windows", "architecture": "amd64"},
+                {"os": "unknown", "architecture": "unknown"},
+            ):
+                entries.append(
+                    {
+                        "mediaType": MANIFEST,
+                        "digest": f"sha256:{'0' * 64}",
+                        "size": 1,
+                        "platform": other,
+                    }
+                )
+            data = json.dumps(
+                {"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}
+            ).encode()
         else:
             data = children[0][0]
         root = self._put(data, "root" in image.lost)
         name, _, version = ref.partition("@") if "@" in ref else ref.rpartition(":")
-        self.items.append(Item("image", name, version, root, len(data),
-                               {"mediaType": INDEX}, tuple(inner)))
+        self.items.append(
+            Item("image", name, version, root, len(data), {"mediaType": INDEX}, tuple(inner))
+        )
         return root
 
     def _chart(self, name: str, chart: Chart) -> None:
@@ -185,41 +207,78 @@ class Made:
         version = str(yaml.safe_load(chart.files["Chart.yaml"])["version"])
         if chart.oci:
             layer, config = self._put(data), self._put(b'{"name": "%s"}' % name.encode())
-            manifest = json.dumps({
-                "schemaVersion": 2, "mediaType": MANIFEST,
-                "config": {"mediaType": HELM_CONFIG, "digest": str(config), "size": 1},
-                "layers": [{"mediaType": HELM_CONTENT, "digest": str(layer), "size": len(data)}],
-            }).encode()
+            manifest = json.dumps(
+                {
+                    "schemaVersion": 2,
+                    "mediaType": MANIFEST,
+                    "config": {"mediaType": HELM_CONFIG, "digest": str(config), "size": 1},
+                    "layers": [
+                        {"mediaType": HELM_CONTENT, "digest": str(layer), "size": len(data)}
+                    ],
+                }
+            ).encode()
             labels = {"mediaType": MANIFEST, "repository": f"charts.example/{name}", **chart.labels}
-            self.items.append(Item("chart", name, version, self._put(manifest), len(manifest),
-                                   labels, (config, layer)))
+            self.items.append(
+                Item(
+                    "chart",
+                    name,
+                    version,
+                    self._put(manifest),
+                    len(manifest),
+                    labels,
+                    (config, layer),
+                )
+            )
         else:
             self._add("file", f"{name}-{version}.tgz", version, data)
         for number, text in chart.values.items():
-            self._add("values", f"{name}.{number}.yaml", "", text.encode(), chart=name,
-                      order=str(number))
+            self._add(
+                "values", f"{name}.{number}.yaml", "", text.encode(), chart=name, order=str(number)
+            )
 
     def _packages(self) -> None:
         stanzas = []
         for name, deb in self.debs.items():
-            fields = {"Package": name, "Version": deb.version, "Architecture": deb.architecture,
-                      "Maintainer": "a@b.example", "Description": "made", **deb.fields}
+            fields = {
+                "Package": name,
+                "Version": deb.version,
+                "Architecture": deb.architecture,
+                "Maintainer": "a@b.example",
+                "Description": "made",
+                **deb.fields,
+            }
             data = _deb(fields, deb)
             filename = f"{name}_{deb.version}_{deb.architecture}.deb"
             digest = Digest(hashlib.sha256(data).hexdigest())
-            labels = {"suite": SUITE, "architecture": deb.architecture, "filename": filename,
-                      "groups": deb.groups, "group": deb.groups.split(",")[0]}
+            labels = {
+                "suite": SUITE,
+                "architecture": deb.architecture,
+                "filename": filename,
+                "groups": deb.groups,
+                "group": deb.groups.split(",")[0],
+            }
             if deb.kernel:
                 labels["kernel"] = deb.kernel
             if not deb.lost:
                 self._add("deb", name, deb.version, data, **labels)
             if deb.listed:
-                listed = {**fields, "Filename": f"./{filename}", "Size": str(len(data)),
-                          "SHA256": digest.hex, **deb.stanza}
+                listed = {
+                    **fields,
+                    "Filename": f"./{filename}",
+                    "Size": str(len(data)),
+                    "SHA256": digest.hex,
+                    **deb.stanza,
+                }
                 stanzas.append("\n".join(f"{k}: {v}" for k, v in listed.items() if v))
         if self.debs and self.package_list:
-            self._add("packages", SUITE, "", ("\n\n".join(stanzas) + "\n").encode(), suite=SUITE,
-                      architecture=" ".join(self.architectures))
+            self._add(
+                "packages",
+                SUITE,
+                "",
+                ("\n\n".join(stanzas) + "\n").encode(),
+                suite=SUITE,
+                architecture=" ".join(self.architectures),
+            )
 
 
 def archive(members: dict[str, bytes], mode: int = 0o755) -> bytes:
@@ -244,8 +303,12 @@ def _zip(texts: dict[str, str]) -> bytes:
 def _wheel(name: str, requires: list[str]) -> bytes:
     packed = io.BytesIO()
     project, version = name.split("-")[:2]
-    lines = ["Metadata-Version: 2.1", f"Name: {project}", f"Version: {version}",
-             *(f"Requires-Dist: {text}" for text in requires)]
+    lines = [
+        "Metadata-Version: 2.1",
+        f"Name: {project}",
+        f"Version: {version}",
+        *(f"Requires-Dist: {text}" for text in requires),
+    ]
     with zipfile.ZipFile(packed, "w") as out:
         entry = zipfile.ZipInfo(f"{project}-{version}.dist-info/METADATA")
         out.writestr(entry, "\n".join(lines) + "\n\n")
@@ -254,7 +317,10 @@ def _wheel(name: str, requires: list[str]) -> bytes:
 
 def _deb(fields: dict[str, str], deb: Deb) -> bytes:
     control = "".join(f"{key}: {value}\n" for key, value in fields.items() if value)
-    inner = {"./control": control.encode(), **{f"./{k}": v.encode() for k, v in deb.scripts.items()}}
+    inner = {
+        "./control": control.encode(),
+        **{f"./{k}": v.encode() for k, v in deb.scripts.items()},
+    }
     parts = {
         "debian-binary": b"2.0\n",
         "control.tar.gz": archive(inner),
@@ -349,7 +415,10 @@ def _binaries() -> dict[str, tuple[str, dict[str, bytes] | bytes]]:
         "kubectl": ("v1.35.4", b"\x7fELF kubectl"),
         "kubeadm": ("v1.35.4", real("kubeadm")),
         "runc": ("v1.5.2", b"\x7fELF runc"),
-        "containerd": ("v2.4.2", _program("bin/containerd", "bin/containerd-shim-runc-v2", "bin/ctr")),
+        "containerd": (
+            "v2.4.2",
+            _program("bin/containerd", "bin/containerd-shim-runc-v2", "bin/ctr"),
+        ),
         "cni-plugins": ("v1.9.1", _program("bridge", "host-local", "loopback", "portmap")),
         "etcd": ("v3.6.16", _program(*(f"{etcd}/{n}" for n in ("etcd", "etcdctl", "etcdutl")))),
         "registry": ("v3.1.2", _program("registry", "LICENSE")),
@@ -370,13 +439,19 @@ def _charts() -> dict[str, Chart]:
     folder = Path(__file__).parent / "charts"
     found = {}
     for chart in sorted(folder.iterdir()):
-        files = {str(p.relative_to(chart)): p.read_text() for p in sorted(chart.rglob("*"))
-                 if p.is_file()}
+        files = {
+            str(p.relative_to(chart)): p.read_text()
+            for p in sorted(chart.rglob("*"))
+            if p.is_file()
+        }
         files = {"Chart.yaml": files.pop("Chart.yaml"), **files}
         found[chart.name] = Chart(files, oci=chart.name != "plain")
     found["operator"].values = {1: "replicas: 2\n", 2: "agent:\n  enabled: true\n"}
-    found["operator"].labels = {"release": "op", "namespace": "ops",
-                                "excluded": "registry.example/windows/*: no such hosts"}
+    found["operator"].labels = {
+        "release": "op",
+        "namespace": "ops",
+        "excluded": "registry.example/windows/*: no such hosts",
+    }
     return found
 
 
@@ -399,10 +474,15 @@ def whole() -> Made:
     refs = [entry["ref"] for entry in spec["images"]] + CHART_IMAGES
     made = Made(
         images={ref: Image() for ref in refs},
-        debs=_debs(), binaries=_binaries(), charts=_charts(), roles=_roles(),
+        debs=_debs(),
+        binaries=_binaries(),
+        charts=_charts(),
+        roles=_roles(),
         wheels={
             "requests-2.32.5-py3-none-any.whl": [
-                "urllib3 (<3,>=1.21.1)", "idna<4,>=2.5", "PySocks>=1.5.6; extra == 'socks'",
+                "urllib3 (<3,>=1.21.1)",
+                "idna<4,>=2.5",
+                "PySocks>=1.5.6; extra == 'socks'",
                 "win-inet-pton; sys_platform == 'win32'",
             ],
             "urllib3-2.5.0-py3-none-any.whl": [],
@@ -411,11 +491,19 @@ def whole() -> Made:
     )
     pinned = made.digest("registry.example/op/split:2.0")
     deployment = {
-        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "carried"},
-        "spec": {"template": {"spec": {"containers": [
-            {"name": "a", "image": "registry.example/op/manifest:v1"},
-            {"name": "b", "image": f"registry.example/op/split@{pinned}"},
-        ]}}},
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "carried"},
+        "spec": {
+            "template": {
+                "spec": {
+                    "containers": [
+                        {"name": "a", "image": "registry.example/op/manifest:v1"},
+                        {"name": "b", "image": f"registry.example/op/split@{pinned}"},
+                    ]
+                }
+            }
+        },
     }
     made.files = {
         "extra.yaml": yaml.safe_dump(deployment).encode(),
