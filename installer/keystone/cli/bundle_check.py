@@ -38,8 +38,10 @@ def check(file: Path, root_fingerprint: str | None, mirrors: Path | None, as_jso
     else:
         closure.print_tables(report)
     if not report.complete:
+        count = len(report.findings)
+        lead = "reference leads" if count == 1 else "references lead"
         raise DamagedBundleError(
-            f"{file}: {len(report.findings)} references lead out of the bundle",
+            f"{file}: {count} {lead} out of the bundle",
             hint="add what is missing to the definition, then lock and create again",
         )
     log.info(f"{file}: whole: nothing inside asks for anything outside")

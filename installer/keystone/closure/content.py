@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -72,7 +72,8 @@ class Content:
 def of_bundle(bundle: Bundle) -> Content:
     """The content of a verified bundle."""
     inside = frozenset(target.digest for target in bundle.verified.targets.values())
-    return Content(bundle.manifest, inside, architectures(bundle.manifest), bundle.open)
+    content = Content(bundle.manifest, inside, architectures(bundle.manifest), bundle.open)
+    return content if content.architectures else replace(content, architectures=_carried(content))
 
 
 def of_lock(lock: Lock, folder: Path, sources: Sources) -> Content:
@@ -111,6 +112,16 @@ def architectures(manifest: Manifest) -> tuple[str, ...]:
     }
     debs = {item.labels.get("architecture", "") for item in manifest.of_kind("deb")}
     return tuple(sorted(listed or debs - {"all", ""}))
+
+
+def _carried(content: Content) -> tuple[str, ...]:
+    """Without packages: the architectures of which any image's index has its manifest inside."""
+    found = set()
+    for item in content.manifest.of_kind("image"):
+        for child in media.parse(content.read(item.digest)).manifests:
+            if child.digest in content.inside and child.platform.startswith("linux/"):
+                found.add(child.platform.split("/")[1])
+    return tuple(sorted(found))
 
 
 def describe(item: Item) -> str:

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import tarfile
+import tempfile
 import zipfile
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -119,8 +120,6 @@ class Made:
         @contextmanager
         def opener(digest: Digest) -> Iterator[IO[bytes]]:
             # dpkg-deb reads from a descriptor, as it does from a bundle.
-            import tempfile
-
             with tempfile.TemporaryFile() as file:
                 file.write(blobs[digest])
                 file.seek(0)
@@ -176,18 +175,9 @@ class Made:
                 for data, platform in children
             ]
             # Named, and left out on purpose: another platform and an attestation.
-            for other in (
-                {"os": "windows", "architecture": "amd64"},
-                {"os": "unknown", "architecture": "unknown"},
-            ):
-                entries.append(
-                    {
-                        "mediaType": MANIFEST,
-                        "digest": f"sha256:{'0' * 64}",
-                        "size": 1,
-                        "platform": other,
-                    }
-                )
+            nothing = {"mediaType": MANIFEST, "digest": f"sha256:{'0' * 64}", "size": 1}
+            others = [("windows", "amd64"), ("unknown", "unknown")]
+            entries += [{**nothing, "platform": {"os": o, "architecture": a}} for o, a in others]
             data = json.dumps(
                 {"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}
             ).encode()
@@ -334,7 +324,7 @@ def _deb(fields: dict[str, str], deb: Deb) -> bytes:
 
 
 def _program(*names: str) -> dict[str, bytes]:
-    return {name: b"\x7fELF" for name in names}
+    return dict.fromkeys(names, b"\x7fELF")
 
 
 def _module(release: str) -> bytes:
@@ -350,59 +340,127 @@ def _debs() -> dict[str, Deb]:
     seed = "seed"
     return {
         "libc6": Deb(version="2.41-12", groups="seed,primer,node"),
-        "debconf": Deb(version="1.5.91", architecture="all", groups="seed,node",
-                       files={"/usr/share/debconf/confmodule": b"#"},
-                       fields={"Provides": "debconf-2.0"}),
-        "ucf": Deb(version="3.0052", architecture="all", groups=seed,
-                   files=_program("/usr/bin/ucf", "/usr/bin/ucfr"),
-                   fields={"Depends": "debconf (>= 0.5) | debconf-2.0"},
-                   scripts={"postinst": "#!/bin/sh\nset -e\n. /usr/share/debconf/confmodule\n"}),
-        "adduser": Deb(version="3.152", architecture="all", groups=seed,
-                       files=_program("/usr/sbin/adduser", "/usr/sbin/addgroup")),
+        "debconf": Deb(
+            version="1.5.91",
+            architecture="all",
+            groups="seed,node",
+            files={"/usr/share/debconf/confmodule": b"#"},
+            fields={"Provides": "debconf-2.0"},
+        ),
+        "ucf": Deb(
+            version="3.0052",
+            architecture="all",
+            groups=seed,
+            files=_program("/usr/bin/ucf", "/usr/bin/ucfr"),
+            fields={"Depends": "debconf (>= 0.5) | debconf-2.0"},
+            scripts={"postinst": "#!/bin/sh\nset -e\n. /usr/share/debconf/confmodule\n"},
+        ),
+        "adduser": Deb(
+            version="3.152",
+            architecture="all",
+            groups=seed,
+            files=_program("/usr/sbin/adduser", "/usr/sbin/addgroup"),
+        ),
         "libcap2-bin": Deb(fields=_libc(), groups="seed,primer", files=_program("/sbin/setcap")),
-        "python3-minimal": Deb(groups=seed, fields={"Pre-Depends": "libc6 (>= 2.38)"},
-                               files=_program("/usr/bin/py3compile", "/usr/bin/py3clean")),
-        "chrony": Deb(version="4.6.1-3", groups=seed, files=_program(
-            "/usr/sbin/chronyd", f"{unit}/chrony.service"), fields={
-            "Pre-Depends": "adduser", "Depends": "ucf, libc6 (>= 2.38), iproute2 (>= 6) | net-tools"},
-            scripts={"postinst": "#!/bin/sh\nset -e\nadduser --system _chrony\nucf a b\n"
-                     "if command -v update-initramfs >/dev/null; then update-initramfs -u; fi\n"}),
-        "nvme-cli": Deb(version="2.13-2", fields=_libc(), groups=seed, files=_program("/sbin/nvme")),
+        "python3-minimal": Deb(
+            groups=seed,
+            fields={"Pre-Depends": "libc6 (>= 2.38)"},
+            files=_program("/usr/bin/py3compile", "/usr/bin/py3clean"),
+        ),
+        "chrony": Deb(
+            version="4.6.1-3",
+            groups=seed,
+            files=_program("/usr/sbin/chronyd", f"{unit}/chrony.service"),
+            fields={
+                "Pre-Depends": "adduser",
+                "Depends": "ucf, libc6 (>= 2.38), iproute2 (>= 6) | net-tools",
+            },
+            scripts={
+                "postinst": "#!/bin/sh\nset -e\nadduser --system _chrony\nucf a b\n"
+                "if command -v update-initramfs >/dev/null; then update-initramfs -u; fi\n"
+            },
+        ),
+        "nvme-cli": Deb(
+            version="2.13-2", fields=_libc(), groups=seed, files=_program("/sbin/nvme")
+        ),
         "libzfs6linux": Deb(version="2.3.9-0", fields=_libc(), groups=seed),
-        "zfsutils-linux": Deb(version="2.3.9-0", groups=seed, fields={
-            "Depends": "libzfs6linux (= 2.3.9-0), systemd, python3-minimal"}, files=_program(
-            "/sbin/zpool", f"{unit}/zfs.target", f"{unit}/zfs-mount.service",
-            f"{unit}/zfs-import-cache.service")),
-        "python3-cffi-backend": Deb(groups=seed, fields={"Provides": "python3-cffi-backend-api-max"}),
-        "python3-pyzfs": Deb(version="2.3.9-0", architecture="all", groups=seed, fields={
-            "Depends": "python3-cffi-backend-api-max, zfsutils-linux"},
-            scripts={"postinst": "#!/bin/sh\nset -e\npy3compile -p python3-pyzfs\n"}),
-        f"zfs-modules-{KERNEL}": Deb(version="2.3.9-0", groups=seed, kernel=KERNEL, files={
-            f"/lib/modules/{KERNEL}/updates/zfs.ko": _module(KERNEL),
-            f"/lib/modules/{KERNEL}/updates/spl.ko": _module(KERNEL)}),
-        f"linux-image-{KERNEL}": Deb(groups="kernel", files={
-            f"/boot/vmlinuz-{KERNEL}": b"kernel",
-            f"/lib/modules/{KERNEL}/kernel/overlay.ko": _module(KERNEL)}),
-        "systemd": Deb(version="257.13-1", groups="seed,primer", fields={"Pre-Depends": "libc6"},
-                       files=_program("/usr/lib/systemd/systemd-sysctl", "/bin/systemd-tmpfiles",
-                                      "/bin/systemd-sysusers")),
-        "haproxy": Deb(version="3.0.11-1", groups="primer,node", fields=_libc(),
-                       files=_program("/usr/sbin/haproxy", f"{unit}/haproxy.service")),
-        "nginx": Deb(version="1.26.3-3", groups="primer", fields={
-            "Depends": "libc6 (>= 2.38), nginx-common (= 1.26.3-3)"}),
-        "nginx-common": Deb(version="1.26.3-3", architecture="all", groups="primer",
-                            files=_program(f"{unit}/nginx.service"),
-                            scripts={"postinst": "#!/bin/sh\nset -e\nsystemd-tmpfiles --create\n"}),
-        "iproute2": Deb(version="6.15.0-1", groups="seed,node", files=_program("/bin/ip", "/sbin/ip", "/sbin/tc"),
-                        fields={"Depends": "libcap2-bin"},
-                        scripts={"postinst": "#!/bin/sh\nset -e\n/sbin/setcap cap_net_admin+ep /bin/ip\n"}),
+        "zfsutils-linux": Deb(
+            version="2.3.9-0",
+            groups=seed,
+            fields={"Depends": "libzfs6linux (= 2.3.9-0), systemd, python3-minimal"},
+            files=_program(
+                "/sbin/zpool",
+                f"{unit}/zfs.target",
+                f"{unit}/zfs-mount.service",
+                f"{unit}/zfs-import-cache.service",
+            ),
+        ),
+        "python3-cffi-backend": Deb(
+            groups=seed, fields={"Provides": "python3-cffi-backend-api-max"}
+        ),
+        "python3-pyzfs": Deb(
+            version="2.3.9-0",
+            architecture="all",
+            groups=seed,
+            fields={"Depends": "python3-cffi-backend-api-max, zfsutils-linux"},
+            scripts={"postinst": "#!/bin/sh\nset -e\npy3compile -p python3-pyzfs\n"},
+        ),
+        f"zfs-modules-{KERNEL}": Deb(
+            version="2.3.9-0",
+            groups=seed,
+            kernel=KERNEL,
+            files={
+                f"/lib/modules/{KERNEL}/updates/zfs.ko": _module(KERNEL),
+                f"/lib/modules/{KERNEL}/updates/spl.ko": _module(KERNEL),
+            },
+        ),
+        f"linux-image-{KERNEL}": Deb(
+            groups="kernel",
+            files={
+                f"/boot/vmlinuz-{KERNEL}": b"kernel",
+                f"/lib/modules/{KERNEL}/kernel/overlay.ko": _module(KERNEL),
+            },
+        ),
+        "systemd": Deb(
+            version="257.13-1",
+            groups="seed,primer",
+            fields={"Pre-Depends": "libc6"},
+            files=_program(
+                "/usr/lib/systemd/systemd-sysctl", "/bin/systemd-tmpfiles", "/bin/systemd-sysusers"
+            ),
+        ),
+        "haproxy": Deb(
+            version="3.0.11-1",
+            groups="primer,node",
+            fields=_libc(),
+            files=_program("/usr/sbin/haproxy", f"{unit}/haproxy.service"),
+        ),
+        "nginx": Deb(
+            version="1.26.3-3",
+            groups="primer",
+            fields={"Depends": "libc6 (>= 2.38), nginx-common (= 1.26.3-3)"},
+        ),
+        "nginx-common": Deb(
+            version="1.26.3-3",
+            architecture="all",
+            groups="primer",
+            files=_program(f"{unit}/nginx.service"),
+            scripts={"postinst": "#!/bin/sh\nset -e\nsystemd-tmpfiles --create\n"},
+        ),
+        "iproute2": Deb(
+            version="6.15.0-1",
+            groups="seed,node",
+            files=_program("/bin/ip", "/sbin/ip", "/sbin/tc"),
+            fields={"Depends": "libcap2-bin"},
+            scripts={"postinst": "#!/bin/sh\nset -e\n/sbin/setcap cap_net_admin+ep /bin/ip\n"},
+        ),
         "kmod": Deb(version="34.2-2", fields=_libc(), files=_program("/sbin/modprobe")),
         "iptables": Deb(fields={"Depends": "libc6 (>= 2.38), libxtables12 (= 1.0-1)"}),
         "libxtables12": Deb(fields=_libc()),
         "socat": Deb(fields=_libc()),
         "conntrack": Deb(fields={"Depends": "libnetfilter-conntrack3 (>= 1.0)"}),
         "libnetfilter-conntrack3": Deb(fields=_libc()),
-    }  # fmt: skip
+    }
 
 
 def _binaries() -> dict[str, tuple[str, dict[str, bytes] | bytes]]:
@@ -456,15 +514,26 @@ def _charts() -> dict[str, Chart]:
 
 
 CHART_IMAGES = [
-    "registry.example/op/operator:v1.2.0", "registry.example/op/init:v1.2.0",
-    "registry.example/op/agent:v1.2.0", "registry.example/op/solver:v1.2.0",
-    "registry.example/op/reloader:v1.2.0", "registry.example/op/related:v1.2.0",
-    "registry.example/op/instance:16.4", "registry.example/op/split:2.0",
-    "registry.example/op/helper:v3", "registry.example/op/job:v1", "registry.example/op/hook:v1",
-    "registry.example/op/default:v9", "registry.example/op/note:v5", "registry.example/op/hip:v6",
-    "docker.io/library/redis:7.4", "registry.example/op/volume:v1", "quay.io/plain/web:v2",
-    "registry.example/op/manifest:v1", "registry.example/op/cron:v1",
-]  # fmt: skip
+    "registry.example/op/operator:v1.2.0",
+    "registry.example/op/init:v1.2.0",
+    "registry.example/op/agent:v1.2.0",
+    "registry.example/op/solver:v1.2.0",
+    "registry.example/op/reloader:v1.2.0",
+    "registry.example/op/related:v1.2.0",
+    "registry.example/op/instance:16.4",
+    "registry.example/op/split:2.0",
+    "registry.example/op/helper:v3",
+    "registry.example/op/job:v1",
+    "registry.example/op/hook:v1",
+    "registry.example/op/default:v9",
+    "registry.example/op/note:v5",
+    "registry.example/op/hip:v6",
+    "docker.io/library/redis:7.4",
+    "registry.example/op/volume:v1",
+    "quay.io/plain/web:v2",
+    "registry.example/op/manifest:v1",
+    "registry.example/op/cron:v1",
+]
 
 
 @pytest.fixture

@@ -154,7 +154,7 @@ def without(table: str, name: str, member: str) -> Change:
 
 def beside(*names: str) -> Change:
     """Nothing: says that a hole is about these things too."""
-    return Change(lambda made: None, frozenset(names))
+    return Change(lambda _: None, frozenset(names))
 
 
 def many(*changes: Change) -> Change:
@@ -171,8 +171,14 @@ def image_holes() -> list[Hole]:
     for name in ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy"):
         ref = f"{kube}{name}:v1.35.4"
         found.append(Hole(drop("images", ref), "kubernetes", ref, "kubeadm v1.35.4"))
-        found.append(Hole(rename("images", ref, f"{kube}{name}:v1.35.3"), "kubernetes",
-                          f"{ref} (inside: v1.35.3)", "kubeadm v1.35.4"))  # fmt: skip
+        found.append(
+            Hole(
+                rename("images", ref, f"{kube}{name}:v1.35.3"),
+                "kubernetes",
+                f"{ref} (inside: v1.35.3)",
+                "kubeadm v1.35.4",
+            )
+        )
     for name, role in {
         "docker.io/library/busybox:1.37": "addons",
         "docker.io/rancher/local-path-provisioner:v0.0.30": "addons",
@@ -182,56 +188,88 @@ def image_holes() -> list[Hole]:
         "registry.k8s.io/pause:3.10.1": "containerd",
     }.items():
         plain = name.rpartition(":")[0]
-        found.append(Hole(drop("images", name), "item", f"image {plain}", f"role {role}",
-                          (f"{name} | kubeadm",)))  # fmt: skip
+        found.append(
+            Hole(
+                drop("images", name),
+                "item",
+                f"image {plain}",
+                f"role {role}",
+                (f"{name} | kubeadm",),
+            )
+        )
     parts = {
-        "root": "its manifest", "manifest amd64": "its manifest for linux/amd64",
-        "config": "its config", "layer": "its layer 1",
-    }  # fmt: skip
+        "root": "its manifest",
+        "manifest amd64": "its manifest for linux/amd64",
+        "config": "its config",
+        "layer": "its layer 1",
+    }
     refs = [
         "kube-apiserver:v1.35.4",
         "kube-proxy:v1.35.4",
         "pause:3.10.1",
         "kube-scheduler:v1.35.4",
     ]
-    for ref, (part, says) in zip(refs, parts.items(), strict=True):
-        for name in (f"{kube}{ref}", "registry.example/op/job:v1", "quay.io/plain/web:v2"):
-            found.append(Hole(put("images", name, lost={part}), "image-content",
-                              f"{says} sha256:", f"image {name}"))  # fmt: skip
+    found += [
+        Hole(put("images", name, lost={part}), "image-content", f"{says} sha256:", f"image {name}")
+        for ref, (part, says) in zip(refs, parts.items(), strict=True)
+        for name in (f"{kube}{ref}", "registry.example/op/job:v1", "quay.io/plain/web:v2")
+    ]
     urls = {"urls": ["https://elsewhere.example/layer"]}
     foreign = {"mediaType": "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"}
     for layer, name in (
         (urls, "registry.example/op/hook:v1"),
         (foreign, "docker.io/library/redis:7.4"),
     ):
-        found.append(Hole(put("images", name, layer=layer), "image-content",
-                          "it lies at another address", f"image {name}"))  # fmt: skip
+        found.append(
+            Hole(
+                put("images", name, layer=layer),
+                "image-content",
+                "it lies at another address",
+                f"image {name}",
+            )
+        )
     return found
 
 
 def chart_holes() -> list[Hole]:
     found = []
     asks = {
-        "operator:v1.2.0": "Deployment/operator", "init:v1.2.0": "Deployment/operator",
-        "agent:v1.2.0": "DaemonSet/agent", "solver:v1.2.0": "Deployment/operator",
-        "reloader:v1.2.0": "Deployment/operator", "related:v1.2.0": "Deployment/operator",
-        "instance:16.4": "Cluster/db", "helper:v3": "ConfigMap/helper", "job:v1": "Job/job",
-        "hook:v1": "Job/hook", "default:v9": "CustomResourceDefinition/clusters.db.example.com",
-        "volume:v1": "Deployment/operator", "cron:v1": "CronJob/cron",
-        "note:v5": "annotation: artifacthub.io/images", "hip:v6": "annotation: helm.sh/images",
-    }  # fmt: skip
+        "operator:v1.2.0": "Deployment/operator",
+        "init:v1.2.0": "Deployment/operator",
+        "agent:v1.2.0": "DaemonSet/agent",
+        "solver:v1.2.0": "Deployment/operator",
+        "reloader:v1.2.0": "Deployment/operator",
+        "related:v1.2.0": "Deployment/operator",
+        "instance:16.4": "Cluster/db",
+        "helper:v3": "ConfigMap/helper",
+        "job:v1": "Job/job",
+        "hook:v1": "Job/hook",
+        "default:v9": "CustomResourceDefinition/clusters.db.example.com",
+        "volume:v1": "Deployment/operator",
+        "cron:v1": "CronJob/cron",
+        "note:v5": "annotation: artifacthub.io/images",
+        "hip:v6": "annotation: helm.sh/images",
+    }
     for ref, where in asks.items():
         name = f"registry.example/op/{ref}"
         found.append(
             Hole(drop("images", name), "image", name, f"chart operator 1.2.0: {_how(where)}")
         )
-    for name, who in (("docker.io/library/redis:7.4", "chart operator"),
-                      ("quay.io/plain/web:v2", "file plain-0.1.0.tgz")):  # fmt: skip
+    for name, who in (
+        ("docker.io/library/redis:7.4", "chart operator"),
+        ("quay.io/plain/web:v2", "file plain-0.1.0.tgz"),
+    ):
         old = rename("images", name, f"{name}-old")
         found.append(Hole(old, "image", f"{name} (inside: {name.rpartition(':')[2]}-old)", who))
     split = "registry.example/op/split:2.0"
-    found.append(Hole(put("images", split, salt="rebuilt"), "image",
-                      "registry.example/op/split@sha256:", "Deployment/carried"))  # fmt: skip
+    found.append(
+        Hole(
+            put("images", split, salt="rebuilt"),
+            "image",
+            "registry.example/op/split@sha256:",
+            "Deployment/carried",
+        )
+    )
     found.append(
         Hole(
             drop("images", "registry.example/op/manifest:v1"),
@@ -241,29 +279,79 @@ def chart_holes() -> list[Hole]:
         )
     )
     wrong = "a" * 64
-    pinned = chart("plain", "templates/web.yaml", "quay.io/plain/web:v2",
-                   f"quay.io/plain/web:v2@sha256:{wrong}")  # fmt: skip
+    pinned = chart(
+        "plain",
+        "templates/web.yaml",
+        "quay.io/plain/web:v2",
+        f"quay.io/plain/web:v2@sha256:{wrong}",
+    )
     found.append(Hole(pinned, "image", f"{wrong} (inside, v2 is sha256:", "Pod/web"))
     redis = "charts/redis/Chart.yaml"
     found += [
-        Hole(chart("operator", redis, "name: redis", "name: valkey"), "chart-dependency",
-             "chart redis 7.4.0", "chart operator 1.2.0: Chart.yaml of operator"),
-        Hole(chart("operator", redis, "7.4.0", "7.3.9"), "chart-dependency",
-             "chart redis 7.4.0 (inside: 7.3.9)", "chart operator 1.2.0"),
-        Hole(chart("operator", redis, "7.4.0", "7.4.0\ndependencies:\n"
-                   "  - {name: common, version: 2.x.x, repository: ''}"), "chart-dependency",
-             "chart common 2.x.x", "Chart.yaml of operator/charts/redis"),
-        Hole(chart("plain", "Chart.yaml", "0.1.0", "0.1.0\ndependencies:\n"
-                   "  - {name: base, version: '>=1', repository: 'https://c.example'}"),
-             "chart-dependency", "chart base >=1", "file plain-0.1.0.tgz"),
-        Hole(chart("plain", "templates/web.yaml", "name: web}", "name: '{{ required \"host!\" .Values.h }}'}"),
-             "chart", "host!", "file plain-0.1.0.tgz"),
-        Hole(Change(lambda made: made.charts["operator"].values.pop(1), frozenset()), "chart", "values 1 of chart operator",
-             "chart operator 1.2.0"),
-        Hole(chart("operator", "Chart.yaml", "- name: note\n      image:", "- name: note\n      picture:"),
-             "chart", "a chart that renders: chart operator 1.2.0: annotation artifacthub.io/images",
-             "chart operator 1.2.0"),
-    ]  # fmt: skip
+        Hole(
+            chart("operator", redis, "name: redis", "name: valkey"),
+            "chart-dependency",
+            "chart redis 7.4.0",
+            "chart operator 1.2.0: Chart.yaml of operator",
+        ),
+        Hole(
+            chart("operator", redis, "7.4.0", "7.3.9"),
+            "chart-dependency",
+            "chart redis 7.4.0 (inside: 7.3.9)",
+            "chart operator 1.2.0",
+        ),
+        Hole(
+            chart(
+                "operator",
+                redis,
+                "7.4.0",
+                "7.4.0\ndependencies:\n  - {name: common, version: 2.x.x, repository: ''}",
+            ),
+            "chart-dependency",
+            "chart common 2.x.x",
+            "Chart.yaml of operator/charts/redis",
+        ),
+        Hole(
+            chart(
+                "plain",
+                "Chart.yaml",
+                "0.1.0",
+                "0.1.0\ndependencies:\n"
+                "  - {name: base, version: '>=1', repository: 'https://c.example'}",
+            ),
+            "chart-dependency",
+            "chart base >=1",
+            "file plain-0.1.0.tgz",
+        ),
+        Hole(
+            chart(
+                "plain",
+                "templates/web.yaml",
+                "name: web}",
+                "name: '{{ required \"host!\" .Values.h }}'}",
+            ),
+            "chart",
+            "host!",
+            "file plain-0.1.0.tgz",
+        ),
+        Hole(
+            Change(lambda made: made.charts["operator"].values.pop(1), frozenset()),
+            "chart",
+            "values 1 of chart operator",
+            "chart operator 1.2.0",
+        ),
+        Hole(
+            chart(
+                "operator",
+                "Chart.yaml",
+                "- name: note\n      image:",
+                "- name: note\n      picture:",
+            ),
+            "chart",
+            "a chart that renders: chart operator 1.2.0: annotation artifacthub.io/images",
+            "chart operator 1.2.0",
+        ),
+    ]
     return found
 
 
@@ -274,49 +362,112 @@ def _how(where: str) -> str:
 def package_holes() -> list[Hole]:
     found = []
     needed = {
-        "ucf": "chrony", "adduser": "chrony", "libzfs6linux": "zfsutils-linux",
-        "python3-cffi-backend": "python3-pyzfs", "nginx-common": "nginx", "libxtables12": "iptables",
-        "libnetfilter-conntrack3": "conntrack", "libcap2-bin": "iproute2",
-    }  # fmt: skip
+        "ucf": "chrony",
+        "adduser": "chrony",
+        "libzfs6linux": "zfsutils-linux",
+        "python3-cffi-backend": "python3-pyzfs",
+        "nginx-common": "nginx",
+        "libxtables12": "iptables",
+        "libnetfilter-conntrack3": "conntrack",
+        "libcap2-bin": "iproute2",
+    }
     said = {"python3-cffi-backend": "python3-cffi-backend-api-max"}
     also = {
-        "ucf": ("ucf (package ucf)",), "adduser": ("adduser (package adduser)",),
-        "libcap2-bin": ("setcap (package libcap2-bin)",), "nginx-common": ("nginx.service | role",),
-    }  # fmt: skip
+        "ucf": ("ucf (package ucf)",),
+        "adduser": ("adduser (package adduser)",),
+        "libcap2-bin": ("setcap (package libcap2-bin)",),
+        "nginx-common": ("nginx.service | role",),
+    }
     for name, asks in needed.items():
-        found.append(Hole(many(drop("debs", name), beside(asks)), "package",
-                          f"package {said.get(name, name)}",
-                          f"package {asks} ", also.get(name, ())))  # fmt: skip
-    older = {"libzfs6linux": ("2.3.8-0", "zfsutils-linux"), "libnetfilter-conntrack3": ("0.9", "conntrack"),
-             "nginx-common": ("1.26.3-2", "nginx"), "libxtables12": ("1.0-2", "iptables")}  # fmt: skip
+        found.append(
+            Hole(
+                many(drop("debs", name), beside(asks)),
+                "package",
+                f"package {said.get(name, name)}",
+                f"package {asks} ",
+                also.get(name, ()),
+            )
+        )
+    older = {
+        "libzfs6linux": ("2.3.8-0", "zfsutils-linux"),
+        "libnetfilter-conntrack3": ("0.9", "conntrack"),
+        "nginx-common": ("1.26.3-2", "nginx"),
+        "libxtables12": ("1.0-2", "iptables"),
+    }
     for name, (version, asks) in older.items():
         older_one = many(put("debs", name, version=version), beside(asks))
         found.append(Hole(older_one, "package", f"package {name} (", asks))
     no_virtual = put("debs", "debconf", fields={"Provides": ""})
     found += [
-        Hole(many(no_virtual, put("debs", "ucf", fields={"Depends": "debconf-2.0"})), "package",
-             "package debconf-2.0", "package ucf"),
-        Hole(put("debs", "socat", fields={"Depends": "libwrap0 (>= 7) | tcpd"}), "package",
-             "package libwrap0 (>= 7) | tcpd", "package socat"),
-        Hole(put("debs", "kmod", fields={"Pre-Depends": "libkmod2"}), "package", "package libkmod2",
-             "Pre-Depends"),
-        Hole(many(put("debs", "libxtables12", architecture="arm64"), beside("iptables")), "package", "package libxtables12",
-             "package iptables", ("libc6:arm64",)),
-        Hole(many(put("debs", "socat", fields={"Conflicts": "kmod"}), beside("kmod")), "package", "a way to install",
-             "group node", ("a solution: ", "a way to install")),
-        Hole(put("debs", "socat", lost=True), "package-list", "socat_1.0-1_amd64.deb",
-             "package list of trixie"),
-        Hole(put("debs", "nvme-cli", stanza={"SHA256": "b" * 64}), "package-list",
-             "nvme-cli_2.13-2_amd64.deb with SHA-256 bbb", "package list of trixie"),
-        Hole(put("debs", "iptables", listed=False), "package-list",
-             "the entry of iptables_1.0-1_amd64.deb", "deb iptables"),
-        Hole(put("debs", "haproxy", stanza={"Depends": ""}), "package-list", "Depends: libc6 (>= 2.38)",
-             "its list says nothing"),
-        Hole(put("debs", "chrony", stanza={"Pre-Depends": "ucf"}), "package-list",
-             "Pre-Depends: adduser", "its list says ucf"),
-        Hole(Change(lambda made: setattr(made, "package_list", False), frozenset()), "package-list",
-             "the list of packages of trixie", "packages"),
-    ]  # fmt: skip
+        Hole(
+            many(no_virtual, put("debs", "ucf", fields={"Depends": "debconf-2.0"})),
+            "package",
+            "package debconf-2.0",
+            "package ucf",
+        ),
+        Hole(
+            put("debs", "socat", fields={"Depends": "libwrap0 (>= 7) | tcpd"}),
+            "package",
+            "package libwrap0 (>= 7) | tcpd",
+            "package socat",
+        ),
+        Hole(
+            put("debs", "kmod", fields={"Pre-Depends": "libkmod2"}),
+            "package",
+            "package libkmod2",
+            "Pre-Depends",
+        ),
+        Hole(
+            many(put("debs", "libxtables12", architecture="arm64"), beside("iptables")),
+            "package",
+            "package libxtables12",
+            "package iptables",
+            ("libc6:arm64",),
+        ),
+        Hole(
+            many(put("debs", "socat", fields={"Conflicts": "kmod"}), beside("kmod")),
+            "package",
+            "a way to install",
+            "group node",
+            ("a solution: ", "a way to install"),
+        ),
+        Hole(
+            put("debs", "socat", lost=True),
+            "package-list",
+            "socat_1.0-1_amd64.deb",
+            "package list of trixie",
+        ),
+        Hole(
+            put("debs", "nvme-cli", stanza={"SHA256": "b" * 64}),
+            "package-list",
+            "nvme-cli_2.13-2_amd64.deb with SHA-256 bbb",
+            "package list of trixie",
+        ),
+        Hole(
+            put("debs", "iptables", listed=False),
+            "package-list",
+            "the entry of iptables_1.0-1_amd64.deb",
+            "deb iptables",
+        ),
+        Hole(
+            put("debs", "haproxy", stanza={"Depends": ""}),
+            "package-list",
+            "Depends: libc6 (>= 2.38)",
+            "its list says nothing",
+        ),
+        Hole(
+            put("debs", "chrony", stanza={"Pre-Depends": "ucf"}),
+            "package-list",
+            "Pre-Depends: adduser",
+            "its list says ucf",
+        ),
+        Hole(
+            Change(lambda made: setattr(made, "package_list", False), frozenset()),
+            "package-list",
+            "the list of packages of trixie",
+            "packages",
+        ),
+    ]
     scripts = {
         "update-initramfs -u": ("update-initramfs (package initramfs-tools)", "kmod"),
         "[ -d /x ] && dkms autoinstall": ("dkms (package dkms)", "socat"),
@@ -346,21 +497,38 @@ def package_holes() -> list[Hole]:
     for name in ("chrony", "nvme-cli", "python3-pyzfs", "zfsutils-linux", "haproxy", "nginx"):
         follows = {
             "chrony": ("chrony.service | role time", "chronyd | role time"),
-            "zfsutils-linux": ("zfsutils-linux | package python3-pyzfs", "zfs.target", "zfs-mount",
-                               "zfs-import-cache"),
+            "zfsutils-linux": (
+                "zfsutils-linux | package python3-pyzfs",
+                "zfs.target",
+                "zfs-mount",
+                "zfs-import-cache",
+            ),
             "haproxy": ("haproxy.service | role endpoint",),
-        }  # fmt: skip
-        found.append(Hole(drop("debs", name), "role-package", f"package {name} (amd64)", "role ",
-                          follows.get(name, ())))  # fmt: skip
+        }
+        found.append(
+            Hole(
+                drop("debs", name),
+                "role-package",
+                f"package {name} (amd64)",
+                "role ",
+                follows.get(name, ()),
+            )
+        )
     return found
 
 
 def host_holes() -> list[Hole]:
     found = []
     etcd = "etcd-v3.6.16-linux-amd64"
-    for name, role in (("kubelet", "control_plane"), ("kubectl", "control_plane"),
-                       ("containerd", "containerd"), ("runc", "containerd"), ("etcd", "etcd"),
-                       ("cni-plugins", "containerd"), ("registry", "registry")):  # fmt: skip
+    for name, role in (
+        ("kubelet", "control_plane"),
+        ("kubectl", "control_plane"),
+        ("containerd", "containerd"),
+        ("runc", "containerd"),
+        ("etcd", "etcd"),
+        ("cni-plugins", "containerd"),
+        ("registry", "registry"),
+    ):
         found.append(Hole(drop("binaries", name), "item", f"binary {name}", f"role {role}"))
     for name, members, role in (
         ("containerd", ("bin/containerd", "bin/containerd-shim-runc-v2", "bin/ctr"), "containerd"),
@@ -369,55 +537,142 @@ def host_holes() -> list[Hole]:
         ("registry", ("registry",), "registry"),
     ):
         found += [
-            Hole(without("binaries", name, member), "file", f"{member} in binary {name}",
-                 f"role {role}")
+            Hole(
+                without("binaries", name, member),
+                "file",
+                f"{member} in binary {name}",
+                f"role {role}",
+            )
             for member in members
-        ]  # fmt: skip
+        ]
     units = "/usr/lib/systemd/system"
     for name, unit, role in (
-        ("chrony", "chrony.service", "time"), ("nginx-common", "nginx.service", "mirror"),
-        ("haproxy", "haproxy.service", "endpoint"), ("zfsutils-linux", "zfs.target", "storage"),
+        ("chrony", "chrony.service", "time"),
+        ("nginx-common", "nginx.service", "mirror"),
+        ("haproxy", "haproxy.service", "endpoint"),
+        ("zfsutils-linux", "zfs.target", "storage"),
         ("zfsutils-linux", "zfs-mount.service", "storage"),
         ("zfsutils-linux", "zfs-import-cache.service", "storage"),
-    ):  # fmt: skip
+    ):
         found.append(Hole(without("debs", name, f"{units}/{unit}"), "unit", unit, f"role {role}"))
     service = "roles/containerd/templates/containerd.service.j2"
     found += [
-        Hole(without("debs", "iproute2", "/sbin/ip"), "program", "/usr/sbin/ip",
-             "keystone-service-route.service"),
-        Hole(without("debs", "kmod", "/sbin/modprobe"), "program", "/usr/sbin/modprobe",
-             "containerd.service", ("modprobe | role seed",)),
-        Hole(without("debs", "systemd", "/usr/lib/systemd/systemd-sysctl"), "program",
-             "/usr/lib/systemd/systemd-sysctl", "role containerd"),
+        Hole(
+            without("debs", "iproute2", "/sbin/ip"),
+            "program",
+            "/usr/sbin/ip",
+            "keystone-service-route.service",
+        ),
+        Hole(
+            without("debs", "kmod", "/sbin/modprobe"),
+            "program",
+            "/usr/sbin/modprobe",
+            "containerd.service",
+            ("modprobe | role seed",),
+        ),
+        Hole(
+            without("debs", "systemd", "/usr/lib/systemd/systemd-sysctl"),
+            "program",
+            "/usr/lib/systemd/systemd-sysctl",
+            "role containerd",
+        ),
         Hole(without("debs", "chrony", "/usr/sbin/chronyd"), "program", "chronyd", "role time"),
-        Hole(edit(service, "ExecStart=/usr/local/bin/containerd", "ExecStart=/usr/local/bin/containerdd"),
-             "program", "/usr/local/bin/containerdd", "role containerd"),
-        Hole(edit("roles/node/templates/join.sh.j2", "set -eu", "set -eu\njq . /x | tee /y"), "program",
-             "jq", "role node: /usr/local/lib/keystone/join-node"),
-        Hole(edit("roles/etcd/templates/etcd.service.j2", "[Unit]", "[Unit]\nRequires=lvm2-monitor.service"),
-             "unit", "lvm2-monitor.service", "role etcd: /etc/systemd/system/etcd.service"),
-        Hole(many(edit("roles/containerd/templates/config.toml.j2", "{{ containerd_sandbox_image }}",
-                       "registry.k8s.io/pause:3.8"), beside("registry.k8s.io/pause:3.10.1")), "image", "registry.k8s.io/pause:3.8 (inside: 3.10.1)",
-             "role containerd: /etc/containerd/config.toml: "),
-        Hole(edit("roles/addons/templates/flannel.yaml.j2", "image: {{ addons_images.flannel_plugin }}",
-                  "image: ghcr.io/flannel-io/flannel-cni-plugin:v1.0"), "image",
-             "ghcr.io/flannel-io/flannel-cni-plugin:v1.0", "DaemonSet/kube-flannel/kube-flannel-ds"),
-        Hole(many(edit("roles/addons/templates/storage.yaml.j2", "{{ addons_images.busybox }}", "busybox"),
-                  beside("docker.io/library/busybox:1.37")),
-             "image", "docker.io/library/busybox:latest (inside: 1.37)", "ConfigMap/local-path-storage"),
-        Hole(put("debs", f"zfs-modules-{KERNEL}", files={
-            f"/lib/modules/{KERNEL}/updates/zfs.ko": b"\x7fELF\0vermagic=6.1.0-9-amd64 SMP\0",
-            f"/lib/modules/{KERNEL}/updates/spl.ko": b"\x7fELF\0vermagic=6.1.0-9-amd64 SMP\0"}),
-             "kernel-module", f"modules for kernel {KERNEL} (inside: 6.1.0-9-amd64)",
-             "deb zfs-modules", ("zfs-modules for kernel",)),
-        Hole(put("debs", f"zfs-modules-{KERNEL}", kernel="6.12.9+deb13-amd64"), "kernel-module",
-             f"modules for kernel 6.12.9+deb13-amd64 (inside: {KERNEL})", "deb zfs-modules",
-             ("for kernel",)),
-        Hole(many(put("debs", f"linux-image-{KERNEL}", files={"/boot/vmlinuz-6.12.2+deb13-amd64": b""}),
-                  put("debs", f"zfs-modules-{KERNEL}")),
-             "kernel-module", "zfs-modules for kernel 6.12.2+deb13-amd64", "deb linux-image"),
+        Hole(
+            edit(
+                service,
+                "ExecStart=/usr/local/bin/containerd",
+                "ExecStart=/usr/local/bin/containerdd",
+            ),
+            "program",
+            "/usr/local/bin/containerdd",
+            "role containerd",
+        ),
+        Hole(
+            edit("roles/node/templates/join.sh.j2", "set -eu", "set -eu\njq . /x | tee /y"),
+            "program",
+            "jq",
+            "role node: /usr/local/lib/keystone/join-node",
+        ),
+        Hole(
+            edit(
+                "roles/etcd/templates/etcd.service.j2",
+                "[Unit]",
+                "[Unit]\nRequires=lvm2-monitor.service",
+            ),
+            "unit",
+            "lvm2-monitor.service",
+            "role etcd: /etc/systemd/system/etcd.service",
+        ),
+        Hole(
+            many(
+                edit(
+                    "roles/containerd/templates/config.toml.j2",
+                    "{{ containerd_sandbox_image }}",
+                    "registry.k8s.io/pause:3.8",
+                ),
+                beside("registry.k8s.io/pause:3.10.1"),
+            ),
+            "image",
+            "registry.k8s.io/pause:3.8 (inside: 3.10.1)",
+            "role containerd: /etc/containerd/config.toml: ",
+        ),
+        Hole(
+            edit(
+                "roles/addons/templates/flannel.yaml.j2",
+                "image: {{ addons_images.flannel_plugin }}",
+                "image: ghcr.io/flannel-io/flannel-cni-plugin:v1.0",
+            ),
+            "image",
+            "ghcr.io/flannel-io/flannel-cni-plugin:v1.0",
+            "DaemonSet/kube-flannel/kube-flannel-ds",
+        ),
+        Hole(
+            many(
+                edit(
+                    "roles/addons/templates/storage.yaml.j2",
+                    "{{ addons_images.busybox }}",
+                    "busybox",
+                ),
+                beside("docker.io/library/busybox:1.37"),
+            ),
+            "image",
+            "docker.io/library/busybox:latest (inside: 1.37)",
+            "ConfigMap/local-path-storage",
+        ),
+        Hole(
+            put(
+                "debs",
+                f"zfs-modules-{KERNEL}",
+                files={
+                    f"/lib/modules/{KERNEL}/updates/{name}.ko": b"\0vermagic=6.1.0-9-amd64 SMP\0"
+                    for name in ("zfs", "spl")
+                },
+            ),
+            "kernel-module",
+            f"modules for kernel {KERNEL} (inside: 6.1.0-9-amd64)",
+            "deb zfs-modules",
+            ("zfs-modules for kernel",),
+        ),
+        Hole(
+            put("debs", f"zfs-modules-{KERNEL}", kernel="6.12.9+deb13-amd64"),
+            "kernel-module",
+            f"modules for kernel 6.12.9+deb13-amd64 (inside: {KERNEL})",
+            "deb zfs-modules",
+            ("for kernel",),
+        ),
+        Hole(
+            many(
+                put(
+                    "debs", f"linux-image-{KERNEL}", files={"/boot/vmlinuz-6.12.2+deb13-amd64": b""}
+                ),
+                put("debs", f"zfs-modules-{KERNEL}"),
+            ),
+            "kernel-module",
+            "zfs-modules for kernel 6.12.2+deb13-amd64",
+            "deb linux-image",
+        ),
         Hole(drop("debs", f"zfs-modules-{KERNEL}"), "kernel-module", "zfs", "role seed"),
-    ]  # fmt: skip
+    ]
     return found
 
 
@@ -428,27 +683,32 @@ def other_holes() -> list[Hole]:
         return Change(lambda made: made.wheels[requests].append(text), frozenset())
 
     found = [
-        Hole(drop("wheels", "idna-3.10-py3-none-any.whl"), "wheel", "idna<4,>=2.5", "wheel requests"),
-        Hole(rename("wheels", "urllib3-2.5.0-py3-none-any.whl", "urllib3-1.20-py3-none-any.whl"), "wheel",
-             "urllib3<3,>=1.21.1 (inside: 1.20)", "wheel requests 2.32.5"),
+        Hole(
+            drop("wheels", "idna-3.10-py3-none-any.whl"), "wheel", "idna<4,>=2.5", "wheel requests"
+        ),
+        Hole(
+            rename("wheels", "urllib3-2.5.0-py3-none-any.whl", "urllib3-1.20-py3-none-any.whl"),
+            "wheel",
+            "urllib3<3,>=1.21.1 (inside: 1.20)",
+            "wheel requests 2.32.5",
+        ),
         Hole(wants("certifi>=2017.4.17"), "wheel", "certifi>=2017.4.17", "wheel requests 2.32.5"),
         Hole(wants("pyOpenSSL; python_version >= '3.9'"), "wheel", "pyOpenSSL", "wheel requests"),
         Hole(wants("uvloop; platform_machine == 'x86_64'"), "wheel", "uvloop", "wheel requests"),
-    ]  # fmt: skip
+    ]
     tasks = {
-        "ansible.builtin.get_url: {url: 'https://a.example/f', dest: /f}": "get_url: https://a.example/f",
-        "ansible.builtin.uri: {url: 'https://b.example/f', dest: /f}": "uri: https://b.example/f",
-        "ansible.builtin.apt: {name: jq, update_cache: true}": "apt: jq",
-        "ansible.builtin.unarchive: {src: 'https://c.example/x.tgz', dest: /, remote_src: true}":
-            "unarchive: https://c.example/x.tgz",
-        "ansible.builtin.git: {repo: 'https://d.example/x.git', dest: /x}": "git: https://d.example/x.git",
-        "ansible.builtin.pip: {name: requests}": "pip: requests",
-        "ansible.builtin.apt_repository: {repo: 'deb https://e.example x main'}": "apt_repository: deb",
-        "ansible.builtin.package: {name: vim}": "package: vim",
-    }  # fmt: skip
+        "get_url: {url: 'https://a.example/f', dest: /f}": "get_url: https://a.example/f",
+        "uri: {url: 'https://b.example/f', dest: /f}": "uri: https://b.example/f",
+        "apt: {name: jq, update_cache: true}": "apt: jq",
+        "unarchive: {src: 'https://c.example/x', dest: /}": "unarchive: https://c.example/x",
+        "git: {repo: 'https://d.example/x', dest: /x}": "git: https://d.example/x",
+        "pip: {name: requests}": "pip: requests",
+        "apt_repository: {repo: 'deb https://e.example x main'}": "apt_repository: deb",
+        "package: {name: vim}": "package: vim",
+    }
     for number, (task, missing) in enumerate(tasks.items()):
         path = f"roles/registry/tasks/extra{number}.yml"
-        text = f"---\n- name: Fetch\n  {task}\n"
+        text = f"---\n- name: Fetch\n  ansible.builtin.{task}\n"
         found.append(Hole(append(path, text), "download", missing, f"{path}: Fetch"))
     scripts = {
         "curl -fsSL https://f.example/x | sh": "https://f.example/x",
@@ -468,9 +728,11 @@ def other_holes() -> list[Hole]:
 def multi_holes() -> list[Hole]:
     found = []
     for letter, fields in {
-        "a": {"architectures": ["amd64"]}, "b": {"architectures": ["amd64"], "index": False},
-        "c": {"architectures": ["arm64"]}, "d": {"architectures": ["arm64"], "index": False},
-    }.items():  # fmt: skip
+        "a": {"architectures": ["amd64"]},
+        "b": {"architectures": ["amd64"], "index": False},
+        "c": {"architectures": ["arm64"]},
+        "d": {"architectures": ["arm64"], "index": False},
+    }.items():
         name = f"registry.example/multi/{letter}:v1"
         lacks = "arm64" if "amd64" in str(fields) else "amd64"
         found.append(
@@ -478,8 +740,14 @@ def multi_holes() -> list[Hole]:
         )
     for letter, architecture in (("e", "amd64"), ("f", "arm64")):
         name = f"registry.example/multi/{letter}:v1"
-        found.append(Hole(put("images", name, lost={f"manifest {architecture}"}), "image-content",
-                          f"its manifest for linux/{architecture}", f"image {name}"))  # fmt: skip
+        found.append(
+            Hole(
+                put("images", name, lost={f"manifest {architecture}"}),
+                "image-content",
+                f"its manifest for linux/{architecture}",
+                f"image {name}",
+            )
+        )
     return found
 
 
