@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from keystone.closure.content import Content
 
 MAX_TEXT = 16 << 20
+SHOWN = 2
+"""Of those who ask for the same thing, how many a table names; JSON names all."""
 
 
 @dataclass(frozen=True)
@@ -155,5 +157,14 @@ def print_tables(report: Report) -> None:
         found = [f for f in report.findings if f.kind == kind]
         if found:
             log.out("")
-            rows = [(f.missing, f.asks, f.add) for f in found]
-            log.table(("missing", "what asks", "what to add"), rows, title=heading)
+            log.table(("missing", "what asks", "what to add"), _rows(found), title=heading)
+
+
+def _rows(found: list[Finding]) -> Iterator[tuple[str, str, str]]:
+    """One row for each thing that is missing, whoever asks for it."""
+    asks: dict[tuple[str, str], list[str]] = {}
+    for finding in found:
+        asks.setdefault((finding.missing, finding.add), []).append(finding.asks)
+    for (missing, add), who in asks.items():
+        more = f" and {len(who) - SHOWN} more" if len(who) > SHOWN else ""
+        yield missing, "; ".join(who[:SHOWN]) + more, add

@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 
 NOT_INSIDE = "not-inside"
 """The version of what a role asks for and the bundle does not hold."""
+DEFINED = {
+    "image": "spec.images: - ref: {}:<tag>",
+    "binary": "spec.binaries: - {{name: {}, version: ..., url: ...}}",
+    "deb": "spec.debs: add {} to a group",
+}
+"""How a definition names what a role takes by kind and name."""
 PACKED = "site-packages/keystone/_data/"
 MAX_FILE = 1 << 20
 
@@ -34,7 +40,7 @@ MAX_FILE = 1 << 20
 class Asking(Manifest):
     """A table of contents that answers every question, and notes those that it had to invent."""
 
-    asked: dict[tuple[str, str], str] = field(default_factory=dict)
+    asked: dict[tuple[str, str], dict[str, None]] = field(default_factory=dict)
     who: list[str] = field(default_factory=list)
 
     def item(self, kind: str, name: str) -> Item:
@@ -42,15 +48,16 @@ class Asking(Manifest):
         for item in self.items:
             if (item.kind, item.name) == (kind, name):
                 return item
-        self.asked.setdefault((kind, name), ", ".join(self.who))
+        self.asked.setdefault((kind, name), {}).update(dict.fromkeys(self.who))
         digest = hashlib.sha256(f"{kind} {name}".encode()).hexdigest()
         return Item(kind, name, NOT_INSIDE, Digest(digest), 0)
 
     def findings(self) -> Iterator[Finding]:
         """What it invented."""
-        for (kind, name), who in self.asked.items():
-            where = {"image": "images", "binary": "binaries", "deb": "debs"}.get(kind, "files")
-            yield Finding("item", f"{kind} {name}", who, f"spec.{where}: {name}")
+        for (kind, name), everybody in self.asked.items():
+            line = DEFINED.get(kind, "spec.files: - {{name: {}, path: ...}}").format(name)
+            for who in everybody:
+                yield Finding("item", f"{kind} {name}", who, line)
 
 
 def unpack(installer: Any, folder: Path) -> Path:  # noqa: ANN401 a binary file
