@@ -96,6 +96,7 @@ def _roles(content: Content, debs: Debs) -> tuple[set[Finding], list[Question]]:
         hosts = Hosts(content, debs, sites.converge(root, asking))
         findings |= set(hosts.check())
         questions = list(hosts.questions())
+    asking.who[:] = ["kubeadm's documents"]
     first = sites.contexts(asking)[0]
     questions += kubernetes.questions(content, first)
     return findings | set(asking.findings()), questions

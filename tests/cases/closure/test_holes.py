@@ -89,7 +89,8 @@ class Hole:
 
     def explains(self, finding: Finding) -> bool:
         text = f"{finding.missing} | {finding.asks}"
-        return self.found(finding) or any(part in text for part in self.also)
+        same = finding.kind == self.kind and self.missing in finding.missing
+        return same or any(part in text for part in self.also)
 
 
 def drop(table: str, name: str) -> Change:
