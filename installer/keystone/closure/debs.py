@@ -17,6 +17,7 @@ from keystone.bundle.opened import SCRATCH
 from keystone.closure.content import describe
 from keystone.closure.finding import Finding
 from keystone.closure.packages import RELATIONS, Stanza
+from keystone.errors import DamagedBundleError
 
 if TYPE_CHECKING:
     from keystone.bundle.model import Item
@@ -83,9 +84,15 @@ class Debs:
         found = self.memory.get(item.digest.hex)
         if found is None:
             with self.content.open(item.digest) as file:
-                paths = _paths(file)
-                file.seek(0)
-                fields, scripts = _control(file)
+                try:
+                    paths = _paths(file)
+                    file.seek(0)
+                    fields, scripts = _control(file)
+                except (run.CommandError, tarfile.TarError) as error:
+                    raise DamagedBundleError(
+                        f"{describe(item)}: not a package that dpkg-deb can read: {error}",
+                        hint="lock and create the bundle again",
+                    ) from error
             found = self.memory[item.digest.hex] = Deb(item, paths, fields, scripts)
         return replace(found, item=item)
 

@@ -147,7 +147,10 @@ class _Image:
         digest = Digest.parse(config["digest"])
         if config.get("mediaType") not in CONFIGS or digest not in self.content.inside:
             return ""
-        return str(json.loads(self.content.read(digest)).get("architecture", ""))
+        try:
+            return str(json.loads(self.content.read(digest)).get("architecture", ""))
+        except (ValueError, AttributeError) as error:
+            raise DamagedBundleError(f"{self.name}: its config is no JSON object") from error
 
     def _platforms(self, found: Iterable[str]) -> Iterator[Finding]:
         here = set(found)

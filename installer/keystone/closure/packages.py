@@ -66,12 +66,15 @@ def check(content: Content) -> Iterator[Finding]:
         parts = [part for part in re.split(r"\n\s*\n", text) if part.strip()]
         stanzas = [Stanza.parse(part) for part in parts]
         yield from _both_ways(content, suite, stanzas, debs[suite])
-        here = {i.labels.get("filename") for i in debs[suite] if i.digest in content.inside}
         names = {stanza.filename for stanza in stanzas}
-        known = [p for p, s in zip(parts, stanzas, strict=True) if s.filename in here]
+        here = [i for i in debs[suite] if i.digest in content.inside]
+        here = [i for i in here if i.labels.get("filename") in names]
         for architecture in content.architectures:
-            listed = [i for i in debs[suite] if i.labels.get("filename") in names]
-            yield from _solve("\n\n".join(known) + "\n", suite, architecture, listed)
+            # Packages of another architecture would want a world of their own.
+            fits = [i for i in here if i.labels.get("architecture") in {architecture, "all"}]
+            files = {i.labels["filename"] for i in fits}
+            known = [p for p, s in zip(parts, stanzas, strict=True) if s.filename in files]
+            yield from _solve("\n\n".join(known) + "\n", suite, architecture, fits)
 
 
 def _listing(missing: str, asks: str) -> Finding:
@@ -106,8 +109,7 @@ def _solve(text: str, suite: str, architecture: str, debs: Iterable[Item]) -> It
         groups: dict[str, list[str]] = defaultdict(list)
         for item in debs:
             for group in item.labels.get("groups", "").split(","):
-                if item.labels.get("architecture") in {architecture, "all"}:
-                    groups[group].append(item.name)
+                groups[group].append(item.name)
         for group, names in sorted(groups.items()):
             yield from apt.conflicts(group, sorted(set(names)), f"{suite}, {architecture}")
 

@@ -65,16 +65,22 @@ def unpack(installer: Any, folder: Path) -> Path:  # noqa: ANN401 a binary file
 
     Raises ConfigurationError when there are none.
     """
-    with zipfile.ZipFile(installer) as archive:
-        for entry in archive.infolist():
-            inner = PurePosixPath(entry.filename.removeprefix(PACKED))
-            if not entry.filename.startswith(PACKED) or entry.is_dir() or ".." in inner.parts:
-                continue
-            if entry.file_size > MAX_FILE or inner.parts[0] not in {"roles", "playbooks"}:
-                continue
-            path = folder / inner
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(archive.read(entry))
+    try:
+        with zipfile.ZipFile(installer) as archive:
+            for entry in archive.infolist():
+                inner = PurePosixPath(entry.filename.removeprefix(PACKED))
+                if not entry.filename.startswith(PACKED) or entry.is_dir() or ".." in inner.parts:
+                    continue
+                if entry.file_size > MAX_FILE or inner.parts[0] not in {"roles", "playbooks"}:
+                    continue
+                path = folder / inner
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(archive.read(entry))
+    except zipfile.BadZipFile as error:
+        raise ConfigurationError(
+            f"the installer inside is not a packed keystone-install: {error}",
+            hint="lock and create the bundle again",
+        ) from error
     if not (folder / "roles").is_dir():
         raise ConfigurationError(
             f"the installer inside carries no roles below {PACKED}",

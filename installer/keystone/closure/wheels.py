@@ -8,7 +8,7 @@ from email.parser import BytesParser
 from typing import TYPE_CHECKING
 
 from packaging.requirements import InvalidRequirement, Requirement
-from packaging.utils import canonicalize_name
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
 from keystone.closure.content import MACHINES, describe
@@ -28,11 +28,17 @@ def check(content: Content) -> Iterator[Finding]:
     """Each requirement that applies on a host of ours and that no wheel inside fulfils."""
     wheels = [item for item in content.manifest.items if is_wheel(item)]
     versions: dict[str, set[Version]] = defaultdict(set)
+    readable = []
     for item in wheels:
-        name, version = _file_name(item).split("-")[:2]
-        versions[canonicalize_name(name)].add(Version(version))
-    for item in wheels:
-        for text in _required(content, item):
+        try:
+            name, version, *_ = parse_wheel_filename(_file_name(item))
+            readable.append((item, _required(content, item)))
+            versions[name].add(version)
+        except (InvalidWheelFilename, zipfile.BadZipFile, IndexError) as error:
+            yield Finding("wheel", f"a wheel that can be read: {error}", describe(item),
+                          "lock again, with another file")  # fmt: skip
+    for item, required in readable:
+        for text in required:
             yield from _one(content, item, text, versions)
 
 

@@ -588,5 +588,10 @@ def small() -> Made:
     names = [f"registry.example/multi/{name}:v1" for name in "abcdefgh"]
     return Made(
         images={name: Image(["amd64", "arm64"]) for name in names},
+        debs={
+            "one": Deb(fields={"Depends": "shared"}),
+            "two": Deb(fields={"Depends": "shared"}, architecture="arm64"),
+            "shared": Deb(architecture="all"),
+        },
         architectures=("amd64", "arm64"),
     )

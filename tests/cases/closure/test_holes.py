@@ -423,7 +423,6 @@ def package_holes() -> list[Hole]:
             "package",
             "package libxtables12",
             "package iptables",
-            ("libc6:arm64",),
         ),
         Hole(
             many(put("debs", "socat", fields={"Conflicts": "kmod"}), beside("kmod")),
@@ -749,6 +748,15 @@ def multi_holes() -> list[Hole]:
                 f"image {name}",
             )
         )
+    found += [
+        Hole(
+            drop("debs", "shared"),
+            "package",
+            "package shared",
+            f"package {name} 1.0-1 (trixie, {a})",
+        )
+        for name, a in (("one", "amd64"), ("two", "arm64"))
+    ]
     return found
 
 
