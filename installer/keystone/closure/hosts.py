@@ -131,7 +131,12 @@ class Hosts:
     def _package(self, who: str, name: str, source: str) -> Iterator[Finding]:
         wanted, _, version = name.partition("=")
         suite = re.search(r"/apt/([a-z]+)(?:\s|$)", source)
-        for architecture in self.content.architectures:
+        listed = [
+            item.labels.get("architecture", "").split()
+            for item in self.content.manifest.of_kind("packages")
+            if suite is None or item.name == suite[1]
+        ]
+        for architecture in listed[0] if listed else self.content.architectures:
             found = any(
                 item.name == wanted
                 and item.labels.get("architecture") in {architecture, "all"}

@@ -68,7 +68,7 @@ def _names(content: Content) -> tuple[dict[str, dict[str, str]], dict[str, set[s
     tags: dict[str, dict[str, str]] = defaultdict(dict)
     digests: dict[str, set[str]] = defaultdict(set)
     for item in content.manifest.items:
-        if item.kind not in {"image", "chart"}:
+        if item.kind not in {"image", "attachment", "chart"}:
             continue
         if not item.tag.startswith("sha256:"):
             tags[item.repository][item.tag] = str(item.digest)
@@ -79,7 +79,7 @@ def _names(content: Content) -> tuple[dict[str, dict[str, str]], dict[str, set[s
 def whole(content: Content) -> Iterator[Finding]:
     """Every config, layer and manifest of a wanted platform that an image names."""
     for item in content.manifest.items:
-        if item.kind == "image" or (item.kind == "chart" and item.blobs):
+        if item.kind in {"image", "attachment"} or (item.kind == "chart" and item.blobs):
             yield from _Image(content, item).root()
 
 
@@ -90,6 +90,9 @@ class _Image:
         self.content = content
         self.item = item
         self.name = describe(item)
+        # A definition may carry an image for fewer architectures than the bundle is for.
+        own = item.labels.get("architectures", "").split()
+        self.wanted = set(own or content.architectures)
 
     def root(self) -> Iterator[Finding]:
         document, problem = self._document(self.item.digest, "its manifest")
@@ -104,7 +107,8 @@ class _Image:
         for child in document["manifests"]:
             where = child.get("platform") or {}
             architecture = where.get("architecture", "")
-            if where.get("os") != "linux" or architecture not in self.content.architectures:
+            fits = where.get("os") == "linux" and architecture in self.wanted
+            if not fits and self.item.kind == "image":
                 continue  # other platforms are named, and left out on purpose
             found.append(architecture)
             digest = Digest.parse(child["digest"])
@@ -154,9 +158,9 @@ class _Image:
 
     def _platforms(self, found: Iterable[str]) -> Iterator[Finding]:
         here = set(found)
-        if here == {""}:
+        if here == {""} or self.item.kind != "image":
             return
-        for architecture in sorted(set(self.content.architectures) - here):
+        for architecture in sorted(self.wanted - here):
             yield Finding(
                 "platform", f"linux/{architecture}", self.name,
                 f"an image for linux/{architecture}, or spec.architectures without it",

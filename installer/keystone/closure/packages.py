@@ -69,7 +69,8 @@ def check(content: Content) -> Iterator[Finding]:
         names = {stanza.filename for stanza in stanzas}
         here = [i for i in debs[suite] if i.digest in content.inside]
         here = [i for i in here if i.labels.get("filename") in names]
-        for architecture in content.architectures:
+        own = lists[suite].labels.get("architecture", "").split()
+        for architecture in own or content.architectures:
             # Packages of another architecture would want a world of their own.
             fits = [i for i in here if i.labels.get("architecture") in {architecture, "all"}]
             files = {i.labels["filename"] for i in fits}

@@ -48,7 +48,7 @@ def is_wheel(item: Item) -> bool:
 
 
 def _file_name(item: Item) -> str:
-    name = item.labels.get("filename") or item.name
+    name = (item.labels.get("filename") or item.name).rpartition("/")[2]
     return name if name.endswith(".whl") else item.labels.get("url", "").rpartition("/")[2]
 
 
