@@ -32,9 +32,10 @@ INSTALL = "https://helm.sh/docs/intro/install, or KEYSTONE_PATH=<its folder>:$PA
 
 @dataclass(frozen=True)
 class Helm:
-    """A usable helm. scratch: an empty folder that nothing else uses."""
+    """A usable helm. scratch: an empty folder that nothing else uses. program: name or path."""
 
     scratch: Path
+    program: str | Path = "helm"
 
     def choose(self, constraint: str, versions: Sequence[str]) -> str | None:
         """The version that a constraint means, as `helm pull --version` takes it; None for none.
@@ -100,16 +101,18 @@ class Helm:
         }
         closed = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY"), NOWHERE)
         return run.run(
-            ["helm", *words], env={**homes, **closed, "KUBECONFIG": "/dev/null"}, cwd=self.scratch,
+            [self.program, *words],
+            env={**homes, **closed, "KUBECONFIG": "/dev/null"},
+            cwd=self.scratch,
             timeout=RENDER_SECONDS,
-        )  # fmt: skip
+        )
 
 
 @contextmanager
-def opened() -> Iterator[Helm]:
+def opened(program: str | Path = "helm") -> Iterator[Helm]:
     """A helm for a while. Raises ConfigurationError when there is none, or an old one."""
     with tempfile.TemporaryDirectory(prefix="keystone-helm-") as folder:
-        helm = Helm(Path(folder))
+        helm = Helm(Path(folder), program)
         try:
             said = helm.run("version", "--template", "{{.Version}}").stdout
         except run.CommandError as error:

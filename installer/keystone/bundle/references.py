@@ -169,7 +169,8 @@ class _Walk:
             yield from self._give(joined, at, "image", _named)
         for inner, child in value.items():
             name = str(inner)
-            if name in done or name in _PROSE:
+            # What stands in a status was asked for elsewhere.
+            if name in done or name in _PROSE or (at == "$" and name == "status"):
                 continue
             yield from self._member(name, child, _step(at, name))
 

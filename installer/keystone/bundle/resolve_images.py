@@ -70,13 +70,14 @@ class ImageResolver:
         if image.attachments or wanted:
             attached = source_referrers.attached(repository, found)
         labels = {"group": image.group}
-        why = {"why": image.why} if image.why else {}
+        own = {"why": image.why, "architectures": " ".join(image.architectures)}
+        own = {key: value for key, value in own.items() if value}
         if wanted:
             signatures = list(source_referrers.signatures(repository, attached, found.root.digest))
             for each in wanted:
                 key = cosign.require(str(image.reference), found.root.digest, signatures, each)
                 log.debug(f"{image.reference}: {found.root.digest} is signed by {key.name}")
-        yield _image(repository, found, labels | why)
+        yield _image(repository, found, labels | own)
         for attachment in attached if image.attachments else ():
             yield _attachment(repository, attachment, labels)
 

@@ -26,7 +26,7 @@ fingerprint_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-VERBS = {"serve": "bundle_serve"}
+VERBS = {"check": "bundle_check", "serve": "bundle_serve"}
 """Verbs that have a module of their own in keystone.cli, loaded when they are called."""
 
 

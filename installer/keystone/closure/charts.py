@@ -1,0 +1,243 @@
+"""Charts: what they are built of, and the images that they render or say they need."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from keystone.bundle import chart as charts
+from keystone.bundle import discovery, helm, references
+from keystone.bundle.discovery import Need
+from keystone.bundle.model import Digest
+from keystone.closure.content import MACHINES, describe
+from keystone.closure.finding import Finding
+from keystone.closure.images import Question
+from keystone.errors import KeystoneError
+
+if TYPE_CHECKING:
+    from keystone.bundle.chart import Chart
+    from keystone.bundle.helm import Helm
+    from keystone.bundle.model import Item
+    from keystone.closure.content import Content
+
+CONTENT = "application/vnd.cncf.helm.chart.content.v1.tar+gzip"
+ARCHIVES = (".tgz", ".tar.gz")
+
+
+@dataclass
+class _Carried:
+    """A chart inside, how it will be installed, and what is wrong with it."""
+
+    item: Item
+    data: bytes
+    chart: Chart
+    values: list[bytes] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+
+def check(content: Content) -> tuple[list[Finding], list[Question]]:
+    """Every chart. Raises ConfigurationError when there is one and no helm to render it."""
+    findings: list[Finding] = []
+    whole: list[_Carried] = []
+    for item, blob in _archives(content):
+        try:
+            data = content.read(blob, charts.MAX_PACKED)
+            carried = _Carried(item, data, charts.read(data))
+            carried.findings += _dependencies(item, carried.chart)
+            carried.values, gaps = _values(content, carried)
+            carried.findings += gaps
+        except KeystoneError as error:
+            findings.append(Finding("chart", error.message, describe(item), "lock again"))
+            continue
+        findings += carried.findings
+        if not carried.findings:
+            whole.append(carried)
+    if not whole:
+        return findings, []
+    with _helm(content) as running:
+        return _followed(running, content, whole, findings)
+
+
+def _followed(
+    running: Helm, content: Content, whole: Sequence[_Carried], findings: list[Finding]
+) -> tuple[list[Finding], list[Question]]:
+    """Each chart alone, then with the APIs that all of them bring, as the lock was made."""
+    questions: list[Question] = []
+    apis: set[str] = set()
+    for again in (False, True):
+        for carried in whole if apis or not again else ():
+            try:
+                text = _template(running, content, carried, sorted(apis) if again else ())
+                objects = discovery.objects(carried.chart.name, text)
+                needs = list(discovery.rendered(carried.chart.name, objects))
+                if not again:
+                    needs += discovery.annotated(carried.chart, _merged(carried), text)
+                    apis.update(discovery.apis(objects))
+            except KeystoneError as error:
+                said = re.search(r"(?m)^Error: (.*)$", error.message)
+                last = said[1] if said else error.message.strip().splitlines()[-1]
+                findings.append(Finding(
+                    "chart", f"a chart that renders: {last}", describe(carried.item),
+                    "spec.charts: give what it needs under values or apiVersions",
+                ))  # fmt: skip
+                continue
+            questions += [
+                Question(need.image, f"{describe(carried.item)}: {need.how}: {need.what}")
+                for need in needs
+                if not _excluded(carried.item, need)
+            ]
+    return findings, questions
+
+
+def _archives(content: Content) -> Iterator[tuple[Item, Digest]]:
+    """Each chart's archive: the layer of an OCI artefact, or a file by itself."""
+    for item in content.manifest.items:
+        if item.digest not in content.inside:
+            continue
+        name = item.labels.get("filename") or item.labels.get("url") or item.name
+        if item.kind in {"image", "chart"} and item.blobs:
+            document = json.loads(content.read(item.digest))
+            for layer in document.get("layers", ()):
+                digest = Digest.parse(layer["digest"])
+                if layer.get("mediaType") == CONTENT and digest in content.inside:
+                    yield item, digest
+        elif item.kind == "chart" or (
+            item.kind in {"file", "binary"} and name.endswith(ARCHIVES) and _is_chart(content, item)
+        ):
+            yield item, item.digest
+
+
+def _is_chart(content: Content, item: Item) -> bool:
+    """Whether an archive starts as `helm package` writes one."""
+    try:
+        with content.open(item.digest) as file, tarfile.open(fileobj=file, mode="r|gz") as archive:
+            first = archive.next()
+            return first is not None and bool(re.fullmatch(r"[^/]+/Chart\.yaml", first.name))
+    except (tarfile.TarError, OSError, EOFError):
+        return False
+
+
+def _dependencies(item: Item, chart: Chart) -> Iterator[Finding]:
+    """Charts that are named in Chart.yaml and not in charts/, at any depth."""
+    every = [(chart.name, chart), *charts.subcharts(chart)]
+    for path, inner in every:
+        for wanted in charts.missing(inner):
+            yield Finding(
+                "chart-dependency", f"chart {wanted.name} {wanted.version}".rstrip(),
+                f"{describe(item)}: Chart.yaml of {path}",
+                f"lock again; or put {wanted.name} ({wanted.repository or 'charts/'}) into charts/",
+            )  # fmt: skip
+        yield from _versions(item, path, inner)
+
+
+def _versions(item: Item, path: str, chart: Chart) -> Iterator[Finding]:
+    """A dependency by one exact version must be there in that version."""
+    here = {c.name: c.version for p, c in charts.subcharts(chart) if p.count("/charts/") == 1}
+    for wanted in (*chart.dependencies, *chart.locked):
+        exact = re.fullmatch(r"v?\d+\.\d+\.\d+[\w.+-]*", wanted.version)
+        found = here.get(wanted.name)
+        if exact and found and found.lstrip("v") != wanted.version.lstrip("v"):
+            yield Finding(
+                "chart-dependency", f"chart {wanted.name} {wanted.version} (inside: {found})",
+                f"{describe(item)}: Chart.yaml of {path}", "lock again",
+            )  # fmt: skip
+
+
+def _values(content: Content, carried: _Carried) -> tuple[list[bytes], list[Finding]]:
+    """Files of values in helm's order; a gap in their numbers is one that was lost."""
+    name = carried.chart.name
+    items = {
+        int(item.labels.get("order", "1")): item
+        for item in content.manifest.of_kind("values")
+        if item.labels.get("chart") == name
+    }
+    found, gaps = [], []
+    for number in range(1, max(items, default=0) + 1):
+        item = items.get(number)
+        if item is None or item.digest not in content.inside:
+            gaps.append(Finding("chart", f"values {number} of chart {name}",
+                                describe(carried.item), "lock and create again"))  # fmt: skip
+        else:
+            found.append(content.read(item.digest))
+    return found, gaps
+
+
+def _merged(carried: _Carried) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    for data in carried.values:
+        for value in references.load(data.decode()):
+            merged = discovery.over(merged, value)
+    return merged
+
+
+def _template(running: Helm, content: Content, carried: _Carried, apis: Sequence[str]) -> str:
+    labels = carried.item.labels
+    packed = running.scratch / "chart.tgz"
+    packed.write_bytes(carried.data)
+    words: list[str | Path] = ["--namespace", labels.get("namespace", "default")]
+    for number, data in enumerate(carried.values, 1):
+        path = running.scratch / f"values-{number}.yaml"
+        path.write_bytes(data)
+        words += ["--values", path]
+    for api in (*labels.get("apiVersions", "").split(), *apis):
+        words += ["--api-versions", api]
+    version = labels.get("kubeVersion") or next(
+        (i.version for i in content.manifest.of_kind("binary") if i.name == "kubeadm"), ""
+    )
+    if version:
+        words += ["--kube-version", version]
+    return running.template(packed, labels.get("release", carried.chart.name), words)
+
+
+def _excluded(item: Item, need: Need) -> bool:
+    """What the definition leaves out with a reason ("pattern: because; pattern: because")."""
+    entries = (entry.partition(": ")[0] for entry in item.labels.get("excluded", "").split("; "))
+    image = need.image
+    return any(
+        fnmatchcase(str(image), pattern) or fnmatchcase(f"{image.name}:{image.tag}", pattern)
+        for pattern in entries
+        if pattern
+    )
+
+
+@contextmanager
+def _helm(content: Content) -> Iterator[Helm]:
+    """The helm inside, when it is for this machine; else the one of this machine."""
+    carried = [i for i in content.manifest.of_kind("binary") if i.name == "helm"]
+    machine = MACHINES.get(os.uname().machine, "")
+    for item in carried:
+        if item.digest not in content.inside or machine not in item.labels.get("url", machine):
+            continue
+        with content.file(item.digest, "helm", 0o700) as path:
+            program = _unpacked(path)
+            if program is not None:
+                with helm.opened(program) as running:
+                    yield running
+                return
+    with helm.opened() as running:
+        yield running
+
+
+def _unpacked(path: Path) -> Path | None:
+    """The program itself, out of upstream's archive or as it is; None when it is not there."""
+    if not tarfile.is_tarfile(path):
+        return path if os.access(path, os.X_OK) else None
+    with tarfile.open(path) as archive:
+        for member in archive:
+            source = archive.extractfile(member) if member.isreg() else None
+            if source is not None and member.name.rpartition("/")[2] == "helm":
+                program = path.with_name("helm-program")
+                with program.open("wb") as sink:
+                    while chunk := source.read(1 << 20):
+                        sink.write(chunk)
+                program.chmod(0o700)
+                return program
+    return None

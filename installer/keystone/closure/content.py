@@ -1,0 +1,136 @@
+"""The inside of a bundle, or of what a lock would become, as the checks read it."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from keystone.bundle import definition, media, writer
+from keystone.bundle import lock as locks
+from keystone.bundle.model import Digest, Item, Manifest
+from keystone.bundle.opened import SCRATCH, open_verified
+from keystone.bundle.sources import Sources
+from keystone.errors import DamagedBundleError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    from keystone.bundle.lock import Lock
+    from keystone.bundle.opened import Bundle
+
+MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
+"""`uname -m` to the name that Debian, OCI and Go use."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """A table of contents, the digests of all blobs, and how to open one.
+
+    architectures: what the bundle is for ("amd64"), as its package lists say.
+    """
+
+    manifest: Manifest
+    inside: frozenset[Digest]
+    architectures: tuple[str, ...]
+    opener: Callable[[Digest], AbstractContextManager[IO[bytes]]]
+
+    def open(self, digest: Digest) -> AbstractContextManager[IO[bytes]]:
+        """A blob as a file of its own. Raises DamagedBundleError when it is not inside."""
+        if digest not in self.inside:
+            raise DamagedBundleError(f"blob {digest} is not inside")
+        return self.opener(digest)
+
+    def read(self, digest: Digest, limit: int = media.MAX_MANIFEST) -> bytes:
+        """A small blob. Raises DamagedBundleError when it has more than `limit` bytes."""
+        with self.open(digest) as file:
+            data = file.read(limit + 1)
+        if len(data) > limit:
+            owner = self.manifest.owner(digest)
+            raise DamagedBundleError(f"{owner}: blob {digest} has more than {limit} bytes")
+        return data
+
+    @contextmanager
+    def file(self, digest: Digest, name: str, mode: int = 0o600) -> Iterator[Path]:
+        """A blob under a name of its own, for programs that want a path; gone afterwards."""
+        with (
+            tempfile.TemporaryDirectory(dir=SCRATCH, prefix="keystone-check-") as folder,
+            self.open(digest) as source,
+        ):
+            path = Path(folder, name)
+            with path.open("wb") as sink:
+                shutil.copyfileobj(source, sink)
+            path.chmod(mode)
+            yield path
+
+
+def of_bundle(bundle: Bundle) -> Content:
+    """The content of a verified bundle."""
+    inside = frozenset(target.digest for target in bundle.verified.targets.values())
+    content = Content(bundle.manifest, inside, architectures(bundle.manifest), bundle.open)
+    return content if content.architectures else replace(content, architectures=_carried(content))
+
+
+def of_lock(lock: Lock, folder: Path, sources: Sources) -> Content:
+    """What `create` would put in; blobs come from the cache, or from where the lock says."""
+
+    @contextmanager
+    def opener(digest: Digest) -> Iterator[IO[bytes]]:
+        with tempfile.TemporaryFile(dir=SCRATCH) as copy:
+            for chunk in writer.open_source(lock.blob(digest), folder, sources):
+                copy.write(chunk)
+            copy.seek(0)
+            yield copy
+
+    manifest = Manifest(lock.name, lock.number, lock.items)
+    inside = frozenset(blob.digest for blob in lock.blobs)
+    return Content(manifest, inside, lock.architectures, opener)
+
+
+def read_bundle(path: Path, fingerprint: str | None, confirm: Callable[[str], bool]) -> Content:
+    """A bundle's file, every byte of it verified. Raises as `opened.open_verified` does."""
+    return of_bundle(open_verified(path, fingerprint=fingerprint, confirm=confirm))
+
+
+def read_lock(path: Path, mirrors: Path | None) -> Content:
+    """A lock's file. Raises ConfigurationError when it is none."""
+    sources = Sources(definition.load_mirrors(mirrors))
+    return of_lock(locks.load(path), path.parent, sources)
+
+
+def architectures(manifest: Manifest) -> tuple[str, ...]:
+    """What a bundle is for: its package lists name it, or else what its packages are."""
+    listed = {
+        name
+        for item in manifest.of_kind("packages")
+        for name in item.labels.get("architecture", "").split()
+    }
+    debs = {item.labels.get("architecture", "") for item in manifest.of_kind("deb")}
+    return tuple(sorted(listed or debs - {"all", ""}))
+
+
+def _carried(content: Content) -> tuple[str, ...]:
+    """Without packages: the architectures of which any image's index has its manifest inside."""
+    found = set()
+    for item in content.manifest.of_kind("image"):
+        for child in media.parse(content.read(item.digest)).manifests:
+            if child.digest in content.inside and child.platform.startswith("linux/"):
+                found.add(child.platform.split("/")[1])
+    return tuple(sorted(found))
+
+
+def describe(item: Item) -> str:
+    """How a finding names an item: "image registry.k8s.io/pause:3.10"."""
+    sign = "@" if item.version.startswith("sha256:") else ":"
+    joined = sign if item.kind == "image" else " "
+    return f"{item.kind} {item.name}{joined}{item.version}".rstrip(" :")
+
+
+def counts(manifest: Manifest) -> dict[str, int]:
+    """How many items of each kind were looked at."""
+    return dict(sorted(Counter(item.kind for item in manifest.items).items()))

@@ -1,0 +1,170 @@
+"""Images: whether what is asked for is inside, and whether what is inside is whole."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from keystone.bundle import media
+from keystone.bundle.model import Digest
+from keystone.closure.content import describe
+from keystone.closure.finding import Finding
+from keystone.errors import DamagedBundleError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from keystone.bundle.model import Item
+    from keystone.bundle.references import ImageName
+    from keystone.closure.content import Content
+
+INDEXES = {media.INDEX, media.DOCKER_LIST}
+CONFIGS = {
+    "application/vnd.oci.image.config.v1+json",
+    "application/vnd.docker.container.image.v1+json",
+}
+HELM_CONFIG = "application/vnd.cncf.helm.config.v1+json"
+LOCK_AGAIN = "lock and create the bundle again; nothing in the definition is wrong"
+
+
+@dataclass(frozen=True)
+class Question:
+    """An image that something inside asks for. asks: what and where, for people."""
+
+    image: ImageName
+    asks: str
+    kind: str = "image"
+
+
+def missing(content: Content, questions: Iterable[Question]) -> Iterator[Finding]:
+    """Every question that the images inside do not answer, tag and digest both."""
+    tags, digests = _names(content)
+    for question in questions:
+        image = question.image
+        wrong = ""
+        if image.digest and image.digest not in digests[image.name]:
+            wrong = f"{image}"
+            here = tags[image.name].get(image.tag)
+            if here:
+                wrong += f" (inside, {image.tag} is {here})"
+        elif not image.digest and image.tag not in tags[image.name]:
+            wrong = f"{image}"
+            others = ", ".join(sorted(tags[image.name]))
+            if others:
+                wrong += f" (inside: {others})"
+        if wrong:
+            yield Finding(question.kind, wrong, question.asks, f"spec.images: - ref: {_ref(image)}")
+
+
+def _ref(image: ImageName) -> str:
+    """As a definition writes it: by digest alone, or by tag."""
+    return f"{image.name}@{image.digest}" if image.digest else str(image)
+
+
+def _names(content: Content) -> tuple[dict[str, dict[str, str]], dict[str, set[str]]]:
+    """By name: each tag with its digest, and every digest that the registry will answer."""
+    tags: dict[str, dict[str, str]] = defaultdict(dict)
+    digests: dict[str, set[str]] = defaultdict(set)
+    for item in content.manifest.items:
+        if item.kind not in {"image", "attachment", "chart"}:
+            continue
+        if not item.tag.startswith("sha256:"):
+            tags[item.repository][item.tag] = str(item.digest)
+        digests[item.repository] |= {str(item.digest), *map(str, item.blobs)}
+    return tags, digests
+
+
+def whole(content: Content) -> Iterator[Finding]:
+    """Every config, layer and manifest of a wanted platform that an image names."""
+    for item in content.manifest.items:
+        if item.kind in {"image", "attachment"} or (item.kind == "chart" and item.blobs):
+            yield from _Image(content, item).root()
+
+
+class _Image:
+    """One image, read from its root."""
+
+    def __init__(self, content: Content, item: Item) -> None:
+        self.content = content
+        self.item = item
+        self.name = describe(item)
+        # A definition may carry an image for fewer architectures than the bundle is for.
+        own = item.labels.get("architectures", "").split()
+        self.wanted = set(own or content.architectures)
+
+    def root(self) -> Iterator[Finding]:
+        document, problem = self._document(self.item.digest, "its manifest")
+        if document is None:
+            yield problem
+            return
+        if "manifests" not in document:
+            yield from self._manifest(document)
+            yield from self._platforms([self._platform(document)])
+            return
+        found = []
+        for child in document["manifests"]:
+            where = child.get("platform") or {}
+            architecture = where.get("architecture", "")
+            fits = where.get("os") == "linux" and architecture in self.wanted
+            if not fits and self.item.kind == "image":
+                continue  # other platforms are named, and left out on purpose
+            found.append(architecture)
+            digest = Digest.parse(child["digest"])
+            inner, problem = self._document(digest, f"its manifest for linux/{architecture}")
+            if inner is None:
+                yield problem
+            else:
+                yield from self._manifest(inner)
+        yield from self._platforms(found)
+
+    def _document(self, digest: Digest, what: str) -> tuple[dict[str, Any] | None, Finding]:
+        """A manifest as JSON, or why there is none."""
+        problem = self._finding(f"{what} {digest}")
+        if digest not in self.content.inside:
+            return None, problem
+        try:
+            data = self.content.read(digest)
+            media.parse(data)
+        except DamagedBundleError as error:
+            return None, self._finding(f"{what} {digest}: {error.message}")
+        document: dict[str, Any] = json.loads(data)
+        return document, problem
+
+    def _manifest(self, document: dict[str, Any]) -> Iterator[Finding]:
+        for what, part in [("its config", document["config"])] + [
+            (f"its layer {number}", layer) for number, layer in enumerate(document["layers"], 1)
+        ]:
+            kind = str(part.get("mediaType", ""))
+            if part.get("urls") or "foreign" in kind or "nondistributable" in kind:
+                yield Finding(
+                    "image-content", f"{what} {part['digest']}: it lies at another address",
+                    self.name, "use an image without foreign layers: they cannot cross the gap",
+                )  # fmt: skip
+            elif Digest.parse(part["digest"]) not in self.content.inside:
+                yield self._finding(f"{what} {part['digest']}")
+
+    def _platform(self, document: dict[str, Any]) -> str:
+        """The architecture that an image without an index is for; "" for what is no program."""
+        config = document["config"]
+        digest = Digest.parse(config["digest"])
+        if config.get("mediaType") not in CONFIGS or digest not in self.content.inside:
+            return ""
+        try:
+            return str(json.loads(self.content.read(digest)).get("architecture", ""))
+        except (ValueError, AttributeError) as error:
+            raise DamagedBundleError(f"{self.name}: its config is no JSON object") from error
+
+    def _platforms(self, found: Iterable[str]) -> Iterator[Finding]:
+        here = set(found)
+        if here == {""} or self.item.kind != "image":
+            return
+        for architecture in sorted(self.wanted - here):
+            yield Finding(
+                "platform", f"linux/{architecture}", self.name,
+                f"an image for linux/{architecture}, or spec.architectures without it",
+            )  # fmt: skip
+
+    def _finding(self, what: str) -> Finding:
+        return Finding("image-content", what, self.name, LOCK_AGAIN)

@@ -1,0 +1,185 @@
+"""Debian packages: apt itself, told of nothing but the bundle, says what cannot be installed.
+
+Versions, alternatives and virtual packages are apt's business (`apt-cache unmet`, and a simulated
+installation of each group for conflicts). What apt cannot see is checked here: that each entry of a
+package list has its file, each file its entry, and both say the same.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from keystone import run
+from keystone.bundle.opened import SCRATCH
+from keystone.closure.content import describe
+from keystone.closure.finding import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from keystone.bundle.model import Item
+    from keystone.closure.content import Content
+
+MAX_LIST = 64 << 20
+RELATIONS = ("Depends", "Pre-Depends")
+_UNMET = re.compile(r"(?m)^Package (\S+) version (\S+) has an unmet dep:\n((?: .*\n?)+)")
+
+
+@dataclass(frozen=True)
+class Stanza:
+    """One entry of a Packages file."""
+
+    fields: Mapping[str, str]
+
+    @classmethod
+    def parse(cls, text: str) -> Stanza:
+        """From "Name: value" lines; what goes on over several lines is joined."""
+        joined = re.sub(r"\n[ \t]+", " ", text.strip())
+        pairs = (line.partition(":") for line in joined.splitlines())
+        return cls({name: value.strip() for name, _, value in pairs})
+
+    @property
+    def filename(self) -> str:
+        """Without the folder that every flat repository has."""
+        return self.fields.get("Filename", "").removeprefix("./")
+
+    def __str__(self) -> str:
+        return f"package {self.fields.get('Package', '?')} {self.fields.get('Version', '?')}"
+
+
+def check(content: Content) -> Iterator[Finding]:
+    """All of it, suite by suite and architecture by architecture."""
+    lists = {item.name: item for item in content.manifest.of_kind("packages")}
+    debs: dict[str, list[Item]] = defaultdict(list)
+    for item in content.manifest.of_kind("deb"):
+        debs[item.labels.get("suite", "")].append(item)
+    for suite in sorted(lists.keys() | debs.keys()):
+        if suite not in lists:
+            yield _listing(f"the list of packages of {suite}", f"{len(debs[suite])} packages")
+            continue
+        text = content.read(lists[suite].digest, MAX_LIST).decode()
+        parts = [part for part in re.split(r"\n\s*\n", text) if part.strip()]
+        stanzas = [Stanza.parse(part) for part in parts]
+        yield from _both_ways(content, suite, stanzas, debs[suite])
+        names = {stanza.filename for stanza in stanzas}
+        here = [i for i in debs[suite] if i.digest in content.inside]
+        here = [i for i in here if i.labels.get("filename") in names]
+        own = lists[suite].labels.get("architecture", "").split()
+        for architecture in own or content.architectures:
+            # Packages of another architecture would want a world of their own.
+            fits = [i for i in here if i.labels.get("architecture") in {architecture, "all"}]
+            files = {i.labels["filename"] for i in fits}
+            known = [p for p, s in zip(parts, stanzas, strict=True) if s.filename in files]
+            yield from _solve("\n\n".join(known) + "\n", suite, architecture, fits)
+
+
+def _listing(missing: str, asks: str) -> Finding:
+    return Finding("package-list", missing, asks, "lock and create the bundle again")
+
+
+def _both_ways(
+    content: Content, suite: str, stanzas: Iterable[Stanza], debs: Iterable[Item]
+) -> Iterator[Finding]:
+    files = {item.labels.get("filename", ""): item for item in debs}
+    listed = {stanza.filename: stanza for stanza in stanzas}
+    where = f"package list of {suite}"
+    for name, stanza in listed.items():
+        item = files.get(name)
+        if item is None or item.digest not in content.inside:
+            yield _listing(f"{name} ({stanza})", where)
+        elif stanza.fields.get("SHA256") != item.digest.hex:
+            yield _listing(f"{name} with SHA-256 {stanza.fields.get('SHA256')}", where)
+    for name, item in files.items():
+        if name not in listed:
+            yield _listing(f"the entry of {name} in the {where}", describe(item))
+
+
+def _solve(text: str, suite: str, architecture: str, debs: Iterable[Item]) -> Iterator[Finding]:
+    with tempfile.TemporaryDirectory(dir=SCRATCH, prefix="keystone-check-") as folder:
+        apt = _Apt(Path(folder), architecture)
+        apt.know(text)
+        unmet = list(_unmet(apt.run("apt-cache", "unmet", "--important"), suite, architecture))
+        yield from unmet
+        if unmet:
+            return  # every group would fail, and say the same in more words
+        groups: dict[str, list[str]] = defaultdict(list)
+        for item in debs:
+            for group in item.labels.get("groups", "").split(","):
+                groups[group].append(item.name)
+        for group, names in sorted(groups.items()):
+            yield from apt.conflicts(group, sorted(set(names)), f"{suite}, {architecture}")
+
+
+def _unmet(text: str, suite: str, architecture: str) -> Iterator[Finding]:
+    for name, version, lines in _UNMET.findall(text):
+        for line in lines.strip().splitlines():
+            relation, _, wanted = line.strip().partition(": ")
+            first = re.sub(r"[\s:(|].*", "", wanted)
+            yield Finding(
+                "package", f"package {wanted}",
+                f"package {name} {version} ({suite}, {architecture}): "
+                f"{relation.replace('PreDepends', 'Pre-Depends')}",
+                f"lock again, or spec.debs ({suite}): add {first} to a group",
+            )  # fmt: skip
+
+
+class _Apt:
+    """apt with an empty system and one flat repository."""
+
+    def __init__(self, root: Path, architecture: str) -> None:
+        self.root = root
+        for name in ("repository", "state/lists/partial", "cache/archives/partial"):
+            (root / name).mkdir(parents=True)
+        (root / "status").write_bytes(b"")
+        (root / "sources.list").write_text(f"deb [trusted=yes] file:{root}/repository ./\n")
+        options = {
+            "Dir::State": f"{root}/state",
+            "Dir::State::status": f"{root}/status",
+            "Dir::Cache": f"{root}/cache",
+            "Dir::Etc::sourcelist": f"{root}/sources.list",
+            "Dir::Etc::sourceparts": "/dev/null",
+            "Dir::Etc::parts": "/dev/null",
+            "Dir::Etc::main": "/dev/null",
+            "Dir::Etc::preferences": "/dev/null",
+            "Dir::Etc::preferencesparts": "/dev/null",
+            "APT::Architecture": architecture,
+            "APT::Sandbox::User": "root",
+            "Acquire::Languages": "none",
+            "Debug::NoLocking": "true",
+        }
+        lines = [f'{key} "{value}";' for key, value in options.items()]
+        only = f'#clear APT::Architectures;\nAPT::Architectures {{ "{architecture}"; }};\n'
+        (root / "apt.conf").write_text("\n".join(lines) + f"\n{only}")
+
+    def know(self, packages: str) -> None:
+        """Read this Packages file and nothing else."""
+        (self.root / "repository/Packages").write_text(packages)
+        self.run("apt-get", "update", "-qq")
+
+    def run(self, *words: str, check: bool = True) -> str:
+        """What apt says; standard error too when it may fail."""
+        done = run.run(words, env={"APT_CONFIG": str(self.root / "apt.conf")}, check=check)
+        return done.stdout if done.returncode == 0 else done.stdout + done.stderr
+
+    def conflicts(self, group: str, names: list[str], where: str) -> Iterator[Finding]:
+        """Packages of one group that cannot be installed together."""
+        said = self.run(
+            "apt-get", "install", "--simulate", "-q", "--no-install-recommends", *names,
+            check=False,
+        )  # fmt: skip
+        broken = re.findall(r"(?m)^ (\S+) : (.*(?:\n {2,}.*)*)", said)
+        for name, reasons in broken:
+            text = "; ".join(line.strip() for line in reasons.splitlines())
+            yield Finding(
+                "package", f"a way to install {name}: {text}", f"group {group} ({where})",
+                f"spec.debs: take {name} or its opponent out of group {group}",
+            )  # fmt: skip
+        if not broken and re.search(r"(?m)^E: ", said):
+            reason = " ".join(line for line in said.splitlines() if line.startswith("E: "))
+            yield Finding("package", f"a solution: {reason}", f"group {group} ({where})",
+                          f"spec.debs: correct group {group}")  # fmt: skip

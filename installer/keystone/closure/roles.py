@@ -1,0 +1,255 @@
+"""What roles would put on hosts, rendered here from their files and from keystone.inventory.
+
+No Ansible runs: the few modules that our roles use are read from their arguments, and Jinja2 is
+given what Ansible adds to it. What only a host decides (registered results, its own files) is left
+open; a variable that the inventory does not give is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+
+from keystone.errors import ConfigurationError
+
+INNER = ("block", "rescue", "always", "tasks", "pre_tasks", "post_tasks", "handlers")
+MODULES = (
+    "keystone_files", "keystone_packages", "keystone_units", "command", "shell", "template", "copy",
+)  # fmt: skip
+_EXPRESSION = re.compile(r"\s*\{\{((?:(?!\{\{|\}\}).)*)\}\}\s*", re.DOTALL)
+OPEN = object()
+"""Stands for a value that only a host knows."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A file that a role puts: its text, or a store path (and the member of an archive there)."""
+
+    path: str
+    mode: str = ""
+    content: str | None = None
+    source: str = ""
+    member: str = ""
+
+
+@dataclass
+class Converged:
+    """Everything that one role does on one host. commands: argument lists."""
+
+    role: str
+    files: list[Placed] = field(default_factory=list)
+    packages: list[tuple[str, str]] = field(default_factory=list)
+    units: list[str] = field(default_factory=list)
+    commands: list[list[str]] = field(default_factory=list)
+
+
+def tasks(value: object) -> Iterator[dict[str, Any]]:
+    """All tasks in a parsed file, those in blocks and plays too."""
+    if isinstance(value, list):
+        for entry in value:
+            yield from tasks(entry)
+    elif isinstance(value, dict):
+        if not value.keys() & {*INNER, "hosts"}:
+            yield value
+        for key in value.keys() & set(INNER):
+            yield from tasks(value[key])
+
+
+def task_files(role: Path) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
+    """Each file of tasks or handlers with its tasks; Ansible's own tags are taken as text."""
+    for part in ("tasks", "handlers"):
+        for path in sorted((role / part).rglob("*.y*ml")):
+            yield path, list(tasks(yaml.load(path.read_text(), yaml.BaseLoader)))  # noqa: S506 text only
+
+
+def module_of(task: Mapping[str, Any]) -> tuple[str, Any]:
+    """The module that a task calls, without its collection, and its arguments."""
+    for key, value in task.items():
+        name = key.removeprefix("ansible.builtin.").removeprefix("ansible.legacy.")
+        if name != key or name in MODULES or "." in key:
+            return name, value
+    return "", None
+
+
+@dataclass(frozen=True)
+class Role:
+    """A role's files, read once for all hosts."""
+
+    path: Path
+    tasks: tuple[dict[str, Any], ...]
+    defaults: Mapping[str, Any]
+    vars: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> Role:
+        """From its folder."""
+        every = tuple(task for _, listed in task_files(path) for task in listed)
+        return cls(path, every, _mapping(path / "defaults"), _mapping(path / "vars"))
+
+
+def converge(role: Role, variables: Mapping[str, object]) -> Converged:
+    """What a role does when it is told these variables.
+
+    Raises ConfigurationError when it wants one that it is not given.
+    """
+    found = Converged(role.path.name)
+    render = _Renderer(
+        role, variables, {str(task["register"]) for task in role.tasks if "register" in task}
+    )
+    for task in role.tasks:
+        name, arguments = module_of(task)
+        local = render.resolved(task.get("vars") or {})
+        value = render.value(arguments, local)
+        if name in {"command", "shell", "template", "copy"}:
+            _builtin(found, name, value, render)
+        elif isinstance(value, dict):
+            found.files += [_placed(entry) for entry in _known(value.get("files"))]
+            source = value.get("source", "")
+            found.packages += [(str(n), str(source)) for n in _known(value.get("names"))]
+            found.units += [str(u["name"]) for u in _known(value.get("units"))]
+            found.units += [str(u) for u in _known(value.get("restart"))]
+    return found
+
+
+def _builtin(found: Converged, name: str, value: Any, render: _Renderer) -> None:  # noqa: ANN401 YAML
+    if name in {"command", "shell"}:
+        words = value.get("argv", value.get("cmd", "")) if isinstance(value, dict) else value
+        found.commands.append(
+            [str(w) for w in words] if isinstance(words, list) else str(words).split()
+        )
+    elif isinstance(value, dict):
+        content = value.get("content")
+        if name == "template":
+            content = render.template(str(value.get("src", "")))
+        found.files.append(Placed(str(value.get("dest", "")), str(value.get("mode", "")), content))
+        if value.get("validate"):
+            found.commands.append(str(value["validate"]).split())
+
+
+def _known(value: object) -> list[Any]:
+    return [entry for entry in value if entry is not OPEN] if isinstance(value, list) else []
+
+
+def _placed(value: Mapping[str, Any]) -> Placed:
+    parts = {key: str(value[key]) for key in ("path", "mode", "content", "source", "member")
+             if value.get(key) not in (None, OPEN)}  # fmt: skip
+    return Placed(**parts)
+
+
+class _Renderer:
+    """Jinja2 as Ansible has it, as far as our roles go."""
+
+    def __init__(self, role: Role, variables: Mapping[str, object], registered: set[str]) -> None:
+        self.role = role.path
+        self.registered = registered
+        self.variables: dict[str, object] = {
+            "ansible_check_mode": False,
+            "omit": "",
+            "lookup": self._lookup,
+        }
+        self.variables |= self.resolved(role.defaults)
+        self.variables |= variables
+        self.variables |= self.resolved(role.vars)
+
+    def resolved(self, values: Mapping[str, Any]) -> dict[str, object]:
+        """Variables whose values may refer to the ones before them."""
+        found: dict[str, object] = {}
+        for name, value in values.items():
+            found[name] = self.value(value, found)
+        return found
+
+    def value(self, value: Any, local: Mapping[str, object] | None = None) -> Any:  # noqa: ANN401 YAML
+        """A value with everything in it rendered; OPEN where only a host knows."""
+        if isinstance(value, list):
+            return [self.value(entry, local) for entry in value]
+        if isinstance(value, dict):
+            return {key: self.value(entry, local) for key, entry in value.items()}
+        if not isinstance(value, str) or "{{" not in value:
+            return value
+        known = {**self.variables, **(local or {})}
+        try:
+            whole = _EXPRESSION.fullmatch(value)
+            if whole:
+                return self._defined(_expression(whole[1])(**known))
+            return _template(value).render(**known)
+        except (jinja2.UndefinedError, _HostOnlyError) as error:
+            return self._open(error, value)
+
+    def template(self, name: str) -> str:
+        """A file of the role's templates."""
+        path = self.role / "templates" / name
+        try:
+            return _template(path.read_text()).render(**self.variables)
+        except jinja2.UndefinedError as error:
+            raise self._unknown(f"templates/{name}: {error.message}") from error
+        except OSError as error:
+            raise self._unknown(f"templates/{name}: {error.strerror}") from error
+
+    def _defined(self, value: object) -> object:
+        if isinstance(value, jinja2.Undefined):
+            str(value)  # StrictUndefined raises, and says which name it was
+        return value
+
+    def _lookup(self, plugin: str, name: str) -> str:
+        if plugin.endswith("template"):
+            return self.template(name)
+        raise _HostOnlyError(f"lookup {plugin}")
+
+    def _open(self, error: Exception, text: str) -> object:
+        name = re.match(r"'(\w+)' is undefined", str(error))
+        if isinstance(error, _HostOnlyError) or any(word in text for word in self.registered):
+            return OPEN
+        if name and name[1].startswith("ansible_"):
+            return OPEN
+        raise self._unknown(str(error))
+
+    def _unknown(self, what: str) -> ConfigurationError:
+        return ConfigurationError(
+            f"role {self.role.name}: {what}",
+            hint="the bundle's roles are of another version of Keystone than this program: "
+            "run the check with the keystone-install that the bundle carries",
+        )
+
+
+def _mapping(folder: Path) -> dict[str, Any]:
+    path = folder / "main.yml"
+    return (yaml.safe_load(path.read_text()) or {}) if path.is_file() else {}
+
+
+def _environment() -> jinja2.Environment:
+    """Jinja2 with Ansible's settings for templates, and those of its filters that we use."""
+    made = jinja2.Environment(  # noqa: S701 no HTML is made here
+        undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True
+    )
+    made.filters["combine"] = lambda value, *others: {
+        key: entry for part in (value, *others) for key, entry in part.items()
+    }
+    made.filters["to_json"] = json.dumps
+    made.filters["from_json"] = json.loads
+    made.tests["search"] = lambda text, pattern: bool(re.search(pattern, text))
+    return made
+
+
+_ENVIRONMENT = _environment()
+
+
+@cache
+def _template(text: str) -> jinja2.Template:
+    return _ENVIRONMENT.from_string(text)
+
+
+@cache
+def _expression(text: str) -> Callable[..., object]:
+    return _ENVIRONMENT.compile_expression(text, undefined_to_none=False)
+
+
+class _HostOnlyError(Exception):
+    """A lookup that reads a file of the machine that runs Ansible."""

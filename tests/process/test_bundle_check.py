@@ -1,0 +1,95 @@
+"""`bundle check` as a process: a lock, a signed bundle, its exit codes and what it prints."""
+
+from __future__ import annotations
+
+import json
+import subprocess  # noqa: TID251 the command is tried from outside
+import sys
+from pathlib import Path
+
+import pytest
+
+DEFINITION = """\
+apiVersion: keystone/v1alpha1
+kind: BundleDefinition
+metadata: {name: files}
+spec:
+  number: 1
+  architectures: [amd64]
+  installer: false
+  files:
+    - {name: pod.yaml, path: pod.yaml}
+"""
+POD = """\
+apiVersion: v1
+kind: Pod
+metadata: {name: web, namespace: shop}
+spec:
+  containers: [{name: web, image: registry.example/web:v1}]
+"""
+
+
+class Packager:
+    """A folder with a definition and keys."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "files.yaml").write_text(DEFINITION)
+        self.fingerprint = self.run("keys", "init", "--dir", "keys").stdout.strip()
+
+    def run(self, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "keystone", "bundle", *words],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code, done.stderr
+        return done
+
+    def bundle(self, pod: str) -> None:
+        (self.folder / "pod.yaml").write_text(pod)
+        self.run("lock", "files.yaml")
+        self.run("create", "files.lock.json", "-o", "a.tar", "--keys", "keys")
+
+    def check(self, name: str, *words: str, code: int) -> subprocess.CompletedProcess[str]:
+        return self.run("check", name, "--root-fingerprint", self.fingerprint, *words, code=code)
+
+
+@pytest.fixture
+def packager(tmp_path: Path) -> Packager:
+    return Packager(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a.tar", "files.lock.json"])
+def test_what_is_missing_is_named_and_is_exit_code_5(packager: Packager, name: str) -> None:
+    packager.bundle(POD)
+    report = json.loads(packager.check(name, "--json", code=5).stdout)
+    assert not report["complete"]
+    assert report["imageReferences"] == 1
+    assert report["missing"] == [
+        {
+            "kind": "image",
+            "missing": "registry.example/web:v1",
+            "asks": "file pod.yaml: Pod/shop/web $.spec.containers[0].image",
+            "add": "spec.images: - ref: registry.example/web:v1",
+        }
+    ]
+    shown = packager.check(name, code=5)
+    assert "registry.example/web:v1" in shown.stdout
+    assert "1 reference leads out of the bundle" in shown.stderr
+
+
+@pytest.mark.parametrize("name", ["a.tar", "files.lock.json"])
+def test_a_whole_bundle_is_exit_code_0(packager: Packager, name: str) -> None:
+    packager.bundle("kind: ConfigMap\napiVersion: v1\ndata: {a: b}\n")
+    report = json.loads(packager.check(name, "--json", code=0).stdout)
+    assert report["complete"]
+    assert report["missing"] == []
+
+
+def test_nothing_is_read_before_it_was_verified(packager: Packager) -> None:
+    packager.bundle(POD)
+    packager.run("check", "a.tar", code=4)
+    packager.run("check", "a.tar", "--root-fingerprint", "0" * 64, code=4)

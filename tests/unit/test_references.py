@@ -1,0 +1,136 @@
+"""Images in Kubernetes objects: what counts as a reference, and what only looks like one."""
+
+from __future__ import annotations
+
+import pytest
+
+from keystone.bundle.references import ImageName, find, in_text, load
+
+DIGEST = "sha256:" + "a" * 64
+
+
+def images(text: str) -> list[str]:
+    return [str(asked.image) for asked in find(load(text))]
+
+
+@pytest.mark.parametrize(
+    ("short", "full"),
+    [
+        ("busybox", "docker.io/library/busybox:latest"),
+        ("busybox:1.37", "docker.io/library/busybox:1.37"),
+        ("rancher/k3s:v1", "docker.io/rancher/k3s:v1"),
+        ("index.docker.io/library/redis:7", "docker.io/library/redis:7"),
+        ("localhost/a:1", "localhost/a:1"),
+        ("registry:5000/a/b:1", "registry:5000/a/b:1"),
+        (f"quay.io/a/b@{DIGEST}", f"quay.io/a/b@{DIGEST}"),
+        (f"quay.io/a/b:v1@{DIGEST}", f"quay.io/a/b:v1@{DIGEST}"),
+    ],
+)
+def test_names_as_a_node_completes_them(short: str, full: str) -> None:
+    assert str(ImageName.parse(short)) == full
+
+
+@pytest.mark.parametrize(
+    "text", ["", "Busybox", "a b", "https://a.b/c:1", "a:b:c", "quay.io/a@sha256:12", "/etc/passwd"]
+)
+def test_what_no_node_could_pull(text: str) -> None:
+    with pytest.raises(ValueError, match="not the name of an image"):
+        ImageName.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("fields", "image"),
+    [
+        ("containers: [{name: a, image: nginx}]", "docker.io/library/nginx:latest"),
+        ("initContainers: [{name: a, image: 'nginx:1'}]", "docker.io/library/nginx:1"),
+        ("ephemeralContainers: [{name: a, image: 'nginx:1'}]", "docker.io/library/nginx:1"),
+        ("template: {spec: {containers: [{image: 'a.b/c:1'}]}}", "a.b/c:1"),
+        ("volumes: [{image: {reference: 'a.b/model:1'}}]", "a.b/model:1"),
+        ("imageName: 'ghcr.io/cnpg/postgresql:16'", "ghcr.io/cnpg/postgresql:16"),
+        ("cephVersion: {image: 'quay.io/ceph/ceph:v20'}", "quay.io/ceph/ceph:v20"),
+        ("images: {proxy: 'quay.io/a/proxy:1'}", "quay.io/a/proxy:1"),
+        ("images: ['quay.io/a/proxy:1']", "quay.io/a/proxy:1"),
+        ("image: {repository: a/b, tag: v1}", "docker.io/a/b:v1"),
+        (f"image: {{repository: a.io/b, tag: v1, digest: '{DIGEST}'}}", f"a.io/b:v1@{DIGEST}"),
+        ("image: {registry: a.io, repository: b, tag: v1}", "a.io/b:v1"),
+        ("driver: {repository: nvcr.io/nvidia, image: driver, version: '550'}",
+         "nvcr.io/nvidia/driver:550"),
+        ("{image: quay.io/prometheus/prometheus, version: v3.1.0}",
+         "quay.io/prometheus/prometheus:v3.1.0"),
+        ("containers: [{args: ['--solver-image=a.b/c:1']}]", "a.b/c:1"),
+        ("containers: [{args: ['--solver-image', 'x/c:1']}]", "docker.io/x/c:1"),
+        ("containers: [{args: ['--reloader=a.b/c:v1']}]", "a.b/c:v1"),
+        ("containers: [{command: [sh, -c, 'ctr run a.b/c:v1 x; true']}]", "a.b/c:v1"),
+        ("containers: [{env: [{name: RELATED_IMAGE_X, value: 'x/c:1'}]}]", "docker.io/x/c:1"),
+        ("containers: [{env: [{name: SIDECAR, value: 'a.b/c:v1'}]}]", "a.b/c:v1"),
+        ("containers: [{env: [{name: JSON, value: '{\"image\": \"a.b/c:1\"}'}]}]", "a.b/c:1"),
+    ],
+)  # fmt: skip
+def test_every_way_to_ask_for_an_image(fields: str, image: str) -> None:
+    spec = fields if fields.startswith("{") else f"{{{fields}}}"
+    assert images(f"kind: Anything\nspec: {spec}\n") == [image]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        "containers: [{name: a, image: auto}]",
+        "containers: [{imagePullPolicy: Always, args: ['--image-pull-policy=IfNotPresent']}]",
+        "containers: [{args: ['--taint=node.cilium.io/agent-not-ready:NoExecute']}]",
+        "containers: [{args: ['--listen=0.0.0.0:8080', '--url=https://a.b/c:1']}]",
+        "containers: [{args: ['--image-gc-high-threshold=85']}]",
+        "containers: [{env: [{name: DB, value: 'redis.example.com/0:6379'}]}]",
+        "containers: [{env: [{name: DB, value: 'a.svc.cluster.local/x:v1'}]}]",
+        "containers: [{env: [{name: X_IMAGE, value: '$(OTHER)'}]}]",
+        "git: {repository: org/app, tag: v1.0}",
+        "chart: {repository: 'https://charts.example', version: 1.2.3}",
+        "image: logo.png",
+        "imagePullSecrets: [{name: registry}]",
+        "rules: [{apiGroups: [storage.k8s.io], resources: ['pods/log']}]",
+        "description: 'such as quay.io/a/b:v1'",
+        "tolerations: [{key: node-role.kubernetes.io/control-plane, effect: NoSchedule}]",
+        "address: 10.0.0.1/x:v1",
+    ],
+)
+def test_what_only_looks_like_one(fields: str) -> None:
+    assert images(f"kind: Anything\nspec: {{{fields}}}\n") == []
+
+
+def test_a_place_says_whose_it_is_and_where() -> None:
+    pod = "kind: Pod\nmetadata: {name: a, namespace: n}\nspec: {containers: [{image: 'b:1'}]}\n"
+    config = f"kind: ConfigMap\nmetadata: {{name: c}}\ndata:\n  pod.yaml: |\n    {pod!r}\n"
+    (asked,) = find(load(pod))
+    assert str(asked.place) == "Pod/n/a $.spec.containers[0].image"
+    nested = config.replace(repr(pod), pod.replace("\n", "\n    "))
+    (inner,) = find(load(nested))
+    assert str(inner.place) == "ConfigMap/c $.data['pod.yaml'].spec.containers[0].image"
+
+
+def test_a_template_inside_a_config_map_is_read_by_its_lines() -> None:
+    text = (
+        'kind: ConfigMap\ndata:\n  t: |\n    {{ if x }}\n    - image: "a.b/c:v1"\n    {{ end }}\n'
+    )
+    assert images(text) == ["a.b/c:v1"]
+
+
+def test_a_secret_is_decoded_and_a_schema_asks_by_its_default_only() -> None:
+    assert images("kind: Secret\ndata: {image: YS5iL2M6djE=, key: /w==}\n") == ["a.b/c:v1"]
+    schema = "{properties: {image: {default: 'a.b/c:v1', description: 'or a.b/d:v2'}}}"
+    assert images(f"kind: CustomResourceDefinition\nspec: {{schema: {schema}}}\n") == ["a.b/c:v1"]
+
+
+def test_a_status_asks_for_nothing_and_lists_are_opened() -> None:
+    assert images("kind: Node\nstatus: {images: [{names: ['a.b/c:v1']}]}\n") == []
+    pod = "{kind: Pod, spec: {containers: [{image: 'a:1'}]}}"
+    assert images(f"kind: List\nitems: [{pod}]\n") == ["docker.io/library/a:1"]
+
+
+def test_values_that_yaml_1_1_would_make_dates_or_fail_on() -> None:
+    assert images("kind: X\nspec: {image: {repository: a/b, tag: 2024-01-05}, eq: [=]}\n") == [
+        "docker.io/a/b:2024-01-05"
+    ]
+
+
+def test_words_of_a_script() -> None:
+    script = "nerdctl pull 'quay.io/a/b:v1' && echo https://a.b/c:v1 node.k8s.io/x:NoSchedule"
+    assert list(in_text(script)) == ["quay.io/a/b:v1"]
