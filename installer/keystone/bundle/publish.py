@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 AREAS = ("registry", "apt", "files")
 REGISTRY = "registry/docker/registry/v2"
-KINDS_OF_FILES = {"binary", "file", "boot"}
+KINDS_OF_FILES = {"binary", "file", "boot", "sbom", "provenance"}
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
 from keystone import log
-from keystone.bundle import cache, keys, manifest, media, source_oci, tar
+from keystone.bundle import attached, cache, keys, manifest, media, source_oci, tar
 from keystone.bundle.addresses import is_loopback
 from keystone.bundle.disk import sync_directory
 from keystone.bundle.executable import executable
@@ -27,7 +27,7 @@ from keystone.bundle.sources import Sources, local_file
 from keystone.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from keystone.bundle.lock import Lock, LockedBlob
@@ -75,7 +75,7 @@ def create(lock: Lock, folder: Path, output: Path, signing: Signing, sources: So
     digest = next(p.target.digest for p in parts if p.name == f"{METADATA}targets.json")
     if _is_there(output, parts, size, lock):
         return Created(changed=False, digest=str(digest), size=size)
-    _prefetch(lock, sources)
+    prefetch(lock.blobs, sources)
     _write(parts, output, size, int(lock.created.timestamp()))
     return Created(changed=True, digest=str(digest), size=size)
 
@@ -159,7 +159,8 @@ def _layout(lock: Lock) -> tuple[list[Part], bytes]:
             ref = f"{item.name}{'@' if ':' in item.version else ':'}{item.version}"
             kind = item.labels["mediaType"]
             index.append(_descriptor(kind, item.digest, item.size, {REF: ref}))
-    others = [item for item in lock.items if item.kind not in {"image", "installer"}]
+    left_out = attached.DESCRIBING | {"image", "installer"}
+    others = [item for item in lock.items if item.kind not in left_out]
     empty = _bytes(f"blobs/sha256/{hashlib.sha256(media.EMPTY).hexdigest()}", media.EMPTY)
     config = _descriptor(media.EMPTY_TYPE, empty.target.digest, len(media.EMPTY), {})
     layers = [
@@ -179,9 +180,16 @@ def _layout(lock: Lock) -> tuple[list[Part], bytes]:
     data = json.dumps(artifact, sort_keys=True).encode()
     part = _bytes(f"blobs/sha256/{hashlib.sha256(data).hexdigest()}", data)
     ref = f"keystone.local/{lock.name}:{lock.number}"
-    index.append(_descriptor(media.MANIFEST, part.target.digest, len(data), {REF: ref}))
+    content = _descriptor(media.MANIFEST, part.target.digest, len(data), {REF: ref})
+    index.append(content)
+    generated = [empty, part]
+    for kind, data in attached.manifests(lock.items, content, config):
+        part = _bytes(f"blobs/sha256/{hashlib.sha256(data).hexdigest()}", data)
+        generated.append(part)
+        entry = _descriptor(media.MANIFEST, part.target.digest, len(data), {})
+        index.append({**entry, "artifactType": kind})
     document = {"schemaVersion": 2, "mediaType": media.INDEX, "manifests": index}
-    return [empty, part], json.dumps(document, sort_keys=True).encode()
+    return generated, json.dumps(document, sort_keys=True).encode()
 
 
 def _descriptor(
@@ -215,11 +223,11 @@ def _is_there(output: Path, parts: list[Part], size: int, lock: Lock) -> bool:
     return True
 
 
-def _prefetch(lock: Lock, sources: Sources) -> None:
+def prefetch(blobs: Iterable[LockedBlob], sources: Sources) -> None:
     """Bring many small things from far away into the cache, several at a time."""
     wanted = [
         blob
-        for blob in lock.blobs
+        for blob in blobs
         if blob.source.startswith(("http://", "https://"))
         and not is_loopback(sources.rewrite(blob.source))
         and not cache.has(blob.digest, blob.size)

@@ -32,12 +32,14 @@ def group() -> None:
 @click.argument("definition", type=FILE)
 @click.option("-o", "--output", type=FILE, help="The lock; <definition>.lock.json by default.")
 @mirrors_option
-def lock(definition: Path, output: Path | None, mirrors: Path | None) -> None:
+@click.option("--no-sbom", is_flag=True, help="Leave SBOMs and provenance out.")
+def lock(definition: Path, output: Path | None, mirrors: Path | None, no_sbom: bool) -> None:
     """Resolve a definition to digests and say what changed since the last lock."""
     from keystone.bundle import definition as definitions  # noqa: PLC0415 slow to import
     from keystone.bundle import lock as locks  # noqa: PLC0415
     from keystone.bundle.disk import write_file  # noqa: PLC0415
     from keystone.bundle.resolve import resolve  # noqa: PLC0415
+    from keystone.bundle.sbom import describe as sbom  # noqa: PLC0415
     from keystone.bundle.sources import Sources  # noqa: PLC0415
 
     wanted = definitions.load(definition)
@@ -45,11 +47,14 @@ def lock(definition: Path, output: Path | None, mirrors: Path | None) -> None:
     old = locks.load(path) if path.exists() else None
     sources = Sources({**wanted.mirrors, **definitions.load_mirrors(mirrors)})
     new = resolve(wanted, sources, path.parent, datetime.now(UTC).replace(microsecond=0))
-    if old is not None and locks.same_content(old, new):
+    before = sbom.bare(old) if old else None
+    described = old is not None and sbom.is_described(old)
+    if before is not None and locks.same_content(before, new) and described != no_sbom:
         log.info(f"{path}: nothing changed")
         return
-    for line in locks.differences(old, new):
+    for line in locks.differences(before, new):
         log.info(f"  {line}")
+    new = new if no_sbom else sbom.describe(new, path.parent, sources)
     write_file(path, locks.dump(new))
     total = sum(blob.size for blob in new.blobs)
     log.info(f"{path}: {len(new.items)} items, {len(new.blobs)} blobs, {log.size(total)}")
@@ -70,13 +75,16 @@ def create(
     from keystone.bundle import definition as definitions  # noqa: PLC0415 slow to import
     from keystone.bundle import lock as locks  # noqa: PLC0415
     from keystone.bundle import writer  # noqa: PLC0415
+    from keystone.bundle.sbom import describe as sbom  # noqa: PLC0415
     from keystone.bundle.sources import Sources  # noqa: PLC0415
 
     path = source if source.name.endswith(".json") else source.with_suffix(".lock.json")
     inline = {} if path == source else dict(definitions.load(source).mirrors)
     sources = Sources({**inline, **definitions.load_mirrors(mirrors)})
     signing = writer.Signing(keys, _passphrase(passphrase_file))
-    done = writer.create(locks.load(path), path.parent, output, signing, sources)
+    locked = locks.load(path)
+    sbom.restore(locked, path.parent, sources)
+    done = writer.create(locked, path.parent, output, signing, sources)
     state = "written" if done.changed else "is there already, unchanged"
     log.info(f"{output}: {state}, {log.size(done.size)}, {done.digest}")
     if as_json:
