@@ -1,7 +1,8 @@
-"""`keystone-install bundle ...`: lock, create, verify, show, keys."""
+"""`keystone-install bundle ...`: lock, create, verify, show, diff, sbom, keys."""
 
 from __future__ import annotations
 
+import importlib
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +24,22 @@ passphrase_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-@click.group()
+VERBS = {"diff": "bundle_diff", "sbom": "bundle_sbom"}
+"""Verbs that have a module of their own in keystone.cli, loaded when they are called."""
+
+
+class _Verbs(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *VERBS})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return super().get_command(ctx, cmd_name)
+        command: click.Command = importlib.import_module(f"keystone.cli.{VERBS[cmd_name]}").verb
+        return command
+
+
+@click.group(cls=_Verbs)
 def group() -> None:
     """Make, check and look at bundles: the one signed file that crosses the gap."""
 
@@ -108,17 +124,22 @@ def verify(file: Path, root_fingerprint: str | None, as_json: bool) -> None:
 
 @group.command()
 @click.argument("file", type=FILE)
+@click.option("--against", type=FILE, help="An older bundle: say what is new.")
+@click.option("--html", type=FILE, help="Write the report as one file for a browser.")
 @json_option
-def show(file: Path, as_json: bool) -> None:
-    """What is inside, by kind and group. Looks only; `verify` is what proves it."""
-    from keystone.bundle import open_metadata  # noqa: PLC0415 slow to import
-    from keystone.bundle.show import as_document, print_tables  # noqa: PLC0415
+def show(file: Path, against: Path | None, html: Path | None, as_json: bool) -> None:
+    """What is inside: sizes, licences, what is shared. Looks only; `verify` is what proves it."""
+    from keystone.bundle import look, page, report  # noqa: PLC0415 slow to import
+    from keystone.bundle.show import print_report  # noqa: PLC0415
 
-    found = open_metadata(file, confirm=lambda _: True, directory=Path("/nonexistent"))
+    made = report.make(look.look(file), look.look(against) if against else None)
+    if html:
+        page.write(made, html)
+        log.info(f"{html}: written")
     if as_json:
-        log.out_json(as_document(found))
-    else:
-        print_tables(found)
+        log.out_json(made.as_document())
+    elif not html:
+        print_report(made)
 
 
 @group.group()

@@ -13,6 +13,7 @@ from cyclonedx.model.component import Component, ComponentType
 from cyclonedx.model.dependency import Dependency
 from cyclonedx.model.license import DisjunctiveLicense, LicenseExpression
 from cyclonedx.output.json import JsonV1Dot6
+from cyclonedx.model.tool import ToolRepository
 from packageurl import PackageURL
 
 from keystone.bundle.sbom.provenance import location
@@ -41,7 +42,7 @@ def dump(elements: Sequence[Element], identity: str, created: datetime, version:
     tool = Component(name="keystone", version=version, type=ComponentType.APPLICATION)
     bom = Bom(
         serial_number=uuid.uuid5(NAMESPACE, identity),
-        metadata=BomMetaData(component=root, timestamp=created, tools=[tool]),
+        metadata=BomMetaData(component=root, timestamp=created, tools=ToolRepository(components=[tool])),
         components=[component for ref, component in components.items() if component is not root],
         dependencies=[
             Dependency(

@@ -72,7 +72,8 @@ def _licensing() -> Licensing:
 def debian_copyright(text: str) -> Licence:
     """Of a machine-readable debian/copyright (DEP-5): what all its files need together.
 
-    One name that SPDX does not know makes all of them words. Any other text says nothing we read.
+    One name that SPDX does not know makes a list of names of it, each in SPDX's spelling where it
+    has one. Any other text says nothing we read.
     """
     from debian import copyright as dep5  # noqa: PLC0415 the packager's machine has it
 
@@ -87,7 +88,7 @@ def debian_copyright(text: str) -> Licence:
     names = {found.synopsis.strip() for found in stanzas if found and found.synopsis}
     expressions = {_debian(name) for name in names}
     if not names or "" in expressions or len(expressions) > MAX_NAMES:
-        return stated(names)
+        return stated(_debian(name) or name for name in names)
     ordered = sorted(expressions)
     if len(ordered) == 1:
         return Licence(ordered[0])

@@ -22,9 +22,9 @@ class UnreadableError(Exception):
 
 @dataclass(frozen=True, order=True)
 class Licence:
-    """expression: SPDX licence expression, "" where none is stated that SPDX knows.
+    """expression: SPDX licence expression, "" where not all that is stated is SPDX's.
 
-    names: what is stated otherwise, word for word.
+    names: what is stated then, each one as it is written.
     """
 
     expression: str = ""

@@ -7,6 +7,8 @@ from datetime import UTC
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from keystone.documents import packaged_schema
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -94,3 +96,17 @@ def _dependencies(lock: Lock) -> list[dict[str, Any]]:
 
 def _resource(name: str, digest: Digest) -> dict[str, Any]:
     return {"name": name, "digest": {"sha256": digest.hex}}
+
+
+def validate(data: bytes) -> list[str]:
+    """What our schema of both specifications has against a statement; empty for a valid one.
+
+    in-toto and SLSA publish protocol buffers, not JSON Schemas.
+    """
+    from jsonschema import Draft202012Validator  # noqa: PLC0415 slow to import
+
+    validator = Draft202012Validator(packaged_schema("provenance"))
+    try:
+        return [error.message for error in validator.iter_errors(json.loads(data))]
+    except ValueError as error:
+        return [f"not JSON: {error}"]
