@@ -64,7 +64,10 @@ class Line:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that is shown of one bundle. licences: how many things name each; things: of how many."""
+    """Everything that is shown of one bundle.
+
+    licences: how many things name each; things: of how many.
+    """
 
     name: str
     number: int

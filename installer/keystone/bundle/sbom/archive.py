@@ -95,9 +95,9 @@ def expanded(source: Reader) -> Reader:
     if start.startswith(GZIP):
         return Reader(_capped(_gunzip(source), source))
     if start.startswith(XZ):
-        return Reader(_capped(_with(_xz, source), source))
+        return Reader(_capped(_fed(lzma.LZMADecompressor(memlimit=LZMA_MEMORY), source), source))
     if start.startswith(BZIP2):
-        return Reader(_capped(_with(bz2.BZ2Decompressor, source), source))
+        return Reader(_capped(_fed(bz2.BZ2Decompressor(), source), source))
     if start.startswith(ZSTD):
         return Reader(_capped(_unzstd(source), source))
     return source
@@ -129,12 +129,7 @@ def _gunzip(source: Reader) -> Iterator[bytes]:
             return
 
 
-def _xz() -> lzma.LZMADecompressor:
-    return lzma.LZMADecompressor(memlimit=LZMA_MEMORY)
-
-
-def _with(make: type[bz2.BZ2Decompressor] | object, source: Reader) -> Iterator[bytes]:
-    engine = make()  # type: ignore[operator] two classes of the same shape
+def _fed(engine: bz2.BZ2Decompressor | lzma.LZMADecompressor, source: Reader) -> Iterator[bytes]:
     while not engine.eof:
         data = source.read() if engine.needs_input else b""
         if engine.needs_input and not data:
@@ -267,7 +262,7 @@ def _name(head: bytes) -> str:
 
 
 def _pax(text: str) -> dict[str, str]:
-    """Records "<length> <key>=<value>\\n" (POSIX pax); only what is asked for is kept."""
+    """Records of length, key and value (POSIX pax); only what is asked for is kept."""
     found = {}
     for line in text.split("\n"):
         key, _, value = line.partition(" ")[2].partition("=")

@@ -6,14 +6,20 @@ import json
 import uuid
 from typing import TYPE_CHECKING
 
-from cyclonedx.model import ExternalReference, ExternalReferenceType, HashAlgorithm, HashType
-from cyclonedx.model import Property, XsUri
+from cyclonedx.model import (
+    ExternalReference,
+    ExternalReferenceType,
+    HashAlgorithm,
+    HashType,
+    Property,
+    XsUri,
+)
 from cyclonedx.model.bom import Bom, BomMetaData
 from cyclonedx.model.component import Component, ComponentType
 from cyclonedx.model.dependency import Dependency
 from cyclonedx.model.license import DisjunctiveLicense, LicenseExpression
-from cyclonedx.output.json import JsonV1Dot6
 from cyclonedx.model.tool import ToolRepository
+from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
 from keystone.bundle.sbom.provenance import location
@@ -42,7 +48,9 @@ def dump(elements: Sequence[Element], identity: str, created: datetime, version:
     tool = Component(name="keystone", version=version, type=ComponentType.APPLICATION)
     bom = Bom(
         serial_number=uuid.uuid5(NAMESPACE, identity),
-        metadata=BomMetaData(component=root, timestamp=created, tools=ToolRepository(components=[tool])),
+        metadata=BomMetaData(
+            component=root, timestamp=created, tools=ToolRepository(components=[tool])
+        ),
         components=[component for ref, component in components.items() if component is not root],
         dependencies=[
             Dependency(

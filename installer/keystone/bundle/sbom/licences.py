@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from keystone.bundle.sbom.model import UNKNOWN, Licence
 
@@ -82,7 +82,7 @@ def debian_copyright(text: str) -> Licence:
 
     try:
         parsed = dep5.Copyright(text.splitlines(keepends=True), strict=False)
-        stanzas = [stanza.license for stanza in parsed.all_files_paragraphs()]
+        stanzas: list[Any] = [stanza.license for stanza in parsed.all_files_paragraphs()]
     except (dep5.Error, ValueError, TypeError, KeyError, RecursionError):
         return UNKNOWN
     names = {found.synopsis.strip() for found in stanzas if found and found.synopsis}

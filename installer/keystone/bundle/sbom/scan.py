@@ -1,4 +1,4 @@
-"""One blob, looked into while it streams past: what is it, and which packages are inside?
+"""One blob, looked into while it streams past: what it is, and which packages are inside.
 
 What a blob is, its first bytes say. Memory is bounded: only small files with a known place are
 read whole; of everything else pieces flow by. Nothing is written and no name becomes a path.
@@ -147,14 +147,9 @@ def _member(member: Member, name: str, found: _Found) -> None:
 
 
 def _program(member: Member, found: _Found) -> None:
-    first = next(member.data, memoryview(b""))
-    if bytes(first[: len(ELF)]) == ELF:
-        found.add(golang.packages(_chain(first, member.data)))
-
-
-def _chain(first: memoryview, rest: Iterator[memoryview]) -> Iterator[memoryview]:
-    yield first
-    yield from rest
+    source = archive.Reader(member.data)
+    if source.peek(len(ELF)) == ELF:
+        found.add(golang.packages(iter(source.some, b"")))
 
 
 def _text(member: Member, limit: int) -> str:
@@ -174,7 +169,7 @@ def _whole(source: archive.Reader, limit: int) -> bytes:
 
 def _zip(source: archive.Reader, found: _Found) -> None:
     """A wheel, or a Python program packed as one. Zips are read from their end: needs a file."""
-    with tempfile.TemporaryFile(dir="/var/tmp") as file:  # noqa: S108 nameless
+    with tempfile.TemporaryFile(dir="/var/tmp") as file:
         while part := source.some():
             file.write(part)
         try:
@@ -185,12 +180,18 @@ def _zip(source: archive.Reader, found: _Found) -> None:
                         with opened.open(info) as member:
                             text = member.read(MAX_TEXT).decode(errors="replace")
                         found.add(packages.python(text))
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, OSError) as error:
+        except (
+            zipfile.BadZipFile,
+            NotImplementedError,
+            RuntimeError,
+            ValueError,
+            OSError,
+        ) as error:
             raise UnreadableError(f"not a zip that can be read: {error}") from error
 
 
 def _directory_is_small(file: IO[bytes]) -> None:
-    """zipfile reads the directory whole: its size stands in the last record (APPNOTE 4.3.16)."""
+    """Zipfile reads the directory whole: its size stands in the last record (APPNOTE 4.3.16)."""
     size = file.seek(0, 2)
     file.seek(max(0, size - (66 << 10)))
     tail = file.read()

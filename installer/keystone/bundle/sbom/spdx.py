@@ -67,6 +67,10 @@ def dump(elements: Sequence[Element], identity: str, created: datetime, version:
         relationships=relationships,
     )
     value = DocumentConverter().convert(document)
+    for package in value["packages"]:
+        for reference in package.get("externalRefs", ()):
+            # spdx-tools 0.8.5 writes PACKAGE_MANAGER; the 2.3 schema knows PACKAGE-MANAGER only.
+            reference["referenceCategory"] = reference["referenceCategory"].replace("_", "-")
     return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
 
 
