@@ -17,7 +17,7 @@ from keystone.bundle.sbom import archive, golang, licences, packages
 from keystone.bundle.sbom.model import Inventory, Licence, Package, UnreadableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
 
     from keystone.bundle.sbom.archive import Member
 

@@ -23,6 +23,7 @@ from spdx_tools.spdx.model import (
     RelationshipType,
     SpdxNoAssertion,
 )
+from spdx_tools.spdx.validation.uri_validators import validate_url
 
 from keystone.bundle.sbom.provenance import location
 
@@ -126,5 +127,7 @@ def _package(element: Element) -> Package:
 
 
 def _download(element: Element) -> str | SpdxNoAssertion:
+    """An address as SPDX takes it: hosts without a dot, and what is no URL, are NOASSERTION."""
     where = location(element.source, element.digest)
-    return where if where.startswith(("http://", "https://")) else SpdxNoAssertion()
+    is_url = where.startswith(("http://", "https://"))
+    return where if is_url and not validate_url(where) else SpdxNoAssertion()
