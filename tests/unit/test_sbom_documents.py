@@ -146,6 +146,14 @@ def test_a_host_without_a_dot_is_no_download_location() -> None:
         documents.validate("sbom.spdx.json", data)
 
 
+def test_credentials_of_a_source_stay_at_home() -> None:
+    secret = blob("deb", "https://me:hunter2@packages.example.com/x@y")
+    found = made(replace(LOCK, blobs=(*LOCK.blobs[:6], secret, *LOCK.blobs[7:])))
+    for data in found.values():
+        assert b"https://packages.example.com/x@y" in data
+        assert b"hunter2" not in data
+
+
 def test_no_text_of_the_lock_leaks_into_addresses() -> None:
     text = made()["provenance.json"].decode()
     assert "Package: a" not in text

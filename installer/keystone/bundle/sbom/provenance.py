@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -70,7 +71,8 @@ def location(source: str, digest: Digest | None) -> str:
     if kind == "inline":
         # The text itself stands in the lock.
         return f"urn:keystone:inline:{digest}"
-    return source
+    # Lock files stay with the packager, this crosses the gap: without user and password.
+    return re.sub(r"^(\w+://)[^/@]*@", r"\1", source)
 
 
 def _lock(lock: Lock, identity: str) -> dict[str, Any]:
