@@ -175,6 +175,30 @@ def test_bare_is_what_was_described(tmp_path: object, monkeypatch: pytest.Monkey
     describe.restore(described, None, None)  # type: ignore[arg-type]
 
 
+def test_lock_stays_only_while_its_documents_can_be_had(
+    tmp_path: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(describe.inventories, "take", lambda *_: INVENTORIES)
+    described = describe.describe(LOCK, None, None)  # type: ignore[arg-type]
+    later = replace(LOCK, created=CREATED + timedelta(days=1))
+
+    def stays(old: Lock | None, *, documents: bool = True, new: Lock = later) -> bool:
+        return describe.may_stay(old, new, None, None, documents=documents)  # type: ignore[arg-type]
+
+    assert stays(described)
+    assert stays(LOCK, documents=False)
+    assert not stays(described, documents=False)
+    assert not stays(LOCK)
+    assert not stays(None)
+    assert not stays(described, new=replace(later, number=4))
+    # A newer Keystone writes other bytes: fine while the old ones are here, not after.
+    monkeypatch.setattr(describe.keystone, "__version__", "99")
+    assert stays(described)
+    describe.cache.path(described.blobs[-1].digest).unlink()
+    assert not stays(described)
+
+
 def test_without_the_packager_s_libraries_it_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(describe.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(ConfigurationError, match="spdx_tools") as caught:

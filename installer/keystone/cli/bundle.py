@@ -63,11 +63,10 @@ def lock(definition: Path, output: Path | None, mirrors: Path | None, no_sbom: b
     old = locks.load(path) if path.exists() else None
     sources = Sources({**wanted.mirrors, **definitions.load_mirrors(mirrors)})
     new = resolve(wanted, sources, path.parent, datetime.now(UTC).replace(microsecond=0))
-    before = sbom.bare(old) if old else None
-    described = old is not None and sbom.is_described(old)
-    if before is not None and locks.same_content(before, new) and described != no_sbom:
+    if sbom.may_stay(old, new, path.parent, sources, documents=not no_sbom):
         log.info(f"{path}: nothing changed")
         return
+    before = sbom.bare(old) if old else None
     for line in locks.differences(before, new):
         log.info(f"  {line}")
     new = new if no_sbom else sbom.describe(new, path.parent, sources)

@@ -63,6 +63,24 @@ def is_described(lock: Lock) -> bool:
     return any(item.kind in DESCRIBING for item in lock.items)
 
 
+def may_stay(
+    old: Lock | None, new: Lock, folder: Path, sources: Sources, *, documents: bool
+) -> bool:
+    """Whether the old lock says all that the new, bare one does, and its documents can be had.
+
+    documents: whether there should be any. Where this Keystone would write other ones than the
+    old lock names, it may not stay: `create` could not make them again.
+    """
+    if old is None or is_described(old) != documents or not locks.same_content(bare(old), new):
+        return False
+    try:
+        restore(old, folder, sources)
+    except ConfigurationError as error:
+        log.info(f"{error.message}; they are made anew")
+        return False
+    return True
+
+
 def describe(lock: Lock, folder: Path, sources: Sources) -> Lock:
     """The lock with its documents, which are kept in the cache. Reads every blob once.
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import IO, TYPE_CHECKING
 
+from keystone.bundle import media
 from keystone.bundle.sbom import archive, golang, licences, packages
 from keystone.bundle.sbom.model import Inventory, Licence, Package, UnreadableError
 
@@ -70,7 +71,7 @@ def scan(pieces: Iterable[bytes]) -> Inventory:
             _zip(source, found)
         elif start[:1] == b"{":
             form = "json"
-            labels = dict(packages.image_labels(_whole(source, MAX_DATABASE)))
+            labels = dict(packages.image_labels(_whole(source, media.MAX_MANIFEST)))
         else:
             form = _archive(archive.expanded(source), found)
     except UnreadableError as error:
@@ -159,11 +160,12 @@ def _text(member: Member, limit: int) -> str:
 
 
 def _whole(source: archive.Reader, limit: int) -> bytes:
+    """All of it, or nothing where it is larger: no image configuration is."""
     parts = bytearray()
     while part := source.some():
         parts += part
         if len(parts) > limit:
-            raise UnreadableError(f"JSON of more than {limit} bytes")
+            return b""
     return bytes(parts)
 
 
