@@ -40,7 +40,7 @@ lint: $(VENV)/.installed ## ruff, mypy, ansible-lint, yamllint, the rules of the
 
 lock: $(VENV)/.installed ## Resolve pyproject.toml anew into requirements.lock
 	$(BIN)/python -m pip install -q --target build/uv uv
-	build/uv/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+	build/uv/bin/uv pip compile pyproject.toml --extra dev --extra packager --universal --python-version 3.11 \
 	    --generate-hashes --no-emit-index-url --no-header --no-annotate --upgrade \
 	    --output-file requirements.lock
 

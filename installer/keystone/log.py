@@ -26,7 +26,7 @@ from rich.progress import (
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 
 @dataclass
@@ -133,11 +133,24 @@ def progress(text: str, total: int, *, in_bytes: bool = True) -> Iterator[Bar]:
         yield Bar(text, total, bars)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> None:
-    """A table on standard output: it is what was asked for."""
+def table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    title: str = "",
+    numbers: Collection[int] = (),
+    marks: Mapping[str, str] | None = None,
+) -> None:
+    """A table on standard output: it is what was asked for.
+
+    numbers: columns that are set to the right. marks: style of a row by what its first cell says.
+    """
     grid = Table(*columns, title=title or None, box=None, header_style="bold", pad_edge=False)
+    for number in numbers:
+        grid.columns[number].justify = "right"
     for row in rows:
-        grid.add_row(*(escape(plain(str(cell))) for cell in row))
+        style = (marks or {}).get(str(row[0]), "") if row else ""
+        grid.add_row(*(escape(plain(str(cell))) for cell in row), style=style)
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=200)

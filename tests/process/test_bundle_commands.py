@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess  # noqa: TID251 the commands are tried from outside
 import sys
@@ -24,6 +25,11 @@ REF = "registry.example/team/app"
 INDEX = "application/vnd.oci.image.index.v1+json"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 LAYER = 24 << 20
+SBOM_TYPES = {
+    "application/spdx+json",
+    "application/vnd.cyclonedx+json",
+    "application/vnd.in-toto+json",
+}
 
 
 class Upstream:
@@ -221,9 +227,21 @@ def test_plain_tar_unpacks_to_an_oci_layout(packager: Packager, upstream: Upstre
         assert hashlib.sha256(path.read_bytes()).hexdigest() == path.name
     index = json.loads((out / "index.json").read_bytes())
     refs = {
-        entry["annotations"]["org.opencontainers.image.ref.name"] for entry in index["manifests"]
+        entry["annotations"]["org.opencontainers.image.ref.name"]: entry
+        for entry in index["manifests"]
+        if "annotations" in entry
     }
-    assert refs == {f"{REF}:v1", "keystone.local/small:1"}
+    assert refs.keys() == {f"{REF}:v1", "keystone.local/small:1"}
+    attached = {
+        entry["artifactType"]: entry for entry in index["manifests"] if "artifactType" in entry
+    }
+    assert attached.keys() == SBOM_TYPES
+    content = refs["keystone.local/small:1"]
+    for entry in attached.values():
+        manifest = json.loads((out / "blobs" / entry["digest"].replace(":", "/")).read_bytes())
+        assert manifest["subject"] == {key: content[key] for key in ("mediaType", "digest", "size")}
+        (layer,) = manifest["layers"]
+        json.loads((out / "blobs" / layer["digest"].replace(":", "/")).read_bytes())
 
 
 def test_lock_without_a_change_stays_as_it_is(packager: Packager) -> None:
@@ -233,6 +251,7 @@ def test_lock_without_a_change_stays_as_it_is(packager: Packager) -> None:
 
 
 def test_broken_connection_goes_on_where_it_broke(packager: Packager, upstream: Upstream) -> None:
+    upstream.asked.clear()
     upstream.break_once.add(upstream.layers[0])
     upstream.busy_once.add(upstream.layers[1])
     packager.create("a.tar")
@@ -336,3 +355,105 @@ def test_memory_stays_bounded(packager: Packager) -> None:
             env=packager.environment(), capture_output=True, text=True, check=True,
         )  # fmt: skip
         assert int(measured.stdout) <= 96 << 10, words
+
+
+def test_sbom_covers_every_signed_byte_but_the_bundle_s_own_index(packager: Packager) -> None:
+    data = packager.create("a.tar")
+    out = packager.folder / "out"
+    out.mkdir()
+    subprocess.run(["tar", "-C", out, "-xf", packager.folder / "a.tar"], check=True)
+    targets = json.loads((out / "metadata/targets.json").read_bytes())["signed"]["targets"]
+    signed = {value["hashes"]["sha256"]: name for name, value in targets.items()}
+    index = json.loads((out / "index.json").read_bytes())
+    # What says what is where cannot name itself: tables of contents, documents, their manifests.
+    own = {signed_hex for signed_hex, name in signed.items() if not name.startswith("blobs/")}
+    own |= {entry["digest"][7:] for entry in index["manifests"] if "artifactType" in entry}
+    own |= {
+        entry["digest"][7:]
+        for entry in index["manifests"]
+        if "keystone.local/"
+        in entry.get("annotations", {}).get("org.opencontainers.image.ref.name", "")
+    }
+    own.add(hashlib.sha256(b"{}").hexdigest())
+    contents = json.loads((out / "keystone.json").read_bytes())["items"]
+    own |= {item["digest"][7:] for item in contents if item["labels"]["group"] == "description"}
+    spdx = json.loads(packager.run("bundle", "sbom", "a.tar").stdout)
+    listed = {c["checksumValue"] for one in spdx["packages"] for c in one.get("checksums", ())}
+    assert listed == signed.keys() - own
+    words = ("bundle", "sbom", "a.tar", "--format", "cyclonedx")
+    cyclonedx = json.loads(packager.run(*words).stdout)
+    hashes = {h["content"] for one in cyclonedx["components"] for h in one.get("hashes", ())}
+    assert hashes == listed
+    assert len(data) > sum(value["length"] for value in targets.values())
+
+
+def test_another_machine_makes_the_same_documents_and_bundle(
+    packager: Packager, upstream: Upstream
+) -> None:
+    want = packager.create("a.tar")
+    shutil.rmtree(packager.folder / "cache")
+    upstream.asked.clear()
+    done = subprocess.run(
+        ["sh", "-c", 'umask 077; exec "$@"', "sh", *packager.argv(*packager.create_words("b.tar"))],
+        cwd=packager.folder,
+        env={**packager.environment(), "TZ": "Asia/Tokyo", "LC_ALL": "tr_TR.UTF-8"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (packager.folder / "b.tar").read_bytes() == want
+    # Once to look into it, once to carry it: from loopback nothing is kept twice on the disk.
+    assert upstream.asked[upstream.layers[0]] == 2
+
+
+def test_documents_are_valid_by_their_schemas(packager: Packager) -> None:
+    packager.create("a.tar")
+    for form in ("spdx", "cyclonedx", "provenance"):
+        done = packager.run("bundle", "sbom", "a.tar", "--format", form, "--validate")
+        assert "is valid" in done.stderr
+
+
+def test_lock_without_documents_and_back(packager: Packager) -> None:
+    lock = packager.folder / "small.lock.json"
+    described = lock.read_bytes()
+    words = ("bundle", "lock", "small.yaml", "--mirrors", "mirrors.yaml")
+    packager.run(*words, "--no-sbom")
+    assert len(json.loads(lock.read_bytes())["blobs"]) == len(json.loads(described)["blobs"]) - 3
+    packager.create("plain.tar")
+    assert "--no-sbom" in packager.run("bundle", "sbom", "plain.tar", code=2).stderr
+    assert "licence" not in packager.run("bundle", "show", "plain.tar").stdout.split("kind")[1]
+    packager.lock()
+    again = json.loads(lock.read_bytes())
+    assert [b["source"] for b in again["blobs"]] == [
+        b["source"] for b in json.loads(described)["blobs"]
+    ]
+
+
+def test_show_and_diff_of_two_bundles(packager: Packager, upstream: Upstream) -> None:
+    packager.create("old.tar")
+    upstream.content["/dl/tool"] = ("application/octet-stream", upstream.tool + b"new")
+    checksum = hashlib.sha256(upstream.tool + b"new").hexdigest().encode()
+    upstream.content["/dl/tool.sha256"] = ("text/plain", checksum)
+    definition = packager.folder / "small.yaml"
+    definition.write_text(definition.read_text().replace("version: '1'", "version: '2'"))
+    packager.lock()
+    packager.create("new.tar")
+    found = json.loads(packager.run("bundle", "diff", "old.tar", "new.tar", "--json").stdout)
+    (change,) = found["changes"]
+    assert (change["mark"], change["before"], change["after"]) == ("~", "1", "2")
+    assert change["new"] == len(upstream.tool) + 3
+    assert "1 -> 2" in packager.run("bundle", "diff", "old.tar", "new.tar").stdout
+    words = ("bundle", "show", "new.tar", "--against", "old.tar", "--html", "page.html", "--json")
+    shown = json.loads(packager.run(*words).stdout)
+    assert shown["against"] == found
+    assert sum(row["size"] for row in shown["groups"]) == shown["size"]
+    assert shown["licences"] == {"not stated": 2}
+    assert shown["expires"] > "2028"
+    assert "<h1>small" in (packager.folder / "page.html").read_text()
+
+
+def test_show_of_a_cut_bundle_says_so(packager: Packager) -> None:
+    data = packager.create("a.tar")
+    (packager.folder / "cut.tar").write_bytes(data[: len(data) // 2])
+    shown = packager.run("bundle", "show", "cut.tar")
+    assert "truncated" in shown.stderr
+    assert REF in shown.stdout

@@ -158,6 +158,13 @@ def numbered(new: Lock, old: Lock | None) -> Lock:
     return same if same_content(old, same) else replace(new, number=old.number + 1)
 
 
+def above(new: Lock, old: Lock | None) -> Lock:
+    """The new lock with a number above the old one's: its bundle will be another one."""
+    if old is None or new.number > old.number:
+        return new
+    return replace(new, number=old.number + 1)
+
+
 def _key(item: Item) -> tuple[str, ...]:
     where = item.version if item.kind in BY_TAG else item.labels.get("suite", "")
     labels = item.labels

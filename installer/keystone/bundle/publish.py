@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 AREAS = ("registry", "apt", "files")
 REGISTRY = "registry/docker/registry/v2"
-KINDS_OF_FILES = {"binary", "file", "boot", "wheel"}
+KINDS_OF_FILES = {"binary", "file", "boot", "wheel", "sbom", "provenance"}
 
 
 @dataclass(frozen=True)

@@ -1,70 +1,121 @@
-"""A bundle at a glance: sizes by kind and group, every item, and why images are inside."""
+"""A report as text: tables that say where the bytes are, what they are and what is new."""
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from keystone import log
-from keystone.bundle.manifest import item_to_json
 
 if TYPE_CHECKING:
-    from keystone.bundle.model import Item
-    from keystone.bundle.opened import Bundle
+    from collections.abc import Sequence
+
+    from keystone.bundle.compare import Change, Comparison
+    from keystone.bundle.report import Report
+
+WIDTH = 24
+MOST = 12
+"""Rows of a summary; the page and --json have all."""
 
 
-def as_document(bundle: Bundle) -> dict[str, Any]:
-    """For --json."""
-    return {
-        "name": bundle.manifest.name,
-        "number": bundle.manifest.number,
-        "digest": bundle.digest,
-        "fingerprint": bundle.fingerprint,
-        "created": bundle.verified.created.isoformat(),
-        "size": sum(target.size for target in bundle.verified.targets.values()),
-        "items": [item_to_json(item) for item in bundle.manifest.items],
-    }
-
-
-def print_tables(bundle: Bundle) -> None:
+def print_report(report: Report) -> None:
     """On standard output."""
-    manifest = bundle.manifest
-    total = sum(target.size for target in bundle.verified.targets.values())
-    log.out(f"{manifest.name} number {manifest.number}, {log.size(total)}")
-    log.out(f"locked   {bundle.verified.created.isoformat()}")
-    log.out(f"digest   {bundle.digest}")
-    log.out(f"root     {bundle.fingerprint}\n")
-    counts: Counter[tuple[str, str]] = Counter()
-    sizes: Counter[tuple[str, str]] = Counter()
-    for item in manifest.items:
-        key = (item.kind, item.labels.get("group", ""))
-        counts[key] += 1
-        sizes[key] += size_of(bundle, item)
-    rows = [(*key, counts[key], log.size(sizes[key])) for key in sorted(counts)]
-    log.table(("kind", "group", "items", "size"), rows)
-    log.out("")
+    log.out(log.plain(f"{report.name} number {report.number}, {log.size(report.size)}"))
+    log.out(f"locked   {report.created}")
+    log.out(f"signed   until {report.expires} by {', '.join(key[:12] for key in report.keys)}")
+    log.out(f"digest   {report.digest}")
+    log.out(f"root     {report.fingerprint}\n")
     log.table(
-        ("kind", "name", "version", "group", "size", "digest"),
+        ("kind", "group", "items", "size", "share"),
+        [
+            (row.kind, row.group, row.items or "", log.size(row.size), bar(row.size, report.size))
+            for row in report.rows
+        ],
+        numbers=(2, 3),
+    )
+    _print_shared(report)
+    if report.licences:
+        log.out("")
+        log.table(("licence, as stated", "things"), report.licences[:MOST], numbers=(1,))
+        more = f", {len(report.licences) - MOST} more licences" if report.licences[MOST:] else ""
+        log.out(f"of {report.things} things{more}; one that names several counts for each")
+    log.out("")
+    _print_items(report)
+    if report.against:
+        log.out("")
+        print_comparison(report.against)
+
+
+def _print_shared(report: Report) -> None:
+    if not report.shared:
+        return
+    saved = sum(one.saved for one in report.shared)
+    log.out(f"\n{len(report.shared)} blobs belong to several items: {log.size(saved)} saved")
+    log.table(
+        ("blob", "size", "used by"),
+        [
+            (one.digest[:19], log.size(one.size), _some(one.owners))
+            for one in report.shared[:MOST]
+            if one.saved
+        ],
+        numbers=(1,),
+    )
+
+
+def _print_items(report: Report) -> None:
+    has_why = any(line.why for line in report.lines)
+    why = ("why",) if has_why else ()
+    log.table(
+        ("kind", "name", "version", "group", "size", "licence", "digest", *why),
         [
             (
-                item.kind, item.name, item.version, item.labels.get("group", ""),
-                log.size(size_of(bundle, item)), str(item.digest)[:19],
+                line.item.kind, line.item.name, line.item.version,
+                line.item.labels.get("group", ""), log.size(line.size), _short(line.licence),
+                str(line.item.digest)[:19], *((line.why,) if has_why else ()),
             )
-            for item in manifest.items
+            for line in report.lines
         ],
+        numbers=(4,),
     )  # fmt: skip
-    reasons = [
-        (f"{item.name}{'@' if ':' in item.tag else ':'}{item.tag}", item.labels["why"])
-        for item in manifest.items
-        if item.labels.get("why")
-    ]
-    if reasons:
-        log.out("")
-        log.table(("image", "why it is inside"), reasons)
 
 
-def size_of(bundle: Bundle, item: Item) -> int:
-    """Bytes of everything that belongs to an item; what two share counts for both."""
-    targets = bundle.verified.targets
-    names = [f"blobs/sha256/{digest.hex}" for digest in item.blobs]
-    return item.size + sum(targets[name].size for name in names if name in targets)
+def print_comparison(comparison: Comparison) -> None:
+    """Like a diff: a line for each item that came, went or changed."""
+    log.out(log.plain(f"--- {comparison.old}\n+++ {comparison.new}"))
+    log.table(
+        ("", "kind", "name", "version", "new bytes"),
+        [
+            (
+                change.mark, change.kind, f"{change.name} {change.where}".rstrip(),
+                versions(change), log.size(change.new) if change.mark != "-" else "",
+            )
+            for change in comparison.changes
+        ],
+        numbers=(4,),
+        marks={"+": "green", "-": "red", "~": "yellow"},
+    )  # fmt: skip
+    log.out(
+        f"{len(comparison.changes)} changed, {comparison.unchanged} unchanged; "
+        f"{log.size(comparison.carried)} to carry, {log.size(comparison.kept)} are there already"
+    )
+
+
+def versions(change: Change) -> str:
+    """From which to which."""
+    if change.other_bytes:
+        return f"{change.after} (same version, other bytes)"
+    return " -> ".join(filter(None, (change.before, change.after)))
+
+
+def bar(part: int, whole: int) -> str:
+    """A share as blocks and per cent."""
+    share = part / whole if whole else 0
+    return f"{'█' * round(share * WIDTH):<{WIDTH}} {share:5.1%}"
+
+
+def _some(names: Sequence[str], most: int = 4) -> str:
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
+
+
+def _short(text: str, most: int = 40) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"

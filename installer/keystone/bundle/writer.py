@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from keystone import log
-from keystone.bundle import keys, manifest, media, tar
+from keystone.bundle import attached, keys, manifest, media, tar
 from keystone.bundle.disk import Flusher, sync_directory, write_all
 from keystone.bundle.layout import OCI_LAYOUT
 from keystone.bundle.model import OCI_KINDS, Digest, Manifest
@@ -126,7 +126,8 @@ def _layout(lock: Lock) -> tuple[list[Part], bytes]:
             ref = f"{item.repository}{'@' if ':' in item.tag else ':'}{item.tag}"
             kind = item.labels["mediaType"]
             index.append(_descriptor(kind, item.digest, item.size, {REF: ref}))
-    others = [item for item in lock.items if item.kind not in {*OCI_KINDS, "installer"}]
+    left_out = attached.DESCRIBING | OCI_KINDS | {"installer"}
+    others = [item for item in lock.items if item.kind not in left_out]
     empty = _bytes(f"blobs/sha256/{hashlib.sha256(media.EMPTY).hexdigest()}", media.EMPTY)
     config = _descriptor(media.EMPTY_TYPE, empty.target.digest, len(media.EMPTY), {})
     layers = [
@@ -146,9 +147,16 @@ def _layout(lock: Lock) -> tuple[list[Part], bytes]:
     data = json.dumps(artifact, sort_keys=True).encode()
     part = _bytes(f"blobs/sha256/{hashlib.sha256(data).hexdigest()}", data)
     ref = f"keystone.local/{lock.name}:{lock.number}"
-    index.append(_descriptor(media.MANIFEST, part.target.digest, len(data), {REF: ref}))
+    content = _descriptor(media.MANIFEST, part.target.digest, len(data), {REF: ref})
+    index.append(content)
+    generated = [empty, part]
+    for kind, data in attached.manifests(lock.items, content, config):
+        part = _bytes(f"blobs/sha256/{hashlib.sha256(data).hexdigest()}", data)
+        generated.append(part)
+        entry = _descriptor(media.MANIFEST, part.target.digest, len(data), {})
+        index.append({**entry, "artifactType": kind})
     document = {"schemaVersion": 2, "mediaType": media.INDEX, "manifests": index}
-    return [empty, part], json.dumps(document, sort_keys=True).encode()
+    return generated, json.dumps(document, sort_keys=True).encode()
 
 
 def _descriptor(

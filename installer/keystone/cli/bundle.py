@@ -1,4 +1,4 @@
-"""`keystone-install bundle ...`: lock, create, verify, show, keys."""
+"""`keystone-install bundle ...`: lock, create, verify, show, diff, sbom, keys."""
 
 from __future__ import annotations
 
@@ -26,7 +26,12 @@ fingerprint_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-VERBS = {"check": "bundle_check", "serve": "bundle_serve"}
+VERBS = {
+    "check": "bundle_check",
+    "diff": "bundle_diff",
+    "sbom": "bundle_sbom",
+    "serve": "bundle_serve",
+}
 """Verbs that have a module of their own in keystone.cli, loaded when they are called."""
 
 
@@ -51,12 +56,17 @@ def group() -> None:
 @click.option("-o", "--output", type=FILE, help="The lock; <definition>.lock.json by default.")
 @mirrors_option
 @ca_file_option
-def lock(definition: Path, output: Path | None, mirrors: Path | None, ca_file: Path | None) -> None:
+@click.option("--no-sbom", is_flag=True, help="Leave SBOMs and provenance out.")
+def lock(
+    definition: Path, output: Path | None, mirrors: Path | None, ca_file: Path | None,
+    no_sbom: bool,
+) -> None:  # fmt: skip
     """Resolve a definition to digests and say what changed since the last lock."""
     from keystone.bundle import definition as definitions  # noqa: PLC0415 slow to import
     from keystone.bundle import lock as locks  # noqa: PLC0415
     from keystone.bundle.disk import write_file  # noqa: PLC0415
     from keystone.bundle.resolve import resolve  # noqa: PLC0415
+    from keystone.bundle.sbom import describe as sbom  # noqa: PLC0415
     from keystone.bundle.sources import Sources  # noqa: PLC0415
 
     wanted = definitions.load(definition)
@@ -68,14 +78,17 @@ def lock(definition: Path, output: Path | None, mirrors: Path | None, ca_file: P
         wanted.token_servers,
     )
     now = datetime.now(UTC).replace(microsecond=0)
-    new = locks.numbered(resolve(wanted, sources, path.parent, now, old), old)
-    if old is not None and locks.same_content(old, new):
+    before = sbom.bare(old) if old else None
+    new = locks.numbered(resolve(wanted, sources, path.parent, now, old), before)
+    if sbom.may_stay(old, new, path.parent, sources, documents=not no_sbom):
         log.info(f"{path}: nothing changed")
         return
-    for line in locks.differences(old, new):
+    for line in locks.differences(before, new):
         log.info(f"  {line}")
+    new = locks.above(new, old)
     if old is not None and old.number != new.number:
         log.info(f"  number {old.number} -> {new.number}")
+    new = new if no_sbom else sbom.describe(new, path.parent, sources)
     write_file(path, locks.dump(new))
     total = sum(blob.size for blob in new.blobs)
     log.info(f"{path}: {len(new.items)} items, {len(new.blobs)} blobs, {log.size(total)}")
@@ -97,6 +110,7 @@ def create(
     from keystone.bundle import definition as definitions  # noqa: PLC0415 slow to import
     from keystone.bundle import ledger, writer  # noqa: PLC0415
     from keystone.bundle import lock as locks  # noqa: PLC0415
+    from keystone.bundle.sbom import describe as sbom  # noqa: PLC0415
     from keystone.bundle.sources import Sources  # noqa: PLC0415
 
     path = source if source.name.endswith(".json") else source.with_suffix(".lock.json")
@@ -109,6 +123,7 @@ def create(
     wanted = locks.load(path)
     signing = writer.Signing(keys, bundle_keys.opening(keys / "release.pem", passphrase_file))
     ledger.claim(keys, wanted)
+    sbom.restore(wanted, path.parent, sources)
     done = writer.create(wanted, path.parent, output, signing, sources)
     state = "written" if done.changed else "is there already, unchanged"
     log.info(f"{output}: {state}, {log.size(done.size)}, {done.digest}")
@@ -133,17 +148,22 @@ def verify(file: Path, root_fingerprint: str | None, as_json: bool) -> None:
 
 @group.command()
 @click.argument("file", type=FILE)
+@click.option("--against", type=FILE, help="An older bundle: say what is new.")
+@click.option("--html", type=FILE, help="Write the report as one file for a browser.")
 @json_option
-def show(file: Path, as_json: bool) -> None:
-    """What is inside, by kind and group. Looks only; `verify` is what proves it."""
-    from keystone.bundle import open_metadata  # noqa: PLC0415 slow to import
-    from keystone.bundle.show import as_document, print_tables  # noqa: PLC0415
+def show(file: Path, against: Path | None, html: Path | None, as_json: bool) -> None:
+    """What is inside: sizes, licences, what is shared. Looks only; `verify` is what proves it."""
+    from keystone.bundle import look, page, report  # noqa: PLC0415 slow to import
+    from keystone.bundle.show import print_report  # noqa: PLC0415
 
-    found = open_metadata(file, confirm=lambda _: True, directory=Path("/nonexistent"))
+    made = report.make(look.look(file), look.look(against) if against else None)
+    if html:
+        page.write(made, html)
+        log.info(f"{html}: written")
     if as_json:
-        log.out_json(as_document(found))
-    else:
-        print_tables(found)
+        log.out_json(made.as_document())
+    elif not html:
+        print_report(made)
 
 
 group.add_command(bundle_keys.group)

@@ -1,0 +1,206 @@
+"""From a lock and inventories to documents: every blob is in, equal input gives equal bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+
+from keystone.bundle.lock import Lock, LockedBlob
+from keystone.bundle.model import Digest, Item
+from keystone.bundle.sbom import cyclonedx, describe, documents, graph, spdx
+from keystone.bundle.sbom.model import Inventory, Licence, Package
+from keystone.errors import ConfigurationError, DamagedBundleError
+
+CREATED = datetime(2026, 11, 21, 8, tzinfo=UTC)
+OPENSSL = Package("deb", "openssl", "3.5", "", "amd64", Licence("Apache-2.0"))
+GO = Package("golang", "stdlib", "1.25.3")
+
+
+def digest(name: str) -> Digest:
+    return Digest(hashlib.sha256(name.encode()).hexdigest())
+
+
+def blob(name: str, source: str = "registry:docker.io/library/app") -> LockedBlob:
+    return LockedBlob(digest(name), len(name), source, "application/x")
+
+
+def image(name: str, *blobs: str) -> Item:
+    labels = {"mediaType": "m", "group": "g"}
+    below = tuple(digest(one) for one in blobs)
+    return Item("image", f"docker.io/library/{name}", "v1", digest(name), len(name), labels, below)
+
+
+LOCK = Lock(
+    name="small",
+    number=3,
+    created=CREATED,
+    valid_days=9,
+    architectures=("amd64",),
+    items=(
+        image("one", "config", "layer", "shared"),
+        image("two", "shared"),
+        # The root of an index may be another item's root too.
+        image("index", "one"),
+        Item("deb", "chrony", "4.6", digest("deb"), 3, {"suite": "trixie", "architecture": "all"}),
+        Item("packages", "trixie", "", digest("list"), 4, {"suite": "trixie"}),
+        Item("file", "motd", "", digest("file"), 4, {}),
+    ),
+    blobs=(
+        blob("one"), blob("config"), blob("layer"), blob("shared"), blob("two"), blob("index"),
+        blob("deb", "http://deb.debian.org/pool/chrony.deb"), blob("list", "inline:Package: a\nb"),
+        blob("file", "local:../a b"),
+    ),
+)  # fmt: skip
+INVENTORIES = {
+    **{one.digest: Inventory() for one in LOCK.blobs},
+    digest("config"): Inventory("json", licence=Licence("MIT")),
+    digest("layer"): Inventory("tar", (OPENSSL, GO), distribution="debian"),
+    digest("shared"): Inventory("tar", (GO, replace(OPENSSL, licence=Licence()))),
+    digest("deb"): Inventory("deb", licence=Licence(names=("GPL-2", "custom <b>"))),
+    digest("file"): Inventory(notes=("not read to its end: it is odd",)),
+}
+
+
+def made(lock: Lock = LOCK) -> dict[str, bytes]:
+    return {one.name: one.data for one in describe._documents(lock, INVENTORIES)}
+
+
+def test_every_blob_is_in_both_sboms_and_the_provenance() -> None:
+    found = made()
+    wanted = {one.digest.hex for one in LOCK.blobs}
+    packages = json.loads(found["sbom.spdx.json"])["packages"]
+    assert {s["checksumValue"] for one in packages for s in one.get("checksums", ())} == wanted
+    components = json.loads(found["sbom.cdx.json"])["components"]
+    assert {s["content"] for one in components for s in one.get("hashes", ())} == wanted
+    dependencies = json.loads(found["provenance.json"])["predicate"]["buildDefinition"]
+    assert {one["digest"]["sha256"] for one in dependencies["resolvedDependencies"]} == wanted | {
+        hashlib.sha256(describe.locks.dump(LOCK)).hexdigest()
+    }
+
+
+def test_every_element_is_reached_from_the_bundle() -> None:
+    elements = {one.ref: one for one in graph.build(LOCK, INVENTORIES)}
+    seen, left = set(), [graph.ROOT]
+    while left:
+        ref = left.pop()
+        if ref not in seen:
+            seen.add(ref)
+            left += elements[ref].contains
+    assert seen == elements.keys()
+
+
+def test_shared_packages_are_one_and_the_stated_licence_wins() -> None:
+    elements = graph.build(LOCK, INVENTORIES)
+    packages = [one for one in elements if one.kind == "package"]
+    assert [(one.name, one.licence.expression) for one in packages if one.name != "stdlib"] == [
+        ("openssl", "Apache-2.0")
+    ]
+    assert packages[0].purl.startswith(("pkg:golang/stdlib@1.25.3", "pkg:deb/debian/openssl@3.5"))
+    assert len(packages) == 2
+    assert elements[1].licence == Licence("MIT")
+
+
+def test_documents_are_valid_and_a_broken_one_is_not() -> None:
+    for name, data in made().items():
+        documents.validate(name, data)
+        broken = data.replace(b'"SHA256"', b'"SHA-X"').replace(b'"SHA-256"', b'"SHA-X"')
+        broken = broken.replace(b"https://in-toto.io/Statement/v1", b"https://in-toto.io/x")
+        with pytest.raises(DamagedBundleError, match=name):
+            documents.validate(name, broken)
+
+
+def test_spdx_says_purl_categories_as_its_schema_does() -> None:
+    packages = json.loads(made()["sbom.spdx.json"])["packages"]
+    categories = {r["referenceCategory"] for one in packages for r in one.get("externalRefs", ())}
+    assert categories == {"PACKAGE-MANAGER"}
+
+
+def test_unknown_licences_are_not_guessed() -> None:
+    packages = {one["name"]: one for one in json.loads(made()["sbom.spdx.json"])["packages"]}
+    assert packages["stdlib"]["licenseDeclared"] == "NOASSERTION"
+    assert packages["chrony"]["licenseDeclared"] == "NOASSERTION"
+    assert packages["chrony"]["licenseComments"] == "stated as: GPL-2; custom <b>"
+    assert all(one["licenseConcluded"] == "NOASSERTION" for one in packages.values())
+
+
+def test_same_lock_same_bytes_wherever_it_was_made() -> None:
+    elsewhere = replace(LOCK, created=CREATED.astimezone(timezone(timedelta(hours=9))))
+    assert made() == made()
+    elements = graph.build(LOCK, INVENTORIES)
+    for dump in (spdx.dump, cyclonedx.dump):
+        here = dump(elements, "0" * 64, LOCK.created, "1")
+        there = dump(elements, "0" * 64, elsewhere.created, "1")
+        assert json.loads(here).get("creationInfo") == json.loads(there).get("creationInfo")
+
+
+def test_a_host_without_a_dot_is_no_download_location() -> None:
+    near = replace(LOCK, blobs=(*LOCK.blobs[:6], blob("deb", "http://mirror/x"), *LOCK.blobs[7:]))
+    for lock, where in ((LOCK, "http://deb.debian.org/pool/chrony.deb"), (near, "NOASSERTION")):
+        data = made(lock)["sbom.spdx.json"]
+        packages = {one["name"]: one for one in json.loads(data)["packages"]}
+        assert packages["chrony"]["downloadLocation"] == where
+        documents.validate("sbom.spdx.json", data)
+
+
+def test_credentials_of_a_source_stay_at_home() -> None:
+    secret = blob("deb", "https://me:hunter2@packages.example.com/x@y")
+    found = made(replace(LOCK, blobs=(*LOCK.blobs[:6], secret, *LOCK.blobs[7:])))
+    for data in found.values():
+        assert b"https://packages.example.com/x@y" in data
+        assert b"hunter2" not in data
+
+
+def test_no_text_of_the_lock_leaks_into_addresses() -> None:
+    text = made()["provenance.json"].decode()
+    assert "Package: a" not in text
+    assert "urn:keystone:local:../a%20b" in text
+
+
+def test_bare_is_what_was_described(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(describe.inventories, "take", lambda *_: INVENTORIES)
+    described = describe.describe(LOCK, None, None)  # type: ignore[arg-type] the fake asks for none
+    assert describe.is_described(described)
+    assert describe.bare(described) == LOCK
+    assert describe.describe(described, None, None) == described  # type: ignore[arg-type]
+    other = replace(described, number=4)
+    describe.restore(other, None, None)  # type: ignore[arg-type] they are in the cache
+    describe.cache.path(described.blobs[-1].digest).unlink()
+    with pytest.raises(ConfigurationError, match="other bytes"):
+        describe.restore(other, None, None)  # type: ignore[arg-type]
+    describe.restore(described, None, None)  # type: ignore[arg-type]
+
+
+def test_lock_stays_only_while_its_documents_can_be_had(
+    tmp_path: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(describe.inventories, "take", lambda *_: INVENTORIES)
+    described = describe.describe(LOCK, None, None)  # type: ignore[arg-type]
+    later = replace(LOCK, created=CREATED + timedelta(days=1))
+
+    def stays(old: Lock | None, *, documents: bool = True, new: Lock = later) -> bool:
+        return describe.may_stay(old, new, None, None, documents=documents)  # type: ignore[arg-type]
+
+    assert stays(described)
+    assert stays(LOCK, documents=False)
+    assert not stays(described, documents=False)
+    assert not stays(LOCK)
+    assert not stays(None)
+    assert not stays(described, new=replace(later, number=4))
+    # A newer Keystone writes other bytes: fine while the old ones are here, not after.
+    monkeypatch.setattr(describe.keystone, "__version__", "99")
+    assert stays(described)
+    describe.cache.path(described.blobs[-1].digest).unlink()
+    assert not stays(described)
+
+
+def test_without_the_packager_s_libraries_it_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(describe.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(ConfigurationError, match="spdx_tools") as caught:
+        describe.describe(LOCK, None, None)  # type: ignore[arg-type]
+    assert "--no-sbom" in caught.value.hint
