@@ -71,7 +71,7 @@ class Charts:
         return self._get(wanted, folder, charts.MAX_DEPTH, prove=prove)
 
     def verify(self, fetched: Fetched, keyring: Path) -> str:
-        """Whose key signed it, by fingerprint. Raises UntrustedBundleError when none of the ring."""
+        """Whose key signed it, by fingerprint. Raises UntrustedBundleError if none of these."""
         hint = f"{keyring} holds the keys that may sign it"
         if not fetched.provenance:
             raise UntrustedBundleError(f"{fetched.origin}: comes without provenance", hint=hint)
