@@ -410,7 +410,7 @@ def test_provenance(packager: Packager, helm: Path, repository: Path) -> None:
         listed = call(*gpg, "--with-colons", "--list-keys", "signer@keystone.example")
         fingerprint = next(li for li in listed.splitlines() if li.startswith("fpr:")).split(":")[9]
         assert packager.items()["chart web 1.5.0"]["signedBy"] == fingerprint
-        said = packager.lock(from_repository("1.5.0", keyring="other.gpg"), code=1)
+        said = packager.lock(from_repository("1.5.0", keyring="other.gpg"), code=4)
         assert "provenance is not good" in said
         # No provenance where one is asked for is a refusal too.
         packager.lock(from_repository("1.2.0", keyring="signer.gpg"), code=1)

@@ -23,6 +23,7 @@ from keystone.bundle.addresses import SourceError, require_private
 from keystone.bundle.chart import Chart, Dependency
 from keystone.bundle.model import Digest
 from keystone.bundle.source_oci import Reference
+from keystone.errors import UntrustedBundleError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,7 +71,10 @@ class Charts:
         return self._get(wanted, folder, charts.MAX_DEPTH, prove=prove)
 
     def verify(self, fetched: Fetched, keyring: Path) -> str:
-        """Who signed it: a fingerprint. Raises SourceError unless a key of the ring did."""
+        """Whose key signed it, by fingerprint. Raises UntrustedBundleError if none of these."""
+        hint = f"{keyring} holds the keys that may sign it"
+        if not fetched.provenance:
+            raise UntrustedBundleError(f"{fetched.origin}: comes without provenance", hint=hint)
         name = f"{fetched.chart.name}-{fetched.chart.version}.tgz"
         with tempfile.TemporaryDirectory(dir=self.helm.scratch) as scratch:
             packed = Path(scratch) / name
@@ -79,9 +83,8 @@ class Charts:
             try:
                 return self.helm.verify(packed, keyring)
             except run.CommandError as error:
-                raise SourceError(
-                    f"{fetched.origin}: its provenance is not good: {error.message}",
-                    hint=f"{keyring} holds the keys that may sign it",
+                raise UntrustedBundleError(
+                    f"{fetched.origin}: its provenance is not good: {error.message}", hint=hint
                 ) from error
 
     def _get(self, wanted: Dependency, folder: Path | None, depth: int, *, prove: bool) -> Fetched:
