@@ -30,7 +30,8 @@ def write_chunks(
     path: Path, chunks: Iterable[bytes | memoryview], temporary: Path, mode: int = 0o644
 ) -> None:
     """Write to `temporary` on the same file system, sync, rename. The directory is not synced."""
-    with temporary.open("wb", buffering=0) as file:
+    # A secret must not be readable for the moment before its mode is set.
+    with open(temporary, "wb", buffering=0, opener=_private) as file:
         for chunk in chunks:
             write_all(file, chunk)
         os.fchmod(file.fileno(), mode)
@@ -68,6 +69,10 @@ class Flusher:
         if self._count >= EARLY:
             self._count = 0
             self._pool.submit(os.fdatasync, self._handle)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def sync_directory(path: Path) -> None:

@@ -14,9 +14,14 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from keystone import log, run
+from keystone.bundle import floor
 from keystone.errors import UsageError
+
+if TYPE_CHECKING:
+    from datetime import date
 
 PYTHONS = ("3.11", "3.12", "3.13")
 PLATFORMS = ("manylinux2014_x86_64", "manylinux_2_17_x86_64", "manylinux_2_28_x86_64")
@@ -26,15 +31,16 @@ UNUSED = ("ansible_test", "ansible/galaxy/data", "bin")
 """Parts of our dependencies that no installation runs."""
 
 
-def build(checkout: Path, cache: Path) -> Path:
+def build(checkout: Path, cache: Path, day: date) -> Path:
     """The executable for this checkout, from the cache when its inputs are unchanged.
 
+    day: its build floor; no clock before it is believed.
     Raises UsageError outside a source tree, CommandError when a wheel cannot be had.
     """
     lock = checkout / "requirements.lock"
     if not lock.is_file():
         raise UsageError(f"{lock}: not there", hint="an installer is built from a source tree")
-    target = cache / "installer" / _key(checkout) / "keystone-install"
+    target = cache / "installer" / _key(checkout, day) / "keystone-install"
     if target.is_file():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -45,6 +51,8 @@ def build(checkout: Path, cache: Path) -> Path:
         tree = Path(scratch) / "site-packages"
         shutil.copytree(_dependencies(lock, cache), tree)
         _add_ourselves(checkout, tree, Path(scratch))
+        floor.write(tree / "keystone", day)
+        _forget_where(tree)
         half = Path(scratch) / "keystone-install"
         run.run(
             [sys.executable, "-m", "shiv", "--site-packages", tree, "-e", "keystone.cli:main",
@@ -56,9 +64,9 @@ def build(checkout: Path, cache: Path) -> Path:
     return target
 
 
-def _key(checkout: Path) -> str:
+def _key(checkout: Path, day: date) -> str:
     """Names everything that the executable is made of."""
-    digest = hashlib.sha256(f"{PYTHONS}{PLATFORMS}{EPOCH}{UNUSED}".encode())
+    digest = hashlib.sha256(f"{PYTHONS}{PLATFORMS}{EPOCH}{UNUSED}{day}".encode())
     files = [checkout / "pyproject.toml", checkout / "requirements.lock"]
     for top in ("installer", "roles", "playbooks"):
         files += [p for p in (checkout / top).rglob("*") if "__pycache__" not in p.parts]
@@ -125,6 +133,15 @@ def _add_ourselves(checkout: Path, tree: Path, scratch: Path) -> None:
          "--no-index", "--target", tree, wheel],
         env=_pip_environment(),
     )  # fmt: skip
+
+
+def _forget_where(tree: Path) -> None:
+    """Drop what differs from build to build: pip's notes of its folder, modes by the umask."""
+    for name in ("direct_url.json", "RECORD"):
+        for path in tree.glob(f"keystone-*.dist-info/{name}"):
+            path.unlink()
+    for path in tree.rglob("*"):
+        path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
 
 
 def _pip_environment() -> dict[str, str]:

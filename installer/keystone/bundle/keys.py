@@ -1,8 +1,8 @@
 """The packager's keys: a root that vouches for a release key, and what the release key signs.
 
-DIR/root.pem and DIR/release.pem hold Ed25519 private keys (PKCS#8, encrypted when a passphrase is
-given); DIR/1.root.json is the signed root, whose SHA-256 is the fingerprint that operators type.
-root.pem is needed for rotation only and belongs off line.
+DIR/release.pem signs bundles; DIR/N.root.json is the chain of roots, and the SHA-256 of the first
+is the fingerprint that operators type. Root keys are needed to change the root only and belong off
+line, each with its own holder; `init` without holders makes one beside the release key.
 """
 
 from __future__ import annotations
@@ -10,55 +10,87 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from keystone.bundle.disk import write_file
+from keystone import log
+from keystone.bundle import ceremony, keyfile, roots
+from keystone.bundle.ceremony import NEXT, NEXT_PUBLIC, RELEASE, RELEASE_PUBLIC, SPEC_VERSION
 from keystone.bundle.trust import CREATED, fingerprint
 from keystone.errors import ConfigurationError, RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from securesystemslib.signer._crypto_signer import CryptoSigner
-    from tuf.api._payload import T
+    from tuf.api._payload import Root, T
 
     from keystone.bundle.reader import Target
 
-ROOT_YEARS = 5
-SPEC_VERSION = "1.0.33"
+ROOT = "root.pem"
 
 
 def init(directory: Path, passphrase: str | None, now: datetime | None = None) -> str:
-    """Make the keys and the first root; returns its fingerprint.
+    """Make a root key, a release key and the first root; returns its fingerprint.
 
     Raises RefusedError when the directory has keys already: they are never overwritten.
     """
-    from securesystemslib.signer._crypto_signer import CryptoSigner  # noqa: PLC0415 slow to import
-    from tuf.api._payload import Root  # noqa: PLC0415
-    from tuf.api.metadata import Metadata  # noqa: PLC0415
+    _begin(directory, passphrase)
+    keyfile.ensure(directory / ROOT, passphrase)
+    if (pending := roots.pending(directory)) is None:
+        holder = directory / ROOT.replace(".pem", ".pub")
+        pending = ceremony.propose(directory, _first(directory, [holder], 1), now)
+    ceremony.sign(pending, directory / ROOT, passphrase)
+    ceremony.collect(directory)
+    return fingerprint((directory / "1.root.json").read_bytes())
 
-    root_file = directory / "1.root.json"
-    if root_file.exists():
-        raise RefusedError(f"{root_file}: there are keys here already", hint="choose another --dir")
+
+def init_apart(
+    directory: Path, holders: Sequence[Path], threshold: int, passphrase: str | None
+) -> Path:
+    """Make a release key and propose a first root whose keys are elsewhere; returns the proposal.
+
+    holders: public keys, one of each holder. threshold: how many of them a root needs.
+    """
+    if (waiting := roots.pending(directory)) is not None:
+        raise RefusedError(
+            f"{waiting}: a first root waits for signatures already",
+            hint="collect them, or remove the file to begin anew",
+        )
+    _begin(directory, passphrase)
+    return ceremony.propose(directory, _first(directory, holders, threshold))
+
+
+def _begin(directory: Path, passphrase: str | None) -> None:
+    """A folder with a release key and no root yet; what a run that was cut left is used."""
+    if (directory / "1.root.json").exists():
+        raise RefusedError(f"{directory}: there are keys here already", hint="choose another --dir")
     directory.mkdir(parents=True, exist_ok=True)
     directory.chmod(0o700)
-    now = (now or datetime.now(UTC)).replace(microsecond=0)
-    signers = {name: CryptoSigner.generate_ed25519() for name in ("root", "release")}
-    root = Root(
-        version=1,
-        spec_version=SPEC_VERSION,
-        expires=now + timedelta(days=365 * ROOT_YEARS),
-        consistent_snapshot=False,
+    keyfile.ensure(directory / RELEASE, passphrase)
+
+
+def _first(directory: Path, holders: Sequence[Path], threshold: int) -> ceremony.Change:
+    return ceremony.Change(
+        add_root=holders, add_release=[directory / RELEASE_PUBLIC], threshold=threshold
     )
-    root.add_key(signers["root"].public_key, "root")
-    for role in ("timestamp", "snapshot", "targets"):
-        root.add_key(signers["release"].public_key, role)
-    metadata = Metadata(root)
-    metadata.sign(signers["root"])
-    for name, signer in signers.items():
-        write_file(directory / f"{name}.pem", _pem(signer, passphrase), 0o600)
-    data = metadata.to_bytes()
-    write_file(root_file, data)
-    return fingerprint(data)
+
+
+def new_release_key(directory: Path, passphrase: str | None) -> tuple[Path, list[str]]:
+    """Make the next release key; returns its public file and the ids of those it replaces.
+
+    The one in use stays until the root that names the new one is signed.
+    Raises RefusedError while another root waits for signatures.
+    """
+    if (waiting := roots.pending(directory)) is not None:
+        raise RefusedError(
+            f"{waiting}: a root is waiting for signatures already",
+            hint="collect its signatures, or remove the file to begin anew",
+        )
+    ceremony.settle(directory)
+    for left in (NEXT, NEXT_PUBLIC):
+        (directory / left).unlink(missing_ok=True)
+    keyfile.generate(directory / NEXT, passphrase)
+    old = roots.newest(directory).signed.roles["targets"].keyids
+    return directory / NEXT_PUBLIC, list(old)
 
 
 def sign(
@@ -73,6 +105,7 @@ def sign(
     """The TUF files of a bundle in their order inside it. Same input, same bytes (RFC 8032).
 
     number: the bundle's own, which becomes the version of all three roles.
+    Raises ConfigurationError when the newest root does not name the release key, or has expired.
     """
     from tuf.api._payload import (  # noqa: PLC0415 slow to import
         MetaFile,
@@ -82,8 +115,11 @@ def sign(
         Timestamp,
     )
 
-    signer = _release_key(directory, passphrase)
-    expires = created + timedelta(days=valid_days)
+    carried = roots.chain(directory)
+    expires = created.astimezone(UTC) + timedelta(days=valid_days)
+    root = roots.newest(directory).signed
+    _require_valid(root, created, expires)
+    signer = _release_key(directory, root, passphrase)
     signed = Targets(number, SPEC_VERSION, expires)
     signed.unrecognized_fields[CREATED] = created.isoformat()
     signed.targets = {
@@ -98,24 +134,40 @@ def sign(
     timestamp.unrecognized_fields[CREATED] = created.isoformat()
     timestamp.snapshot_meta = MetaFile.from_data(number, snapshot_data, ["sha256"])
     return {
-        **_roots(directory),
+        **carried,
         "timestamp.json": _signed(timestamp, signer),
         "snapshot.json": snapshot_data,
         "targets.json": targets_data,
     }
 
 
-def _roots(directory: Path) -> dict[str, bytes]:
-    """All roots, oldest first: hosts that pinned an old one follow the chain."""
-    found: dict[str, bytes] = {}
-    while (path := directory / f"{len(found) + 1}.root.json").exists():
-        found[path.name] = path.read_bytes()
-    if not found:
+def _require_valid(root: Root, created: datetime, expires: datetime) -> None:
+    """By the lock's own time, so that equal locks give equal answers."""
+    if root.expires <= created:
         raise ConfigurationError(
-            f"{directory}: no 1.root.json: no keys here",
-            hint=f"make them: keystone-install bundle keys init --dir {directory}",
+            f"root {root.version} expired on {root.expires.date()}: hosts would refuse the bundle",
+            hint="renew it: keystone-install bundle keys rotate",
         )
-    return found
+    if root.expires < expires:
+        log.warn(
+            f"root {root.version} expires on {root.expires.date()}, before the bundle does "
+            f"({expires.date()}): hosts refuse it from then on; renew the root in time"
+        )
+
+
+def _release_key(directory: Path, root: Root, passphrase: str | None) -> CryptoSigner:
+    """The key that the newest root names. A run that was cut may have left it as the next one."""
+    ids = root.roles["targets"].keyids
+    for name in (RELEASE, NEXT):
+        if name == NEXT and not (directory / NEXT).exists():
+            break
+        signer = keyfile.load(directory / name, passphrase)
+        if signer.public_key.keyid in ids:
+            return signer
+    raise ConfigurationError(
+        f"{directory / RELEASE}: root {root.version} does not name this key: it was withdrawn",
+        hint="sign with the release key that `keystone-install bundle keys show` lists",
+    )
 
 
 def _signed(signed: T, signer: CryptoSigner) -> bytes:
@@ -124,42 +176,3 @@ def _signed(signed: T, signer: CryptoSigner) -> bytes:
     metadata = Metadata(signed)
     metadata.sign(signer)
     return metadata.to_bytes()
-
-
-def _pem(signer: CryptoSigner, passphrase: str | None) -> bytes:
-    if not passphrase:
-        return signer.private_bytes
-    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 slow to import
-
-    key = serialization.load_pem_private_key(signer.private_bytes, None)
-    return key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.BestAvailableEncryption(passphrase.encode()),
-    )
-
-
-def _release_key(directory: Path, passphrase: str | None) -> CryptoSigner:
-    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 slow to import
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import (  # noqa: PLC0415
-        Ed25519PrivateKey,
-    )
-    from securesystemslib.signer._crypto_signer import CryptoSigner  # noqa: PLC0415
-
-    path = directory / "release.pem"
-    try:
-        key = serialization.load_pem_private_key(
-            path.read_bytes(), passphrase.encode() if passphrase else None
-        )
-    except FileNotFoundError as error:
-        raise ConfigurationError(
-            f"{path}: no release key",
-            hint=f"make keys: keystone-install bundle keys init --dir {directory}",
-        ) from error
-    except (TypeError, ValueError) as error:
-        raise ConfigurationError(
-            f"{path}: cannot be opened: {error}", hint="give its passphrase: --passphrase-file"
-        ) from error
-    if not isinstance(key, Ed25519PrivateKey):
-        raise ConfigurationError(f"{path}: not an Ed25519 key")
-    return CryptoSigner(key)

@@ -12,7 +12,7 @@ A blob's source is one of
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -140,6 +140,18 @@ def same_content(old: Lock, new: Lock) -> bool:
     first, second = _document(old), _document(new)
     del first["created"], second["created"]
     return first == second
+
+
+def numbered(new: Lock, old: Lock | None) -> Lock:
+    """The new lock with a number that no bundle with other content had.
+
+    The definition's number is the least. When content changed since the last lock, the number is
+    above the last one's, for a host refuses a number that it accepted with other content.
+    """
+    if old is None or new.number > old.number:
+        return new
+    same = replace(new, number=old.number)
+    return same if same_content(old, same) else replace(new, number=old.number + 1)
 
 
 def _key(item: Item) -> tuple[str, ...]:

@@ -76,13 +76,14 @@ def open_medium(path: Path) -> Iterator[Medium]:
             hint="give the bundle's file or device",
             code="KSB-30",
         ) from error
+    found = os.fstat(handle)
+    kind = stat.S_IFMT(found.st_mode)
+    if kind not in {stat.S_IFREG, stat.S_IFBLK}:
+        os.close(handle)
+        raise _refused(path, f"is {KINDS.get(kind, 'no file')}, not a bundle")
+    os.set_blocking(handle, True)
     # Unbuffered, it is a raw stream, which typeshed does not call a BinaryIO.
     with cast("BinaryIO", os.fdopen(handle, "rb", buffering=0)) as stream:
-        found = os.fstat(handle)
-        kind = stat.S_IFMT(found.st_mode)
-        if kind not in {stat.S_IFREG, stat.S_IFBLK}:
-            raise _refused(path, f"is {KINDS.get(kind, 'no file')}, not a bundle")
-        os.set_blocking(handle, True)
         yield Medium(path, stream, kind == stat.S_IFREG, found)
 
 

@@ -32,9 +32,9 @@ MAX_BYTES = {
     "root": 65_536,
     "timestamp": 16_384,
     "snapshot": 16_384,
-    "targets": 8_000_000,
+    "targets": 4_000_000,
 }
-"""Caps on unverified metadata: 8 keys and 16 signatures are 6 KB, 30,000 blobs are 8 MB."""
+"""Caps on unverified metadata: 8 keys and 16 signatures are 6 KB, 22,000 blobs are 4 MB."""
 MAX_MANIFEST = 8_000_000
 """Of keystone.json, in bytes: 15,000 items."""
 ASK = "ask whoever made the bundle for a signed one"

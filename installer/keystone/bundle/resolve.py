@@ -13,7 +13,7 @@ import keystone
 from keystone import log
 from keystone.bundle import cache, source_apt, source_wheels
 from keystone.bundle.addresses import SourceError, StatusError
-from keystone.bundle.executable import executable
+from keystone.bundle.executable import SOURCE, for_lock
 from keystone.bundle.lock import Lock, LockedBlob
 from keystone.bundle.model import OCI_KINDS, Digest, Item
 from keystone.bundle.resolve_images import ImageResolver
@@ -49,15 +49,20 @@ class _Found:
             self.blobs.setdefault(blob.digest, blob)
 
 
-def resolve(definition: Definition, sources: Sources, folder: Path, created: datetime) -> Lock:
+def resolve(
+    definition: Definition, sources: Sources, folder: Path, created: datetime,
+    previous: Lock | None = None,
+) -> Lock:  # fmt: skip
     """Ask every upstream. folder: of the lock file; local paths are kept relative to it.
+
+    previous: the lock before; what was built for it and would be the same is kept.
 
     Raises SourceError, ConfigurationError.
     """
     found = _Found()
     if definition.installer:
         with log.step("build the installer"):
-            _installer(found)
+            _installer(found, previous, created)
     for debs in definition.debs:
         with log.step(f"solve packages of {debs.suite}"):
             _debs(found, debs, definition, sources)
@@ -85,12 +90,17 @@ def resolve(definition: Definition, sources: Sources, folder: Path, created: dat
     )
 
 
-def _installer(found: _Found) -> None:
-    built = executable()
+def _installer(found: _Found, previous: Lock | None, created: datetime) -> None:
+    known = [
+        (blob.source, blob.digest)
+        for blob in (previous.blobs if previous else ())
+        if blob.source.startswith(SOURCE)
+    ]
+    built, source = for_lock(known[0] if known else None, created.date())
     digest, size = _keep(built)
     found.add(
         Item("installer", "keystone-install", keystone.__version__, digest, size),
-        LockedBlob(digest, size, "built:installer"),
+        LockedBlob(digest, size, source),
     )
 
 

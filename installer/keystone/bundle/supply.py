@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from keystone.bundle import cache, media, source_oci
 from keystone.bundle.addresses import is_loopback
-from keystone.bundle.executable import executable
+from keystone.bundle.executable import SOURCE, executable
 from keystone.bundle.jobs import jobs
 from keystone.bundle.source_layout import Archives
 from keystone.bundle.sources import local_file
@@ -134,8 +134,8 @@ class Supply:
             return self._checked(blob, _file(local))
         if kind == "archive":
             return self._checked(blob, self._archives.read(self._folder, rest))
-        if blob.source == "built:installer" and not cache.has(blob.digest, blob.size):
-            return self._checked(blob, _file(executable()))
+        if blob.source.startswith(SOURCE) and not cache.has(blob.digest, blob.size):
+            return self._checked(blob, _file(executable(blob.source)))
         if cache.has(blob.digest, blob.size):
             return self._checked(blob, _file(cache.path(blob.digest)))
         if kind == "built":

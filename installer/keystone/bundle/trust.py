@@ -15,6 +15,7 @@ import re
 from dataclasses import InitVar, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from keystone.bundle import accepted as memory
@@ -39,6 +40,9 @@ TRUST = Path("/var/lib/keystone/trust")
 """Where a host keeps its pinned root (root.json) and what it last accepted (accepted.json)."""
 CREATED = "x-keystone-created"
 """A signed field of timestamp.json and targets.json: when the content was locked, ISO 8601."""
+DELTA = "delta.json"
+"""What has this member is a delta: it carries the metadata of the bundle that it makes under the
+same number, and that bundle is asked whether this host accepted the number with other content."""
 CONTENT = ("timestamp", "snapshot", "targets")
 _SEAL = object()
 
@@ -105,11 +109,13 @@ def verify(files: Mapping[str, bytes], pin: Pin, clock: datetime | None = None) 
     )
     created = _load(trusted, files, clock, withdrawn=_withdrawn([start, *later], trusted.root))
     verified = Verified(
-        files=dict(files),
-        targets={
-            name: Target(entry.length, Digest(entry.hashes["sha256"]))
-            for name, entry in trusted.targets.targets.items()
-        },
+        files=MappingProxyType(dict(files)),
+        targets=MappingProxyType(
+            {
+                name: Target(entry.length, Digest(entry.hashes["sha256"]))
+                for name, entry in trusted.targets.targets.items()
+            }
+        ),
         root=newest,
         digest=Digest(hashlib.sha256(files["targets.json"]).hexdigest()),
         number=trusted.targets.version,
@@ -117,7 +123,7 @@ def verify(files: Mapping[str, bytes], pin: Pin, clock: datetime | None = None) 
         keys=keys,
         seal=_SEAL,
     )
-    if kept is not None:
+    if kept is not None and not (DELTA in verified.targets and verified.number == kept.number):
         kept.refuse_older(verified.number, verified.created, str(verified.digest))
     return verified
 
@@ -234,12 +240,13 @@ def _load(
         name = f"{role}.json"
         if name not in files:
             raise UntrustedBundleError(f"{name}: not in the bundle", hint=ASK, code="KSB-01")
-        signed = shape.check(name, role, files[name])["signed"]
         try:
+            shape.check(name, role, files[name])
             getattr(trusted, f"update_{role}")(files[name])
             if role == "timestamp":
                 # Time does not go back behind what is signed here; the next step looks again.
-                trusted.reference_time = max(trusted.reference_time, _created(signed))
+                created = _created(trusted.timestamp.unrecognized_fields)
+                trusted.reference_time = max(trusted.reference_time, created)
         except RepositoryError as error:
             code = _why_not(error, role, files[name], trusted.root, withdrawn)
             raise _refusal(name, error, code, clock, trusted.reference_time) from error

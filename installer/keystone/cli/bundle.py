@@ -9,6 +9,8 @@ from pathlib import Path
 import click
 
 from keystone import log
+from keystone.cli import bundle_keys
+from keystone.cli.bundle_keys import passphrase_option
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 mirrors_option = click.option(
@@ -19,9 +21,6 @@ ca_file_option = click.option(
 )
 fingerprint_option = click.option(
     "--root-fingerprint", help="SHA-256 of the trust root, as the packager told you."
-)
-passphrase_option = click.option(
-    "--passphrase-file", type=FILE, help="Opens the keys; its first line is the passphrase."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -52,12 +51,15 @@ def lock(definition: Path, output: Path | None, mirrors: Path | None, ca_file: P
         ca_file or wanted.ca_file,
         wanted.token_servers,
     )
-    new = resolve(wanted, sources, path.parent, datetime.now(UTC).replace(microsecond=0))
+    now = datetime.now(UTC).replace(microsecond=0)
+    new = locks.numbered(resolve(wanted, sources, path.parent, now, old), old)
     if old is not None and locks.same_content(old, new):
         log.info(f"{path}: nothing changed")
         return
     for line in locks.differences(old, new):
         log.info(f"  {line}")
+    if old is not None and old.number != new.number:
+        log.info(f"  number {old.number} -> {new.number}")
     write_file(path, locks.dump(new))
     total = sum(blob.size for blob in new.blobs)
     log.info(f"{path}: {len(new.items)} items, {len(new.blobs)} blobs, {log.size(total)}")
@@ -77,19 +79,21 @@ def create(
 ) -> None:  # fmt: skip
     """Write the bundle of a lock (or of the lock beside a definition). Same lock, same bytes."""
     from keystone.bundle import definition as definitions  # noqa: PLC0415 slow to import
+    from keystone.bundle import ledger, writer  # noqa: PLC0415
     from keystone.bundle import lock as locks  # noqa: PLC0415
-    from keystone.bundle import writer  # noqa: PLC0415
     from keystone.bundle.sources import Sources  # noqa: PLC0415
 
     path = source if source.name.endswith(".json") else source.with_suffix(".lock.json")
-    wanted = None if path == source else definitions.load(source)
+    asked = None if path == source else definitions.load(source)
     sources = Sources(
-        {**(wanted.mirrors if wanted else {}), **definitions.load_mirrors(mirrors)},
-        ca_file or (wanted.ca_file if wanted else None),
-        wanted.token_servers if wanted else {},
+        {**(asked.mirrors if asked else {}), **definitions.load_mirrors(mirrors)},
+        ca_file or (asked.ca_file if asked else None),
+        asked.token_servers if asked else {},
     )
-    signing = writer.Signing(keys, _passphrase(passphrase_file))
-    done = writer.create(locks.load(path), path.parent, output, signing, sources)
+    wanted = locks.load(path)
+    signing = writer.Signing(keys, bundle_keys.opening(keys / "release.pem", passphrase_file))
+    ledger.claim(keys, wanted)
+    done = writer.create(wanted, path.parent, output, signing, sources)
     state = "written" if done.changed else "is there already, unchanged"
     log.info(f"{output}: {state}, {log.size(done.size)}, {done.digest}")
     if as_json:
@@ -126,29 +130,7 @@ def show(file: Path, as_json: bool) -> None:
         print_tables(found)
 
 
-@group.group()
-def keys() -> None:
-    """The packager's signing keys."""
-
-
-@keys.command()
-@click.option("--dir", "folder", type=click.Path(path_type=Path), required=True)
-@passphrase_option
-@json_option
-def init(folder: Path, passphrase_file: Path | None, as_json: bool) -> None:
-    """Make the keys. Tell operators the fingerprint by another way than the bundle's."""
-    from keystone.bundle import keys as signing  # noqa: PLC0415 slow to import
-
-    fingerprint = signing.init(folder, _passphrase(passphrase_file))
-    log.info(f"{folder}: keys made; the fingerprint that operators type:")
-    if as_json:
-        log.out_json({"fingerprint": fingerprint})
-    else:
-        log.out(fingerprint)
-
-
-def _passphrase(path: Path | None) -> str | None:
-    return path.read_text().splitlines()[0] if path else None
+group.add_command(bundle_keys.group)
 
 
 def _confirm(fingerprint: str) -> bool:

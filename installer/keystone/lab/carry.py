@@ -39,7 +39,7 @@ def carry(state: Path) -> Carried:
     bundle, lock, keys = folder / "offline.tar", folder / "platform.lock.json", folder / "keys"
     built = upstream.build()
     if not keys.exists():
-        _keystone("bundle", "keys", "init", "--dir", str(keys))
+        _keystone("bundle", "keys", "init", "--dir", str(keys), "--no-passphrase")
     with mirror.serve(built) as serving:
         _keystone(
             "bundle", "lock", str(data_root() / DEFINITION),

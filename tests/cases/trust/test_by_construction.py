@@ -1,0 +1,119 @@
+"""A bundle that was not verified cannot reach a store: the types do not let it."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import dataclasses
+import pickle
+from pathlib import Path
+from typing import Any
+
+import mypy.api
+import pytest
+
+from keystone.bundle import store, trust
+from keystone.errors import DamagedBundleError
+
+PACKAGE = Path(__file__).parents[3] / "installer/keystone"
+ROOT = PACKAGE.parents[1]
+
+
+@pytest.fixture
+def verified(sim: Any) -> trust.Verified:
+    return trust.verify(sim.files(), sim.pin())
+
+
+def test_only_verify_makes_a_verified(verified: trust.Verified) -> None:
+    fields = {field.name: getattr(verified, field.name) for field in dataclasses.fields(verified)}
+    with pytest.raises(TypeError, match="only"):
+        trust.Verified(**fields)
+    with pytest.raises(TypeError, match="only"):
+        dataclasses.replace(verified, targets={})
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        verified.number = 9  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        verified.targets["x"] = None  # type: ignore[index]
+
+
+def test_the_writer_takes_nothing_else(verified: trust.Verified, tmp_path: Path) -> None:
+    for other in (None, verified.targets, vars(copy.copy(verified))):
+        with pytest.raises(TypeError, match="verified"):
+            store.Writer(tmp_path / "store", other)  # type: ignore[arg-type]
+    assert not (tmp_path / "store").exists()
+
+
+def test_the_writer_keeps_only_what_was_signed(
+    verified: trust.Verified, sim: Any, tmp_path: Path
+) -> None:
+    for name, data in (
+        ("blobs/sha256/" + "0" * 64, b"unknown"),
+        (sim.blob, b"the evil file"),
+        (sim.blob, b"the only fil"),
+        (sim.blob, b"the only file and more"),
+        ("../../x", b"slip"),
+    ):
+        with store.Writer(tmp_path / "store", verified) as writer:  # noqa: SIM117 it closes too
+            with pytest.raises(DamagedBundleError):
+                writer.take(name, [memoryview(data)])
+                writer.settle()
+    assert list((tmp_path / "store/blobs/sha256").iterdir()) == []
+    with store.Writer(tmp_path / "store", verified) as writer:
+        writer.take(sim.blob, [memoryview(b"the only"), memoryview(b" file")])
+        writer.settle()
+    assert (tmp_path / "store" / sim.blob).read_bytes() == b"the only file"
+
+
+WRONG = """
+from pathlib import Path
+from keystone.bundle import reader, store, trust
+
+def unverified(archive: reader.TarStream, folder: Path) -> None:
+    store.Writer(folder, reader.read_metadata(archive))
+
+def verified(archive: reader.TarStream, folder: Path) -> None:
+    store.Writer(folder, trust.verify(reader.read_metadata(archive), trust.Pin()))
+"""
+
+
+def test_mypy_refuses_an_unverified_ingest(tmp_path: Path) -> None:
+    """The first function must not pass the type checker; the second, by `verify`, must."""
+    source = tmp_path / "wrong.py"
+    source.write_text(WRONG)
+    said, _, code = mypy.api.run(
+        ["--config-file", str(ROOT / "pyproject.toml"), "--follow-imports", "silent",
+         "--cache-dir", str(ROOT / ".mypy_cache"), str(source)]
+    )  # fmt: skip
+    assert code == 1, said
+    errors = [line for line in said.splitlines() if ": error:" in line]
+    assert len(errors) == 1, said
+    assert 'wrong.py:6: error: Argument 2 to "Writer" has incompatible type' in errors[0]
+    assert 'expected "Verified"' in errors[0]
+
+
+def calls(name: str) -> set[str]:
+    """Modules of the package that call something by this name."""
+    found = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                called = node.func.attr if isinstance(node.func, ast.Attribute) else (
+                    node.func.id if isinstance(node.func, ast.Name) else "")  # fmt: skip
+                if called == name:
+                    found.add(str(path.relative_to(PACKAGE)))
+    return found
+
+
+def test_one_place_makes_verified_and_nothing_gets_around_it() -> None:
+    assert calls("Verified") == {"bundle/trust.py"}
+    # What could make an object without its constructor.
+    assert not calls("__new__") & {str(p.relative_to(PACKAGE)) for p in PACKAGE.rglob("bundle/*")}
+    sealed = [path for path in PACKAGE.rglob("*.py") if "_SEAL" in path.read_text()]
+    assert [path.name for path in sealed] == ["trust.py"]
+    assert pickle.__name__ not in {
+        alias.name
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
