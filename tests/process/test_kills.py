@@ -44,7 +44,9 @@ class Mirror:
         for number, size in enumerate(FILES):
             self._keep(f"/dl/f{number}", "application/octet-stream", os.urandom(size))
         layer = self._described("blobs", f"{OCI}.layer.v1.tar", os.urandom(3_000_001))
-        config = self._described("blobs", f"{OCI}.config.v1+json", b'{"os":"linux","architecture":"amd64"}')
+        config = self._described(
+            "blobs", f"{OCI}.config.v1+json", b'{"os":"linux","architecture":"amd64"}'
+        )
         manifest = {"schemaVersion": 2, "mediaType": f"{OCI}.manifest.v1+json",
                     "config": config, "layers": [layer]}  # fmt: skip
         data = json.dumps(manifest).encode()

@@ -39,10 +39,6 @@ def write_chunks(
     temporary.replace(path)
 
 
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
-
-
 def write_all(file: FileIO, data: bytes | memoryview) -> None:
     """All of it: one write may take less than it was given."""
     view = memoryview(data)
@@ -73,6 +69,10 @@ class Flusher:
         if self._count >= EARLY:
             self._count = 0
             self._pool.submit(os.fdatasync, self._handle)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def sync_directory(path: Path) -> None:

@@ -66,7 +66,8 @@ class _Open:
     handle: int
     seen: hashlib._Hash = field(default_factory=hashlib.sha256)
     size: int = 0
-    whole: bool = False
+    came: bool = False
+    broken: bool = False
 
     def write(self, view: memoryview) -> None:
         while view:
@@ -116,9 +117,11 @@ class Intake:
                 early += len(chunk)
                 if early >= EARLY:
                     early = 0
-                    self._syncers.submit(self._attempt, os.fdatasync, handle)
+                    self._syncers.submit(self._attempt, member, os.fdatasync, handle)
                 self._report()
-            member.whole = True
+                if member.size > arrival.target.size:
+                    break  # `settle` refuses it; nobody may fill the disk with it before that
+            member.came = True
         finally:
             # One thread each: when these are done, so is all that was asked of it before.
             before = (self._hasher.submit(bool), self._writer.submit(bool))
@@ -143,11 +146,13 @@ class Intake:
             view[:] = piece
             buffer.users = 2
             member.size += len(piece)
-            self._hasher.submit(self._use, buffer, member.seen.update, view)
-            self._writer.submit(self._use, buffer, member.write, view)
+            self._hasher.submit(self._use, member, buffer, member.seen.update, view)
+            self._writer.submit(self._use, member, buffer, member.write, view)
 
-    def _use(self, buffer: _Buffer, work: Callable[[memoryview], None], view: memoryview) -> None:
-        self._attempt(work, view)
+    def _use(
+        self, member: _Open, buffer: _Buffer, work: Callable[[memoryview], None], view: memoryview
+    ) -> None:
+        self._attempt(member, work, view)
         with self._lock:
             buffer.users -= 1
             free = not buffer.users
@@ -157,16 +162,17 @@ class Intake:
     def _finish(self, member: _Open, before: tuple[Future[bool], ...]) -> None:
         for work in before:
             work.result()
-        if member.whole and self._failure is None:
-            self._attempt(_Open.settle, member)
+        if member.came and not member.broken:
+            self._attempt(member, _Open.settle, member)
         os.close(member.handle)
         self._slots.release()
 
-    def _attempt(self, work: Callable[[T], object], of: T) -> None:
-        """What fails in a thread is raised in the caller's, once."""
+    def _attempt(self, member: _Open, work: Callable[[T], object], of: T) -> None:
+        """What fails in a thread is raised in the caller's; the member gets no name then."""
         try:
             work(of)
         except (OSError, DamagedBundleError) as error:
+            member.broken = True
             self._failure = self._failure or error
 
     def _report(self) -> None:

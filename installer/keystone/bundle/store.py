@@ -104,12 +104,16 @@ class Writer:
             return False
         return _has(blob_path(self._store, target.digest), target.size)
 
+    def settle(self) -> None:
+        """Wait until all that was taken is in its place; raises what `take` could not yet."""
+        self._intake.settle()
+
     def commit(self, manifest: Manifest) -> None:
         """Look into what came, then name the bundle's own files.
 
         `metadata/targets.json` comes last: what it lists is there and was looked at.
         """
-        self._intake.settle()
+        self.settle()
         sync_directory(self._store / "blobs/sha256")
         blobs = InFolder(self._store / "blobs/sha256")
         layout.check(manifest, self._verified.targets, self._read, blobs)

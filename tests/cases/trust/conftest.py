@@ -174,7 +174,7 @@ class Simulator:
         head = {f"metadata/{name}": data for name, data in (files or self.files()).items()}
         parts = {**head, **self.contents()}
         members = [
-            tar.Member(name, len(data), mtime=int(CREATED.timestamp()))
+            tar.Member(name, len(data), mtime=int(self.created.timestamp()))
             for name, data in parts.items()
         ]
         out = bytearray()

@@ -46,7 +46,6 @@ def test_the_writer_takes_nothing_else(verified: trust.Verified, tmp_path: Path)
 def test_the_writer_keeps_only_what_was_signed(
     verified: trust.Verified, sim: Any, tmp_path: Path
 ) -> None:
-    writer = store.Writer(tmp_path / "store", verified)
     for name, data in (
         ("blobs/sha256/" + "0" * 64, b"unknown"),
         (sim.blob, b"the evil file"),
@@ -54,10 +53,14 @@ def test_the_writer_keeps_only_what_was_signed(
         (sim.blob, b"the only file and more"),
         ("../../x", b"slip"),
     ):
-        with pytest.raises(DamagedBundleError):
-            writer.take(name, [memoryview(data)])
+        with store.Writer(tmp_path / "store", verified) as writer:  # noqa: SIM117 it closes too
+            with pytest.raises(DamagedBundleError):
+                writer.take(name, [memoryview(data)])
+                writer.settle()
     assert list((tmp_path / "store/blobs/sha256").iterdir()) == []
-    writer.take(sim.blob, [memoryview(b"the only"), memoryview(b" file")])
+    with store.Writer(tmp_path / "store", verified) as writer:
+        writer.take(sim.blob, [memoryview(b"the only"), memoryview(b" file")])
+        writer.settle()
     assert (tmp_path / "store" / sim.blob).read_bytes() == b"the only file"
 
 
