@@ -18,13 +18,14 @@ from keystone.bundle.addresses import SourceError
 from keystone.bundle.chart import Chart, Dependency
 from keystone.bundle.definition import Image
 from keystone.bundle.discovery import Need
+from keystone.bundle.model import Digest
 from keystone.bundle.references import ImageName
 from keystone.bundle.source_helm import Charts
 from keystone.bundle.source_oci import Reference
 from keystone.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 REPOSITORY = "https://charts.example"
@@ -144,12 +145,14 @@ class Pages:
     def rewrite(self, url: str) -> str:
         return url
 
-    def read(self, url: str, *, limit: int, headers: object = None) -> bytes:
-        return b"".join(self.download(url, {}))
-
-    def download(self, url: str, headers: object) -> Iterator[bytes]:
+    def read(
+        self, url: str, *, limit: int, headers: object = None, digest: Digest | None = None
+    ) -> bytes:
         self.asked.append(url)
-        yield self.pages[url]
+        data = self.pages[url]
+        if digest and hashlib.sha256(data).hexdigest() != digest.hex:
+            raise SourceError("other bytes")
+        return data
 
     def registry(self, host: str, repository: str) -> str:
         return f"https://{host}/v2/{repository}"
@@ -181,7 +184,8 @@ def test_index_leads_to_the_archive() -> None:
 @pytest.mark.parametrize(
     ("pages", "version", "message"),
     [
-        (repository(digest="0" * 64), "any", "the repository's index says"),
+        (repository(digest="0" * 64), "any", "other bytes"),
+        (repository(digest="md5"), "any", "not a SHA-256 digest"),
         (repository(version="1.2.0"), "any", "holds chart web 1.1.0, not web 1.2.0"),
         (repository(), "9", "no chart web 9"),
         (Pages({f"{REPOSITORY}/index.yaml": b"<html>"}), "any", "not the index"),

@@ -18,7 +18,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from keystone.bundle.manifest import API_VERSION, item_from_json, item_to_json, require_kind
-from keystone.bundle.model import Digest, Item
+from keystone.bundle.model import BY_TAG, Digest, Item
 from keystone.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 KIND = "BundleLock"
-BY_TAG = frozenset({"image", "attachment"})
-"""Kinds of which a bundle may hold several versions of one name."""
 
 
 @dataclass(frozen=True)

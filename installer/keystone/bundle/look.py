@@ -63,7 +63,7 @@ def look(path: Path) -> Looked:
                 content.skip()
         except DamagedBundleError as error:
             log.warn(f"{path}: {error.message}")
-    expires, keys = _signatures(head.files)
+    expires, keys = _signatures(head.verified.files)
     return Looked(replace(bundle, offsets=offsets), expires, keys)
 
 

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 STORE = "/var/lib/keystone/store"
 """Where a Primer keeps the bundle's content."""
-OCI_KINDS = frozenset({"image", "attachment", "chart"})
+BY_TAG = frozenset({"image", "attachment"})
+"""Kinds of items that a bundle may hold in several versions."""
+OCI_KINDS = BY_TAG | {"chart"}
 """Kinds of items that a registry serves: by name and tag, root blob being a manifest or index."""
 
 

@@ -15,7 +15,7 @@ from keystone.bundle import cache, image_list, resolve_charts, source_apt, sourc
 from keystone.bundle.addresses import SourceError, StatusError
 from keystone.bundle.executable import SOURCE, for_lock
 from keystone.bundle.lock import Lock, LockedBlob
-from keystone.bundle.model import OCI_KINDS, Digest, Item
+from keystone.bundle.model import BY_TAG, Digest, Item
 from keystone.bundle.resolve_images import ImageResolver
 from keystone.errors import ConfigurationError, Mistake
 
@@ -266,7 +266,7 @@ def _unique(items: Iterable[Item]) -> None:
     seen: dict[tuple[str, ...], Item] = {}
     for item in items:
         labels = item.labels
-        where = item.version if item.kind in OCI_KINDS else ""
+        where = item.version if item.kind in BY_TAG else ""
         if item.kind == "wheel":
             where = labels["filename"]
         key = (item.kind, item.name, where, labels.get("suite", ""), labels.get("kernel", ""),

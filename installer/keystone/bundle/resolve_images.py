@@ -64,7 +64,13 @@ class ImageResolver:
             else source_oci.Remote(self.sources, image.reference)
         )
         names = image.architectures or self.architectures
-        found = _found(repository, image, frozenset(f"linux/{name}" for name in names))
+        try:
+            found = source_oci.resolve_in(repository, frozenset(f"linux/{name}" for name in names))
+        except SourceError as error:
+            if image.why:
+                error.message = f"{image.reference}, because {image.why}: {error.message}"
+                error.hint = error.hint or "if the site needs it not: excludeImages of that chart"
+            raise
         wanted = [each for policy, each in keys if policy.covers(image.reference.name)]
         attached: tuple[Attachment, ...] = ()
         if image.attachments or wanted:
@@ -80,18 +86,6 @@ class ImageResolver:
         yield _image(repository, found, labels | own)
         for attachment in attached if image.attachments else ():
             yield _attachment(repository, attachment, labels)
-
-
-def _found(repository: Repository, image: Image, platforms: frozenset[str]) -> ResolvedImage:
-    try:
-        return source_oci.resolve_in(repository, platforms)
-    except SourceError as error:
-        if not image.why:
-            raise
-        raise SourceError(
-            f"{image.reference}, because {image.why}: {error.message}",
-            hint=error.hint or "if the site needs it not: excludeImages of that chart",
-        ) from error
 
 
 def _image(repository: Repository, found: ResolvedImage, labels: dict[str, str]) -> Locked:

@@ -19,17 +19,16 @@ from urllib.parse import urljoin
 from keystone import run
 from keystone.bundle import chart as charts
 from keystone.bundle import references, source_oci
-from keystone.bundle.addresses import SourceError, require_private
+from keystone.bundle.addresses import SourceError, StatusError
 from keystone.bundle.chart import Chart, Dependency
 from keystone.bundle.model import Digest
-from keystone.bundle.source_oci import Reference
+from keystone.bundle.source_oci import Reference, Remote
 from keystone.errors import UntrustedBundleError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from keystone.bundle.helm import Helm
-    from keystone.bundle.media import Descriptor
     from keystone.bundle.source_oci import ResolvedImage
     from keystone.bundle.sources import Sources
 
@@ -117,10 +116,18 @@ class Charts:
             host, _, path = url.removeprefix("oci://").partition("/")
             found = self._pull(Reference(host, *path.rsplit(":", 1)))
         else:
-            data = self._download(url, named)
-            proof = self.sources.read(f"{url}.prov", limit=MAX_PROVENANCE) if prove else b""
+            data = self.sources.read(url, limit=charts.MAX_PACKED, digest=_said(url, named))
+            proof = self._provenance(url) if prove else b""
             found = Fetched(charts.read(data), data, url, provenance=proof)
         return _expected(found, wanted.name, version)
+
+    def _provenance(self, url: str) -> bytes:
+        try:
+            return self.sources.read(f"{url}.prov", limit=MAX_PROVENANCE)
+        except StatusError as error:
+            if error.status == source_oci.NOT_FOUND:
+                return b""
+            raise
 
     def _index(self, repository: str) -> Mapping[str, Any]:
         if repository not in self._indexes:
@@ -132,23 +139,6 @@ class Charts:
                 raise SourceError(f"{url}: not the index of a Helm repository: {error}") from error
             self._indexes[repository] = entries or {}
         return self._indexes[repository]
-
-    def _download(self, url: str, digest: str) -> bytes:
-        address = self.sources.rewrite(url)
-        if not digest:
-            require_private(address)
-        data = bytearray()
-        for chunk in self.sources.download(address, {}):
-            data += chunk
-            if len(data) > charts.MAX_PACKED:
-                raise SourceError(f"{address}: more than {charts.MAX_PACKED} bytes")
-        got = hashlib.sha256(data).hexdigest()
-        if digest and got != digest:
-            raise SourceError(
-                f"{address}: has digest sha256:{got}, the repository's index says sha256:{digest}",
-                hint="the archive was changed after it was published: ask its publisher",
-            )
-        return bytes(data)
 
     def _registry(self, wanted: Dependency) -> Fetched:
         host, _, path = wanted.repository.removeprefix("oci://").strip("/").partition("/")
@@ -174,22 +164,17 @@ class Charts:
 
     def _pull(self, reference: Reference) -> Fetched:
         origin = f"oci://{reference.name}:{reference.tag}"
-        resolved = source_oci.resolve(self.sources, reference, frozenset())
+        repository = Remote(self.sources, reference)
+        resolved = source_oci.resolve_in(repository, frozenset())
         layers = {blob.media_type: blob for blob in resolved.blobs}
         if CONTENT not in layers:
             raise SourceError(f"{origin}: not a Helm chart")
-        data = self._blob(reference, layers[CONTENT], charts.MAX_PACKED)
+        data = repository.blob(layers[CONTENT], charts.MAX_PACKED)
         proof = layers.get(PROVENANCE)
         return Fetched(
             charts.read(data), data, origin, resolved,
-            self._blob(reference, proof, MAX_PROVENANCE) if proof else b"",
+            repository.blob(proof, MAX_PROVENANCE) if proof else b"",
         )  # fmt: skip
-
-    def _blob(self, reference: Reference, blob: Descriptor, limit: int) -> bytes:
-        if blob.size > limit:
-            raise SourceError(f"{reference.name}: {blob.size} bytes, {limit} at most")
-        address = source_oci.address(self.sources, reference.name, blob.digest, blob.media_type)
-        return b"".join(self.sources.fetch(address, blob.digest, blob.size))
 
     def _folder(self, wanted: Dependency, path: Path, depth: int) -> Fetched:
         files: dict[str, bytes] = {}
@@ -250,6 +235,13 @@ class Charts:
                 hint=f"there is: {some}",
             )
         return version
+
+
+def _said(url: str, digest: str) -> Digest | None:
+    try:
+        return Digest(digest) if digest else None
+    except ValueError as error:
+        raise SourceError(f"{url}: the repository's index: {error}") from error
 
 
 def _below(folder: Path | None, path: str, wanted: Dependency) -> Path:
