@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FILES = ("1.root.json", "timestamp.json", "snapshot.json", "targets.json")
-LARGEST = 2**53 - 1
+LARGEST = 10**12
 
 
 def test_an_honest_bundle_is_accepted_twice(sim: Any, host: Any) -> None:

@@ -43,6 +43,12 @@ def test_the_writer_takes_nothing_else(verified: trust.Verified, tmp_path: Path)
     assert not (tmp_path / "store").exists()
 
 
+def kept(writer: store.Writer, name: str, *chunks: memoryview) -> None:
+    with writer:
+        writer.take(name, chunks)
+        writer.settle()
+
+
 def test_the_writer_keeps_only_what_was_signed(
     verified: trust.Verified, sim: Any, tmp_path: Path
 ) -> None:
@@ -53,14 +59,11 @@ def test_the_writer_keeps_only_what_was_signed(
         (sim.blob, b"the only file and more"),
         ("../../x", b"slip"),
     ):
-        with store.Writer(tmp_path / "store", verified) as writer:  # noqa: SIM117 it closes too
-            with pytest.raises(DamagedBundleError):
-                writer.take(name, [memoryview(data)])
-                writer.settle()
+        with pytest.raises(DamagedBundleError):
+            kept(store.Writer(tmp_path / "store", verified), name, memoryview(data))
     assert list((tmp_path / "store/blobs/sha256").iterdir()) == []
-    with store.Writer(tmp_path / "store", verified) as writer:
-        writer.take(sim.blob, [memoryview(b"the only"), memoryview(b" file")])
-        writer.settle()
+    writer = store.Writer(tmp_path / "store", verified)
+    kept(writer, sim.blob, memoryview(b"the only"), memoryview(b" file"))
     assert (tmp_path / "store" / sim.blob).read_bytes() == b"the only file"
 
 
