@@ -38,7 +38,7 @@ FRESH = 100
 """Variants that one process reads."""
 STAGING = Path("/staging")
 CANARY = {
-    "etc/passwd": "root:x:0:0::/root:/bin/sh\n", "etc/shadow": "root:*:\n", "etc/cron.d/keep": "#\n",
+    "etc/passwd": "root:x:0:0::/root:/bin/sh\n", "etc/shadow": "root:*:\n", "etc/cron.d/keep": "x",
     "root/.ssh/authorized_keys": "# none\n", "home/user/.profile": "# none\n", "escaped.not": "x",
     "var/lib/keystone/trust/keep": "x", "tmp/keep": "x", "opt/index.json": "{}", "srv/blobs": "x",
 }  # fmt: skip
@@ -98,9 +98,8 @@ def restore() -> None:
     for folder in ("etc", "root/.ssh", "home", "var", "tmp", "opt", "srv"):
         shutil.rmtree(f"/{folder}", ignore_errors=True)
     for path in Path("/").iterdir():
-        if path.is_file() or path.is_symlink():
-            if str(path) not in SKIPPED and path.name not in {"bin", "lib", "lib64"}:
-                path.unlink()
+        if (path.is_file() or path.is_symlink()) and str(path) not in SKIPPED:
+            path.unlink()
     for name, text in CANARY.items():
         path = Path("/", name)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -129,7 +128,8 @@ class Helper:
                 env={"PATH": "/usr/bin:/bin", "TMPDIR": str(STAGING),
                      "PYTHONPATH": str(REPOSITORY / "installer")},
             )  # fmt: skip
-        assert self.process.stdin and self.process.stdout
+        assert self.process.stdin
+        assert self.process.stdout
         self.process.stdin.write(json.dumps(task) + "\n")
         self.process.stdin.flush()
         ready, _, _ = select.select([self.process.stdout], [], [], 6 * SECONDS)
