@@ -408,8 +408,8 @@ def b14(rng: random.Random) -> Variant:
 
 def b15(rng: random.Random) -> Variant:
     """Members that are no regular files."""
-    flag = rng.choice([b"1", b"2", b"3", b"4", b"5", b"6", b"7", b"8", b"\0", b"S", b"V", b"M", b"N",
-                       b"D", b"Z"])  # fmt: skip
+    flag = rng.choice([b"1", b"2", b"3", b"4", b"5", b"6", b"7", b"8", b"\0", b"S", b"V", b"M",
+                       b"N", b"D", b"Z"])  # fmt: skip
     kind = rng.randrange(3)
 
     def change(entries: list[Entry]) -> None:
@@ -807,7 +807,8 @@ def b27(rng: random.Random) -> Variant:
         ]
         rng.choice([
             lambda: parts.append(("../../etc/x", b"x")), lambda: parts.reverse(),
-            lambda: parts.pop(), lambda: parts.insert(0, ("x", b"")), lambda: parts.append(parts[1]),
+            lambda: parts.pop(), lambda: parts.insert(0, ("x", b"")),
+            lambda: parts.append(parts[1]),
             lambda: parts.__setitem__(0, ("debian-binary", b"3.0\n")),
             lambda: parts.__setitem__(1, ("control.tar.bz2", b"")),
         ])()  # fmt: skip
