@@ -225,7 +225,7 @@ def image_holes() -> list[Hole]:
             Hole(
                 put("images", name, layer=layer),
                 "image-content",
-                "it lies at another address",
+                "fetched from elsewhere",
                 f"image {name}",
             )
         )
