@@ -72,7 +72,8 @@ def piece(
 ) -> Iterator[memoryview]:
     """A piece of an open file, wherever others read it; each view is valid until the next one.
 
-    Memory is taken when the first view is asked for, not before. Raises DamagedBundleError (KSB-09, KSB-30) when the file ends early or cannot be read.
+    Memory is taken when the first view is asked for, not before. Raises DamagedBundleError
+    (KSB-09, KSB-30) when the file ends early or cannot be read.
     """
     view, done = memoryview(buffer or bytearray(min(size, CHUNK))), 0
     while done < size:

@@ -95,7 +95,7 @@ class Intake:
             self._fail(error)
 
     def _receive(self, chunks: Iterable[bytes | memoryview], arrival: Arrival) -> None:
-        """Write to the temporary name; a syncer does the rest when the bytes are the signed ones."""
+        """Write to the temporary name; a syncer does the rest when the bytes are the signed."""
         handle = -1
         try:
             handle = os.open(arrival.temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
