@@ -10,8 +10,11 @@ HOSTILE ?= 20000
 # `make test TESTS='-k storage'`: more words for pytest.
 TESTS ?=
 
+QUICK := $(wildcard tests/unit tests/cases tests/process tests/hostile)
+SIDE_BY_SIDE := --numprocesses auto --dist worksteal
+
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test test-lab molecule check fuzz bench lint lock clean tools
+.PHONY: help demo demo-down test test-lab molecule check fuzz kills bench lint lock clean tools
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -22,12 +25,15 @@ demo: tools $(VENV)/.installed ## From nothing to a running cluster on lab machi
 demo-down: $(VENV)/.installed ## End the lab's machines and remove their disks
 	$(BIN)/keystone-install lab down --purge
 
-check: $(VENV)/.installed ## The inner loop, under a minute: lint, unit, cases, process, some hostile bundles
-	$(BIN)/python -m pytest -q $(wildcard tests/unit tests/cases tests/process tests/hostile) $(TESTS)
+check: $(VENV)/.installed ## The inner loop: lint, unit, cases, process without the slow ones
+	$(BIN)/python -m pytest -q $(SIDE_BY_SIDE) -m "not slow" $(QUICK) $(TESTS)
 
 test: tools $(VENV)/.installed ## Every test that needs no machine; network namespaces need root
-	KEYSTONE_HOSTILE=3000 KEYSTONE_KILLS=25 $(BIN)/python -m pytest \
-	    $(wildcard tests/unit tests/cases tests/process tests/hostile tests/netns) $(TESTS)
+	KEYSTONE_HOSTILE=2000 KEYSTONE_KILLS=5 $(BIN)/python -m pytest -q $(SIDE_BY_SIDE) $(QUICK) $(TESTS)
+	$(BIN)/python -m pytest -q $(wildcard tests/netns) $(TESTS)
+
+kills: $(VENV)/.installed ## 25 kills at random moments each of create, ingest, split and join
+	KEYSTONE_KILLS=25 $(BIN)/python -m pytest -v $(SIDE_BY_SIDE) tests/process -k kill $(TESTS)
 
 fuzz: $(VENV)/.installed ## 20,000 hostile bundles; HOSTILE=100000 for more
 	KEYSTONE_HOSTILE=$(HOSTILE) KEYSTONE_HOSTILE_REPORT=build/hostile.json \

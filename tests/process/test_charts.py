@@ -25,6 +25,8 @@ from keystone.run import spawned
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.slow
+
 OCI = "application/vnd.oci.image"
 WEB = {
     "Deployment": "images.example/team/web:1.0",

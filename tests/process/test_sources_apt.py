@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 HEAD = "apiVersion: keystone/v1alpha1\nmetadata: {name: small}\n"
 UPSTREAM = "http://archive.example/ubuntu"
 

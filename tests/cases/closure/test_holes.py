@@ -17,6 +17,8 @@ from keystone.closure.check import check
 from keystone.closure.debs import Deb as ReadDeb
 from keystone.closure.finding import KINDS, Finding
 
+pytestmark = pytest.mark.slow
+
 KERNEL = "6.12.1+deb13-amd64"
 MEMORY: dict[str, ReadDeb] = {}
 
