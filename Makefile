@@ -29,7 +29,7 @@ check: $(VENV)/.installed ## The inner loop: lint, unit, cases, process without 
 	$(BIN)/python -m pytest -q $(SIDE_BY_SIDE) -m "not slow" $(QUICK) $(TESTS)
 
 test: tools $(VENV)/.installed ## Every test that needs no machine; network namespaces need root
-	KEYSTONE_HOSTILE=2000 KEYSTONE_KILLS=5 $(BIN)/python -m pytest -q $(SIDE_BY_SIDE) $(QUICK) $(TESTS)
+	KEYSTONE_HOSTILE=1000 KEYSTONE_KILLS=5 $(BIN)/python -m pytest -q $(SIDE_BY_SIDE) $(QUICK) $(TESTS)
 	$(BIN)/python -m pytest -q $(wildcard tests/netns) $(TESTS)
 
 kills: $(VENV)/.installed ## 25 kills at random moments each of create, ingest, split and join
