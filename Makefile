@@ -14,7 +14,7 @@ QUICK := $(wildcard tests/unit tests/cases tests/process tests/hostile)
 SIDE_BY_SIDE := --numprocesses auto --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test test-lab molecule check fuzz kills bench lint lock clean tools
+.PHONY: help demo demo-down test test-lab molecule check fuzz kills bench lint lock clean tools programs
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -28,7 +28,12 @@ demo-down: $(VENV)/.installed ## End the lab's machines and remove their disks
 check: $(VENV)/.installed ## The inner loop: lint, unit, cases, process without the slow ones
 	$(BIN)/python -m pytest -q $(SIDE_BY_SIDE) -m "not slow" $(QUICK) $(TESTS)
 
-test: tools $(VENV)/.installed ## Every test that needs no machine; network namespaces need root
+# What tests run for real, built before them: a build's patience is an hour, a test's ten minutes.
+programs: tools $(VENV)/.installed
+	$(BIN)/python -c 'import sys; from keystone.lab import upstream; [upstream.binary(name) for name in sys.argv[1:]]' \
+	    kubeadm helm registry etcd etcdctl containerd ctr
+
+test: programs ## Every test that needs no machine; network namespaces need root
 	KEYSTONE_HOSTILE=1000 KEYSTONE_KILLS=5 $(BIN)/python -m pytest -q $(SIDE_BY_SIDE) $(QUICK) $(TESTS)
 	$(BIN)/python -m pytest -q $(wildcard tests/netns) $(TESTS)
 
