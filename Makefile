@@ -37,7 +37,7 @@ test: programs ## Every test that needs no machine; network namespaces need root
 	KEYSTONE_HOSTILE=1000 KEYSTONE_KILLS=5 $(BIN)/python -m pytest -q $(SIDE_BY_SIDE) $(QUICK) $(TESTS)
 	$(BIN)/python -m pytest -q $(wildcard tests/netns) $(TESTS)
 
-kills: $(VENV)/.installed ## 25 kills at random moments each of create, ingest, split and join
+kills: $(VENV)/.installed ## 25 kills at random moments each of create and ingest
 	KEYSTONE_KILLS=25 $(BIN)/python -m pytest -v $(SIDE_BY_SIDE) tests/process -k kill $(TESTS)
 
 fuzz: $(VENV)/.installed ## 20,000 hostile bundles; HOSTILE=100000 for more

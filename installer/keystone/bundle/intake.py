@@ -15,7 +15,7 @@ from threading import BoundedSemaphore
 from typing import TYPE_CHECKING
 
 from keystone.bundle import reader
-from keystone.bundle.disk import EARLY
+from keystone.bundle.disk import EARLY, reopened
 from keystone.bundle.jobs import jobs
 from keystone.errors import DamagedBundleError
 
@@ -122,7 +122,7 @@ class Intake:
             early += len(chunk)
             if early >= EARLY:
                 early = 0
-                self._syncers.submit(self._flush, os.dup(handle))
+                self._syncers.submit(self._flush, reopened(handle))
         return "" if left else seen.hexdigest()
 
     def _flush(self, handle: int) -> None:
