@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner
 
-from keystone import disks, storage, zfs
+from keystone import disks, storage, turns, zfs
+from keystone.cli import storage as verbs
 from keystone.cli.storage import group
 from keystone.errors import HostError, RefusedError
 from keystone.storage_spec import DATASETS
@@ -110,6 +113,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
     monkeypatch.setattr(zfs, "INTENT", tmp_path / "intent.json")
     monkeypatch.setattr(zfs, "MODULE", tmp_path)
     monkeypatch.setattr(zfs, "HOSTID", tmp_path / "hostid")
+    monkeypatch.setattr(verbs, "LOCK", tmp_path / "lock")
     serial_of = {"/dev/nvme0n1": "KEY1A", "/dev/nvme1n1": "KEY1B"}
     monkeypatch.setattr(disks, "links", lambda p: [f"/dev/disk/by-id/nvme-QEMU_{serial_of[p]}"])
     one = Fake(tmp_path)
@@ -178,6 +182,25 @@ def test_a_creation_that_was_cut_is_made_again(fake: Fake) -> None:
     assert zfs.read_intent() == storage.Intent("keystone", ("KEY1A", "KEY1B"))
     assert invoke(fake, "apply", "--approve-blank")["changed"]
     assert not zfs.INTENT.exists()
+
+
+def test_what_a_killed_run_left_at_work_is_waited_for_and_then_looked_at(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = threading.Event()
+    monkeypatch.setattr(turns.log, "info", lambda _: waits.set())
+    disks_of = [f"/dev/disk/by-id/nvme-QEMU_{serial}" for serial in ("KEY1A", "KEY1B")]
+    with ThreadPoolExecutor(1) as pool:
+        with turns.only_one(verbs.LOCK, "the disks"):
+            second = pool.submit(invoke, fake, "apply", "--approve-blank")
+            assert waits.wait(60)
+            assert not (fake.folder / "log").exists(), "it looks before its turn"
+            fake.state(
+                pool={"name": "keystone", "kind": "mirror", "paths": disks_of},
+                sets={"keystone": {"mountpoint": "none", "mounted": "no"}},
+            )
+        assert [a["action"] for a in second.result(60)["actions"]] == ["CreateDataset"] * 4
+    assert not fake.calls("zpool", "create")
 
 
 def test_the_intent_is_forgotten_before_the_first_dataset(fake: Fake) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from keystone import run
+from keystone.errors import InterruptedRunError
 from keystone.lab import demo, network
 from keystone.lab.carry import Carried, carry
 from keystone.lab.machines import Lab
@@ -30,8 +31,10 @@ pytestmark = [pytest.mark.vm, pytest.mark.timeout(3600)]
 
 PRIMERS = ("p1", "p2", "p3")
 KUBECTL = "kubectl --kubeconfig /etc/kubernetes/admin.conf --request-timeout=120s"
-CUTS = ("trust", "time", "storage", "store", "etcd", "control plane")
-"""Phases in the middle of which the installer is killed; each run goes further than the last."""
+CUTS = {"trust": "KILL", "time": "KILL", "storage": "INT", "store": "KILL", "etcd": "KILL",
+        "control plane": "KILL"}  # fmt: skip
+"""Phases in the middle of which the installer is cut, and how; INT is what Ctrl-C sends. Each run
+goes further than the last."""
 NVME = "/dev/disk/by-id/nvme-QEMU_NVMe_Ctrl_"
 FOREIGN_POOL = Path(__file__).with_name("foreign_pool.py").read_text()
 PARTITION_TABLE = (
@@ -167,9 +170,9 @@ def test_a_host_that_does_not_answer_is_named(rig: Rig) -> None:
     assert untouched(rig) == before
 
 
-@pytest.mark.parametrize("phase", CUTS)
-def test_a_run_that_is_killed(rig: Rig, phase: str) -> None:
-    """SIGKILL in the middle of the phase: a moment after its first change began."""
+@pytest.mark.parametrize(("phase", "signal"), CUTS.items())
+def test_a_run_that_is_cut(rig: Rig, phase: str, signal: str) -> None:
+    """In the middle of the phase: a moment after its first change began."""
     host = rig.machine("p1").host()
     argv = demo.install_argv(rig.bundle, "--yes", "--log-format", "json")
     seen, inside = [], False
@@ -183,11 +186,16 @@ def test_a_run_that_is_killed(rig: Rig, phase: str) -> None:
             if inside or (started and started[1] == phase and '"start"' in seen[-1]):
                 # The first task has ended, or the phase has one action only: it is under way.
                 if inside or phase == "store":
-                    rig.sh("p1", "kill -KILL $(cat /run/keystone-install.lock)")
+                    rig.sh("p1", f"kill -{signal} $(cat /run/keystone-install.lock)")
                     break
                 inside = True
         else:
             pytest.fail(f"phase {phase} never began:\n{''.join(seen[-30:])}")
+        if signal == "INT":
+            rest = process.stdout.read().decode(errors="replace")
+            assert process.wait() == InterruptedRunError.exit_code, rest
+            assert "run the same command again" in rest
+            assert "Traceback" not in rest
 
 
 def test_after_all_that_the_same_command_ends_well(rig: Rig) -> None:

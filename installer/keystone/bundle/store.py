@@ -7,11 +7,9 @@ A blob that has its final name was whole when it got it, so a run that was cut g
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -25,9 +23,10 @@ from keystone.bundle.model import Digest, Manifest
 from keystone.bundle.opened import Head, read_head
 from keystone.bundle.reader import INSTALLER_MODE, LOOSE, Target, TarStream
 from keystone.errors import DamagedBundleError, HostError, RefusedError
+from keystone.turns import only_one
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
     from pathlib import Path
     from typing import Self
 
@@ -149,7 +148,7 @@ def ingest(
     head = read_head(archive, pin)
     digest = str(head.verified.digest)
     try:
-        with _locked(store):
+        with only_one(store / ".lock", str(store)):
             before = status(store)
             if before.complete and before.digest == digest:
                 _drain(stream)
@@ -307,23 +306,6 @@ def _clear(store: Path) -> None:
     (store / "blobs/sha256").mkdir(parents=True, exist_ok=True)
     for path in incoming.iterdir():
         path.unlink()
-
-
-@contextmanager
-def _locked(store: Path) -> Iterator[None]:
-    """One writer at a time; the kernel drops the lock with the process."""
-    store.mkdir(parents=True, exist_ok=True)
-    handle = os.open(store / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RefusedError(
-                f"{store}: another keystone-install is writing here", hint="wait for it to end"
-            ) from error
-        yield
-    finally:
-        os.close(handle)
 
 
 def _sha256(data: bytes) -> str:

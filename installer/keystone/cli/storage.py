@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -13,6 +14,7 @@ from keystone import disks, log, storage, zfs
 from keystone.errors import ConfigurationError, HostError, RefusedError
 from keystone.run import CommandError
 from keystone.storage_spec import parse_spec
+from keystone.turns import only_one
 
 if TYPE_CHECKING:
     from typing import TextIO
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from keystone.storage import StorageAction
     from keystone.storage_spec import Spec
 
+LOCK = Path("/run/keystone-storage.lock")
 ROUNDS = 3
 """Import, then the datasets that it showed to be missing, then nothing."""
 
@@ -97,10 +100,19 @@ def plan(spec_file: TextIO, *, as_json: bool) -> None:
 def apply(spec_file: TextIO, approve: str, *, as_json: bool, approve_blank: bool) -> None:
     """Make what is missing; a second run makes nothing."""
     spec = _read(spec_file)
+    with only_one(LOCK, "the disks of this host"):
+        _converge(spec, None if approve_blank else approve, as_json=as_json)
+
+
+def _converge(spec: Spec, approved: str | None, *, as_json: bool) -> None:
+    """Look, then act: what was seen before the lock was held may be another's half-made pool.
+
+    approved: a plan's id, or None: whatever is planned, as long as the disks are provably blank.
+    """
     seen = first = observe()
     actions = done = storage.plan(spec, seen, zfs.read_intent())
     wanted = storage.plan_id(spec, seen, actions)
-    if any(action.destructive for action in actions) and not approve_blank and approve != wanted:
+    if any(action.destructive for action in actions) and approved not in {None, wanted}:
         raise RefusedError(
             f"plan {wanted} writes to disks and is not approved: "
             + "; ".join(action.describe() for action in actions if action.destructive),

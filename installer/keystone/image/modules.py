@@ -8,22 +8,21 @@ and this recipe. A build that was cut leaves no mount and is begun again.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import lzma
 import os
 import re
 import shutil
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keystone import log
 from keystone.errors import ConfigurationError, KeystoneError
 from keystone.run import CommandError, run
+from keystone.turns import only_one
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
 ARCHITECTURE = "amd64"
 KERNEL_PACKAGE = "linux-image-amd64"
@@ -57,8 +56,9 @@ def build(name: str = "zfs", suite: str = "trixie", kernel: str = "current") -> 
     package = f"{name}-modules-{release}"
     folder = _cache() / _key(name, suite, release, version)
     deb = folder / f"{package}_{version}_{ARCHITECTURE}.deb"
-    with _only_one(folder):
+    with only_one(folder.with_suffix(".lock"), str(folder)):
         if not deb.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
             with log.step(f"{package} {version}: compile"):
                 compiled = _compile(archive, source, release, folder / "work")
                 made = {module: compiled / f"{module}.ko" for module in modules}
@@ -272,12 +272,3 @@ def _cache() -> Path:
 def _key(*parts: str) -> str:
     """What names a build: the recipe and its inputs."""
     return hashlib.sha256("\0".join([RECIPE, *parts]).encode()).hexdigest()[:16]
-
-
-@contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """Two builders of one package take turns; the second finds it made."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with folder.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -21,8 +21,9 @@ import yaml
 from keystone import log
 from keystone.errors import KeystoneError
 from keystone.lab import apt, disk
-from keystone.lab.settings import cache, checkout, only_one
+from keystone.lab.settings import cache, checkout
 from keystone.run import CommandError, run
+from keystone.turns import only_one
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -106,7 +107,7 @@ def key() -> str:
 def image() -> BaseImage:
     """The base image of this checkout, built when it is not in the cache."""
     folder = cache() / "base" / key()
-    with only_one(folder):
+    with only_one(folder.with_suffix(".lock"), str(folder)):
         if not (folder / "image.json").is_file():
             with log.step("base image: plain Debian"):
                 _build(recipe(), folder)

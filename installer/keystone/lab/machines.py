@@ -22,6 +22,7 @@ from keystone import log
 from keystone.errors import HostError, RefusedError
 from keystone.lab import base, network, qemu, settings
 from keystone.run import Host, daemon, run
+from keystone.turns import only_one
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -275,7 +276,7 @@ class Lab:
         start at a time: more only take turns.
         """
         machines = self.machines(names)
-        with settings.only_one(self.folder):
+        with only_one(self.folder.with_suffix(".lock"), str(self.folder)):
             for machine in machines if fresh else ():
                 machine.forget()
             if fresh and not names:
@@ -308,7 +309,7 @@ class Lab:
 
     def down(self, *, purge: bool = False) -> None:
         """Stop every machine and remove the network; purge: and all they wrote."""
-        with settings.only_one(self.folder):
+        with only_one(self.folder.with_suffix(".lock"), str(self.folder)):
             with ThreadPoolExecutor() as pool:
                 list(pool.map(Machine.power_cut if purge else Machine.stop, self.machines()))
             network.down(self.settings)

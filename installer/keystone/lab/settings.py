@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -12,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from keystone import log
 from keystone.errors import ConfigurationError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True)
@@ -106,19 +103,6 @@ def cache() -> Path:
     """~/.cache/keystone/lab, or below XDG_CACHE_HOME."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(home) / "keystone" / "lab"
-
-
-@contextmanager
-def only_one(folder: Path) -> Iterator[None]:
-    """Two processes that make the same thing take turns; the second finds it made."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_suffix(".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info(f"waiting for another process that works on {folder}")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def load(path: Path | None = None, *, name: str = "") -> LabSettings:
