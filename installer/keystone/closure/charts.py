@@ -6,13 +6,14 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from keystone import log
 from keystone.bundle import chart as charts
 from keystone.bundle import discovery, helm, references
 from keystone.bundle.discovery import Need
@@ -69,32 +70,64 @@ def check(content: Content) -> tuple[list[Finding], list[Question]]:
 def _followed(
     running: Helm, content: Content, whole: Sequence[_Carried], findings: list[Finding]
 ) -> tuple[list[Finding], list[Question]]:
-    """Each chart alone, then with the APIs that all of them bring, as the lock was made."""
+    """Each chart alone, then with the APIs that all of them bring, then as an upgrade: see lock."""
     questions: list[Question] = []
     apis: set[str] = set()
-    for again in (False, True):
-        for carried in whole if apis or not again else ():
-            try:
-                text = _template(running, content, carried, sorted(apis) if again else ())
-                objects = discovery.objects(carried.chart.name, text)
-                needs = list(discovery.rendered(carried.chart.name, objects))
-                if not again:
-                    needs += discovery.annotated(carried.chart, _merged(carried), text)
-                    apis.update(discovery.apis(objects))
-            except KeystoneError as error:
-                said = re.search(r"(?m)^Error: (.*)$", error.message)
-                last = said[1] if said else error.message.strip().splitlines()[-1]
-                findings.append(Finding(
-                    "chart", f"a chart that renders: {last}", describe(carried.item),
-                    "spec.charts: give what it needs under values or apiVersions",
-                ))  # fmt: skip
-                continue
-            questions += [
-                Question(need.image, f"{describe(carried.item)}: {need.how}: {need.what}")
-                for need in needs
-                if not _excluded(carried.item, need)
-            ]
+    sound = []
+    for carried in whole:
+        try:
+            text = _template(running, content, carried)
+            objects = discovery.objects(carried.chart.name, text)
+            needs = list(discovery.rendered(carried.chart.name, objects))
+            needs += discovery.annotated(carried.chart, _merged(carried), text)
+        except KeystoneError as error:
+            findings.append(_unrendered(carried, error))
+            continue
+        apis.update(discovery.apis(objects))
+        questions += _questions(carried, needs)
+        sound.append(carried)
+    known = [f"--api-versions={api}" for api in sorted(apis)]
+    for carried in sound:
+        try:
+            if known:
+                questions += _again(running, content, carried, known)
+        except KeystoneError as error:
+            findings.append(_unrendered(carried, error))
+            continue
+        try:
+            questions += _again(running, content, carried, [*known, "--is-upgrade"])
+        except KeystoneError as error:
+            # Some ask for passwords then, which nobody gave; nothing is missing for that.
+            log.warn(
+                f"{error.message}\nas an upgrade: images that only upgrades use are not asked for"
+            )
     return findings, questions
+
+
+def _again(
+    running: Helm, content: Content, carried: _Carried, words: Sequence[str]
+) -> list[Question]:
+    """What is asked for when the chart is rendered in this other way."""
+    text = _template(running, content, carried, words)
+    objects = discovery.objects(carried.chart.name, text)
+    return _questions(carried, discovery.rendered(carried.chart.name, objects))
+
+
+def _questions(carried: _Carried, needs: Iterable[Need]) -> list[Question]:
+    return [
+        Question(need.image, f"{describe(carried.item)}: {need.how}: {need.what}")
+        for need in needs
+        if not _excluded(carried.item, need)
+    ]
+
+
+def _unrendered(carried: _Carried, error: KeystoneError) -> Finding:
+    said = re.search(r"(?m)^Error: (.*)$", error.message)
+    last = said[1] if said else error.message.strip().splitlines()[-1]
+    return Finding(
+        "chart", f"a chart that renders: {last}", describe(carried.item),
+        "spec.charts: give what it needs under values or apiVersions",
+    )  # fmt: skip
 
 
 def _archives(content: Content) -> Iterator[tuple[Item, Digest]]:
@@ -178,16 +211,16 @@ def _merged(carried: _Carried) -> dict[str, Any]:
     return merged
 
 
-def _template(running: Helm, content: Content, carried: _Carried, apis: Sequence[str]) -> str:
+def _template(running: Helm, content: Content, carried: _Carried, more: Sequence[str] = ()) -> str:
     labels = carried.item.labels
     packed = running.scratch / "chart.tgz"
     packed.write_bytes(carried.data)
-    words: list[str | Path] = ["--namespace", labels.get("namespace", "default")]
+    words: list[str | Path] = ["--namespace", labels.get("namespace", "default"), *more]
     for number, data in enumerate(carried.values, 1):
         path = running.scratch / f"values-{number}.yaml"
         path.write_bytes(data)
         words += ["--values", path]
-    for api in (*labels.get("apiVersions", "").split(), *apis):
+    for api in labels.get("apiVersions", "").split():
         words += ["--api-versions", api]
     version = labels.get("kubeVersion") or next(
         (i.version for i in content.manifest.of_kind("binary") if i.name == "kubeadm"), ""

@@ -533,6 +533,7 @@ CHART_IMAGES = [
     "quay.io/plain/web:v2",
     "registry.example/op/manifest:v1",
     "registry.example/op/cron:v1",
+    "registry.example/op/migrate:v1",
 ]
 
 

@@ -250,6 +250,7 @@ def chart_holes() -> list[Hole]:
         "default:v9": "CustomResourceDefinition/clusters.db.example.com",
         "volume:v1": "Deployment/operator",
         "cron:v1": "CronJob/cron",
+        "migrate:v1": "Job/migrate",
         "note:v5": "annotation: artifacthub.io/images",
         "hip:v6": "annotation: helm.sh/images",
     }
