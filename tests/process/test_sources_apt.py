@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess  # noqa: TID251 the commands are tried from outside
-import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
+from .command_line import CommandLine
 from .faulty import Answer, Faulty, self_signed, serving
 
 if TYPE_CHECKING:
@@ -91,9 +90,9 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[Ar
     call("gpgconf", "--kill", "all", cwd=folder, GNUPGHOME=str(home))
 
 
-class Packager:
+class Packager(CommandLine):
     def __init__(self, folder: Path, ring: Path, address: str, more: str = "") -> None:
-        self.folder = folder
+        super().__init__(folder)
         (folder / "archive.gpg").write_bytes(ring.read_bytes())
         debs = "".join(
             f"  - suite: {suite}\n    groups: {{node: [tool]}}\n    components: [main]\n"
@@ -106,18 +105,6 @@ class Packager:
             f"{more}  debs:\n{debs}"
         )
 
-    def run(self, code: int, *words: str) -> str:
-        environment = {**os.environ, "XDG_CACHE_HOME": str(self.folder / "cache")}
-        done = subprocess.run(
-            [sys.executable, "-m", "keystone", *words], cwd=self.folder, env=environment,
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == code, done.stderr
-        return done.stderr
-
-    def items(self) -> list[dict[str, Any]]:
-        return list(json.loads((self.folder / "small.lock.json").read_bytes())["items"])
-
 
 def test_two_releases_for_two_architectures(
     archives: tuple[list[Archive], Path], tmp_path: Path
@@ -126,7 +113,7 @@ def test_two_releases_for_two_architectures(
         for archive in archives[0]:
             archive.serve(server)
         packager = Packager(tmp_path, archives[1], server.address)
-        packager.run(0, "bundle", "lock", "small.yaml")
+        packager.said(0, "bundle", "lock", "small.yaml")
         debs = [item for item in packager.items() if item["kind"] == "deb"]
         found = [
             (item["labels"]["suite"], item["name"], item["labels"]["architecture"]) for item in debs
@@ -139,8 +126,8 @@ def test_two_releases_for_two_architectures(
         text = (packager.folder / "small.lock.json").read_text()
         assert f"{UPSTREAM}/pool/" in text
         assert server.address not in text
-        packager.run(0, "bundle", "keys", "init", "--dir", "keys")
-        packager.run(0, "bundle", "create", "small.yaml", "-o", "a.tar", "--keys", "keys")
+        packager.said(0, "bundle", "keys", "init", "--dir", "keys")
+        packager.said(0, "bundle", "create", "small.yaml", "-o", "a.tar", "--keys", "keys")
 
 
 def test_an_archive_that_another_key_signed_is_refused(
@@ -153,7 +140,7 @@ def test_an_archive_that_another_key_signed_is_refused(
         packager = Packager(tmp_path, archives[1], server.address)
         text = (tmp_path / "small.yaml").read_text().replace("archive.gpg", ring)
         (tmp_path / "small.yaml").write_text(text)
-        said = packager.run(4, "bundle", "lock", "small.yaml")
+        said = packager.said(4, "bundle", "lock", "small.yaml")
     assert "NO_PUBKEY" in said
 
 
@@ -164,9 +151,9 @@ def test_an_index_that_cannot_be_had_is_not_taken_for_empty_or_from_before(
         for archive in archives[0]:
             archive.serve(server)
         packager = Packager(tmp_path, archives[1], server.address)
-        packager.run(0, "bundle", "lock", "small.yaml")
+        packager.said(0, "bundle", "lock", "small.yaml")
         server.says("/ubuntu/dists/noble/InRelease", Answer(status=500))
-        packager.run(8, "bundle", "lock", "small.yaml")
+        packager.said(8, "bundle", "lock", "small.yaml")
 
 
 def test_apt_takes_the_private_authority(
@@ -180,6 +167,6 @@ def test_apt_takes_the_private_authority(
         without.mkdir()
         Packager(without, archives[1], server.address).run(8, "bundle", "lock", "small.yaml")
         packager = Packager(tmp_path, archives[1], server.address, f"  caFile: {alone.name}\n")
-        packager.run(0, "bundle", "lock", "small.yaml")
+        packager.said(0, "bundle", "lock", "small.yaml")
         kinds = [item["kind"] for item in packager.items()]
         assert len(kinds) - kinds.count("sbom") - kinds.count("provenance") == 12

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess  # noqa: TID251 the commands are tried from outside
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from keystone.bundle import cosign, media
 
+from .command_line import CommandLine
 from .registries import Repository, Signer, ask, distribution
 
 if TYPE_CHECKING:
@@ -32,9 +32,10 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield address
 
 
-class Packager:
+class Packager(CommandLine):
     def __init__(self, folder: Path, registry: str, name: str) -> None:
-        self.folder, self.registry, self.name = folder, registry, name
+        super().__init__(folder)
+        self.registry, self.name = registry, name
         self.repository = Repository(registry, name)
         self.signer = Signer(folder)
 
@@ -43,31 +44,20 @@ class Packager:
         children = [self.repository.image(name, os.urandom(9000)) for name in architectures]
         return self.repository.index(children, "v1")
 
-    def run(self, code: int, *words: str) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "XDG_CACHE_HOME": str(self.folder / "cache")}
-        done = subprocess.run(
-            [sys.executable, "-m", "keystone", *words], cwd=self.folder, env=environment,
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == code, done.stderr
-        assert "Traceback" not in done.stderr
-        return done
-
     def lock(self, code: int = 0, more: str = "", image: str = "") -> str:
         (self.folder / "small.yaml").write_text(
             f"{HEAD}kind: BundleDefinition\nspec:\n  number: 1\n  architectures: [amd64]\n"
             f"  installer: false\n  mirrors: {{registry.example: 'http://{self.registry}'}}\n"
             f"  images: [{{ref: 'registry.example/{self.name}:v1', group: node{image}}}]\n{more}"
         )
-        return self.run(code, "bundle", "lock", "small.yaml").stderr
+        return self.said(code, "bundle", "lock", "small.yaml")
 
     def policy(self, *keys: Path) -> str:
         names = ", ".join(key.name for key in keys or (self.signer.public,))
         return f"  signatures: [{{images: ['registry.example/team/*'], keys: [{names}]}}]\n"
 
-    def items(self) -> list[dict[str, Any]]:
-        document = json.loads((self.folder / "small.lock.json").read_bytes())
-        return [item for item in document["items"] if item["kind"] == "attachment"]
+    def attachments(self) -> list[dict[str, Any]]:
+        return self.items("attachment")
 
     def sign(self, subject: dict[str, Any], *signed: tuple[bytes, dict[str, str]]) -> None:
         """Under cosign's tag, all signatures in one manifest."""
@@ -104,7 +94,7 @@ def test_everything_attached_crosses_the_gap(packager: Packager, tmp_path: Path)
     of_sbom = repository.attach(sbom, [repository.blob(b"signed", "text/plain")], "x/y")
     repository.index([of_sbom], tag(sbom))
     packager.lock(more=packager.policy())
-    assert {item["version"] for item in packager.items()} == {
+    assert {item["version"] for item in packager.attachments()} == {
         tag(root, ".sig"), tag(root, ".att"), tag(root, ".sbom"), tag(root), tag(sbom),
     }  # fmt: skip
     words = ("bundle", "keys", "init", "--dir", "keys")
@@ -129,7 +119,7 @@ def test_attachments_can_be_left_behind(packager: Packager) -> None:
     root = packager.image("amd64")
     packager.sign(root, packager.signer.simple(root["digest"]))
     packager.lock(image=", attachments: false", more=packager.policy())
-    assert packager.items() == []
+    assert packager.attachments() == []
 
 
 def test_attestations_inside_the_index_go_with_their_image(packager: Packager) -> None:

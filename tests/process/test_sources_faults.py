@@ -6,8 +6,6 @@ import base64
 import hashlib
 import json
 import os
-import subprocess  # noqa: TID251 the commands are tried from outside
-import sys
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import TYPE_CHECKING
@@ -18,6 +16,7 @@ from keystone.bundle.model import Digest
 from keystone.bundle.sources import Sources
 from keystone.errors import KeystoneError
 
+from .command_line import CommandLine
 from .faulty import Answer, Faulty, self_signed, serving
 
 if TYPE_CHECKING:
@@ -363,33 +362,23 @@ def test_loopback_never_goes_through_a_proxy(
 HEAD = "apiVersion: keystone/v1alpha1\nmetadata: {name: small}\n"
 
 
-class Packager:
+class Packager(CommandLine):
     """A folder with one definition, and the command line."""
 
     def __init__(self, folder: Path, url: str, more: str = "") -> None:
-        self.folder = folder
+        super().__init__(folder)
         (folder / "small.yaml").write_text(
             f"{HEAD}kind: BundleDefinition\nspec:\n  number: 1\n  architectures: [amd64]\n"
             f"  installer: false\n  binaries: [{{name: tool, version: '1', url: '{url}'}}]\n{more}"
         )
         self.run(0, "bundle", "keys", "init", "--dir", "keys")
 
-    def run(self, code: int, *words: str) -> str:
-        environment = {**os.environ, "XDG_CACHE_HOME": str(self.folder / "cache")}
-        done = subprocess.run(
-            [sys.executable, "-m", "keystone", *words], cwd=self.folder, env=environment,
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == code, done.stderr
-        assert "Traceback" not in done.stderr
-        return done.stderr
-
     def lock(self, code: int = 0, *words: str) -> str:
-        return self.run(code, "bundle", "lock", "small.yaml", *words)
+        return self.said(code, "bundle", "lock", "small.yaml", *words)
 
     def create(self, code: int = 0, *words: str) -> str:
         words = ("bundle", "create", "small.yaml", "-o", "a.tar", "--keys", "keys", *words)
-        said = self.run(code, *words)
+        said = self.said(code, *words)
         assert (self.folder / "a.tar").exists() == (code == 0)
         return said
 

@@ -9,14 +9,14 @@ import json
 import os
 import shutil
 import subprocess  # noqa: TID251 the commands are tried from outside
-import sys
 import tarfile
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
+from .command_line import CommandLine
 from .faulty import Answer, serving
 from .registries import Repository, digest, distribution
 
@@ -63,29 +63,17 @@ def skopeo(*words: str) -> str:
     return done.stdout
 
 
-class Packager:
+class Packager(CommandLine):
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        super().__init__(folder)
         self.run(0, "bundle", "keys", "init", "--dir", "keys")
-
-    def run(self, code: int, *words: str) -> str:
-        environment = {
-            **os.environ, "XDG_CACHE_HOME": str(self.folder / "cache"), "HOME": str(self.folder)
-        }  # fmt: skip
-        done = subprocess.run(
-            [sys.executable, "-m", "keystone", *words], cwd=self.folder, env=environment,
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == code, done.stderr
-        assert "Traceback" not in done.stderr
-        return done.stderr
 
     def lock(self, spec: str, code: int = 0, architectures: str = "amd64") -> str:
         (self.folder / "small.yaml").write_text(
             f"{HEAD}kind: BundleDefinition\nspec:\n  number: 1\n"
             f"  architectures: [{architectures}]\n  installer: false\n{spec}"
         )
-        return self.run(code, "bundle", "lock", "small.yaml")
+        return self.said(code, "bundle", "lock", "small.yaml")
 
     def create(self) -> Path:
         """The bundle, unpacked by plain tar."""
@@ -95,10 +83,6 @@ class Packager:
         out.mkdir()
         subprocess.run(["tar", "-C", out, "-xf", self.folder / "a.tar"], check=True)
         return out
-
-    def items(self, kind: str) -> list[dict[str, Any]]:
-        document = json.loads((self.folder / "small.lock.json").read_bytes())
-        return [item for item in document["items"] if item["kind"] == kind]
 
 
 @pytest.fixture
@@ -218,7 +202,7 @@ def test_a_layout_that_changed_after_the_lock_is_refused(packager: Packager, ima
     name = packager.items("image")[0]["blobs"][-1].removeprefix("sha256:")
     (packager.folder / "layout/blobs/sha256" / name).write_bytes(b"other")
     words = ("bundle", "create", "small.yaml", "-o", "a.tar", "--keys", "keys")
-    assert name in packager.run(3, *words)
+    assert name in packager.said(3, *words)
 
 
 # Folders ---------------------------------------------------------------------------------------

@@ -48,7 +48,6 @@ class Deb:
     digest: Digest
     size: int
     control: str
-    priority: str = ""
 
 
 @dataclass(frozen=True)
@@ -274,7 +273,6 @@ def deb_of(stanza: str, url: str) -> Deb:
         digest=Digest(_field(stanza, "SHA256")),
         size=int(_field(stanza, "Size")),
         control=lines,
-        priority=_field(stanza, "Priority"),
     )
 
 
