@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from keystone import log
 from keystone.bundle import manifest as contents_file
-from keystone.bundle import reader, trust
+from keystone.bundle import delta, delta_reader, reader, trust
 from keystone.bundle.disk import sync_directory, write_chunks, write_file
 from keystone.bundle.model import Digest, Manifest
 from keystone.bundle.opened import INSTALLER_MODE, Head, read_head
-from keystone.bundle.reader import Content, Target, TarStream
+from keystone.bundle.reader import Content, Members, Target, TarStream
 from keystone.errors import KeystoneError, RefusedError
 
 if TYPE_CHECKING:
@@ -65,8 +65,11 @@ def ingest(
     exact: the stream ends where the archive does. Raises UntrustedBundleError before anything is
     written, DamagedBundleError for content (whole blobs that came before it stay).
     """
-    archive = TarStream(stream)
-    head = read_head(archive, pin)
+    carried = TarStream(stream)
+    archive: Members = carried
+    head = read_head(carried, pin)
+    if delta.is_delta(head.verified.targets):
+        archive, head = delta_reader.over(carried, head, store, pin)
     digest = str(head.verified.digest)
     with _locked(store):
         before = status(store)

@@ -71,11 +71,21 @@ def create(lock: Lock, folder: Path, output: Path, signing: Signing, sources: So
     Raises SourceError when an upstream gives other bytes than the lock names.
     """
     parts = plan(lock, folder, signing, sources)
+    return write(parts, lock, output, before=lambda: prefetch(lock, sources))
+
+
+def write(
+    parts: list[Part], lock: Lock, output: Path, before: Callable[[], None] = lambda: None
+) -> Created:
+    """Write these members, the signed head first, dated as the lock is.
+
+    before: is called unless all of it is there already.
+    """
     size = _size(parts, lock)
     digest = next(p.target.digest for p in parts if p.name == f"{METADATA}targets.json")
     if _is_there(output, parts, size, lock):
         return Created(changed=False, digest=str(digest), size=size)
-    _prefetch(lock, sources)
+    before()
     _write(parts, output, size, int(lock.created.timestamp()))
     return Created(changed=True, digest=str(digest), size=size)
 
@@ -215,7 +225,7 @@ def _is_there(output: Path, parts: list[Part], size: int, lock: Lock) -> bool:
     return True
 
 
-def _prefetch(lock: Lock, sources: Sources) -> None:
+def prefetch(lock: Lock, sources: Sources) -> None:
     """Bring many small things from far away into the cache, several at a time."""
     wanted = [
         blob

@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import click
 
 from keystone import log
+from keystone.cli import bundle_delta, bundle_parts
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 mirrors_option = click.option(
@@ -61,10 +63,11 @@ def lock(definition: Path, output: Path | None, mirrors: Path | None) -> None:
 @click.option("--keys", type=click.Path(path_type=Path), required=True, help="`bundle keys init`.")
 @mirrors_option
 @passphrase_option
+@bundle_delta.create_options
 @json_option
 def create(
     source: Path, output: Path, keys: Path, mirrors: Path | None, passphrase_file: Path | None,
-    as_json: bool,
+    as_json: bool, **receiver: Any,
 ) -> None:  # fmt: skip
     """Write the bundle of a lock (or of the lock beside a definition). Same lock, same bytes."""
     from keystone.bundle import definition as definitions  # noqa: PLC0415 slow to import
@@ -76,7 +79,9 @@ def create(
     inline = {} if path == source else dict(definitions.load(source).mirrors)
     sources = Sources({**inline, **definitions.load_mirrors(mirrors)})
     signing = writer.Signing(keys, _passphrase(passphrase_file))
-    done = writer.create(locks.load(path), path.parent, output, signing, sources)
+    delta = bundle_delta.wanted(**receiver)
+    make = delta.create if delta else writer.create
+    done = make(locks.load(path), path.parent, output, signing, sources)
     state = "written" if done.changed else "is there already, unchanged"
     log.info(f"{output}: {state}, {log.size(done.size)}, {done.digest}")
     if as_json:
@@ -84,13 +89,16 @@ def create(
 
 
 @group.command()
-@click.argument("file", type=FILE)
+@click.argument("file", metavar="FILE...", type=FILE, nargs=-1, required=True)
 @fingerprint_option
 @json_option
-def verify(file: Path, root_fingerprint: str | None, as_json: bool) -> None:
-    """Check signatures, versions, expiry and every byte."""
+def verify(file: tuple[Path, ...], root_fingerprint: str | None, as_json: bool) -> None:
+    """Check signatures, versions, expiry and every byte: of a bundle, a delta or parts."""
     from keystone.bundle import open_verified  # noqa: PLC0415 slow to import
 
+    if bundle_parts.verify(file, root_fingerprint, _confirm, as_json=as_json):
+        return
+    (file,) = file
     found = open_verified(file, fingerprint=root_fingerprint, confirm=_confirm)
     log.info(f"{file}: {found.manifest.name} number {found.manifest.number}: every byte is signed")
     if as_json:
@@ -132,6 +140,11 @@ def init(folder: Path, passphrase_file: Path | None, as_json: bool) -> None:
         log.out_json({"fingerprint": fingerprint})
     else:
         log.out(fingerprint)
+
+
+group.add_command(bundle_delta.have)
+group.add_command(bundle_parts.split)
+group.add_command(bundle_parts.join)
 
 
 def _passphrase(path: Path | None) -> str | None:

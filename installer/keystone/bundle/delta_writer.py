@@ -1,0 +1,298 @@
+"""Make a delta: the bundle of a lock without what the receiver's have-list names.
+
+Everything that decides is in the lock, the have-list and the old blobs that are at hand (in the
+cache, or in bundles given as base): same input, same bytes. Patches are kept in the cache under
+the names of what they lead from and to, so a run that was cut goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING
+
+from keystone import log
+from keystone.bundle import cache, delta, forms, keys, manifest, patch, writer
+from keystone.bundle.delta import Delta, Encoded, HeadFile
+from keystone.bundle.disk import write_chunks
+from keystone.bundle.model import Digest, Manifest
+from keystone.bundle.opened import SCRATCH
+from keystone.bundle.reader import CHUNK, INSTALLER, MANIFEST, METADATA, TarStream, Target
+from keystone.bundle.reader import read_metadata
+from keystone.bundle.store import stored_targets
+from keystone.bundle.writer import Created, Part, Signing
+from keystone.errors import DamagedBundleError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from keystone.bundle.have import Have
+    from keystone.bundle.lock import Lock
+    from keystone.bundle.model import Item
+    from keystone.bundle.sources import Sources
+
+WORTH = 64 << 10
+"""Bytes below which a blob is carried whole: a patch would save less than it costs to apply."""
+CANDIDATES = 2
+"""How many old blobs are tried for one new one."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """An older bundle at hand: where each blob's data starts in it, in bytes."""
+
+    path: Path
+    places: dict[Digest, tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Receiver:
+    """Whom a delta is for: what they have, and older bundles at hand that hold some of it."""
+
+    have: Have
+    bases: tuple[Path, ...] = ()
+
+    def create(
+        self, lock: Lock, folder: Path, output: Path, signing: Signing, sources: Sources
+    ) -> Created:
+        """Write the delta of a lock's bundle, as writer.create writes the bundle.
+
+        Raises SourceError when an upstream gives other bytes than the lock names.
+        """
+        full = writer.plan(lock, folder, signing, sources)
+        parts = _plan(full, lock, sources, self)
+        signed = keys.sign(
+            signing.folder,
+            {part.name: part.target for part in parts},
+            number=lock.number,
+            created=lock.created,
+            valid_days=lock.valid_days,
+            passphrase=signing.passphrase,
+        )
+        own = [_bytes(METADATA + name, data) for name, data in signed.items()]
+        return writer.write([*own, *parts], lock, output)
+
+
+def _plan(full: list[Part], lock: Lock, sources: Sources, receiver: Receiver) -> list[Part]:
+    """The members after the metadata."""
+    have = receiver.have
+    head = [part for part in full if delta.in_head(part.name)]
+    carried = [p for p in full if p not in head and not have.has(p.target.digest.hex)]
+    new = {part.target.digest for part in carried}
+    wanted = dataclasses.replace(lock, blobs=tuple(b for b in lock.blobs if b.digest in new))
+    writer.prefetch(wanted, sources)
+    patches = _patches(carried, lock.items, have, [_base(path) for path in receiver.bases])
+    left = [part for part in full if part not in head and part.target.digest not in new]
+    files, frames = _head(head, have)
+    description = Delta(
+        name=lock.name,
+        number=lock.number,
+        digest=_digest(head, f"{METADATA}targets.json"),
+        base=have.digest,
+        base_number=have.number,
+        head=files,
+        encoded=tuple(entry for entry, _ in patches.values()),
+        left_out=len(left),
+        left_out_bytes=sum(part.target.size for part in left),
+    )
+    table = Manifest(lock.name, lock.number, _items(lock.items, new))
+    return [
+        _bytes(MANIFEST, manifest.dump(table)),
+        _bytes(delta.DESCRIPTOR, delta.dump(description)),
+        _bytes(delta.HEAD, frames),
+        *(patches[p.name][1] if p.name in patches else p for p in carried),
+    ]
+
+
+def _items(items: Sequence[Item], new: set[Digest]) -> tuple[Item, ...]:
+    """The items of which anything is carried."""
+    return tuple(item for item in items if new & {item.digest, *item.blobs})
+
+
+def _digest(parts: Sequence[Part], name: str) -> Digest:
+    return next(part.target.digest for part in parts if part.name == name)
+
+
+def _head(head: Sequence[Part], have: Have) -> tuple[tuple[HeadFile, ...], bytes]:
+    """The files of the full bundle's head and their frames. Roots are in the delta anyway."""
+    files, frames = [], []
+    for part in head:
+        old = have.heads.get(part.name.removeprefix(METADATA), b"")
+        shared = part.name.endswith(".root.json")
+        frame = b"" if shared else patch.patch_bytes(old, b"".join(part.read()))
+        source = Digest(hashlib.sha256(old).hexdigest()) if old else None
+        size, digest = part.target.size, part.target.digest
+        files.append(HeadFile(part.name, size, digest, source, len(frame)))
+        frames.append(frame)
+    return tuple(files), b"".join(frames)
+
+
+def _patches(
+    carried: Sequence[Part], items: Sequence[Item], have: Have, bases: Sequence[Base]
+) -> dict[str, tuple[Encoded, Part]]:
+    """The patches that are smaller than what they make, by the name of what they make."""
+    if not {"keystone.json", "targets.json"} <= set(have.heads):
+        return {}
+    old = manifest.load(have.heads["keystone.json"])
+    sizes = {t.digest: t.size for t in stored_targets(have.heads["targets.json"]).values()}
+    tried = [part for part in carried if part.target.size >= WORTH]
+    found: dict[str, tuple[Encoded, Part]] = {}
+    with log.progress("look for what changed little", sum(p.target.size for p in tried)) as bar:
+        for part in tried:
+            likely = _candidates(part.target, items, old, sizes, have)
+            best = _best(part, [digest for digest in likely if _at_hand(digest, sizes, bases)],
+                         sizes, bases)  # fmt: skip
+            if best is not None:
+                found[part.name] = best
+            bar.advance(part.target.size)
+    return found
+
+
+def _candidates(
+    target: Target, items: Sequence[Item], old: Manifest, sizes: dict[Digest, int], have: Have
+) -> list[Digest]:
+    """Old blobs of the things that the new one belongs to, the likeliest by size first."""
+    names = {
+        (item.kind, item.name, item.labels.get("suite"), item.labels.get("architecture"))
+        for item in items
+        if target.digest in {item.digest, *item.blobs}
+    }
+    found = {
+        digest
+        for item in old.items
+        if (item.kind, item.name, item.labels.get("suite"), item.labels.get("architecture"))
+        in names
+        for digest in (item.digest, *item.blobs)
+        if sizes.get(digest, 0) >= WORTH and have.has(digest.hex)
+    }
+    return sorted(found, key=lambda digest: (abs(sizes[digest] - target.size), digest))
+
+
+def _at_hand(digest: Digest, sizes: dict[Digest, int], bases: Sequence[Base]) -> bool:
+    return cache.has(digest, sizes[digest]) or any(digest in base.places for base in bases)
+
+
+def _best(
+    part: Part, likely: list[Digest], sizes: dict[Digest, int], bases: Sequence[Base]
+) -> tuple[Encoded, Part] | None:
+    best: tuple[Encoded, Part] | None = None
+    size = part.target.size
+    for source in likely[:CANDIDATES]:
+        form, path = _patch(part, source, sizes, bases)
+        if 0 < path.stat().st_size < size:
+            size = path.stat().st_size
+            target = Target(size, Digest(_sha256(path)))
+            member = f"{delta.PATCHES}{target.digest.hex}"
+            carried = Part(member, target, lambda path=path: _chunks(path))
+            best = Encoded(part.name, member, source, form), carried
+    return best
+
+
+def _patch(
+    part: Part, source: Digest, sizes: dict[Digest, int], bases: Sequence[Base]
+) -> tuple[str, Path]:
+    """A patch out of the cache, or made now. An empty file stands for one not worth carrying."""
+    with _old(source, sizes[source], bases) as old, _new(part).open("rb") as new:
+        form = forms.shared(old, new)
+        name = f"{patch.VERSION}-{form}-{source.hex}-{part.target.digest.hex}"
+        path = cache.root() / "patches" / hashlib.sha256(name.encode()).hexdigest()
+        if path.is_file():
+            return form, path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with forms.unfolded(form, old) as before, forms.unfolded(form, new) as after:
+            pieces = _until(patch.make(before, after), part.target.size)
+            write_chunks(path, pieces, path.with_name(f"{path.name}.part"))
+    return form, path
+
+
+def _until(pieces: Iterator[bytes], limit: int) -> Iterator[bytes]:
+    """The pieces, or nothing when they are not fewer bytes than `limit`."""
+    with tempfile.TemporaryFile(dir=SCRATCH) as kept:
+        for piece in pieces:
+            kept.write(piece)
+            if kept.tell() >= limit:
+                return
+        kept.seek(0)
+        while chunk := kept.read(CHUNK):
+            yield chunk
+
+
+def _new(part: Part) -> Path:
+    """The new blob as a file: the cache keeps it until the delta is written."""
+    target = part.target
+    if cache.has(target.digest, target.size):
+        return cache.path(target.digest)
+    return cache.keep(target.digest, _same(part.read(), part.name, target))
+
+
+def _same(chunks: Iterator[bytes], name: str, target: Target) -> Iterator[bytes]:
+    seen = hashlib.sha256()
+    for chunk in chunks:
+        seen.update(chunk)
+        yield chunk
+    if seen.hexdigest() != target.digest.hex:
+        raise DamagedBundleError(f"{name}: other bytes than the lock names", hint="lock again")
+
+
+@contextmanager
+def _old(digest: Digest, size: int, bases: Sequence[Base]) -> Iterator[IO[bytes]]:
+    """An old blob as a file whose bytes were hashed."""
+    if cache.has(digest, size):
+        with cache.path(digest).open("rb") as file:
+            yield file
+        return
+    base = next(base for base in bases if digest in base.places)
+    offset, _ = base.places[digest]
+    with tempfile.TemporaryFile(dir=SCRATCH) as copy, base.path.open("rb") as file:
+        file.seek(offset)
+        seen, left = hashlib.sha256(), size
+        while left and (chunk := file.read(min(left, CHUNK))):
+            seen.update(chunk)
+            copy.write(chunk)
+            left -= len(chunk)
+        if seen.hexdigest() != digest.hex:
+            raise DamagedBundleError(
+                f"{base.path}: {digest} is damaged in it", hint="give another copy: --base FILE"
+            )
+        copy.flush()
+        yield copy
+
+
+def _base(path: Path) -> Base:
+    """Where the blobs of a bundle are; nothing of it is believed before it was hashed."""
+    places: dict[Digest, tuple[int, int]] = {}
+    try:
+        stream = path.open("rb", buffering=0)
+    except OSError as error:
+        raise DamagedBundleError(
+            f"{path}: cannot be opened: {error.strerror}", hint="--base names an older bundle"
+        ) from error
+    with stream:
+        archive = TarStream(stream)
+        targets = stored_targets(read_metadata(archive)["targets.json"])
+        while (member := archive.next()) is not None:
+            target = targets.get(member.name)
+            if target is not None and member.name.startswith(("blobs/", INSTALLER)):
+                places[target.digest] = (archive.position, member.size)
+            archive.skip()
+    return Base(path, places)
+
+
+def _bytes(name: str, data: bytes) -> Part:
+    target = Target(len(data), Digest(hashlib.sha256(data).hexdigest()))
+    return Part(name, target, lambda: iter([data]))
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    with path.open("rb", buffering=0) as file:
+        while chunk := file.read(CHUNK):
+            yield chunk
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

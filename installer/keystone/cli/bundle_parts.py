@@ -1,0 +1,4 @@
+import click
+def verify(*a, **k): return False
+split = click.Command("split")
+join = click.Command("join")
