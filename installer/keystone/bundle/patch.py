@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 VERSION = f"1-{zstd.zstd_version}"
 """What the bytes of a patch depend on beside the two files."""
-SEGMENT = 4 << 20
+SEGMENT = 2 << 20
 """Bytes of the new file in one frame."""
-REACH = 4 << 20
+REACH = 3 << 19
 """How many bytes of the old file before and after the matching place a segment may draw from."""
 LIMIT = SEGMENT + 2 * REACH
 _HEADER = struct.Struct("<QII")
@@ -41,9 +41,10 @@ _WINDOW = 24
 """log2 of the largest window that is read or written: prefix and segment fit into it."""
 _OPTIONS: dict[int, int] = {
     # Level 9 searches rows of a hash table: beside level 16 it takes a tenth of the time for the
-    # same size, and its tables are small. Levels 10 to 15 find no match this far away.
+    # same size. 4 Mi entries hold every position of a prefix; with fewer the oldest are forgotten.
     zstd.CompressionParameter.compression_level: 9,
     zstd.CompressionParameter.window_log: _WINDOW,
+    zstd.CompressionParameter.hash_log: 22,
 }
 _CHEAP = {zstd.DecompressionParameter.window_log_max: _WINDOW}
 

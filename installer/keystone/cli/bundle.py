@@ -89,7 +89,7 @@ def create(
 
 
 @group.command()
-@click.argument("file", metavar="FILE...", type=FILE, nargs=-1, required=True)
+@click.argument("file", metavar="FILE...", type=click.Path(path_type=Path), nargs=-1, required=True)
 @fingerprint_option
 @json_option
 def verify(file: tuple[Path, ...], root_fingerprint: str | None, as_json: bool) -> None:
