@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import os
@@ -10,7 +9,6 @@ import random
 import shutil
 import subprocess  # noqa: TID251 the commands are tried from outside
 import sys
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -105,13 +103,14 @@ class Site:
 
 
 BINARY = noise(1, 9 << 20)
+HALF = 5 << 20
 THINGS = {
     "tool": BINARY,
     "old": noise(2, 100_000),
     "registry.example/app": noise(3, 1 << 20),
 }
 CHANGED = {
-    "tool": BINARY[:1000] + b"inserted" + BINARY[1000 : 5 << 20] + noise(4, 5000) + BINARY[5 << 20 :],
+    "tool": BINARY[:1000] + b"inserted" + BINARY[1000:HALF] + noise(4, 5000) + BINARY[HALF:],
     "registry.example/app": noise(5, 1 << 20),
     "registry.example/new": noise(6, 50_000),
 }

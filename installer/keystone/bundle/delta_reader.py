@@ -15,8 +15,8 @@ from typing import IO, TYPE_CHECKING
 
 from keystone.bundle import delta, forms, patch, reader, tar, trust
 from keystone.bundle import manifest as contents_file
-from keystone.bundle.opened import SCRATCH, Bundle, Head, read_head
-from keystone.bundle.reader import CHUNK, METADATA, TarStream, Target
+from keystone.bundle.opened import Bundle, Head, member_name, read_head
+from keystone.bundle.reader import CHUNK, METADATA, Target, TarStream
 from keystone.errors import DamagedBundleError
 
 if TYPE_CHECKING:
@@ -270,10 +270,10 @@ class OverStore(Bundle):
     outer: Bundle
 
     def _copy(self, digest: Digest, sink: IO[bytes]) -> None:
-        name = reader_name(digest, self.filled)
+        name = member_name(digest, self.manifest)
         entry = {e.name: e for e in self.filled.description.encoded}.get(name)
         if entry is None and name in self.outer.offsets:
-            self.outer._copy(digest, sink)  # noqa: SLF001 one class in two files
+            super()._copy(digest, sink)
             return
         seen = hashlib.sha256()
         with self._pieces(digest, entry) as pieces:
@@ -294,21 +294,8 @@ class OverStore(Bundle):
             with here.open("rb") as file:
                 yield iter(lambda: file.read(CHUNK), b"")
             return
-        with tempfile.TemporaryFile(dir=SCRATCH) as kept, self.path.open("rb") as source:
-            source.seek(self.outer.offsets[entry.member])
-            left = self.outer.verified.targets[entry.member].size
-            while left and (chunk := source.read(min(left, CHUNK))):
-                kept.write(chunk)
-                left -= len(chunk)
-            kept.flush()
+        with self.outer.member(entry.member) as kept:
             yield rebuild(entry, kept, store)
-
-
-def reader_name(digest: Digest, filled: Filled) -> str:
-    """The name of a blob in the full bundle."""
-    from keystone.bundle.opened import member_name  # noqa: PLC0415
-
-    return member_name(digest, filled.head.manifest)
 
 
 def over_store(bundle: Bundle, store: Path) -> Bundle:
@@ -324,5 +311,6 @@ def over_store(bundle: Bundle, store: Path) -> Bundle:
         outer = read_head(archive, pin)
         filled = fill(archive, outer, store, pin)
     return OverStore(
-        bundle.path, filled.head.manifest, filled.head.verified, {}, filled=filled, outer=bundle
-    )
+        bundle.path, filled.head.manifest, filled.head.verified, bundle.offsets,
+        filled=filled, outer=bundle,
+    )  # fmt: skip

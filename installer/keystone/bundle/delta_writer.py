@@ -12,6 +12,7 @@ import hashlib
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import IO, TYPE_CHECKING
 
 from keystone import log
@@ -20,8 +21,15 @@ from keystone.bundle.delta import Delta, Encoded, HeadFile
 from keystone.bundle.disk import write_chunks
 from keystone.bundle.model import Digest, Manifest
 from keystone.bundle.opened import SCRATCH
-from keystone.bundle.reader import CHUNK, INSTALLER, MANIFEST, METADATA, TarStream, Target
-from keystone.bundle.reader import read_metadata
+from keystone.bundle.reader import (
+    CHUNK,
+    INSTALLER,
+    MANIFEST,
+    METADATA,
+    Target,
+    TarStream,
+    read_metadata,
+)
 from keystone.bundle.store import stored_targets
 from keystone.bundle.writer import Created, Part, Signing
 from keystone.errors import DamagedBundleError
@@ -187,7 +195,7 @@ def _best(
             size = path.stat().st_size
             target = Target(size, Digest(_sha256(path)))
             member = f"{delta.PATCHES}{target.digest.hex}"
-            carried = Part(member, target, lambda path=path: _chunks(path))
+            carried = Part(member, target, partial(_chunks, path))
             best = Encoded(part.name, member, source, form), carried
     return best
 

@@ -19,21 +19,15 @@ import io
 import json
 import os
 import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keystone.bundle import delta, reader, trust
+from keystone.bundle import delta, reader, trust, zstd
 from keystone.bundle.disk import sync_directory, write_chunks, write_file
 from keystone.bundle.manifest import API_VERSION, require_kind
 from keystone.bundle.opened import read_head
 from keystone.errors import ConfigurationError, DamagedBundleError, UntrustedBundleError
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -225,7 +219,7 @@ def _authenticate(path: Path, statement: dict[str, Any], site_key: str | None) -
 def _sections(content: bytes, sizes: dict[str, int]) -> dict[str, bytes]:
     if set(sizes) - {"blobs", *HEADS} or max(sizes.values()) > MAX_SECTION:
         raise ValueError("sections that no have-list has")
-    options = {zstd.DecompressionParameter.window_log_max: _WINDOW}
+    options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: _WINDOW}
     with zstd.ZstdFile(io.BytesIO(content), options=options) as file:
         found = {name: file.read(sizes[name]) for name in sorted(sizes)}
         if any(len(found[name]) != size for name, size in sizes.items()) or file.read(1):
@@ -234,7 +228,7 @@ def _sections(content: bytes, sizes: dict[str, int]) -> dict[str, bytes]:
 
 
 def _frame(blobs: list[str], heads: Mapping[str, bytes]) -> Iterator[bytes]:
-    options = {
+    options: dict[int, int] = {
         zstd.CompressionParameter.compression_level: 6,
         # The digests come again in the heads: the window must reach back to the list.
         zstd.CompressionParameter.window_log: _WINDOW,

@@ -86,6 +86,14 @@ class Bundle:
             yield copy
 
     @contextmanager
+    def member(self, name: str) -> Iterator[IO[bytes]]:
+        """A member by its name, as a file of its own, hashed again as `open` does."""
+        with tempfile.TemporaryFile(dir=SCRATCH) as copy:
+            self._copy_member(name, copy)
+            copy.seek(0)
+            yield copy
+
+    @contextmanager
     def seed_archive(self, kernel: str) -> Iterator[IO[bytes]]:
         """A plain tar of a flat apt repository: what cannot wait for the store, and Packages.
 
@@ -116,9 +124,13 @@ class Bundle:
 
     def _copy(self, digest: Digest, sink: IO[bytes]) -> None:
         name = member_name(digest, self.manifest)
+        self._copy_member(name, sink)
+
+    def _copy_member(self, name: str, sink: IO[bytes]) -> None:
         target = self.verified.targets.get(name)
+        owner = self.manifest.owner(target.digest) if target else "nothing signed"
         if target is None or name not in self.offsets:
-            raise DamagedBundleError(f"{name} ({self.manifest.owner(digest)}) is not inside")
+            raise DamagedBundleError(f"{name} ({owner}) is not inside")
         seen = hashlib.sha256()
         with self.path.open("rb") as source:
             source.seek(self.offsets[name])
@@ -127,9 +139,9 @@ class Bundle:
                 seen.update(chunk)
                 sink.write(chunk)
                 left -= len(chunk)
-        if seen.hexdigest() != digest.hex:
+        if seen.hexdigest() != target.digest.hex:
             raise DamagedBundleError(
-                f"{name} ({self.manifest.owner(digest)}): changed on {self.path} since verified",
+                f"{name} ({owner}): changed on {self.path} since verified",
                 hint="look at the medium; do not swap it during an installation",
             )
 

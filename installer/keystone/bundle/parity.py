@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 MOST = 255
 """Data and parity parts together: the length of a word of the code."""
@@ -66,7 +67,7 @@ def _table(factor: int) -> bytes:
 
 
 @cache
-def _codec(parity: int):  # noqa: ANN202 reedsolo has no types
+def _codec(parity: int) -> Any:  # noqa: ANN401 reedsolo has no types
     import reedsolo  # noqa: PLC0415
 
     return reedsolo.RSCodec(parity)

@@ -175,8 +175,10 @@ def join_to_pipe(found: Sequence[Part], sink: IO[bytes]) -> Joined:
 
 
 def join_to_file(found: Sequence[Part], output: Path) -> Joined:
-    """Write the bundle, or as much as can be had: then raises DamagedBundleError and goes on next
-    time, with other parts."""
+    """Write the bundle, or as much of it as can be had.
+
+    Raises DamagedBundleError when something is missing: the next call goes on, with other parts.
+    """
     wanted = found[0].set
     folder = output.with_name(f"{output.name}.join")
     if output.exists():

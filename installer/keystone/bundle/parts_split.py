@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import IO, TYPE_CHECKING, Self
 
 from keystone import log
 from keystone.bundle import parity, parts, tar
 from keystone.bundle.disk import sync_directory
 from keystone.bundle.parts import CHUNK, Set
 from keystone.bundle.reader import MANIFEST, TarStream, read_metadata
-from keystone.bundle.store import stored_targets
 from keystone.errors import DamagedBundleError, RefusedError, UsageError
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _look(path: Path) -> _Source:
     with stream:
         archive = TarStream(stream)
         files = read_metadata(archive)
-        number = max(1, _number(files["targets.json"]))
+        number = int(json.loads(files["targets.json"])["signed"]["version"])
         lines, head_end, mtime = [], 0, 0
         while (member := archive.next()) is not None:
             lines.append(f"{archive.position} {member.size} {member.name}\n")
@@ -116,46 +116,32 @@ def _look(path: Path) -> _Source:
         size = archive.position
         stream.seek(0)
         head = _exactly(stream, head_end)
-    stored_targets(files["targets.json"])
     layout = "".join(lines).encode()
     digest = f"sha256:{hashlib.sha256(files['targets.json']).hexdigest()}"
     found = Set(digest, number, size, size, 1, 0, _sha256(head), _sha256(layout))
     return _Source(path, found, head, layout, mtime)
 
 
-def _number(targets: bytes) -> int:
-    import json  # noqa: PLC0415
-
-    return int(json.loads(targets)["signed"]["version"])
-
-
 def _fit(source: _Source, size: int, extra: int) -> _Source:
     """How many chunks a part may hold so that its file is at most `size`."""
-    from dataclasses import replace  # noqa: PLC0415
-
-    chunks = min(size, tar.MAX_SIZE) // CHUNK
-    while chunks > 0:
+    for chunks in range(min(size, tar.MAX_SIZE) // CHUNK, 0, -1):
         part_bytes = chunks * CHUNK
         data = -(-source.set.size // part_bytes)
-        wanted = replace(source.set, part_bytes=part_bytes, data=data, parity=extra)
-        fitted = replace(source, set=wanted)
-        numbers = {1, wanted.total}
-        if data > 0 and all(fitted.file_size(number) <= size for number in numbers):
-            break
-        chunks -= 1
-    else:
-        raise UsageError(
-            f"--size: {log.size(size)} is too small: a part repeats "
-            f"{log.size(len(source.head) + len(source.layout))} of the bundle's head",
-            hint="choose a larger --size",
-        )
-    if wanted.total > parity.MOST or extra > parity.MOST_PARITY:
-        raise UsageError(
-            f"{wanted.total} parts, {extra} of them parity: at most {parity.MOST} and "
-            f"{parity.MOST_PARITY} work",
-            hint="choose a larger --size",
-        )
-    return fitted
+        found = replace(source.set, part_bytes=part_bytes, data=data, parity=extra)
+        if found.total > parity.MOST or extra > parity.MOST_PARITY:
+            raise UsageError(
+                f"{found.total} parts, {extra} of them parity: at most {parity.MOST} and "
+                f"{parity.MOST_PARITY} work",
+                hint="choose a larger --size or less --parity",
+            )
+        fitted = replace(source, set=found)
+        if max(fitted.file_size(1), fitted.file_size(found.total)) <= size:
+            return fitted
+    raise UsageError(
+        f"--size: {log.size(size)} is too small: a part repeats "
+        f"{log.size(len(source.head) + len(source.layout))} of the bundle's head",
+        hint="choose a larger --size",
+    )
 
 
 def _is_there(path: Path, source: _Source, number: int) -> bool:
@@ -232,7 +218,7 @@ class _Writer:
         chunks = bytes(source.set.rows(number) * parts.DIGEST)
         self._file.seek(source.place(number, chunks, source.no_digests)[-1][0].offset)
 
-    def __enter__(self) -> _Writer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

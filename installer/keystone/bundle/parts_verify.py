@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from keystone import log
-from keystone.bundle import parts, trust
+from keystone.bundle import trust
 from keystone.bundle.opened import read_head
 from keystone.bundle.parts import CHUNK, Part
 from keystone.bundle.parts_join import names_in

@@ -14,15 +14,10 @@ from __future__ import annotations
 
 import os
 import struct
-import sys
 from typing import IO, TYPE_CHECKING
 
+from keystone.bundle import zstd
 from keystone.errors import DamagedBundleError
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +29,7 @@ SEGMENT = 2 << 20
 REACH = 3 << 19
 """How many bytes of the old file before and after the matching place a segment may draw from."""
 LIMIT = SEGMENT + 2 * REACH
+"""Bytes of the longest prefix."""
 _HEADER = struct.Struct("<QII")
 _PROBES = 16
 _PROBE = 32
@@ -46,7 +42,7 @@ _OPTIONS: dict[int, int] = {
     zstd.CompressionParameter.window_log: _WINDOW,
     zstd.CompressionParameter.hash_log: 22,
 }
-_CHEAP = {zstd.DecompressionParameter.window_log_max: _WINDOW}
+_CHEAP: dict[int, int] = {zstd.DecompressionParameter.window_log_max: _WINDOW}
 
 
 def make(old: IO[bytes], new: IO[bytes]) -> Iterator[bytes]:
@@ -72,17 +68,12 @@ def apply(old: IO[bytes], patch: IO[bytes]) -> Iterator[bytes]:
             if length > LIMIT or size > 2 * SEGMENT:
                 raise ValueError("larger than any patch is")
             prefix = _read(old, offset, length)
-            yield _decompress(patch.read(size), prefix)
+            yield _decompress(patch.read(size), prefix, _CHEAP, SEGMENT)
         except (struct.error, ValueError, zstd.ZstdError) as error:
             raise DamagedBundleError(
                 f"a patch that does not fit what it is for ({error})",
                 hint="have a full bundle made, and say so to whoever made this one",
             ) from error
-
-
-def compress(data: bytes) -> bytes:
-    """One frame without an old file."""
-    return _compress(data, b"")
 
 
 def patch_bytes(old: bytes, new: bytes) -> bytes:
@@ -96,8 +87,11 @@ def patch_bytes(old: bytes, new: bytes) -> bytes:
 
 def apply_bytes(old: bytes, frame: bytes, size: int) -> bytes:
     """The data of `patch_bytes`; size: what it must have, in bytes. Raises ValueError."""
-    options = {zstd.DecompressionParameter.window_log_max: 27}
-    return _exactly(frame, old, options, size)
+    options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: 27}
+    data = _decompress(frame, old, options, size)
+    if len(data) != size:
+        raise ValueError("a frame of another length")
+    return data
 
 
 def _compress(data: bytes, prefix: bytes) -> bytes:
@@ -108,20 +102,15 @@ def _compress(data: bytes, prefix: bytes) -> bytes:
     )
 
 
-def _decompress(frame: bytes, prefix: bytes) -> bytes:
-    return _exactly(frame, prefix, _CHEAP, SEGMENT, at_most=True)
-
-
-def _exactly(
-    frame: bytes, prefix: bytes, options: dict[int, int], size: int, *, at_most: bool = False
-) -> bytes:
+def _decompress(frame: bytes, prefix: bytes, options: dict[int, int], most: int) -> bytes:
+    """What a frame holds, `most` bytes at most. Raises ValueError for anything else."""
     dictionary = zstd.ZstdDict(prefix, is_raw=True).as_prefix if prefix else None
     engine = zstd.ZstdDecompressor(zstd_dict=dictionary, options=options)
     try:
-        data = engine.decompress(frame, size + 1)
+        data = engine.decompress(frame, most + 1)
     except zstd.ZstdError as error:
         raise ValueError(str(error)) from error
-    if not engine.eof or engine.unused_data or len(data) > size or (len(data) < size > 0 and not at_most):
+    if not engine.eof or engine.unused_data or len(data) > most:
         raise ValueError("a frame of another length")
     return data
 
@@ -160,6 +149,9 @@ def _read(file: IO[bytes], offset: int, length: int) -> bytes:
     if length <= 0:
         return b""
     data = os.pread(file.fileno(), length, offset)
-    while len(data) < length and (more := os.pread(file.fileno(), length - len(data), offset + len(data))):
+    while len(data) < length:
+        more = os.pread(file.fileno(), length - len(data), offset + len(data))
+        if not more:
+            break
         data += more
     return data

@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
 from keystone import log
-from keystone.bundle import manifest as contents_file
 from keystone.bundle import delta, delta_reader, reader, trust
+from keystone.bundle import manifest as contents_file
 from keystone.bundle.disk import sync_directory, write_chunks, write_file
 from keystone.bundle.model import Digest, Manifest
 from keystone.bundle.opened import INSTALLER_MODE, Head, read_head

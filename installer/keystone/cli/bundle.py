@@ -13,6 +13,7 @@ from keystone import log
 from keystone.cli import bundle_delta, bundle_parts
 
 FILE = click.Path(path_type=Path, dir_okay=False)
+FILE_OR_FOLDER = click.Path(path_type=Path)
 mirrors_option = click.option(
     "--mirrors", type=FILE, help="A Mirrors document: which address stands for which upstream."
 )
@@ -67,7 +68,7 @@ def lock(definition: Path, output: Path | None, mirrors: Path | None) -> None:
 @json_option
 def create(
     source: Path, output: Path, keys: Path, mirrors: Path | None, passphrase_file: Path | None,
-    as_json: bool, **receiver: Any,
+    as_json: bool, **receiver: Any,  # noqa: ANN401 the options of bundle_delta
 ) -> None:  # fmt: skip
     """Write the bundle of a lock (or of the lock beside a definition). Same lock, same bytes."""
     from keystone.bundle import definition as definitions  # noqa: PLC0415 slow to import
@@ -89,16 +90,16 @@ def create(
 
 
 @group.command()
-@click.argument("file", metavar="FILE...", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.argument("files", metavar="FILE...", type=FILE_OR_FOLDER, nargs=-1, required=True)
 @fingerprint_option
 @json_option
-def verify(file: tuple[Path, ...], root_fingerprint: str | None, as_json: bool) -> None:
+def verify(files: tuple[Path, ...], root_fingerprint: str | None, as_json: bool) -> None:
     """Check signatures, versions, expiry and every byte: of a bundle, a delta or parts."""
     from keystone.bundle import open_verified  # noqa: PLC0415 slow to import
 
-    if bundle_parts.verify(file, root_fingerprint, _confirm, as_json=as_json):
+    if bundle_parts.verify(files, root_fingerprint, _confirm, as_json=as_json):
         return
-    (file,) = file
+    (file,) = files
     found = open_verified(file, fingerprint=root_fingerprint, confirm=_confirm)
     log.info(f"{file}: {found.manifest.name} number {found.manifest.number}: every byte is signed")
     if as_json:

@@ -21,7 +21,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
-class Size(click.ParamType):
+class Size(click.ParamType[int]):
     """A number of bytes: 4G is 4 x 1024 x 1024 x 1024, as `split -b` and `ls -h` count."""
 
     name = "size"
@@ -29,6 +29,7 @@ class Size(click.ParamType):
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> int:
+        """Bytes from text."""
         match = re.fullmatch(r"([0-9]+)([KMGT]?)(i?B)?", str(value))
         if match is None:
             self.fail(f"{value}: give a number with K, M or G, as in 4G", param, ctx)
