@@ -139,11 +139,16 @@ class Archive:
 
 def rebuild(entry: Encoded, kept: IO[bytes], store: Path) -> Iterator[bytes]:
     """A blob from the old one in the store and a patch whose bytes were checked."""
-    with (
-        blob_path(store, entry.source).open("rb") as old,
-        forms.unfolded(entry.form, old) as before,
-    ):
-        yield from forms.folded(entry.form, patch.apply(before, kept))
+    try:
+        with (
+            blob_path(store, entry.source).open("rb") as old,
+            forms.unfolded(entry.form, old, store) as before,
+        ):
+            yield from forms.folded(entry.form, patch.apply(before, kept))
+    except ValueError as error:
+        raise DamagedBundleError(
+            f"{entry.name}: cannot be rebuilt from {entry.source} ({error})", hint=FRESH
+        ) from error
 
 
 def over(

@@ -208,22 +208,35 @@ def _patch(
         form = forms.shared(old, new)
         name = f"{patch.VERSION}-{form}-{source.hex}-{part.target.digest.hex}"
         path = cache.root() / "patches" / hashlib.sha256(name.encode()).hexdigest()
-        if path.is_file():
-            return form, path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with forms.unfolded(form, old) as before, forms.unfolded(form, new) as after:
-            pieces = _until(patch.make(before, after), part.target.size)
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pieces = _proved(form, old, new, part.target)
             write_chunks(path, pieces, path.with_name(f"{path.name}.part"))
     return form, path
 
 
-def _until(pieces: Iterator[bytes], limit: int) -> Iterator[bytes]:
-    """The pieces, or nothing when they are not fewer bytes than `limit`."""
+def _proved(form: str, old: IO[bytes], new: IO[bytes], target: Target) -> Iterator[bytes]:
+    """The patch, when it is smaller than the blob and was seen to make it; otherwise nothing."""
     with tempfile.TemporaryFile(dir=SCRATCH) as kept:
-        for piece in pieces:
-            kept.write(piece)
-            if kept.tell() >= limit:
-                return
+        try:
+            with (
+                forms.unfolded(form, old, SCRATCH) as before,
+                forms.unfolded(form, new, SCRATCH) as after,
+            ):
+                for piece in patch.make(before, after):
+                    kept.write(piece)
+                    if kept.tell() >= target.size:
+                        return
+                kept.flush()
+                seen = hashlib.sha256()
+                for piece in forms.folded(form, patch.apply(before, kept)):
+                    seen.update(piece)
+        except ValueError as error:
+            log.debug(f"{target.digest}: {error}; carried whole")
+            return
+        if seen.hexdigest() != target.digest.hex:
+            log.debug(f"{target.digest}: {form} does not make it again; carried whole")
+            return
         kept.seek(0)
         while chunk := kept.read(CHUNK):
             yield chunk

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections import Counter
 from typing import IO, TYPE_CHECKING
 
 from keystone.bundle import zstd
@@ -33,6 +34,7 @@ LIMIT = SEGMENT + 2 * REACH
 _HEADER = struct.Struct("<QII")
 _PROBES = 16
 _PROBE = 32
+_NEAR = 256 << 10
 _WINDOW = 24
 """log2 of the largest window that is read or written: prefix and segment fit into it."""
 _OPTIONS: dict[int, int] = {
@@ -116,28 +118,25 @@ def _decompress(frame: bytes, prefix: bytes, options: dict[int, int], most: int)
 
 
 def _shift(old: IO[bytes], size: int, segment: bytes, start: int, last: int) -> int:
-    """How much further in the old file this segment's content stands, in bytes.
+    """About how much further in the old file this segment's content stands, in bytes.
 
-    Looks for samples near where the last segment's were, then everywhere: what is inserted or
-    removed moves everything after it by the same amount.
+    Looks for samples near where the last segment's were, and everywhere when half of them are not
+    there: what is inserted or removed moves everything after it by the same amount.
     """
     step = max(len(segment) // _PROBES, 1)
     probes = {at: segment[at : at + _PROBE] for at in range(0, len(segment), step)}
     probes = {at: text for at, text in probes.items() if len(set(text)) >= _PROBE // 4}
-    if not probes:
-        return last
     low = max(start + last - REACH, 0)
     found = _find(probes, _read(old, low, min(size, start + last + SEGMENT + REACH) - low), low)
-    if len(found) * 4 >= len(probes):
-        return last
     position = 0
-    while position < size and len(found) * 4 < len(probes):
+    while position < size and len(found) * 2 < len(probes):
         window = _read(old, position, LIMIT)
-        for at, place in _find(probes, window, position).items():
-            found.setdefault(at, place)
+        found = _find(probes, window, position) | found
         position += LIMIT - _PROBE
-    shifts = sorted(place - at - start for at, place in found.items())
-    return shifts[len(shifts) // 2] if shifts else last
+    votes = Counter((place - at - start) // _NEAR for at, place in found.items())
+    if not votes:
+        return last
+    return votes.most_common(1)[0][0] * _NEAR + _NEAR // 2
 
 
 def _find(probes: dict[int, bytes], window: bytes, low: int) -> dict[int, int]:
