@@ -7,6 +7,7 @@ are. Real disk: about a tenth of the size for the delta, twice the size of PARTS
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
@@ -179,6 +180,39 @@ def test_five_percent_and_one_image(bench: Bench) -> None:
     with (bench.folder / "five.tar").open("rb") as file:
         pin = trust.Pin(fingerprint=bench.fingerprint)
         assert len(read_head(TarStream(file), pin).verified.targets) < 60
+
+
+def test_patches(bench: Bench) -> None:
+    """A binary and a gzip layer that changed a little, 64 MiB each before compression."""
+    chance = random.Random(1)
+    words = [chance.randbytes(12) for _ in range(50_000)]
+    content = b"".join(chance.choice(words) for _ in range((64 << 20) // 12))
+    changed = content[: 20 << 20] + chance.randbytes(50_000) + content[21 << 20 :]
+    for number, data in ((21, content), (22, changed)):
+        items, blobs = [], []
+        for name, body in (("binary", data), ("layer", gzip.compress(data, 6, mtime=0))):
+            digest = Digest(hashlib.sha256(body).hexdigest())
+            (bench.folder / digest.hex).write_bytes(body)
+            items.append(Item("file", name, "1", digest, len(body)))
+            blobs.append(LockedBlob(digest, len(body), f"local:{digest.hex}"))
+        lock = Lock("patch", number, CREATED, 700, ("amd64",), tuple(items), tuple(blobs))
+        (bench.folder / f"{number}.lock.json").write_bytes(locks.dump(lock))
+    sizes = [blob.size for blob in blobs]
+    base = ("bundle", "create", "--keys", "keys")
+    bench.run("create", *base, "21.lock.json", "-o", "21.tar")
+    trusted = ("--trust", "patch-trust", "--root-fingerprint", bench.fingerprint)
+    bench.run("ingest", "store", "ingest", "21.tar", "--store", "patched", *trusted)
+    bench.run("have", "bundle", "have", "-o", "h21", "--store", "patched", *trusted)
+    key = json.loads((bench.folder / "h21").read_bytes().split(b"\n")[0])["key"]
+    peaks = [
+        bench.run("delta", *base, "22.lock.json", "-o", "22.tar", "--have", "h21",
+                  "--site-key", key, "--base", "21.tar"),
+        bench.run("ingest of it", "store", "ingest", "22.tar", "--store", "patched", *trusted),
+    ]  # fmt: skip
+    size = (bench.folder / "22.tar").stat().st_size
+    print(f"  {size} bytes for new blobs of {sizes}: {100 * size / sum(sizes):.2f} %")
+    assert size < 0.05 * sum(sizes)
+    assert max(peaks) <= 96
 
 
 def test_have_list_of_100_000_blobs(bench: Bench) -> None:

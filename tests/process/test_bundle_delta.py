@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
@@ -15,8 +16,10 @@ from pathlib import Path
 import pytest
 
 from keystone.bundle import lock as locks
+from keystone.bundle import open_verified, over_store
 from keystone.bundle.lock import Lock, LockedBlob
 from keystone.bundle.model import Digest, Item
+from keystone.errors import DamagedBundleError
 
 CREATED = datetime(2026, 11, 20, 12, tzinfo=UTC)
 LIMIT = 64 << 10
@@ -104,12 +107,15 @@ class Site:
 
 BINARY = noise(1, 9 << 20)
 HALF = 5 << 20
+LAYER = b"".join(b"%d: %s\n" % (n, noise(n, 20).hex().encode()) for n in range(40_000))
 THINGS = {
     "tool": BINARY,
+    "registry.example/layered": gzip.compress(LAYER, mtime=0),
     "old": noise(2, 100_000),
     "registry.example/app": noise(3, 1 << 20),
 }
 CHANGED = {
+    "registry.example/layered": gzip.compress(LAYER[:90_000] + b"new\n" + LAYER[90_000:], mtime=0),
     "tool": BINARY[:1000] + b"inserted" + BINARY[1000:HALF] + noise(4, 5000) + BINARY[HALF:],
     "registry.example/app": noise(5, 1 << 20),
     "registry.example/new": noise(6, 50_000),
@@ -146,6 +152,35 @@ def test_delta_gives_the_store_that_the_full_bundle_gives(made: Site) -> None:
     assert json.loads(status.stdout)["complete"]
 
 
+def test_installer_takes_the_delta_for_the_whole_bundle(made: Site) -> None:
+    """What `keystone-install --bundle` opens: each blob, from the delta, a patch or the store."""
+    delta = open_verified(
+        made.folder / "delta.tar", fingerprint=made.fingerprint, directory=made.folder / "nothing"
+    )
+    full = open_verified(
+        made.folder / "2.tar", fingerprint=made.fingerprint, directory=made.folder / "nothing"
+    )
+    whole = over_store(delta, made.folder / "store")
+    assert over_store(full, made.folder / "store") is full
+    assert (whole.digest, whole.manifest) == (full.digest, full.manifest)
+    for item in full.manifest.items:
+        for digest in (item.digest, *item.blobs):
+            with whole.open(digest) as file:
+                assert hashlib.file_digest(file, "sha256").hexdigest() == digest.hex
+    with pytest.raises(DamagedBundleError, match="not the one that this delta was made for"):
+        over_store(delta, made.folder / "empty-store")
+
+
+def test_killed_ingest_of_a_delta_goes_on(made: Site) -> None:
+    """Also when it was killed between the files of the new head: the old ones are gone then."""
+    store = copy(made, "cut")
+    made.ingest("2.tar", copy(made, "there"))
+    for name in ("metadata/keystone.json", "index.json"):
+        shutil.copy(made.folder / "there" / name, made.folder / store / name)
+    made.ingest("delta.tar", store)
+    assert made.tree(store) == made.tree("there")
+
+
 def test_delta_comes_through_a_pipe_and_twice(made: Site) -> None:
     store = copy(made, "piped")
     words = ("store", "ingest", "-", "--root-fingerprint", made.fingerprint, "--store", store,
@@ -160,8 +195,8 @@ def test_delta_comes_through_a_pipe_and_twice(made: Site) -> None:
 
 
 def test_what_changed_little_comes_as_a_patch(made: Site) -> None:
-    # A patch for the 9 MiB binary; both images whole.
-    assert (made.folder / "delta.tar").stat().st_size < (1 << 20) + 50_000 + LIMIT
+    # Patches for the 9 MiB binary and for the gzip layer of 1 MiB; the other images whole.
+    assert (made.folder / "delta.tar").stat().st_size < (1 << 20) + 50_000 + 2 * LIMIT
 
 
 def test_same_input_same_bytes_and_a_cut_run_goes_on(made: Site) -> None:
@@ -191,7 +226,9 @@ def test_no_change_is_at_most_64_kib(made: Site) -> None:
 
 def test_delta_is_verified_alone(made: Site) -> None:
     words = ("--root-fingerprint", made.fingerprint)
-    made.run("bundle", "verify", "delta.tar", *words)
+    said = made.run("bundle", "verify", "delta.tar", *words).stderr
+    assert "needs the store of bundle number 1" in said
+    assert "2 blobs come as patches" in said
     data = bytearray((made.folder / "delta.tar").read_bytes())
     data[-50_000] ^= 1
     (made.folder / "flipped.tar").write_bytes(data)

@@ -27,7 +27,7 @@ VERSION = f"1-{zstd.zstd_version}"
 """What the bytes of a patch depend on beside the two files."""
 SEGMENT = 2 << 20
 """Bytes of the new file in one frame."""
-REACH = 3 << 19
+REACH = 1 << 20
 """How many bytes of the old file before and after the matching place a segment may draw from."""
 LIMIT = SEGMENT + 2 * REACH
 """Bytes of the longest prefix."""
@@ -35,7 +35,7 @@ _HEADER = struct.Struct("<QII")
 _PROBES = 16
 _PROBE = 32
 _NEAR = 256 << 10
-_WINDOW = 24
+_WINDOW = 23
 """log2 of the largest window that is read or written: prefix and segment fit into it."""
 _OPTIONS: dict[int, int] = {
     # Level 9 searches rows of a hash table: beside level 16 it takes a tenth of the time for the

@@ -102,6 +102,7 @@ def verify(files: tuple[Path, ...], root_fingerprint: str | None, as_json: bool)
     (file,) = files
     found = open_verified(file, fingerprint=root_fingerprint, confirm=_confirm)
     log.info(f"{file}: {found.manifest.name} number {found.manifest.number}: every byte is signed")
+    bundle_delta.explain(found)
     if as_json:
         log.out_json({"digest": found.digest, "fingerprint": found.fingerprint,
                       "number": found.manifest.number})  # fmt: skip

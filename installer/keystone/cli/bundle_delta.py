@@ -13,6 +13,7 @@ from keystone.bundle.model import STORE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from keystone.bundle import Bundle
     from keystone.bundle.delta_writer import Receiver
 
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -45,6 +46,21 @@ def wanted(
     from keystone.bundle.delta_writer import Receiver  # noqa: PLC0415
 
     return Receiver(haves.read(have, site_key), base)
+
+
+def explain(found: Bundle) -> None:
+    """Say of a verified delta what it needs; nothing of a whole bundle."""
+    from keystone.bundle import delta  # noqa: PLC0415 slow to import
+
+    if not delta.is_delta(found.verified.targets):
+        return
+    with found.member(delta.DESCRIPTOR) as file:
+        known = delta.load(file.read())
+    log.info(
+        f"  a delta: it needs the store of bundle number {known.base_number}, of which it leaves "
+        f"out {known.left_out} blobs, {log.size(known.left_out_bytes)}; "
+        f"{len(known.encoded)} blobs come as patches"
+    )
 
 
 @click.command()
