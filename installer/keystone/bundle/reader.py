@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from keystone.bundle import tar
 from keystone.errors import DamagedBundleError, UntrustedBundleError
@@ -47,6 +47,22 @@ class Target:
 
     size: int
     digest: Digest
+
+
+class Members(Protocol):
+    """What gives the members of a bundle in order: an archive, or a delta and a store together."""
+
+    def next(self) -> tar.Member | None:
+        """The next member, or None at the end."""
+
+    def chunks(self) -> Iterator[memoryview]:
+        """The data of the current member."""
+
+    def skip(self) -> None:
+        """Pass the current member's data."""
+
+    def end(self, *, exact: bool) -> None:
+        """Check the end."""
 
 
 @dataclass
@@ -217,7 +233,7 @@ def read_metadata(archive: TarStream) -> dict[str, bytes]:
     return files
 
 
-def checked(archive: TarStream, name: str, target: Target, owner: str) -> Iterator[memoryview]:
+def checked(archive: Members, name: str, target: Target, owner: str) -> Iterator[memoryview]:
     """The current member's data; raises DamagedBundleError at its end when it is not `target`."""
     yield from hashed(archive.chunks(), name, target, owner)
 
@@ -278,7 +294,7 @@ def read_manifest(archive: TarStream, targets: Mapping[str, Target]) -> bytes:
 
 
 def contents(
-    archive: TarStream, targets: Mapping[str, Target], manifest: Manifest, *, exact: bool = True
+    archive: Members, targets: Mapping[str, Target], manifest: Manifest, *, exact: bool = True
 ) -> Iterator[Content]:
     """Every declared member after the manifest, each once, and then the end of the archive.
 
