@@ -6,11 +6,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 # What `make molecule` tries on machines.
 SCENARIOS ?= trust storage etcd cluster
+HOSTILE ?= 20000
 # `make test TESTS='-k storage'`: more words for pytest.
 TESTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test test-lab molecule check lint lock clean tools
+.PHONY: help demo demo-down test test-lab molecule check fuzz bench lint lock clean tools
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -21,11 +22,19 @@ demo: tools $(VENV)/.installed ## From nothing to a running cluster on lab machi
 demo-down: $(VENV)/.installed ## End the lab's machines and remove their disks
 	$(BIN)/keystone-install lab down --purge
 
-check: $(VENV)/.installed ## The inner loop, under a minute: lint, unit, cases, process
-	$(BIN)/python -m pytest -q $(wildcard tests/unit tests/cases tests/process) $(TESTS)
+check: $(VENV)/.installed ## The inner loop, under a minute: lint, unit, cases, process, some hostile bundles
+	$(BIN)/python -m pytest -q $(wildcard tests/unit tests/cases tests/process tests/hostile) $(TESTS)
 
 test: tools $(VENV)/.installed ## Every test that needs no machine; network namespaces need root
-	$(BIN)/python -m pytest $(wildcard tests/unit tests/cases tests/process tests/netns) $(TESTS)
+	KEYSTONE_HOSTILE=3000 KEYSTONE_KILLS=25 $(BIN)/python -m pytest \
+	    $(wildcard tests/unit tests/cases tests/process tests/hostile tests/netns) $(TESTS)
+
+fuzz: $(VENV)/.installed ## 20,000 hostile bundles; HOSTILE=100000 for more
+	KEYSTONE_HOSTILE=$(HOSTILE) KEYSTONE_HOSTILE_REPORT=build/hostile.json \
+	    $(BIN)/python -m pytest -v tests/hostile $(TESTS)
+
+bench: $(VENV)/.installed ## Ratios beside peers and limits in one table; BENCH='--json --large'
+	$(BIN)/python tests/bench/bench.py $(BENCH)
 
 test-lab: tools $(VENV)/.installed ## Boot machines and try the whole way on them: refusals, kills, the cluster
 	$(BIN)/python -m pytest -v --durations=0 tests/vm $(TESTS)

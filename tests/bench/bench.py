@@ -11,7 +11,6 @@ machine does then disturbs both alike. Nothing here passes or fails; the target 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import shutil
@@ -19,7 +18,6 @@ import subprocess  # noqa: TID251 peers and Keystone are measured as processes
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING

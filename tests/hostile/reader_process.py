@@ -61,7 +61,7 @@ class Failing(io.RawIOBase):
 @contextmanager
 def clock(moment: str) -> Iterator[None]:
     """Let the trust module see another time."""
-    from keystone.bundle import trust  # noqa: PLC0415 in the canary's root only
+    from keystone.bundle import trust
 
     if not moment:
         yield
@@ -80,7 +80,7 @@ def clock(moment: str) -> Iterator[None]:
 
 
 def attempt(work: Callable[[], object]) -> Answer:
-    from keystone.errors import KeystoneError  # noqa: PLC0415
+    from keystone.errors import KeystoneError
 
     try:
         work()
@@ -94,7 +94,7 @@ def attempt(work: Callable[[], object]) -> Answer:
 
 
 def verify(task: Answer) -> Answer:
-    from keystone.bundle import opened  # noqa: PLC0415
+    from keystone.bundle import opened
 
     path, read_head = Path(task["path"]), opened.read_head
 
@@ -123,8 +123,8 @@ def verify(task: Answer) -> Answer:
 
 
 def ingest(task: Answer) -> Answer:
-    from keystone.bundle import store, trust  # noqa: PLC0415
-    from keystone.bundle.medium import open_medium  # noqa: PLC0415
+    from keystone.bundle import store, trust
+    from keystone.bundle.medium import open_medium
 
     path, second = Path(task["path"]), Path(task["other"])
 
@@ -148,9 +148,9 @@ def ingest(task: Answer) -> Answer:
 
 def require_nothing_kept(target: Path) -> None:
     """After a refusal: no bundle, and no blob that is not what it is called."""
-    import hashlib  # noqa: PLC0415
+    import hashlib
 
-    from keystone.bundle import store  # noqa: PLC0415
+    from keystone.bundle import store
 
     assert not store.status(target).complete, "the store says it is complete"
     for path in (target / "blobs/sha256").glob("*"):
@@ -172,10 +172,10 @@ def unpack(task: Answer) -> Answer:
 def main() -> None:
     sys.stderr = Path("/dev/null").open("w")  # noqa: SIM115 for the life of the process
     jobs = {"verify": verify, "ingest": ingest, "tarfile": unpack}
-    import tuf.api.metadata  # noqa: PLC0415
+    import tuf.api.metadata
     import tuf.ngclient._internal.trusted_metadata_set
 
-    import keystone.bundle.opened  # noqa: PLC0415
+    import keystone.bundle.opened
     import keystone.bundle.store
 
     del keystone, tuf

@@ -81,6 +81,21 @@ def test_chart_is_read_and_packed_the_same_each_time() -> None:
         archive(("web/Chart.yaml", described("web")), ("web/Chart.lock", None), link="/etc/passwd"),
         archive(("web/Chart.yaml", described("web")))[:-20],
     ],
+    ids=[
+        "no gzip",
+        "no tar",
+        "no Chart.yaml",
+        "a path as its name",
+        "no version",
+        "a list",
+        "a path upwards",
+        "an absolute path",
+        "backslashes",
+        "two folders",
+        "a file twice",
+        "a link",
+        "cut",
+    ],
 )
 def test_archive_that_is_no_chart_is_refused(packed: bytes) -> None:
     with pytest.raises(SourceError):

@@ -85,10 +85,11 @@ def _parsed(document: dict[str, Any]) -> Parsed:
         raise ValueError(f"mediaType {media_type!r} is not what it is")
     if is_index:
         return Parsed(media_type, _descriptors(document["manifests"]), ())
-    return Parsed(media_type, (), _descriptors([document["config"], *document["layers"]]))
+    layers = _descriptors(document["layers"])
+    return Parsed(media_type, (), (_descriptor(document["config"]), *layers))
 
 
-def _descriptors(values: list[dict[str, Any]]) -> tuple[Descriptor, ...]:
+def _descriptors(values: object) -> tuple[Descriptor, ...]:
     if not isinstance(values, list):
         raise TypeError("not a list of descriptors")
     return tuple(_descriptor(value) for value in values)

@@ -1,9 +1,9 @@
 """The one form that a TUF file may have in a bundle, so that no byte of it is anybody's to choose.
 
-TUF signs the canonical form of `signed`, not the file: spaces, repeated keys, the case of a
-signature's digits, more keys beside `signed` and more signatures could all be changed by whoever
-carries the bundle. Here a file is exactly what python-tuf writes, with signatures of the role's
-own keys only.
+TUF signs what python-tuf makes of a file, not the file: spaces, the order of keys, "12:00:0Z" for
+"12:00:00Z", and more signatures beside the good ones could all be changed by whoever carries the
+bundle. Of snapshot and targets the file above names the digest; here the same is done for the
+roots and the timestamp: they are exactly what python-tuf writes, signed by the role's keys alone.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from keystone.bundle import strict_json
 from keystone.bundle.shape import ASK
 from keystone.errors import UntrustedBundleError
 
@@ -25,23 +24,27 @@ def require(files: Mapping[str, bytes]) -> None:
     Raises UntrustedBundleError: KSB-23 for another form, KSB-02 for a stranger's signature beside
     the good ones.
     """
+    from tuf.api.metadata import Metadata  # noqa: PLC0415 slow to import
+
     keys: set[str] = set()
     roles: Any = None
     for name, data in files.items():
-        document = strict_json.loads(data)
-        if json.dumps(document, sort_keys=True, separators=(",", ":")).encode() != data:
-            raise UntrustedBundleError(
-                f"{name}: not in the form that python-tuf writes", hint=ASK, code="KSB-23"
-            )
-        signers = {str(one["keyid"]) for one in document["signatures"]}
-        if name.endswith(".root.json"):
+        is_root = name.endswith(".root.json")
+        if is_root or name == "timestamp.json":
+            metadata: Metadata[Any] = Metadata.from_bytes(data)
+            if metadata.to_bytes() != data:
+                raise UntrustedBundleError(
+                    f"{name}: not in the form that was signed", hint=ASK, code="KSB-23"
+                )
+        document = json.loads(data)
+        if is_root:
             # A new root is signed by the old one's keys and by its own (TUF 5.3.4).
             roles = document["signed"]["roles"]
             mine = set(roles["root"]["keyids"])
             allowed, keys = keys | mine, mine
         else:
             allowed = set(roles[name.removesuffix(".json")]["keyids"])
-        if strangers := signers - allowed:
+        if strangers := {str(one["keyid"]) for one in document["signatures"]} - allowed:
             raise UntrustedBundleError(
                 f"{name}: also signed by a key that is not this role's: {min(strangers)}",
                 hint=ASK,

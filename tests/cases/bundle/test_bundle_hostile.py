@@ -114,6 +114,18 @@ def last_dropped(parts: list[tuple[tar.Member, bytes]]) -> None:
     parts.pop()
 
 
+def spelled_otherwise(parts: list[tuple[tar.Member, bytes]]) -> None:
+    """The same moment to a lenient reader: the signature holds over what it reads."""
+    for at, (member, data) in enumerate(parts):
+        if member.name == "metadata/timestamp.json":
+            changed = data.replace(b"12:00:00Z", b"12:00:0Z", 1)
+            parts[at] = (replace(member, size=len(changed)), changed)
+
+
+def another_time(parts: list[tuple[tar.Member, bytes]]) -> None:
+    parts[:] = [(replace(member, mtime=5), data) for member, data in parts]
+
+
 CASES: dict[str, tuple[Callable[[bytes], bytes], type[KeystoneError], str]] = {
     "unsigned": (lambda b: edited(b, without_metadata), UntrustedBundleError, "not signed"),
     "metadata byte": (
@@ -141,6 +153,8 @@ CASES: dict[str, tuple[Callable[[bytes], bytes], type[KeystoneError], str]] = {
         "not a member",
     ),
     "twice": (lambda b: edited(b, lambda p: p.append(p[-1])), DamagedBundleError, "twice"),
+    "moment": (lambda b: edited(b, spelled_otherwise), UntrustedBundleError, "not in the form"),
+    "time": (lambda b: edited(b, another_time), DamagedBundleError, "another time"),
     "missing": (lambda b: edited(b, last_dropped), DamagedBundleError, "missing"),
     "symbolic link": (lambda b: header_with(b, BLOB, 156, b"2"), DamagedBundleError, "a link"),
     "hard link": (lambda b: header_with(b, BLOB, 156, b"1"), DamagedBundleError, "a link"),

@@ -1,0 +1,85 @@
+"""Progress counts every byte once and ends at 100 %, whichever command and whatever was there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess  # noqa: TID251 the commands are tried from outside
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import pytest
+
+from keystone.bundle import keys, lock
+from keystone.bundle.model import Digest, Item
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CREATED = datetime(2026, 11, 20, 12, tzinfo=UTC)
+SHARED = b"the same bytes under two names" * 100_000
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A lock of four files, two of which are one blob."""
+    folder = tmp_path_factory.mktemp("made")
+    items, blobs = [], {}
+    for number, data in enumerate((SHARED, SHARED, os.urandom(1_500_000), b"small")):
+        digest = Digest(hashlib.sha256(data).hexdigest())
+        (folder / digest.hex).write_bytes(data)
+        items.append(Item("file", f"file{number}", "1", digest, len(data)))
+        blobs[digest] = lock.LockedBlob(digest, len(data), f"local:{digest.hex}")
+    made = lock.Lock("p", 1, CREATED, 700, ("amd64",), tuple(items), tuple(blobs.values()))
+    (folder / "p.lock.json").write_bytes(lock.dump(made))
+    (folder / "pin").write_text(keys.init(folder / "keys", None, CREATED))
+    return folder
+
+
+def progress(folder: Path, *words: str) -> list[dict[str, object]]:
+    """The lines of the command's byte-counting bar."""
+    done = subprocess.run(
+        [sys.executable, "-m", "keystone", "--log-format", "json", *words], cwd=folder, text=True,
+        env={**os.environ, "XDG_CACHE_HOME": str(folder / "cache")}, capture_output=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    return [line for line in lines if "done" in line and "publish" not in line["message"]]
+
+
+def listed(folder: Path) -> int:
+    """Bytes of all members that the signed list names; each name is a blob of its own."""
+    files = [path for path in (folder / "store").rglob("*") if path.is_file()]
+    targets = json.loads((folder / "store/metadata/targets.json").read_bytes())["signed"]["targets"]
+    assert files
+    return sum(entry["length"] for entry in targets.values())
+
+
+def test_progress_ends_at_all_bytes(folder: Path) -> None:
+    create = ("bundle", "create", "p.lock.json", "--keys", "keys", "-o", "p.tar")
+    pin = ("--root-fingerprint", (folder / "pin").read_text())
+    lines = progress(folder, *create)
+    size = (folder / "p.tar").stat().st_size
+    assert lines[-1]["message"].endswith(" 100 %")  # type: ignore[attr-defined] JSON
+    assert lines[-1]["done"] == size
+    # Half of it is there when it goes on: what was there counts once.
+    with (folder / "p.tar").open("rb") as file:
+        (folder / "p.tar.part").write_bytes(file.read(size // 2))
+    (folder / "p.tar").unlink()
+    lines = progress(folder, *create)
+    assert lines[-1]["done"] == size
+
+    ingest = ("store", "ingest", "p.tar", *pin, "--store", "store", "--trust", "trust")
+    lines = progress(folder, *ingest)
+    total = listed(folder)
+    assert len(SHARED) < total < 2 * len(SHARED), "the shared blob is one"
+    assert [line["done"] for line in lines][-1] == total
+    assert lines[-1]["message"].endswith(" 100 %")  # type: ignore[attr-defined] JSON
+
+    lines = progress(folder, "bundle", "verify", "p.tar", *pin)
+    contents = (folder / "store/metadata/keystone.json").stat().st_size
+    assert lines[-1]["done"] == total - contents
+    assert lines[-1]["message"].endswith(" 100 %")  # type: ignore[attr-defined] JSON
