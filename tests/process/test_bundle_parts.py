@@ -56,9 +56,7 @@ class Courier:
         return [sys.executable, "-m", "keystone", *words]
 
     def run(self, *words: str, code: int = 0) -> subprocess.CompletedProcess[bytes]:
-        done = subprocess.run(
-            self.argv(*words), cwd=self.folder, capture_output=True, check=False
-        )
+        done = subprocess.run(self.argv(*words), cwd=self.folder, capture_output=True, check=False)
         assert done.returncode == code, done.stderr.decode()
         return done
 

@@ -151,9 +151,7 @@ def rebuild(entry: Encoded, kept: IO[bytes], store: Path) -> Iterator[bytes]:
         ) from error
 
 
-def over(
-    carried: TarStream, outer: Head, store: Path, pin: trust.Pin
-) -> tuple[Archive, Head]:
+def over(carried: TarStream, outer: Head, store: Path, pin: trust.Pin) -> tuple[Archive, Head]:
     """The members and the head of the full bundle that a delta and a store give together."""
     filled = fill(carried, outer, store, pin)
     return Archive(carried, outer.verified.targets, filled), filled.head

@@ -149,9 +149,7 @@ def write(source: Source, output: Path, key_folder: Path) -> Written:
     write_chunks(output, _line_then(line, content), output.with_name(f".{output.name}.part"))
     sync_directory(output.parent)
     content.unlink()
-    return Written(
-        source.number, source.digest, len(blobs), public, len(line) + size
-    )
+    return Written(source.number, source.digest, len(blobs), public, len(line) + size)
 
 
 def read(path: Path, site_key: str | None) -> Have:

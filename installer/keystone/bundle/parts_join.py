@@ -344,4 +344,3 @@ def _owners(part: Part) -> dict[str, str]:
         for digest in (item.digest, *item.blobs):
             found[f"blobs/sha256/{digest.hex}"] = f"{item.kind} {item.name} {item.version}"
     return found
-

@@ -89,8 +89,7 @@ def as_json(report: Report) -> dict[str, object]:
         "missing": report.missing,
         "joinable": report.joinable,
         "parts": [
-            {"file": part.file, "part": part.part, "damaged": part.damaged}
-            for part in report.parts
+            {"file": part.file, "part": part.part, "damaged": part.damaged} for part in report.parts
         ],
     }
 
@@ -128,9 +127,7 @@ def _check(part: Part, targets: Mapping[str, Target], bar: log.Bar) -> Checked:
 class _Blobs:
     """Hash the blobs in a stretch of the bundle as it passes."""
 
-    def __init__(
-        self, inside: list[tuple[int, int, str]], targets: Mapping[str, Target]
-    ) -> None:
+    def __init__(self, inside: list[tuple[int, int, str]], targets: Mapping[str, Target]) -> None:
         self._left = [entry for entry in inside if entry[1]]
         self._targets = targets
         self._seen = hashlib.sha256()

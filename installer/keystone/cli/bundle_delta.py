@@ -34,9 +34,7 @@ def create_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def wanted(
-    have: Path | None, site_key: str | None, base: tuple[Path, ...]
-) -> Receiver | None:
+def wanted(have: Path | None, site_key: str | None, base: tuple[Path, ...]) -> Receiver | None:
     """For whom `create` shall make a delta; None when it shall make a whole bundle."""
     if have is None:
         if site_key or base:
