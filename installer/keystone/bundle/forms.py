@@ -66,4 +66,5 @@ def _unknown(form: str) -> DamagedBundleError:
     return DamagedBundleError(
         f"form {form!r} of a patch is not known here",
         hint="use the keystone-install of whoever made the delta",
+        code="KSB-23",
     )

@@ -188,10 +188,11 @@ def read(path: Path, site_key: str | None) -> Have:
         raise ConfigurationError(
             f"{path}: {error.strerror}", hint="make it inside the gap: keystone-install bundle have"
         ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, EOFError, zstd.ZstdError) as error:
         raise DamagedBundleError(
             f"{path}: not a have-list that this version understands ({strict_json.brief(error)})",
             hint="copy it again, or make it again inside the gap",
+            code="KSB-23",
         ) from error
 
 
@@ -206,6 +207,7 @@ def _authenticate(path: Path, statement: dict[str, Any], site_key: str | None) -
         raise UntrustedBundleError(
             f"{path}: signed by site key {key}, not by {site_key or 'one that you named'}",
             hint="compare it with what `bundle have` printed on the site: --site-key KEY",
+            code="KSB-02",
         )
     signature = bytes.fromhex(statement["signature"])
     unsigned = {name: value for name, value in statement.items() if name != "signature"}
@@ -215,7 +217,9 @@ def _authenticate(path: Path, statement: dict[str, Any], site_key: str | None) -
         )
     except InvalidSignature as error:
         raise UntrustedBundleError(
-            f"{path}: its signature does not fit", hint="make it again inside the gap"
+            f"{path}: its signature does not fit",
+            hint="make it again inside the gap",
+            code="KSB-07",
         ) from error
 
 

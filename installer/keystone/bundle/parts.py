@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from keystone.bundle import strict_json, tar
 from keystone.bundle.manifest import API_VERSION, require_kind
+from keystone.bundle.medium import open_medium
 from keystone.bundle.parity import MOST, MOST_PARITY
 from keystone.bundle.reader import COPY_AGAIN, TarStream
 from keystone.errors import DamagedBundleError
@@ -39,6 +40,7 @@ CHUNK = 256 << 10
 DIGEST = 32
 MAX_DESCRIPTION = 64 << 10
 MAX_HEAD = 48 << 20
+START = b"part-"
 _NAME = re.compile(r"part-([0-9a-f]{64})\.json")
 
 
@@ -148,32 +150,29 @@ def describe(found: Set, number: int, chunks: bytes, every: bytes) -> tuple[str,
 def is_part(path: Path) -> bool:
     """Whether a file starts as a part does."""
     try:
-        with path.open("rb") as file:
+        with open_medium(path) as medium:
             # The first member's header ends where its aligned data starts.
-            file.seek(tar.ALIGN - tar.BLOCK)
-            return file.read(5) == b"part-"
-    except OSError:
-        return False
+            return b"".join(medium.chunks(tar.ALIGN - tar.BLOCK, len(START))) == START
+    except DamagedBundleError:
+        return False  # whoever opens it next says why
 
 
 def open_part(path: Path) -> Part:
     """Read and check everything of a part but its data. Raises DamagedBundleError."""
-    try:
-        stream = path.open("rb", buffering=0)
-    except OSError as error:
-        raise DamagedBundleError(f"{path}: {error.strerror}", hint="name parts, or folders") from (
-            error
-        )
-    with stream:
-        archive = TarStream(stream)
+    with open_medium(path) as medium:
+        archive = TarStream(medium.stream)
         try:
             return _read(path, archive)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedBundleError(
-                f"{path}: its description is damaged ({strict_json.brief(error)})", hint=COPY_AGAIN
+                f"{path}: its description is damaged ({strict_json.brief(error)})",
+                hint=COPY_AGAIN,
+                code="KSB-23",
             ) from error
         except DamagedBundleError as error:
-            raise DamagedBundleError(f"{path}: {error.message}", hint=error.hint) from error
+            raise DamagedBundleError(
+                f"{path}: {error.message}", hint=error.hint, code=error.code
+            ) from error
 
 
 def _read(path: Path, archive: TarStream) -> Part:

@@ -133,7 +133,9 @@ def gather(paths: Iterable[Path], *, strict: bool = False) -> list[Part]:
                 log.warn(f"{error.message}: passed over")
     if not found:
         raise DamagedBundleError(
-            "no usable part of a bundle among these", hint="name parts, or folders with parts"
+            "no usable part of a bundle among these",
+            hint="name parts, or folders with parts",
+            code="KSB-19",
         )
     _require_one(found)
     return found
@@ -311,6 +313,7 @@ def _missing(
         f"missing or damaged: part {', '.join(map(str, numbers))} of {wanted.data} "
         f"(and {wanted.parity} for parity); in it:\n  {shown}{more}",
         hint=f"bring another copy, or as many parity parts, and run the same again{kept}",
+        code="KSB-19",
     )
 
 

@@ -61,6 +61,7 @@ def verify(found: Sequence[Part], pin: trust.Pin) -> Report:
         raise UntrustedBundleError(
             f"{found[0].path}: carries the signed metadata of another bundle",
             hint="split the bundle again",
+            code="KSB-06",
         )
     work = sum(one.length(part.number) for part in found)
     with log.progress("verify the parts", work) as bar:

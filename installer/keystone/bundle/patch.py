@@ -75,6 +75,7 @@ def apply(old: IO[bytes], patch: IO[bytes]) -> Iterator[bytes]:
             raise DamagedBundleError(
                 f"a patch that does not fit what it is for ({error})",
                 hint="have a full bundle made, and say so to whoever made this one",
+                code="KSB-08",
             ) from error
 
 

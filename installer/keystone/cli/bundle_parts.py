@@ -46,5 +46,6 @@ def verify(
         raise DamagedBundleError(
             "damaged:\n  " + "\n  ".join(names[: parts_join.SHOWN]),
             hint="join works around it" if report.joinable else "copy the damaged parts again",
+            code="KSB-08",
         )
     return True
