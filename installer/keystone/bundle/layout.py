@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from keystone.bundle import attached, chartfile, debfile, media
+from keystone.bundle import chartfile, debfile, media
 from keystone.bundle.blobs import MAX_READ
-from keystone.bundle.model import Digest
+from keystone.bundle.model import BY_TAG, Digest
 from keystone.bundle.reader import INSTALLER, LOOSE, MANIFEST
 from keystone.errors import DamagedBundleError
 
@@ -84,9 +84,7 @@ def _require_listed(manifest: Manifest, targets: Mapping[str, Target]) -> None:
 def _look(item: Item, blobs: Blobs, seen: set[Digest]) -> None:
     """One item by its kind."""
     media_type = item.labels.get("mediaType")
-    if item.kind in attached.DESCRIBING:
-        return  # a document, whose media type is no manifest's; index.json led to its artifact
-    if media_type is not None or item.kind == "image":
+    if item.kind in BY_TAG or (item.kind == "chart" and media_type is not None):
         root = media.Descriptor(media_type or media.MANIFEST, item.digest, item.size)
         # Even when index.json has led here: this item may call it something else.
         _walk(f"{item.kind} {item.name}", root, blobs, seen - {item.digest}, 1)
