@@ -10,8 +10,11 @@ HOSTILE ?= 20000
 # `make test TESTS='-k storage'`: more words for pytest.
 TESTS ?=
 
+QUICK := $(wildcard tests/unit tests/cases tests/process tests/hostile)
+SIDE_BY_SIDE := --numprocesses auto --dist worksteal
+
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test test-lab molecule check fuzz bench lint lock clean tools
+.PHONY: help demo demo-down test test-lab molecule check fuzz kills bench lint lock clean tools programs
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -22,12 +25,20 @@ demo: tools $(VENV)/.installed ## From nothing to a running cluster on lab machi
 demo-down: $(VENV)/.installed ## End the lab's machines and remove their disks
 	$(BIN)/keystone-install lab down --purge
 
-check: $(VENV)/.installed ## The inner loop, under a minute: lint, unit, cases, process, some hostile bundles
-	$(BIN)/python -m pytest -q $(wildcard tests/unit tests/cases tests/process tests/hostile) $(TESTS)
+check: $(VENV)/.installed ## The inner loop: lint, unit, cases, process without the slow ones
+	$(BIN)/python -m pytest -q $(SIDE_BY_SIDE) -m "not slow" $(QUICK) $(TESTS)
 
-test: tools $(VENV)/.installed ## Every test that needs no machine; network namespaces need root
-	KEYSTONE_HOSTILE=3000 KEYSTONE_KILLS=25 $(BIN)/python -m pytest \
-	    $(wildcard tests/unit tests/cases tests/process tests/hostile tests/netns) $(TESTS)
+# What tests run for real, built before them: a build's patience is an hour, a test's ten minutes.
+programs: tools $(VENV)/.installed
+	$(BIN)/python -c 'import sys; from keystone.lab import upstream; [upstream.binary(name) for name in sys.argv[1:]]' \
+	    kubeadm helm registry etcd etcdctl containerd ctr
+
+test: programs ## Every test that needs no machine; network namespaces need root
+	KEYSTONE_HOSTILE=1000 KEYSTONE_KILLS=5 $(BIN)/python -m pytest -q $(SIDE_BY_SIDE) $(QUICK) $(TESTS)
+	$(BIN)/python -m pytest -q $(wildcard tests/netns) $(TESTS)
+
+kills: $(VENV)/.installed ## 25 kills at random moments each of create and ingest
+	KEYSTONE_KILLS=25 $(BIN)/python -m pytest -v $(SIDE_BY_SIDE) tests/process -k kill $(TESTS)
 
 fuzz: $(VENV)/.installed ## 20,000 hostile bundles; HOSTILE=100000 for more
 	KEYSTONE_HOSTILE=$(HOSTILE) KEYSTONE_HOSTILE_REPORT=build/hostile.json \

@@ -32,7 +32,8 @@ from kit import honest_root, sha
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
 SECONDS = 10
-"""For one variant in one reader; honest ones take 0.1 s here, a loaded machine ten times that."""
+"""Of processor time for one variant in one reader; an honest one takes 0.05 s. Six times that many
+seconds by the clock is a reader that hangs."""
 BYTES = 96 << 20
 FRESH = 100
 """Variants that one process reads."""

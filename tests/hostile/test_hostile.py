@@ -1,5 +1,7 @@
 """The hostile corpus: nothing is accepted, nothing is written outside, no traceback, in budget.
 
+pytestmark = pytest.mark.slow
+
 KEYSTONE_HOSTILE: how many variants (`make check` 150, `make test` 3,000, `make fuzz` 20,000).
 """
 

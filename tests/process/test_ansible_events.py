@@ -12,6 +12,8 @@ import pytest
 
 from keystone import run
 
+pytestmark = pytest.mark.slow
+
 PLAYBOOKS = Path(__file__).parents[2] / "playbooks"
 PLAY = """
 - name: Try

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 DEFINITION = """\
 apiVersion: keystone/v1alpha1
 kind: BundleDefinition

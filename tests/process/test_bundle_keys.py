@@ -13,6 +13,8 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 DEFINITION = """
 apiVersion: keystone/v1alpha1
 kind: BundleDefinition

@@ -25,6 +25,8 @@ from keystone.run import spawned
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.slow
+
 OCI = "application/vnd.oci.image"
 WEB = {
     "Deployment": "images.example/team/web:1.0",
@@ -339,7 +341,8 @@ def test_folder_is_packed_from_its_lock(packager: Packager) -> None:
     packager.lock(ours)
     packager.create("a.tar")
     document = json.loads((packager.folder / "charts.lock.json").read_text())
-    assert "built:" not in json.dumps(document)
+    built = [blob["source"] for blob in document["blobs"] if blob["source"].startswith("built:")]
+    assert built == ["built:sbom.spdx.json", "built:sbom.cdx.json", "built:provenance.json"]
     locked[1]["version"] = "2.0.0"
     file.write_text(yaml.safe_dump({"dependencies": locked}))
     assert "Chart.lock has no base ^1" in packager.lock(ours, code=8)

@@ -1,5 +1,7 @@
 """kill -9 at random moments of create and ingest: a re-run ends where an undisturbed one does.
 
+pytestmark = pytest.mark.slow
+
 KEYSTONE_KILLS: how many of each (4 by default, `make test` 25). The seed is in the message.
 """
 

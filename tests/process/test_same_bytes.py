@@ -18,6 +18,8 @@ from keystone.bundle.model import Digest, Item
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 CREATED = datetime(2026, 11, 20, 12, tzinfo=UTC)
 AS_USER = ("unshare", "--user", "--map-user=1234", "--map-group=1234")
 ELSEWHERE = ("unshare", "--user", "--map-root-user", "--uts", "sh", "-c",

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 HEAD = "apiVersion: keystone/v1alpha1\nmetadata: {name: small}\n"
 NAME = "team/app"
 SPDX = "application/spdx+json"

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 BODY = os.urandom(3 << 20)
 DIGEST = Digest(hashlib.sha256(BODY).hexdigest())
 TAGGED = (("ETag", '"one"'),)

@@ -23,6 +23,8 @@ from .registries import Repository, digest, distribution
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.slow
+
 HEAD = "apiVersion: keystone/v1alpha1\nmetadata: {name: small}\n"
 PLAIN = "--src-tls-verify=false"
 REF = "registry.example/team/app:v1"

@@ -51,7 +51,7 @@ LOCK = Lock(
     ),
     blobs=(
         blob("one"), blob("config"), blob("layer"), blob("shared"), blob("two"), blob("index"),
-        blob("deb", "http://deb.debian.org/pool/chrony.deb"), blob("list", "inline:Package: a\nb"),
+        blob("deb", "http://deb.example.org/pool/chrony.deb"), blob("list", "inline:Package: a\nb"),
         blob("file", "local:../a b"),
     ),
 )  # fmt: skip
@@ -139,7 +139,7 @@ def test_same_lock_same_bytes_wherever_it_was_made() -> None:
 
 def test_a_host_without_a_dot_is_no_download_location() -> None:
     near = replace(LOCK, blobs=(*LOCK.blobs[:6], blob("deb", "http://mirror/x"), *LOCK.blobs[7:]))
-    for lock, where in ((LOCK, "http://deb.debian.org/pool/chrony.deb"), (near, "NOASSERTION")):
+    for lock, where in ((LOCK, "http://deb.example.org/pool/chrony.deb"), (near, "NOASSERTION")):
         data = made(lock)["sbom.spdx.json"]
         packages = {one["name"]: one for one in json.loads(data)["packages"]}
         assert packages["chrony"]["downloadLocation"] == where

@@ -95,6 +95,15 @@ class Archive:
                 while chunk := file.read(CHUNK):
                     yield memoryview(chunk)
 
+    @property
+    def apart(self) -> bool:
+        """Never: what is rebuilt comes in the order of what is carried."""
+        return False
+
+    def piece(self) -> Iterator[memoryview]:
+        """As `apart` says, there is none."""
+        raise RuntimeError("the members of a delta come in order")
+
     def skip(self) -> None:
         """Pass the current member: the store has it."""
         if self._rest is None:

@@ -54,7 +54,7 @@ class Flusher:
     """
 
     def __init__(self, handle: int) -> None:
-        self._handle, self._count = handle, 0
+        self._handle, self._count = reopened(handle), 0
         self._pool = ThreadPoolExecutor(1, "flush")
 
     def __enter__(self) -> Self:
@@ -62,6 +62,7 @@ class Flusher:
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
+        os.close(self._handle)
 
     def wrote(self, count: int) -> None:
         """So many bytes more were written."""
@@ -69,6 +70,15 @@ class Flusher:
         if self._count >= EARLY:
             self._count = 0
             self._pool.submit(os.fdatasync, self._handle)
+
+
+def reopened(handle: int) -> int:
+    """The same file opened once more: to sync early, and not hear of errors in its writer's place.
+
+    The kernel tells an error of writing back once to each open file (fsync(2)); a descriptor from
+    dup(2) would take it, and the last fsync would say that all is well.
+    """
+    return os.open(f"/proc/self/fd/{handle}", os.O_RDONLY)
 
 
 def _private(path: str, flags: int) -> int:

@@ -17,7 +17,7 @@ from keystone.bundle.jobs import jobs
 from keystone.errors import DamagedBundleError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 CHUNK = 1 << 20
 MAX_THREADS = 16
@@ -31,7 +31,7 @@ def digests(
     """Name and digest (hex) of each piece, as they are ready.
 
     pieces: name to offset and size in bytes. advance: told how many more bytes were hashed.
-    Raises DamagedBundleError (KSB-09, KSB-30) when the file ends early or cannot be read.
+    Raises as `piece`.
     """
     threads = min(MAX_THREADS, jobs(len(os.sched_getaffinity(0))), max(len(pieces), 1))
     free: SimpleQueue[bytearray] = SimpleQueue()
@@ -46,7 +46,7 @@ def digests(
     def work(name: str) -> tuple[str, str]:
         buffer = free.get()
         try:
-            return name, _digest(handle, name, *pieces[name], buffer, count)
+            return name, _digest(piece(handle, name, *pieces[name], buffer), count)
         finally:
             free.put(buffer)
 
@@ -59,13 +59,26 @@ def digests(
             pool.shutdown(cancel_futures=True)
 
 
-def _digest(
-    handle: int, name: str, offset: int, size: int, buffer: bytearray, count: Callable[[int], None]
-) -> str:
-    seen, view, done = hashlib.sha256(), memoryview(buffer), 0
+def _digest(chunks: Iterable[memoryview], count: Callable[[int], None]) -> str:
+    seen = hashlib.sha256()
+    for chunk in chunks:
+        seen.update(chunk)
+        count(len(chunk))
+    return seen.hexdigest()
+
+
+def piece(
+    handle: int, name: str, offset: int, size: int, buffer: bytearray | None = None
+) -> Iterator[memoryview]:
+    """A piece of an open file, wherever others read it; each view is valid until the next one.
+
+    Memory is taken when the first view is asked for, not before. Raises DamagedBundleError
+    (KSB-09, KSB-30) when the file ends early or cannot be read.
+    """
+    view, done = memoryview(buffer or bytearray(min(size, CHUNK))), 0
     while done < size:
         try:
-            got = os.preadv(handle, [view[: min(CHUNK, size - done)]], offset + done)
+            got = os.preadv(handle, [view[: min(len(view), size - done)]], offset + done)
         except OSError as error:
             raise DamagedBundleError(
                 f"{name}: cannot be read at byte {offset + done}: {error.strerror}",
@@ -76,7 +89,5 @@ def _digest(
             raise DamagedBundleError(
                 f"{name}: the bundle ends inside", hint="copy it again", code="KSB-09"
             )
-        seen.update(view[:got])
+        yield view[:got]
         done += got
-        count(got)
-    return seen.hexdigest()

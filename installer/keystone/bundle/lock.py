@@ -153,7 +153,7 @@ def numbered(new: Lock, old: Lock | None) -> Lock:
     if old is None or new.number > old.number:
         return new
     same = replace(new, number=old.number)
-    return same if same_content(old, same) else replace(new, number=old.number + 1)
+    return same if same_content(old, same) else above(new, old)
 
 
 def above(new: Lock, old: Lock | None) -> Lock:

@@ -14,11 +14,14 @@ from keystone.errors import DamagedBundleError
 
 API_VERSION = "keystone/v1alpha1"
 KIND = re.compile(r"[a-z][a-z0-9-]{0,62}")
-NAME = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._+~:@%=-]*/)*[A-Za-z0-9_][A-Za-z0-9._+~:@%=-]*")
-"""A relative path of plain segments: none is empty or starts with a dot."""
+SEGMENT = r"(?!\.{1,2}(?:/|$))[A-Za-z0-9._+@][A-Za-z0-9._+~:@%=-]*"
+NAME = re.compile(rf"(?:{SEGMENT}/)*{SEGMENT}")
+"""A relative path of plain segments: none is empty, ".", ".." or starts with a dash."""
+ARCHITECTURES = re.compile(r"[a-z0-9-]+(?: [a-z0-9-]+)*")
+"""Of a package list there may be several."""
 VERSION = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._+~:@%=-]{0,254})?")
 KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,126}")
-PATHS = frozenset({"filename", "suite", "architecture", "kernel"})
+PATHS = frozenset({"filename", "suite", "kernel"})
 """Labels that become parts of paths."""
 ITEM = frozenset({"kind", "name", "version", "digest", "size", "labels", "blobs"})
 FIELDS = frozenset({"apiVersion", "kind", "metadata", "number", "items"})
@@ -86,6 +89,8 @@ def _path(value: object) -> str:
 
 
 def _label(key: str, value: object) -> str:
+    if key == "architecture":
+        return _text(value, ARCHITECTURES)
     if key in PATHS:
         return _path(value)
     if not isinstance(value, str) or len(value) > MAX_LABEL or not value.isprintable():

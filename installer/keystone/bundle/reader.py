@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from io import FileIO
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
-from keystone.bundle import tar
+from keystone.bundle import hashing, tar
 from keystone.errors import DamagedBundleError, UntrustedBundleError
 
 if TYPE_CHECKING:
@@ -57,6 +58,13 @@ class Members(Protocol):
 
     def chunks(self) -> Iterator[memoryview]:
         """The data of the current member."""
+
+    @property
+    def apart(self) -> bool:
+        """Whether members can be read side by side."""
+
+    def piece(self) -> Iterator[memoryview]:
+        """The data of the current member, to be read whenever; only where they lie `apart`."""
 
     def skip(self) -> None:
         """Pass the current member's data."""
@@ -120,6 +128,18 @@ class TarStream:
             self._left -= len(part)
             yield part
         self._zeros(tar.padded(member.size) - member.size, f"the block after {member.name}")
+
+    @property
+    def apart(self) -> bool:
+        """Whether the archive lies in a file that several threads can read at once."""
+        return isinstance(self.stream, FileIO) and self.stream.seekable()
+
+    def piece(self) -> Iterator[memoryview]:
+        """The data of the current member, to be read whenever; only where it lies `apart`."""
+        if self._current is None:
+            raise RuntimeError("no current member")
+        name, size, at = self._current.name, self._current.size, self.position
+        return hashing.piece(self.stream.fileno(), name, at, size)
 
     def skip(self) -> None:
         """Pass the current member's data unread where the stream can seek."""
@@ -267,9 +287,10 @@ def require_digest(found: str, name: str, target: Target, owner: str) -> None:
 
 @dataclass(frozen=True)
 class Content:
-    """One declared member: `chunks` must be read to the end, or `skip` called instead.
+    """One declared member: `chunks` must be read to the end, or `skip` or `taken` called instead.
 
     chunks: the data, checked. raw: the same unchecked, for who checks it while writing.
+    apart: whether members can be read side by side, since they lie in a file.
     """
 
     name: str
@@ -278,6 +299,16 @@ class Content:
     skip: Callable[[], None]
     raw: Callable[[], Iterator[memoryview]]
     owner: str
+    apart: bool
+    _piece: Callable[[], Iterator[memoryview]]
+
+    def taken(self) -> Iterator[memoryview]:
+        """The data, unchecked. `apart`: to be read whenever and by whatever thread; else now."""
+        if not self.apart:
+            return self.raw()
+        found = self._piece()
+        self.skip()
+        return found
 
 
 def read_manifest(archive: TarStream, targets: Mapping[str, Target]) -> bytes:
@@ -319,6 +350,8 @@ def contents(
             archive.skip,
             archive.chunks,
             owner,
+            archive.apart,
+            archive.piece,
         )
     archive.end(exact=exact)
     for name, target in wanted.items():

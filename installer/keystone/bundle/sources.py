@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from keystone.bundle.source_http import Client
 
 HINT_CHANGED = "upstream changed, or the mirror is wrong: lock again, look at what changed"
-MAX_TAGS = 100
 
 
 @dataclass

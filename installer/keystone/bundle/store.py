@@ -78,13 +78,18 @@ class Writer:
         self._intake.close()
 
     def take(
-        self, name: str, chunks: Iterable[bytes | memoryview], owner: str = "the bundle"
+        self,
+        name: str,
+        chunks: Iterable[bytes | memoryview],
+        owner: str = "the bundle",
+        *,
+        apart: bool = False,
     ) -> None:
         """Keep one member; its final name comes after its last byte was hashed and synced.
 
-        owner: what it belongs to, for messages. Hashing and writing go on while the caller reads:
-        other bytes than those that were signed under this name are a DamagedBundleError of a later
-        `take` or of `commit`; a name that nobody signed is one at once.
+        owner: what it belongs to, for messages. apart: `chunks` may be read by another thread.
+        Raises DamagedBundleError for a name that nobody signed, and for other bytes than those
+        that were signed under it: then, or at a later `take` or at `settle`.
         """
         target = self._verified.targets.get(name)
         if target is None:
@@ -95,7 +100,7 @@ class Writer:
         final = self._incoming / name if loose else blob_path(self._store, target.digest)
         mode = INSTALLER_MODE if name == reader.INSTALLER else 0o644
         temporary = self._incoming / f"{name.replace('/', '-')}.part"
-        self._intake.take(chunks, Arrival(name, target, owner, temporary, final, mode))
+        self._intake.take(chunks, Arrival(name, target, owner, temporary, final, mode), apart=apart)
 
     def has(self, name: str) -> bool:
         """Whether the store holds this blob whole already."""
@@ -179,7 +184,7 @@ def _receive(archive: Members, head: Head, store: Path, *, exact: bool) -> tuple
             if writer.has(content.name):
                 content.skip()
             else:
-                writer.take(content.name, content.raw(), content.owner)
+                writer.take(content.name, content.taken(), content.owner, apart=content.apart)
                 written += content.target.size
                 blobs += 1
             bar.advance(content.target.size)

@@ -115,11 +115,6 @@ def _blob(blob: LockedBlob, table: Manifest, supply: Supply) -> Part:
     return Part(name, target, lambda: supply.open(blob), mode, blob)
 
 
-def open_source(blob: LockedBlob, folder: Path, sources: Sources) -> Iterator[bytes]:
-    """The bytes of one locked blob, checked, from the cache or from where the lock says."""
-    return Supply(folder, sources).open(blob)
-
-
 def _bytes(name: str, data: bytes) -> Part:
     target = Target(len(data), Digest(hashlib.sha256(data).hexdigest()))
     return Part(name, target, lambda: iter([data]))

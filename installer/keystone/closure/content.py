@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from keystone.bundle import definition, media, writer
+from keystone.bundle import definition, media
 from keystone.bundle import lock as locks
 from keystone.bundle.model import Digest, Item, Manifest
 from keystone.bundle.opened import SCRATCH, open_verified
 from keystone.bundle.sources import Sources
+from keystone.bundle.supply import Supply
 from keystone.errors import DamagedBundleError
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def of_lock(lock: Lock, folder: Path, sources: Sources) -> Content:
     @contextmanager
     def opener(digest: Digest) -> Iterator[IO[bytes]]:
         with tempfile.TemporaryFile(dir=SCRATCH) as copy:
-            for chunk in writer.open_source(lock.blob(digest), folder, sources):
+            for chunk in Supply(folder, sources).open(lock.blob(digest)):
                 copy.write(chunk)
             copy.seek(0)
             yield copy

@@ -145,7 +145,9 @@ def _bootstrap(wanted: Recipe, root: Path) -> None:
         shutil.rmtree(half)
     run(
         [
-            "mmdebstrap",
+            # Mounts of its own: they end with it however it ends, and whoever removes a tree that
+            # was cut does not walk into this machine's /proc and /sys.
+            *("unshare", "--mount", "mmdebstrap"),
             "--mode=root",
             "--variant=apt",
             "--format=directory",

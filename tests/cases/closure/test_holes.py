@@ -17,6 +17,8 @@ from keystone.closure.check import check
 from keystone.closure.debs import Deb as ReadDeb
 from keystone.closure.finding import KINDS, Finding
 
+pytestmark = pytest.mark.slow
+
 KERNEL = "6.12.1+deb13-amd64"
 MEMORY: dict[str, ReadDeb] = {}
 
@@ -225,7 +227,7 @@ def image_holes() -> list[Hole]:
             Hole(
                 put("images", name, layer=layer),
                 "image-content",
-                "it lies at another address",
+                "fetched from elsewhere",
                 f"image {name}",
             )
         )

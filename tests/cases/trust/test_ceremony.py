@@ -20,6 +20,8 @@ from keystone.errors import ConfigurationError, RefusedError, UntrustedBundleErr
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 CREATED = datetime(2026, 11, 20, 12, tzinfo=UTC)
 SECRET = "correct horse"
 
