@@ -19,6 +19,7 @@ import click
 
 from keystone import bundle, facts, log, pki, plan, preflight, site
 from keystone.actions import World
+from keystone.bundle.model import STORE
 from keystone.errors import ConfigurationError, RefusedError, UsageError
 from keystone.phases import PHASES
 from keystone.run import Host
@@ -82,9 +83,10 @@ def main(options: Options) -> None:
 
 def _open(options: Options) -> bundle.Bundle:
     with log.step(f"verify {options.bundle}"):
-        return bundle.open_verified(
-            options.bundle, fingerprint=options.fingerprint, confirm=_confirm_root
+        opened = bundle.open_verified(
+            options.bundle, fingerprint=options.fingerprint, confirm=_confirm_root, deltas=True
         )
+        return bundle.over_store(opened, Path(STORE))
 
 
 def _confirm_root(fingerprint: str) -> bool:

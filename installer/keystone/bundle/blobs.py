@@ -43,6 +43,11 @@ class InFile:
         return os.pread(self.handle, max(0, min(count, size - offset, MAX_READ)), start + offset)
 
 
+def blob_path(store: Path, digest: Digest) -> Path:
+    """Where a blob lies in a store."""
+    return store / "blobs/sha256" / digest.hex
+
+
 @dataclass(frozen=True)
 class InFolder:
     """Blobs as files called by their digest."""

@@ -48,7 +48,9 @@ class Comparison:
 
 
 def compare(old: Bundle, new: Bundle) -> Comparison:
-    """Pure: from two verified tables of contents."""
+    """Pure: from two verified tables of contents. Raises DamagedBundleError for a delta."""
+    old.require_whole()
+    new.require_whole()
     held = {target.digest for target in old.verified.targets.values()}
     sizes = {target.digest: target.size for target in new.verified.targets.values()}
     changes = tuple(_changes(old.manifest.items, new.manifest.items, held, sizes))

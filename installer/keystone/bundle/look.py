@@ -54,6 +54,8 @@ def look(path: Path) -> Looked:
         archive = TarStream(stream)
         head = read_head(archive, trust.Pin(confirm=lambda _: True))
         bundle = Bundle(path, head.manifest, head.verified, {})
+        if bundle.is_delta:
+            log.warn(f"{path}: a delta: only what it carries can be looked at")
         offsets: dict[str, int] = {}
         try:
             for content in reader.contents(

@@ -6,12 +6,12 @@ import hashlib
 import re
 import tempfile
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from keystone import log
-from keystone.bundle import hashing, layout, reader, signedform, tar, trust
+from keystone.bundle import delta, hashing, layout, reader, signedform, tar, trust
 from keystone.bundle import manifest as contents_file
 from keystone.bundle.blobs import MAX_READ, InFile
 from keystone.bundle.medium import open_medium
@@ -41,8 +41,7 @@ def read_head(archive: TarStream, pin: trust.Pin) -> Head:
 
     Raises UntrustedBundleError or DamagedBundleError.
     """
-    verified = trust.verify(reader.read_metadata(archive), pin)
-    signedform.require(verified.files)
+    verified = believe(reader.read_metadata(archive), pin)
     if archive.time != int(verified.created.timestamp()):
         raise DamagedBundleError(
             "its members have another time than the signed metadata",
@@ -50,6 +49,21 @@ def read_head(archive: TarStream, pin: trust.Pin) -> Head:
             code="KSB-15",
         )
     data = reader.read_manifest(archive, verified.targets)
+    return Head(verified, contents(data, verified), data)
+
+
+def believe(files: Mapping[str, bytes], pin: trust.Pin) -> trust.Verified:
+    """Verify metadata and the form of their files. Raises UntrustedBundleError."""
+    verified = trust.verify(files, pin)
+    signedform.require(verified.files)
+    return verified
+
+
+def contents(data: bytes, verified: trust.Verified) -> Manifest:
+    """The table of contents that belongs to this metadata, from its checked bytes.
+
+    Raises UntrustedBundleError or DamagedBundleError.
+    """
     manifest = contents_file.load(data)
     if manifest.number != verified.number:
         raise UntrustedBundleError(
@@ -58,7 +72,7 @@ def read_head(archive: TarStream, pin: trust.Pin) -> Head:
             hint=ASK,
             code="KSB-06",
         )
-    return Head(verified, manifest, data)
+    return manifest
 
 
 @dataclass(frozen=True)
@@ -83,6 +97,22 @@ class Bundle:
         """SHA-256 of the trust root, as operators type it."""
         return self.verified.fingerprint
 
+    @property
+    def is_delta(self) -> bool:
+        """Whether it leaves out what its receiver has."""
+        return trust.DELTA in self.verified.targets
+
+    def require_whole(self) -> None:
+        """Raises DamagedBundleError (KSB-31) for a delta: what it leaves out is not here."""
+        if self.is_delta:
+            raise DamagedBundleError(
+                f"{self.path}: a delta, which leaves out what its receiver has; this needs a "
+                "whole bundle",
+                hint="take the full bundle; or bring the delta into the store that it was made "
+                "for: keystone-install store ingest",
+                code="KSB-31",
+            )
+
     def pin(self) -> None:
         """Believe this bundle's root on this host from now on, and refuse older bundles."""
         trust.remember(self.verified)
@@ -96,6 +126,14 @@ class Bundle:
         """
         with tempfile.TemporaryFile(dir=SCRATCH) as copy:
             self._copy(digest, copy)
+            copy.seek(0)
+            yield copy
+
+    @contextmanager
+    def member(self, name: str) -> Iterator[IO[bytes]]:
+        """A member by its name, as a file of its own, hashed again as `open` does."""
+        with tempfile.TemporaryFile(dir=SCRATCH) as copy:
+            self._copy_member(name, copy)
             copy.seek(0)
             yield copy
 
@@ -130,19 +168,21 @@ class Bundle:
 
     def _copy(self, digest: Digest, sink: IO[bytes]) -> None:
         name = member_name(digest, self.manifest)
+        self._copy_member(name, sink)
+
+    def _copy_member(self, name: str, sink: IO[bytes]) -> None:
         target = self.verified.targets.get(name)
+        owner = self.manifest.owner(target.digest) if target else "nothing signed"
         if target is None or name not in self.offsets:
-            raise DamagedBundleError(
-                f"{name} ({self.manifest.owner(digest)}) is not inside", code="KSB-19"
-            )
+            raise DamagedBundleError(f"{name} ({owner}) is not inside", code="KSB-19")
         seen = hashlib.sha256()
         with open_medium(self.path) as medium:
             for chunk in medium.chunks(self.offsets[name], target.size):
                 seen.update(chunk)
                 sink.write(chunk)
-        if seen.hexdigest() != digest.hex:
+        if seen.hexdigest() != target.digest.hex:
             raise DamagedBundleError(
-                f"{name} ({self.manifest.owner(digest)}): changed on {self.path} since verified",
+                f"{name} ({owner}): changed on {self.path} since verified",
                 hint="look at the medium; do not swap it during an installation",
                 code="KSB-30",
             )
@@ -177,23 +217,33 @@ def open_verified(
     fingerprint: str | None = None,
     confirm: Callable[[str], bool] | None = None,
     directory: Path = trust.TRUST,
+    deltas: bool = False,
 ) -> Bundle:
     """Verify the metadata and every byte in one pass.
 
     pinned_root: instead of the one this host pinned in `directory`. `confirm` is asked for the
-    fingerprint only when nothing is pinned and none is given.
+    fingerprint only when nothing is pinned and none is given. deltas: one is welcome too; who does
+    not say so gets whole bundles only.
     Raises UntrustedBundleError (exit code 4) or DamagedBundleError (5).
     """
     pin = _pin(directory, pinned_root, fingerprint, confirm)
     with open_medium(path) as medium:
         archive = TarStream(medium.stream)
         head = read_head(archive, pin)
+        bundle = Bundle(path, head.manifest, head.verified, {})
+        if not deltas:
+            bundle.require_whole()
         offsets = _walk(archive, head, exact=medium.exact)
         handle = medium.stream.fileno()
         _hash_all(handle, head, offsets)
-        _look_inside(handle, head, offsets)
+        bundle = replace(bundle, offsets=offsets)
+        if bundle.is_delta:
+            with bundle.member(trust.DELTA) as file:
+                delta.check(delta.load(file.read(reader.MAX_MANIFEST)), head.verified.targets)
+        else:
+            _look_inside(handle, head, offsets)
         medium.require_unchanged()
-    return Bundle(path, head.manifest, head.verified, offsets)
+    return bundle
 
 
 def _walk(archive: TarStream, head: Head, *, exact: bool) -> dict[str, int]:

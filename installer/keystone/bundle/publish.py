@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from keystone import log
 from keystone.bundle import media
+from keystone.bundle.blobs import blob_path
 from keystone.bundle.model import OCI_KINDS
-from keystone.bundle.store import blob_path, load_manifest, stored_targets
+from keystone.bundle.store import load_manifest, stored_targets
 from keystone.bundle.trust import CREATED
 from keystone.errors import DamagedBundleError
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from io import FileIO
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from keystone.bundle import hashing, tar
 from keystone.errors import DamagedBundleError, UntrustedBundleError
@@ -48,6 +48,29 @@ class Target:
 
     size: int
     digest: Digest
+
+
+class Members(Protocol):
+    """What gives the members of a bundle in order: an archive, or a delta and a store together."""
+
+    def next(self) -> tar.Member | None:
+        """The next member, or None at the end."""
+
+    def chunks(self) -> Iterator[memoryview]:
+        """The data of the current member."""
+
+    @property
+    def apart(self) -> bool:
+        """Whether members can be read side by side."""
+
+    def piece(self) -> Iterator[memoryview]:
+        """The data of the current member, to be read whenever; only where they lie `apart`."""
+
+    def skip(self) -> None:
+        """Pass the current member's data."""
+
+    def end(self, *, exact: bool) -> None:
+        """Check the end."""
 
 
 @dataclass
@@ -230,7 +253,7 @@ def read_metadata(archive: TarStream) -> dict[str, bytes]:
     return files
 
 
-def checked(archive: TarStream, name: str, target: Target, owner: str) -> Iterator[memoryview]:
+def checked(archive: Members, name: str, target: Target, owner: str) -> Iterator[memoryview]:
     """The current member's data; raises DamagedBundleError at its end when it is not `target`."""
     yield from hashed(archive.chunks(), name, target, owner)
 
@@ -302,7 +325,7 @@ def read_manifest(archive: TarStream, targets: Mapping[str, Target]) -> bytes:
 
 
 def contents(
-    archive: TarStream, targets: Mapping[str, Target], manifest: Manifest, *, exact: bool = True
+    archive: Members, targets: Mapping[str, Target], manifest: Manifest, *, exact: bool = True
 ) -> Iterator[Content]:
     """Every declared member after the manifest, each once, and then the end of the archive.
 

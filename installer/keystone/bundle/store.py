@@ -14,14 +14,14 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
 from keystone import log
-from keystone.bundle import layout, reader, strict_json, trust
+from keystone.bundle import delta, delta_reader, layout, reader, strict_json, trust
 from keystone.bundle import manifest as contents_file
-from keystone.bundle.blobs import InFolder
+from keystone.bundle.blobs import InFolder, blob_path
 from keystone.bundle.disk import sync_directory, write_file
 from keystone.bundle.intake import Arrival, Intake
 from keystone.bundle.model import Digest, Manifest
 from keystone.bundle.opened import Head, read_head
-from keystone.bundle.reader import INSTALLER_MODE, LOOSE, Target, TarStream
+from keystone.bundle.reader import INSTALLER_MODE, LOOSE, Members, Target, TarStream
 from keystone.errors import DamagedBundleError, HostError, RefusedError
 from keystone.turns import only_one
 
@@ -140,15 +140,19 @@ def ingest(
 ) -> tuple[Ingested, trust.Verified]:
     """Bring a bundle into the store in one pass; nothing is kept of what was not signed.
 
-    exact: the stream ends where the archive does. Raises UntrustedBundleError before anything is
-    written, DamagedBundleError for content (whole blobs that came before it stay), HostError when
-    the store cannot be written.
+    A delta brings the bundle that it makes together with the store: the one whose metadata it
+    carries, verified like its own. exact: the stream ends where the archive does.
+    Raises UntrustedBundleError before anything is written, DamagedBundleError for content (whole
+    blobs that came before it stay), HostError when the store cannot be written.
     """
-    archive = TarStream(stream)
-    head = read_head(archive, pin)
-    digest = str(head.verified.digest)
+    carried = TarStream(stream)
+    archive: Members = carried
+    head = read_head(carried, pin)
     try:
         with only_one(store / ".lock", str(store)):
+            if delta.is_delta(head.verified.targets):
+                archive, head = delta_reader.over(carried, head, store, pin)
+            digest = str(head.verified.digest)
             before = status(store)
             if before.complete and before.digest == digest:
                 _drain(stream)
@@ -164,7 +168,7 @@ def ingest(
     return _result(head, blobs=blobs, written=written, changed=True), head.verified
 
 
-def _receive(archive: TarStream, head: Head, store: Path, *, exact: bool) -> tuple[int, int]:
+def _receive(archive: Members, head: Head, store: Path, *, exact: bool) -> tuple[int, int]:
     """Every member into its place; how many were written, and their bytes."""
     targets = head.verified.targets
     written = blobs = 0
@@ -239,11 +243,6 @@ def mark(store: Path, digest: str, *, complete: bool) -> None:
 def as_json(value: Ingested | Status) -> dict[str, object]:
     """For --json."""
     return asdict(value)
-
-
-def blob_path(store: Path, digest: Digest) -> Path:
-    """Where a blob lies in a store."""
-    return store / "blobs/sha256" / digest.hex
 
 
 def _there(store: Path, name: str, target: Target) -> bool:

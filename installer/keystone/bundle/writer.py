@@ -70,7 +70,14 @@ def create(lock: Lock, folder: Path, output: Path, signing: Signing, sources: So
     Raises SourceError when an upstream gives other bytes than the lock names.
     """
     supply = Supply(folder, sources)
-    parts = plan(lock, signing, supply)
+    return write(plan(lock, signing, supply), lock, output, supply)
+
+
+def write(parts: list[Part], lock: Lock, output: Path, supply: Supply) -> Created:
+    """Write these members, the signed head first, dated as the lock is.
+
+    supply: what the members with a blob are read from.
+    """
     size = _size(parts, lock)
     digest = next(p.target.digest for p in parts if p.name == f"{METADATA}targets.json")
     if _is_there(output, parts, size, lock):

@@ -6,14 +6,16 @@ import importlib
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import click
 
 from keystone import log
-from keystone.cli import bundle_keys
+from keystone.cli import bundle_delta, bundle_keys, bundle_parts
 from keystone.cli.bundle_keys import passphrase_option
 
 FILE = click.Path(path_type=Path, dir_okay=False)
+FILE_OR_FOLDER = click.Path(path_type=Path)
 mirrors_option = click.option(
     "--mirrors", type=FILE, help="A Mirrors document: which address stands for which upstream."
 )
@@ -29,8 +31,11 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 VERBS = {
     "check": "bundle_check",
     "diff": "bundle_diff",
+    "have": "bundle_have",
+    "join": "bundle_join",
     "sbom": "bundle_sbom",
     "serve": "bundle_serve",
+    "split": "bundle_split",
 }
 """Verbs that have a module of their own in keystone.cli, loaded when they are called."""
 
@@ -101,10 +106,12 @@ def lock(
 @mirrors_option
 @ca_file_option
 @passphrase_option
+@bundle_delta.create_options
 @json_option
 def create(
     source: Path, output: Path, keys: Path, mirrors: Path | None, ca_file: Path | None,
     passphrase_file: Path | None, as_json: bool,
+    **receiver: Any,  # noqa: ANN401 the options of bundle_delta
 ) -> None:  # fmt: skip
     """Write the bundle of a lock (or of the lock beside a definition). Same lock, same bytes."""
     from keystone.bundle import definition as definitions  # noqa: PLC0415 slow to import
@@ -122,9 +129,11 @@ def create(
     )
     wanted = locks.load(path)
     signing = writer.Signing(keys, bundle_keys.opening(keys / "release.pem", passphrase_file))
+    delta = bundle_delta.wanted(**receiver)
     ledger.claim(keys, wanted)
     sbom.restore(wanted, path.parent, sources)
-    done = writer.create(wanted, path.parent, output, signing, sources)
+    make = delta.create if delta else writer.create
+    done = make(wanted, path.parent, output, signing, sources)
     state = "written" if done.changed else "is there already, unchanged"
     log.info(f"{output}: {state}, {log.size(done.size)}, {done.digest}")
     if as_json:
@@ -132,15 +141,19 @@ def create(
 
 
 @group.command()
-@click.argument("file", type=FILE)
+@click.argument("files", metavar="FILE...", type=FILE_OR_FOLDER, nargs=-1, required=True)
 @fingerprint_option
 @json_option
-def verify(file: Path, root_fingerprint: str | None, as_json: bool) -> None:
-    """Check signatures, versions, expiry and every byte."""
+def verify(files: tuple[Path, ...], root_fingerprint: str | None, as_json: bool) -> None:
+    """Check signatures, versions, expiry and every byte: of a bundle, a delta or parts."""
     from keystone.bundle import open_verified  # noqa: PLC0415 slow to import
 
-    found = open_verified(file, fingerprint=root_fingerprint, confirm=_confirm)
+    if bundle_parts.verify(files, root_fingerprint, _confirm, as_json=as_json):
+        return
+    (file,) = files
+    found = open_verified(file, fingerprint=root_fingerprint, confirm=_confirm, deltas=True)
     log.info(f"{file}: {found.manifest.name} number {found.manifest.number}: every byte is signed")
+    bundle_delta.explain(found)
     if as_json:
         log.out_json({"digest": found.digest, "fingerprint": found.fingerprint,
                       "number": found.manifest.number})  # fmt: skip

@@ -1,0 +1,97 @@
+"""The codes of deflate: which numbers they stand for, and how they are made (RFC 1951, 3.2).
+
+Codes are text of the digits 0 and 1, first bit first, or tables for reading.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+Table = list[tuple[int, int] | None]
+"""For every number of as many bits as the longest code: the symbol and its code's length."""
+EXTRA_LENGTH = [0] * 8 + [n for n in range(1, 6) for _ in range(4)] + [0]
+EXTRA_LENGTH[27] = 5
+BASE_LENGTH = [3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 23, 27, 31, 35, 43, 51, 59, 67, 83,
+                99, 115, 131, 163, 195, 227, 258]  # fmt: skip
+EXTRA_DISTANCE = [0, 0] + [n for n in range(14) for _ in range(2)]
+BASE_DISTANCE = [1, 2, 3, 4, 5, 7, 9, 13, 17, 25, 33, 49, 65, 97, 129, 193, 257, 385, 513, 769,
+                  1025, 1537, 2049, 3073, 4097, 6145, 8193, 12289, 16385, 24577]  # fmt: skip
+LITERALS = 286
+"""Symbols of literals, of the end of a block, and of lengths."""
+_FIXED_LENGTHS = [8] * 144 + [9] * 112 + [7] * 24 + [8] * 8
+
+
+def fixed() -> tuple[list[int], list[int]]:
+    """The lengths of the fixed codes (3.2.6)."""
+    return _FIXED_LENGTHS, [5] * 30
+
+
+def _canonical(lengths: Sequence[int]) -> Iterator[tuple[int, str]]:
+    """Symbols and their codes, first bit first (RFC 1951, 3.2.2)."""
+    most = max(lengths, default=0)
+    code = 0
+    for length in range(1, most + 1):
+        for symbol, own in enumerate(lengths):
+            if own == length:
+                if code >> length:
+                    raise ValueError("more codes than there can be")
+                yield symbol, f"{code:0{length}b}"
+                code += 1
+        code <<= 1
+
+
+def table(lengths: Sequence[int]) -> Table:
+    """For every number of as many bits as the longest code: the symbol and its code's length."""
+    most = max(max(lengths, default=0), 1)
+    found: Table = [None] * (1 << most)
+    for symbol, code in _canonical(lengths):
+        entry = (symbol, len(code))
+        found[int(code[::-1], 2) :: 1 << len(code)] = [entry] * (1 << (most - len(code)))
+    return found
+
+
+def _reversed(value: int, count: int) -> str:
+    return f"{value:0{count}b}"[::-1] if count else ""
+
+
+_LENGTH_SYMBOL = [
+    symbol
+    for symbol, (low, high) in enumerate(pairwise([*BASE_LENGTH[:-1], 259]))
+    for _ in range(low, high)
+]
+_LENGTH_SYMBOL[-1] = 28
+_LENGTH_EXTRA = [
+    _reversed(length - BASE_LENGTH[symbol], EXTRA_LENGTH[symbol])
+    for length, symbol in enumerate(_LENGTH_SYMBOL, 3)
+]
+
+
+@cache
+def distances() -> list[tuple[int, str]]:
+    """For each distance up to 32768: its symbol, and its extra bits as digits."""
+    return [(0, "")] + [
+        (symbol, _reversed(distance - low, EXTRA_DISTANCE[symbol]))
+        for symbol, (low, high) in enumerate(pairwise([*BASE_DISTANCE, 32769]))
+        for distance in range(low, high)
+    ]
+
+
+def codes(lengths: tuple[list[int], list[int]]) -> tuple[list[str], list[str]]:
+    """The codes of literals and of distances; behind the 286 literals those of each copy's length.
+
+    A copy of 258 bytes gets its own symbol, as every compressor writes it.
+    """
+    literals, distances = [""] * 288, [""] * 32
+    for found, own in ((literals, lengths[0]), (distances, lengths[1])):
+        for symbol, code in _canonical(own):
+            found[symbol] = code
+    copies = [
+        literals[257 + symbol] + extra
+        for symbol, extra in zip(_LENGTH_SYMBOL, _LENGTH_EXTRA, strict=True)
+    ]
+    return [*literals[:LITERALS], *copies], distances

@@ -1,0 +1,349 @@
+"""Join parts from any number of media, in any order, a chunk at a time.
+
+A chunk comes from a part that has it whole, from another copy of that part, or out of parity.
+Into a file: what is whole is kept in `<output>.join` until nothing is missing, so media may come
+one after the other and a run that was cut goes on; only then does the file get its name. Into a
+pipe: everything must be at hand at once.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import IO, TYPE_CHECKING
+
+from keystone import log
+from keystone.bundle import parity, parts
+from keystone.bundle.disk import sync_directory, write_file
+from keystone.bundle.parts import CHUNK, DIGEST, Part, Set
+from keystone.errors import DamagedBundleError, RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What `join` did. repaired: bytes that came out of parity."""
+
+    bundle: str
+    number: int
+    size: int
+    repaired: int
+
+
+@dataclass(frozen=True)
+class Region:
+    """A data part as far as it was joined already: a place in the unfinished file."""
+
+    file: int
+    set: Set
+    number: int
+    chunks: bytes
+
+    def read(self, row: int) -> bytes | None:
+        """A chunk; None when it is not there yet."""
+        size = self.set.chunk_length(self.number, row)
+        data = os.pread(self.file, size, (self.number - 1) * self.set.part_bytes + row * CHUNK)
+        return data if parts.is_chunk(data, self.chunks, row) else None
+
+
+@dataclass
+class Collection:
+    """All copies of all parts that are at hand. known: digests of the chunks of data parts."""
+
+    set: Set
+    copies: dict[int, list[Part | Region]] = field(default_factory=dict)
+    known: dict[int, bytes] = field(default_factory=dict)
+    repaired: int = 0
+
+    def add(self, part: Part | Region) -> None:
+        """One more copy of a part."""
+        self.copies.setdefault(part.number, []).append(part)
+        if part.number <= self.set.data:
+            self.known[part.number] = part.chunks
+        elif isinstance(part, Part):
+            each = self.set.rows(1) * DIGEST
+            for number in range(1, self.set.data + 1):
+                self.known[number] = part.all_chunks[(number - 1) * each : number * each]
+
+    def chunk(self, number: int, row: int) -> bytes | None:
+        """A chunk of a data part, from a copy or out of parity; None when there is no way."""
+        data = self._copy(number, row)
+        if data is None and number in self.known:
+            data = self._repair(number, row)
+        return data
+
+    def _copy(self, number: int, row: int) -> bytes | None:
+        for part in self.copies.get(number, ()):
+            data = part.read(row)
+            if data is not None:
+                return data
+        return None
+
+    def _repair(self, number: int, row: int) -> bytes | None:
+        found = self.set
+        have: dict[int, bytes] = {}
+        for other in [n for n in range(1, found.total + 1) if n != number]:
+            if len(have) == found.data:
+                break
+            # Behind its end a data part counts as zeros.
+            data = self._copy(other, row) if found.chunk_length(other, row) else b""
+            if data is not None:
+                have[other] = data
+        if len(have) < found.data:
+            return None
+        using = tuple(other - 1 for other in sorted(have))
+        factors = parity.recovery(found.data, found.parity, using, number - 1)
+        total = parity.Sum()
+        for index, factor in zip(using, factors, strict=True):
+            total.add(factor, have[index + 1])
+        data = total.result(CHUNK)[: found.chunk_length(number, row)]
+        if not parts.is_chunk(data, self.known[number], row):
+            return None
+        self.repaired += len(data)
+        return data
+
+
+def gather(paths: Iterable[Path], *, strict: bool = False) -> list[Part]:
+    """The parts that these files are and these folders hold, of one bundle.
+
+    A part whose description is damaged is passed over with a warning; strict: it is an error.
+    Raises DamagedBundleError, also for parts of different bundles.
+    """
+    found: list[Part] = []
+    for path in paths:
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        for file in files:
+            if path.is_dir() and not (file.is_file() and parts.is_part(file)):
+                continue
+            try:
+                found.append(parts.open_part(file))
+            except DamagedBundleError as error:
+                if strict:
+                    raise
+                log.warn(f"{error.message}: passed over")
+    if not found:
+        raise DamagedBundleError(
+            "no usable part of a bundle among these",
+            hint="name parts, or folders with parts",
+            code="KSB-19",
+        )
+    _require_one(found)
+    return found
+
+
+def _require_one(found: Sequence[Part]) -> None:
+    sets: dict[Set, list[Part]] = {}
+    for part in found:
+        sets.setdefault(part.set, []).append(part)
+    if len(sets) > 1:
+        lines = [
+            f"bundle {one.digest} number {one.number} in {one.data} parts of {one.part_bytes} "
+            f"bytes: {', '.join(str(part.path) for part in several)}"
+            for one, several in sets.items()
+        ]
+        raise DamagedBundleError(
+            "parts of different bundles, or of one that was split twice with other sizes:\n  "
+            + "\n  ".join(lines),
+            hint="join those of one line",
+        )
+
+
+def join_to_pipe(found: Sequence[Part], sink: IO[bytes]) -> Joined:
+    """Write the bundle to a pipe. Raises DamagedBundleError before the first missing byte."""
+    collection = _collection(found)
+    wanted = collection.set
+    absent = [n for n in range(1, wanted.data + 1) if n not in collection.known]
+    if absent:
+        raise _missing(found[0], _holes(wanted, absent))
+    with log.progress("join", wanted.size) as bar:
+        for number, row in _places(wanted):
+            data = collection.chunk(number, row)
+            if data is None:
+                raise _missing(found[0], [(number, row)])
+            sink.write(data)
+            bar.advance(len(data))
+    sink.flush()
+    return Joined(wanted.digest, wanted.number, wanted.size, collection.repaired)
+
+
+def join_to_file(found: Sequence[Part], output: Path) -> Joined:
+    """Write the bundle, or as much of it as can be had.
+
+    Raises DamagedBundleError when something is missing: the next call goes on, with other parts.
+    """
+    wanted = found[0].set
+    folder = output.with_name(f"{output.name}.join")
+    if output.exists():
+        if not _is_joined(_collection(found), output, folder):
+            raise RefusedError(
+                f"{output}: something else is there", hint="remove it, or choose another name"
+            )
+        shutil.rmtree(folder, ignore_errors=True)
+        return Joined(wanted.digest, wanted.number, wanted.size, 0)
+    with _unfinished(folder, wanted) as file:
+        collection = _collection(found)
+        seen = dict(_journal(folder, wanted))
+        for number, chunks in seen.items():
+            collection.add(Region(file, wanted, number, chunks))
+        for number, chunks in collection.known.items():
+            write_file(folder / f"{number:03d}", chunks)
+        holes = _fill(collection, file, seen)
+        os.fsync(file)
+        if holes:
+            raise _missing(found[0], holes, folder)
+        os.ftruncate(file, wanted.size)
+        os.fsync(file)
+        (folder / "data").replace(output)
+        sync_directory(output.parent)
+        shutil.rmtree(folder)
+    return Joined(wanted.digest, wanted.number, wanted.size, collection.repaired)
+
+
+def _is_joined(collection: Collection, output: Path, folder: Path) -> bool:
+    """Whether a file is the joined bundle already, as far as all its chunks are known."""
+    wanted = collection.set
+    if output.stat().st_size != wanted.size:
+        return False
+    known = {**(dict(_journal(folder, wanted)) if folder.is_dir() else {}), **collection.known}
+    with output.open("rb") as file:
+        return all(
+            number in known
+            and Region(file.fileno(), wanted, number, known[number]).read(row) is not None
+            for number, row in _places(wanted)
+        )
+
+
+def _fill(collection: Collection, file: int, seen: dict[int, bytes]) -> list[tuple[int, int]]:
+    """Write every chunk that can be had; returns those that cannot."""
+    wanted = collection.set
+    holes = []
+    with log.progress("join", wanted.size) as bar:
+        for number, row in _places(wanted):
+            size = wanted.chunk_length(number, row)
+            here = Region(file, wanted, number, seen[number]) if number in seen else None
+            if here is None or here.read(row) is None:
+                data = collection.chunk(number, row)
+                if data is None:
+                    holes.append((number, row))
+                    continue
+                _write(file, data, (number - 1) * wanted.part_bytes + row * CHUNK)
+            bar.advance(size)
+    return holes
+
+
+def _write(file: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        done = os.pwrite(file, view, offset)
+        view, offset = view[done:], offset + done
+
+
+def _collection(found: Sequence[Part]) -> Collection:
+    collection = Collection(found[0].set)
+    for part in found:
+        collection.add(part)
+    return collection
+
+
+def _places(wanted: Set) -> Iterator[tuple[int, int]]:
+    for number in range(1, wanted.data + 1):
+        for row in range(wanted.rows(number)):
+            yield number, row
+
+
+def _holes(wanted: Set, absent: Iterable[int]) -> list[tuple[int, int]]:
+    return [(number, row) for number in absent for row in range(wanted.rows(number))]
+
+
+@contextmanager
+def _unfinished(folder: Path, wanted: Set) -> Iterator[int]:
+    """The unfinished file, for one process at a time and one set of parts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = os.open(folder / "data", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RefusedError(
+                f"{folder}: another keystone-install is joining here", hint="wait for it to end"
+            ) from error
+        document = json.dumps(asdict(wanted), sort_keys=True).encode()
+        kept = folder / "set.json"
+        if kept.exists() and kept.read_bytes() != document:
+            raise RefusedError(
+                f"{folder}: holds what was joined of another bundle or split",
+                hint="remove the folder, or choose another --output",
+            )
+        write_file(kept, document)
+        yield file
+    finally:
+        os.close(file)
+
+
+def _journal(folder: Path, wanted: Set) -> Iterator[tuple[int, bytes]]:
+    """Parts that were joined from before: the digests of their chunks."""
+    for path in sorted(folder.iterdir()):
+        if re.fullmatch(r"[0-9]{3}", path.name):
+            number, chunks = int(path.name), path.read_bytes()
+            if len(chunks) == wanted.rows(number) * DIGEST:
+                yield number, chunks
+
+
+def _missing(
+    part: Part, holes: Sequence[tuple[int, int]], folder: Path | None = None
+) -> DamagedBundleError:
+    """Which parts and which blobs are not whole."""
+    wanted = part.set
+    numbers = sorted({number for number, _ in holes})
+    names = names_in(part, holes)
+    shown = "\n  ".join(names[:SHOWN])
+    more = f"\n  and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    kept = f"; what was whole is kept in {folder}" if folder else ""
+    return DamagedBundleError(
+        f"missing or damaged: part {', '.join(map(str, numbers))} of {wanted.data} "
+        f"(and {wanted.parity} for parity); in it:\n  {shown}{more}",
+        hint=f"bring another copy, or as many parity parts, and run the same again{kept}",
+        code="KSB-19",
+    )
+
+
+def names_in(part: Part, holes: Sequence[tuple[int, int]]) -> list[str]:
+    """The members of the bundle of which some data lies in these chunks, by name and owner."""
+    wanted = part.set
+    owner = _owners(part)
+    names: dict[str, None] = {}
+    for number, row in holes:
+        start = (number - 1) * wanted.part_bytes + row * CHUNK
+        end = start + wanted.chunk_length(number, row)
+        for _, _, name in parts.touching(part.layout, start, end):
+            names[name] = None
+    return [f"{name} ({owner.get(name, 'the bundle itself')})" for name in names]
+
+
+def _owners(part: Part) -> dict[str, str]:
+    """What each blob belongs to, for messages only: the head is not verified here."""
+    import io  # noqa: PLC0415
+
+    from keystone.bundle import manifest, reader  # noqa: PLC0415
+
+    archive = reader.TarStream(io.BytesIO(part.head))
+    reader.read_metadata(archive)
+    member = archive.next()
+    if member is None:
+        return {}
+    table = manifest.load(b"".join(bytes(chunk) for chunk in archive.chunks()))
+    found = {}
+    for item in table.items:
+        for digest in (item.digest, *item.blobs):
+            found[f"blobs/sha256/{digest.hex}"] = f"{item.kind} {item.name} {item.version}"
+    return found

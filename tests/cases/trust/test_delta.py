@@ -1,0 +1,105 @@
+"""A delta has two signed lists: its own, and that of the bundle that it makes. Both must hold."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import pytest
+
+from keystone.bundle import delta, patch, trust
+from keystone.bundle.model import Digest
+from keystone.errors import DamagedBundleError
+
+
+def digest(data: bytes) -> Digest:
+    return Digest(hashlib.sha256(data).hexdigest())
+
+
+def making(outer: Any, inner: Any, **changes: Any) -> Any:
+    """`outer` as a delta that makes the bundle of `inner` and carries all its blobs."""
+    files = inner.files()
+    head = {f"metadata/{name}": data for name, data in files.items()} | {
+        name: data for name, data in inner.contents().items() if name != inner.blob
+    }
+    frames = {name: patch.patch_bytes(b"", data) for name, data in head.items()}
+    described = delta.dump(
+        delta.Delta(
+            name="tiny",
+            number=inner.number,
+            digest=digest(files["targets.json"]),
+            base="",
+            base_number=0,
+            head=tuple(
+                delta.HeadFile(name, len(data), digest(data), None, len(frames[name]))
+                for name, data in head.items()
+            ),
+            encoded=(),
+            left_out=0,
+            left_out_bytes=0,
+        )
+    )
+    document = {**json.loads(described), **changes}
+    contents = {
+        "keystone.json": outer.contents()["keystone.json"],
+        trust.DELTA: json.dumps(document).encode(),
+        delta.HEAD: b"".join(frames.values()),
+        inner.blob: inner.text.encode(),
+    }
+    outer.contents = lambda: contents
+    return outer
+
+
+def test_what_the_host_accepts_is_the_bundle_that_it_makes(sim: Any, host: Any) -> None:
+    host.accepts(sim)
+    later = sim.again(number=2, text="new")
+    verified = host.accepts(making(sim.again(number=2), later))
+    assert verified.digest == digest(later.files()["targets.json"])
+    assert (host.store / later.blob).read_bytes() == b"new"
+    assert (host.store / "metadata/targets.json").read_bytes() == later.files()["targets.json"]
+
+
+def test_inner_bundle_hides_from_a_rotation(sim: Any, host: Any, key: Any) -> None:
+    """The host pinned the first root; the delta shows the second, which the inner leaves out."""
+    host.accepts(sim)
+    rotated = sim.again(number=2).rotate(release=[key("release 2")])
+    host.refuses(making(rotated, sim.again(number=2, text="by a thief")), "KSB-02")
+
+
+def test_inner_bundle_of_a_stranger(sim: Any, host: Any, key: Any, simulator: Any) -> None:
+    host.accepts(sim)
+    stranger = simulator(number=2)
+    stranger.roots = []
+    stranger.rotate(root=[key("other root")], release=[key("other release")])
+    host.refuses(making(sim.again(number=2), stranger), "KSB-02")
+
+
+@pytest.mark.parametrize("number", [1, 2, 4])
+def test_inner_bundle_of_another_number(sim: Any, host: Any, number: int) -> None:
+    host.accepts(sim.again(number=2))
+    code = {1: "KSB-28", 2: "KSB-06", 4: "KSB-06"}[number]
+    host.refuses(making(sim.again(number=3), sim.again(number=number)), code)
+
+
+def test_inner_bundle_has_other_content_under_the_accepted_number(sim: Any, host: Any) -> None:
+    host.accepts(sim.again(number=2))
+    host.refuses(making(sim.again(number=2), sim.again(number=2, text="other")), "KSB-28")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"head": [{"name": "metadata/../../../etc/shadow", "size": 1, "source": "", "frame": 0,
+                   "digest": "sha256:" + "0" * 64}]},
+        {"to": {"name": "tiny", "number": "2", "digest": "sha256:" + "0" * 64}},
+        {"leftOut": {"blobs": -1, "bytes": 0}},
+        {"kind": "BundleManifest"},
+        {"patches": 7},
+    ],
+)  # fmt: skip
+def test_description_that_is_none(sim: Any, host: Any, changes: dict[str, Any]) -> None:
+    host.accepts(sim)
+    with pytest.raises(DamagedBundleError) as refused:
+        host.accepts(making(sim.again(number=2), sim.again(number=2), **changes))
+    assert refused.value.code == "KSB-23"

@@ -1,0 +1,248 @@
+"""Split and join as a courier does: any order, lost and damaged parts, sticks one by one, kills."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess  # noqa: TID251 the commands are tried from outside
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from keystone.bundle import keys, writer
+from keystone.bundle.lock import Lock, LockedBlob
+from keystone.bundle.model import Digest, Item
+from keystone.bundle.sources import Sources
+
+CREATED = datetime(2026, 11, 20, 12, tzinfo=UTC)
+MIB = 1 << 20
+BLOBS = 24
+KILLS = int(os.environ.get("KEYSTONE_KILLS", "3"))
+"""How often each command is killed; 25 was tried when it was written."""
+
+
+class Courier:
+    """A folder with a bundle of 24 blobs, 12 MiB, and the command line."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.fingerprint = keys.init(folder / "keys", None, CREATED)
+        self.bundle = self.make("a.tar", 1)
+        self.data = self.bundle.read_bytes()
+        self.run("bundle", "split", "a.tar", "--size", "1200K", "--parity", "1", "-o", "parts")
+        self.parts = sorted((folder / "parts").iterdir())
+
+    def make(self, name: str, seed: int) -> Path:
+        items, blobs = [], []
+        for index in range(BLOBS):
+            data = random.Random(seed * 100 + index).randbytes(MIB // 2 + index * 10)
+            digest = Digest(hashlib.sha256(data).hexdigest())
+            (self.folder / digest.hex).write_bytes(data)
+            items.append(Item("file", f"thing-{index}", "1", digest, len(data)))
+            blobs.append(LockedBlob(digest, len(data), f"local:{digest.hex}"))
+        lock = Lock("carried", 1, CREATED, 700, ("amd64",), tuple(items), tuple(blobs))
+        signing = writer.Signing(self.folder / "keys")
+        writer.create(lock, self.folder, self.folder / name, signing, Sources())
+        return self.folder / name
+
+    def argv(self, *words: str) -> list[str]:
+        return [sys.executable, "-m", "keystone", *words]
+
+    def run(self, *words: str, code: int = 0) -> subprocess.CompletedProcess[bytes]:
+        done = subprocess.run(self.argv(*words), cwd=self.folder, capture_output=True, check=False)
+        assert done.returncode == code, done.stderr.decode()
+        return done
+
+    def verify(self, *files: object, code: int = 0) -> dict[str, object]:
+        words = ("--root-fingerprint", self.fingerprint, "--json")
+        done = self.run("bundle", "verify", *map(str, files), *words, code=code)
+        return {**json.loads(done.stdout), "said": done.stderr.decode()}
+
+    def stick(self, name: str, *numbers: int) -> str:
+        """A folder with some of the parts, counted from 1."""
+        folder = self.folder / name
+        folder.mkdir()
+        for number in numbers:
+            shutil.copy(self.parts[number - 1], folder)
+        return name
+
+
+@pytest.fixture(scope="module")
+def courier(tmp_path_factory: pytest.TempPathFactory) -> Courier:
+    return Courier(tmp_path_factory.mktemp("courier"))
+
+
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 0x40
+    path.write_bytes(data)
+
+
+def test_parts_have_at_most_the_size_and_are_the_same_each_time(courier: Courier) -> None:
+    assert len(courier.parts) == 14
+    assert max(path.stat().st_size for path in courier.parts) <= 1200 << 10
+    courier.run("bundle", "split", "a.tar", "--size", "1200K", "--parity", "1", "-o", "again")
+    for path in courier.parts:
+        assert (courier.folder / "again" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_plain_tar_gets_at_the_bytes(courier: Courier) -> None:
+    found = b"".join(
+        subprocess.run(["tar", "-xOf", path, "data"], capture_output=True, check=True).stdout
+        for path in courier.parts[:-1]
+    )
+    assert found == courier.data
+
+
+def test_any_order_from_several_sticks_gives_the_same_bytes(courier: Courier) -> None:
+    first = courier.stick("stick-1", 13, 2, 5, 7, 9, 11)
+    second = courier.stick("stick-2", 1, 3, 4, 6, 8, 10, 12)
+    courier.run("bundle", "join", second, first, "-o", "joined.tar")
+    assert (courier.folder / "joined.tar").read_bytes() == courier.data
+    assert not (courier.folder / "joined.tar.join").exists()
+    assert courier.run("bundle", "join", first, second, "-o", "-").stdout == courier.data
+    courier.run("bundle", "join", first, second, "-o", "joined.tar")
+
+
+def test_sticks_one_after_the_other(courier: Courier) -> None:
+    first = courier.stick("one", 1, 2, 3, 4, 5, 6)
+    second = courier.stick("two", *range(7, 14))
+    failed = courier.run("bundle", "join", first, "-o", "slow.tar", code=5).stderr.decode()
+    assert "part 7, 8, 9, 10, 11, 12, 13 of 13" in failed
+    assert "thing-" in failed
+    assert not (courier.folder / "slow.tar").exists()
+    courier.run("bundle", "join", second, "-o", "slow.tar")
+    assert (courier.folder / "slow.tar").read_bytes() == courier.data
+
+
+@pytest.mark.parametrize("lost", [1, 6, 13, 14])
+def test_one_part_may_be_lost(courier: Courier, lost: int) -> None:
+    stick = courier.stick(f"without-{lost}", *(n for n in range(1, 15) if n != lost))
+    assert courier.run("bundle", "join", stick, "-o", "-").stdout == courier.data
+    courier.run("bundle", "join", stick, "-o", f"without-{lost}.tar")
+    assert (courier.folder / f"without-{lost}.tar").read_bytes() == courier.data
+    report = courier.verify(stick)
+    assert (report["missing"], report["joinable"]) == ([lost], True)
+
+
+def test_parity_on_the_last_stick_repairs_what_came_before(courier: Courier) -> None:
+    first = courier.stick("early", *range(1, 7), *range(8, 14))
+    courier.run("bundle", "join", first, "-o", "late.tar", code=5)
+    courier.run("bundle", "join", courier.stick("parity", 14), "-o", "late.tar")
+    assert (courier.folder / "late.tar").read_bytes() == courier.data
+
+
+def test_two_lost_parts_are_too_many_and_named(courier: Courier) -> None:
+    stick = courier.stick("two-lost", *(n for n in range(1, 15) if n not in {4, 9}))
+    said = courier.run("bundle", "join", stick, "-o", "-", code=5).stderr.decode()
+    assert "part 4" in said
+    assert "file thing-" in said
+    assert courier.verify(stick)["joinable"] is False
+
+
+def test_damage_is_found_alone_and_named_down_to_the_blob(courier: Courier) -> None:
+    stick = courier.stick("damaged", *range(1, 15))
+    bent = sorted((courier.folder / stick).iterdir())[2]
+    flip(bent, bent.stat().st_size - 300_000)
+    found = courier.verify(bent, code=5)
+    (part,) = [entry for entry in found["parts"] if entry["part"] == 3]  # type: ignore[union-attr,attr-defined] JSON
+    assert any("file thing-" in name for name in part["damaged"])
+    assert "file thing-" in str(found["said"])
+    assert courier.verify(sorted((courier.folder / stick).iterdir())[3])["missing"]
+    # Both copies of part 3 are damaged elsewhere: together they have everything.
+    other = courier.stick("other", 3)
+    flip(courier.folder / other / bent.name, bent.stat().st_size - 1_300_000)
+    words = ("bundle", "join", *(str(p) for p in sorted((courier.folder / stick).iterdir())[:13]))
+    courier.run(*words, other, "-o", "healed.tar")
+    assert (courier.folder / "healed.tar").read_bytes() == courier.data
+
+
+@pytest.mark.parametrize("at", [700, 4000, 5000, 40_000])
+def test_damage_in_what_describes_a_part(courier: Courier, at: int) -> None:
+    stick = courier.stick(f"head-{at}", 3)
+    (bent,) = (courier.folder / stick).iterdir()
+    flip(bent, at)
+    courier.run("bundle", "verify", str(bent), "--root-fingerprint", courier.fingerprint, code=5)
+
+
+def test_who_changes_digests_too_is_found_by_the_signed_list(courier: Courier) -> None:
+    """A part made by the same program of a bundle with one changed blob, the same metadata."""
+    changed = bytearray(courier.data)
+    at = changed.find((courier.folder / hashlib_of(100 + 12)).read_bytes()[:64])
+    changed[at + 1000] ^= 1
+    (courier.folder / "evil.tar").write_bytes(changed)
+    courier.run("bundle", "split", "evil.tar", "--size", "1200K", "--parity", "1", "-o", "evil")
+    said = str(courier.verify(*sorted((courier.folder / "evil").iterdir()), code=5)["said"])
+    assert "not the ones that were signed" in said
+
+
+def hashlib_of(seed: int) -> str:
+    index = seed - 100
+    return hashlib.sha256(random.Random(seed).randbytes(MIB // 2 + index * 10)).hexdigest()
+
+
+def test_parts_of_another_bundle_are_refused(courier: Courier) -> None:
+    courier.make("b.tar", 2)
+    courier.run("bundle", "split", "b.tar", "--size", "1200K", "--parity", "1", "-o", "b")
+    words = ("bundle", "join", *map(str, courier.parts[:2]), "b/b.tar.003", "-o", "-")
+    assert "different bundles" in courier.run(*words, code=5).stderr.decode()
+    courier.run("bundle", "verify", str(courier.parts[0]), "--root-fingerprint", "0" * 64, code=4)
+    courier.run("bundle", "split", "a.tar", "--size", "10K", code=2)
+
+
+def kill_until_done(courier: Courier, words: tuple[str, ...], final: list[Path], times: int) -> int:
+    """Kill the same command again and again; what has a final name is whole each time."""
+    chance = random.Random(7)
+    killed = 0
+    while killed < times:
+        process = subprocess.Popen(
+            courier.argv(*words), cwd=courier.folder, stderr=subprocess.DEVNULL
+        )
+        time.sleep(chance.uniform(0.3, 1.2))
+        process.send_signal(signal.SIGKILL)
+        if process.wait() == 0:
+            for path in final:
+                path.unlink()
+        else:
+            killed += 1
+        yield_whole(final)
+    return killed
+
+
+SEEN: dict[Path, bytes] = {}
+
+
+def yield_whole(final: list[Path]) -> None:
+    for path in final:
+        if path.exists() and path in SEEN:
+            assert path.read_bytes() == SEEN[path]
+
+
+def test_killed_split_goes_on(courier: Courier) -> None:
+    final = [courier.folder / "killed" / path.name for path in courier.parts]
+    SEEN.update(zip(final, (path.read_bytes() for path in courier.parts), strict=True))
+    words = ("bundle", "split", "a.tar", "--size", "1200K", "--parity", "1", "-o", "killed")
+    assert kill_until_done(courier, words, final, KILLS) == KILLS
+    courier.run(*words)
+    yield_whole(final)
+    assert sorted(path.name for path in (courier.folder / "killed").iterdir()) == [
+        path.name for path in courier.parts
+    ]
+
+
+def test_killed_join_goes_on(courier: Courier) -> None:
+    stick = courier.stick("for-kills", *(n for n in range(1, 15) if n != 5))
+    final = [courier.folder / "killed.tar"]
+    SEEN[final[0]] = courier.data
+    words = ("bundle", "join", stick, "-o", "killed.tar")
+    assert kill_until_done(courier, words, final, KILLS) == KILLS
+    courier.run(*words)
+    assert final[0].read_bytes() == courier.data
+    assert not os.path.exists(courier.folder / "killed.tar.join")  # noqa: PTH110
