@@ -1,12 +1,7 @@
-"""The command line: parse, call one function, render. Every other verb group is loaded on use.
-
-An emulated or old host takes a second to import a library: `keystone-install --version` must not
-pay for all of them.
-"""
+"""The command line: parse, call one function, render. Verb groups are loaded on use."""
 
 from __future__ import annotations
 
-import importlib
 import signal
 import sys
 from pathlib import Path
@@ -15,17 +10,17 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from keystone import __version__, log
+from keystone.cli.lazy import Verbs
 from keystone.errors import ConfigurationError, InterruptedRunError, KeystoneError, PreflightError
 
 if TYPE_CHECKING:
     from types import FrameType
 
-GROUPS = {
-    "bundle": "lock, create, verify and show bundles",
-    "etcd": "look at the quorum",
+SUMMARIES = {
+    "bundle": "the one signed file: make, check, carry, look at it",
+    "etcd": "the quorum",
     "join": "make this machine a worker",
-    "join-server": "answer joining workers (run by systemd on Primers)",
-    "lab": "the built-in lab of emulated machines",
+    "lab": "the built-in lab of virtual machines",
     "site": "write and check site files",
     "status": "the state of the site",
     "storage": "disks and ZFS pools of this host",
@@ -33,28 +28,13 @@ GROUPS = {
     "token": "create, list and revoke join tokens",
     "trust": "the site's certificates",
 }
-HIDDEN = {"join-server", "store"}
+MODULES = {
+    name: f"keystone.cli.{name.replace('-', '_')}:group" for name in (*SUMMARIES, "join-server")
+}
+"""`join-server` is run by systemd and not listed."""
 
 
-class _Lazy(click.Group):
-    """Finds a verb group in keystone.cli.<name>.group when it is called, not before."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(set(GROUPS) - HIDDEN)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in GROUPS:
-            return None
-        module = importlib.import_module(f"keystone.cli.{cmd_name.replace('-', '_')}")
-        command: click.Command = module.group
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, GROUPS[name]) for name in self.list_commands(ctx)])
-
-
-@click.group(cls=_Lazy, invoke_without_command=True)
+@click.group(cls=Verbs, summaries=SUMMARIES, modules=MODULES, invoke_without_command=True)
 @click.version_option(__version__, prog_name="keystone-install")
 @click.option("--bundle", type=click.Path(path_type=Path), help="The signed bundle to install.")
 @click.option("--site", type=click.Path(path_type=Path), help="The site file.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +12,7 @@ import click
 from keystone import log
 from keystone.cli import bundle_delta, bundle_keys, bundle_parts
 from keystone.cli.bundle_keys import passphrase_option
+from keystone.cli.lazy import Verbs
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 FILE_OR_FOLDER = click.Path(path_type=Path)
@@ -28,30 +28,27 @@ fingerprint_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-VERBS = {
-    "check": "bundle_check",
-    "diff": "bundle_diff",
-    "have": "bundle_have",
-    "join": "bundle_join",
-    "sbom": "bundle_sbom",
-    "serve": "bundle_serve",
-    "split": "bundle_split",
+SUMMARIES = {
+    "check": "whether all that anything inside asks for is inside",
+    "create": "write the bundle of a lock; same lock, same bytes",
+    "diff": "what came, went or changed between two bundles",
+    "have": "what this host has: a packager makes a delta from it",
+    "join": "make the bundle of its parts, in any order",
+    "keys": "the packager's signing keys",
+    "lock": "resolve a definition to digests, say what changed",
+    "sbom": "print an SBOM or the provenance",
+    "serve": "serve images, packages and files, to try them",
+    "show": "what is inside: sizes, licences, what is shared",
+    "split": "cut a bundle into parts that are verified alone",
+    "verify": "check signatures, versions, expiry and every byte",
 }
-"""Verbs that have a module of their own in keystone.cli, loaded when they are called."""
+MODULES = {
+    name: f"keystone.cli.bundle_{name}:verb"
+    for name in ("check", "diff", "have", "join", "sbom", "serve", "split")
+}
 
 
-class _Verbs(click.Group):
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted({*super().list_commands(ctx), *VERBS})
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in VERBS:
-            return super().get_command(ctx, cmd_name)
-        command: click.Command = importlib.import_module(f"keystone.cli.{VERBS[cmd_name]}").verb
-        return command
-
-
-@click.group(cls=_Verbs)
+@click.group(cls=Verbs, summaries=SUMMARIES, modules=MODULES)
 def group() -> None:
     """Make, check and look at bundles: the one signed file that crosses the gap."""
 

@@ -1,0 +1,60 @@
+"""Groups whose verbs are imported when they are called, and listed in one line each without that.
+
+An emulated or old host takes a second to import a library: `--version` and `--help` must not pay
+for all of them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Verbs(click.Group):
+    """A group. summaries: a line for each verb that --help lists; others can be called too.
+
+    modules: where the command of a verb is, as "module:attribute", unless the group has it itself.
+    """
+
+    def __init__(
+        self,
+        *args: Any,  # noqa: ANN401 click's own
+        summaries: Mapping[str, str],
+        modules: Mapping[str, str],
+        **attributes: Any,  # noqa: ANN401
+    ) -> None:
+        super().__init__(*args, **attributes)
+        self._summaries, self._modules = summaries, modules
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Verbs that --help lists."""
+        return sorted(self._summaries)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The verb, imported now; None when there is none of that name."""
+        where = self._modules.get(cmd_name)
+        if where is None:
+            return super().get_command(ctx, cmd_name)
+        module, _, attribute = where.partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does, but a word that is no verb is answered with the nearest one."""
+        near = difflib.get_close_matches(args[0], self._summaries, n=1)
+        if near and self.get_command(ctx, args[0]) is None:
+            ctx.fail(f"no verb {args[0]!r}; did you mean {near[0]!r}?")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list, without importing anything."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(n, self._summaries[n]) for n in self.list_commands(ctx)])
