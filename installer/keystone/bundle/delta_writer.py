@@ -132,6 +132,7 @@ def _head(head: Sequence[Part], have: Have) -> tuple[tuple[HeadFile, ...], bytes
     files, frames = [], []
     for part in head:
         old = have.heads.get(part.name.removeprefix(METADATA), b"")
+        old = old if patch.is_prefix(old) else b""
         shared = part.name.endswith(".root.json")
         frame = b"" if shared else patch.patch_bytes(old, b"".join(part.read()))
         source = Digest(hashlib.sha256(old).hexdigest()) if old else None
@@ -166,7 +167,9 @@ def _patches(
     with log.progress("look for what changed little", total) as bar, supply.ahead(ahead):
         for part, likely in tried:
             best = _best(part, likely, sizes, bases)
-            if best is not None:
+            # One patch that makes two blobs of two would be one member with two names.
+            used = best and best[0].member in {entry.member for entry, _ in found.values()}
+            if best is not None and not used and len(found) < delta.MAX_PATCHES:
                 found[part.name] = best
             bar.advance(part.target.size)
     return found

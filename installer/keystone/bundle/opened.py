@@ -239,7 +239,7 @@ def open_verified(
         bundle = replace(bundle, offsets=offsets)
         if bundle.is_delta:
             with bundle.member(trust.DELTA) as file:
-                delta.check(delta.load(file.read(reader.MAX_MANIFEST)), head.verified.targets)
+                delta.check(delta.load(file.read(delta.MAX_DESCRIPTION + 1)), head.verified.targets)
         else:
             _look_inside(handle, head, offsets)
         medium.require_unchanged()
