@@ -37,7 +37,7 @@ from keystone.bundle.writer import Created, Part, Signing
 from keystone.errors import DamagedBundleError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from keystone.bundle.have import Have
@@ -150,10 +150,9 @@ def _patches(
     supply: Supply,
 ) -> dict[str, tuple[Encoded, Part]]:
     """The patches that are smaller than what they make, by the name of what they make."""
-    if not {"keystone.json", "targets.json"} <= set(have.heads):
+    if have.table is None:
         return {}
-    old = manifest.load(have.heads["keystone.json"])
-    sizes = {t.digest: t.size for t in stored_targets(have.heads["targets.json"]).values()}
+    old, sizes = have.table, have.sizes
     tried: list[tuple[Part, list[Digest]]] = []
     for part in carried:
         if part.target.size >= WORTH:
@@ -176,7 +175,7 @@ def _patches(
 
 
 def _candidates(
-    target: Target, items: Sequence[Item], old: Manifest, sizes: dict[Digest, int], have: Have
+    target: Target, items: Sequence[Item], old: Manifest, sizes: Mapping[Digest, int], have: Have
 ) -> list[Digest]:
     """Old blobs of the things that the new one belongs to, the likeliest by size first."""
     names = {
@@ -195,12 +194,16 @@ def _candidates(
     return sorted(found, key=lambda digest: (abs(sizes[digest] - target.size), digest))
 
 
-def _at_hand(digest: Digest, sizes: dict[Digest, int], bases: Sequence[Base]) -> bool:
-    return cache.has(digest, sizes[digest]) or any(digest in base.places for base in bases)
+def _at_hand(digest: Digest, sizes: Mapping[Digest, int], bases: Sequence[Base]) -> bool:
+    return cache.has(digest, sizes[digest]) or any(_in(base, digest, sizes) for base in bases)
+
+
+def _in(base: Base, digest: Digest, sizes: Mapping[Digest, int]) -> bool:
+    return digest in base.places and base.places[digest][1] == sizes[digest]
 
 
 def _best(
-    part: Part, likely: list[Digest], sizes: dict[Digest, int], bases: Sequence[Base]
+    part: Part, likely: list[Digest], sizes: Mapping[Digest, int], bases: Sequence[Base]
 ) -> tuple[Encoded, Part] | None:
     best: tuple[Encoded, Part] | None = None
     size = part.target.size
@@ -216,7 +219,7 @@ def _best(
 
 
 def _patch(
-    part: Part, source: Digest, sizes: dict[Digest, int], bases: Sequence[Base]
+    part: Part, source: Digest, sizes: Mapping[Digest, int], bases: Sequence[Base]
 ) -> tuple[str, Path]:
     """A patch out of the cache, or made now. An empty file stands for one not worth carrying."""
     with _old(source, sizes[source], bases) as old, _new(part).open("rb") as new:
