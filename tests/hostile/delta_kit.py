@@ -40,6 +40,12 @@ def squeeze(data: bytes, old: bytes = b"", window: int = 22) -> bytes:
     return bytes(zstd.compress(data, options=options, zstd_dict=prefix))
 
 
+def wide(data: bytes) -> bytes:
+    """A frame that wants a window of 128 MiB."""
+    engine = zstd.ZstdCompressor(options={WINDOW: 27})
+    return bytes(engine.compress(data) + engine.flush())
+
+
 def segment(new: bytes, old: bytes, offset: int = 0) -> bytes:
     """A patch of one segment, or a segment of a patch."""
     frame = squeeze(new, old)
@@ -139,12 +145,13 @@ class Journey:
     def build(self) -> bytes:
         full = {entry.name.decode(): entry.data for entry in self.full.entries()}
         made = {entry.name.decode(): entry.data for entry in (self.other or self.full).entries()}
+        base = self.base_files()
         files, frames = [], []
         for name, data in made.items():
-            if name.startswith("blobs/") or name == "keystone-install":
+            if not name.startswith("metadata/") and name not in {*HEADS, "oci-layout"}:
                 continue
-            old = self.base_files()[name] if name in HEADS else b""
-            frame = b"" if name.endswith("root.json") else squeeze(data, old)
+            old = base[name] if name in HEADS else b""
+            frame = b"" if data == honest_root() else squeeze(data, old)
             frame = self.frames.get(name, bytes)(frame)
             source = f"sha256:{sha(old)}" if old else ""
             files.append({"name": name, "size": len(data), "digest": f"sha256:{sha(data)}",

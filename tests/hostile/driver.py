@@ -1,4 +1,4 @@
-"""Drive hostile bundles, deltas, have-lists and parts through a reader, inside a root where every write can be seen.
+"""Drive hostile bundles, deltas, have-lists and parts through their readers, in a root of its own.
 
     unshare --user --map-root-user --mount --pid --fork --mount-proc \\
         python tests/hostile/driver.py --count 300
@@ -319,7 +319,8 @@ def drive(options: argparse.Namespace) -> dict[str, Any]:
                 assert canary() == clean, "the canary cannot be restored"
             tally.count(name, what, answer, f"{number}: {variant.note}")
     return {
-        "family": options.family, "seed": options.seed, "first": options.first, "count": options.count, "most": tally.most,
+        "family": options.family, "seed": options.seed, "first": options.first,
+        "count": options.count, "most": tally.most,
         "classes": tally.classes, "wrong": tally.wrong[:50], "wrong_count": len(tally.wrong),
     }  # fmt: skip
 

@@ -1,5 +1,8 @@
 from variants import Variant
-CLASSES={}
-CODES={}
+
+CLASSES = {}
+CODES = {}
+
+
 def honest(rng):
     return Variant(b"", "")

@@ -906,6 +906,8 @@ def b30(rng: random.Random) -> Variant:
 CLASSES: dict[str, Callable[[random.Random], Variant]] = {
     f"B{number:02d}": globals()[f"b{number:02d}"] for number in range(1, 31)
 }
+
+
 def honest(rng: random.Random) -> Variant:
     """The control: what must be accepted."""
     return Variant(Draft(rng).build(), "honest")

@@ -302,8 +302,11 @@ def _authenticate(path: Path, statement: dict[str, Any], site_key: str | None) -
 def _sections(content: bytes, sizes: dict[str, int]) -> dict[str, bytes]:
     if "blobs" not in sizes or set(sizes) - _MOST.keys():
         raise ValueError("sections that no have-list has")
-    total = sum(_count(size, _MOST[name]) for name, size in sizes.items())
-    zstdframe.require_one(lambda at, n: content[at : at + n], len(content), total, _WINDOW)
+    for name, size in sizes.items():
+        _count(size, _MOST[name])
+    # How much it becomes is bounded below; blocks say no more than that they are 128 KiB at most.
+    most = zstdframe.MAX_BLOCKS * zstdframe.MAX_BLOCK
+    zstdframe.require_one(lambda at, n: content[at : at + n], len(content), most, _WINDOW)
     options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: _WINDOW}
     engine = zstd.ZstdDecompressor(options=options)
     found = {}
