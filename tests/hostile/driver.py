@@ -217,13 +217,13 @@ def as_process(task: dict[str, Any], launcher: Helper) -> dict[str, Any]:
     """The command itself, as an operator runs it."""
     words = {
         "verify process": ["bundle", "verify", task["path"]],
+        "parts process": ["bundle", "verify", task["path"]],
         "ingest process": ["store", "ingest", task["path"], "--store", task["store"],
                            "--trust", task["trust"]],
         "have process": ["bundle", "create", str(HERE / "none.lock.json"), "--keys", "/staging",
                          "-o", task["out"], "--have", task["path"], "--site-key", task["key"]],
-        "join process": ["bundle", "join", task["path"], "-o", task["out"]],
     }[task["do"]]  # fmt: skip
-    if task["do"] in {"verify process", "ingest process"}:
+    if task["do"] != "have process":
         words += ["--root-fingerprint", task["pin"]]
     program = [sys.executable, "-m", "keystone", "--log-format", "json"]
     env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(REPOSITORY / "installer")}
@@ -348,7 +348,7 @@ def main() -> None:
     parser.add_argument("--honest", action="store_true", help="the control group")
     parser.add_argument(
         "--reader", action="append",
-        help="verify, ingest, have, join, the same with ' process'; tar, tarfile",
+        help="verify, ingest, have, parts, each also with ' process'; join, tar, tarfile",
     )  # fmt: skip
     parser.add_argument("--note", action="store_true", help="only name the variants")
     options = parser.parse_args()

@@ -207,8 +207,9 @@ def l06(rng: random.Random) -> Variant:
     if kind == 0:
         document = json.loads(made.sections["targets.json"])
         entry = rng.choice(list(document["signed"]["targets"].values()))
-        field, value = rng.choice([("length", one) for one in (*NUMBERS, 2**40) if one != 10**9] + [
-            ("hashes", {"sha256": "x"}), ("hashes", {}), ("hashes", {"md5": "0" * 32})])  # fmt: skip
+        wrong: list[tuple[str, Any]] = [("length", one) for one in NUMBERS if one != 10**9]
+        wrong += [("hashes", {"sha256": "x"}), ("hashes", {}), ("hashes", {"md5": "0" * 32})]
+        field, value = rng.choice(wrong)
         entry[field] = value
         made.sections["targets.json"] = json.dumps(document).encode()
     elif kind == 1:
@@ -220,7 +221,8 @@ def l06(rng: random.Random) -> Variant:
     elif kind == 2:
         name = rng.choice(["keystone.json", "targets.json"])
         made.sections[name] = rng.choice([b"{}", b"[]", b"x", b"\xff", b'{"signed":5}',
-            b"[" * 100_000, b'{"a":1,"a":2}', b'{"items":[' + b"0," * 500_000 + b"0]}"])  # fmt: skip
+            b"[" * 100_000, b'{"a":1,"a":2}', b'{"items":[' + b"0," * 500_000 + b"0]}",
+        ])  # fmt: skip
     else:
         name = rng.choice(["index.json", "keystone.json", "targets.json"])
         made.sections[name] = bytes(rng.randint(4 << 20, 9 << 20) + 1)
@@ -230,7 +232,8 @@ def l06(rng: random.Random) -> Variant:
 def l07(rng: random.Random) -> Variant:
     """Media that are no files, or have no end"""
     special = rng.choice(["fifo", "directory", "socket", "/dev/zero", "/dev/null", "/dev/urandom",
-        "/proc/self/mem", "/proc/self/environ", "missing", "dangling", "sparse", "empty"])  # fmt: skip
+        "/proc/self/mem", "/proc/self/environ", "missing", "dangling", "sparse", "empty",
+    ])  # fmt: skip
     variant = sent(List(rng), special)
     if special == "sparse":
         name = "have"

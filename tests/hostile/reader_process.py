@@ -118,7 +118,8 @@ def verify(task: Answer) -> Answer:
     try:
         with clock(task["clock"]):
             return attempt(lambda: opened.open_verified(
-                path, fingerprint=task["pin"], directory=Path(task["trust"]), deltas=True))  # fmt: skip
+                path, fingerprint=task["pin"], directory=Path(task["trust"]), deltas=True,
+            ))  # fmt: skip
     finally:
         opened.read_head, os.preadv = read_head, preadv
 

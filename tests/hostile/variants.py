@@ -57,9 +57,9 @@ class Variant:
     """Bytes and how to hand them over.
 
     note: the production. files, odd: what else lies in staging, by path; odd is no file, but a
-    "directory", "fifo", or a link to there. readers: who must refuse it; all when empty. accepted: what the host remembers. roots: what it pinned instead of the
-    honest root. clock: what its clock says (ISO 8601). special: a path that is no file, or a medium
-    that fails or changes at a byte.
+    "directory", "fifo", or a link to there. readers: who must refuse it; all when empty. accepted:
+    what the host remembers. roots: what it pinned instead of the honest root. clock: what its clock
+    says (ISO 8601). special: a path that is no file, or a medium that fails or changes at a byte.
     """
 
     data: bytes
