@@ -32,7 +32,7 @@ def sent(made: Journey, note: str, *readers: str) -> Variant:
     data, away = made.build(), made.away()
     return Variant(
         data, note, files=made.site(), odd={path: kind for path, kind in away.items() if kind},
-        readers=readers or ("verify", "ingest"),
+        readers=readers or ("verify", "ingest"), fields={"remembers": bool(made.accepted)},
     )  # fmt: skip
 
 

@@ -220,8 +220,8 @@ def as_process(task: dict[str, Any], launcher: Helper) -> dict[str, Any]:
         "parts process": ["bundle", "verify", task["path"]],
         "ingest process": ["store", "ingest", task["path"], "--store", task["store"],
                            "--trust", task["trust"]],
-        "have process": ["bundle", "create", str(HERE / "none.lock.json"), "--keys", "/staging",
-                         "-o", task["out"], "--have", task["path"], "--site-key", task["key"]],
+        "have process": ["bundle", "create", "/staging/lock.json", "--keys", "/staging", "-o",
+                         task["out"], "--have", task["path"], "--site-key", task["key"]],
     }[task["do"]]  # fmt: skip
     if task["do"] != "have process":
         words += ["--root-fingerprint", task["pin"]]
@@ -334,6 +334,9 @@ def read(
     if "process" in what:
         # A process has its own clock and memory of what it accepted, and no failing disk.
         odd = variant.clock or variant.special in {"swap", "error"} or variant.accepted is not None
+        # What is no file is a mistake of usage to a command that wants one; a device is not.
+        odd = odd or (what == "have process" and variant.special in {"directory", "missing"})
+        odd = odd or (what == "verify process" and variant.fields.get("remembers"))
         return {"is": "skipped"} if odd else as_process(task, launcher)
     return gnu_tar(task) if what == "tar" else reader.ask(task)
 
