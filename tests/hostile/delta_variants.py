@@ -494,7 +494,7 @@ def u16(rng: random.Random) -> Variant:
 CLASSES = {f"U{number:02d}": globals()[f"u{number:02d}"] for number in range(1, 17)}
 
 CODES = {
-    "U01": codes(19, 20, 23), "U02": codes(17, 20), "U03": codes(23),
+    "U01": codes(6, 19, 20, 23), "U02": codes(17, 20), "U03": codes(6, 23),
     "U04": codes(14, 19), "U05": codes(8, 19), "U06": codes(6, 8, 19),
     "U07": codes(1, 2, 6, 7, 23, 28, 29), "U08": codes(2, 3, 28), "U09": codes(31),
     "U10": codes(8, 31), "U11": codes(8, 11), "U12": codes(8, 11), "U13": codes(11, 17, 19, 23),

@@ -39,6 +39,7 @@ from keystone.errors import DamagedBundleError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from keystone.bundle.model import Manifest
     from keystone.bundle.reader import Target
 
 KIND = "BundleDelta"
@@ -163,12 +164,15 @@ def load(data: bytes) -> Delta:
     return found
 
 
-def check(description: Delta, targets: Mapping[str, Target]) -> None:
-    """A description and the signed list that it stands in speak of the same members.
+def check(description: Delta, targets: Mapping[str, Target], table: Manifest) -> None:
+    """A description fits the signed list and the table of contents that it stands behind.
 
-    Raises DamagedBundleError: KSB-14 for a name that no member of a delta has, KSB-19 for a member
-    that is not there, KSB-20 for a head larger than any, KSB-23 for a patch of another form.
+    Raises DamagedBundleError: KSB-06 for another bundle's name or number, KSB-14 for a name that no
+    member of a delta has, KSB-19 for a member that is not there, KSB-20 for a head larger than any,
+    KSB-23 for a patch of another form.
     """
+    if (description.name, description.number) != (table.name, table.number):
+        raise _wrong(DELTA, f"of another bundle than {table.name} number {table.number}", "KSB-06")
     for entry in description.encoded:
         if entry.form not in forms.KNOWN:
             raise forms.unknown(entry.form)

@@ -201,7 +201,7 @@ def fill(archive: TarStream, outer: Head, store: Path, pin: trust.Pin) -> Filled
     than the delta was made for.
     """
     description = delta.load(_member(archive, outer, trust.DELTA))
-    delta.check(description, outer.verified.targets)
+    delta.check(description, outer.verified.targets, outer.manifest)
     files = _head(description, _member(archive, outer, delta.HEAD), outer, store)
     metadata = {n.removeprefix(METADATA): d for n, d in files.items() if n.startswith(METADATA)}
     verified = opened.believe(metadata, replace(pin, root=outer.verified.root, confirm=None))
