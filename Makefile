@@ -37,12 +37,14 @@ test: programs ## Every test that needs no machine; network namespaces need root
 	KEYSTONE_HOSTILE=1000 KEYSTONE_KILLS=5 $(BIN)/python -m pytest -q $(SIDE_BY_SIDE) $(QUICK) $(TESTS)
 	$(BIN)/python -m pytest -q $(wildcard tests/netns) $(TESTS)
 
-kills: $(VENV)/.installed ## 25 kills at random moments each of create and ingest
+kills: $(VENV)/.installed ## 25 kills at random moments each of create, ingest, split, join, deltas
 	KEYSTONE_KILLS=25 $(BIN)/python -m pytest -v $(SIDE_BY_SIDE) tests/process -k kill $(TESTS)
 
-fuzz: $(VENV)/.installed ## 20,000 hostile bundles; HOSTILE=100000 for more
-	KEYSTONE_HOSTILE=$(HOSTILE) KEYSTONE_HOSTILE_REPORT=build/hostile.json \
+fuzz: $(VENV)/.installed ## 20,000 hostile bundles, also to GNU tar and tarfile, and the table of them
+	rm -rf build/hostile
+	KEYSTONE_HOSTILE=$(HOSTILE) KEYSTONE_HOSTILE_PEERS=1 KEYSTONE_HOSTILE_REPORT=build/hostile \
 	    $(BIN)/python -m pytest -v tests/hostile $(TESTS)
+	$(BIN)/python tests/hostile/table.py build/hostile/*.json | tee build/hostile.md
 
 bench: $(VENV)/.installed ## Ratios beside peers and limits in one table; BENCH='--json --large'
 	$(BIN)/python tests/bench/bench.py $(BENCH)

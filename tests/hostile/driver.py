@@ -1,4 +1,4 @@
-"""Drive hostile bundles through a reader, inside a root where every write can be seen.
+"""Drive hostile bundles, deltas, have-lists and parts through their readers, in a root of its own.
 
     unshare --user --map-root-user --mount --pid --fork --mount-proc \\
         python tests/hostile/driver.py --count 300
@@ -26,8 +26,9 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-import variants
+from corpus import FAMILIES, Family
 from kit import honest_root, sha
+from variants import Variant
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
@@ -42,6 +43,7 @@ CANARY = {
     "etc/passwd": "root:x:0:0::/root:/bin/sh\n", "etc/shadow": "root:*:\n", "etc/cron.d/keep": "x",
     "root/.ssh/authorized_keys": "# none\n", "home/user/.profile": "# none\n", "escaped.not": "x",
     "var/lib/keystone/trust/keep": "x", "tmp/keep": "x", "opt/index.json": "{}", "srv/blobs": "x",
+    "var/tmp/keep": "x",
 }  # fmt: skip
 
 
@@ -49,7 +51,8 @@ def build_root() -> None:
     """Become the root of a new file system: canary, staging, and programs that cannot change."""
     root = Path(tempfile.mkdtemp(prefix="canary-"))
     run = lambda *words: subprocess.run(words, check=True)  # noqa: E731
-    run("mount", "-t", "tmpfs", "-o", "mode=755", "canary", str(root))
+    # What fills the disk is noticed: a reader that is refused room does not refuse the bundle.
+    run("mount", "-t", "tmpfs", "-o", "mode=755,size=512m", "canary", str(root))
     for name, text in CANARY.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -144,8 +147,17 @@ class Helper:
         return {"is": "hung" if not ready else "died", "said": str(code), "seconds": 0, "peak": 0}
 
 
-def place(variant: variants.Variant) -> Path:
+def place(variant: Variant) -> Path:
     """The variant as a path that a person could give."""
+    for name, data in variant.files.items():
+        (STAGING / name).parent.mkdir(parents=True, exist_ok=True)
+        (STAGING / name).write_bytes(data)
+    for name, size in variant.fields.get("sizes", {}).items():
+        os.truncate(STAGING / name, size)
+    for name, kind in variant.odd.items():
+        strange(STAGING / name, kind)
+    if "path" in variant.fields:
+        return STAGING / str(variant.fields["path"])
     path = STAGING / "bundle.tar"
     special = variant.special
     if special.startswith("/"):
@@ -165,6 +177,18 @@ def place(variant: variants.Variant) -> Path:
     return path
 
 
+def strange(path: Path, kind: str) -> None:
+    """Something that is no file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "directory":
+        path.mkdir()
+    else:
+        path.symlink_to(kind)
+
+
 def clear() -> None:
     for path in STAGING.iterdir():
         if path.is_dir() and not path.is_symlink():
@@ -173,12 +197,16 @@ def clear() -> None:
             path.unlink()
 
 
-def task_for(variant: variants.Variant, path: Path, what: str) -> dict[str, Any]:
+def task_for(variant: Variant, path: Path, what: str) -> dict[str, Any]:
     trust = STAGING / "trust"
     trust.mkdir(exist_ok=True)
     if variant.accepted is not None:
         (trust / "accepted.json").write_text(json.dumps(variant.accepted))
+    kept = {name: sha(data) for name, data in variant.files.items() if name.startswith("store/")}
     return {
+        "kept": {str(STAGING / name): digest for name, digest in kept.items()},
+        "out": str(STAGING / "out"), "key": variant.fields.get("key", ""),
+        "want": variant.fields.get("want", ""),
         "do": what, "path": str(path), "other": str(STAGING / "other.tar"), "at": variant.at,
         "special": variant.special, "clock": variant.clock, "trust": str(trust),
         "store": str(STAGING / "store"), "pin": variant.fields.get("pin", sha(honest_root())),
@@ -187,22 +215,19 @@ def task_for(variant: variants.Variant, path: Path, what: str) -> dict[str, Any]
 
 def as_process(task: dict[str, Any], launcher: Helper) -> dict[str, Any]:
     """The command itself, as an operator runs it."""
-    words = ["bundle", "verify", task["path"]]
-    if task["do"] == "ingest process":
-        words = [
-            "store",
-            "ingest",
-            task["path"],
-            "--store",
-            task["store"],
-            "--trust",
-            task["trust"],
-        ]
+    words = {
+        "verify process": ["bundle", "verify", task["path"]],
+        "parts process": ["bundle", "verify", task["path"]],
+        "ingest process": ["store", "ingest", task["path"], "--store", task["store"],
+                           "--trust", task["trust"]],
+        "have process": ["bundle", "create", "/staging/lock.json", "--keys", "/staging", "-o",
+                         task["out"], "--have", task["path"], "--site-key", task["key"]],
+    }[task["do"]]  # fmt: skip
+    if task["do"] != "have process":
+        words += ["--root-fingerprint", task["pin"]]
     program = [sys.executable, "-m", "keystone", "--log-format", "json"]
     env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(REPOSITORY / "installer")}
-    done = launcher.ask(
-        {"words": [*program, *words, "--root-fingerprint", task["pin"]], "env": env}
-    )
+    done = launcher.ask({"words": [*program, *words], "env": env})
     if "is" in done:
         return done
     text = done.pop("text")
@@ -215,7 +240,7 @@ def as_process(task: dict[str, Any], launcher: Helper) -> dict[str, Any]:
 
 
 def gnu_tar(task: dict[str, Any]) -> dict[str, Any]:
-    target = Path(task["store"])
+    target = Path(task["out"])
     target.mkdir()
     try:
         done = subprocess.run(["tar", "-C", target, "-xf", task["path"]], capture_output=True,
@@ -240,7 +265,8 @@ def made_links(target: Path) -> bool:
 class Tally:
     """What became of the variants."""
 
-    def __init__(self, *, honest: bool) -> None:
+    def __init__(self, family: Family, *, honest: bool) -> None:
+        self.family = family
         self.wanted = "accepted" if honest else "refused"
         self.classes: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
         self.wrong: list[dict[str, Any]] = []
@@ -261,8 +287,10 @@ class Tally:
             and not answer["outside"]
         )
         if good and self.wanted == "refused":
-            right = answer.get("code") in variants.CODES[name]
+            right = answer.get("code") in self.family.codes[name]
             good = right and answer["exit"] in {4, 5} and answer["shown"]
+        # Parts that are left may make up for a hostile one: then the bundle is the honest one.
+        good = good or (answer["is"] == "whole" and not answer["outside"])
         if not good:
             self.wrong.append({"class": name, "reader": what, "note": note, **answer})
 
@@ -272,17 +300,18 @@ OTHERS = {"tar", "tarfile"}
 
 def drive(options: argparse.Namespace) -> dict[str, Any]:
     reader, launcher = Helper("reader_process.py"), Helper("measure.py")
-    clean, tally = canary(), Tally(honest=options.honest)
+    family = FAMILIES[options.family]
+    clean, tally = canary(), Tally(family, honest=options.honest)
     for number in range(options.first, options.first + options.count):
-        if options.only not in {"", variants.class_of(number)}:
+        if options.only not in {"", family.class_of(number)}:
             continue
-        name, variant = (variants.honest if options.honest else variants.variant)(
-            options.seed, number
-        )
-        for what in options.reader:
+        name, variant = family.variant(options.seed, number, honest=options.honest)
+        for what in options.reader or family.readers:
+            if variant.readers and what.removesuffix(" process") not in {*variant.readers, *OTHERS}:
+                continue
             task = task_for(variant, place(variant), what)
             answer = read(what, variant, task, reader, launcher)
-            answer["links"] = what in OTHERS and made_links(Path(task["store"]))
+            answer["links"] = what in OTHERS and made_links(Path(task["out"]))
             clear()
             answer["outside"] = canary() != clean
             if answer["outside"]:
@@ -290,13 +319,14 @@ def drive(options: argparse.Namespace) -> dict[str, Any]:
                 assert canary() == clean, "the canary cannot be restored"
             tally.count(name, what, answer, f"{number}: {variant.note}")
     return {
-        "seed": options.seed, "first": options.first, "count": options.count, "most": tally.most,
+        "family": options.family, "seed": options.seed, "first": options.first,
+        "count": options.count, "most": tally.most,
         "classes": tally.classes, "wrong": tally.wrong[:50], "wrong_count": len(tally.wrong),
     }  # fmt: skip
 
 
 def read(
-    what: str, variant: variants.Variant, task: dict[str, Any], reader: Helper, launcher: Helper
+    what: str, variant: Variant, task: dict[str, Any], reader: Helper, launcher: Helper
 ) -> dict[str, Any]:
     """Hand one variant over, where this reader can be given it."""
     if what in OTHERS and variant.special:
@@ -304,26 +334,31 @@ def read(
     if "process" in what:
         # A process has its own clock and memory of what it accepted, and no failing disk.
         odd = variant.clock or variant.special in {"swap", "error"} or variant.accepted is not None
+        # What is no file is a mistake of usage to a command that wants one; a device is not.
+        odd = odd or (what == "have process" and variant.special in {"directory", "missing"})
+        odd = odd or (what == "verify process" and variant.fields.get("remembers"))
         return {"is": "skipped"} if odd else as_process(task, launcher)
     return gnu_tar(task) if what == "tar" else reader.ask(task)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
+    parser.add_argument("--family", choices=FAMILIES, default="bundle")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--only", default="", help="one class, as B07")
     parser.add_argument("--honest", action="store_true", help="the control group")
     parser.add_argument(
-        "--reader", action="append", help="verify, ingest, tar, tarfile, ... process"
-    )
+        "--reader", action="append",
+        help="verify, ingest, have, parts, each also with ' process'; join, tar, tarfile",
+    )  # fmt: skip
     parser.add_argument("--note", action="store_true", help="only name the variants")
     options = parser.parse_args()
-    options.reader = options.reader or ["verify", "ingest"]
     if options.note:
         for number in range(options.first, options.first + options.count):
-            name, variant = variants.variant(options.seed, number)
+            family = FAMILIES[options.family]
+            name, variant = family.variant(options.seed, number, honest=options.honest)
             print(number, name, variant.note, variant.special, len(variant.data))
         return
     build_root()

@@ -6,6 +6,7 @@ Lines of JSON on standard input and output. Time and peak memory are measured he
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import json
 import os
@@ -85,7 +86,7 @@ def attempt(work: Callable[[], object]) -> Answer:
     try:
         work()
     except KeystoneError as error:
-        shown = bool(error.message) and bool(error.hint)
+        shown = bool(error.message) and bool(error.hint) and len(error.message) < 9000
         return {"is": "refused", "code": error.code, "exit": error.exit_code, "shown": shown,
                 "said": error.message[:300]}  # fmt: skip
     except BaseException:  # noqa: BLE001 whatever it is, it is what we look for
@@ -117,7 +118,8 @@ def verify(task: Answer) -> Answer:
     try:
         with clock(task["clock"]):
             return attempt(lambda: opened.open_verified(
-                path, fingerprint=task["pin"], directory=Path(task["trust"])))  # fmt: skip
+                path, fingerprint=task["pin"], directory=Path(task["trust"]), deltas=True,
+            ))  # fmt: skip
     finally:
         opened.read_head, os.preadv = read_head, preadv
 
@@ -141,25 +143,69 @@ def ingest(task: Answer) -> Answer:
     with clock(task["clock"]):
         answer = attempt(work)
     if answer["is"] != "accepted" and Path(task["store"]).exists():
-        found = attempt(lambda: require_nothing_kept(Path(task["store"])))
+        found = attempt(lambda: require_nothing_kept(Path(task["store"]), task))
         answer = found if found["is"] != "accepted" else answer
     return answer
 
 
-def require_nothing_kept(target: Path) -> None:
-    """After a refusal: no bundle, and no blob that is not what it is called."""
-    import hashlib
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
+
+def require_nothing_kept(target: Path, task: Answer) -> None:
+    """After a refusal: no bundle, and no blob that is not what it is called."""
     from keystone.bundle import store
 
-    assert not store.status(target).complete, "the store says it is complete"
+    for name, digest in task["kept"].items():
+        # What the store had of another bundle is as it was.
+        assert sha256(Path(name)) == digest, f"{name} was changed"
+    if not task["kept"]:
+        assert not store.status(target).complete, "the store says it is complete"
     for path in (target / "blobs/sha256").glob("*"):
-        assert hashlib.sha256(path.read_bytes()).hexdigest() == path.name, path
+        if str(path) not in task["kept"] and path.is_file() and not path.is_symlink():
+            assert sha256(path) == path.name, path
+
+
+def have(task: Answer) -> Answer:
+    """A have-list, as `bundle create --have` reads it."""
+    from keystone.bundle import have as haves
+
+    return attempt(lambda: haves.read(Path(task["path"]), task["key"]))
+
+
+def verify_parts(task: Answer) -> Answer:
+    from keystone.bundle import parts_join, parts_verify, trust
+    from keystone.errors import DamagedBundleError
+
+    def work() -> None:
+        pin = trust.host_pin(Path(task["trust"]), fingerprint=task["pin"])
+        report = parts_verify.verify(parts_join.gather([Path(task["path"])], strict=True), pin)
+        if report.damaged:
+            # As cli/bundle_parts.py says it.
+            raise DamagedBundleError("damaged", hint="copy again", code="KSB-08")
+
+    return attempt(work)
+
+
+def join(task: Answer) -> Answer:
+    """Join, and when that goes well verify the result: only both together let anything in."""
+    from keystone.bundle import opened, parts_join
+
+    out, path = Path(task["out"]), Path(task["path"])
+    answer = attempt(lambda: parts_join.join_to_file(parts_join.gather([path]), out))
+    if answer["is"] != "accepted":
+        assert not out.exists(), "something half-made has a final name"
+        return answer
+    if sha256(out) == task["want"]:
+        return {"is": "whole"}
+    return attempt(lambda: opened.open_verified(
+        out, fingerprint=task["pin"], directory=Path(task["trust"]), deltas=True))  # fmt: skip
 
 
 def unpack(task: Answer) -> Answer:
     """Python's tarfile with its strictest filter."""
-    target = Path(task["store"])
+    target = Path(task["out"])
     target.mkdir()
     try:
         with tarfile.open(task["path"]) as archive:
@@ -171,11 +217,14 @@ def unpack(task: Answer) -> Answer:
 
 def main() -> None:
     sys.stderr = Path("/dev/null").open("w")  # noqa: SIM115 for the life of the process
-    jobs = {"verify": verify, "ingest": ingest, "tarfile": unpack}
+    jobs = {"verify": verify, "ingest": ingest, "tarfile": unpack, "have": have,
+            "parts": verify_parts, "join": join}  # fmt: skip
     import tuf.api.metadata
     import tuf.ngclient._internal.trusted_metadata_set
 
+    import keystone.bundle.have
     import keystone.bundle.opened
+    import keystone.bundle.parts_verify
     import keystone.bundle.store
 
     del keystone, tuf

@@ -1,6 +1,6 @@
-"""The table of docs/reference/hostile-bundles.md, from reports of the driver.
+"""The tables of docs/reference/hostile-bundles.md, from reports of the driver.
 
-python tests/hostile/table.py build/hostile.json tar.json
+python tests/hostile/table.py build/hostile/*.json
 """
 
 from __future__ import annotations
@@ -9,44 +9,88 @@ import json
 import sys
 from collections import Counter, defaultdict
 from pathlib import Path
+from typing import Any
 
-import variants
+from corpus import FAMILIES, Family
+from driver import OTHERS
+
+Counts = dict[str, dict[str, Counter[str]]]
+PEERS = {"tar": "GNU tar took it", "tarfile": "tarfile took it"}
+FEW = 9
+"""Codes of a class that are named; what one variant in thousands meets says little."""
 
 
 def main() -> None:
-    found: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
-    seconds, peak, wrong = 0.0, 0, 0
+    found: dict[str, Counts] = {
+        name: defaultdict(lambda: defaultdict(Counter)) for name in FAMILIES
+    }
+    most, wrong = {"seconds": 0.0, "bytes": 0.0}, 0
     for name in sys.argv[1:]:
         report = json.loads(Path(name).read_text())
         wrong += report["wrong_count"]
-        seconds = max(seconds, report["most"]["seconds"])
-        peak = max(peak, report["most"]["bytes"])
+        most = {key: max(value, report["most"][key]) for key, value in most.items()}
         for class_, readers in report["classes"].items():
             for reader, counts in readers.items():
-                found[class_][reader].update(counts)
-    print("| class | what | variants | accepted | codes | GNU tar takes | tarfile takes |")
-    print("| --- | --- | ---: | ---: | --- | ---: | ---: |")
-    totals: Counter[str] = Counter()
-    for class_, readers in sorted(found.items()):
-        what = (variants.CLASSES[class_].__doc__ or "").strip().rstrip(".")
-        row = [class_, what]
-        verify, ingest = readers["verify"], readers["ingest"]
-        count = verify["refused"] + verify["accepted"] + verify["traceback"]
-        taken = verify["accepted"] + ingest["accepted"]
-        codes = verify + ingest
-        names = sorted((k for k in codes if k.startswith("KSB")), key=lambda k: -codes[k])
-        row += [str(count), str(taken), ", ".join(name.removeprefix("KSB-") for name in names)]
-        totals.update(count=count, taken=taken)
-        for reader in ("tar", "tarfile"):
-            counts = readers[reader]
-            words = [str(counts["accepted"])]
-            words += [f"{counts[key]} {key}" for key in ("links", "outside", "hung") if counts[key]]
-            row.append(", ".join(words))
-            totals[reader] += counts["accepted"]
-            totals.update({f"{reader} {key}": counts[key] for key in ("links", "outside")})
-        print(f"| {' | '.join(row)} |")
-    print()
-    print(dict(totals), f"most {seconds:.1f} s, {peak / (1 << 20):.0f} MiB, wrong {wrong}")
+                found[report["family"]][class_][reader].update(counts)
+    for name, classes in found.items():
+        if classes:
+            table(FAMILIES[name], classes)
+    print(f"most {most['seconds']:.1f} s, {most['bytes'] / (1 << 20):.0f} MiB, wrong {wrong}")
+
+
+def table(family: Family, classes: Counts) -> None:
+    """One family: what our readers did, and what others did where they were asked."""
+    peers = [one for one in PEERS if any(one in readers for readers in classes.values())]
+    heads = ["class", "what", "variants", "accepted", "codes"]
+    heads += [PEERS[one] for one in peers] + ["links made"] * bool(peers)
+    print(f"| {' | '.join(heads)} |")
+    right = " | ".join(["---:"] * (len(heads) - 5))
+    print(f"| --- | --- | ---: | ---: | --- |{f' {right} |' if peers else ''}")
+    total: Counter[str] = Counter()
+    for class_, readers in sorted(classes.items()):
+        ours = {name: counts for name, counts in readers.items() if name not in OTHERS}
+        row: dict[str, Any] = {"class": class_, "what": what(family, class_)}
+        row["variants"] = max((read(counts) for counts in ours.values()), default=0)
+        both = sum(ours.values(), Counter())
+        row["accepted"] = both["accepted"]
+        row["codes"] = codes(both)
+        for one in peers:
+            row[one] = took(readers[one])
+            total[one] += readers[one]["accepted"]
+        if peers:
+            row["links"] = sum(readers[one]["links"] for one in peers)
+            total["links"] += row["links"]
+            total["outside"] += sum(readers[one]["outside"] for one in peers)
+        total.update({"variants": row["variants"], "accepted": row["accepted"]})
+        total.update({"readings": sum(read(counts) for counts in ours.values())})
+        total.update({"whole": both["whole"]})
+        print(f"| {' | '.join(map(str, row.values()))} |")
+    print(
+        f"\n{family.name}: " + ", ".join(f"{count:,} {key}" for key, count in total.items()) + "\n"
+    )
+
+
+def what(family: Family, class_: str) -> str:
+    return (family.classes[class_].__doc__ or "").strip().rstrip(".")
+
+
+def read(counts: Counter[str]) -> int:
+    """How many variants a reader was given."""
+    return sum(
+        counts[word] for word in ("refused", "accepted", "whole", "traceback", "hung", "died")
+    )
+
+
+def codes(counts: Counter[str]) -> str:
+    names = sorted((name for name in counts if name.startswith("KSB")), key=lambda n: -counts[n])
+    return ", ".join(name.removeprefix("KSB-") for name in names[:FEW])
+
+
+def took(counts: Counter[str]) -> str:
+    """How many another reader unpacked without a complaint, and what went wrong with it."""
+    words = [str(counts["accepted"])]
+    words += [f"{counts[key]} {key}" for key in ("outside", "hung") if counts[key]]
+    return ", ".join(words)
 
 
 if __name__ == "__main__":

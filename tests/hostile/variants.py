@@ -56,9 +56,10 @@ LINKS = ("/etc/passwd", "../../etc/passwd", "/", "..", ".", "../../..", "/stagin
 class Variant:
     """Bytes and how to hand them over.
 
-    note: the production. accepted: what the host remembers. roots: what it pinned instead of the
-    honest root. clock: what its clock says (ISO 8601). special: a path that is no file, or a medium
-    that fails or changes at a byte.
+    note: the production. files, odd: what else lies in staging, by path; odd is no file, but a
+    "directory", "fifo", or a link to there. readers: who must refuse it; all when empty. accepted:
+    what the host remembers. roots: what it pinned instead of the honest root. clock: what its clock
+    says (ISO 8601). special: a path that is no file, or a medium that fails or changes at a byte.
     """
 
     data: bytes
@@ -69,6 +70,9 @@ class Variant:
     other: bytes = b""
     at: int = 0
     fields: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
+    odd: dict[str, str] = field(default_factory=dict)
+    readers: tuple[str, ...] = ()
 
 
 def flip(rng: random.Random, data: bytes) -> bytes:
@@ -902,39 +906,27 @@ def b30(rng: random.Random) -> Variant:
 CLASSES: dict[str, Callable[[random.Random], Variant]] = {
     f"B{number:02d}": globals()[f"b{number:02d}"] for number in range(1, 31)
 }
-FAMILIAR = tuple(CLASSES)
 
 
-def variant(seed: int, number: int) -> tuple[str, Variant]:
-    """The variant with this number: the classes take turns, all else comes from the seed."""
-    rng = random.Random(f"{seed} {number}")
-    name = class_of(number)
-    return name, CLASSES[name](rng)
-
-
-def class_of(number: int) -> str:
-    return FAMILIAR[number % len(FAMILIAR)]
-
-
-def honest(seed: int, number: int) -> tuple[str, Variant]:
+def honest(rng: random.Random) -> Variant:
     """The control: what must be accepted."""
-    return "honest", Variant(Draft(random.Random(f"honest {seed} {number}")).build(), "honest")
+    return Variant(Draft(rng).build(), "honest")
 
 
-def _codes(*numbers: int) -> frozenset[str]:
+def codes(*numbers: int) -> frozenset[str]:
     return frozenset(f"KSB-{number:02d}" for number in numbers)
 
 
 CODES = {
-    "B01": _codes(1, 2, 23), "B02": _codes(2, 7), "B03": _codes(2, 3), "B04": _codes(4, 5, 23),
-    "B05": _codes(5, 23), "B06": _codes(6, 8, 11), "B07": _codes(2, 4, 5, 6, 7, 13, 14, 23),
-    "B08": _codes(8), "B09": _codes(8, 9, 11, 15, 19, 22), "B10": _codes(11, 15, 22),
-    "B11": _codes(11, 12, 14, 19, 23), "B12": _codes(6, 12, 14, 23), "B13": _codes(13, 14, 19, 24),
-    "B14": _codes(14, 19), "B15": _codes(15), "B16": _codes(15), "B17": _codes(1, 17, 19),
-    "B18": _codes(18), "B19": _codes(1, 15, 19), "B20": _codes(6, 20, 22), "B21": _codes(26, 27),
-    "B22": _codes(9, 22), "B23": _codes(1, 14, 20, 23, 24), "B24": _codes(11, 19, 24),
-    "B25": _codes(25),
-    "B26": _codes(26), "B27": _codes(27), "B28": _codes(23, 28), "B29": _codes(23, 29),
-    "B30": _codes(1, 6, 7, 8, 9, 11, 13, 15, 19, 22, 23, 30),
+    "B01": codes(1, 2, 23), "B02": codes(2, 7), "B03": codes(2, 3), "B04": codes(4, 5, 23),
+    "B05": codes(5, 23), "B06": codes(6, 8, 11), "B07": codes(2, 4, 5, 6, 7, 13, 14, 23),
+    "B08": codes(8), "B09": codes(8, 9, 11, 15, 19, 22), "B10": codes(11, 15, 22),
+    "B11": codes(11, 12, 14, 19, 23), "B12": codes(6, 12, 14, 23), "B13": codes(13, 14, 19, 24),
+    "B14": codes(14, 19), "B15": codes(15), "B16": codes(15), "B17": codes(1, 17, 19),
+    "B18": codes(18), "B19": codes(1, 15, 19), "B20": codes(6, 20, 22), "B21": codes(26, 27),
+    "B22": codes(9, 22), "B23": codes(1, 14, 20, 23, 24), "B24": codes(11, 19, 24),
+    "B25": codes(25),
+    "B26": codes(26), "B27": codes(27), "B28": codes(23, 28), "B29": codes(23, 29),
+    "B30": codes(1, 6, 7, 8, 9, 11, 13, 15, 19, 22, 23, 30),
 }  # fmt: skip
 """The codes that a class may meet: its own, and those of what a reader sees before that."""

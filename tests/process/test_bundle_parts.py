@@ -1,16 +1,13 @@
-"""Split and join as a courier does: any order, lost and damaged parts, sticks one by one, kills."""
+"""Split and join as a courier does: any order, lost and damaged parts, sticks one by one."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 import shutil
-import signal
 import subprocess  # noqa: TID251 the commands are tried from outside
 import sys
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,8 +21,6 @@ from keystone.bundle.sources import Sources
 CREATED = datetime(2026, 11, 20, 12, tzinfo=UTC)
 MIB = 1 << 20
 BLOBS = 24
-KILLS = int(os.environ.get("KEYSTONE_KILLS", "3"))
-"""How often each command is killed; 25 was tried when it was written."""
 
 
 class Courier:
@@ -195,54 +190,3 @@ def test_parts_of_another_bundle_are_refused(courier: Courier) -> None:
     assert "different bundles" in courier.run(*words, code=5).stderr.decode()
     courier.run("bundle", "verify", str(courier.parts[0]), "--root-fingerprint", "0" * 64, code=4)
     courier.run("bundle", "split", "a.tar", "--size", "10K", code=2)
-
-
-def kill_until_done(courier: Courier, words: tuple[str, ...], final: list[Path], times: int) -> int:
-    """Kill the same command again and again; what has a final name is whole each time."""
-    chance = random.Random(7)
-    killed = 0
-    while killed < times:
-        process = subprocess.Popen(
-            courier.argv(*words), cwd=courier.folder, stderr=subprocess.DEVNULL
-        )
-        time.sleep(chance.uniform(0.3, 1.2))
-        process.send_signal(signal.SIGKILL)
-        if process.wait() == 0:
-            for path in final:
-                path.unlink()
-        else:
-            killed += 1
-        yield_whole(final)
-    return killed
-
-
-SEEN: dict[Path, bytes] = {}
-
-
-def yield_whole(final: list[Path]) -> None:
-    for path in final:
-        if path.exists() and path in SEEN:
-            assert path.read_bytes() == SEEN[path]
-
-
-def test_killed_split_goes_on(courier: Courier) -> None:
-    final = [courier.folder / "killed" / path.name for path in courier.parts]
-    SEEN.update(zip(final, (path.read_bytes() for path in courier.parts), strict=True))
-    words = ("bundle", "split", "a.tar", "--size", "1200K", "--parity", "1", "-o", "killed")
-    assert kill_until_done(courier, words, final, KILLS) == KILLS
-    courier.run(*words)
-    yield_whole(final)
-    assert sorted(path.name for path in (courier.folder / "killed").iterdir()) == [
-        path.name for path in courier.parts
-    ]
-
-
-def test_killed_join_goes_on(courier: Courier) -> None:
-    stick = courier.stick("for-kills", *(n for n in range(1, 15) if n != 5))
-    final = [courier.folder / "killed.tar"]
-    SEEN[final[0]] = courier.data
-    words = ("bundle", "join", stick, "-o", "killed.tar")
-    assert kill_until_done(courier, words, final, KILLS) == KILLS
-    courier.run(*words)
-    assert final[0].read_bytes() == courier.data
-    assert not os.path.exists(courier.folder / "killed.tar.join")  # noqa: PTH110

@@ -1,39 +1,29 @@
-"""kill -9 at random moments of create and ingest: a re-run ends where an undisturbed one does.
-
-pytestmark = pytest.mark.slow
-
-KEYSTONE_KILLS: how many of each (4 by default, `make test` 25). The seed is in the message.
-"""
+"""kill -9 at random moments of create and ingest: a re-run ends where an undisturbed one does."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import random
 import shutil
-import subprocess  # noqa: TID251 the commands are tried from outside
-import sys
 import tarfile
 import threading
 import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from .kills import SEED, Chains, Ground, digest, tree
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-KILLS = int(os.environ.get("KEYSTONE_KILLS", "4"))
-SEED = int(os.environ.get("KEYSTONE_SEED", "0")) or random.randrange(1 << 32)
-IN_A_ROW = 5
-"""Kills before a run is left to end."""
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 FILES = [50_000 + 370_013 * (number % 7) for number in range(24)]
 OCI = "application/vnd.oci.image"
-TIMEOUT = 300
 
 
 class Mirror:
@@ -114,11 +104,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         thread.join()
 
 
-class Site:
+class Site(Ground):
     """A folder with definition, lock and keys, and a bundle that nobody disturbed."""
 
     def __init__(self, folder: Path, mirror: Mirror, address: str) -> None:
-        self.folder, self.mirror = folder, mirror
+        super().__init__(folder)
+        self.mirror = mirror
         head = "apiVersion: keystone/v1alpha1\nmetadata: {name: small}\n"
         binaries = "".join(
             f"    - {{name: f{number}, version: '1', url: 'https://dl.example/f{number}'}}\n"
@@ -136,9 +127,7 @@ class Site:
         self.run("bundle", "lock", "b.yaml", "--mirrors", "m.yaml")
         self.fingerprint = self.run("bundle", "keys", "init", "--dir", "keys").strip()
         self.mirror.pause = 0.004
-        start = time.monotonic()
-        self.run(*self.create("whole.tar"))
-        self.create_seconds = time.monotonic() - start
+        self.create_seconds = self.timed(*self.create("whole.tar"))
         self.digest = digest(folder / "whole.tar")
 
     def create(self, output: str) -> tuple[str, ...]:
@@ -148,35 +137,6 @@ class Site:
     def ingest(self, number: int) -> tuple[str, ...]:
         return ("store", "ingest", "whole.tar", "--root-fingerprint", self.fingerprint, "--store",
                 f"store{number}", "--trust", f"trust{number}", "--json")  # fmt: skip
-
-    def start(self, *words: str) -> subprocess.Popen[str]:
-        env = {**os.environ, "XDG_CACHE_HOME": str(self.folder / "cache"), "NO_PROXY": "*"}
-        return subprocess.Popen(
-            [sys.executable, "-m", "keystone", *words], cwd=self.folder, env=env, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
-
-    def run(self, *words: str) -> str:
-        process = self.start(*words)
-        out, said = process.communicate(timeout=TIMEOUT)
-        assert process.returncode == 0, said
-        return out
-
-    def killed(self, seconds: float, *words: str) -> bool:
-        """Whether the command still ran when it was killed."""
-        process = self.start(*words)
-        try:
-            process.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            return True
-        return False
-
-
-def digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def whole_members(path: Path) -> set[str]:
@@ -197,67 +157,57 @@ def whole_members(path: Path) -> set[str]:
     return found
 
 
-@pytest.mark.timeout(3600)
 def test_killed_create_ends_with_the_same_bytes(site: Site) -> None:
-    rng = random.Random(SEED)
-    kills = 0
     part, output = site.folder / "b.tar.part", site.folder / "b.tar"
-    while kills < KILLS:
-        for _ in range(min(IN_A_ROW, KILLS - kills)):
-            before = whole_members(part)
-            site.mirror.asked.clear()
-            # The first half second is Python's start; a chain has less to do with each link.
-            if not site.killed(rng.uniform(0.1, site.create_seconds), *site.create("b.tar")):
-                break
-            kills += 1
-            # Killed between its last rename and its end, it may be there, and then it is whole.
-            assert not output.exists() or digest(output) == site.digest, f"seed {SEED}"
-            again = {name for name in before if site.mirror.asked[name]}
-            assert not again, f"seed {SEED}: fetched again: {again}"
-        before = whole_members(part)
+    before: set[str] = set()
+
+    def words() -> tuple[str, ...]:
+        before.clear()
+        before.update(whole_members(part))
         site.mirror.asked.clear()
-        site.run(*site.create("b.tar"))
-        assert not [name for name in before if site.mirror.asked[name]], f"seed {SEED}"
-        assert digest(output) == site.digest, f"seed {SEED}"
+        return site.create("b.tar")
+
+    def look() -> None:
+        # Killed between its last rename and its end, it may be there, and then it is whole.
+        assert not output.exists() or digest(output) == site.digest, f"seed {SEED}"
+        again = {name for name in before if site.mirror.asked[name]}
+        assert not again, f"seed {SEED}: fetched again: {again}"
+
+    def ended(_: str) -> None:
+        look()
+        assert output.exists()
         assert not part.exists()
         output.unlink()
 
-
-def tree(store: Path) -> dict[str, str]:
-    """Every file of a store by name and digest."""
-    return {
-        str(path.relative_to(store)): digest(path)
-        for path in store.rglob("*")
-        if path.is_file() and path.name != ".lock"
-    }
+    Chains(site, site.create_seconds, part.exists).run(words, look, ended)
 
 
-@pytest.mark.timeout(3600)
 def test_killed_ingest_ends_with_the_same_store(site: Site) -> None:
-    rng = random.Random(SEED)
-    start = time.monotonic()
-    site.run(*site.ingest(0))
-    seconds = time.monotonic() - start
-    want = tree(site.folder / "store0")
-    kills = number = 0
-    while kills < KILLS:
-        number += 1
-        store = site.folder / f"store{number}"
-        for _ in range(min(IN_A_ROW, KILLS - kills)):
-            if not site.killed(rng.uniform(0.1, seconds), *site.ingest(number)):
-                break
-            kills += 1
-            blobs = list((store / "blobs/sha256").glob("*"))
-            assert all(digest(path) == path.name for path in blobs), f"seed {SEED}"
-            assert not left_over(store), f"seed {SEED}"
-        had = sum(path.stat().st_size for path in (store / "blobs/sha256").glob("*"))
-        done = json.loads(site.run(*site.ingest(number)))
-        if done["bytes"]:
-            loose = sum((store / name).stat().st_size for name in ("index.json", "oci-layout"))
-            total = sum(path.stat().st_size for path in (store / "blobs/sha256").glob("*"))
-            assert done["bytes"] <= total - had + loose, f"seed {SEED}: a blob was written twice"
+    seconds = site.timed(*site.ingest(0))
+    want, store = tree(site.folder / "store0"), site.folder / "store1"
+    had: list[int] = []
+
+    def sizes() -> int:
+        return sum(path.stat().st_size for path in (store / "blobs/sha256").glob("*"))
+
+    def words() -> tuple[str, ...]:
+        had.append(sizes())
+        return site.ingest(1)
+
+    def look() -> None:
+        blobs = list((store / "blobs/sha256").glob("*"))
+        assert all(digest(path) == path.name for path in blobs), f"seed {SEED}"
+        assert not left_over(store), f"seed {SEED}"
+
+    def ended(said: str) -> None:
+        written = json.loads(said)["bytes"]
+        loose = sum((store / name).stat().st_size for name in ("index.json", "oci-layout"))
+        assert written <= sizes() - had[-1] + loose, f"seed {SEED}: a blob was written twice"
         assert tree(store) == want, f"seed {SEED}"
         shutil.rmtree(store)
+        shutil.rmtree(site.folder / "trust1")
+
+    Chains(site, seconds, (store / "incoming").exists).run(words, look, ended)
 
 
 def left_over(store: Path) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -46,6 +47,18 @@ class InFile:
 def blob_path(store: Path, digest: Digest) -> Path:
     """Where a blob lies in a store."""
     return store / "blobs/sha256" / digest.hex
+
+
+def is_there(path: Path, size: int | None = None) -> bool:
+    """Whether a file stands there itself, of that size in bytes; no link to one, no folder.
+
+    Blobs get their names by rename, so whatever else has one was not put there by a store.
+    """
+    try:
+        found = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return stat.S_ISREG(found.st_mode) and size in {None, found.st_size}
 
 
 @dataclass(frozen=True)

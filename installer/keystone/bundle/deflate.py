@@ -37,6 +37,10 @@ _TOKENS = 256 << 10
 _END = 256
 _STORED, _FIXED, _OWN = 0, 1, 2
 _MAX_RUN = 255
+_MOST_RECORD = _TOKENS + 1024
+"""Bytes of the longest record: tokens end with the one that passes the mark."""
+_MOST_NAME = 64 << 10
+"""Bytes of the name and of the comment in a gzip header."""
 _FULL_RUN = _TOKEN.pack(_MAX_RUN, 0, 0)
 _ORDER = (16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15)
 _FLAG_CRC, _FLAG_EXTRA, _FLAG_NAME, _FLAG_COMMENT = 2, 4, 8, 16
@@ -106,22 +110,39 @@ class _Bits:
         return not self.count
 
 
+def _require_worth(blocks: int, tables: int, size: int) -> None:
+    """Blocks cost time whatever they hold, tables of codes most. Raises ValueError.
+
+    size: bytes of the gzip file so far. Compressors end a block after thousands of tokens; a file
+    of nothing but blocks would keep a host busy for hours.
+    """
+    if blocks > 4096 + size // 4 or tables > 256 + size // 256:
+        raise ValueError("more blocks than any compressor writes")
+
+
 def unfold(stream: IO[bytes]) -> Iterator[bytes]:
-    """The records of a gzip file. Raises ValueError when it is none that RFC 1952 knows."""
+    """The records of a gzip file. Raises ValueError when it is none that RFC 1952 knows.
+
+    They are at most 16 times as long as the file (a copy of two bits is four bytes), and a little.
+    """
     bits = _Bits(stream)
+    blocks = tables = 0
     while not bits.is_end():
         yield from _raw(_gzip_header(bits))
         last = 0
         while not last:
             last, kind = bits.take(1), bits.take(2)
+            # Three records and more are made of a block, and `fold` counts those.
+            blocks, tables = blocks + 8, tables + (kind == _OWN)
+            _require_worth(blocks, tables, stream.tell())
             if kind == _STORED:
                 yield from _stored(bits)
             elif kind in {_FIXED, _OWN}:
-                lengths = _lengths(bits) if kind == _OWN else rfc.fixed()
+                found = _tables(bits) if kind == _OWN else rfc.fixed_tables()
                 yield _record(b"D" if kind == _OWN else b"B", bits.taken())
                 if kind == _FIXED:
                     yield _record(b"F", b"")
-                yield from _tokens(bits, rfc.table(lengths[0]), rfc.table(lengths[1]))
+                yield from _tokens(bits, *found)
             else:
                 raise ValueError("a block of a kind that is not defined")
         bits.take(bits.count % 8)
@@ -130,13 +151,23 @@ def unfold(stream: IO[bytes]) -> Iterator[bytes]:
 
 
 def fold(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """The gzip file of these records, which come in pieces of any length. Raises ValueError."""
+    """The gzip file of these records, which come in pieces of any length. Raises ValueError.
+
+    Also for records that make less of themselves than `unfold` ever leaves, so its time and what
+    it reads are in proportion to what it gives.
+    """
     codes: tuple[list[str], list[str]] = ([], [])
     pending = ""
+    records = tables = read = size = 0
     for kind, payload in _records(pieces):
+        records, tables, read = records + 1, tables + (kind == b"D"), read + len(payload)
+        _require_worth(records, tables, size)
+        if read > 4 * _MOST_RECORD + 32 * size:
+            raise ValueError("records that make nothing")
         if kind == b"R":
             if pending:
                 raise ValueError("bytes between bits")
+            size += len(payload)
             yield payload
             continue
         text = ""
@@ -144,7 +175,7 @@ def fold(pieces: Iterator[bytes]) -> Iterator[bytes]:
             text = _text(payload)
             codes = rfc.codes(_lengths_of(text)) if kind == b"D" else codes
         elif kind == b"F":
-            codes = rfc.codes(rfc.fixed())
+            codes = rfc.fixed_codes()
         elif kind == b"T":
             text = _coded(payload, *codes)
         else:
@@ -152,6 +183,7 @@ def fold(pieces: Iterator[bytes]) -> Iterator[bytes]:
         pending += text
         whole = len(pending) & ~7
         if whole:
+            size += whole // 8
             yield int(pending[:whole][::-1], 2).to_bytes(whole // 8, "little")
             pending = pending[whole:]
     if pending:
@@ -174,7 +206,7 @@ def _records(pieces: Iterator[bytes]) -> Iterator[tuple[bytes, bytes]]:
         at = 0
         while len(held) - at >= _RECORD.size:
             kind, length = _RECORD.unpack_from(held, at)
-            if length > 4 * _TOKENS:
+            if length > _MOST_RECORD:
                 raise ValueError("a record longer than any")
             if len(held) - at < _RECORD.size + length:
                 break
@@ -201,10 +233,12 @@ def _gzip_header(bits: _Bits) -> bytes:
         length = take(2)
         header += length + take(int.from_bytes(length, "little"))
     for flag in (_FLAG_NAME, _FLAG_COMMENT):
-        byte = b"1" if flags & flag else b"\0"
-        while byte != b"\0":
-            byte = take(1)
-            header += byte
+        text = bytearray(b"1" if flags & flag else b"\0")
+        while text[-1]:
+            text += take(1)
+            if len(text) > _MOST_NAME:
+                raise ValueError("a name longer than any")
+        header += bytes(text[1:])
     return header + (take(2) if flags & _FLAG_CRC else b"")
 
 
@@ -217,6 +251,12 @@ def _stored(bits: _Bits) -> Iterator[bytes]:
     if len(data) < length:
         raise ValueError("it ends too early")
     yield from _raw(data)
+
+
+def _tables(bits: _Bits) -> tuple[rfc.Table, rfc.Table]:
+    """The tables of a block's own codes."""
+    literals, distances = _lengths(bits)
+    return rfc.table(literals), rfc.table(distances)
 
 
 def _lengths(bits: _Bits) -> tuple[list[int], list[int]]:
@@ -232,6 +272,8 @@ def _lengths(bits: _Bits) -> tuple[list[int], list[int]]:
         if symbol < 16:  # noqa: PLR2004 RFC 1951, 3.2.7
             found.append(symbol)
         elif symbol == 16:  # noqa: PLR2004
+            if not found:
+                raise ValueError("a length that repeats none")
             found += found[-1:] * (3 + bits.take(2))
         else:
             found += [0] * (3 + bits.take(3) if symbol == 17 else 11 + bits.take(7))  # noqa: PLR2004
@@ -242,7 +284,7 @@ def _lengths_of(text: str) -> tuple[list[int], list[int]]:
     """The same out of the bits of a record, where they stand behind the three of the block."""
     import io  # noqa: PLC0415
 
-    data = int(text[3:][::-1], 2).to_bytes(-(-len(text) // 8) + 4, "little")
+    data = int(text[3:][::-1] or "0", 2).to_bytes(-(-len(text) // 8) + 4, "little")
     return _lengths(_Bits(io.BytesIO(data)))
 
 
@@ -304,14 +346,16 @@ def _some_tokens(bits: _Bits, literals: rfc.Table, distances: rfc.Table) -> tupl
 
 
 def _text(payload: bytes) -> str:
-    """The bits of a record as digits, first bit first."""
-    (count,) = struct.unpack_from("<H", payload)
+    """The bits of a record as digits, first bit first. Raises ValueError for more or fewer."""
+    count = int.from_bytes(payload[:2], "little")
+    if len(payload) != 2 + -(-count // 8) or int.from_bytes(payload[2:], "little") >> count:
+        raise ValueError("bits of another number")
     return f"{int.from_bytes(payload[2:], 'little'):0{count}b}"[::-1] if count else ""
 
 
 def _coded(payload: bytes, codes: list[str], distances: list[str]) -> str:
     """The bits of a record of tokens, as digits."""
-    if not codes:
+    if not codes or not payload:
         raise ValueError("tokens before any codes")
     literal, copies, far = codes.__getitem__, codes[rfc.LITERALS :], rfc.distances()
     out: list[str] = []

@@ -31,6 +31,19 @@ def fixed() -> tuple[list[int], list[int]]:
     return _FIXED_LENGTHS, [5] * 30
 
 
+@cache
+def fixed_tables() -> tuple[Table, Table]:
+    """Their tables: a file may change to them every ten bits."""
+    literals, distances = fixed()
+    return table(literals), table(distances)
+
+
+@cache
+def fixed_codes() -> tuple[list[str], list[str]]:
+    """The codes as `codes` gives them."""
+    return codes(fixed())
+
+
 def _canonical(lengths: Sequence[int]) -> Iterator[tuple[int, str]]:
     """Symbols and their codes, first bit first (RFC 1951, 3.2.2)."""
     most = max(lengths, default=0)

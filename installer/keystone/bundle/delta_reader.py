@@ -8,13 +8,15 @@ is rebuilt is compared with the full bundle's signed list, as if it had been car
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import IO, TYPE_CHECKING
 
 from keystone.bundle import delta, forms, opened, patch, reader, tar, trust
-from keystone.bundle.blobs import blob_path
+from keystone.bundle.blobs import blob_path, is_there
 from keystone.bundle.medium import open_medium
 from keystone.bundle.opened import SCRATCH, Bundle, Head, member_name, read_head
 from keystone.bundle.reader import CHUNK, METADATA, Target, TarStream
@@ -44,10 +46,15 @@ class Filled:
     loose: Mapping[str, bytes]
     store: Path
 
-    @property
+    @cached_property
     def encoded(self) -> dict[str, Encoded]:
         """What comes as a patch, by the name of the patch."""
         return {entry.member: entry for entry in self.description.encoded}
+
+    @cached_property
+    def patched(self) -> dict[str, Encoded]:
+        """The same by the name of what the patch makes."""
+        return {entry.name: entry for entry in self.description.encoded}
 
 
 @dataclass
@@ -122,12 +129,9 @@ class Archive:
         """What a member of the delta stands for."""
         if self._entry is None:
             return member
-        target = self.filled.head.verified.targets.get(self._entry.name)
-        if target is None:
-            raise DamagedBundleError(
-                f"{member.name}: makes what the bundle does not hold", hint=FRESH, code="KSB-19"
-            )
-        return tar.Member(self._entry.name, target.size)
+        return tar.Member(
+            self._entry.name, self.filled.head.verified.targets[self._entry.name].size
+        )
 
     def _left_out(self) -> Iterator[tar.Member]:
         for name, target in self.filled.head.verified.targets.items():
@@ -141,23 +145,45 @@ class Archive:
             for chunk in reader.checked(self.carried, entry.member, target, "a patch"):
                 kept.write(chunk)
             kept.flush()
-            yield from rebuild(entry, kept, self.filled.store)
+            yield from rebuild(entry, kept, self.filled)
 
 
-def rebuild(entry: Encoded, kept: IO[bytes], store: Path) -> Iterator[bytes]:
-    """A blob from the old one in the store and a patch whose bytes were checked."""
+def rebuild(entry: Encoded, kept: IO[bytes], filled: Filled) -> Iterator[bytes]:
+    """A blob from the old one in the store and a patch whose bytes were checked.
+
+    Never more bytes than were signed of it; whoever takes them compares their digest.
+    """
+    left = filled.head.verified.targets[entry.name].size
     try:
         with (
-            blob_path(store, entry.source).open("rb") as old,
+            _source(filled.store, entry) as old,
             forms.unfolded(entry.form, old, SCRATCH) as before,
         ):
-            yield from forms.folded(entry.form, patch.apply(before, kept))
+            for piece in forms.folded(entry.form, patch.apply(before, kept)):
+                left -= len(piece)
+                if left < 0:
+                    raise ValueError("it becomes more than was signed")
+                yield piece
     except ValueError as error:
         raise DamagedBundleError(
             f"{entry.name}: cannot be rebuilt from {entry.source} ({error})",
             hint=FRESH,
             code="KSB-08",
         ) from error
+
+
+@contextmanager
+def _source(store: Path, entry: Encoded) -> Iterator[IO[bytes]]:
+    """The old blob, which is a file of the store itself. Raises DamagedBundleError (KSB-31)."""
+    path = blob_path(store, entry.source)
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        raise DamagedBundleError(
+            f"{path}: a patch of {entry.name} needs it: {error.strerror}", hint=FRESH, code="KSB-31"
+        ) from error
+    with os.fdopen(handle, "rb") as file:
+        yield file
 
 
 def over(carried: TarStream, outer: Head, store: Path, pin: trust.Pin) -> tuple[Archive, Head]:
@@ -175,7 +201,7 @@ def fill(archive: TarStream, outer: Head, store: Path, pin: trust.Pin) -> Filled
     than the delta was made for.
     """
     description = delta.load(_member(archive, outer, trust.DELTA))
-    delta.check(description, outer.verified.targets)
+    delta.check(description, outer.verified.targets, outer.manifest)
     files = _head(description, _member(archive, outer, delta.HEAD), outer, store)
     metadata = {n.removeprefix(METADATA): d for n, d in files.items() if n.startswith(METADATA)}
     verified = opened.believe(metadata, replace(pin, root=outer.verified.root, confirm=None))
@@ -186,6 +212,7 @@ def fill(archive: TarStream, outer: Head, store: Path, pin: trust.Pin) -> Filled
             hint=FRESH,
             code="KSB-06",
         )
+    delta.check_made(description, verified.targets, outer.verified.targets)
     for name, data in files.items():
         target = verified.targets.get(name)
         if not name.startswith(METADATA) and (
@@ -210,7 +237,7 @@ def _member(archive: TarStream, outer: Head, name: str) -> bytes:
         raise DamagedBundleError(
             f"no {name} at the head of the delta", hint=reader.COPY_AGAIN, code="KSB-19"
         )
-    if target.size > reader.MAX_MANIFEST:
+    if target.size > (delta.MAX_DESCRIPTION if name == trust.DELTA else delta.MAX_HEAD):
         raise DamagedBundleError(
             f"{name}: larger than any honest one", hint=reader.COPY_AGAIN, code="KSB-20"
         )
@@ -261,25 +288,23 @@ def _head_file(file: HeadFile, frame: bytes, outer: Head, store: Path) -> bytes:
 
 def _stored(store: Path, name: str) -> bytes:
     path = store / ("metadata/keystone.json" if name == reader.MANIFEST else name)
-    return path.read_bytes() if path.is_file() else b""
+    return path.read_bytes() if is_there(path) else b""
 
 
 def _require_left_out(filled: Filled, outer: Head) -> None:
     """Raises DamagedBundleError with the blobs that the store lacks."""
     verified, table = filled.head.verified, filled.head.manifest
-    rebuilt = {entry.name: entry for entry in filled.description.encoded}
     missing = []
     for name, target in verified.targets.items():
         if delta.in_head(name) or name in outer.verified.targets:
             continue
-        if _has(filled.store, target.digest, target.size):
+        if is_there(blob_path(filled.store, target.digest), target.size):
             continue
-        if name in rebuilt:
-            if blob_path(filled.store, rebuilt[name].source).is_file():
-                continue
-            missing.append(f"{rebuilt[name].source} (for a patch of {table.owner(target.digest)})")
-        else:
-            missing.append(f"{target.digest} ({table.owner(target.digest)})")
+        owner, entry = table.owner(target.digest), filled.patched.get(name)
+        if entry is None:
+            missing.append(f"{target.digest} ({owner})")
+        elif not is_there(blob_path(filled.store, entry.source)):
+            missing.append(f"{entry.source} (for a patch of {owner})")
     if missing:
         shown = "\n  ".join(missing[:SHOWN])
         more = f"\n  and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
@@ -291,11 +316,6 @@ def _require_left_out(filled: Filled, outer: Head) -> None:
         )
 
 
-def _has(store: Path, digest: Digest, size: int) -> bool:
-    path = blob_path(store, digest)
-    return path.is_file() and path.stat().st_size == size
-
-
 @dataclass(frozen=True)
 class OverStore(Bundle):
     """A verified delta together with the store of this host: to be used as the full bundle."""
@@ -305,7 +325,7 @@ class OverStore(Bundle):
 
     def _copy(self, digest: Digest, sink: IO[bytes]) -> None:
         name = member_name(digest, self.manifest)
-        entry = {e.name: e for e in self.filled.description.encoded}.get(name)
+        entry = self.filled.patched.get(name)
         if entry is None and name in self.outer.offsets:
             super()._copy(digest, sink)
             return
@@ -323,14 +343,13 @@ class OverStore(Bundle):
 
     @contextmanager
     def _pieces(self, digest: Digest, entry: Encoded | None) -> Iterator[Iterator[bytes]]:
-        store = self.filled.store
-        here = blob_path(store, digest)
-        if entry is None or here.is_file():
+        here = blob_path(self.filled.store, digest)
+        if entry is None or is_there(here):
             with here.open("rb") as file:
                 yield iter(lambda: file.read(CHUNK), b"")
             return
         with self.outer.member(entry.member) as kept:
-            yield rebuild(entry, kept, store)
+            yield rebuild(entry, kept, self.filled)
 
 
 def over_store(bundle: Bundle, store: Path, directory: Path = trust.TRUST) -> Bundle:

@@ -37,7 +37,7 @@ from keystone.bundle.writer import Created, Part, Signing
 from keystone.errors import DamagedBundleError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from keystone.bundle.have import Have
@@ -132,6 +132,7 @@ def _head(head: Sequence[Part], have: Have) -> tuple[tuple[HeadFile, ...], bytes
     files, frames = [], []
     for part in head:
         old = have.heads.get(part.name.removeprefix(METADATA), b"")
+        old = old if patch.is_prefix(old) else b""
         shared = part.name.endswith(".root.json")
         frame = b"" if shared else patch.patch_bytes(old, b"".join(part.read()))
         source = Digest(hashlib.sha256(old).hexdigest()) if old else None
@@ -149,10 +150,9 @@ def _patches(
     supply: Supply,
 ) -> dict[str, tuple[Encoded, Part]]:
     """The patches that are smaller than what they make, by the name of what they make."""
-    if not {"keystone.json", "targets.json"} <= set(have.heads):
+    if have.table is None:
         return {}
-    old = manifest.load(have.heads["keystone.json"])
-    sizes = {t.digest: t.size for t in stored_targets(have.heads["targets.json"]).values()}
+    old, sizes = have.table, have.sizes
     tried: list[tuple[Part, list[Digest]]] = []
     for part in carried:
         if part.target.size >= WORTH:
@@ -166,14 +166,16 @@ def _patches(
     with log.progress("look for what changed little", total) as bar, supply.ahead(ahead):
         for part, likely in tried:
             best = _best(part, likely, sizes, bases)
-            if best is not None:
+            # One patch that makes two blobs of two would be one member with two names.
+            used = best and best[0].member in {entry.member for entry, _ in found.values()}
+            if best is not None and not used and len(found) < delta.MAX_PATCHES:
                 found[part.name] = best
             bar.advance(part.target.size)
     return found
 
 
 def _candidates(
-    target: Target, items: Sequence[Item], old: Manifest, sizes: dict[Digest, int], have: Have
+    target: Target, items: Sequence[Item], old: Manifest, sizes: Mapping[Digest, int], have: Have
 ) -> list[Digest]:
     """Old blobs of the things that the new one belongs to, the likeliest by size first."""
     names = {
@@ -192,12 +194,16 @@ def _candidates(
     return sorted(found, key=lambda digest: (abs(sizes[digest] - target.size), digest))
 
 
-def _at_hand(digest: Digest, sizes: dict[Digest, int], bases: Sequence[Base]) -> bool:
-    return cache.has(digest, sizes[digest]) or any(digest in base.places for base in bases)
+def _at_hand(digest: Digest, sizes: Mapping[Digest, int], bases: Sequence[Base]) -> bool:
+    return cache.has(digest, sizes[digest]) or any(_in(base, digest, sizes) for base in bases)
+
+
+def _in(base: Base, digest: Digest, sizes: Mapping[Digest, int]) -> bool:
+    return digest in base.places and base.places[digest][1] == sizes[digest]
 
 
 def _best(
-    part: Part, likely: list[Digest], sizes: dict[Digest, int], bases: Sequence[Base]
+    part: Part, likely: list[Digest], sizes: Mapping[Digest, int], bases: Sequence[Base]
 ) -> tuple[Encoded, Part] | None:
     best: tuple[Encoded, Part] | None = None
     size = part.target.size
@@ -213,7 +219,7 @@ def _best(
 
 
 def _patch(
-    part: Part, source: Digest, sizes: dict[Digest, int], bases: Sequence[Base]
+    part: Part, source: Digest, sizes: Mapping[Digest, int], bases: Sequence[Base]
 ) -> tuple[str, Path]:
     """A patch out of the cache, or made now. An empty file stands for one not worth carrying."""
     with _old(source, sizes[source], bases) as old, _new(part).open("rb") as new:

@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from keystone.errors import HostError
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from io import FileIO
     from pathlib import Path
     from typing import Self
 
 EARLY = 64 << 20
 """Bytes after which the disk is set to work."""
+
+
+@contextmanager
+def writing(path: Path | str) -> Iterator[None]:
+    """What a disk or folder refuses is said as a HostError; path: what was to be written."""
+    try:
+        yield
+    except OSError as error:
+        raise HostError(
+            f"{error.filename or path}: {error.strerror}",
+            hint="correct it and run the same command again: it goes on from here",
+        ) from error
 
 
 def write_file(path: Path, data: bytes, mode: int = 0o644) -> bool:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 RAW, GZIP = "raw", "gzip"
 MOST_GZIP = 256 << 20
 """Bytes of the largest gzip file that is unfolded: a site spends 0.4 s a MiB on making it again."""
+MOST_UNFOLDED = 1 << 30
+"""Bytes of what a gzip file may become beside the disk's other uses; honest layers triple."""
+KNOWN = frozenset({RAW, GZIP})
 
 
 def shared(old: IO[bytes], new: IO[bytes]) -> str:
@@ -34,17 +37,22 @@ def unfolded(form: str, blob: IO[bytes], folder: Path) -> Iterator[IO[bytes]]:
     Raises DamagedBundleError for a form that this version does not know, ValueError for a blob
     that does not have it.
     """
+    size = blob.seek(0, 2)
     blob.seek(0)
     if form == RAW:
         yield blob
     elif form == GZIP:
+        if size > MOST_GZIP:
+            raise ValueError("larger than what is unfolded")
         with tempfile.TemporaryFile(dir=folder) as kept:
             for record in deflate.unfold(blob):
                 kept.write(record)
+                if kept.tell() > MOST_UNFOLDED:
+                    raise ValueError("it becomes more than any honest one")
             kept.flush()
             yield kept
     else:
-        raise _unknown(form)
+        raise unknown(form)
 
 
 def folded(form: str, pieces: Iterator[bytes]) -> Iterator[bytes]:
@@ -53,7 +61,7 @@ def folded(form: str, pieces: Iterator[bytes]) -> Iterator[bytes]:
         return pieces
     if form == GZIP:
         return deflate.fold(pieces)
-    raise _unknown(form)
+    raise unknown(form)
 
 
 def _is_gzip(file: IO[bytes]) -> bool:
@@ -62,9 +70,10 @@ def _is_gzip(file: IO[bytes]) -> bool:
     return start == deflate.MAGIC and file.seek(0, 2) <= MOST_GZIP
 
 
-def _unknown(form: str) -> DamagedBundleError:
+def unknown(form: str) -> DamagedBundleError:
+    """What to say of a form that only a newer version has."""
     return DamagedBundleError(
-        f"form {form!r} of a patch is not known here",
+        f"form {form!r:.40} of a patch is not known here",
         hint="use the keystone-install of whoever made the delta",
         code="KSB-23",
     )

@@ -15,19 +15,22 @@ names the SHA-256 of the frame. A forged list can only make a delta that the sit
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keystone.bundle import delta, reader, strict_json, trust, zstd
-from keystone.bundle.disk import sync_directory, write_chunks, write_file
-from keystone.bundle.manifest import API_VERSION, require_kind
+from keystone.bundle import delta, media, reader, shape, strict_json, trust, zstd, zstdframe
+from keystone.bundle import manifest as contents_file
+from keystone.bundle.disk import sync_directory, write_chunks, write_file, writing
+from keystone.bundle.manifest import API_VERSION, MAX_NUMBER, require_kind
 from keystone.bundle.medium import open_medium
+from keystone.bundle.model import Digest, Manifest
 from keystone.bundle.opened import Bundle, read_head
+from keystone.bundle.store import stored_targets
 from keystone.errors import ConfigurationError, DamagedBundleError, UntrustedBundleError
 
 if TYPE_CHECKING:
@@ -35,15 +38,28 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+    from keystone.bundle.medium import Medium
+
 KIND = "BundleHave"
 HEADS = ("index.json", "keystone.json", "targets.json")
 """Files of a bundle that nearly always change and change little."""
 KEY_FILE = "have.pem"
-MAX_FILE = 64 << 20
-MAX_SECTION = 32 << 20
+MAX_BLOBS = 100_000
+"""Digests in one list; one bundle has 22,000 at most."""
+MAX_LINE = 4096
 _WINDOW = 24
 _LINE = 65
 _CHUNK = 1 << 20
+_MOST = {
+    "blobs": MAX_BLOBS * _LINE,
+    "index.json": media.MAX_MANIFEST,
+    "keystone.json": reader.MAX_MANIFEST // 2,
+    "targets.json": reader.MAX_BYTES["targets"],
+}
+"""Bytes of each section: what a packager's memory has room for beside each other."""
+MAX_CONTENT = 8 << 20
+"""Bytes of the frame: half of the digests, and the rest is made of them and of words."""
+_BLOBS = re.compile(rb"(?:[0-9a-f]{64}\n)*")
 
 
 @dataclass(frozen=True)
@@ -61,13 +77,19 @@ class Source:
 
 @dataclass(frozen=True)
 class Have:
-    """A have-list that was checked. key: of the site that signed it, 64 hex digits."""
+    """A have-list that was checked. key: of the site that signed it, 64 hex digits.
+
+    table, sizes: what keystone.json and targets.json among the heads say; None and nothing when
+    they are not there.
+    """
 
     number: int
     digest: str
     key: str
     blobs: frozenset[bytes]
     heads: Mapping[str, bytes]
+    table: Manifest | None
+    sizes: Mapping[Digest, int]
 
     def has(self, hex_digest: str) -> bool:
         """Whether the site has this blob."""
@@ -128,16 +150,29 @@ def of_bundle(path: Path, fingerprint: str | None, trust_folder: Path) -> Source
 
 
 def write(source: Source, output: Path, key_folder: Path) -> Written:
-    """Write the list. The key is made in `key_folder` when none is there."""
+    """Write the list. The key is made in `key_folder` when none is there.
+
+    Raises HostError when the disk does not take it.
+    """
+    with writing(output):
+        return _write(source, output, key_folder)
+
+
+def _write(source: Source, output: Path, key_folder: Path) -> Written:
     key = _key(key_folder)
     public = key.public_key().public_bytes_raw().hex()
+    # What does not fit is carried again: heads of huge bundles, and blobs of those before the last.
+    heads = {name: data for name, data in source.heads.items() if len(data) <= _MOST[name]}
     blobs = sorted(source.blobs)
-    sections = {"blobs": len(blobs) * _LINE, **{n: len(d) for n, d in source.heads.items()}}
+    if len(blobs) > MAX_BLOBS:
+        named = {t.digest.hex for t in stored_targets(source.heads["targets.json"]).values()}
+        blobs = sorted(named.intersection(blobs))
+    sections = {"blobs": len(blobs) * _LINE, **{name: len(data) for name, data in heads.items()}}
     content = output.with_name(f".{output.name}.content")
     output.parent.mkdir(parents=True, exist_ok=True)
     seen = hashlib.sha256()
     with content.open("wb") as file:
-        for piece in _frame(blobs, source.heads):
+        for piece in _frame(blobs, heads):
             seen.update(piece)
             file.write(piece)
         size = file.tell()
@@ -163,37 +198,78 @@ def read(path: Path, site_key: str | None) -> Have:
     Raises UntrustedBundleError for a signature that does not fit or a key that nobody vouched
     for, DamagedBundleError for anything else that is not a have-list.
     """
+    with open_medium(path) as medium:
+        line = b"".join(medium.chunks(0, MAX_LINE)).partition(b"\n")[0]
+        try:
+            statement = strict_json.loads(line)
+            require_kind(statement, KIND)
+            _authenticate(path, statement, site_key)
+            sections = _sections(
+                _content(medium, len(line) + 1, statement["content"]), statement["sections"]
+            )
+            return _have(statement, sections)
+        except DamagedBundleError as error:
+            raise DamagedBundleError(
+                f"{path}: {error.message}", hint=error.hint, code=error.code
+            ) from error
+        except (ValueError, KeyError, TypeError, AttributeError, EOFError, zstd.ZstdError) as error:
+            raise _not_known(path, error) from error
+
+
+def _not_known(path: Path, error: Exception) -> DamagedBundleError:
+    return DamagedBundleError(
+        f"{path}: not a have-list that this version understands ({strict_json.brief(error)})",
+        hint="copy it again, or make it again inside the gap",
+        code="KSB-23",
+    )
+
+
+def _content(medium: Medium, start: int, signed: dict[str, Any]) -> bytes:
+    """What follows the line, when it is what was signed."""
+    size = _count(signed["size"], MAX_CONTENT)
+    content = b"".join(medium.chunks(start, size + 1))
+    if len(content) != size or _sha256(content) != signed["sha256"]:
+        raise ValueError("its content is not what was signed")
+    return content
+
+
+def _have(statement: dict[str, Any], sections: dict[str, bytes]) -> Have:
+    """The list, of sections that were signed. What they say is the site's to say, and bounded."""
+    # The largest first: what it was read from is gone before the next.
+    table, targets = sections.get("keystone.json"), sections.get("targets.json")
+    manifest = contents_file.load(table) if table else None
+    sizes = {Digest(name): size for name, size in _listed(targets).items()}
+    blobs = sections.pop("blobs")
+    lines = [blobs[at : at + _LINE - 1] for at in range(0, len(blobs), _LINE)]
+    if not _BLOBS.fullmatch(blobs) or any(one >= two for one, two in pairwise(lines)):
+        raise ValueError("digests that are none, or out of order")
+    bundle = statement["bundle"]
+    return Have(
+        number=_count(bundle["number"], MAX_NUMBER),
+        digest=str(Digest.parse(bundle["digest"])),
+        key=str(statement["key"]),
+        blobs=frozenset(bytes.fromhex(line.decode()) for line in lines),
+        heads=sections,
+        table=manifest,
+        sizes=sizes,
+    )
+
+
+def _listed(targets: bytes | None) -> dict[str, int]:
+    """Size in bytes of everything in a bundle's signed list, by digest (hex)."""
+    if not targets:
+        return {}
     try:
-        if path.stat().st_size > MAX_FILE:
-            raise ValueError(f"larger than {MAX_FILE} bytes")
-        line, _, content = path.read_bytes().partition(b"\n")
-        statement = strict_json.loads(line)
-        require_kind(statement, KIND)
-        _authenticate(path, statement, site_key)
-        if _sha256(content) != statement["content"]["sha256"]:
-            raise ValueError("its content is not what was signed")
-        sections = _sections(content, statement["sections"])
-        blobs = sections.pop("blobs")
-        bundle = statement["bundle"]
-        return Have(
-            number=int(bundle["number"]),
-            digest=str(bundle["digest"]),
-            key=str(statement["key"]),
-            blobs=frozenset(
-                bytes.fromhex(blobs[at : at + 64].decode()) for at in range(0, len(blobs), _LINE)
-            ),
-            heads=sections,
-        )
-    except OSError as error:
-        raise ConfigurationError(
-            f"{path}: {error.strerror}", hint="make it inside the gap: keystone-install bundle have"
-        ) from error
-    except (ValueError, KeyError, TypeError, AttributeError, EOFError, zstd.ZstdError) as error:
-        raise DamagedBundleError(
-            f"{path}: not a have-list that this version understands ({strict_json.brief(error)})",
-            hint="copy it again, or make it again inside the gap",
-            code="KSB-23",
-        ) from error
+        signed = shape.check("targets.json", "targets", targets)["signed"]
+    except UntrustedBundleError as error:
+        raise ValueError(error.message) from error
+    return {one["hashes"]["sha256"]: one["length"] for one in signed["targets"].values()}
+
+
+def _count(value: object, most: int) -> int:
+    if type(value) is not int or not 0 <= value <= most:
+        raise ValueError(f"{value!r:.90} is not a number from 0 to {most}")
+    return value
 
 
 def _authenticate(path: Path, statement: dict[str, Any], site_key: str | None) -> None:
@@ -224,15 +300,24 @@ def _authenticate(path: Path, statement: dict[str, Any], site_key: str | None) -
 
 
 def _sections(content: bytes, sizes: dict[str, int]) -> dict[str, bytes]:
-    if set(sizes) - {"blobs", *HEADS} or not all(
-        type(size) is int and 0 <= size <= MAX_SECTION for size in sizes.values()
-    ):
+    if "blobs" not in sizes or set(sizes) - _MOST.keys():
         raise ValueError("sections that no have-list has")
+    for name, size in sizes.items():
+        _count(size, _MOST[name])
+    # How much it becomes is bounded below; blocks say no more than that they are 128 KiB at most.
+    most = zstdframe.MAX_BLOCKS * zstdframe.MAX_BLOCK
+    zstdframe.require_one(lambda at, n: content[at : at + n], len(content), most, _WINDOW)
     options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: _WINDOW}
-    with zstd.ZstdFile(io.BytesIO(content), options=options) as file:
-        found = {name: file.read(sizes[name]) for name in sorted(sizes)}
-        if any(len(found[name]) != size for name, size in sizes.items()) or file.read(1):
+    engine = zstd.ZstdDecompressor(options=options)
+    found = {}
+    for name in sorted(sizes):
+        # One after the other, so that nothing is there twice.
+        found[name] = engine.decompress(content, sizes[name]) if sizes[name] else b""
+        content = b"" if sizes[name] else content
+        if len(found[name]) != sizes[name]:
             raise ValueError("sections of another size")
+    if not engine.eof and (engine.decompress(content, 1) or not engine.eof):
+        raise ValueError("sections of another size")
     return found
 
 

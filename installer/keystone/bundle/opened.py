@@ -239,7 +239,8 @@ def open_verified(
         bundle = replace(bundle, offsets=offsets)
         if bundle.is_delta:
             with bundle.member(trust.DELTA) as file:
-                delta.check(delta.load(file.read(reader.MAX_MANIFEST)), head.verified.targets)
+                description = delta.load(file.read(delta.MAX_DESCRIPTION + 1))
+            delta.check(description, head.verified.targets, head.manifest)
         else:
             _look_inside(handle, head, offsets)
         medium.require_unchanged()

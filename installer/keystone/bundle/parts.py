@@ -19,19 +19,22 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from bisect import bisect_right
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from keystone.bundle import strict_json, tar
-from keystone.bundle.manifest import API_VERSION, require_kind
+from keystone.bundle.manifest import API_VERSION, MAX_NUMBER, require_kind
 from keystone.bundle.medium import open_medium
+from keystone.bundle.model import Digest
 from keystone.bundle.parity import MOST, MOST_PARITY
 from keystone.bundle.reader import COPY_AGAIN, TarStream
 from keystone.errors import DamagedBundleError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 KIND = "BundlePart"
@@ -39,8 +42,19 @@ CHUNK = 256 << 10
 """Bytes of data under one digest: how closely damage is located, and repaired."""
 DIGEST = 32
 MAX_DESCRIPTION = 64 << 10
-MAX_HEAD = 48 << 20
+MAX_HEAD = 32 << 20
+"""Bytes of the most roots, lists and contents that a reader takes, and the gaps between."""
+MAX_LAYOUT = 4_000_000
+"""As many members as there can be, with their offsets and sizes."""
+MAX_BUNDLE = 128 << 30
+"""Bytes of a bundle that is split: the digests of all its chunks are 16 MiB then."""
 START = b"part-"
+Layout = tuple[tuple[int, int, str], ...]
+"""Every member of a bundle: offset and size of its data in bytes, its name."""
+Range = tuple[int, int]
+"""A stretch of a bundle: first byte, and the one behind the last."""
+_NUMBER = "0|[1-9][0-9]{0,12}"
+_LINE = re.compile(rf"({_NUMBER}) ({_NUMBER}) ({tar.NAME.pattern})")
 _NAME = re.compile(r"part-([0-9a-f]{64})\.json")
 
 
@@ -81,6 +95,11 @@ class Set:
         """How many chunks all data parts have together."""
         return (self.data - 1) * self.rows(1) + self.rows(self.data)
 
+    def place(self, part: int, row: int) -> Range:
+        """Where a chunk of a data part lies in the bundle."""
+        start = (part - 1) * self.part_bytes + row * CHUNK
+        return start, start + self.chunk_length(part, row)
+
     def chunk_length(self, part: int, row: int) -> int:
         """Bytes of a chunk; 0 behind the part's end."""
         return max(min(CHUNK, self.length(part) - row * CHUNK), 0)
@@ -90,7 +109,8 @@ class Set:
 class Part:
     """A part on a medium; its description was checked, its data not yet.
 
-    chunks: the digests of its own chunks; all_chunks: of all data parts, parity parts only.
+    chunks: the digests of its own chunks; all_chunks: of all data parts, parity parts only. head,
+    offset: where the data of these members starts in the file, in bytes.
     """
 
     path: Path
@@ -98,14 +118,30 @@ class Part:
     number: int
     chunks: bytes
     all_chunks: bytes
-    head: bytes
     layout_text: bytes
+    head: int
     offset: int
 
-    @cached_property
-    def layout(self) -> tuple[tuple[int, int, str], ...]:
-        """Every member of the bundle: offset and size of its data, its name."""
-        return tuple(parse_layout(self.layout_text))
+    @property
+    def layout(self) -> Layout:
+        """Every member of the bundle."""
+        return parse_layout(self.layout_text)
+
+    @contextmanager
+    def open_head(self) -> Iterator[TarStream]:
+        """The bundle's first members, whose digest was checked when the part was opened."""
+        with open_medium(self.path) as medium:
+            medium.stream.seek(self.head)
+            yield TarStream(medium.stream)
+
+    def ends(self) -> bool:
+        """Whether the file ends as a part does: zeros, as many as belong there, and no more."""
+        data = self.set.length(self.number)
+        end = self.offset + tar.padded(data)
+        rest = self.offset + data, end + tar.end_bytes(end)
+        with open_medium(self.path) as medium:
+            tail = b"".join(medium.chunks(rest[0], rest[1] - rest[0] + 1))
+        return tail == bytes(rest[1] - rest[0])
 
     def read(self, row: int) -> bytes | None:
         """A chunk; None when it is damaged or cannot be read."""
@@ -157,12 +193,15 @@ def is_part(path: Path) -> bool:
         return False  # whoever opens it next says why
 
 
-def open_part(path: Path) -> Part:
-    """Read and check everything of a part but its data. Raises DamagedBundleError."""
+def open_part(path: Path, shared: dict[str, bytes] | None = None) -> Part:
+    """Read and check everything of a part but its data. Raises DamagedBundleError.
+
+    shared: what several parts repeat, by its digest: kept once.
+    """
     with open_medium(path) as medium:
         archive = TarStream(medium.stream)
         try:
-            return _read(path, archive)
+            return _read(path, archive, {} if shared is None else shared)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedBundleError(
                 f"{path}: its description is damaged ({strict_json.brief(error)})",
@@ -175,7 +214,7 @@ def open_part(path: Path) -> Part:
             ) from error
 
 
-def _read(path: Path, archive: TarStream) -> Part:
+def _read(path: Path, archive: TarStream, shared: dict[str, bytes]) -> Part:
     member = archive.next()
     match = _NAME.fullmatch(member.name) if member else None
     if member is None or match is None:
@@ -186,39 +225,49 @@ def _read(path: Path, archive: TarStream) -> Part:
     found, number = _set(document["set"]), document["part"]
     if type(number) is not int or not 1 <= number <= found.total:
         raise ValueError("a number that the set does not have")
-    head = _member(archive, "head", MAX_HEAD, found.head)
-    layout = _member(archive, "layout", MAX_HEAD, found.layout)
-    chunks = _member(archive, "chunks", MAX_HEAD, document["chunks"])
-    has_all = number > found.data
-    every = _member(archive, "all-chunks", MAX_HEAD, document["allChunks"]) if has_all else b""
+    head = _pass_head(archive, found.head)
+    layout = _member(archive, "layout", MAX_LAYOUT, found.layout)
+    layout = shared.setdefault(found.layout, layout)
+    if any(offset + size > found.size for offset, size, _ in parse_layout(layout)[-1:]):
+        raise ValueError("a layout that is longer than the bundle")
+    size = found.rows(number) * DIGEST
+    chunks = _member(archive, "chunks", size, document["chunks"])
+    every = b""
+    if number > found.data:
+        every = _member(archive, "all-chunks", found.all_rows * DIGEST, document["allChunks"])
+        every = shared.setdefault(document["allChunks"], every)
+    elif document["allChunks"] != hashlib.sha256(b"").hexdigest():
+        raise ValueError("digests of all parts that are not there")
+    if len(chunks) != size or (number > found.data and len(every) != found.all_rows * DIGEST):
+        raise ValueError("too few digests")
     data = archive.next()
     if data is None or data.name != "data" or data.size != found.length(number):
         raise ValueError("no data of the right size")
-    if len(chunks) != found.rows(number) * DIGEST or len(every) != (
-        found.all_rows * DIGEST if has_all else 0
-    ):
-        raise ValueError("too few digests")
-    return Part(path, found, number, chunks, every, head, layout, archive.position)
+    return Part(path, found, number, chunks, every, layout, head, archive.position)
 
 
 def _set(value: dict[str, Any]) -> Set:
     bundle = value["bundle"]
     found = Set(
-        digest=str(bundle["digest"]),
+        digest=str(Digest.parse(bundle["digest"])),
         number=bundle["number"],
         size=bundle["size"],
         part_bytes=value["partBytes"],
         data=value["data"],
         parity=value["parity"],
-        head=str(value["head"]),
-        layout=str(value["layout"]),
+        head=Digest(value["head"]).hex,
+        layout=Digest(value["layout"]).hex,
     )
     numbers = (found.number, found.size, found.part_bytes, found.data, found.parity)
     if any(type(one) is not int or one < 0 for one in numbers):
         raise ValueError("what should be a number is none")
     if found.total > MOST or found.parity > MOST_PARITY:
         raise ValueError("more parts than there can be")
-    if found.part_bytes < 1 or found.data != -(-found.size // found.part_bytes):
+    if found.size > MAX_BUNDLE or found.part_bytes > tar.MAX_SIZE or found.number > MAX_NUMBER:
+        raise ValueError("larger than any bundle that is split")
+    if found.part_bytes < 1 or found.part_bytes % CHUNK or not found.size:
+        raise ValueError("parts that are no chunks")
+    if found.data != -(-found.size // found.part_bytes):
         raise ValueError("numbers that do not fit together")
     return found
 
@@ -230,6 +279,19 @@ def _member(archive: TarStream, name: str, limit: int, digest: str) -> bytes:
     return _bytes(archive, member, limit, digest)
 
 
+def _pass_head(archive: TarStream, digest: str) -> int:
+    """Check the head without keeping it; where its data starts."""
+    member = archive.next()
+    if member is None or member.name != "head" or member.size > MAX_HEAD:
+        raise ValueError("no head where it should be, or one larger than any honest one")
+    start, seen = archive.position, hashlib.sha256()
+    for chunk in archive.chunks():
+        seen.update(chunk)
+    if seen.hexdigest() != digest:
+        raise ValueError("head is damaged")
+    return start
+
+
 def _bytes(archive: TarStream, member: tar.Member, limit: int, digest: str) -> bytes:
     if member.size > limit:
         raise ValueError(f"{member.name} is larger than any honest one")
@@ -239,17 +301,39 @@ def _bytes(archive: TarStream, member: tar.Member, limit: int, digest: str) -> b
     return data
 
 
-def parse_layout(text: bytes) -> Iterator[tuple[int, int, str]]:
-    """The lines of `layout`. Raises ValueError."""
-    for line in text.decode("ascii").splitlines():
-        offset, size, name = line.split(" ")
-        yield int(offset), int(size), name
+@lru_cache(maxsize=1)
+def parse_layout(text: bytes) -> Layout:
+    """The lines of `layout`, in order and apart from each other. Raises ValueError.
+
+    All parts of a set repeat the same, so the last one is kept.
+    """
+    found = []
+    after = 0
+    for line in text.decode("ascii").removesuffix("\n").split("\n"):
+        match = _LINE.fullmatch(line)
+        if match is None or int(match[1]) < after or len(match[3]) > tar.NAME_BYTES:
+            raise ValueError(f"{line!r:.90} does not belong to a layout")
+        found.append((int(match[1]), int(match[2]), match[3]))
+        after = int(match[1]) + int(match[2])
+    return tuple(found)
 
 
-def touching(
-    layout: tuple[tuple[int, int, str], ...], start: int, end: int
-) -> Iterator[tuple[int, int, str]]:
-    """The members of which some data lies between two offsets of the bundle."""
-    for offset, size, name in layout:
-        if offset < end and offset + size > start:
-            yield offset, size, name
+def touching(layout: Layout, start: int, end: int) -> Iterator[str]:
+    """The names of the members of which some data lies between two offsets of the bundle."""
+    first = bisect_right(layout, start, key=lambda member: member[0] + member[1])
+    for offset, size, name in layout[first:]:
+        if offset >= end:
+            break
+        if size:
+            yield name
+
+
+def joined(ranges: Iterable[Range]) -> list[Range]:
+    """The same stretches, those that meet made one."""
+    found: list[Range] = []
+    for start, end in sorted(ranges):
+        if found and start <= found[-1][1]:
+            found[-1] = found[-1][0], max(end, found[-1][1])
+        else:
+            found.append((start, end))
+    return found

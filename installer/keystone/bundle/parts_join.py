@@ -19,8 +19,8 @@ from typing import IO, TYPE_CHECKING
 
 from keystone import log
 from keystone.bundle import parity, parts
-from keystone.bundle.disk import sync_directory, write_file
-from keystone.bundle.parts import CHUNK, DIGEST, Part, Set
+from keystone.bundle.disk import sync_directory, write_file, writing
+from keystone.bundle.parts import CHUNK, DIGEST, Part, Range, Set
 from keystone.errors import DamagedBundleError, RefusedError
 
 if TYPE_CHECKING:
@@ -58,22 +58,38 @@ class Region:
 
 @dataclass
 class Collection:
-    """All copies of all parts that are at hand. known: digests of the chunks of data parts."""
+    """All copies of all parts that are at hand.
+
+    known: digests of the chunks of data parts; sums: of parity parts.
+    """
 
     set: Set
     copies: dict[int, list[Part | Region]] = field(default_factory=dict)
     known: dict[int, bytes] = field(default_factory=dict)
+    sums: dict[int, bytes] = field(default_factory=dict)
     repaired: int = 0
 
-    def add(self, part: Part | Region) -> None:
-        """One more copy of a part."""
+    def add(self, part: Part | Region, where: str) -> None:
+        """One more copy of a part. Raises DamagedBundleError when it contradicts another one."""
         self.copies.setdefault(part.number, []).append(part)
         if part.number <= self.set.data:
-            self.known[part.number] = part.chunks
+            self._know(self.known, part.number, part.chunks, where)
         elif isinstance(part, Part):
+            self._know(self.sums, part.number, part.chunks, where)
             each = self.set.rows(1) * DIGEST
             for number in range(1, self.set.data + 1):
-                self.known[number] = part.all_chunks[(number - 1) * each : number * each]
+                chunks = part.all_chunks[(number - 1) * each : number * each]
+                self._know(self.known, number, chunks, where)
+
+    def _know(self, known: dict[int, bytes], number: int, chunks: bytes, where: str) -> None:
+        """Damage does not look like this: what says other digests was made to say them."""
+        if known.setdefault(number, chunks) != chunks:
+            raise DamagedBundleError(
+                f"{where}: says of part {number} something else than the other parts here do",
+                hint="verify each part by itself (keystone-install bundle verify PART), and leave "
+                "out what does not come from whoever split the bundle",
+                code="KSB-06",
+            )
 
     def chunk(self, number: int, row: int) -> bytes | None:
         """A chunk of a data part, from a copy or out of parity; None when there is no way."""
@@ -120,13 +136,14 @@ def gather(paths: Iterable[Path], *, strict: bool = False) -> list[Part]:
     Raises DamagedBundleError, also for parts of different bundles.
     """
     found: list[Part] = []
+    shared: dict[str, bytes] = {}
     for path in paths:
-        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        files = _inside(path) if path.is_dir() else [path]
         for file in files:
             if path.is_dir() and not (file.is_file() and parts.is_part(file)):
                 continue
             try:
-                found.append(parts.open_part(file))
+                found.append(parts.open_part(file, shared))
             except DamagedBundleError as error:
                 if strict:
                     raise
@@ -139,6 +156,17 @@ def gather(paths: Iterable[Path], *, strict: bool = False) -> list[Part]:
         )
     _require_one(found)
     return found
+
+
+def _inside(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise DamagedBundleError(
+            f"{folder}: cannot be read: {error.strerror}",
+            hint="look at the medium, or copy the parts to another one",
+            code="KSB-30",
+        ) from error
 
 
 def _require_one(found: Sequence[Part]) -> None:
@@ -155,6 +183,7 @@ def _require_one(found: Sequence[Part]) -> None:
             "parts of different bundles, or of one that was split twice with other sizes:\n  "
             + "\n  ".join(lines),
             hint="join those of one line",
+            code="KSB-06",
         )
 
 
@@ -164,15 +193,15 @@ def join_to_pipe(found: Sequence[Part], sink: IO[bytes]) -> Joined:
     wanted = collection.set
     absent = [n for n in range(1, wanted.data + 1) if n not in collection.known]
     if absent:
-        raise _missing(found[0], _holes(wanted, absent))
-    with log.progress("join", wanted.size) as bar:
+        raise _missing(found[0], [_stretch(wanted, number) for number in absent])
+    with log.progress("join", wanted.size) as bar, writing("standard output"):
         for number, row in _places(wanted):
             data = collection.chunk(number, row)
             if data is None:
-                raise _missing(found[0], [(number, row)])
+                raise _missing(found[0], [wanted.place(number, row)])
             sink.write(data)
             bar.advance(len(data))
-    sink.flush()
+        sink.flush()
     return Joined(wanted.digest, wanted.number, wanted.size, collection.repaired)
 
 
@@ -180,7 +209,13 @@ def join_to_file(found: Sequence[Part], output: Path) -> Joined:
     """Write the bundle, or as much of it as can be had.
 
     Raises DamagedBundleError when something is missing: the next call goes on, with other parts.
+    Raises HostError when the disk does not take it.
     """
+    with writing(output):
+        return _join_to_file(found, output)
+
+
+def _join_to_file(found: Sequence[Part], output: Path) -> Joined:
     wanted = found[0].set
     folder = output.with_name(f"{output.name}.join")
     if output.exists():
@@ -194,7 +229,7 @@ def join_to_file(found: Sequence[Part], output: Path) -> Joined:
         collection = _collection(found)
         seen = dict(_journal(folder, wanted))
         for number, chunks in seen.items():
-            collection.add(Region(file, wanted, number, chunks))
+            collection.add(Region(file, wanted, number, chunks), str(folder))
         for number, chunks in collection.known.items():
             write_file(folder / f"{number:03d}", chunks)
         holes = _fill(collection, file, seen)
@@ -223,10 +258,10 @@ def _is_joined(collection: Collection, output: Path, folder: Path) -> bool:
         )
 
 
-def _fill(collection: Collection, file: int, seen: dict[int, bytes]) -> list[tuple[int, int]]:
-    """Write every chunk that can be had; returns those that cannot."""
+def _fill(collection: Collection, file: int, seen: dict[int, bytes]) -> list[Range]:
+    """Write every chunk that can be had; returns where those lie that cannot."""
     wanted = collection.set
-    holes = []
+    holes: list[Range] = []
     with log.progress("join", wanted.size) as bar:
         for number, row in _places(wanted):
             size = wanted.chunk_length(number, row)
@@ -234,9 +269,12 @@ def _fill(collection: Collection, file: int, seen: dict[int, bytes]) -> list[tup
             if here is None or here.read(row) is None:
                 data = collection.chunk(number, row)
                 if data is None:
-                    holes.append((number, row))
+                    start, end = wanted.place(number, row)
+                    # What is missing is missing in a row, often by thousands.
+                    last = holes.pop() if holes and holes[-1][1] == start else (start, end)
+                    holes.append((last[0], end))
                     continue
-                _write(file, data, (number - 1) * wanted.part_bytes + row * CHUNK)
+                _write(file, data, wanted.place(number, row)[0])
             bar.advance(size)
     return holes
 
@@ -251,7 +289,7 @@ def _write(file: int, data: bytes, offset: int) -> None:
 def _collection(found: Sequence[Part]) -> Collection:
     collection = Collection(found[0].set)
     for part in found:
-        collection.add(part)
+        collection.add(part, str(part.path))
     return collection
 
 
@@ -261,8 +299,10 @@ def _places(wanted: Set) -> Iterator[tuple[int, int]]:
             yield number, row
 
 
-def _holes(wanted: Set, absent: Iterable[int]) -> list[tuple[int, int]]:
-    return [(number, row) for number in absent for row in range(wanted.rows(number))]
+def _stretch(wanted: Set, number: int) -> Range:
+    """All of a data part."""
+    start = (number - 1) * wanted.part_bytes
+    return start, start + wanted.length(number)
 
 
 @contextmanager
@@ -295,16 +335,20 @@ def _journal(folder: Path, wanted: Set) -> Iterator[tuple[int, bytes]]:
     for path in sorted(folder.iterdir()):
         if re.fullmatch(r"[0-9]{3}", path.name):
             number, chunks = int(path.name), path.read_bytes()
-            if len(chunks) == wanted.rows(number) * DIGEST:
+            if 1 <= number <= wanted.data and len(chunks) == wanted.rows(number) * DIGEST:
                 yield number, chunks
 
 
-def _missing(
-    part: Part, holes: Sequence[tuple[int, int]], folder: Path | None = None
-) -> DamagedBundleError:
+def _missing(part: Part, holes: Sequence[Range], folder: Path | None = None) -> DamagedBundleError:
     """Which parts and which blobs are not whole."""
     wanted = part.set
-    numbers = sorted({number for number, _ in holes})
+    numbers = sorted(
+        {
+            number
+            for start, end in holes
+            for number in range(start // wanted.part_bytes + 1, (end - 1) // wanted.part_bytes + 2)
+        }
+    )
     names = names_in(part, holes)
     shown = "\n  ".join(names[:SHOWN])
     more = f"\n  and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
@@ -317,31 +361,25 @@ def _missing(
     )
 
 
-def names_in(part: Part, holes: Sequence[tuple[int, int]]) -> list[str]:
-    """The members of the bundle of which some data lies in these chunks, by name and owner."""
-    wanted = part.set
+def names_in(part: Part, holes: Iterable[Range]) -> list[str]:
+    """The members of the bundle of which some data lies in these places, by name and owner."""
     owner = _owners(part)
     names: dict[str, None] = {}
-    for number, row in holes:
-        start = (number - 1) * wanted.part_bytes + row * CHUNK
-        end = start + wanted.chunk_length(number, row)
-        for _, _, name in parts.touching(part.layout, start, end):
-            names[name] = None
+    for start, end in parts.joined(holes):
+        names.update(dict.fromkeys(parts.touching(part.layout, start, end)))
     return [f"{name} ({owner.get(name, 'the bundle itself')})" for name in names]
 
 
 def _owners(part: Part) -> dict[str, str]:
     """What each blob belongs to, for messages only: the head is not verified here."""
-    import io  # noqa: PLC0415
-
     from keystone.bundle import manifest, reader  # noqa: PLC0415
 
-    archive = reader.TarStream(io.BytesIO(part.head))
-    reader.read_metadata(archive)
-    member = archive.next()
-    if member is None:
-        return {}
-    table = manifest.load(b"".join(bytes(chunk) for chunk in archive.chunks()))
+    with part.open_head() as archive:
+        reader.read_metadata(archive)
+        member = archive.next()
+        if member is None or member.name != reader.MANIFEST or member.size > reader.MAX_MANIFEST:
+            return {}
+        table = manifest.load(b"".join(bytes(chunk) for chunk in archive.chunks()))
     found = {}
     for item in table.items:
         for digest in (item.digest, *item.blobs):

@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Self
 
 from keystone import log
 from keystone.bundle import parity, parts, shape, tar
-from keystone.bundle.disk import sync_directory
+from keystone.bundle.disk import sync_directory, writing
 from keystone.bundle.medium import open_medium
 from keystone.bundle.parts import CHUNK, Set
 from keystone.bundle.reader import MANIFEST, TarStream, read_metadata
@@ -71,8 +71,14 @@ def split(bundle: Path, folder: Path, size: int, extra: int = 0) -> Cut:
     """Cut `bundle` into files of at most `size` bytes in `folder`, and `extra` parity parts.
 
     The bundle's bytes are not verified here: each reader of a part and of the joined bundle does.
-    Raises UsageError when no part of this size can hold anything.
+    Raises UsageError when no part of this size can hold anything, HostError when the disk does not
+    take them.
     """
+    with writing(folder):
+        return _split(bundle, folder, size, extra)
+
+
+def _split(bundle: Path, folder: Path, size: int, extra: int) -> Cut:
     source = _fit(_look(bundle), size, extra)
     names = [folder / f"{bundle.name}.{n:03d}" for n in range(1, source.set.total + 1)]
     folder.mkdir(parents=True, exist_ok=True)
@@ -104,20 +110,35 @@ def _look(path: Path) -> _Source:
         number: int = shape.check("targets.json", "targets", files["targets.json"])["signed"][
             "version"
         ]
-        lines, head_end, mtime = [], 0, 0
+        lines, head_end, mtime = io.BytesIO(), 0, 0
         while (member := archive.next()) is not None:
-            lines.append(f"{archive.position} {member.size} {member.name}\n")
+            lines.write(f"{archive.position} {member.size} {member.name}\n".encode())
+            if lines.tell() > parts.MAX_LAYOUT:
+                raise _no_bundle(path, "more members than any bundle has", "KSB-20")
             archive.skip()
             if member.name == MANIFEST:
                 head_end, mtime = archive.position, member.mtime
+        if not 0 < head_end <= parts.MAX_HEAD:
+            raise _no_bundle(path, f"no {MANIFEST} at its head", "KSB-19")
         archive.end(exact=medium.exact)
         size = archive.position
         medium.stream.seek(0)
         head = _exactly(medium.stream, head_end)
-    layout = "".join(lines).encode()
+    layout = lines.getvalue()
     digest = f"sha256:{hashlib.sha256(files['targets.json']).hexdigest()}"
     found = Set(digest, number, size, size, 1, 0, _sha256(head), _sha256(layout))
+    if size > parts.MAX_BUNDLE:
+        raise UsageError(
+            f"{path}: {log.size(size)}; parts are made of at most {log.size(parts.MAX_BUNDLE)}",
+            hint="make two bundles of the definition",
+        )
     return _Source(path, found, head, layout, mtime)
+
+
+def _no_bundle(path: Path, why: str, code: str) -> DamagedBundleError:
+    return DamagedBundleError(
+        f"{path}: {why}", hint="verify it first: keystone-install bundle verify", code=code
+    )
 
 
 def _fit(source: _Source, size: int, extra: int) -> _Source:

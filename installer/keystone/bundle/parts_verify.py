@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from keystone import log
-from keystone.bundle import trust
+from keystone.bundle import tar, trust
 from keystone.bundle.opened import read_head
 from keystone.bundle.parts import CHUNK, Part
 from keystone.bundle.parts_join import names_in
-from keystone.bundle.reader import TarStream
-from keystone.errors import UntrustedBundleError
+from keystone.bundle.reader import COPY_AGAIN, METADATA
+from keystone.errors import DamagedBundleError, UntrustedBundleError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,7 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Checked:
-    """One part. damaged: members of the bundle that are hit, with their owners."""
+    """One part. damaged: what is hit, with its owners; chunks: which of its chunks are not whole.
+
+    Its end, behind all chunks, may be damaged alone.
+    """
 
     file: str
     part: int
@@ -47,7 +49,7 @@ class Report:
     @property
     def damaged(self) -> bool:
         """Whether any given part is damaged."""
-        return any(part.chunks for part in self.parts)
+        return any(part.damaged or part.chunks for part in self.parts)
 
 
 def verify(found: Sequence[Part], pin: trust.Pin) -> Report:
@@ -56,13 +58,15 @@ def verify(found: Sequence[Part], pin: trust.Pin) -> Report:
     Raises UntrustedBundleError when the bundle's signature is not to be believed.
     """
     one = found[0].set
-    head = read_head(TarStream(io.BytesIO(found[0].head)), pin)
+    with found[0].open_head() as archive:
+        head = read_head(archive, pin)
     if str(head.verified.digest) != one.digest:
         raise UntrustedBundleError(
             f"{found[0].path}: carries the signed metadata of another bundle",
             hint="split the bundle again",
             code="KSB-06",
         )
+    _require_layout(found[0], head.verified)
     work = sum(one.length(part.number) for part in found)
     with log.progress("verify the parts", work) as bar:
         checked = tuple(_check(part, head.verified.targets, bar) for part in found)
@@ -95,6 +99,29 @@ def as_json(report: Report) -> dict[str, object]:
     }
 
 
+def _require_layout(part: Part, verified: trust.Verified) -> None:
+    """Names and sizes in it are the signed ones, and each member lies where the format has it.
+
+    Raises DamagedBundleError: by a layout that lies a changed blob could pass unseen.
+    """
+    sizes = {name: target.size for name, target in verified.targets.items()}
+    metadata = [tar.Member(METADATA + name, len(data)) for name, data in verified.files.items()]
+    members = [tar.Member(name, size) for _, size, name in part.layout]
+    places = list(tar.place([*metadata, *members]))
+    end = places[-1].end
+    if (
+        len(members) != len(sizes)
+        or {member.name: member.size for member in members} != sizes
+        or [place.offset for place in places[len(metadata) :]] != [at for at, _, _ in part.layout]
+        or end + tar.end_bytes(end) != part.set.size
+    ):
+        raise DamagedBundleError(
+            f"{part.path}: its layout is not that of the bundle that was signed",
+            hint=COPY_AGAIN,
+            code="KSB-19",
+        )
+
+
 def _check(part: Part, targets: Mapping[str, Target], bar: log.Bar) -> Checked:
     """Every chunk of a part, and the blobs inside it as far as they are whole in it."""
     start = (part.number - 1) * part.set.part_bytes
@@ -113,9 +140,11 @@ def _check(part: Part, targets: Mapping[str, Target], bar: log.Bar) -> Checked:
             broken.add(row)
         blobs.feed(start + row * CHUNK, bytes(size) if data is None else data)
         bar.advance(size)
-    hit = names_in(part, [(part.number, row) for row in sorted(broken)])
-    if part.number > part.set.data:
-        hit = ["parity" for _ in hit]
+    hit = ["the end of the part"] if not part.ends() else []
+    if broken and part.number > part.set.data:
+        hit.append("parity")
+    elif broken:
+        hit += names_in(part, (part.set.place(part.number, row) for row in broken))
     for offset, size, name in blobs.wrong:
         rows = range((offset - start) // CHUNK, (offset + size - start - 1) // CHUNK + 1)
         if not broken & set(rows):

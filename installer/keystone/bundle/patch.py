@@ -45,6 +45,10 @@ _OPTIONS: dict[int, int] = {
     zstd.CompressionParameter.hash_log: 22,
 }
 _CHEAP: dict[int, int] = {zstd.DecompressionParameter.window_log_max: _WINDOW}
+_HEAD_WINDOW = 24
+"""The same of a file of a head, of which old and new have 8 MB at most (reader.MAX_MANIFEST)."""
+_SHORTEST = 8
+"""Bytes of the shortest prefix that zstd takes."""
 
 
 def make(old: IO[bytes], new: IO[bytes]) -> Iterator[bytes]:
@@ -56,6 +60,7 @@ def make(old: IO[bytes], new: IO[bytes]) -> Iterator[bytes]:
         shift = _shift(old, size, segment, start, shift)
         low = min(max(start + shift - REACH, 0), size)
         prefix = _read(old, low, min(start + shift + SEGMENT + REACH, size) - low)
+        prefix = prefix if is_prefix(prefix) else b""
         frame = _compress(segment, prefix)
         yield _HEADER.pack(low, len(prefix), len(frame)) + frame
         start += len(segment)
@@ -64,13 +69,16 @@ def make(old: IO[bytes], new: IO[bytes]) -> Iterator[bytes]:
 def apply(old: IO[bytes], patch: IO[bytes]) -> Iterator[bytes]:
     """The new file. Raises DamagedBundleError when the patch does not fit the old file."""
     patch.seek(0)
+    most = os.fstat(old.fileno()).st_size
     while header := patch.read(_HEADER.size):
         try:
             offset, length, size = _HEADER.unpack(header)
-            if length > LIMIT or size > 2 * SEGMENT:
-                raise ValueError("larger than any patch is")
-            prefix = _read(old, offset, length)
-            yield _decompress(patch.read(size), prefix, _CHEAP, SEGMENT)
+            if length > LIMIT or size > 2 * SEGMENT or offset + length > most:
+                raise ValueError("larger than any patch is, or than the old file")
+            data = _decompress(patch.read(size), _read(old, offset, length), _CHEAP, SEGMENT)
+            if not data:
+                raise ValueError("a frame of nothing")
+            yield data
         except (struct.error, ValueError, zstd.ZstdError) as error:
             raise DamagedBundleError(
                 f"a patch that does not fit what it is for ({error})",
@@ -79,9 +87,17 @@ def apply(old: IO[bytes], patch: IO[bytes]) -> Iterator[bytes]:
             ) from error
 
 
+def is_prefix(old: bytes) -> bool:
+    """Whether zstd takes this as what a file is compared with."""
+    return len(old) >= _SHORTEST
+
+
 def patch_bytes(old: bytes, new: bytes) -> bytes:
-    """One frame for data that is in memory anyway; `old` may be empty."""
-    log = min(max((len(old) + len(new)).bit_length(), 10), 27)
+    """One frame for data that is in memory anyway; `old` may be empty, or else as is_prefix says.
+
+    Together at most 16 MiB.
+    """
+    log = min(max((len(old) + len(new)).bit_length(), 10), _HEAD_WINDOW)
     options = {**_OPTIONS, zstd.CompressionParameter.window_log: log}
     if not old:
         return zstd.compress(new, options=options)
@@ -90,7 +106,7 @@ def patch_bytes(old: bytes, new: bytes) -> bytes:
 
 def apply_bytes(old: bytes, frame: bytes, size: int) -> bytes:
     """The data of `patch_bytes`; size: what it must have, in bytes. Raises ValueError."""
-    options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: 27}
+    options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: _HEAD_WINDOW}
     data = _decompress(frame, old, options, size)
     if len(data) != size:
         raise ValueError("a frame of another length")
@@ -107,9 +123,9 @@ def _compress(data: bytes, prefix: bytes) -> bytes:
 
 def _decompress(frame: bytes, prefix: bytes, options: dict[int, int], most: int) -> bytes:
     """What a frame holds, `most` bytes at most. Raises ValueError for anything else."""
-    dictionary = zstd.ZstdDict(prefix, is_raw=True).as_prefix if prefix else None
-    engine = zstd.ZstdDecompressor(zstd_dict=dictionary, options=options)
     try:
+        dictionary = zstd.ZstdDict(prefix, is_raw=True).as_prefix if prefix else None
+        engine = zstd.ZstdDecompressor(zstd_dict=dictionary, options=options)
         data = engine.decompress(frame, most + 1)
     except zstd.ZstdError as error:
         raise ValueError(str(error)) from error

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from keystone import log
 from keystone.bundle import delta, delta_reader, layout, reader, strict_json, trust
 from keystone.bundle import manifest as contents_file
-from keystone.bundle.blobs import InFolder, blob_path
+from keystone.bundle.blobs import InFolder, blob_path, is_there
 from keystone.bundle.disk import sync_directory, write_file
 from keystone.bundle.intake import Arrival, Intake
 from keystone.bundle.model import Digest, Manifest
@@ -106,7 +106,7 @@ class Writer:
         target = self._verified.targets.get(name)
         if target is None or name == reader.MANIFEST or name in LOOSE:
             return False
-        return _has(blob_path(self._store, target.digest), target.size)
+        return is_there(blob_path(self._store, target.digest), target.size)
 
     def settle(self) -> None:
         """Wait until all that was taken is in its place; raises what `take` could not yet."""
@@ -247,18 +247,11 @@ def as_json(value: Ingested | Status) -> dict[str, object]:
 
 def _there(store: Path, name: str, target: Target) -> bool:
     if name == reader.MANIFEST:
-        return _has(store / "metadata" / name, target.size)
+        return is_there(store / "metadata" / name, target.size)
     if name in LOOSE:
         path = store / name
         return path.is_file() and _sha256(path.read_bytes()) == target.digest.hex
-    return _has(blob_path(store, target.digest), target.size)
-
-
-def _has(path: Path, size: int) -> bool:
-    try:
-        return path.stat().st_size == size
-    except FileNotFoundError:
-        return False
+    return is_there(blob_path(store, target.digest), target.size)
 
 
 def _require_space(store: Path, head: Head) -> None:

@@ -8,16 +8,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MAGIC = b"\x28\xb5\x2f\xfd"
-MAX_WINDOW = 8 << 20
-"""Bytes; what a decoder must be able to hold (RFC 8878, 3.1.1.1.2)."""
+WINDOW_LOG = 23
+"""8 MiB: what a decoder must be able to hold (RFC 8878, 3.1.1.1.2)."""
 MAX_BLOCK = 128 << 10
 MAX_BLOCKS = 4096
 
 
-def require_one(read: Callable[[int, int], bytes], size: int, most: int) -> None:
+def require_one(
+    read: Callable[[int, int], bytes], size: int, most: int, window_log: int = WINDOW_LOG
+) -> None:
     """Exactly one frame, which can become at most `most` bytes. Raises ValueError.
 
-    Refused: skippable and concatenated frames, dictionaries, large windows, a frame without end.
+    window_log: of the largest window. Refused: skippable and concatenated frames, dictionaries,
+    larger windows, a frame without end.
     """
     head = read(0, 14)
     if head[:4] != MAGIC or len(head) < 6:  # noqa: PLR2004 magic, descriptor, one byte more
@@ -36,7 +39,7 @@ def require_one(read: Callable[[int, int], bytes], size: int, most: int) -> None
         window = base + base // 8 * (head[5] & 7)
         at = 6
     content = int.from_bytes(head[at : at + field], "little") + (256 if field == 2 else 0)  # noqa: PLR2004
-    if max(window, content if single else 0) > MAX_WINDOW or (field and content > most):
+    if max(window, content if single else 0) > 1 << window_log or (field and content > most):
         raise ValueError("the zstd frame wants more memory than any honest one")
     end = _blocks(read, at + field, size, most) + (4 if descriptor & 0b100 else 0)
     if end != size:

@@ -31,7 +31,7 @@ def verify(
     report = parts_verify.verify(found, trust.host_pin(fingerprint=fingerprint, confirm=confirm))
     rows = [
         (part.file, f"{part.part} of {report.data}+{report.parity}",
-         "damaged" if part.chunks else "whole")
+         "damaged" if part.damaged or part.chunks else "whole")
         for part in report.parts
     ]  # fmt: skip
     if as_json:
