@@ -6,6 +6,7 @@ pay for all of them.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import signal
 import sys
@@ -34,6 +35,9 @@ GROUPS = {
     "trust": "the site's certificates",
 }
 HIDDEN = {"join-server", "store"}
+M_MMAP_THRESHOLD = -3
+LARGE = 2 << 20
+"""Bytes; buffers of 1 MiB come and go with each chunk and are better kept."""
 
 
 class _Lazy(click.Group):
@@ -97,8 +101,20 @@ def _interrupt(signum: int, _frame: FrameType | None) -> NoReturn:
     )
 
 
+def _give_memory_back() -> None:
+    """Have large blocks returned to the kernel when they are freed (mallopt(3)).
+
+    By itself glibc raises its threshold with each one, up to 32 MiB, and keeps the pieces: 4 to
+    12 MiB in a bundle of 15,000 blobs. Other C libraries have no such call and no need of it.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, LARGE)
+
+
 def main() -> NoReturn:
     """Run the program; every expected failure is a message and its exit code, never a traceback."""
+    _give_memory_back()
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGINT, _interrupt)
     try:
