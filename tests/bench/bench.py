@@ -24,7 +24,7 @@ import memory
 import speed
 import workload
 
-from keystone.log import table
+from keystone import log
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -63,11 +63,14 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=SECTIONS, help="some of it")
     parser.add_argument("--dir", default="/var/tmp", help="a folder on the disk to measure")
     options = parser.parse_args()
-    found = list(rows(options))
+    found = []
+    for row in rows(options):
+        log.info(f"{row.what}: {row.ours}")
+        found.append(row)
     if options.json:
         print(json.dumps([asdict(row) for row in found], indent=1))
         return
-    table(
+    log.table(
         ("what", "ours", "beside", "theirs", "value", "target", ""),
         [(r.what, r.ours, r.beside, r.theirs, r.value, r.target, "" if r.reached else "missed")
          for r in found],

@@ -10,7 +10,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 from measure import LIMIT, MIB, Row, at_most, keystone, memory
-from receiver import IMAGES, LAYERS, Receiver
+from receiver import IMAGES, LAYERS, Receiver, accept
 from workload import CREATED
 
 from keystone.bundle import keys
@@ -119,6 +119,7 @@ def have_list(folder: Path) -> Iterator[Row]:
     }
     head = json.dumps({"signed": {"targets": entries}}, separators=(",", ":")).encode()
     (store / "metadata/targets.json").write_bytes(head)
+    accept(folder / "trust", head)
     row = memory("have-list of 100,000 blobs", folder, "bundle", "have", "-o", "have",
                  "--store", "store", "--trust", "trust")  # fmt: skip
     size = (folder / "have").stat().st_size / MIB

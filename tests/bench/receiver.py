@@ -109,8 +109,13 @@ class Receiver:
             folder = "" if part.name.startswith("blobs/") else "metadata" if is_head else "."
             (store / (f"{folder}/{name}" if folder else part.name)).write_bytes(data)
             targets = data if name == "targets.json" else targets
-        accepted = {"number": 1, "created": CREATED.isoformat(),
-                    "digest": f"sha256:{hashlib.sha256(targets).hexdigest()}"}  # fmt: skip
-        trust.mkdir()
-        (trust / "accepted.json").write_text(json.dumps(accepted))
+        accept(trust, targets)
         shutil.copy(self.folder / "keys/1.root.json", trust / "root.json")
+
+
+def accept(trust: Path, targets: bytes) -> None:
+    """Have this host remember that it accepted the bundle with this list."""
+    trust.mkdir()
+    accepted = {"number": 1, "created": CREATED.isoformat(),
+                "digest": f"sha256:{hashlib.sha256(targets).hexdigest()}"}  # fmt: skip
+    (trust / "accepted.json").write_text(json.dumps(accepted))
