@@ -19,8 +19,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from keystone.bundle import strict_json, tar
@@ -102,10 +102,16 @@ class Part:
     layout_text: bytes
     offset: int
 
-    @cached_property
+    @property
     def layout(self) -> tuple[tuple[int, int, str], ...]:
         """Every member of the bundle: offset and size of its data, its name."""
-        return tuple(parse_layout(self.layout_text))
+        return _layout(self.layout_text)
+
+    def beside(self, other: Part) -> Part:
+        """The same part. With another one of its set it has what they share in memory but once."""
+        if self.set != other.set:
+            return self
+        return replace(self, head=other.head, layout_text=other.layout_text)
 
     def read(self, row: int) -> bytes | None:
         """A chunk; None when it is damaged or cannot be read."""
@@ -244,6 +250,11 @@ def parse_layout(text: bytes) -> Iterator[tuple[int, int, str]]:
     for line in text.decode("ascii").splitlines():
         offset, size, name = line.split(" ")
         yield int(offset), int(size), name
+
+
+@lru_cache(maxsize=1)
+def _layout(text: bytes) -> tuple[tuple[int, int, str], ...]:
+    return tuple(parse_layout(text))
 
 
 def touching(

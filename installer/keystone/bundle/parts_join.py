@@ -126,7 +126,8 @@ def gather(paths: Iterable[Path], *, strict: bool = False) -> list[Part]:
             if path.is_dir() and not (file.is_file() and parts.is_part(file)):
                 continue
             try:
-                found.append(parts.open_part(file))
+                part = parts.open_part(file)
+                found.append(part.beside(found[0]) if found else part)
             except DamagedBundleError as error:
                 if strict:
                     raise
