@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import random
+import shutil
+import tarfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
+from unittest import mock
+
+from measure import MIB
 
 from keystone.bundle import keys, lock, media, writer
 from keystone.bundle.model import Digest, Item
+from keystone.bundle.sbom import describe
 from keystone.bundle.sources import Sources
 from keystone.lab import mirror
 from keystone.lab.catalogue import Image
@@ -20,11 +27,10 @@ from keystone.lab.images import Blob, Built
 from keystone.lab.upstream import Upstream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 CREATED = datetime(2026, 11, 20, 12, tzinfo=UTC)
-MIB = 1 << 20
 SHARES = (0.25, 0.15, 0.1)
 """Of all bytes, in the largest blobs: kubelet and a few images make up half of a real bundle."""
 IMAGES = 12
@@ -85,6 +91,49 @@ def make(folder: Path, total: int, *, sparse: bool = False) -> Made:
     output = folder / "bench.tar"
     done = writer.create(found, folder, output, writer.Signing(folder / "keys"), Sources())
     return Made(folder, output, fingerprint, done.size)
+
+
+def many(folder: Path, count: int) -> Made:
+    """A lock of so many small blobs; the bundle is still to be made."""
+    return _ready(folder, [b"blob %d " % number * 100 for number in range(count)])
+
+
+def described(folder: Path, count: int) -> Made:
+    """A lock of so many archives with four packages each, and its SBOMs, of which none is kept."""
+    made = _ready(folder, [archive(number) for number in range(count)])
+    path = folder / "bench.lock.json"
+    with mock.patch.dict(os.environ, {"XDG_CACHE_HOME": str(folder / "cache")}):
+        path.write_bytes(lock.dump(describe.describe(lock.load(path), folder, Sources())))
+    shutil.rmtree(folder / "cache")
+    return made
+
+
+def archive(number: int) -> bytes:
+    """A tar in which dpkg says that four packages are installed."""
+    stanza = "Package: p{}-{}\nStatus: install ok installed\nVersion: 1\nArchitecture: amd64\n"
+    text = "\n".join(stanza.format(number, which) for which in range(4)).encode()
+    member = tarfile.TarInfo("var/lib/dpkg/status")
+    member.size = len(text)
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as tar:
+        tar.addfile(member, io.BytesIO(text))
+    return made.getvalue()
+
+
+def _ready(folder: Path, contents: Iterable[bytes]) -> Made:
+    """A lock of these blobs, and keys."""
+    (folder / "files").mkdir(parents=True)
+    items, blobs = [], []
+    for number, data in enumerate(contents):
+        path = folder / "files" / f"f{number}"
+        path.write_bytes(data)
+        digest = Digest(hashlib.sha256(data).hexdigest())
+        items.append(Item("file", path.name, "1", digest, len(data)))
+        blobs.append(lock.LockedBlob(digest, len(data), f"local:files/{path.name}"))
+    found = lock.Lock("bench", 1, CREATED, 700, ("amd64",), tuple(items), tuple(blobs))
+    (folder / "bench.lock.json").write_bytes(lock.dump(found))
+    fingerprint = keys.init(folder / "keys", None, CREATED)
+    return Made(folder, folder / "bench.tar", fingerprint, sum(blob.size for blob in blobs))
 
 
 def random_image(blobs: Path, number: int) -> tuple[Image, Built]:

@@ -263,10 +263,7 @@ def _proved(form: str, old: IO[bytes], new: IO[bytes], target: Target) -> Iterat
 def _new(part: Part) -> Path:
     """The new blob as a file: the cache keeps it until the delta is written."""
     target = part.target
-    if cache.has(target.digest, target.size):
-        return cache.path(target.digest)
-    chunks = part.read()
-    # What came from far away is there by now.
+    chunks = part.read()  # what was begun ahead must be opened, even when it is in the cache by now
     if cache.has(target.digest, target.size):
         return cache.path(target.digest)
     return cache.keep(target.digest, chunks)

@@ -34,29 +34,37 @@ def digests(
     Raises as `piece`.
     """
     threads = min(MAX_THREADS, jobs(len(os.sched_getaffinity(0))), max(len(pieces), 1))
-    free: SimpleQueue[bytearray] = SimpleQueue()
-    for _ in range(threads):
-        free.put(bytearray(CHUNK))
     lock = Lock()
 
     def count(amount: int) -> None:
         with lock:
             advance(amount)
 
-    def work(name: str) -> tuple[str, str]:
-        buffer = free.get()
-        try:
-            return name, _digest(piece(handle, name, *pieces[name], buffer), count)
-        finally:
-            free.put(buffer)
-
     # The largest first: a long one that starts last would leave the other cores without work.
-    order = sorted(pieces, key=lambda name: -pieces[name][1])
-    with ThreadPoolExecutor(threads) as pool:
+    left = iter(sorted(pieces, key=lambda name: -pieces[name][1]))
+    found: SimpleQueue[tuple[str, str] | Exception] = SimpleQueue()
+
+    def work() -> None:
+        """One thread takes name after name: a future for each of 20,000 would cost 30 MiB."""
+        buffer = bytearray(CHUNK)
         try:
-            yield from pool.map(work, order)
+            for name in left:
+                found.put((name, _digest(piece(handle, name, *pieces[name], buffer), count)))
+        except Exception as error:  # noqa: BLE001 raised again by who asked
+            found.put(error)
+
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(threads):
+            pool.submit(work)
+        try:
+            for _ in pieces:
+                value = found.get()
+                if isinstance(value, Exception):
+                    raise value
+                yield value
         finally:
-            pool.shutdown(cancel_futures=True)
+            for _ in left:
+                pass  # nobody begins another one
 
 
 def _digest(chunks: Iterable[memoryview], count: Callable[[int], None]) -> str:

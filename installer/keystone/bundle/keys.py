@@ -174,5 +174,15 @@ def _signed(signed: T, signer: CryptoSigner) -> bytes:
     from tuf.api.metadata import Metadata  # noqa: PLC0415 slow to import
 
     metadata = Metadata(signed)
-    metadata.sign(signer)
+    signature = signer.sign(_canonical(signed))
+    metadata.signatures[signature.keyid] = signature
     return metadata.to_bytes()
+
+
+def _canonical(signed: T) -> bytes:
+    """As Metadata.signed_bytes, which makes a list of half a million strings for 15,000 blobs."""
+    from securesystemslib.formats import encode_canonical  # noqa: PLC0415 slow to import
+
+    text = bytearray()
+    encode_canonical(signed.to_dict(), lambda piece: text.extend(piece.encode()))
+    return bytes(text)

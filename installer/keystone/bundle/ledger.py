@@ -6,7 +6,6 @@ but by then the bundle has travelled; whoever signs notices at once.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from typing import TYPE_CHECKING
 
@@ -37,7 +36,7 @@ def claim(folder: Path, lock: Lock) -> None:
             f"{path}: cannot be read: {error}",
             hint="restore it; if it is lost, remove it and take a number higher than any you gave",
         ) from error
-    content = hashlib.sha256(locks.dump(lock)).hexdigest()
+    content = locks.digest(lock)
     if ours.get(str(lock.number)) == content:
         return
     if lock.number <= max(numbers, default=0):

@@ -30,7 +30,7 @@ ELSEWHERE = "nondistributable", "rootfs.foreign"
 HINT = "ask for an image that is all there; nothing inside may be fetched from elsewhere"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Descriptor:
     """A pointer to a blob: media type, digest, size in bytes, "os/architecture[/variant]".
 

@@ -21,7 +21,7 @@ OCI_KINDS = BY_TAG | {"chart"}
 """Kinds of items that a registry serves: by name and tag, root blob being a manifest or index."""
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class Digest:
     """A SHA-256 digest that cannot be built wrong (OCI image-spec, descriptor.md#digests)."""
 
@@ -43,7 +43,7 @@ class Digest:
         return f"sha256:{self.hex}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """One thing the bundle carries.
 

@@ -42,7 +42,7 @@ ASK = "ask whoever made the bundle for a signed one"
 COPY_AGAIN = "copy the bundle again from where it came, and compare its SHA-256"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Target:
     """What the signed metadata says of one member: its size in bytes and its digest."""
 

@@ -14,6 +14,7 @@ from base64 import b64decode
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from threading import Event
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ from keystone.bundle.sources import local_file
 from keystone.errors import ConfigurationError, InterruptedRunError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Future
     from pathlib import Path
 
@@ -41,6 +42,8 @@ NEAR = 3
 """Blobs read ahead in memory."""
 DEPTH = 4
 """Chunks of each that may wait: NEAR * DEPTH * CHUNK bytes in all."""
+BEGUN = 256
+"""Blobs that are begun and not opened yet: what waits costs memory for each."""
 LOOK = 0.2
 """Seconds after which a thread that waits for room looks whether anybody still reads."""
 
@@ -63,14 +66,17 @@ class Supply:
         self._archives = Archives()
         self._far: dict[Digest, Future[Path]] = {}
         self._near: dict[Digest, _Ahead] = {}
+        self._begin: Callable[[], None] = lambda: None
         self._stop = Event()
 
     def open(self, blob: LockedBlob) -> Iterator[bytes]:
         """The bytes. Raises WrongContentError, ConfigurationError when they are not the lock's."""
-        if future := self._far.pop(blob.digest, None):
+        future, ahead = self._far.pop(blob.digest, None), self._near.pop(blob.digest, None)
+        self._begin()
+        if future:
             future.result()
             return self._checked(blob, _file(cache.path(blob.digest)))
-        if ahead := self._near.pop(blob.digest, None):
+        if ahead:
             return _drained(ahead)
         return self._direct(blob)
 
@@ -78,16 +84,23 @@ class Supply:
     def ahead(self, blobs: Iterable[LockedBlob]) -> Iterator[None]:
         """While the block runs, fetch these ahead; each is to be opened once, in this order."""
         far, near = ThreadPoolExecutor(jobs(FAR)), ThreadPoolExecutor(min(jobs(NEAR), NEAR))
-        self._stop.clear()
-        try:
-            for blob in blobs:
+        waiting = iter(blobs)
+
+        def begin() -> None:
+            for blob in islice(waiting, BEGUN - len(self._far) - len(self._near)):
                 if self._is_far(blob):
                     self._far[blob.digest] = far.submit(self._download, blob)
                 else:
                     self._near[blob.digest] = ahead = _Ahead()
                     near.submit(self._read, blob, ahead)
+
+        self._stop.clear()
+        self._begin = begin
+        try:
+            begin()
             yield
         finally:
+            self._begin = lambda: None
             self._stop.set()
             for pool in (far, near):
                 pool.shutdown(cancel_futures=True)

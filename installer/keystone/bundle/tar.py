@@ -32,7 +32,7 @@ EXTENDING = b"LKxgXA"
 """Type flags of members that change what the next one is: GNU's long names, pax and Solaris."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Member:
     """One regular file. size in bytes; mtime in seconds since 1970; mode 0o644 or 0o755."""
 
@@ -42,7 +42,7 @@ class Member:
     mtime: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Placed:
     """A member, the offset in bytes at which its data starts, and the padding before it."""
 

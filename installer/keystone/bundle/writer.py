@@ -11,7 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import deque
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from keystone import log
@@ -24,7 +27,7 @@ from keystone.bundle.reader import CHUNK, INSTALLER, INSTALLER_MODE, MANIFEST, M
 from keystone.bundle.supply import Supply
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from io import FileIO
     from pathlib import Path
 
@@ -36,7 +39,7 @@ TITLE = "org.opencontainers.image.title"
 REF = "org.opencontainers.image.ref.name"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Part:
     """A member to write: its name, what it must be, and how to get its bytes, which are checked."""
 
@@ -82,7 +85,7 @@ def write(parts: list[Part], lock: Lock, output: Path, supply: Supply) -> Create
     digest = next(p.target.digest for p in parts if p.name == f"{METADATA}targets.json")
     if _is_there(output, parts, size, lock):
         return Created(changed=False, digest=str(digest), size=size)
-    _write(parts, output, size, int(lock.created.timestamp()), supply)
+    _write(parts, lock, output, size, supply)
     return Created(changed=True, digest=str(digest), size=size)
 
 
@@ -112,7 +115,7 @@ def _blob(blob: LockedBlob, table: Manifest, supply: Supply) -> Part:
     name = member_name(blob.digest, table)
     mode = INSTALLER_MODE if name == INSTALLER else 0o644
     target = Target(blob.size, blob.digest)
-    return Part(name, target, lambda: supply.open(blob), mode, blob)
+    return Part(name, target, partial(supply.open, blob), mode, blob)
 
 
 def _bytes(name: str, data: bytes) -> Part:
@@ -168,14 +171,14 @@ def _descriptor(
     return {**value, "annotations": annotations} if annotations else value
 
 
-def _members(parts: list[Part], mtime: int) -> list[tar.Member]:
-    return [tar.Member(part.name, part.target.size, part.mode, mtime) for part in parts]
+def _placed(parts: Iterable[Part], lock: Lock) -> Iterator[tar.Placed]:
+    mtime = int(lock.created.timestamp())
+    return tar.place(tar.Member(p.name, p.target.size, p.mode, mtime) for p in parts)
 
 
 def _size(parts: list[Part], lock: Lock) -> int:
-    members = _members(parts, int(lock.created.timestamp()))
-    end = list(tar.place(members))[-1].end
-    return end + tar.end_bytes(end)
+    (last,) = deque(_placed(parts, lock), maxlen=1)
+    return last.end + tar.end_bytes(last.end)
 
 
 def _is_there(output: Path, parts: list[Part], size: int, lock: Lock) -> bool:
@@ -183,33 +186,30 @@ def _is_there(output: Path, parts: list[Part], size: int, lock: Lock) -> bool:
     if not output.is_file() or output.stat().st_size != size:
         return False
     head = [part for part in parts if part.name.startswith(METADATA)]
-    placed = tar.place(_members(head, int(lock.created.timestamp())))
     with output.open("rb") as file:
-        for part, place in zip(head, placed, strict=True):
+        for part, place in zip(head, _placed(head, lock), strict=True):
             file.seek(place.offset)
             if file.read(part.target.size) != b"".join(part.read()):
                 return False
     return True
 
 
-def _write(parts: list[Part], output: Path, size: int, mtime: int, supply: Supply) -> None:
+def _write(parts: list[Part], lock: Lock, output: Path, size: int, supply: Supply) -> None:
     part_file = output.with_name(f"{output.name}.part")
     output.parent.mkdir(parents=True, exist_ok=True)
-    placed = list(tar.place(_members(parts, mtime)))
     # Unbuffered: what was written survives a kill, so no whole member is fetched again.
     with (
         part_file.open("a+b", buffering=0) as file,
         log.progress(f"write {output.name}", size) as bar,
         Flusher(file.fileno()) as flusher,
     ):
-        done = _whole(file, parts, placed)
-        position = placed[done - 1].end if done else 0
+        done, position = _whole(file, parts, lock)
         file.truncate(position)
         file.seek(position)
         bar.advance(position)
-        left = parts[done:]
-        with supply.ahead([part.blob for part in left if part.blob]):
-            for part, place in zip(left, placed[done:], strict=True):
+        left = islice(zip(parts, _placed(parts, lock), strict=True), done, None)
+        with supply.ahead(part.blob for part in islice(parts, done, None) if part.blob):
+            for part, place in left:
                 _append(file, part, place, flusher)
                 bar.advance(place.end - position)
                 position = place.end
@@ -228,18 +228,20 @@ def _append(file: FileIO, part: Part, place: tar.Placed, flusher: Flusher) -> No
     write_all(file, bytes(tar.padded(part.target.size) - part.target.size))
 
 
-def _whole(file: FileIO, parts: list[Part], placed: list[tar.Placed]) -> int:
-    """How many members the unfinished file holds whole, from its start."""
+def _whole(file: FileIO, parts: list[Part], lock: Lock) -> tuple[int, int]:
+    """How many members the unfinished file holds whole, from its start, and where they end."""
     file.seek(0)
-    for index, (part, place) in enumerate(zip(parts, placed, strict=True)):
+    end = 0
+    for index, (part, place) in enumerate(zip(parts, _placed(parts, lock), strict=True)):
         prefix = place.prefix
         if file.read(len(prefix)) != prefix:  # a regular file gives all it has
-            return index
+            return index, end
         seen, left = hashlib.sha256(), part.target.size
         while left and (chunk := file.read(min(CHUNK, left))):
             seen.update(chunk)
             left -= len(chunk)
         rest = tar.padded(part.target.size) - part.target.size
         if left or seen.hexdigest() != part.target.digest.hex or len(file.read(rest)) != rest:
-            return index
-    return len(parts)
+            return index, end
+        end = place.end
+    return len(parts), end

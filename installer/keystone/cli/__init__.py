@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import signal
 import sys
 from pathlib import Path
@@ -32,6 +33,9 @@ MODULES = {
     name: f"keystone.cli.{name.replace('-', '_')}:group" for name in (*SUMMARIES, "join-server")
 }
 """`join-server` is run by systemd and not listed."""
+M_MMAP_THRESHOLD = -3
+LARGE = 2 << 20
+"""Bytes; buffers of 1 MiB come and go with each chunk and are better kept."""
 
 
 @click.group(cls=Verbs, summaries=SUMMARIES, modules=MODULES, invoke_without_command=True)
@@ -77,8 +81,20 @@ def _interrupt(signum: int, _frame: FrameType | None) -> NoReturn:
     )
 
 
+def _give_memory_back() -> None:
+    """Have large blocks returned to the kernel when they are freed (mallopt(3)).
+
+    By itself glibc raises its threshold with each one, up to 32 MiB, and keeps the pieces: 4 to
+    12 MiB in a bundle of 15,000 blobs. Other C libraries have no such call and no need of it.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, LARGE)
+
+
 def main() -> NoReturn:
     """Run the program; every expected failure is a message and its exit code, never a traceback."""
+    _give_memory_back()
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGINT, _interrupt)
     try:

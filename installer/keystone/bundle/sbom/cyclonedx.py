@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cyclonedx.model import (
     ExternalReference,
@@ -15,16 +16,17 @@ from cyclonedx.model import (
 )
 from cyclonedx.model.bom import Bom, BomMetaData
 from cyclonedx.model.component import Component, ComponentType
-from cyclonedx.model.dependency import Dependency
 from cyclonedx.model.license import DisjunctiveLicense, LicenseExpression
 from cyclonedx.model.tool import ToolRepository
 from cyclonedx.output.json import JsonV1Dot6
+from cyclonedx.schema.schema import SchemaVersion1Dot6
 from packageurl import PackageURL
 
+from keystone.bundle.sbom import text
 from keystone.bundle.sbom.provenance import location
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from datetime import datetime
 
     from keystone.bundle.sbom.graph import Element
@@ -42,25 +44,41 @@ NAMESPACE = uuid.UUID("a3d9c5f0-5a1e-5d38-9c52-6f0f3a0f5b1d")
 
 def dump(elements: Sequence[Element], identity: str, created: datetime, version: str) -> bytes:
     """The document. identity: hex digest that its serial number is made from."""
-    components = {element.ref: _component(element) for element in elements}
-    root = components[elements[0].ref]
+    root, *others = elements
     tool = Component(name="keystone", version=version, type=ComponentType.APPLICATION)
     bom = Bom(
         serial_number=uuid.uuid5(NAMESPACE, identity),
         metadata=BomMetaData(
-            component=root, timestamp=created, tools=ToolRepository(components=[tool])
+            component=_component(root),
+            timestamp=created,
+            tools=ToolRepository(components=[tool]),
         ),
-        components=[component for ref, component in components.items() if component is not root],
-        dependencies=[
-            Dependency(
-                components[element.ref].bom_ref,
-                [Dependency(components[ref].bom_ref) for ref in element.contains],
-            )
-            for element in elements
-        ],
     )
-    # The library sorts what it holds as sets, so its text is the same each time.
-    return f"{JsonV1Dot6(bom).output_as_string(indent=1)}\n".encode()
+    head = json.loads(JsonV1Dot6(bom).output_as_string())
+    # In the library's order, which makes sets of everything and sorts them.
+    lists: dict[str, Iterator[dict[str, Any]]] = {
+        "dependencies": map(_dependency, sorted(elements, key=lambda element: element.ref))
+    }
+    if others:
+        lists = {"components": map(_component_json, sorted(others, key=_order)), **lists}
+    return text.dump({**lists, **head, **lists})
+
+
+def _order(element: Element) -> tuple[str, str, bool, str, str]:
+    """As the library compares components: by type, name, version (none comes last), reference."""
+    kind = TYPES.get(element.kind, ComponentType.FILE).value
+    return kind, element.name, not element.version, element.version, element.ref
+
+
+def _component_json(element: Element) -> dict[str, Any]:
+    made: Any = _component(element)
+    value: dict[str, Any] = json.loads(made.as_json(view_=SchemaVersion1Dot6))
+    return value
+
+
+def _dependency(element: Element) -> dict[str, Any]:
+    below = {"dependsOn": sorted(set(element.contains))} if element.contains else {}
+    return {**below, "ref": element.ref}
 
 
 def validate(text: str) -> list[str]:

@@ -136,7 +136,7 @@ def _documents(lock: Lock, found: inventories.Inventories) -> Iterator[Document]
         spdx,
     )
 
-    identity, version = hashlib.sha256(locks.dump(lock)).hexdigest(), keystone.__version__
+    identity, version = locks.digest(lock), keystone.__version__
     elements = graph.build(lock, found)
     boms = [
         Document("sbom", "sbom.spdx.json", "2.3", "application/spdx+json",

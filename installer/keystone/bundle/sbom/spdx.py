@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from spdx_tools.common.spdx_licensing import spdx_licensing
 from spdx_tools.spdx.jsonschema.document_converter import DocumentConverter
+from spdx_tools.spdx.jsonschema.package_converter import PackageConverter
+from spdx_tools.spdx.jsonschema.relationship_converter import RelationshipConverter
 from spdx_tools.spdx.model import (
     Actor,
     ActorType,
@@ -25,10 +26,11 @@ from spdx_tools.spdx.model import (
 )
 from spdx_tools.spdx.validation.uri_validators import validate_url
 
+from keystone.bundle.sbom import text
 from keystone.bundle.sbom.provenance import location
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from datetime import datetime
 
     from keystone.bundle.sbom.graph import Element
@@ -56,23 +58,28 @@ def dump(elements: Sequence[Element], identity: str, created: datetime, version:
         creators=[Actor(ActorType.TOOL, f"keystone-{version}")],
         created=created.astimezone(UTC).replace(tzinfo=None),
     )
-    relationships = [_relation(DOCUMENT, RelationshipType.DESCRIBES, _id(root.ref))]
-    relationships += [
-        _relation(_id(element.ref), RelationshipType.CONTAINS, _id(ref))
-        for element in elements
-        for ref in element.contains
-    ]
-    document = Document(
-        creation_info=info,
-        packages=[_package(element) for element in elements],
-        relationships=relationships,
-    )
+    # Of the document nothing but its head: a converter that looked through all relationships for
+    # each package would take quadratic time.
+    document = Document(creation_info=info)
     value = DocumentConverter().convert(document)
-    for package in value["packages"]:
-        for reference in package.get("externalRefs", ()):
-            # spdx-tools 0.8.5 writes PACKAGE_MANAGER; the 2.3 schema knows PACKAGE-MANAGER only.
-            reference["referenceCategory"] = reference["referenceCategory"].replace("_", "-")
-    return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
+    value["packages"] = (_package_json(element, document) for element in elements)
+    value["relationships"] = map(RelationshipConverter().convert, _relationships(elements))
+    return text.dump(value, sort_keys=True)
+
+
+def _relationships(elements: Sequence[Element]) -> Iterator[Relationship]:
+    yield Relationship(DOCUMENT, RelationshipType.DESCRIBES, _id(elements[0].ref))
+    for element in elements:
+        for ref in element.contains:
+            yield Relationship(_id(element.ref), RelationshipType.CONTAINS, _id(ref))
+
+
+def _package_json(element: Element, document: Document) -> dict[str, Any]:
+    value: dict[str, Any] = PackageConverter().convert(_package(element), document)
+    for reference in value.get("externalRefs", ()):
+        # spdx-tools 0.8.5 writes PACKAGE_MANAGER; the 2.3 schema knows PACKAGE-MANAGER only.
+        reference["referenceCategory"] = reference["referenceCategory"].replace("_", "-")
+    return value
 
 
 def validate(path: str) -> list[str]:
@@ -92,10 +99,6 @@ def validate(path: str) -> list[str]:
 
 def _id(ref: str) -> str:
     return f"SPDXRef-{ref}"
-
-
-def _relation(what: str, kind: RelationshipType, other: str) -> Relationship:
-    return Relationship(what, kind, other)
 
 
 def _package(element: Element) -> Package:

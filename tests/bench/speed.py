@@ -1,0 +1,123 @@
+"""How fast: beside skopeo and tar, beside OpenSSL, beside the disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess  # noqa: TID251 peers are measured as processes
+from typing import TYPE_CHECKING
+
+import workload
+from measure import MIB, at_least, at_most, best, keystone, rate, run, timed
+
+from keystone.bundle import opened, store, trust
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from measure import Row
+    from workload import Made
+
+
+def verify(made: Made) -> Row:
+    """Every byte checked, against OpenSSL hashing the same blobs on all cores."""
+    names = "\0".join(map(str, made.blobs)).encode()
+    pin = trust.Pin(fingerprint=made.fingerprint)
+    nowhere = made.folder / "nowhere"
+
+    def ours() -> float:
+        return timed(lambda: opened.open_verified(
+            made.bundle, fingerprint=pin.fingerprint, directory=nowhere))  # fmt: skip
+
+    def plain() -> float:
+        return timed(lambda: subprocess.run(
+            ["xargs", "-0", "-n", "1", "-P", str(os.cpu_count()), "openssl", "dgst", "-sha256"],
+            input=names, check=True, stdout=subprocess.DEVNULL))  # fmt: skip
+
+    us, limit = best(ours, plain)
+    return at_least("verify", rate(made.size, us), "openssl sha256, all cores",
+                    rate(made.size, limit), (limit / us, 0.9))  # fmt: skip
+
+
+def raw_copy(source: Path, target: Path) -> float:
+    """Seconds to write a file's bytes one after the other, and to have them on the disk.
+
+    The same bytes as ours, out of the same page cache, on the same file system.
+    """
+
+    def copy() -> None:
+        buffer = bytearray(MIB)
+        with source.open("rb", buffering=0) as old, target.open("wb", buffering=0) as new:
+            while count := old.readinto(buffer):
+                new.write(memoryview(buffer)[:count])
+            os.fsync(new.fileno())
+
+    seconds = timed(copy)
+    target.unlink()
+    return seconds
+
+
+def ingest(made: Made) -> Row:
+    """Staged bytes into the store, against the disk's own speed."""
+    pin = trust.Pin(fingerprint=made.fingerprint)
+    target = made.folder / "store"
+
+    def ours() -> float:
+        with made.bundle.open("rb", buffering=0) as stream:
+            seconds = timed(lambda: store.ingest(stream, target, pin))
+        shutil.rmtree(target)
+        return seconds
+
+    raw_copy(made.bundle, made.folder / "raw")  # all of it into the page cache
+    us, limit = best(ours, lambda: raw_copy(made.bundle, made.folder / "raw"))
+    return at_least("ingest", rate(made.size, us), "sequential copy + fsync",
+                    rate(made.size, limit), (limit / us, 0.85))  # fmt: skip
+
+
+def create(folder: Path) -> Iterator[Row]:
+    """A bundle out of a real registry, against skopeo into one layout, and tar of that."""
+    with workload.registry(folder) as (mirror, refs):
+        head = "apiVersion: keystone/v1alpha1\nkind: BundleDefinition\nmetadata: {name: bench}\n"
+        images = "".join(f"    - {{ref: '{ref}', group: node}}\n" for ref in refs)
+        (folder / "b.yaml").write_text(
+            f"{head}spec:\n  number: 1\n  architectures: [amd64]\n  installer: false\n"
+            f"  images:\n{images}"
+        )
+        keystone(folder, "bundle", "lock", "b.yaml", "--mirrors", mirror.mirrors_file)
+        keystone(folder, "bundle", "keys", "init", "--dir", "keys")
+        words = ("bundle", "create", "b.lock.json", "--keys", "keys", "-o", "b.tar",
+                 "--mirrors", mirror.mirrors_file)  # fmt: skip
+        bundle, peaks, sizes = folder / "b.tar", [0.0], [0]
+
+        def ours() -> float:
+            os.sync()
+            bundle.unlink(missing_ok=True)
+            seconds, peak = keystone(folder, *words)
+            peaks.append(peak)
+            sizes.append(bundle.stat().st_size)
+            return seconds
+
+        def peer() -> float:
+            seconds = timed(lambda: skopeo(folder, mirror.registry, refs))
+            (folder / "layout.tar").unlink()
+            shutil.rmtree(folder / "layout")
+            return seconds
+
+        us, them, limit = best(ours, peer, lambda: raw_copy(bundle, folder / "raw"), rounds=3)
+    size = sizes[-1]
+    yield at_least(f"create, {len(refs)} images, {size / 1e9:.1f} GB", f"{us:.1f} s",
+                   "skopeo copy, tar, sync", f"{them:.1f} s", (them / us, 3))  # fmt: skip
+    yield at_least("create", rate(size, us), "sequential copy + fsync", rate(size, limit),
+                   (limit / us, 0.85))  # fmt: skip
+    yield at_most("memory, create, from a registry", max(peaks), 96, "MiB")
+
+
+def skopeo(folder: Path, registry: str, refs: list[str]) -> None:
+    """What a packager would do without us; the tar is synced, as ours is."""
+    for ref in refs:
+        name = ref.rpartition("/")[2].replace(":", "-")
+        run("skopeo", "copy", "--all", "--src-tls-verify=false", f"docker://{registry}/{ref}",
+            f"oci:{folder / 'layout'}:{name}")  # fmt: skip
+    run("tar", "-C", folder, "-cf", folder / "layout.tar", "layout")
+    run("sync", folder / "layout.tar")
