@@ -8,9 +8,8 @@ import struct
 import sys
 from typing import TYPE_CHECKING, Any
 
-from cryptography.hazmat.primitives import serialization
 from delta_kit import wide
-from kit import CREATED, Draft, Json, Key, compact, sha
+from kit import Draft, Json, Key, compact, sha
 from variants import Variant, codes, flip
 
 if sys.version_info >= (3, 14):
@@ -23,17 +22,6 @@ if TYPE_CHECKING:
 
 OPTION = zstd.CompressionParameter
 NUMBERS = (-1, True, None, "7", 2**53, 10**30, [], {}, 2**40, 10**9)
-
-
-LOCK = compact({
-    "apiVersion": "keystone/v1alpha1", "kind": "BundleLock", "metadata": {"name": "small"},
-    "number": 8, "created": CREATED.isoformat(), "validDays": 700, "architectures": ["amd64"],
-    "items": [], "blobs": [],
-})  # fmt: skip
-RELEASE = Key("release").private.private_bytes(
-    serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-)
-"""What `bundle create` wants before it looks at the list."""
 
 
 class List:
@@ -79,8 +67,7 @@ class List:
 
 
 def sent(made: List, note: str, **fields: Any) -> Variant:
-    files = {"lock.json": LOCK, "release.pem": RELEASE}
-    return Variant(made.build(), note, files=files, fields={"key": Key("site").public, **fields})
+    return Variant(made.build(), note, fields={"key": Key("site").public, **fields})
 
 
 def l01(rng: random.Random) -> Variant:

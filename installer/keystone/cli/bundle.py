@@ -111,6 +111,7 @@ def create(
     **receiver: Any,  # noqa: ANN401 the options of bundle_delta
 ) -> None:  # fmt: skip
     """Write the bundle of a lock (or of the lock beside a definition). Same lock, same bytes."""
+    delta = bundle_delta.wanted(**receiver)
     from keystone.bundle import definition as definitions  # noqa: PLC0415 slow to import
     from keystone.bundle import ledger, writer  # noqa: PLC0415
     from keystone.bundle import lock as locks  # noqa: PLC0415
@@ -126,7 +127,6 @@ def create(
     )
     wanted = locks.load(path)
     signing = writer.Signing(keys, bundle_keys.opening(keys / "release.pem", passphrase_file))
-    delta = bundle_delta.wanted(**receiver)
     ledger.claim(keys, wanted)
     sbom.restore(wanted, path.parent, sources)
     make = delta.create if delta else writer.create
