@@ -79,6 +79,22 @@ def test_reading_ahead_stops_at_its_bound(server: Faulty, tmp_path: Path) -> Non
         assert len(server.asked) <= supply.NEAR + 2
 
 
+@pytest.mark.parametrize("far", [False, True])
+def test_few_are_begun_at_a_time(
+    server: Faulty, tmp_path: Path, far: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits costs memory for each blob, however many there are."""
+    monkeypatch.setattr(supply, "is_loopback", lambda _: not far)
+    monkeypatch.setattr(supply, "BEGUN", 4)
+    wanted = blobs(server, 15, 1000)
+    made = Supply(tmp_path, Sources())
+    with made.ahead(blob for blob, _ in wanted):
+        for left, (blob, data) in zip(range(15, 0, -1), wanted, strict=True):
+            assert len(made._near) + len(made._far) == min(left, 4)
+            assert b"".join(made.open(blob)) == data
+    assert sorted(one.path for one in server.asked) == sorted(f"/{n}" for n in range(15))
+
+
 def test_a_fault_comes_out_where_its_blob_is_read(server: Faulty, tmp_path: Path) -> None:
     wanted = blobs(server, 5, 1 << 20)
     server.says("/3", Answer(bytes(1 << 20)))

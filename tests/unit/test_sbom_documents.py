@@ -8,10 +8,13 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
+from cyclonedx.model.bom import Bom, BomMetaData
+from cyclonedx.model.dependency import Dependency
+from cyclonedx.output.json import JsonV1Dot6
 
 from keystone.bundle.lock import Lock, LockedBlob
 from keystone.bundle.model import Digest, Item
-from keystone.bundle.sbom import cyclonedx, describe, documents, graph, spdx
+from keystone.bundle.sbom import cyclonedx, describe, documents, graph, spdx, text
 from keystone.bundle.sbom.model import Inventory, Licence, Package
 from keystone.errors import ConfigurationError, DamagedBundleError
 
@@ -102,6 +105,32 @@ def test_shared_packages_are_one_and_the_stated_licence_wins() -> None:
     assert packages[0].purl.startswith(("pkg:golang/stdlib@1.25.3", "pkg:deb/debian/openssl@3.5"))
     assert len(packages) == 2
     assert elements[1].licence == Licence("MIT")
+
+
+def test_element_by_element_is_as_the_library_writes_the_whole() -> None:
+    elements = graph.build(LOCK, INVENTORIES)
+    made = {one.ref: cyclonedx._component(one) for one in elements}
+    bom = Bom(
+        metadata=BomMetaData(component=made[elements[0].ref]),
+        components=[made[one.ref] for one in elements[1:]],
+        dependencies=[
+            Dependency(made[one.ref].bom_ref, [Dependency(made[r].bom_ref) for r in one.contains])
+            for one in elements
+        ],
+    )
+    whole = json.loads(JsonV1Dot6(bom).output_as_string())
+    ours = json.loads(cyclonedx.dump(elements, "0" * 64, CREATED, "1"))
+    assert {key: ours[key] for key in ("components", "dependencies")} == {
+        key: whole[key] for key in ("components", "dependencies")
+    }
+
+
+@pytest.mark.parametrize("sort_keys", [False, True])
+def test_text_is_json_with_an_indent_of_one(sort_keys: bool) -> None:
+    lists = {"z": [{"b": "line\nbreak", "a": []}, 1, [{}]], "a": ["é"]}
+    document = {**lists, "m": {"y": [1], "x": None}, "b": True}
+    found = text.dump({**document, **{k: iter(v) for k, v in lists.items()}}, sort_keys=sort_keys)
+    assert found.decode() == json.dumps(document, indent=1, sort_keys=sort_keys) + "\n"
 
 
 def test_documents_are_valid_and_a_broken_one_is_not() -> None:
