@@ -47,12 +47,12 @@ CANARY = {
 }  # fmt: skip
 
 
-def build_root() -> None:
+def build_root(size: str) -> None:
     """Become the root of a new file system: canary, staging, and programs that cannot change."""
     root = Path(tempfile.mkdtemp(prefix="canary-"))
     run = lambda *words: subprocess.run(words, check=True)  # noqa: E731
     # What fills the disk is noticed: a reader that is refused room does not refuse the bundle.
-    run("mount", "-t", "tmpfs", "-o", "mode=755,size=512m", "canary", str(root))
+    run("mount", "-t", "tmpfs", "-o", f"mode=755,size={size}", "canary", str(root))
     for name, text in CANARY.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -361,7 +361,8 @@ def main() -> None:
             name, variant = family.variant(options.seed, number, honest=options.honest)
             print(number, name, variant.note, variant.special, len(variant.data))
         return
-    build_root()
+    # Parts fill the disk, which must be soon; a bundle that says it has 4 GiB must find the room.
+    build_root("512m" if options.family == "parts" else "8g")
     print(json.dumps(drive(options)))
 
 

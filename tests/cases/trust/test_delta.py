@@ -29,7 +29,7 @@ def making(outer: Any, inner: Any, **changes: Any) -> Any:
             name="tiny",
             number=inner.number,
             digest=digest(files["targets.json"]),
-            base="",
+            base=str(digest(b"the receiver had another one")),
             base_number=0,
             head=tuple(
                 delta.HeadFile(name, len(data), digest(data), None, len(frames[name]))
@@ -79,7 +79,17 @@ def test_inner_bundle_of_a_stranger(sim: Any, host: Any, key: Any, simulator: An
 def test_inner_bundle_of_another_number(sim: Any, host: Any, number: int) -> None:
     host.accepts(sim.again(number=2))
     code = {1: "KSB-28", 2: "KSB-06", 4: "KSB-06"}[number]
-    host.refuses(making(sim.again(number=3), sim.again(number=number)), code)
+    inner = sim.again(number=number)
+    says = {"name": "tiny", "number": 3, "digest": str(digest(inner.files()["targets.json"]))}
+    host.refuses(making(sim.again(number=3), inner, to=says), code)
+
+
+@pytest.mark.parametrize("number", [1, 2, 4])
+def test_description_of_another_number(sim: Any, host: Any, number: int) -> None:
+    host.accepts(sim.again(number=2))
+    with pytest.raises(DamagedBundleError) as error:
+        host.accepts(making(sim.again(number=3), sim.again(number=number)))
+    assert error.value.code == "KSB-06"
 
 
 def test_inner_bundle_has_other_content_under_the_accepted_number(sim: Any, host: Any) -> None:
