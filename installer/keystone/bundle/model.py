@@ -103,6 +103,11 @@ class Manifest:
         return self._owners.get(digest, "the bundle's own index")
 
     @cached_property
+    def installers(self) -> frozenset[Digest]:
+        """The executables that stand at the top of the bundle."""
+        return frozenset(item.digest for item in self.of_kind("installer"))
+
+    @cached_property
     def _owners(self) -> dict[Digest, str]:
         """Made once: looking through all items for each of 30,000 blobs takes minutes."""
         return {

@@ -205,7 +205,7 @@ def _filename(stanza: str) -> str:
 
 def member_name(digest: Digest, manifest: Manifest) -> str:
     """Where a blob stands inside a bundle: the installer at the top, the rest as OCI wants it."""
-    if any(item.digest == digest for item in manifest.of_kind("installer")):
+    if digest in manifest.installers:
         return reader.INSTALLER
     return f"blobs/sha256/{digest.hex}"
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from keystone.bundle.model import Digest
     from keystone.bundle.sources import Sources
 
-CHUNK = 1 << 20
+CHUNK = 1 << 18
 FAR = 6
 """Downloads at a time."""
 NEAR = 3

@@ -13,7 +13,6 @@ import json
 import os
 from collections import deque
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -41,13 +40,20 @@ REF = "org.opencontainers.image.ref.name"
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A member to write: its name, what it must be, and how to get its bytes, which are checked."""
+    """A member to write: its name, what it must be, and what gives its bytes, which are checked.
+
+    open: called with the blob, where there is one; so one function does for all blobs.
+    """
 
     name: str
     target: Target
-    read: Callable[[], Iterator[bytes]]
+    open: Callable[..., Iterator[bytes]]
     mode: int = 0o644
     blob: LockedBlob | None = None
+
+    def read(self) -> Iterator[bytes]:
+        """Its bytes from their start."""
+        return self.open(self.blob) if self.blob is not None else self.open()
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,8 @@ def plan(lock: Lock, signing: Signing, supply: Supply) -> list[Part]:
     table = Manifest(lock.name, lock.number, lock.items)
     generated, index = _layout(lock)
     parts = [_bytes(MANIFEST, manifest.dump(table))]
-    blobs = [_blob(blob, table, supply) for blob in lock.blobs]
+    from_supply = supply.open
+    blobs = [_blob(blob, table, from_supply) for blob in lock.blobs]
     parts += [part for part in blobs if part.name == INSTALLER]
     parts += [_bytes("oci-layout", OCI_LAYOUT), _bytes("index.json", index)]
     known = {part.name for part in blobs}
@@ -111,11 +118,13 @@ def plan(lock: Lock, signing: Signing, supply: Supply) -> list[Part]:
     return [*(_bytes(METADATA + name, data) for name, data in signed.items()), *parts]
 
 
-def _blob(blob: LockedBlob, table: Manifest, supply: Supply) -> Part:
+def _blob(
+    blob: LockedBlob, table: Manifest, from_supply: Callable[[LockedBlob], Iterator[bytes]]
+) -> Part:
     name = member_name(blob.digest, table)
     mode = INSTALLER_MODE if name == INSTALLER else 0o644
     target = Target(blob.size, blob.digest)
-    return Part(name, target, partial(supply.open, blob), mode, blob)
+    return Part(name, target, from_supply, mode, blob)
 
 
 def _bytes(name: str, data: bytes) -> Part:
