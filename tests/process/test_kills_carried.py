@@ -34,14 +34,14 @@ class Site(Ground):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         noise = random.Random(1).randbytes
-        words = b"".join(b"%d: %s\n" % (n, noise(20).hex().encode()) for n in range(60_000))
+        words = b"".join(b"%d: %s\n" % (n, noise(20).hex().encode()) for n in range(20_000))
         things = {f"thing-{n}": noise(1_500_000 + n) for n in range(20)}
-        tool = noise(9 << 20)
+        tool = noise(5 << 20)
         self.fingerprint = self.run("bundle", "keys", "init", "--dir", "keys").strip()
         self.make(1, {**things, "tool": tool, "layer": gzip.compress(words, mtime=0)})
         self.run(*self.ingest("1.tar", "store"))
         key = self.run("bundle", "have", "-o", "have", "--store", "store", "--trust", "store.trust")
-        changed = {f"thing-{n}": noise(500_000 + n) for n in range(6)}
+        changed = {f"thing-{n}": noise(50_000 + n) for n in range(6)}
         tool = tool[:1000] + b"inserted" + tool[1000:]
         layer = gzip.compress(words[:90_000] + b"new\n" + words[90_000:], mtime=0)
         self.make(2, {**things, **changed, "tool": tool, "layer": layer})
