@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from keystone.errors import ConfigurationError, PreflightError, UsageError
+from keystone.errors import ConfigurationError, HostError, PreflightError, UsageError
 from keystone.lab import apt, base, disk, network, qemu, settings
-from keystone.lab.machines import Lab
+from keystone.lab.machines import LOST_TIMER, Lab, Machine
 
 LAB = settings.load()
 P1 = LAB.machine("p1")
@@ -222,3 +222,42 @@ class TestEvidence:
             "10.77.0.12 > 9.9.9.9",
         ]
         assert network.pairs(json.dumps({"nftables": [{"set": {}}]})) == []
+
+
+class TestLostTimer:
+    """A machine that will never come up, by its kernel's own words."""
+
+    def resets(self, monkeypatch: pytest.MonkeyPatch, folder: Path, said: list[bytes]) -> int:
+        """How often a machine is reset that answers when it has said all that."""
+        machine, resets = Machine(Lab("nothing"), P1), []
+        machine.files = qemu.Files(folder, folder / "qmp")
+        machine.files.console.write_bytes(b"of the start before: " + LOST_TIMER)
+        left = list(said)
+
+        class Host:
+            def run(self, *_: object, **__: object) -> None:
+                if not left:
+                    return
+                with machine.files.console.open("ab") as console:
+                    console.write(left.pop(0))
+                raise HostError("no answer")
+
+        monkeypatch.setattr(machine, "host", Host)
+        monkeypatch.setattr(machine, "pid", lambda: 1)
+        monkeypatch.setattr(machine, "reset", lambda: resets.append(1))
+        monkeypatch.setattr("time.sleep", lambda _: None)
+        machine.wait_ssh(seconds=60)
+        return len(resets)
+
+    @pytest.mark.parametrize(
+        ("said", "times"),
+        [
+            ([], 0),
+            ([b"starting", b"slowly"], 0),
+            ([b"rcu: rcu_preempt " + LOST_TIMER + b" for 5251 jiffies!", b"", b""], 1),
+        ],
+    )
+    def test_it_is_reset_once(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: list[bytes], times: int
+    ) -> None:
+        assert self.resets(monkeypatch, tmp_path, said) == times

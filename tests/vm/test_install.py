@@ -295,7 +295,8 @@ def apply(rig: Rig, manifest: str) -> None:
 
 
 def test_pods_on_two_nodes_reach_each_other_and_a_service_by_name(rig: Rig) -> None:
-    apply(rig, DEPLOYMENT)
+    # Both at once: an emulated machine waits more than it works while a pod starts.
+    apply(rig, f"{DEPLOYMENT}---{VOLUME}")
     rig.kubectl("rollout status deployment/web --timeout=1200s")
     pods = json.loads(rig.kubectl("get pods -l app=web -o json"))["items"]
     places = {pod["spec"]["nodeName"]: pod for pod in pods}
@@ -310,7 +311,7 @@ def test_pods_on_two_nodes_reach_each_other_and_a_service_by_name(rig: Rig) -> N
 
 
 def test_a_volume_on_zfs_keeps_its_file_when_the_pod_is_recreated(rig: Rig) -> None:
-    apply(rig, VOLUME)
+    apply(rig, VOLUME)  # nothing new when the test before ran
     rig.kubectl("wait --for=condition=Ready pod/keeper --timeout=1200s")
     rig.kubectl("exec keeper -- sh -c 'echo kept > /data/file && sync'")
     rig.kubectl("delete pod keeper --wait --timeout=600s --grace-period=1")
