@@ -27,10 +27,19 @@ class Disk:
 
 
 @dataclass(frozen=True)
+class Machine:
+    """What a machine that was started from a medium is known by: its serial number, or a MAC."""
+
+    serial: str = ""
+    macs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Node:
     """A Primer: a machine of the root of trust, the quorum and the store.
 
-    control_plane: it runs an API server. kubelet: it is a node of the cluster too.
+    control_plane: it runs an API server. kubelet: it is a node of the cluster too. machine and
+    system_disk (a serial number): for the installer medium, None and "" where it is not used.
     """
 
     name: str
@@ -38,15 +47,21 @@ class Node:
     disks: tuple[Disk, ...] = ()
     control_plane: bool = True
     kubelet: bool = True
+    machine: Machine | None = None
+    system_disk: str = ""
 
 
 @dataclass(frozen=True)
 class Ssh:
-    """How the first Primer reaches the others."""
+    """How the first Primer reaches the others.
+
+    authorized_keys: public keys that may log in to what the installer medium writes.
+    """
 
     user: str = "root"
     port: int = 22
     key_file: str = ""
+    authorized_keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,6 +72,7 @@ class Networks:
     pods: IPv4Network = PODS
     services: IPv4Network = SERVICES
     cluster_domain: str = "cluster.local"
+    gateway: IPv4Address | None = None
 
 
 @dataclass(frozen=True)
@@ -148,11 +164,13 @@ def from_document(document: documents.Document) -> Site:
             pods=IPv4Network(networks.get("pods", Networks.pods)),
             services=IPv4Network(networks.get("services", Networks.services)),
             cluster_domain=networks.get("clusterDomain", Networks.cluster_domain),
+            gateway=IPv4Address(networks["gateway"]) if "gateway" in networks else None,
         ),
         ssh=Ssh(
             user=ssh.get("user", Ssh.user),
             port=ssh.get("port", Ssh.port),
             key_file=_resolved(document, ssh.get("keyFile", "")),
+            authorized_keys=tuple(ssh.get("authorizedKeys", [])),
         ),
         storage=Storage(**storage),
         trust=Trust(
@@ -171,7 +189,13 @@ def _node(primer: Mapping[str, Any]) -> Node:
         disks=tuple(Disk(disk["serial"]) for disk in primer["disks"]),
         control_plane=primer.get("controlPlane", Node.control_plane),
         kubelet=primer.get("kubelet", Node.kubelet),
+        machine=_machine(primer["machine"]) if "machine" in primer else None,
+        system_disk=primer.get("systemDisk", Node.system_disk),
     )
+
+
+def _machine(machine: Mapping[str, Any]) -> Machine:
+    return Machine(machine.get("serial", ""), tuple(machine.get("macs", [])))
 
 
 def _resolved(document: documents.Document, path: str) -> str:

@@ -50,7 +50,9 @@ def check(document: Document, mistakes: Mistakes) -> None:
     _quorum(document, mistakes)
     _names(primers, mistakes)
     _addresses(primers, networks, mistakes)
+    _gateway(document, primers, networks, mistakes)
     _disks(document, primers, mistakes)
+    _machines(primers, mistakes)
     _control_planes(primers, mistakes)
 
 
@@ -146,6 +148,46 @@ def _addresses(
             mistakes.add(at, f"{address} is the first or last of {nodes}: no machine can have it")
 
 
+def _gateway(
+    document: Document,
+    primers: list[_Primer],
+    networks: Mapping[str, IPv4Network],
+    mistakes: Mistakes,
+) -> None:
+    at, text = ("spec", "networks", "gateway"), _section(document, "networks").get("gateway")
+    nodes = networks.get("nodes")
+    if not isinstance(text, str) or nodes is None or mistakes.touches(*at):
+        return
+    try:
+        inside = IPv4Address(text) in nodes
+    except ValueError as error:
+        mistakes.add(at, f'"{text}" is not an IPv4 address: {error}')
+        return
+    if not inside:
+        mistakes.add(at, f"{text} is outside networks.nodes {nodes}")
+    if text in [primer.text("address") for primer in primers]:
+        mistakes.add(at, f"{text} is a Primer's own address")
+
+
+def _machines(primers: list[_Primer], mistakes: Mistakes) -> None:
+    """No two Primers are the same machine."""
+    serials: list[tuple[str, Position]] = []
+    macs: list[tuple[str, Position]] = []
+    for primer in primers:
+        machine = primer.value.get("machine")
+        if not isinstance(machine, dict):
+            continue
+        at = (*primer.at, "machine")
+        if isinstance(machine.get("serial"), str):
+            serials.append((machine["serial"], (*at, "serial")))
+        listed = machine.get("macs")
+        for index, mac in enumerate(listed if isinstance(listed, list) else []):
+            if isinstance(mac, str):
+                macs.append((mac, (*at, "macs", index)))
+    _duplicates(serials, "machine's serial number", mistakes)
+    _duplicates(macs, "MAC address", mistakes)
+
+
 def _disks(document: Document, primers: list[_Primer], mistakes: Mistakes) -> None:
     layout = _section(document, "storage").get("layout", "mirror")
     wanted = DISKS.get(layout) if isinstance(layout, str) else None
@@ -163,6 +205,7 @@ def _disks(document: Document, primers: list[_Primer], mistakes: Mistakes) -> No
         for index, disk in enumerate(disks):
             if isinstance(disk, dict) and isinstance(disk.get("serial"), str):
                 serials.append((disk["serial"], (*primer.at, "disks", index, "serial")))
+        serials.append((primer.text("systemDisk"), (*primer.at, "systemDisk")))
     _duplicates(serials, "serial", mistakes)
 
 

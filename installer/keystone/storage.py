@@ -147,7 +147,7 @@ def plan(
     Raises RefusedError, naming every serial and what was found, when a disk is missing, named
     twice, in use or not blank, or when a pool of that name is not the one that the spec means.
     """
-    disks = _targets(spec, facts.disks)
+    disks = by_serial(spec.serials, facts.disks)
     pool = next((pool for pool in facts.pools if pool.name == spec.pool), None)
     if pool is None:
         first = _obtain(spec, disks, intent)
@@ -209,11 +209,11 @@ def stable_path(disk: DiskFacts) -> str:
     return f"/dev/disk/by-id/{best[0]}"
 
 
-def _targets(spec: Spec, disks: Sequence[DiskFacts]) -> tuple[DiskFacts, ...]:
-    """The disks of the spec, each found exactly once."""
+def by_serial(serials: Iterable[str], disks: Sequence[DiskFacts]) -> tuple[DiskFacts, ...]:
+    """These disks, each found exactly once. Raises RefusedError with all that are not."""
     problems = []
     found = []
-    for serial in spec.serials:
+    for serial in serials:
         same = [disk for disk in disks if disk.serial == serial]
         if not same:
             there = ", ".join(f"{d.serial or 'no serial'} ({d.name})" for d in disks) or "none"
@@ -225,7 +225,8 @@ def _targets(spec: Spec, disks: Sequence[DiskFacts]) -> tuple[DiskFacts, ...]:
             found.append(same[0])
     if problems:
         raise RefusedError(
-            "\n".join(problems), hint="correct the serials in the site file (storage probe)"
+            "\n".join(problems),
+            hint="correct the serials; keystone-install storage probe shows them",
         )
     return tuple(found)
 

@@ -30,6 +30,7 @@ from keystone.errors import DamagedBundleError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from datetime import datetime
 
     from keystone.bundle.model import Digest, Item, Manifest
 
@@ -152,19 +153,26 @@ def _data(digest: Digest) -> str:
 
 
 def _packages(item: Item, blobs: Blobs) -> Iterator[tuple[str, Planned]]:
-    from datetime import datetime  # noqa: PLC0415
+    from datetime import datetime  # noqa: PLC0415 publishing alone needs it
 
     suite = item.labels["suite"]
     data = blobs.read(item.digest)
-    date = format_datetime(datetime.fromisoformat(blobs.created())).replace("+0000", "UTC")
-    release = (
-        f"Origin: Keystone\nLabel: Keystone\nSuite: {suite}\nCodename: {suite}\n"
-        f"Date: {date}\nArchitectures: {item.labels['architecture']}\n"
-        f"Description: what the bundle holds for {suite}\n"
-        f"SHA256:\n {hashlib.sha256(data).hexdigest()} {len(data)} Packages\n"
-    )
+    created = datetime.fromisoformat(blobs.created())
+    release = release_file(suite, item.labels["architecture"], created, data)
     yield f"apt/{suite}/Packages", Planned(item.digest)
-    yield f"apt/{suite}/Release", Planned(data=release.encode())
+    yield f"apt/{suite}/Release", Planned(data=release)
+
+
+def release_file(suite: str, architectures: str, created: datetime, packages: bytes) -> bytes:
+    """The Release of a flat apt repository with one Packages (Debian Repository Format)."""
+    date = format_datetime(created).replace("+0000", "UTC")
+    text = (
+        f"Origin: Keystone\nLabel: Keystone\nSuite: {suite}\nCodename: {suite}\n"
+        f"Date: {date}\nArchitectures: {architectures}\n"
+        f"Description: what the bundle holds for {suite}\n"
+        f"SHA256:\n {hashlib.sha256(packages).hexdigest()} {len(packages)} Packages\n"
+    )
+    return text.encode()
 
 
 def _place(store: Path, path: Path, planned: Planned) -> int:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 SUMMARIES = {
     "bundle": "the one signed file: make, check, carry, look at it",
     "etcd": "the quorum",
+    "image": "appliance images: the installer ISO, disks",
     "join": "make this machine a worker",
     "lab": "the built-in lab of virtual machines",
     "site": "write and check site files",

@@ -1,0 +1,150 @@
+"""`keystone-install image ...`: lock, build, write, install."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from keystone import log
+from keystone.cli.bundle import ca_file_option, json_option, mirrors_option
+from keystone.errors import ConfigurationError
+
+FILE = click.Path(path_type=Path)
+
+
+@click.group()
+def group() -> None:
+    """Appliance images out of recipes: the installer ISO, disks, network boot files."""
+
+
+@group.command()
+@click.argument("recipe", type=FILE)
+@mirrors_option
+@ca_file_option
+def lock(recipe: Path, mirrors: Path | None, ca_file: Path | None) -> None:
+    """Resolve a recipe's packages to digests and say what changed."""
+    from keystone.bundle import definition as definitions  # noqa: PLC0415 slow to import
+    from keystone.bundle import lock as locks  # noqa: PLC0415
+    from keystone.bundle.disk import write_file  # noqa: PLC0415
+    from keystone.bundle.resolve import resolve  # noqa: PLC0415
+    from keystone.bundle.sources import Sources  # noqa: PLC0415
+    from keystone.image import recipe as recipes  # noqa: PLC0415
+
+    file = recipes.file_of(recipe)
+    wanted, path = recipes.load(file), file.with_suffix(".lock.json")
+    old = locks.load(path) if path.exists() else None
+    sources = Sources(definitions.load_mirrors(mirrors), ca_file)
+    now = datetime.now(UTC).replace(microsecond=0)
+    new = resolve(wanted.definition(), sources, path.parent, now, old)
+    changes = list(locks.differences(old, new))
+    if old is not None and not changes:
+        log.info(f"{path}: nothing changed")
+        return
+    for line in changes:
+        log.info(f"  {line}")
+    write_file(path, locks.dump(new))
+    total = sum(blob.size for blob in new.blobs)
+    log.info(f"{path}: {len(new.items)} items, {log.size(total)}")
+
+
+@group.command()
+@click.argument("recipe", type=FILE)
+@click.option("--format", "kind", default="iso", show_default=True, help="iso or raw.")
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True)
+@mirrors_option
+@ca_file_option
+@json_option
+def build(
+    recipe: Path, kind: str, output: Path, mirrors: Path | None, ca_file: Path | None, *,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Make an image of a recipe and its lock. Same lock and recipe, same bytes."""
+    from keystone.bundle import definition as definitions  # noqa: PLC0415 slow to import
+    from keystone.bundle import lock as locks  # noqa: PLC0415
+    from keystone.bundle.sources import Sources  # noqa: PLC0415
+    from keystone.image import build as builds  # noqa: PLC0415
+    from keystone.image import recipe as recipes  # noqa: PLC0415
+    from keystone.image.rootfs import Materials  # noqa: PLC0415
+
+    file = recipes.file_of(recipe)
+    path = file.with_suffix(".lock.json")
+    if not path.exists():
+        raise ConfigurationError(
+            f"{path}: there is no lock", hint=f"make it: keystone-install image lock {recipe}"
+        )
+    sources = Sources(definitions.load_mirrors(mirrors), ca_file)
+    materials = Materials(locks.load(path), path.parent, sources)
+    done = builds.build(recipes.load(file), materials, kind, output)
+    log.info(f"{done.file}: {log.size(done.size)}, system {done.system}")
+    if as_json:
+        log.out_json({"file": str(done.file), "size": done.size, "system": done.system})
+
+
+@group.command()
+@click.option("--disk", "serial", required=True, help="Serial number of the disk to write.")
+@click.option("--plan", "plan_only", is_flag=True, help="Show what would be done and stop.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+def write(serial: str, *, plan_only: bool, yes: bool, as_json: bool) -> None:
+    """Write the system that runs from a medium to this machine's disk, which must be blank."""
+    from dataclasses import asdict  # noqa: PLC0415
+
+    from keystone import disks  # noqa: PLC0415 slow to import
+    from keystone.errors import RefusedError  # noqa: PLC0415
+    from keystone.image import write as writing  # noqa: PLC0415
+
+    now = writing.observe()
+    wanted = writing.plan(now, disks.observe(), serial, writing.slot_of(now))
+    log.info(wanted.describe())
+    if as_json:
+        log.out_json(asdict(wanted))
+    if plan_only:
+        return
+    writing.check_medium(now)
+    if (
+        not (wanted.done or yes)
+        and click.prompt("Type the serial number to write it", default="") != serial
+    ):
+        raise RefusedError("not approved", hint="type the serial number, or give --yes")
+    writing.write(now, wanted)
+    log.info("Done: take the medium out and restart.")
+
+
+@group.command()
+@click.option("--site", "site_file", type=FILE, help="Its site file; looked for by default.")
+@click.option("--plan", "plan_only", is_flag=True, help="Show what would be done and stop.")
+@click.option("--restart", is_flag=True, help="Start from the disk when it is written.")
+def install(site_file: Path | None, *, plan_only: bool, restart: bool) -> None:
+    """Make this machine, started from a medium, the Primer that the site file says it is."""
+    import tempfile  # noqa: PLC0415
+
+    from keystone import disks, run, site  # noqa: PLC0415 slow to import
+    from keystone.image import identity, medium  # noqa: PLC0415
+    from keystone.image import write as writing  # noqa: PLC0415
+
+    now = writing.observe()
+    file = site_file or medium.site_file()
+    if file is None:
+        log.info(f"no site file on the medium or on a stick labelled {medium.LABEL}")
+        return
+    wanted, seen = site.load(file), disks.observe()
+    here = medium.hardware(seen)
+    node = identity.who(wanted, here)
+    log.info(f"{file}: this machine is {node.name} ({node.address}) of site {wanted.name}")
+    plan = writing.plan(now, seen, identity.system_disk(node, here), writing.slot_of(now))
+    log.info(plan.describe())
+    if plan_only:
+        return
+    writing.check_medium(now)
+    with tempfile.TemporaryDirectory() as folder:
+        begun = writing.seeded(Path(folder), identity.state(wanted, node, here))
+        writing.write(now, plan, begun)
+    if plan.done:
+        log.info("Nothing to do: take the medium out and restart.")
+        return
+    writing.start_from(plan)
+    log.info(f"Done: {node.name} starts from disk {plan.serial}.")
+    if restart:
+        run.run(["systemctl", "--no-block", "reboot"])

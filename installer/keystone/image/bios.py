@@ -1,0 +1,64 @@
+"""GRUB where a BIOS looks for it: sector 0 of the disk, and a partition of its own.
+
+grub-bios-setup(8) needs a device and a kernel that knows it; the two numbers that it writes are
+written here, so a disk image needs neither. Offsets: GRUB 2, `struct grub_boot_record` fields of
+boot.S (GRUB_BOOT_MACHINE_KERNEL_SECTOR) and the block list at the end of diskboot.S.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from keystone.errors import KeystoneError
+
+SECTOR = 512
+CODE = 440
+"""Bytes of sector 0 that are code; the rest is the partition table's."""
+KERNEL_SECTOR = 0x5C
+BLOCK_LIST = SECTOR - 12
+SEGMENT = 0x820
+CORE_LBA = 2048
+"""Where the partition begins: the first one, at 1 MiB."""
+PARTITION_TYPE = "21686148-6449-6e6f-744e-656564454649"
+"""BIOS boot partition, as GRUB names it."""
+MODULES = (
+    "biosdisk", "part_gpt", "fat", "normal", "linux", "serial", "terminal", "echo", "test",
+    "search", "search_fs_file", "configfile",
+)  # fmt: skip
+EARLY = "search --file --set=root /keystone/grub.cfg\nset prefix=($root)/keystone\n"
+"""Built into GRUB: find the file system with our menu."""
+
+
+@dataclass(frozen=True)
+class Loader:
+    """code: the first bytes of sector 0. core: what the partition holds."""
+
+    code: bytes
+    core: bytes
+
+
+def placed(boot: bytes, core: bytes, lba: int = CORE_LBA) -> Loader:
+    """GRUB's boot.img and core.img (grub-mkimage -O i386-pc) for a core at this sector.
+
+    Raises KeystoneError when they are not what they should be.
+    """
+    sectors = -(-len(core) // SECTOR)
+    segment = struct.unpack_from("<H", core, BLOCK_LIST + 10)[0] if len(core) > SECTOR else 0
+    if len(boot) != SECTOR or segment != SEGMENT:
+        raise KeystoneError("GRUB's boot.img or core.img is not one for BIOS")
+    code = bytearray(boot[:CODE])
+    struct.pack_into("<Q", code, KERNEL_SECTOR, lba)
+    rest = bytearray(core.ljust(sectors * SECTOR, b"\0"))
+    struct.pack_into("<QHH", rest, BLOCK_LIST, lba + 1, sectors - 1, SEGMENT)
+    return Loader(bytes(code), bytes(rest))
+
+
+def menu(title: str, folder: str, cmdline: str) -> str:
+    """grub.cfg with one entry. folder: of vmlinuz and initrd, from the file system's top."""
+    return (
+        "serial --unit=0 --speed=115200\n"
+        "terminal_input console serial\nterminal_output console serial\nset timeout=3\n"
+        f'menuentry "{title}" {{\n    linux {folder}/vmlinuz {cmdline}\n'
+        f"    initrd {folder}/initrd\n}}\n"
+    )

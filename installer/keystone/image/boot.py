@@ -1,0 +1,64 @@
+"""What firmware starts: one unified kernel image, and the same kernel for BIOS.
+
+A UKI (UAPI Group, systemd-stub(7)) is kernel, initrd and command line in one file that can be
+signed; the same one starts a medium and a disk. BIOS cannot read it: GRUB loads its parts, from a
+medium (iso.py) and from a disk, whose GRUB is here too.
+"""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+from keystone.image import bios, steps
+from keystone.image.sandbox import Inside, Tree
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from keystone.image.recipe import Recipe
+    from keystone.image.root import System
+    from keystone.image.rootfs import Materials
+
+VERSION = 1
+PARTS = ("linux.efi", "vmlinuz", "initrd", "cmdline", "boot.img", "core.img")
+"""For UEFI; for BIOS; and GRUB for a disk that a BIOS starts."""
+GRUB = "/usr/lib/grub/i386-pc"
+STUB = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub"
+
+
+def boot_files(
+    materials: Materials, recipe: Recipe, tools: Tree, kernel: Path, system: System
+) -> Path:
+    """The folder with PARTS.
+
+    kernel: the folder that rootfs.initramfs made.
+    """
+    words = ("boot=keystone", *system.options(), *recipe.kernel_options)
+    name = steps.key(
+        "boot", VERSION, kernel.name, words, recipe.version, tools.stack(), bios.MODULES, bios.EARLY
+    )
+
+    def make(half: Path) -> None:
+        for file in ("vmlinuz", "initrd"):
+            shutil.copyfile(kernel / file, half / file)
+        (half / "cmdline").write_text(" ".join(words))
+        (half / "os-release").write_text(
+            f"ID=keystone-{recipe.name}\nNAME=Keystone\nPRETTY_NAME=Keystone {recipe.name} "
+            f"{recipe.version}\nVERSION_ID={recipe.version}\n"
+        )
+        (half / "early.cfg").write_text(bios.EARLY)
+        inside = Inside(tools, None, {"boot": half}, materials.env)
+        inside.run(["cp", f"{GRUB}/boot.img", "/mnt/boot"])
+        inside.run([
+            "grub-mkimage", "-O", "i386-pc", "-d", GRUB, "-p", "/keystone",
+            "-c", "/mnt/boot/early.cfg", "-o", "/mnt/boot/core.img", *bios.MODULES,
+        ])  # fmt: skip
+        inside.run([
+            "ukify", "build", "--linux=/mnt/boot/vmlinuz", "--initrd=/mnt/boot/initrd",
+            "--cmdline=@/mnt/boot/cmdline", "--os-release=@/mnt/boot/os-release",
+            f"--uname={(kernel / 'release').read_text()}", f"--stub={STUB}",
+            "--output=/mnt/boot/linux.efi",
+        ])  # fmt: skip
+
+    return steps.step(name, "kernel, initrd and command line in one file", make)

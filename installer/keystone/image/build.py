@@ -1,0 +1,58 @@
+"""An image, from its recipe to a file: the table of contents of a build."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from keystone.bundle.disk import sync_directory
+from keystone.errors import ConfigurationError
+from keystone.image import boot, disk, recipe, root, rootfs, sandbox, steps
+from keystone.image import iso as isos
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from keystone.image.recipe import Recipe
+    from keystone.image.rootfs import Materials
+
+FORMATS = {"iso": isos.iso, "raw": disk.raw}
+
+
+@dataclass(frozen=True)
+class Built:
+    """What `build` made: the file, its size in bytes, and the system's root hash."""
+
+    file: Path
+    size: int
+    system: str
+
+
+def build(wanted: Recipe, materials: Materials, kind: str, output: Path) -> Built:
+    """Make the image at `output`. Raises ConfigurationError, PreflightError, CommandError."""
+    if kind not in FORMATS:
+        raise ConfigurationError(f"{kind}: no such format", hint=f"known: {', '.join(FORMATS)}")
+    sandbox.require()
+    tools = rootfs.packages(materials, recipe.TOOLS_GROUP, recipe.TOOLS)
+    base = rootfs.packages(materials, recipe.IMAGE_GROUP, (recipe.KERNEL, *wanted.packages))
+    kernel = rootfs.initramfs(materials, base, wanted)
+    tree = rootfs.settings(materials, rootfs.installer(materials, base), wanted)
+    system = root.system(materials, tree, tools)
+    files = boot.boot_files(materials, wanted, tools, kernel, system)
+    made = FORMATS[kind](materials, wanted, tools, files, system)
+    _place(made, output)
+    return Built(output, output.stat().st_size, system.digest)
+
+
+def _place(made: Path, output: Path) -> None:
+    """The finished file under its name: by link, or copied to another file system."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    half = output.with_name(f"{output.name}.part")
+    half.unlink(missing_ok=True)
+    try:
+        os.link(made, half)
+    except OSError:
+        steps.copy(made, half)
+    half.replace(output)
+    sync_directory(output.parent)

@@ -1,0 +1,82 @@
+"""What a machine that was started from a medium finds: its own hardware, and the site file.
+
+The site file is looked for on the medium (keystone/site.yaml) and on file systems labelled
+KEYSTONE (site.yaml). Two that differ are refused: nobody is asked which one was meant.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from keystone.errors import ConfigurationError, RefusedError
+from keystone.image.identity import Hardware
+from keystone.run import CommandError, run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from keystone.facts import DiskFacts
+
+RUN = Path("/run/keystone")
+LABEL = "KEYSTONE"
+ON_MEDIUM, ON_STICK = "keystone/site.yaml", "site.yaml"
+SERIAL = Path("/sys/class/dmi/id/product_serial")
+CARDS = Path("/sys/class/net")
+
+
+def hardware(disks: Iterable[DiskFacts]) -> Hardware:
+    """The machine we run on: disks that are built in, cards that are devices (not bridges, lo)."""
+    serial = SERIAL.read_text().strip() if SERIAL.exists() else ""
+    macs = [
+        (card / "address").read_text().strip().lower()
+        for card in sorted(CARDS.iterdir())
+        if (card / "device").exists()
+    ]
+    built_in = [disk for disk in disks if not disk.removable and disk.transport != "usb"]
+    serials = [disk.serial for disk in built_in if disk.serial]
+    return Hardware(serial, tuple(macs), tuple(serials))
+
+
+def site_file() -> Path | None:
+    """The site file of this installation; None where there is none.
+
+    Raises RefusedError for two that differ.
+    """
+    places = [RUN / "medium" / ON_MEDIUM, *(stick / ON_STICK for stick in _sticks())]
+    return choose([place for place in places if place.is_file()])
+
+
+def choose(files: Sequence[Path]) -> Path | None:
+    """The one that all of them are, byte for byte."""
+    asked = {file.read_bytes(): file for file in reversed(files)}
+    if len(asked) > 1:
+        raise RefusedError(
+            f"{len(asked)} site files that differ: {' and '.join(map(str, asked.values()))}",
+            hint="leave one medium or stick with a site file in the machine",
+        )
+    return files[0] if files else None
+
+
+def _sticks() -> list[Path]:
+    """File systems labelled KEYSTONE, mounted read-only."""
+    run(["udevadm", "settle"], check=False)
+    listed = json.loads(run(["lsblk", "-J", "-o", "NAME,PATH,LABEL"]).stdout)["blockdevices"]
+    nodes = [node for disk in listed for node in (disk, *disk.get("children", []))]
+    places = []
+    for node in nodes:
+        if node["label"] != LABEL:
+            continue
+        place = RUN / "sticks" / node["name"]
+        place.mkdir(parents=True, exist_ok=True)
+        if not place.is_mount():
+            try:
+                run(["mount", "-o", "ro", node["path"], place])
+            except CommandError as error:
+                raise ConfigurationError(
+                    f"{node['path']}: labelled {LABEL} and cannot be read: {error.message}",
+                    hint="take the stick out, or write it anew",
+                ) from error
+        places.append(place)
+    return places

@@ -1,0 +1,113 @@
+"""images/<name>/image.yaml: what an appliance is made of, as people write it.
+
+A recipe's lock is the lock of a bundle that holds its packages, so that the same resolver,
+sources and digests serve both, and a bundle can carry what an image is built from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from keystone import documents
+from keystone.bundle.definition import VALID_DAYS, Debs, Definition, KernelModules
+from keystone.errors import ConfigurationError, Mistake
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from keystone.explain import Position
+
+KERNEL = "linux-image-amd64"
+"""The generic kernel: the cloud kernel has no USB storage and little real hardware."""
+ESSENTIAL = (
+    "base-files", "base-passwd", "bash", "bsdutils", "coreutils", "dash", "debianutils",
+    "diffutils", "dpkg", "findutils", "grep", "gzip", "hostname", "init-system-helpers", "libc-bin",
+    "ncurses-base", "ncurses-bin", "perl-base", "sed", "sysvinit-utils", "tar", "util-linux",
+)  # fmt: skip
+"""Packages with `Essential: yes`: nothing depends on them, everything may need them."""
+TOOLS = (
+    "apt", "cryptsetup-bin", "dosfstools", "e2fsprogs", "grub-common", "grub-pc-bin", "mtools",
+    "squashfs-tools", "systemd-boot-efi", "systemd-repart", "systemd-ukify", "xorriso",
+)  # fmt: skip
+"""What builds run, out of the lock too: equal tools on every machine, so equal bytes."""
+IMAGE_GROUP, TOOLS_GROUP = "image", "tools"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One recipe. Folders are absolute; initramfs is None without one of its own.
+
+    units: by what is done with them: enable, disable, mask.
+    """
+
+    name: str
+    version: int
+    suite: str
+    packages: tuple[str, ...]
+    modules: tuple[str, ...]
+    installer: bool
+    initramfs: Path | None
+    files: tuple[Path, ...]
+    units: Mapping[str, tuple[str, ...]]
+    kernel_options: tuple[str, ...]
+
+    def definition(self) -> Definition:
+        """The bundle of what goes in and of the tools that build it."""
+        groups = {
+            IMAGE_GROUP: (*ESSENTIAL, KERNEL, *self.packages),
+            TOOLS_GROUP: (*ESSENTIAL, *TOOLS),
+        }
+        return Definition(
+            name=self.name,
+            number=self.version,
+            architectures=("amd64",),
+            valid_days=VALID_DAYS,
+            images=(),
+            charts=(),
+            kube_version="",
+            debs=(Debs(self.suite, groups),),
+            modules=tuple(KernelModules(name, self.suite, ("current",)) for name in self.modules),
+            binaries=(),
+            files=(),
+            installer=self.installer,
+            mirrors={},
+        )
+
+
+def file_of(place: Path) -> Path:
+    """The recipe's file: the path itself, or image.yaml in that folder."""
+    return place / "image.yaml" if place.is_dir() else place
+
+
+def load(path: Path) -> Recipe:
+    """Read a recipe. Raises ConfigurationError with every mistake."""
+    document = documents.load(
+        path, kind="ImageRecipe", schema=documents.packaged_schema("image-recipe")
+    )
+    spec, folder = document.spec, path.resolve().parent
+    named: list[tuple[Position, str]] = (
+        [(("initramfs",), spec["initramfs"])] if "initramfs" in spec else []
+    )
+    named += [(("files", n), name) for n, name in enumerate(spec.get("files", []))]
+    mistakes = [
+        Mistake(document.where("spec", *at), f"there is no folder {folder / name}")
+        for at, name in named
+        if not (folder / name).is_dir()
+    ]
+    if mistakes:
+        raise ConfigurationError(f"{path}: {len(mistakes)} mistakes", mistakes=mistakes)
+    units = spec.get("units", {})
+    return Recipe(
+        name=document.name,
+        version=spec["version"],
+        suite=spec["suite"],
+        packages=tuple(spec["packages"]),
+        modules=tuple(spec.get("kernelModules", [])),
+        installer=spec.get("installer", False),
+        initramfs=(folder / spec["initramfs"]).resolve() if "initramfs" in spec else None,
+        files=tuple((folder / name).resolve() for name in spec.get("files", [])),
+        units={verb: tuple(units.get(verb, [])) for verb in ("enable", "disable", "mask")},
+        kernel_options=tuple(spec.get("kernelOptions", [])),
+    )

@@ -1,0 +1,250 @@
+"""The tree of an image: packages, then what the recipe lays over them, then the first root.
+
+Each is a layer of its own. Times after the lock's are set to the lock's, so that equal input gives
+equal trees whenever it is built.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from keystone import log
+from keystone.bundle import cache
+from keystone.bundle.publish import release_file
+from keystone.bundle.supply import Supply
+from keystone.errors import KeystoneError
+from keystone.image import steps
+from keystone.image.sandbox import Inside, Tree, spaces
+from keystone.run import run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from keystone.bundle.lock import Lock
+    from keystone.bundle.model import Item
+    from keystone.bundle.sources import Sources
+    from keystone.image.recipe import Recipe
+
+VERSION = 1
+"""Raised when this module makes another tree of the same input."""
+CLEAN = (
+    "rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/ldconfig/aux-cache"
+    " /var/log/apt /var/log/dpkg.log /var/log/alternatives.log /var/log/bootstrap.log"
+    " /var/cache/debconf/*-old /var/lib/dpkg/*-old /etc/*- /etc/hostname /etc/ssh/ssh_host_*"
+    " /boot/initrd.img* /run/* /var/mnt/* /root/.[a-z]*; "
+    ": >/etc/resolv.conf; : >/etc/machine-id; "
+    "rm -f /var/lib/dbus/machine-id /var/lib/systemd/random-seed; mkdir -p /var/log/journal"
+)
+"""Identity is the machine's own; caches and logs tell of the build. An empty machine-id(5) is
+filled at the first start, without systemd.preset(5): that would enable every package's services."""
+
+UNPACK = """
+install -m 755 "/mnt/blobs/$1" /usr/bin/keystone-install
+export SHIV_ROOT=/usr/lib/keystone
+/usr/bin/keystone-install --version >/dev/null
+find $SHIV_ROOT -name __pycache__ -prune -exec rm -r {} +
+find $SHIV_ROOT -maxdepth 1 -type f -delete
+python3 -m compileall -q --invalidation-mode unchecked-hash $SHIV_ROOT
+echo SHIV_ROOT=$SHIV_ROOT >>/etc/environment
+"""
+"""Byte code without times: the tree is dated by the lock."""
+
+
+@dataclass(frozen=True)
+class Materials:
+    """What a build has: the lock, its folder, and who fetches what is not in the cache."""
+
+    lock: Lock
+    folder: Path
+    sources: Sources
+
+    @property
+    def epoch(self) -> int:
+        """Seconds since 1970 that date what is built."""
+        return int(self.lock.created.timestamp())
+
+    @property
+    def env(self) -> dict[str, str]:
+        """For every program that writes times."""
+        return {"SOURCE_DATE_EPOCH": str(self.epoch), "TZ": "UTC"}
+
+    def debs(self, group: str) -> list[Item]:
+        """The packages of a group, kernel modules with those of the image."""
+        return [
+            item for item in self.lock.items
+            if item.kind == "deb"
+            and (group in item.labels["groups"].split(",") or "kernel" in item.labels)
+        ]  # fmt: skip
+
+    def fetch(self, items: Sequence[Item]) -> None:
+        """Have these in the cache, checked."""
+        supply = Supply(self.folder, self.sources)
+        missing = [item for item in items if not cache.has(item.digest, item.size)]
+        blobs = [self.lock.blob(item.digest) for item in missing]
+        total = sum(blob.size for blob in blobs)
+        with log.progress("fetch packages", total) as bar, supply.ahead(blobs):
+            for blob in blobs:
+                chunks = supply.open(blob)
+                if cache.has(blob.digest, blob.size):
+                    for _ in chunks:
+                        pass
+                else:
+                    cache.keep(blob.digest, chunks)
+                bar.advance(blob.size)
+
+
+def packages(materials: Materials, group: str, names: Sequence[str]) -> Tree:
+    """A tree with these packages, which are in that group of the lock, and nothing of anybody."""
+    debs = materials.debs(group)
+    modules = [item.name for item in debs if "kernel" in item.labels and group == "image"]
+    wanted = sorted({*names, *modules})
+    suite = debs[0].labels["suite"]
+    name = steps.key(
+        f"{group}-packages", VERSION, CLEAN, suite, wanted, materials.epoch,
+        sorted(str(item.digest) for item in debs),
+    )  # fmt: skip
+
+    def make(half: Path) -> None:
+        materials.fetch(debs)
+        archive = half / "archive"
+        _flat_archive(materials, debs, archive)
+        run(
+            [
+                *spaces(), "mmdebstrap", "--mode=root", "--variant=essential",
+                "--format=directory", "--architectures=amd64", f"--include={','.join(wanted)}",
+                f"--chrooted-customize-hook={CLEAN}",
+                "--skip=cleanup/reproducible/machine-id",
+                suite, half / "tree", f"deb [trusted=yes] copy:{archive} ./",
+            ],
+            # The initramfs is a step of its own (kernel-img.conf(5)).
+            env={**materials.env, "TMPDIR": str(half), "INITRD": "No"}, timeout=3600,
+        )  # fmt: skip
+        steps.remove(archive)
+        _clamp(half / "tree", materials)
+
+    folder = steps.step(name, f"{group}: {len(debs)} packages", make)
+    return Tree(steps.home(), (folder / "tree",))
+
+
+def _clamp(folder: Path, materials: Materials) -> None:
+    """Date what is newer than the lock as the lock is."""
+    then = f"@{materials.epoch}"
+    run(
+        [*spaces(), "find", folder, "-newermt", then, "-exec", "touch", "-h", "-d", then, "{}", "+"]
+    )
+
+
+def _flat_archive(materials: Materials, debs: Sequence[Item], archive: Path) -> None:
+    """A flat apt repository of links into the cache: what apt sees is what the lock names."""
+    archive.mkdir()
+    for item in debs:
+        (archive / item.labels["filename"]).symlink_to(cache.path(item.digest))
+    wanted = {item.labels["filename"] for item in debs}
+    stanzas = [
+        stanza
+        for item in materials.lock.items if item.kind == "packages"
+        for stanza in _inline(materials.lock.blob(item.digest).source).split("\n\n")
+        if _filename(stanza) in wanted
+    ]  # fmt: skip
+    packages = ("\n\n".join(stanzas) + "\n").encode()
+    (archive / "Packages").write_bytes(packages)
+    suite = debs[0].labels["suite"]
+    release = release_file(suite, "amd64", materials.lock.created, packages)
+    (archive / "Release").write_bytes(release)
+
+
+def _inline(source: str) -> str:
+    kind, _, text = source.partition(":")
+    if kind != "inline":
+        raise KeystoneError(f"the lock's list of packages is not in it ({kind})", hint="lock again")
+    return text.strip()
+
+
+def _filename(stanza: str) -> str:
+    found = [line for line in stanza.splitlines() if line.startswith("Filename: ./")]
+    return found[0].removeprefix("Filename: ./") if found else ""
+
+
+def installer(materials: Materials, tree: Tree) -> Tree:
+    """keystone-install on top, unpacked and compiled: an emulated machine needs 20 s for that."""
+    items = [item for item in materials.lock.items if item.kind == "installer"]
+    if not items:
+        return tree
+    (item,) = items
+    name = steps.key("installer", VERSION, tree.stack(), str(item.digest), UNPACK)
+
+    def make(half: Path) -> None:
+        materials.fetch(items)
+        upper = half / "tree"
+        upper.mkdir()
+        binds = {"blobs": cache.path(item.digest).parent}
+        Inside(tree, upper, binds, materials.env).run(
+            ["sh", "-euc", UNPACK, "unpack", item.digest.hex]
+        )
+        _clamp(upper, materials)
+
+    folder = steps.step(name, "keystone-install", make)
+    return tree.over(folder / "tree")
+
+
+def settings(materials: Materials, tree: Tree, recipe: Recipe) -> Tree:
+    """Files of the recipe and its units, on top."""
+    name = steps.key(
+        "settings", VERSION, tree.stack(), steps.folder_digest(recipe.files), recipe.units,
+        recipe.version, recipe.name, CLEAN,
+    )  # fmt: skip
+
+    def make(half: Path) -> None:
+        upper = half / "tree"
+        upper.mkdir()
+        binds = {f"files-{number}": folder for number, folder in enumerate(recipe.files)}
+        script = [
+            *(f"cp -R --no-preserve=ownership,timestamps /mnt/{name}/. /;" for name in binds),
+            *(
+                f"systemctl --no-reload {verb} {' '.join(units)};"
+                for verb, units in recipe.units.items()
+                if units
+            ),
+            f"printf '{_identity(recipe)}' >>/usr/lib/os-release;",
+            CLEAN,
+        ]
+        Inside(tree, upper, binds, materials.env).run(["sh", "-euc", " ".join(script)])
+        _clamp(upper, materials)
+
+    folder = steps.step(name, "settings", make)
+    return tree.over(folder / "tree")
+
+
+def _identity(recipe: Recipe) -> str:
+    """What os-release(5) says of an image."""
+    return f"IMAGE_ID=keystone-{recipe.name}\\nIMAGE_VERSION={recipe.version}\\n"
+
+
+def initramfs(materials: Materials, tree: Tree, recipe: Recipe) -> Path:
+    """The folder with `vmlinuz`, `initrd` and `release` (the kernel's name)."""
+    overlay = [recipe.initramfs] if recipe.initramfs else []
+    name = steps.key("initramfs", VERSION, tree.stack(), steps.folder_digest(overlay))
+
+    def make(half: Path) -> None:
+        upper = half / "changes"
+        upper.mkdir()
+        (half / "out").mkdir()
+        binds = {"out": half / "out"}
+        if recipe.initramfs:
+            binds["initramfs"] = recipe.initramfs
+        copy = "cp -R /mnt/initramfs/. /etc/initramfs-tools/;" if overlay else ""
+        Inside(tree, upper, binds, materials.env).run(["sh", "-euc", (
+            f"{copy} set -- /boot/vmlinuz-*; [ $# = 1 ];"
+            " release=${1#/boot/vmlinuz-}; depmod $release;"
+            " cp $1 /mnt/out/vmlinuz; printf %s $release >/mnt/out/release;"
+            " mkinitramfs -o /mnt/out/initrd $release"
+        )])  # fmt: skip
+        for path in (half / "out").iterdir():
+            path.rename(half / path.name)
+        steps.remove(upper)
+        os.rmdir(half / "out")  # noqa: PTH106 as its neighbours
+
+    return steps.step(name, "initramfs", make)

@@ -1,0 +1,126 @@
+"""Work on a tree without touching the machine: namespaces, layers, and no network.
+
+A tree is a stack of folders that overlayfs shows as one; what a program changes lands in the
+topmost. Mounts, processes and the network are the namespace's own, so whatever ends the work, even
+SIGKILL, leaves no mount behind, and nothing can be downloaded. Root is not needed where the
+machine lets users make namespaces (user_namespaces(7)) and /etc/subuid gives them ids.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from keystone.errors import PreflightError
+from keystone.run import Result, run
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+SECONDS = 3600
+SPACES = ("--mount", "--pid", "--fork", "--net", "--ipc", "--uts", "--kill-child")
+USER_SPACES = ("--user", "--map-root-user", "--map-auto")
+# $1: the mount point; $2: the stack, top first, separated by colons; $3: what is changed, or "";
+# $4: an empty folder; then binds, as pairs up to a single "--"; then the program.
+ENTER = """
+root=$1 stack=$2 upper=$3 scratch=$4
+shift 4
+mount -t tmpfs -o mode=0755 tmpfs "$scratch"
+mkdir "$scratch/empty" "$scratch/upper" "$scratch/work"
+if [ -z "$upper" ]; then
+    upper=$scratch/upper work=$scratch/work
+else
+    work=$upper.work
+    mkdir -p "$work"
+fi
+mount -t overlay -o "lowerdir=$stack,upperdir=$upper,workdir=$work" overlay "$root"
+mkdir -p "$root/proc" "$root/dev" "$root/tmp"
+mount -t proc proc "$root/proc"
+mount --rbind /dev "$root/dev"
+mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
+mount -t tmpfs -o mode=0755 tmpfs "$root/mnt"
+while [ "$1" != -- ]; do
+    mkdir "$root/mnt/$2"
+    case $1 in
+    tree:*) mount -t overlay -o "ro,lowerdir=${1#tree:}:$scratch/empty" overlay "$root/mnt/$2" ;;
+    *) mount --rbind "$1" "$root/mnt/$2" ;;
+    esac
+    shift 2
+done
+shift
+exec chroot "$root" "$@"
+"""
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A stack of folders, the lowest first, all below `home`."""
+
+    home: Path
+    layers: tuple[Path, ...]
+
+    def stack(self) -> str:
+        """The folders as overlayfs takes them when it is mounted in `home`: the top first."""
+        return ":".join(os.path.relpath(layer, self.home) for layer in reversed(self.layers))
+
+    def over(self, layer: Path) -> Tree:
+        """The same tree with one more folder on top."""
+        return Tree(self.home, (*self.layers, layer))
+
+
+@dataclass(frozen=True)
+class Inside:
+    """How a program sees a tree.
+
+    upper: the folder, on the tree's file system, that receives its changes; None to forget them.
+    binds: folders of this machine, and trees to read, by their name below /mnt.
+    """
+
+    tree: Tree
+    upper: Path | None = None
+    binds: Mapping[str, Path | Tree] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict)
+
+    def run(
+        self, argv: Sequence[str], *, data: str | None = None, timeout: float = SECONDS
+    ) -> Result:
+        """Run a program of the tree in the tree, as its root. Raises CommandError."""
+        home = self.tree.home
+        root, scratch = home / f"root.{os.getpid()}", home / f"scratch.{os.getpid()}"
+        for folder in (root, scratch):
+            folder.mkdir(exist_ok=True)
+        binds = [
+            word for name, outer in self.binds.items()
+            for word in (f"tree:{outer.stack()}" if isinstance(outer, Tree) else str(outer), name)
+        ]  # fmt: skip
+        upper = os.path.relpath(self.upper, home) if self.upper else ""
+        try:
+            return run(
+                [*spaces(), "sh", "-euc", ENTER, "enter", root.name, self.tree.stack(), upper,
+                 scratch.name, *binds, "--", *argv],
+                cwd=home, data=data, env=self.env, timeout=timeout,
+            )  # fmt: skip
+        finally:
+            for folder in (root, scratch):
+                folder.rmdir()
+            if self.upper:
+                shutil.rmtree(self.upper.with_name(f"{self.upper.name}.work"), ignore_errors=True)
+
+
+def spaces() -> list[str]:
+    """The words that put a program into namespaces of its own: as root, or as any user."""
+    return ["unshare", *(() if os.geteuid() == 0 else USER_SPACES), *SPACES]
+
+
+def require() -> None:
+    """Raises PreflightError where this machine does not let us make namespaces."""
+    tried = run([*spaces(), "mount", "-t", "tmpfs", "tmpfs", "/mnt"], check=False)
+    if tried.returncode:
+        raise PreflightError(
+            f"no namespaces of our own to build in: {tried.stderr.strip()}",
+            hint="run it as root, or let users make namespaces (kernel.unprivileged_userns_clone, "
+            "kernel.apparmor_restrict_unprivileged_userns) and give them ids in /etc/subuid",
+        )

@@ -1,0 +1,246 @@
+"""From the medium that this machine was started from to its system disk.
+
+A disk is used only when it is provably blank; one that holds this very system is done already. The
+partition table is written last (layout.py), so a write that was cut leaves a disk that is blank
+still, and the same command goes on. What was written is read back against the root hash.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from keystone import log, storage
+from keystone.errors import DamagedBundleError, HostError, PreflightError, RefusedError
+from keystone.image import bios, layout
+from keystone.image.boot import PARTS
+from keystone.image.disk import fill
+from keystone.image.root import System
+from keystone.run import CommandError, run
+from keystone.turns import only_one
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from keystone.facts import DiskFacts
+
+RUN = Path("/run/keystone")
+MEDIUM_BOOT = RUN / "medium/boot"
+OS_RELEASE = Path("/usr/lib/os-release")
+LOADER = Path("/usr/lib/systemd/boot/efi/systemd-bootx64.efi")
+COPY = "take another copy of the medium"
+
+
+@dataclass(frozen=True)
+class Running:
+    """The system that runs here: its bytes, what they are read from, and its version."""
+
+    system: System
+    version: int
+    medium: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What writing would do. done: the disk holds this system already."""
+
+    disk: str
+    serial: str
+    size: int
+    version: int
+    done: bool
+
+    def describe(self) -> str:
+        """One line for people."""
+        if self.done:
+            return f"disk {self.serial} ({self.disk}) holds version {self.version} already"
+        return (
+            f"write version {self.version} to disk {self.serial} ({self.disk}, "
+            f"{log.size(self.size)}), which is blank"
+        )
+
+
+def running(command_line: str, source: str, device: str, os_release: str) -> Running:
+    """Out of /proc/cmdline, /run/keystone/from and .../device, and os-release(5).
+
+    Raises PreflightError when this machine was not started from one of our images.
+    """
+    options = dict(re.findall(r"(?:^|\s)keystone\.(root|tree)=(\S+)", command_line))
+    version = re.search(r"(?m)^IMAGE_VERSION=(\d+)$", os_release)
+    if options.keys() != {"root", "tree"} or not version or not device:
+        raise PreflightError(
+            "this machine was not started from a Keystone image",
+            hint="start it from the installer medium",
+        )
+    system = System(Path(device.strip()), int(options["tree"]), options["root"])
+    return Running(system, int(version[1]), medium=source.strip() == "medium")
+
+
+def observe() -> Running:
+    """`running` of this machine."""
+    files = [Path("/proc/cmdline"), RUN / "from", RUN / "device", OS_RELEASE]
+    return running(*(path.read_text() if path.is_file() else "" for path in files))
+
+
+def plan(now: Running, disks: Sequence[DiskFacts], serial: str, slot: str) -> Plan:
+    """Decide. slot: the partition that has this system already, as "nvme0n1p2", or "".
+
+    Raises RefusedError when the disk is not there, not one, too small, not blank or not to be
+    written; PreflightError when the machine runs from its disk.
+    """
+    if not now.medium:
+        raise PreflightError(
+            "this machine runs from its own disk", hint="start it from the installer medium"
+        )
+    (disk,) = storage.by_serial([serial], disks)
+    done = slot in disk.partitions
+    found = Plan(disk.path, disk.serial, disk.size, now.version, done)
+    if done:
+        return found
+    why = storage.found_on(disk) or ("is read-only" if disk.read_only else "")
+    if why:
+        raise RefusedError(
+            f"disk {disk.serial} ({disk.path}): {why}",
+            hint="Keystone uses blank disks only. If nothing on it is needed, empty it yourself, "
+            f"then re-run: wipefs --all {disk.path}",
+        )
+    if disk.size < layout.SMALLEST_MIB * layout.MIB:
+        raise RefusedError(
+            f"disk {disk.serial} ({disk.path}): {log.size(disk.size)}, "
+            f"{log.size(layout.SMALLEST_MIB * layout.MIB)} are needed",
+            hint="use a larger disk",
+        )
+    return found
+
+
+def slot_of(now: Running) -> str:
+    """The partition that has this system already: "nvme0n1p2"; "" when there is none."""
+    link = Path("/dev/disk/by-partuuid") / str(now.system.partition)
+    return link.resolve().name if link.exists() else ""
+
+
+def check_medium(now: Running) -> None:
+    """Read all of the system against its root hash. Raises DamagedBundleError with the place."""
+    with log.step("check the medium"):
+        _verify(now.system, now.system.file)
+
+
+def write(now: Running, wanted: Plan, seed: Path | None = None) -> None:
+    """Do it, and read it back. seed: a folder that the new system's state begins with.
+
+    Raises DamagedBundleError when the medium is not what was signed, HostError when the disk does
+    not keep what is written.
+    """
+    with only_one(RUN / "write.lock", wanted.disk):
+        if not wanted.done:
+            _partition(now, wanted, seed)
+        _write_code(wanted, _grub().code)
+        with log.step("read it back"):
+            try:
+                _verify(now.system, Path("/dev/disk/by-partuuid") / str(now.system.partition))
+            except DamagedBundleError as error:
+                raise HostError(
+                    f"disk {wanted.serial} ({wanted.disk}) did not keep what was written: "
+                    f"{error.message}",
+                    hint="use another disk",
+                ) from error
+
+
+def seeded(folder: Path, files: Mapping[str, tuple[str, int]]) -> Path:
+    """Files that a state begins with, in a folder: text and mode by path."""
+    for name, (text, mode) in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        path.chmod(mode)
+        if name.startswith("root/"):
+            path.parent.chmod(0o700)
+    if (folder / "root").exists():
+        (folder / "root").chmod(0o700)
+    return folder
+
+
+def start_from(wanted: Plan) -> None:
+    """Have the firmware start the disk next, and before the medium (efibootmgr(8))."""
+    if not Path("/sys/firmware/efi").exists():
+        return
+    done = run(
+        ["efibootmgr", "--create", "--disk", wanted.disk, "--part", "2", "--label", "Keystone",
+         "--loader", "\\EFI\\BOOT\\BOOTX64.EFI"],
+        check=False,
+    )  # fmt: skip
+    if done.returncode:
+        log.warn(f"the firmware takes no boot entry ({done.stderr.strip()}): choose disk "
+                 f"{wanted.serial} in its menu")  # fmt: skip
+
+
+def _partition(now: Running, wanted: Plan, seed: Path | None) -> None:
+    with tempfile.TemporaryDirectory() as name, log.step(f"write {wanted.disk}"):
+        folder = Path(name)
+        (folder / "core").write_bytes(_grub().core)
+        with _uki() as uki:
+            parts = {**{part: MEDIUM_BOOT / part for part in PARTS}, "linux.efi": uki}
+            fill(folder / "esp", layout.esp(parts, LOADER, now.version))
+        contents = layout.Contents(
+            f"{folder}/core", str(now.system.file), f"{folder}/esp", str(seed or "")
+        )
+        files = layout.definitions(now.system, now.version, contents)
+        fill(folder / "repart.d", files)
+        try:
+            run(
+                ["systemd-repart", "--empty=require", "--dry-run=no", "--seed=random",
+                 "--no-pager", f"--definitions={folder}/repart.d", wanted.disk],
+                timeout=3600,
+            )  # fmt: skip
+        except CommandError as error:
+            raise HostError(
+                f"disk {wanted.serial} ({wanted.disk}): {error.message}",
+                hint="run it again; if it fails again, use another disk",
+            ) from error
+    run(["udevadm", "settle"])
+
+
+def _grub() -> bios.Loader:
+    boot, core = (MEDIUM_BOOT / name for name in ("boot.img", "core.img"))
+    return bios.placed(boot.read_bytes(), core.read_bytes())
+
+
+def _write_code(wanted: Plan, code: bytes) -> None:
+    """What a BIOS starts, before the partition table's own bytes of sector 0."""
+    try:
+        with Path(wanted.disk).open("r+b", buffering=0) as file:
+            sector = file.read(bios.SECTOR)
+            file.seek(0)
+            file.write(code + sector[len(code) :])
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise HostError(
+            f"disk {wanted.serial} ({wanted.disk}): {error.strerror}", hint="use another disk"
+        ) from error
+
+
+def _verify(system: System, device: Path) -> None:
+    done = run(
+        ["veritysetup", "verify", f"--hash-offset={system.tree}", device, device, system.digest],
+        check=False, timeout=3600,
+    )  # fmt: skip
+    if done.returncode:
+        place = re.search(r"position (\d+)", done.stderr)
+        what = f"byte {place[1]} is not what was signed" if place else done.stderr.strip()
+        raise DamagedBundleError(f"{device}: {what}", hint=COPY)
+
+
+@contextmanager
+def _uki() -> Iterator[Path]:
+    """The medium's unified kernel image, which is in its FAT image."""
+    with tempfile.TemporaryDirectory() as name:
+        run(["mount", "-o", "loop,ro", MEDIUM_BOOT / "efi.img", name])
+        try:
+            yield Path(name) / "EFI/BOOT/BOOTX64.EFI"
+        finally:
+            run(["umount", name])

@@ -1,0 +1,204 @@
+"""Images: what a recipe says, what names a step, what is on a disk, when one is written."""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from keystone.errors import ConfigurationError, KeystoneError, PreflightError, RefusedError
+from keystone.facts import DiskFacts
+from keystone.image import bios, boot, layout, recipe, steps, write
+from keystone.image.root import System
+from keystone.image.sandbox import Tree
+
+IMAGES = Path(__file__).parents[2] / "images"
+DIGEST = "2b97bd1fc25a113bef13ae3f03f5a08eabd3a89a377d567fb1aeeb104b78b972"
+SYSTEM = System(Path("/dev/loop0"), 226_000_896, DIGEST)
+NOW = write.Running(SYSTEM, 1, medium=True)
+BLANK = DiskFacts(
+    name="nvme0n1", path="/dev/nvme0n1", by_id=(), serial="SYS1", model="", size=24 << 30,
+    logical_sector=512, physical_sector=512,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("path", sorted(IMAGES.glob("*/image.yaml")), ids=lambda p: p.parent.name)
+def test_recipes_of_this_repository_are_whole(path: Path) -> None:
+    found = recipe.load(path)
+    assert found.name == path.parent.name
+    groups = found.definition().debs[0].groups
+    assert set(found.packages) < set(groups[recipe.IMAGE_GROUP])
+    assert recipe.file_of(path.parent) == path
+
+
+def test_a_recipe_with_mistakes_names_all_of_them(tmp_path: Path) -> None:
+    file = tmp_path / "image.yaml"
+    file.write_text(
+        "apiVersion: keystone/v1alpha1\nkind: ImageRecipe\nmetadata: {name: x}\n"
+        "spec:\n  version: 0\n  suite: trixie\n  packages: [python3]\n  kernelModule: [zfs]\n"
+    )
+    with pytest.raises(ConfigurationError) as error:
+        recipe.load(file)
+    said = [str(mistake) for mistake in error.value.mistakes]
+    assert len(said) == 2
+    assert any("kernelModules" in line for line in said)
+
+
+def test_a_recipe_whose_folders_are_not_there_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "image.yaml"
+    file.write_text(
+        "apiVersion: keystone/v1alpha1\nkind: ImageRecipe\nmetadata: {name: x}\nspec:\n"
+        "  version: 1\n  suite: trixie\n  packages: [python3]\n  files: [a, b]\n  initramfs: c\n"
+    )
+    with pytest.raises(ConfigurationError) as error:
+        recipe.load(file)
+    assert len(error.value.mistakes) == 3
+
+
+def test_a_steps_name_depends_on_all_inputs_and_on_nothing_else() -> None:
+    names = {steps.key("a", 1, ["x"]), steps.key("a", 1, ["y"]), steps.key("b", 1, ["x"])}
+    assert len(names) == 3
+    assert steps.key("a", {"x": 1, "y": 2}) == steps.key("a", {"y": 2, "x": 1})
+
+
+def test_a_folders_digest_sees_names_bytes_modes_and_links(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    file, seen = tmp_path / "etc/hosts", set()
+
+    def look() -> None:
+        seen.add(steps.folder_digest([tmp_path]))
+
+    file.write_text("a")
+    look()
+    file.write_text("b")
+    look()
+    file.chmod(0o755)
+    look()
+    file.rename(tmp_path / "etc/host")
+    look()
+    (tmp_path / "link").symlink_to("etc")
+    look()
+    assert len(seen) == 5
+    os.utime(tmp_path / "etc/host", (1, 1))
+    look()
+    assert len(seen) == 5
+
+
+def test_a_step_is_made_once_and_has_its_name_when_it_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    made: list[Path] = []
+
+    def cut(half: Path) -> None:
+        (half / "file").write_text("half")
+        raise KeyboardInterrupt
+
+    def make(half: Path) -> None:
+        assert list(half.iterdir()) == []
+        made.append(half)
+
+    with pytest.raises(KeyboardInterrupt):
+        steps.step("x", "x", cut)
+    assert not (steps.home() / "x").exists()
+    assert steps.step("x", "x", make) == steps.step("x", "x", make) == steps.home() / "x"
+    assert len(made) == 1
+
+
+def test_layers_are_named_from_the_top_and_say_nothing_of_this_machine(tmp_path: Path) -> None:
+    tree = Tree(tmp_path, (tmp_path / "a/tree",)).over(tmp_path / "b/tree")
+    assert tree.stack() == "b/tree:a/tree"
+
+
+def test_the_slot_is_named_by_the_system_in_it() -> None:
+    contents = layout.Contents("/core", "/blocks", "/esp")
+    files = layout.definitions(SYSTEM, 7, contents)
+    slot = files["20-slot.conf"]
+    assert "UUID=2b97bd1f-c25a-113b-ef13-ae3f03f5a08e\n" in slot
+    assert "Label=keystone-7\n" in slot
+    assert "CopyBlocks=/blocks\n" in slot
+    assert "Label=_empty\n" in files["30-slot.conf"]
+    assert "CopyFiles" not in files["40-state.conf"]
+    seeded = layout.definitions(SYSTEM, 7, replace(contents, seed="/seed"))
+    assert "CopyFiles=/seed:/\n" in seeded["40-state.conf"]
+
+
+def test_what_runs_is_known_by_the_command_line() -> None:
+    line = f"boot=keystone keystone.root={DIGEST} keystone.tree=226000896 console=tty0"
+    found = write.running(line, "medium\n", "/dev/loop0\n", "ID=debian\nIMAGE_VERSION=1\n")
+    assert found == NOW
+    assert not write.running(line, "disk\n", "/dev/nvme0n1p2\n", "IMAGE_VERSION=1\n").medium
+
+
+@pytest.mark.parametrize(
+    ("line", "release"),
+    [("root=/dev/sda1", "IMAGE_VERSION=1"), (f"keystone.root={DIGEST}", "IMAGE_VERSION=1"),
+     (f"keystone.root={DIGEST} keystone.tree=1", "ID=debian")],
+)  # fmt: skip
+def test_another_system_is_no_medium(line: str, release: str) -> None:
+    with pytest.raises(PreflightError):
+        write.running(line, "medium", "/dev/loop0", release)
+
+
+def test_a_blank_disk_is_written_and_a_written_one_is_done() -> None:
+    assert not write.plan(NOW, [BLANK], "SYS1", "").done
+    written = replace(BLANK, partition_table="gpt", partitions=("nvme0n1p1", "nvme0n1p2"))
+    assert write.plan(NOW, [written], "SYS1", "nvme0n1p2").done
+
+
+@pytest.mark.parametrize(
+    ("disks", "serial", "why"),
+    [
+        ([BLANK], "SYS2", "not found"),
+        ([BLANK, replace(BLANK, path="/dev/nvme1n1")], "SYS1", "2 disks have this serial"),
+        ([replace(BLANK, size=4 << 30)], "SYS1", "are needed"),
+        ([replace(BLANK, partition_table="gpt")], "SYS1", "partition table gpt"),
+        ([replace(BLANK, signatures=("nvme0n1: ext4",))], "SYS1", "ext4"),
+        ([replace(BLANK, mounted=("/srv",))], "SYS1", "mounted at /srv"),
+        ([replace(BLANK, read_only=True)], "SYS1", "read-only"),
+        # Another version of ours has somebody's state beside it.
+        ([replace(BLANK, partition_table="gpt", partitions=("nvme0n1p2",))], "SYS1", "nvme0n1p2"),
+    ],
+)
+def test_any_other_disk_is_refused_by_its_serial(
+    disks: list[DiskFacts], serial: str, why: str
+) -> None:
+    with pytest.raises(RefusedError, match=serial) as error:
+        write.plan(NOW, disks, serial, "sdb2")
+    assert why in error.value.message
+
+
+def test_a_system_on_its_disk_writes_no_disk() -> None:
+    with pytest.raises(PreflightError, match="its own disk"):
+        write.plan(replace(NOW, medium=False), [BLANK], "SYS1", "")
+
+
+def test_grub_is_told_where_it_is() -> None:
+    core = bytearray(5 * bios.SECTOR - 100)
+    struct.pack_into("<QHH", core, bios.BLOCK_LIST, 2, 4, bios.SEGMENT)
+    made = bios.placed(b"B" * bios.SECTOR, bytes(core))
+    assert len(made.code) == bios.CODE
+    assert struct.unpack_from("<Q", made.code, bios.KERNEL_SECTOR) == (2048,)
+    assert struct.unpack_from("<QHH", made.core, bios.BLOCK_LIST) == (2049, 4, bios.SEGMENT)
+    assert len(made.core) == 5 * bios.SECTOR
+
+
+@pytest.mark.parametrize(("boot", "core"), [(b"", bytes(2048)), (bytes(512), bytes(2048))])
+def test_something_else_than_grub_is_not_written(boot: bytes, core: bytes) -> None:
+    with pytest.raises(KeystoneError, match="not one for BIOS"):
+        bios.placed(boot, core)
+
+
+def test_the_esp_starts_uefi_and_bios(tmp_path: Path) -> None:
+    parts = {name: tmp_path / name for name in boot.PARTS}
+    parts["cmdline"].write_text(f"boot=keystone keystone.root={DIGEST}")
+    found = layout.esp(parts, tmp_path / "loader", 7)
+    assert found["EFI/BOOT/BOOTX64.EFI"] == tmp_path / "loader"
+    assert found["EFI/Linux/keystone_7+3.efi"] == parts["linux.efi"]
+    assert f"linux /keystone/7/vmlinuz boot=keystone keystone.root={DIGEST}\n" in str(
+        found["keystone/grub.cfg"]
+    )
+    assert found["keystone/7/initrd"] == parts["initrd"]

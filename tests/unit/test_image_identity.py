@@ -1,0 +1,98 @@
+"""A machine that was started from a medium: which Primer it is, and what it begins with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network
+from typing import TYPE_CHECKING
+
+import pytest
+
+from keystone.errors import RefusedError
+from keystone.image import medium
+from keystone.image.identity import Hardware, state, system_disk, who
+from keystone.site import Disk, Machine, Networks, Node, Site, Ssh
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MAC = "52:54:00:00:00:11"
+P1 = Node("p1", IPv4Address("10.77.0.11"), (Disk("A"), Disk("B")), machine=Machine("S1", (MAC,)))
+P2 = Node("p2", IPv4Address("10.77.0.12"), (Disk("C"), Disk("D")), machine=Machine("S2"))
+P3 = Node("p3", IPv4Address("10.77.0.13"), (Disk("E"), Disk("F")))
+SITE = Site("plant", (P1, P2, P3), Networks(IPv4Network("10.77.0.0/24")))
+
+
+@pytest.mark.parametrize(
+    ("hardware", "name"),
+    [
+        (Hardware("S1", ()), "p1"),
+        (Hardware("", ("52:54:00:00:00:10", MAC)), "p1"),
+        (Hardware("S1", (MAC,)), "p1"),
+        (Hardware("S2", ()), "p2"),
+    ],
+)
+def test_a_machine_is_known_by_serial_number_or_mac(hardware: Hardware, name: str) -> None:
+    assert who(SITE, hardware).name == name
+
+
+def test_another_machine_is_refused_and_says_what_it_is() -> None:
+    with pytest.raises(RefusedError, match="serial number S9, MAC 52:54:00:00:00:99") as error:
+        who(SITE, Hardware("S9", ("52:54:00:00:00:99",)))
+    assert "p1, p2" in error.value.hint
+
+
+def test_a_machine_without_a_serial_number_is_not_any_without_one() -> None:
+    site = replace(SITE, primers=(replace(P1, machine=Machine("", (MAC,))),))
+    with pytest.raises(RefusedError):
+        who(site, Hardware("", ()))
+
+
+def test_a_machine_that_is_two_is_refused() -> None:
+    with pytest.raises(RefusedError, match="p1 and p2"):
+        who(SITE, Hardware("S2", (MAC,)))
+
+
+def test_the_system_disk_is_the_named_one_or_the_only_one_left() -> None:
+    assert system_disk(replace(P1, system_disk="Z"), Hardware("", (), ("A", "B"))) == "Z"
+    assert system_disk(P1, Hardware("", (), ("A", "X", "B"))) == "X"
+
+
+@pytest.mark.parametrize("disks", [("A", "B"), ("A", "B", "X", "Y")])
+def test_otherwise_it_is_not_guessed(disks: tuple[str, ...]) -> None:
+    with pytest.raises(RefusedError, match="not clear"):
+        system_disk(P1, Hardware("", (), disks))
+
+
+def test_the_state_begins_with_name_address_and_keys() -> None:
+    site = replace(
+        SITE,
+        networks=replace(SITE.networks, gateway=IPv4Address("10.77.0.1")),
+        ssh=Ssh(authorized_keys=("ssh-ed25519 AAAA operator",)),
+    )
+    files = state(site, P1, Hardware("S1", ("52:54:00:00:00:10", MAC)))
+    assert files["etc/hostname"] == ("p1\n", 0o644)
+    network, _ = files["etc/systemd/network/10-keystone.network"]
+    assert f"[Match]\nMACAddress={MAC}\n" in network
+    assert "Address=10.77.0.11/24\nGateway=10.77.0.1\n" in network
+    assert files["root/.ssh/authorized_keys"] == ("ssh-ed25519 AAAA operator\n", 0o600)
+
+
+def test_without_a_gateway_or_keys_nothing_is_said_of_them() -> None:
+    files = state(SITE, P2, Hardware("S2", (MAC,)))
+    assert set(files) == {"etc/hostname", "etc/systemd/network/10-keystone.network"}
+    assert "Gateway" not in files["etc/systemd/network/10-keystone.network"][0]
+    assert "Type=ether" in files["etc/systemd/network/10-keystone.network"][0]
+
+
+def test_two_site_files_must_be_one(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert medium.choose([]) is None
+    one.write_text("a")
+    two.write_text("a")
+    assert medium.choose([one, two]) == one
+    two.write_text("b")
+    with pytest.raises(RefusedError) as error:
+        medium.choose([one, two])
+    assert str(one) in error.value.message
+    assert str(two) in error.value.message
