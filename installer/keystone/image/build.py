@@ -34,6 +34,7 @@ def build(wanted: Recipe, materials: Materials, kind: str, output: Path) -> Buil
     if kind not in FORMATS:
         raise ConfigurationError(f"{kind}: no such format", hint=f"known: {', '.join(FORMATS)}")
     sandbox.require()
+    os.umask(0o022)  # what is made does not depend on who makes it
     tools = rootfs.packages(materials, recipe.TOOLS_GROUP, recipe.TOOLS)
     base = rootfs.packages(materials, recipe.IMAGE_GROUP, (recipe.KERNEL, *wanted.packages))
     kernel = rootfs.initramfs(materials, base, wanted)

@@ -31,7 +31,7 @@ MAKE = """
 cd /mnt/work
 efi=iso/boot/efi.img
 truncate -s "${1}M" $efi
-mformat -i $efi -F -v KEYSTONE-EFI -N "$3" ::
+mformat -i $efi -F -N "$3" ::  # a label would carry the time of day
 mmd -i $efi ::/EFI ::/EFI/BOOT
 mcopy -m -i $efi linux.efi ::/EFI/BOOT/BOOTX64.EFI
 grub-mkimage -O i386-pc-eltorito -d /usr/lib/grub/i386-pc -p /boot/grub -c find.cfg \\

@@ -6,7 +6,6 @@ equal trees whenever it is built.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,8 +33,9 @@ CLEAN = (
     "rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/ldconfig/aux-cache"
     " /var/log/apt /var/log/dpkg.log /var/log/alternatives.log /var/log/bootstrap.log"
     " /var/cache/debconf/*-old /var/lib/dpkg/*-old /etc/*- /etc/hostname /etc/ssh/ssh_host_*"
-    " /boot/initrd.img* /run/* /var/mnt/* /root/.[a-z]*; "
-    ": >/etc/resolv.conf; : >/etc/machine-id; "
+    " /etc/hostid /etc/nvme/hostid /etc/nvme/hostnqn /boot/initrd.img* /run/* /var/tmp/*"
+    " /root/.[a-z]*; "
+    ": >/etc/resolv.conf; : >/etc/apt/sources.list; : >/etc/machine-id; "
     "rm -f /var/lib/dbus/machine-id /var/lib/systemd/random-seed; mkdir -p /var/log/journal"
 )
 """Identity is the machine's own; caches and logs tell of the build. An empty machine-id(5) is
@@ -51,6 +51,15 @@ python3 -m compileall -q --invalidation-mode unchecked-hash $SHIV_ROOT
 echo SHIV_ROOT=$SHIV_ROOT >>/etc/environment
 """
 """Byte code without times: the tree is dated by the lock."""
+MKINITRAMFS = """\
+set -- /boot/vmlinuz-*
+[ $# = 1 ]
+release=${1#/boot/vmlinuz-}
+depmod "$release"
+cp "$1" /mnt/out/vmlinuz
+printf %s "$release" >/mnt/out/release
+mkinitramfs -o /mnt/out/initrd "$release"
+"""
 
 
 @dataclass(frozen=True)
@@ -192,30 +201,36 @@ def installer(materials: Materials, tree: Tree) -> Tree:
 
 def settings(materials: Materials, tree: Tree, recipe: Recipe) -> Tree:
     """Files of the recipe and its units, on top."""
-    name = steps.key(
-        "settings", VERSION, tree.stack(), steps.folder_digest(recipe.files), recipe.units,
-        recipe.version, recipe.name, CLEAN,
-    )  # fmt: skip
+    binds = {f"files-{number}": folder for number, folder in enumerate(recipe.files)}
+    script = [
+        *(f"{_laid(name, '/')};" for name in binds),
+        *(
+            f"systemctl --no-reload {verb} {' '.join(units)};"
+            for verb, units in recipe.units.items()
+            if units
+        ),
+        f"printf '{_identity(recipe)}' >>/usr/lib/os-release;",
+        CLEAN,
+    ]
+    name = steps.key("settings", VERSION, tree.stack(), steps.folder_digest(recipe.files), script)
 
     def make(half: Path) -> None:
         upper = half / "tree"
         upper.mkdir()
-        binds = {f"files-{number}": folder for number, folder in enumerate(recipe.files)}
-        script = [
-            *(f"cp -R --no-preserve=ownership,timestamps /mnt/{name}/. /;" for name in binds),
-            *(
-                f"systemctl --no-reload {verb} {' '.join(units)};"
-                for verb, units in recipe.units.items()
-                if units
-            ),
-            f"printf '{_identity(recipe)}' >>/usr/lib/os-release;",
-            CLEAN,
-        ]
         Inside(tree, upper, binds, materials.env).run(["sh", "-euc", " ".join(script)])
         _clamp(upper, materials)
 
     folder = steps.step(name, "settings", make)
     return tree.over(folder / "tree")
+
+
+def _laid(name: str, place: str) -> str:
+    """Shell words that lay a bound folder over a place, whatever umask it was made with."""
+    return (
+        f"tar -C /mnt/{name} -c --mode=u=rwX,go=rX --owner=0 --group=0"
+        " --mtime=@$SOURCE_DATE_EPOCH . "
+        f"| tar -C {place} -x --no-overwrite-dir"
+    )
 
 
 def _identity(recipe: Recipe) -> str:
@@ -226,25 +241,18 @@ def _identity(recipe: Recipe) -> str:
 def initramfs(materials: Materials, tree: Tree, recipe: Recipe) -> Path:
     """The folder with `vmlinuz`, `initrd` and `release` (the kernel's name)."""
     overlay = [recipe.initramfs] if recipe.initramfs else []
-    name = steps.key("initramfs", VERSION, tree.stack(), steps.folder_digest(overlay))
+    script = (f"{_laid('initramfs', '/etc/initramfs-tools')}; " if overlay else "") + MKINITRAMFS
+    name = steps.key("initramfs", VERSION, tree.stack(), steps.folder_digest(overlay), script)
 
     def make(half: Path) -> None:
         upper = half / "changes"
         upper.mkdir()
-        (half / "out").mkdir()
-        binds = {"out": half / "out"}
-        if recipe.initramfs:
-            binds["initramfs"] = recipe.initramfs
-        copy = "cp -R /mnt/initramfs/. /etc/initramfs-tools/;" if overlay else ""
-        Inside(tree, upper, binds, materials.env).run(["sh", "-euc", (
-            f"{copy} set -- /boot/vmlinuz-*; [ $# = 1 ];"
-            " release=${1#/boot/vmlinuz-}; depmod $release;"
-            " cp $1 /mnt/out/vmlinuz; printf %s $release >/mnt/out/release;"
-            " mkinitramfs -o /mnt/out/initrd $release"
-        )])  # fmt: skip
-        for path in (half / "out").iterdir():
+        binds = {"out": half / "out", **dict(zip(("initramfs",), overlay, strict=False))}
+        binds["out"].mkdir()
+        Inside(tree, upper, binds, materials.env).run(["sh", "-euc", script])
+        for path in binds["out"].iterdir():
             path.rename(half / path.name)
         steps.remove(upper)
-        os.rmdir(half / "out")  # noqa: PTH106 as its neighbours
+        binds["out"].rmdir()
 
     return steps.step(name, "initramfs", make)
