@@ -23,7 +23,8 @@ LOADER = "usr/lib/systemd/boot/efi/systemd-bootx64.efi"
 SLACK_MIB = 64
 MAKE = """
 find /mnt/out/esp -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
-systemd-repart --empty=create --size="$1" --seed="$2" --offline=yes --dry-run=no --no-pager \\
+SYSTEMD_REPART_MKFS_OPTIONS_EXT4="-E hash_seed=$2" systemd-repart --empty=create --size="$1" \\
+    --seed="$2" --offline=yes --dry-run=no --no-pager \\
     --definitions=/mnt/out/repart.d /mnt/out/image
 """
 

@@ -31,9 +31,9 @@ MAKE = """
 cd /mnt/work
 efi=iso/boot/efi.img
 truncate -s "${1}M" $efi
-mformat -i $efi -F -N "$3" ::  # a label would carry the time of day
+mformat -i $efi -F -N "$3" ::
 mmd -i $efi ::/EFI ::/EFI/BOOT
-mcopy -m -i $efi linux.efi ::/EFI/BOOT/BOOTX64.EFI
+mcopy -i $efi linux.efi ::/EFI/BOOT/BOOTX64.EFI
 grub-mkimage -O i386-pc-eltorito -d /usr/lib/grub/i386-pc -p /boot/grub -c find.cfg \\
     -o iso/boot/grub/bios.img search search_fs_file $GRUB
 find iso -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
