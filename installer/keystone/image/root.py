@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 LEVEL = 9
-"""Of zstd. 6 saves 3 s of 10 and costs 5 %."""
+"""Of zstd; others were not measured."""
 BLOCK = 4096
 
 

@@ -247,7 +247,9 @@ def initramfs(materials: Materials, tree: Tree, recipe: Recipe) -> Path:
     def make(half: Path) -> None:
         upper = half / "changes"
         upper.mkdir()
-        binds = {"out": half / "out", **dict(zip(("initramfs",), overlay, strict=False))}
+        binds = {"out": half / "out"}
+        if recipe.initramfs:
+            binds["initramfs"] = recipe.initramfs
         binds["out"].mkdir()
         Inside(tree, upper, binds, materials.env).run(["sh", "-euc", script])
         for path in binds["out"].iterdir():

@@ -2,8 +2,8 @@
 
 A tree is a stack of folders that overlayfs shows as one; what a program changes lands in the
 topmost. Mounts, processes and the network are the namespace's own, so whatever ends the work, even
-SIGKILL, leaves no mount behind, and nothing can be downloaded. Root is not needed where the
-machine lets users make namespaces (user_namespaces(7)) and /etc/subuid gives them ids.
+SIGKILL, leaves no mount behind, and nothing can be downloaded. The words for a plain user
+(user_namespaces(7)) are here and were never tried in a whole build.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ def _half(folder: Path) -> Iterator[Path]:
 
 
 def remove(folder: Path) -> None:
-    """Remove a tree, in which files may belong to ids that only our namespace has."""
+    """Remove a tree, if it is there. Its mounts were a namespace's own and are gone."""
     if folder.exists():
         shutil.rmtree(folder)
 

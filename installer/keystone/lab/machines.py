@@ -35,8 +35,8 @@ CONNECT_SECONDS = 30
 STOP_SECONDS = 120
 """An emulated machine with a kubelet takes its time to shut down."""
 LOST_TIMER = b"kthread timer wakeup didn't happen"
-"""What Linux says of a processor whose timer interrupts stay away (rcu stall). Seen once in some
-hundred starts of two emulated processors on a busy host; such a machine never comes up."""
+"""What Linux says of a processor whose timer interrupts stay away (rcu stall). Seen once, with two
+emulated processors on a busy host; the machine had not come up nine minutes later."""
 AT_ONCE = {True: 8, False: 2}
 """Machines that start side by side, with KVM and without."""
 
