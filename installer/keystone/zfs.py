@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,12 +29,14 @@ from keystone.storage import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from keystone.storage import StorageAction
 
 CACHE_FILE = "/etc/zfs/zpool.cache"
 MODULE = Path("/sys/module/zfs")
+OPEN_TIMEOUT = MODULE / "parameters/zfs_vdev_open_timeout_ms"
+LINK_DEADLINE_MS = 60_000
 HOSTID = Path("/etc/hostid")
 INTENT = Path("/var/lib/keystone/storage-intent.json")
 SEEN = (
@@ -149,8 +152,26 @@ def _create_pool(action: CreatePool) -> None:
     options += [w for key, value in ROOT_PROPERTIES.items() for w in ("-O", f"{key}={value}")]
     force = ["-f"] if action.half_made else []
     layout = [] if action.layout == "single" else [action.layout]
-    run(["zpool", "create", *force, *options, action.pool, *layout, *action.paths])
+    with _patient_with_links():
+        run(["zpool", "create", *force, *options, action.pool, *layout, *action.paths])
     forget_intent()
+
+
+@contextmanager
+def _patient_with_links() -> Iterator[None]:
+    """Let the kernel wait for the partitions' by-id links while a pool is made.
+
+    zpool partitions the disks and hands the kernel the new links, which udev takes away and makes
+    again as it sees each change. The kernel looks for one second only (zfs(4),
+    zfs_vdev_open_timeout_ms); a busy host needs longer and would say "one or more devices is
+    currently unavailable". Not for good: at an import a disk that is gone would cost that wait.
+    """
+    usual = OPEN_TIMEOUT.read_text()
+    OPEN_TIMEOUT.write_text(f"{LINK_DEADLINE_MS}\n")
+    try:
+        yield
+    finally:
+        OPEN_TIMEOUT.write_text(usual)
 
 
 def _create_dataset(action: CreateDataset) -> None:
