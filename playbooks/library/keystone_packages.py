@@ -9,6 +9,9 @@ description:
   - Otherwise apt is run with a source list, package lists and caches of its own, so the sources,
     pins and proxies of the host take no part.
   - No recommended packages. Configuration files that were edited stay.
+  - When nothing is upgraded, no package starts a service. Its own first configuration would serve
+    or ask what nobody wanted (nginx an example page, chrony the Internet's clocks); the role that
+    configures a service starts it. systemd reads the new units once, not once a package.
   - Heals what an interrupted dpkg left behind, and waits for its lock.
 options:
   names:
@@ -56,6 +59,7 @@ missing:
 
 import glob
 import os
+import re
 import time
 
 from ansible.module_utils.basic import AnsibleModule
@@ -66,6 +70,8 @@ QUIET = {
     "NEEDRESTART_SUSPEND": "1",
     "LC_ALL": "C.UTF-8",
 }
+# systemctl(1) leaves the running manager alone and still enables units (systemd, ENVIRONMENT.md).
+OFFLINE = {"SYSTEMD_OFFLINE": "1"}
 KEEP_EDITED = ["--force-confdef", "--force-confold"]
 
 
@@ -76,8 +82,8 @@ class Packages:
         self.module = module
         self.wanted = dict(name.partition("=")[::2] for name in module.params["names"])
 
-    def run(self, argv, what):
-        code, out, err = self.module.run_command(argv, environ_update=QUIET)
+    def run(self, argv, what, env=None):
+        code, out, err = self.module.run_command(argv, environ_update={**QUIET, **(env or {})})
         if code:
             lines = [line for line in (err + out).splitlines() if line.startswith(("E:", "dpkg:"))]
             reason = "\n".join(lines[-15:]) or (err or out).strip()[-2000:]
@@ -165,11 +171,15 @@ class Packages:
         options = self.options()
         self.run(["apt-get", *options, "update"], "reading the package source")
         keep = [w for force in KEEP_EDITED for w in ("-o", f"Dpkg::Options::={force}")]
-        self.run(
-            ["apt-get", *options, *keep, "--yes", "--no-install-recommends", "--fix-broken",
-             "install", *names],
-            f"installing {' '.join(names)}",
-        )  # fmt: skip
+        argv = ["apt-get", *options, *keep, "--yes", "--no-install-recommends", "--fix-broken",
+                "install", *names]  # fmt: skip
+        what = f"installing {' '.join(names)}"
+        # "Inst NAME [OLD] (NEW ...)": a running service that is upgraded has to be restarted.
+        simulated = self.run([*argv, "--simulate"], what)
+        fresh = not re.search(r"(?m)^Inst \S+ \[", simulated)
+        self.run(argv, what, OFFLINE if fresh else {})
+        if fresh and os.path.isdir("/run/systemd/system"):
+            self.run(["systemctl", "daemon-reload"], "reading the new units")
         left = self.missing()
         if left:
             self.module.fail_json(msg=f"apt succeeded, but not installed: {' '.join(left)}")

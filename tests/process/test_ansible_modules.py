@@ -10,7 +10,7 @@ import stat
 import sys
 import tarfile
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -262,7 +262,10 @@ for name in names:
 sys.exit(any(name not in state["packages"] for name in names))
 """
 APT_GET = """
-if "install" in args:
+if "--simulate" in args:
+    print(*state["simulated"], sep="\\n")
+elif "install" in args:
+    state["offline"] = os.environ.get("SYSTEMD_OFFLINE", "")
     for name in args[args.index("install") + 1:]:
         name, _, version = name.partition("=")
         state["packages"][name] = ["installed", version or "1.0"]
@@ -287,13 +290,24 @@ def dpkg(tmp_path: Path) -> Callable[..., None]:
     """A fake dpkg and apt-get with these packages: name -> (status, version)."""
 
     def prepare(
-        packages: dict[str, tuple[str, str]], *, interrupted: bool = False, locked: int = 0
+        packages: dict[str, tuple[str, str]],
+        *,
+        interrupted: bool = False,
+        locked: int = 0,
+        simulated: Sequence[str] = (),
     ) -> None:
-        state = {"packages": packages, "interrupted": interrupted, "locked": locked, "calls": []}
+        state = {
+            "packages": packages,
+            "interrupted": interrupted,
+            "locked": locked,
+            "simulated": simulated,
+            "calls": [],
+        }
         (tmp_path / "state.json").write_text(json.dumps(state))
         program(tmp_path, "dpkg-query", DPKG_QUERY)
         program(tmp_path, "apt-get", APT_GET)
         program(tmp_path, "dpkg", DPKG)
+        program(tmp_path, "systemctl", "")
 
     return prepare
 
@@ -331,7 +345,8 @@ def test_packages_come_from_the_given_source_only(
     assert calls(tmp_path, "apt-get") == []
     answer = module("keystone_packages", **wanted)
     assert answer["missing"] == checked["missing"] == ["chrony", "zfsutils-linux=2.3.9"]
-    update, install = calls(tmp_path, "apt-get")
+    update, simulate, install = calls(tmp_path, "apt-get")
+    assert simulate == [*install, "--simulate"]
     for call in (update, install):
         assert f"Dir::Etc::sourcelist={state}/sources.list" in call
         assert "Dir::Etc::sourceparts=/dev/null" in call
@@ -354,6 +369,28 @@ def test_packages_heal_an_interrupted_dpkg_once_its_lock_is_free(
     assert answer["changed"] is True
     assert state_of(tmp_path)["interrupted"] is False
     assert len([call for call in calls(tmp_path, "dpkg") if "--configure" in call]) == 3
+
+
+@pytest.mark.parametrize(
+    ("simulated", "offline"),
+    [
+        (["Inst libzfs6 (2.3.9 ./)", "Inst chrony (4.6 ./)", "Conf chrony (4.6 ./)"], "1"),
+        (["Inst libzfs6 (2.3.9 ./)", "Inst chrony [4.5] (4.6 ./)", "Conf chrony (4.6 ./)"], ""),
+    ],
+    ids=["fresh", "upgrade"],
+)
+def test_packages_start_no_service_but_restart_an_upgraded_one(
+    module: Module,
+    dpkg: Callable[..., None],
+    tmp_path: Path,
+    simulated: Sequence[str],
+    offline: str,
+) -> None:
+    dpkg({}, simulated=simulated)
+    state = str(tmp_path / "apt")
+    module("keystone_packages", names=["chrony"], source=repository(tmp_path),
+           state_directory=state)  # fmt: skip
+    assert state_of(tmp_path)["offline"] == offline
 
 
 def test_packages_refuse_a_directory_that_is_no_repository(
