@@ -235,3 +235,20 @@ def test_a_disk_that_cannot_be_read_is_not_taken_for_blank(fake: Fake) -> None:
     with pytest.raises(HostError, match="wipefs"):
         invoke(fake, "apply", "--approve-blank")
     assert not fake.calls("zpool", "create")
+
+
+def test_the_kernel_waits_longer_for_links_only_while_a_pool_is_made(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    parameter = tmp_path / "zfs_vdev_open_timeout_ms"
+    parameter.write_text("1000\n")
+    monkeypatch.setattr(zfs, "OPEN_TIMEOUT", parameter)
+
+    def make() -> None:
+        with zfs.patient_with_links():
+            assert parameter.read_text() == "60000\n"
+            raise HostError("cut")
+
+    with pytest.raises(HostError, match="cut"):
+        make()
+    assert parameter.read_text() == "1000\n"
