@@ -164,7 +164,8 @@ def patient_with_links() -> Iterator[None]:
     zpool partitions the disks and hands the kernel the new links, which udev takes away and makes
     again as it sees each change. The kernel looks for one second only (zfs(4),
     zfs_vdev_open_timeout_ms); a busy host needs longer and would say "one or more devices is
-    currently unavailable". Not for good: at an import a disk that is gone would cost that wait.
+    currently unavailable". Not for good: at an import a disk that is gone would cost that wait. A
+    run that is killed in here leaves it so until the host's next start.
     """
     if not OPEN_TIMEOUT.exists():  # a parameter of the module: another version may do without
         yield

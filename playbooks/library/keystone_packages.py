@@ -12,7 +12,8 @@ description:
   - When nothing is upgraded, no package starts a service. Its own first configuration would serve
     or ask what nobody wanted (nginx an example page, chrony the Internet's clocks); the role that
     configures a service starts it. systemd reads the new units once, not once a package.
-  - Heals what an interrupted dpkg left behind, and waits for its lock.
+  - Heals what an interrupted dpkg left behind, and waits for its lock. Whether that is an upgrade
+    is not known then, so packages that are healed start their services.
 options:
   names:
     description: Package names, or C(name=version) where the version must be that one.
