@@ -121,7 +121,7 @@ def install(site_file: Path | None, *, plan_only: bool, restart: bool) -> None:
     import tempfile  # noqa: PLC0415
 
     from keystone import disks, run, site  # noqa: PLC0415 slow to import
-    from keystone.image import identity, medium  # noqa: PLC0415
+    from keystone.image import identity, introduction, medium  # noqa: PLC0415
     from keystone.image import write as writing  # noqa: PLC0415
 
     now = writing.observe()
@@ -133,13 +133,18 @@ def install(site_file: Path | None, *, plan_only: bool, restart: bool) -> None:
     here = medium.hardware(seen)
     node = identity.who(wanted, here)
     log.info(f"{file}: this machine is {node.name} ({node.address}) of site {wanted.name}")
+    found = introduction.read(file, node)
     plan = writing.plan(now, seen, identity.system_disk(node, here), writing.slot_of(now))
     log.info(plan.describe())
     if plan_only:
         return
     writing.check_medium(now)
     with tempfile.TemporaryDirectory() as folder:
-        begun = writing.seeded(Path(folder), identity.state(wanted, node, here))
+        files = {
+            **identity.state(wanted, node, here),
+            **introduction.state(wanted, node, found, file.read_text()),
+        }
+        begun = writing.seeded(Path(folder), files)
         writing.write(now, plan, begun)
     if plan.done:
         log.info("Nothing to do: take the medium out and restart.")
@@ -148,3 +153,11 @@ def install(site_file: Path | None, *, plan_only: bool, restart: bool) -> None:
     log.info(f"Done: {node.name} starts from disk {plan.serial}.")
     if restart:
         run.run(["systemctl", "--no-block", "reboot"])
+
+
+@group.command("continue")
+def continue_() -> None:
+    """Go on from the first start of the first Primer to the running site."""
+    from keystone.image import goon  # noqa: PLC0415 slow to import
+
+    goon.main()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from keystone import log, site, site_template
@@ -47,3 +49,24 @@ def schema() -> None:
 def init(probe: bool) -> None:
     """Print a commented site file, filled in with this machine as the first Primer."""
     log.out(site_template.probed() if probe else site_template.example())
+
+
+@group.command()
+@click.argument("file", type=click.Path(dir_okay=False))
+@click.option("--to", "folder", type=click.Path(file_okay=False, path_type=Path), required=True,
+              help="Folder of the stick that has the site file.")  # fmt: skip
+@click.option("--root-fingerprint", default="", help="SHA-256 of the trust root of the bundle.")
+@click.option("--passphrase-file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="What will guard the site's root key.")  # fmt: skip
+def introduce(file: str, folder: Path, root_fingerprint: str, passphrase_file: Path | None) -> None:
+    """Make the keys by which the Primers of FILE know each other, for machines to be installed."""
+    from keystone.image import introduction  # noqa: PLC0415 slow to import
+
+    wanted = site.load(file)
+    secret = passphrase_file.read_text().strip() if passphrase_file else ""
+    place = introduction.save(introduction.make(wanted, root_fingerprint, secret), folder)
+    names = ", ".join(node.name for node in wanted.primers)
+    log.out(
+        f"{place}: {names} know each other.\n"
+        "There are private keys in it: guard the stick, and empty it when the site runs."
+    )

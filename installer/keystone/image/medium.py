@@ -1,7 +1,8 @@
-"""What a machine that was started from a medium finds: its own hardware, and the site file.
+"""What a machine finds that was started from a medium, or from what a medium wrote.
 
-The site file is looked for on the medium (keystone/site.yaml) and on file systems labelled
-KEYSTONE (site.yaml). Two that differ are refused: nobody is asked which one was meant.
+Its own hardware, the site file and the bundle. The last two are looked for on the medium
+(keystone/site.yaml, keystone/offline.tar) and on file systems labelled KEYSTONE (site.yaml,
+offline.tar). Two that differ are refused: nobody is asked which one was meant.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 RUN = Path("/run/keystone")
 LABEL = "KEYSTONE"
-ON_MEDIUM, ON_STICK = "keystone/site.yaml", "site.yaml"
+SITE, BUNDLE = "site.yaml", "offline.tar"
 SERIAL = Path("/sys/class/dmi/id/product_serial")
 CARDS = Path("/sys/class/net")
 
@@ -44,8 +45,23 @@ def site_file() -> Path | None:
 
     Raises RefusedError for two that differ.
     """
-    places = [RUN / "medium" / ON_MEDIUM, *(stick / ON_STICK for stick in _sticks())]
-    return choose([place for place in places if place.is_file()])
+    return choose(_found(SITE))
+
+
+def bundle_file() -> Path | None:
+    """The bundle to install; None where there is none. Raises RefusedError for more than one."""
+    files = _found(BUNDLE)
+    if len(files) > 1:
+        raise RefusedError(
+            f"{len(files)} bundles: {' and '.join(map(str, files))}",
+            hint="leave one medium or stick with a bundle in the machine",
+        )
+    return files[0] if files else None
+
+
+def _found(name: str) -> list[Path]:
+    places = [RUN / "medium/keystone" / name, *(stick / name for stick in _sticks())]
+    return [place for place in places if place.is_file()]
 
 
 def choose(files: Sequence[Path]) -> Path | None:

@@ -1,0 +1,153 @@
+"""Primers that know each other before they are there, and the first one's way on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network
+from typing import TYPE_CHECKING
+
+import pytest
+
+from keystone import run
+from keystone.errors import ConfigurationError, HostError, RefusedError
+from keystone.image import goon, introduction, medium
+from keystone.run import Host, Result
+from keystone.site import Machine, Networks, Node, Site, Ssh
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+P1, P2, P3 = (
+    Node(f"p{n}", IPv4Address(f"10.77.0.1{n}"), machine=Machine(f"S{n}")) for n in (1, 2, 3)
+)
+SITE = Site(
+    "plant", (P1, P2, P3), Networks(IPv4Network("10.77.0.0/24")),
+    ssh=Ssh(authorized_keys=("ssh-ed25519 AAAA operator",)),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made() -> dict[str, dict[str, str]]:
+    return {
+        name: dict(files) for name, files in introduction.make(SITE, "sha256:ab", "open").items()
+    }
+
+
+def test_openssh_reads_every_key_and_it_is_the_one_that_the_others_know(
+    made: dict[str, dict[str, str]], tmp_path: Path
+) -> None:
+    for node in SITE.primers:
+        file = tmp_path / node.name
+        file.write_text(made[node.name][introduction.HOST_KEY])
+        file.chmod(0o600)
+        shown = run.run(["ssh-keygen", "-y", "-f", file])
+        public = shown.stdout.split()[:2]
+        for other in made.values():
+            assert f"{node.address} {' '.join(public)}\n" in other[introduction.KNOWN_HOSTS]
+
+
+def test_only_the_first_one_can_reach_the_others_and_all_let_it_in(
+    made: dict[str, dict[str, str]], tmp_path: Path
+) -> None:
+    holders = [name for name, files in made.items() if introduction.CLIENT_KEY in files]
+    assert holders == ["p1"]
+    file = tmp_path / "key"
+    file.write_text(made["p1"][introduction.CLIENT_KEY])
+    file.chmod(0o600)
+    shown = run.run(["ssh-keygen", "-y", "-f", file])
+    for files in made.values():
+        assert files[introduction.ALLOWED].startswith(" ".join(shown.stdout.split()[:2]))
+
+
+def test_another_port_is_in_the_names_of_known_hosts() -> None:
+    found = introduction.make(replace(SITE, ssh=Ssh(port=2222)), "", "")
+    assert found["p2"][introduction.KNOWN_HOSTS].startswith("[10.77.0.11]:2222 ssh-ed25519 ")
+    assert introduction.FINGERPRINT not in found["p1"]
+
+
+def test_a_folder_is_made_once_for_the_owner_only(
+    made: dict[str, dict[str, str]], tmp_path: Path
+) -> None:
+    place = introduction.save(made, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["introductions"]
+    assert {path.stat().st_mode & 0o777 for path in place.rglob("*") if path.is_file()} == {0o600}
+    with pytest.raises(RefusedError, match="is there already"):
+        introduction.save(made, tmp_path)
+
+
+def test_a_primer_reads_its_own_part_and_its_state_begins_with_it(
+    made: dict[str, dict[str, str]], tmp_path: Path
+) -> None:
+    introduction.save(made, tmp_path)
+    first = introduction.read(tmp_path / "site.yaml", P1)
+    assert first == made["p1"]
+    files = introduction.state(SITE, P1, first, "the site")
+    assert files["etc/keystone/site.yaml"] == ("the site", 0o644)
+    assert files["etc/keystone/passphrase"] == ("open\n", 0o600)
+    assert files["root/.ssh/id_ed25519"][1] == 0o600
+    keys, mode = files["root/.ssh/authorized_keys"]
+    assert (keys.splitlines()[0], mode) == ("ssh-ed25519 AAAA operator", 0o600)
+    assert len(keys.splitlines()) == 2
+    other = introduction.state(SITE, P2, introduction.read(tmp_path / "site.yaml", P2), "the site")
+    assert not {name for name in other if name.startswith("etc/keystone/")}
+    assert "root/.ssh/id_ed25519" not in other
+
+
+def test_without_the_folder_nothing_is_added(tmp_path: Path) -> None:
+    assert introduction.read(tmp_path / "site.yaml", P1) == {}
+    assert introduction.state(SITE, P1, {}, "the site") == {}
+
+
+def test_a_folder_of_another_site_or_with_something_else_is_refused(
+    made: dict[str, dict[str, str]], tmp_path: Path
+) -> None:
+    place = introduction.save(made, tmp_path)
+    with pytest.raises(ConfigurationError, match="nothing for p9"):
+        introduction.read(tmp_path / "site.yaml", replace(P1, name="p9"))
+    (place / "p1" / "shadow").write_text("root::0:0::/root:/bin/sh")
+    with pytest.raises(ConfigurationError, match="shadow"):
+        introduction.read(tmp_path / "site.yaml", P1)
+
+
+def test_one_bundle_is_taken_and_two_are_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    one, two = tmp_path / "sda1", tmp_path / "sdb1"
+    monkeypatch.setattr(medium, "RUN", tmp_path / "run")
+    monkeypatch.setattr(medium, "_sticks", lambda: [one, two])
+    one.mkdir()
+    two.mkdir()
+    assert medium.bundle_file() is None
+    (one / "offline.tar").write_text("a")
+    assert medium.bundle_file() == one / "offline.tar"
+    (two / "offline.tar").write_text("a")
+    with pytest.raises(RefusedError, match="2 bundles"):
+        medium.bundle_file()
+
+
+class Late(Host):
+    """Answers from its third question on, or never."""
+
+    asked = 0
+    after = 2
+
+    def run(self, *_args: object, **_options: object) -> Result:
+        type(self).asked += 1
+        if self.asked <= self.after:
+            raise HostError(f"{self.name}: cannot be reached")
+        return Result((), 0, "", "", 0)
+
+
+def test_it_waits_until_all_answer_and_says_who_did_not() -> None:
+    class Never(Late):
+        after = 1 << 30
+
+    now = [0.0]
+
+    def pause(seconds: float) -> None:
+        now[0] += seconds
+
+    goon.wait_for({"p2": Late("p2", "10.77.0.12")}, lambda: now[0], pause)
+    assert now[0] == 2 * goon.PAUSE
+    with pytest.raises(HostError, match="p3 did not answer in 120 minutes"):
+        goon.wait_for({"p3": Never("p3", "10.77.0.13")}, lambda: now[0], pause)
