@@ -51,7 +51,13 @@ def lock(recipe: Path, mirrors: Path | None, ca_file: Path | None) -> None:
 
 @group.command()
 @click.argument("recipe", type=FILE)
-@click.option("--format", "kind", default="iso", show_default=True, help="iso or raw.")
+@click.option(
+    "--format",
+    "kind",
+    default="iso",
+    show_default=True,
+    help="iso, raw, qcow2, vagrant, uki or oci.",
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True)
 @mirrors_option
 @ca_file_option

@@ -16,6 +16,7 @@ from keystone.image.sandbox import Inside, Tree
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from keystone.image.pieces import Pieces
     from keystone.image.recipe import Recipe
     from keystone.image.root import System
     from keystone.image.rootfs import Materials
@@ -62,3 +63,8 @@ def boot_files(
         ])  # fmt: skip
 
     return steps.step(name, "kernel, initrd and command line in one file", make)
+
+
+def uki(pieces: Pieces) -> Path:
+    """The unified kernel image: it starts the system of its root hash, on a disk or a medium."""
+    return pieces.boot / "linux.efi"

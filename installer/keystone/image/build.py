@@ -10,14 +10,24 @@ from keystone.bundle.disk import sync_directory
 from keystone.errors import ConfigurationError
 from keystone.image import boot, disk, recipe, root, rootfs, sandbox, steps
 from keystone.image import iso as isos
+from keystone.image import oci as ocis
+from keystone.image.pieces import Pieces
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from keystone.image.recipe import Recipe
     from keystone.image.rootfs import Materials
 
-FORMATS = {"iso": isos.iso, "raw": disk.raw}
+FORMATS: Mapping[str, Callable[[Pieces], Path]] = {
+    "iso": isos.iso,
+    "raw": disk.raw,
+    "qcow2": disk.qcow2,
+    "vagrant": disk.vagrant,
+    "uki": boot.uki,
+    "oci": ocis.oci,
+}
 
 
 @dataclass(frozen=True)
@@ -41,7 +51,7 @@ def build(wanted: Recipe, materials: Materials, kind: str, output: Path) -> Buil
     tree = rootfs.settings(materials, rootfs.installer(materials, base), wanted)
     system = root.system(materials, tree, tools)
     files = boot.boot_files(materials, wanted, tools, kernel, system)
-    made = FORMATS[kind](materials, wanted, tools, files, system)
+    made = FORMATS[kind](Pieces(materials, wanted, tools, tree, system, files))
     _place(made, output)
     return Built(output, output.stat().st_size, system.digest)
 

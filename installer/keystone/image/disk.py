@@ -1,22 +1,22 @@
-"""A disk image: the system disk as layout.py has it, small; it grows where it is started."""
+"""Disk images: the system disk as layout.py has it, small; it grows where it is started."""
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 from typing import TYPE_CHECKING
 from uuid import NAMESPACE_URL, uuid5
 
 from keystone.image import bios, layout, steps
 from keystone.image.boot import PARTS
-from keystone.image.sandbox import Inside, Tree
+from keystone.image.sandbox import Inside
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from keystone.image.recipe import Recipe
-    from keystone.image.root import System
-    from keystone.image.rootfs import Materials
+    from keystone.image.pieces import Pieces
 
 VERSION = 1
 LOADER = "usr/lib/systemd/boot/efi/systemd-bootx64.efi"
@@ -27,10 +27,20 @@ SYSTEMD_REPART_MKFS_OPTIONS_EXT4="-E hash_seed=$2" systemd-repart --empty=create
     --seed="$2" --offline=yes --dry-run=no --no-pager \\
     --definitions=/mnt/out/repart.d /mnt/out/image
 """
+CONVERT = [
+    "qemu-img", "convert", "-m", "1", "-c", "-f", "raw", "-O", "qcow2",
+    "-o", "compression_type=zstd", "/mnt/raw/image", "/mnt/out/image",
+]  # fmt: skip
+PACK = (
+    "cd /mnt/out/box; chmod 644 *; tar --format=ustar --owner=0 --group=0 --numeric-owner"
+    " --mtime=@$SOURCE_DATE_EPOCH -cf ../image metadata.json Vagrantfile box.img"
+)
 
 
-def raw(materials: Materials, recipe: Recipe, tools: Tree, boot: Path, system: System) -> Path:
-    """The disk image, sparse. boot: the folder of boot.boot_files."""
+def raw(pieces: Pieces) -> Path:
+    """The disk image, sparse."""
+    materials, recipe, tools = pieces.materials, pieces.recipe, pieces.tools
+    boot, system = pieces.boot, pieces.system
     contents = layout.Contents("/mnt/out/core", "/mnt/system/root", "/mnt/out/esp")
     wanted = layout.definitions(system, recipe.version, contents)
     size = layout.SMALLEST_MIB + SLACK_MIB
@@ -57,6 +67,42 @@ def raw(materials: Materials, recipe: Recipe, tools: Tree, boot: Path, system: S
         (half / "core").unlink()
 
     return steps.step(name, "disk image", make) / "image"
+
+
+def qcow2(pieces: Pieces) -> Path:
+    """The disk image in QEMU's format, compressed. One writer: more put clusters in any order."""
+    disk = raw(pieces)
+    name = steps.key("qcow2", VERSION, CONVERT, disk.parent.name, pieces.tools.stack())
+
+    def make(half: Path) -> None:
+        binds = {"raw": disk.parent, "out": half}
+        Inside(pieces.tools, None, binds, pieces.materials.env).run(CONVERT)
+
+    return steps.step(name, "qcow2", make) / "image"
+
+
+def vagrant(pieces: Pieces) -> Path:
+    """A box for vagrant-libvirt (its documentation, "Box Format"): the same disk.
+
+    There is no user and no password in it: lab/Vagrantfile gives machines their keys.
+    """
+    disk = qcow2(pieces)
+    size = -(-(layout.SMALLEST_MIB + SLACK_MIB) // 1024)
+    files = {
+        "metadata.json": json.dumps(
+            {"provider": "libvirt", "format": "qcow2", "virtual_size": size}
+        ),
+        "Vagrantfile": 'Vagrant.configure("2") do |config|\n  config.ssh.username = "root"\nend\n',
+    }
+    name = steps.key("vagrant", VERSION, PACK, files, disk.parent.name, pieces.tools.stack())
+
+    def make(half: Path) -> None:
+        fill(half / "box", files)
+        os.link(disk, half / "box/box.img")
+        Inside(pieces.tools, None, {"out": half}, pieces.materials.env).run(["sh", "-euc", PACK])
+        shutil.rmtree(half / "box")
+
+    return steps.step(name, "Vagrant box", make) / "image"
 
 
 def fill(folder: Path, files: Mapping[str, Path | str]) -> Path:

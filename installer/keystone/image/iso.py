@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING
 
 from keystone.image import bios, steps
 from keystone.image.boot import PARTS
-from keystone.image.sandbox import Inside, Tree
+from keystone.image.sandbox import Inside
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from keystone.image.recipe import Recipe
-    from keystone.image.root import System
-    from keystone.image.rootfs import Materials
+    from keystone.image.pieces import Pieces
 
 VERSION = 1
 MIB = 1 << 20
@@ -46,8 +44,10 @@ xorriso -as mkisofs -quiet -iso-level 3 -R -V "$2" --modification-date="$4" \\
 """
 
 
-def iso(materials: Materials, recipe: Recipe, tools: Tree, boot: Path, system: System) -> Path:
-    """The ISO file. boot: the folder of boot.boot_files."""
+def iso(pieces: Pieces) -> Path:
+    """The ISO file."""
+    materials, recipe, tools = pieces.materials, pieces.recipe, pieces.tools
+    boot, system = pieces.boot, pieces.system
     name = steps.key(
         "iso", VERSION, GRUB, MAKE, recipe.name, recipe.version, boot.name, system.digest,
         materials.epoch, tools.stack(),

@@ -29,7 +29,8 @@ ESSENTIAL = (
 """Packages with `Essential: yes`: nothing depends on them, everything may need them."""
 TOOLS = (
     "apt", "cryptsetup-bin", "dosfstools", "e2fsprogs", "grub-common", "grub-pc-bin", "mtools",
-    "squashfs-tools", "systemd-boot-efi", "systemd-repart", "systemd-ukify", "xorriso",
+    "qemu-utils", "squashfs-tools", "systemd-boot-efi", "systemd-repart", "systemd-ukify",
+    "xorriso",
 )  # fmt: skip
 """What builds run, out of the lock too: equal tools on every machine, so equal bytes."""
 IMAGE_GROUP, TOOLS_GROUP = "image", "tools"
