@@ -56,7 +56,7 @@ def lock(recipe: Path, mirrors: Path | None, ca_file: Path | None) -> None:
     "kind",
     default="iso",
     show_default=True,
-    help="iso, raw, qcow2, vagrant, uki or oci.",
+    help="iso, raw, qcow2, vagrant, pxe, uki or oci.",
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True)
 @mirrors_option

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from keystone.bundle.disk import sync_directory
 from keystone.errors import ConfigurationError
-from keystone.image import boot, disk, recipe, root, rootfs, sandbox, steps
+from keystone.image import boot, disk, pxe, recipe, root, rootfs, sandbox, steps
 from keystone.image import iso as isos
 from keystone.image import oci as ocis
 from keystone.image.pieces import Pieces
@@ -25,6 +25,7 @@ FORMATS: Mapping[str, Callable[[Pieces], Path]] = {
     "raw": disk.raw,
     "qcow2": disk.qcow2,
     "vagrant": disk.vagrant,
+    "pxe": pxe.pxe,
     "uki": boot.uki,
     "oci": ocis.oci,
 }
