@@ -42,8 +42,7 @@ def test_openssh_reads_every_key_and_it_is_the_one_that_the_others_know(
         file.chmod(0o600)
         shown = run.run(["ssh-keygen", "-y", "-f", file])
         public = shown.stdout.split()[:2]
-        for other in made.values():
-            assert f"{node.address} {' '.join(public)}\n" in other[introduction.KNOWN_HOSTS]
+        assert f"{node.address} {' '.join(public)}\n" in made["p1"][introduction.KNOWN_HOSTS]
 
 
 def test_only_the_first_one_can_reach_the_others_and_all_let_it_in(
@@ -61,7 +60,7 @@ def test_only_the_first_one_can_reach_the_others_and_all_let_it_in(
 
 def test_another_port_is_in_the_names_of_known_hosts() -> None:
     found = introduction.make(replace(SITE, ssh=Ssh(port=2222)), "", "")
-    assert found["p2"][introduction.KNOWN_HOSTS].startswith("[10.77.0.11]:2222 ssh-ed25519 ")
+    assert found["p1"][introduction.KNOWN_HOSTS].startswith("[10.77.0.11]:2222 ssh-ed25519 ")
     assert introduction.FINGERPRINT not in found["p1"]
 
 
@@ -81,21 +80,21 @@ def test_a_primer_reads_its_own_part_and_its_state_begins_with_it(
     introduction.save(made, tmp_path)
     first = introduction.read(tmp_path / "site.yaml", P1)
     assert first == made["p1"]
-    files = introduction.state(SITE, P1, first, "the site")
+    files = introduction.state(SITE, first, "the site")
     assert files["etc/keystone/site.yaml"] == ("the site", 0o644)
     assert files["etc/keystone/passphrase"] == ("open\n", 0o600)
     assert files["root/.ssh/id_ed25519"][1] == 0o600
     keys, mode = files["root/.ssh/authorized_keys"]
     assert (keys.splitlines()[0], mode) == ("ssh-ed25519 AAAA operator", 0o600)
     assert len(keys.splitlines()) == 2
-    other = introduction.state(SITE, P2, introduction.read(tmp_path / "site.yaml", P2), "the site")
+    other = introduction.state(SITE, introduction.read(tmp_path / "site.yaml", P2), "")
     assert not {name for name in other if name.startswith("etc/keystone/")}
     assert "root/.ssh/id_ed25519" not in other
 
 
 def test_without_the_folder_nothing_is_added(tmp_path: Path) -> None:
     assert introduction.read(tmp_path / "site.yaml", P1) == {}
-    assert introduction.state(SITE, P1, {}, "the site") == {}
+    assert introduction.state(SITE, {}, "the site") == {}
 
 
 def test_a_folder_of_another_site_or_with_something_else_is_refused(

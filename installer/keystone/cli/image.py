@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import click
 
 from keystone import log
 from keystone.cli.bundle import ca_file_option, json_option, mirrors_option
-from keystone.errors import ConfigurationError
+from keystone.errors import ConfigurationError, UsageError
 
 FILE = click.Path(path_type=Path)
 
@@ -124,10 +125,8 @@ def write(serial: str, *, plan_only: bool, yes: bool, as_json: bool) -> None:
 @click.option("--restart", is_flag=True, help="Start from the disk when it is written.")
 def install(site_file: Path | None, *, plan_only: bool, restart: bool) -> None:
     """Make this machine, started from a medium, the Primer that the site file says it is."""
-    import tempfile  # noqa: PLC0415
-
     from keystone import disks, run, site  # noqa: PLC0415 slow to import
-    from keystone.image import identity, introduction, medium  # noqa: PLC0415
+    from keystone.image import identity, installing, introduction, medium  # noqa: PLC0415
     from keystone.image import write as writing  # noqa: PLC0415
 
     now = writing.observe()
@@ -135,30 +134,28 @@ def install(site_file: Path | None, *, plan_only: bool, restart: bool) -> None:
     if file is None:
         log.info(f"no site file on the medium or on a stick labelled {medium.LABEL}")
         return
-    wanted, seen = site.load(file), disks.observe()
-    here = medium.hardware(seen)
-    node = identity.who(wanted, here)
+    wanted = site.load(file)
+    node = identity.who(wanted, medium.hardware(disks.observe()))
     log.info(f"{file}: this machine is {node.name} ({node.address}) of site {wanted.name}")
     found = introduction.read(file, node)
-    plan = writing.plan(now, seen, identity.system_disk(node, here), writing.slot_of(now))
+    plan = installing.plan(now, node)
     log.info(plan.describe())
     if plan_only:
         return
-    writing.check_medium(now)
-    with tempfile.TemporaryDirectory() as folder:
-        files = {
-            **identity.state(wanted, node, here),
-            **introduction.state(wanted, node, found, file.read_text()),
-        }
-        begun = writing.seeded(Path(folder), files)
-        writing.write(now, plan, begun)
-    if plan.done:
-        log.info("Nothing to do: take the medium out and restart.")
-        return
-    writing.start_from(plan)
-    log.info(f"Done: {node.name} starts from disk {plan.serial}.")
-    if restart:
+    text = file.read_text() if node is wanted.primers[0] else ""
+    installing.write_primer(now, wanted, node, introduction.state(wanted, found, text), plan)
+    if restart and not plan.done:
         run.run(["systemctl", "--no-block", "reboot"])
+
+
+@group.command()
+def guided() -> None:
+    """Ask, on this terminal, what a site file would say; save it, and write this machine's disk."""
+    from keystone.guided import session  # noqa: PLC0415 slow to import
+
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageError("this asks on a terminal", hint="unattended: a site file on the medium")
+    session.main()
 
 
 @group.command("continue")

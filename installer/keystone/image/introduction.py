@@ -8,6 +8,7 @@ folder holds private keys: whoever has the stick has the site until it is instal
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -53,21 +54,51 @@ def make(site: Site, fingerprint: str, passphrase: str) -> Mapping[str, Mapping[
     fingerprint, passphrase: for the first one; "" to leave them out.
     """
     first = site.primers[0].name
-    hosts = {node.name: _pair(node.name) for node in site.primers}
-    private, public = _pair(f"keystone@{first}")
-    known = "".join(
-        f"{_known(node, site.ssh.port)} {' '.join(hosts[node.name][1].split()[:2])}\n"
+    client = new_pair(f"keystone@{first}")
+    hosts = {node.name: new_pair(node.name) for node in site.primers}
+    known = known_hosts(site, {name: pair.public for name, pair in hosts.items()})
+    made = {name: host_files(pair, client.public) for name, pair in hosts.items()}
+    made[first].update(first_files(client, known, fingerprint, passphrase))
+    return made
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A key as OpenSSH has it: the private file, and the public line."""
+
+    private: str
+    public: str
+
+
+def new_pair(comment: str) -> Pair:
+    """A new Ed25519 key."""
+    key = Ed25519PrivateKey.generate()
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
+    public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+    return Pair(private, f"{public} {comment}\n")
+
+
+def host_files(pair: Pair, client: str) -> dict[str, str]:
+    """What every Primer has: its own key, and the public line of who may log in."""
+    return {HOST_KEY: pair.private, f"{HOST_KEY}.pub": pair.public, ALLOWED: client}
+
+
+def first_files(client: Pair, known: str, fingerprint: str, passphrase: str) -> dict[str, str]:
+    """What the first Primer has besides."""
+    texts = {FINGERPRINT: fingerprint, PASSPHRASE: passphrase}
+    return {
+        CLIENT_KEY: client.private,
+        KNOWN_HOSTS: known,
+        **{name: f"{text}\n" for name, text in texts.items() if text},
+    }
+
+
+def known_hosts(site: Site, public: Mapping[str, str]) -> str:
+    """The file by which the first Primer knows all. public: host keys' public lines by Primer."""
+    return "".join(
+        f"{_known(node, site.ssh.port)} {' '.join(public[node.name].split()[:2])}\n"
         for node in site.primers
     )
-    made = {
-        name: {HOST_KEY: key, f"{HOST_KEY}.pub": line, KNOWN_HOSTS: known, ALLOWED: public}
-        for name, (key, line) in hosts.items()
-    }
-    made[first][CLIENT_KEY] = private
-    for name, text in ((FINGERPRINT, fingerprint), (PASSPHRASE, passphrase)):
-        if text:
-            made[first][name] = f"{text}\n"
-    return made
 
 
 def save(made: Mapping[str, Mapping[str, str]], folder: Path) -> Path:
@@ -110,12 +141,10 @@ def read(site_file: Path, node: Node) -> Mapping[str, str]:
     return found
 
 
-def state(
-    site: Site, node: Node, found: Mapping[str, str], text: str
-) -> dict[str, tuple[str, int]]:
+def state(site: Site, found: Mapping[str, str], text: str) -> dict[str, tuple[str, int]]:
     """What a Primer's state begins with out of its folder: text and mode by path.
 
-    text: the site file, which the first Primer goes on with.
+    text: the site file, for the first Primer, which goes on with it; "" for the others.
     """
     if not found:
         return {}
@@ -123,7 +152,7 @@ def state(
     keys = "".join(f"{key}\n" for key in site.ssh.authorized_keys)
     place, mode = PLACES[ALLOWED]
     files[place] = (keys + found.get(ALLOWED, ""), mode)
-    if node is site.primers[0]:
+    if text:
         files[f"{CONFIG}/site.yaml"] = (text, 0o644)
     return files
 
@@ -131,11 +160,3 @@ def state(
 def _known(node: Node, port: int) -> str:
     """A host as known_hosts has it (sshd(8), SSH_KNOWN_HOSTS FILE FORMAT)."""
     return str(node.address) if port == 22 else f"[{node.address}]:{port}"  # noqa: PLR2004
-
-
-def _pair(comment: str) -> tuple[str, str]:
-    """A new key as OpenSSH has it: the private file, and the public line."""
-    key = Ed25519PrivateKey.generate()
-    private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
-    public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
-    return private, f"{public} {comment}\n"

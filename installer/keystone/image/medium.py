@@ -59,6 +59,16 @@ def bundle_file() -> Path | None:
     return files[0] if files else None
 
 
+def stick() -> Path | None:
+    """The one stick labelled KEYSTONE, mounted. Raises RefusedError for more than one."""
+    places = _sticks()
+    if len(places) > 1:
+        raise RefusedError(
+            f"{len(places)} sticks labelled {LABEL}", hint="leave one of them in the machine"
+        )
+    return places[0] if places else None
+
+
 def _found(name: str) -> list[Path]:
     places = [RUN / "medium/keystone" / name, *(stick / name for stick in _sticks())]
     return [place for place in places if place.is_file()]

@@ -1,4 +1,4 @@
-"""Files for network boot: what iPXE fetches over HTTP, in one tar file to unpack where it is served.
+"""Files for network boot: what iPXE fetches over HTTP, in a tar file to unpack where it is served.
 
 The kernel and its initrd, the installer medium, which the initrd fetches whole, and the script that
 starts them (ipxe.org, "scripting"). Addresses are relative to the script: it may lie anywhere.

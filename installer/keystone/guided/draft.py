@@ -1,0 +1,209 @@
+"""A site file that grows from machine to machine, on the stick that is carried between them. Pure.
+
+The first Primer is described last: then the site is whole, and it goes on to install it. A draft is
+a site document as people write it, with as many Primers as have been described.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from keystone import documents, log, site, site_checks, storage
+from keystone.errors import ConfigurationError
+from keystone.image import introduction, layout
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from keystone.facts import DiskFacts
+    from keystone.image.identity import Hardware
+    from keystone.site import Site
+
+Document = dict[str, Any]
+QUORUMS = site_checks.QUORUMS
+ROOT_KEY = "/root/site-root.key"
+PASSPHRASE = f"/{introduction.CONFIG}/{introduction.PASSPHRASE}"
+
+
+@dataclass(frozen=True)
+class Primer:
+    """One machine's answers. system, pool: serial numbers of disks."""
+
+    name: str
+    address: str
+    system: str
+    pool: tuple[str, ...]
+
+
+def begin(
+    name: str, nodes: str, gateway: str, *, layout: str = "mirror", keys: Sequence[str] = ()
+) -> Document:
+    """A site without a Primer. gateway: "" for none. keys: lines of OpenSSH public keys."""
+    return {
+        "apiVersion": documents.API_VERSION,
+        "kind": "Site",
+        "metadata": {"name": name},
+        "spec": {
+            "ssh": {"user": "root", "authorizedKeys": list(keys)},
+            "networks": {"nodes": nodes, **({"gateway": gateway} if gateway else {})},
+            "storage": {"layout": layout},
+            "trust": {"rootKeyFile": ROOT_KEY, "passphraseFile": PASSPHRASE},
+            "primers": [],
+        },
+    }
+
+
+def add(draft: Document, primer: Primer, here: Hardware, *, first: bool) -> Document:
+    """The draft with this machine in it, instead of what was said of it before."""
+    grown = deepcopy(draft)
+    entry = {
+        "name": primer.name,
+        "address": primer.address,
+        "machine": _machine(here),
+        "systemDisk": primer.system,
+        "disks": [{"serial": serial} for serial in primer.pool],
+    }
+    others = [known for known in grown["spec"]["primers"] if not _same(known, entry)]
+    grown["spec"]["primers"] = [entry, *others] if first else [*others, entry]
+    return grown
+
+
+def alone(draft: Document, name: str) -> Document:
+    """The same site with one Primer only, which is all that its own disk is written from."""
+    cut = deepcopy(draft)
+    cut["spec"]["primers"] = [p for p in cut["spec"]["primers"] if p["name"] == name]
+    return cut
+
+
+def text(draft: Document) -> str:
+    """As the file's text."""
+    return yaml.safe_dump(draft, sort_keys=False, default_flow_style=False, width=100)
+
+
+def parse(content: str) -> Site:
+    """The site that a whole draft is. Raises ConfigurationError with every mistake."""
+    return site.from_document(
+        documents.loads(content, kind="Site", schema=site.schema(), check=site_checks.check)
+    )
+
+
+def mistakes(draft: Document) -> tuple[str, ...]:
+    """What is wrong with a whole draft, in words."""
+    try:
+        parse(text(draft))
+    except ConfigurationError as error:
+        found = [
+            ": ".join(filter(None, (mistake.text, mistake.hint))) for mistake in error.mistakes
+        ]
+        return tuple(found) or (error.message,)
+    return ()
+
+
+def wrong_site(name: str, nodes: str, gateway: str) -> str:
+    """What is wrong with these answers; "" when nothing is."""
+    try:
+        network = IPv4Network(nodes)
+    except ValueError:
+        return f"{nodes or 'nothing'} is no network; one looks like 10.77.0.0/24"
+    trial = begin(name, nodes, gateway)
+    trial["spec"]["primers"] = [_any_primer(trial, network)]
+    return _first(mistakes(trial))
+
+
+def wrong_primer(draft: Document, name: str, address: str, here: Hardware) -> str:
+    """What is wrong with a Primer's name or address; "" when nothing is."""
+    network = IPv4Network(draft["spec"]["networks"]["nodes"])
+    trial = deepcopy(draft)
+    mine = {**_any_primer(draft, network), "name": name, "address": address}
+    trial["spec"]["primers"] = [mine]
+    found = _first(mistakes(trial))
+    if found:
+        return found
+    machine = _machine(here)
+    for known in draft["spec"]["primers"]:
+        if known["machine"] == machine:
+            continue
+        if known["name"] == name:
+            return f"{name} is another Primer already"
+        if known["address"] == address:
+            return f"{address} is {known['name']}'s already"
+    return ""
+
+
+def wrong_pool(draft: Document, pool: Sequence[str]) -> str:
+    """What is wrong with so many disks; "" when nothing is."""
+    layout = draft["spec"]["storage"]["layout"]
+    needed = site_checks.DISKS[layout]
+    if len(pool) == needed:
+        return ""
+    return f"pools of this site are {layout}, of {needed} disks each; {len(pool)} are marked"
+
+
+def wrong_whole(draft: Document) -> str:
+    """Whether the site can be installed with the Primers that it has; "" when it can."""
+    count = len(draft["spec"]["primers"])
+    if count not in QUORUMS:
+        return (
+            f"a site has {', '.join(map(str, QUORUMS[:-1]))} or {QUORUMS[-1]} Primers, not {count}"
+        )
+    return _first(mistakes(draft))
+
+
+def usable(disks: Sequence[DiskFacts], least: int = 0) -> tuple[DiskFacts, ...]:
+    """Those that may be written: blank, built in, with a serial number, not below so many bytes."""
+    return tuple(disk for disk in disks if not unusable(disk, least))
+
+
+def unusable(disk: DiskFacts, least: int = 0) -> str:
+    """Why a disk is not offered; "" when it is."""
+    if not disk.serial:
+        return "no serial number"
+    if disk.removable or disk.transport == "usb":
+        return "removable"
+    if disk.read_only:
+        return "read-only"
+    found = storage.found_on(disk)
+    if found:
+        return found
+    return f"smaller than {log.size(least)}" if disk.size < least else ""
+
+
+def about(disk: DiskFacts) -> str:
+    """One line for a list: what it is, how large, what is on it."""
+    why = unusable(disk)
+    size, model = log.size(disk.size), disk.model or "-"
+    return f"{disk.serial or '?':<20.20} {size:>9}  {model:<16.16} {why or 'blank'}"
+
+
+SYSTEM_LEAST = layout.SMALLEST_MIB * layout.MIB
+
+
+def _machine(here: Hardware) -> Mapping[str, object]:
+    return {"serial": here.serial} if here.serial else {"macs": list(here.macs)}
+
+
+def _same(known: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
+    return bool(known["machine"] == entry["machine"] or known["name"] == entry["name"])
+
+
+def _any_primer(draft: Document, network: IPv4Network) -> Document:
+    """One that is right, to try the rest of a site with."""
+    gateway = draft["spec"]["networks"].get("gateway", "")
+    address = next((str(host) for host in network.hosts() if str(host) != gateway), "")
+    needed = site_checks.DISKS[draft["spec"]["storage"]["layout"]]
+    return {
+        "name": "p1",
+        "address": address,
+        "machine": {"serial": "S"},
+        "systemDisk": "X",
+        "disks": [{"serial": f"D{number}"} for number in range(needed)],
+    }
+
+
+def _first(found: Sequence[str]) -> str:
+    return found[0] if found else ""

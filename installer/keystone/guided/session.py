@@ -1,0 +1,125 @@
+"""The guided way on this machine: look, ask, save on the stick, write the disk."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from keystone import bundle, disks, log, run
+from keystone.errors import KeystoneError, PreflightError
+from keystone.guided import draft as drafts
+from keystone.guided import questions, stick
+from keystone.guided.questions import FIRST, WRITE
+from keystone.guided.screens import Terminal
+from keystone.image import installing, introduction, medium
+from keystone.image import write as writing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from keystone.guided.questions import Answers, Screen, Seen
+    from keystone.image.write import Running
+
+AGAIN = "Go on"
+
+
+def main() -> None:
+    """Ask until the machine is written and restarted, or the person leaves."""
+    now, screen = writing.observe(), Terminal()
+    while True:
+        try:
+            if _once(now, screen):
+                run.run(["systemctl", "--no-block", "reboot"])
+                return
+        except KeystoneError as error:
+            text = f"{error.message}\n\n{error.hint}" if error.hint else error.message
+            screen.show("This did not work", text, AGAIN)
+
+
+def _once(now: Running, screen: Screen) -> bool:
+    """Whether the machine shall restart now."""
+    place = medium.stick()
+    answers = questions.ask(screen, look(place))
+    if answers is None:
+        return False
+    if place is None:
+        raise PreflightError(
+            "no stick labelled KEYSTONE to save this on",
+            hint="put one in (FAT or ext4, with that label) and go on",
+        )
+    with writable(place):
+        lost = stick.missing(place, drafts_without(answers))
+        if lost:
+            raise PreflightError(
+                f"the keys of {', '.join(lost)} are not on this stick",
+                hint="take the stick on which they were described, or describe them again",
+            )
+        file = stick.save(place, answers)
+    log.info(f"saved: {file}")
+    if answers.what != WRITE:
+        screen.show("Saved", f"{file.name} is on the stick. Nothing else was written.", AGAIN)
+        return False
+    _write(now, answers, file)
+    return bool(screen.show("Done", _next(answers), "Restart"))
+
+
+def look(place: Path | None) -> Seen:
+    """What this machine is and what the stick has."""
+    seen = disks.observe()
+    found = medium.bundle_file()
+    return questions.Seen(
+        here=medium.hardware(seen),
+        disks=tuple(seen),
+        stick=str(place or ""),
+        draft=stick.read(place) if place else {},
+        keys=stick.public_keys(place) if place else (),
+        fingerprint=_fingerprint(found) if found else "",
+    )
+
+
+def _fingerprint(file: Path) -> str:
+    """Of a bundle's own trust root, to be shown. Nothing is trusted by that."""
+    return bundle.open_metadata(file, confirm=lambda _: True).fingerprint
+
+
+@contextmanager
+def writable(place: Path) -> Iterator[None]:
+    """The stick is mounted read-only but for this."""
+    run.run(["mount", "-o", "remount,rw", place])
+    try:
+        yield
+    finally:
+        run.run(["sync", "--file-system", place])
+        run.run(["mount", "-o", "remount,ro", place])
+
+
+def drafts_without(answers: Answers) -> drafts.Document:
+    """The Primers that were described before this one."""
+    spec = {**answers.whole["spec"]}
+    spec["primers"] = [entry for entry in spec["primers"] if entry["name"] != answers.name]
+    return {**answers.whole, "spec": spec}
+
+
+def _write(now: Running, answers: Answers, file: Path) -> None:
+    whole = drafts.text(answers.whole)
+    alone = drafts.parse(drafts.text(drafts.alone(answers.whole, answers.name)))
+    wanted = drafts.parse(whole) if answers.role == FIRST else alone
+    node = next(node for node in wanted.primers if node.name == answers.name)
+    text = whole if answers.role == FIRST else ""
+    files = introduction.state(wanted, introduction.read(file, node), text)
+    plan = installing.plan(now, node, answers.system)
+    log.info(plan.describe())
+    installing.write_primer(now, wanted, node, files, plan)
+
+
+def _next(answers: Answers) -> str:
+    if answers.role == FIRST:
+        return (
+            "This machine starts from its disk now and installs the site: leave the stick with the "
+            "bundle in, take the medium out, and watch its console."
+        )
+    return (
+        "Take the medium and the stick out and carry them to the next machine. This one starts "
+        "from its disk now and waits for the first Primer."
+    )

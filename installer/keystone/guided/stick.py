@@ -1,0 +1,108 @@
+"""What the guided way leaves on the stick: the draft, the keys, and at last the whole site file.
+
+    site-draft.yaml              the site so far; site.yaml when the first Primer is described
+    introductions/<primer>/      as introduction.py has it
+    introductions/.client/       the first Primer's key, until it is known who that is
+
+Keys are written before the draft that needs them: what was cut is done again and loses nothing.
+"""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+import yaml
+
+from keystone.errors import ConfigurationError
+from keystone.guided import draft as drafts
+from keystone.guided.questions import FIRST
+from keystone.image import introduction, medium
+from keystone.image.introduction import ALLOWED, CLIENT_KEY, FOLDER, HOST_KEY, Pair
+from keystone.wholefile import write_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from keystone.guided.draft import Document
+    from keystone.guided.questions import Answers
+
+DRAFT = "site-draft.yaml"
+CLIENT = ".client"
+
+
+def read(stick: Path) -> Document:
+    """The draft that a stick has; empty without one. Raises ConfigurationError for a broken one."""
+    file = stick / DRAFT
+    if not file.is_file():
+        return {}
+    try:
+        found = yaml.safe_load(file.read_text())
+        for entry in found["spec"]["primers"]:
+            _ = entry["name"], entry["address"], entry["machine"], entry["disks"]
+    except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            f"{file}: not a draft of a site: {error}", hint="remove it and describe the site anew"
+        ) from error
+    draft: Document = found
+    return draft
+
+
+def public_keys(stick: Path) -> tuple[str, ...]:
+    """Lines of the public keys (*.pub) at the top of a stick: who may log in."""
+    files = sorted(file for file in stick.glob("*.pub") if file.is_file())
+    lines = [line.strip() for file in files for line in file.read_text().splitlines()]
+    return tuple(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
+
+
+def save(stick: Path, answers: Answers) -> Path:
+    """Write what was answered; the site file or the draft that it became."""
+    folder = stick / FOLDER
+    names = {entry["name"] for entry in answers.whole["spec"]["primers"]}
+    client = _kept(folder / CLIENT, CLIENT_KEY, "keystone")
+    own = _kept(folder / answers.name, HOST_KEY, answers.name)
+    _write(folder / answers.name, introduction.host_files(own, client.public))
+    for other in folder.iterdir():
+        if other.name not in {*names, CLIENT}:
+            shutil.rmtree(other)
+    if answers.role != FIRST:
+        file = stick / DRAFT
+        write_whole(file, drafts.text(answers.whole).encode(), 0o644)
+        return file
+    site = drafts.parse(drafts.text(answers.whole))
+    public = {name: (folder / name / f"{HOST_KEY}.pub").read_text() for name in names}
+    known = introduction.known_hosts(site, public)
+    _write(
+        folder / answers.name,
+        introduction.first_files(client, known, answers.fingerprint, answers.passphrase),
+    )
+    file = stick / medium.SITE
+    write_whole(file, drafts.text(answers.whole).encode(), 0o644)
+    (stick / DRAFT).unlink(missing_ok=True)
+    return file
+
+
+def missing(stick: Path, draft: Document) -> tuple[str, ...]:
+    """Primers of a draft whose keys are not on the stick: another stick described them."""
+    folder = stick / FOLDER
+    needed = (f"{HOST_KEY}.pub", ALLOWED)
+    return tuple(
+        entry["name"]
+        for entry in draft["spec"]["primers"]
+        if not all((folder / entry["name"] / file).is_file() for file in needed)
+    )
+
+
+def _kept(folder: Path, name: str, comment: str) -> Pair:
+    """The key in a folder, made when it is not there."""
+    private, public = folder / name, folder / f"{name}.pub"
+    if not (private.is_file() and public.is_file()):
+        pair = introduction.new_pair(comment)
+        _write(folder, {name: pair.private, f"{name}.pub": pair.public})
+    return Pair(private.read_text(), public.read_text())
+
+
+def _write(folder: Path, files: Mapping[str, str]) -> None:
+    for name, text in files.items():
+        write_whole(folder / name, text.encode(), 0o600)

@@ -1,0 +1,291 @@
+"""The guided way: what is asked, what is refused, what is left on the stick."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from keystone.errors import ConfigurationError
+from keystone.facts import DiskFacts
+from keystone.guided import draft as drafts
+from keystone.guided import questions, session, stick
+from keystone.guided.questions import FIRST, JOINING, SAVE, WRITE, Answers, Field, Seen
+from keystone.image import introduction
+from keystone.image.identity import Hardware
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBv operator"
+BACK = object()
+
+
+def disk(serial: str, gib: int = 32, **more: Any) -> DiskFacts:
+    return DiskFacts(
+        name=serial.lower(), path=f"/dev/{serial.lower()}", by_id=(), serial=serial, model="M",
+        size=gib << 30, logical_sector=512, physical_sector=512, **more,
+    )  # fmt: skip
+
+
+def seen(number: int, draft: drafts.Document | None = None, **more: Any) -> Seen:
+    disks = (disk(f"A{number}"), disk(f"B{number}"), disk(f"S{number}"))
+    return Seen(Hardware(f"M{number}", ()), disks, "/stick", draft or {}, (KEY,), **more)
+
+
+class Script:
+    """A person who answers in turn. Each answer is checked as the terminal would check it."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+        self.asked: list[tuple[str, str]] = []
+        self.wrong: list[str] = []
+
+    def _next(self, title: str, text: str) -> Any:
+        self.asked.append((title, text))
+        return self.answers.pop(0)
+
+    def choose(
+        self, title: str, text: str, options: Sequence[tuple[str, str]], default: str
+    ) -> str | None:
+        assert default in dict(options)
+        given = self._next(title, text)
+        if given is BACK:
+            return None
+        chosen: str = default if given is None else given
+        assert chosen in dict(options), f"{chosen} is not offered: {options}"
+        return chosen
+
+    def mark(
+        self, title: str, text: str, options: Sequence[tuple[str, str]], marked: Sequence[str]
+    ) -> tuple[str, ...] | None:
+        given = self._next(title, text)
+        if given is BACK:
+            return None
+        assert set(given) <= set(dict(options)), f"{given} is not offered: {options}"
+        return tuple(given)
+
+    def fill(
+        self,
+        title: str,
+        text: str,
+        fields: Sequence[Field],
+        wrong: Callable[[dict[str, str]], str],
+    ) -> dict[str, str] | None:
+        while True:
+            given = self._next(title, text)
+            if given is BACK:
+                return None
+            said = {**{field.key: field.value for field in fields}, **(given or {})}
+            found = wrong(said)
+            if not found:
+                return said
+            self.wrong.append(found)
+
+    def show(self, title: str, text: str, button: str) -> bool:
+        assert button
+        return self._next(title, text) is not BACK
+
+
+SITE = ({"name": "plant", "nodes": "10.77.0.0/24"}, None)
+"""The page of the site and that of its pools, as they are."""
+
+
+def joining(number: int) -> tuple[Any, ...]:
+    return (JOINING, {"name": f"p{number}", "address": f"10.77.0.1{number}"}, f"S{number}",
+            (f"A{number}", f"B{number}"))  # fmt: skip
+
+
+def first(passphrase: str = "correct horse battery") -> tuple[Any, ...]:
+    return (FIRST, {"name": "p1", "address": "10.77.0.11"}, "S1", ("A1", "B1"),
+            {"passphrase": passphrase, "again": passphrase})  # fmt: skip
+
+
+def described(number: int, draft: drafts.Document | None = None) -> Answers:
+    site = () if draft else SITE
+    answers = questions.ask(Script(None, *site, *joining(number), SAVE), seen(number, draft))
+    assert answers is not None
+    return answers
+
+
+def test_three_machines_become_one_site_and_the_file_is_one_that_installs(tmp_path: Path) -> None:
+    draft: drafts.Document = {}
+    for number in (2, 3):
+        answers = described(number, draft)
+        stick.save(tmp_path, answers)
+        draft = stick.read(tmp_path)
+    assert [entry["name"] for entry in draft["spec"]["primers"]] == ["p2", "p3"]
+    script = Script(None, *first(), "yes", WRITE)
+    last = questions.ask(script, seen(1, draft, fingerprint="ab" * 32))
+    assert last is not None
+    assert last.what == WRITE
+    file = stick.save(tmp_path, last)
+    assert file.name == "site.yaml"
+    assert not (tmp_path / stick.DRAFT).exists()
+    site = drafts.parse(file.read_text())
+    assert [node.name for node in site.primers] == ["p1", "p2", "p3"]
+    assert site.primers[1].machine is not None
+    assert (site.primers[1].machine.serial, site.primers[1].system_disk) == ("M2", "S2")
+    assert site.ssh.authorized_keys == (KEY,)
+    mine = introduction.read(file, site.primers[0])
+    assert len(mine[introduction.KNOWN_HOSTS].splitlines()) == 3
+    assert mine[introduction.FINGERPRINT] == "ab" * 32 + "\n"
+    client = (tmp_path / "introductions" / stick.CLIENT / "id_ed25519.pub").read_text()
+    for node in site.primers:
+        assert introduction.read(file, node)[introduction.ALLOWED] == client
+
+
+def test_a_joining_machine_is_written_from_a_site_of_its_own() -> None:
+    draft = drafts.alone(described(3, described(2).whole).whole, "p3")
+    (node,) = drafts.parse(drafts.text(draft)).primers
+    assert (node.name, str(node.address)) == ("p3", "10.77.0.13")
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"nodes": "10.77.0.0"}, "10.77.0.0"),
+        ({"nodes": "nonsense"}, "is no network"),
+        ({"nodes": ""}, "nothing is no network"),
+        ({"nodes": "10.77.0.5/24"}, "is no network"),
+        ({"nodes": "10.244.1.0/24"}, "10.244"),
+        ({"name": "Plant 7"}, "lower-case"),
+        ({"gateway": "10.78.0.1"}, "10.78.0.1"),
+        ({"gateway": "x"}, "x"),
+    ],
+)
+def test_a_wrong_site_is_said_at_once_and_asked_again(given: dict[str, str], why: str) -> None:
+    script = Script(None, given, *SITE, *joining(2), SAVE)
+    assert questions.ask(script, seen(2)) is not None
+    assert len(script.wrong) == 1
+    assert why in script.wrong[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"name": "p2", "address": "10.77.0.13"}, "another Primer already"),
+        ({"name": "p3", "address": "10.77.0.12"}, "p2's already"),
+        ({"name": "p3", "address": "10.78.0.13"}, "10.78.0.13"),
+        ({"name": "p3", "address": ""}, ""),
+        ({"name": "P 3", "address": "10.77.0.13"}, "lower-case"),
+    ],
+)
+def test_a_wrong_machine_is_said_at_once(given: dict[str, str], why: str) -> None:
+    draft = described(2).whole
+    role, right, *rest = joining(3)
+    script = Script(None, role, given, right, *rest, SAVE)
+    assert questions.ask(script, seen(3, draft)) is not None
+    assert len(script.wrong) == 1
+    assert why in script.wrong[0]
+
+
+def test_the_same_machine_again_replaces_what_was_said_of_it() -> None:
+    again = questions.ask(
+        Script(None, JOINING, {"name": "p7", "address": "10.77.0.12"}, "S2", ("A2", "B2"), SAVE),
+        seen(2, described(2).whole),
+    )
+    assert again is not None
+    assert [entry["name"] for entry in again.whole["spec"]["primers"]] == ["p7"]
+
+
+def test_only_blank_disks_are_offered_and_the_others_say_why() -> None:
+    disks = (
+        disk("USB", transport="usb"), disk("RO", read_only=True),
+        disk("OLD", partition_table="gpt"), disk("", 40), disk("TINY", 1), disk("GOOD"), disk("A"), disk("B"),
+    )  # fmt: skip
+    script = Script(None, *SITE, *joining(2)[:2], "GOOD", ("A", "B"), SAVE)
+    found = questions.ask(script, Seen(Hardware("M2", ()), disks, "/stick", keys=(KEY,)))
+    assert found is not None
+    text = dict(script.asked)["The system's disk"]
+    for why in (
+        "USB: removable",
+        "RO: read-only",
+        "OLD: partition table gpt",
+        "no serial",
+        "TINY: sm",
+    ):
+        assert why in text
+
+
+def test_with_no_disk_there_is_only_the_way_back() -> None:
+    bare = Seen(Hardware("M2", ()), (disk("OLD", partition_table="gpt"),), "/stick")
+    script = Script(None, *SITE, *joining(2)[:2], None, BACK, BACK, BACK, BACK)
+    assert questions.ask(script, bare) is None
+    assert "No disk can be written" in script.asked[5][1]
+
+
+def test_a_pool_of_the_wrong_number_is_asked_again() -> None:
+    script = Script(None, *SITE, *joining(2)[:3], ("A2",), ("A2", "B2"), SAVE)
+    assert questions.ask(script, seen(2)) is not None
+    assert "mirror, of 2 disks each; 1 are marked" in script.asked[-2][1]
+
+
+def test_passphrases_must_be_long_and_equal() -> None:
+    draft = described(3, described(2).whole).whole
+    role, machine, system, pool, right = first()
+    script = Script(
+        None, role, machine, system, pool, {"passphrase": "short", "again": "short"},
+        {"passphrase": "correct horse battery", "again": "correct horse"}, right, "no", SAVE,
+    )  # fmt: skip
+    found = questions.ask(script, seen(1, draft, fingerprint="ab" * 32))
+    assert found is not None
+    assert found.fingerprint == ""
+    assert ["12 characters" in script.wrong[0], "not the same" in script.wrong[1]] == [True, True]
+
+
+def test_the_first_primer_of_two_is_not_complete_and_goes_back_to_its_role() -> None:
+    back = (None, BACK, BACK, BACK, BACK, BACK)
+    script = Script(None, *first(), "no", *back, *joining(1), SAVE)
+    found = questions.ask(script, seen(1, described(2).whole, fingerprint="ab" * 32))
+    assert found is not None
+    assert found.role == JOINING
+    assert "1, 3 or 5 Primers, not 2" in dict(script.asked)["Not complete"]
+
+
+def test_going_back_keeps_what_was_answered() -> None:
+    role, machine, system, pool = joining(2)
+    script = Script(None, *SITE, role, machine, BACK, None, system, BACK, None, pool, SAVE)
+    found = questions.ask(script, seen(2))
+    assert found is not None
+    assert (found.name, found.address, found.system) == ("p2", "10.77.0.12", "S2")
+
+
+def test_leaving_at_the_first_page_asks_nothing_more() -> None:
+    assert questions.ask(Script(BACK), seen(2)) is None
+
+
+def test_a_stick_on_which_others_were_described_without_keys_is_refused(tmp_path: Path) -> None:
+    answers = described(3, described(2).whole)
+    assert stick.missing(tmp_path, session.drafts_without(answers)) == ("p2",)
+    stick.save(tmp_path, described(2))
+    assert stick.missing(tmp_path, session.drafts_without(answers)) == ()
+
+
+def test_keys_are_made_once_and_those_of_dropped_machines_go(tmp_path: Path) -> None:
+    stick.save(tmp_path, described(2))
+    key = tmp_path / "introductions/p2" / introduction.HOST_KEY
+    made = key.read_text()
+    stick.save(tmp_path, described(2))
+    assert key.read_text() == made
+    renamed = questions.ask(
+        Script(None, JOINING, {"name": "p7", "address": "10.77.0.12"}, "S2", ("A2", "B2"), SAVE),
+        seen(2, described(2).whole),
+    )
+    assert renamed is not None
+    stick.save(tmp_path, renamed)
+    assert sorted(p.name for p in (tmp_path / "introductions").iterdir()) == [".client", "p7"]
+
+
+@pytest.mark.parametrize("text", ["a: [", "spec: {primers: [1]}", "x", "", "spec: {primers: [{}]}"])
+def test_a_broken_draft_is_refused_by_name(tmp_path: Path, text: str) -> None:
+    (tmp_path / stick.DRAFT).write_text(text)
+    with pytest.raises(ConfigurationError, match=r"site-draft\.yaml"):
+        stick.read(tmp_path)
+
+
+def test_public_keys_are_those_at_the_top_of_the_stick(tmp_path: Path) -> None:
+    (tmp_path / "me.pub").write_text(f"# mine\n{KEY}\n\n")
+    (tmp_path / "also.pub").write_text(f"{KEY}\n")
+    assert stick.public_keys(tmp_path) == (KEY,)
