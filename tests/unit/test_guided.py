@@ -193,7 +193,8 @@ def test_the_same_machine_again_replaces_what_was_said_of_it() -> None:
 def test_only_blank_disks_are_offered_and_the_others_say_why() -> None:
     disks = (
         disk("USB", transport="usb"), disk("RO", read_only=True),
-        disk("OLD", partition_table="gpt"), disk("", 40), disk("TINY", 1), disk("GOOD"), disk("A"), disk("B"),
+        disk("OLD", partition_table="gpt"), disk("", 40), disk("TINY", 1), disk("GOOD"),
+        disk("A"), disk("B"),
     )  # fmt: skip
     script = Script(None, *SITE, *joining(2)[:2], "GOOD", ("A", "B"), SAVE)
     found = questions.ask(script, Seen(Hardware("M2", ()), disks, "/stick", keys=(KEY,)))

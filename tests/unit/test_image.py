@@ -198,7 +198,7 @@ def test_the_esp_starts_uefi_and_bios(tmp_path: Path) -> None:
     found = layout.esp(parts, tmp_path / "loader", 7)
     assert found["EFI/BOOT/BOOTX64.EFI"] == tmp_path / "loader"
     assert found["EFI/Linux/keystone_7+3.efi"] == parts["linux.efi"]
-    assert f"linux /keystone/7/vmlinuz boot=keystone keystone.root={DIGEST}\n" in str(
+    assert f"linux /keystone/7/vmlinuz boot=keystone keystone.root={DIGEST} $counted\n" in str(
         found["keystone/grub.cfg"]
     )
     assert found["keystone/7/initrd"] == parts["initrd"]

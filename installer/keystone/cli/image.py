@@ -158,6 +158,45 @@ def guided() -> None:
     session.main()
 
 
+@group.command()
+@click.argument("image", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--root", "digest", help="Root hash of its system, as its makers told you.")
+@click.option("--plan", "plan_only", is_flag=True, help="Show what would be done and stop.")
+def upgrade(image: Path, digest: str | None, *, plan_only: bool) -> None:
+    """Write the version of IMAGE, an installer ISO, to the slot that is not running."""
+    from keystone.errors import RefusedError  # noqa: PLC0415
+    from keystone.image import upgrade as upgrading  # noqa: PLC0415 slow to import
+    from keystone.image import write as writing  # noqa: PLC0415
+
+    now = writing.observe()
+    disk, partitions = upgrading.observe()
+    with upgrading.medium_of(image) as place:
+        offer = upgrading.offered(place)
+        wanted = upgrading.plan(now, disk, partitions, offer)
+        log.info(wanted.describe())
+        if plan_only:
+            return
+        found = offer.system.digest
+        if digest is None and sys.stdin.isatty():
+            log.info(f"The root hash of this system, which stands for every byte of it:\n  {found}")
+            digest = found if click.confirm("Is it what its makers told you?") else ""
+        if digest != found:
+            raise RefusedError(
+                f"{image}: its system is {found}, not the one that was named",
+                hint="--root HASH, as its makers told you by another way than this file",
+            )
+        upgrading.apply(wanted, offer)
+    log.info(f"Done: version {wanted.version} is started next. Restart when it suits.")
+
+
+@group.command()
+def bless() -> None:
+    """Call the version that runs good; the machine does it by itself when it came up well."""
+    from keystone.image import upgrade as upgrading  # noqa: PLC0415 slow to import
+
+    log.info(upgrading.bless())
+
+
 @group.command("continue")
 def continue_() -> None:
     """Go on from the first start of the first Primer to the running site."""

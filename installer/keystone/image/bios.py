@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from keystone.errors import KeystoneError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 SECTOR = 512
 CODE = 440
@@ -24,7 +28,7 @@ PARTITION_TYPE = "21686148-6449-6e6f-744e-656564454649"
 """BIOS boot partition, as GRUB names it."""
 MODULES = (
     "biosdisk", "part_gpt", "fat", "normal", "linux", "serial", "terminal", "echo", "test",
-    "search", "search_fs_file", "configfile",
+    "search", "search_fs_file", "configfile", "loadenv",
 )  # fmt: skip
 EARLY = "search --file --set=root /keystone/grub.cfg\nset prefix=($root)/keystone\n"
 """Built into GRUB: find the file system with our menu."""
@@ -54,11 +58,74 @@ def placed(boot: bytes, core: bytes, lba: int = CORE_LBA) -> Loader:
     return Loader(bytes(code), bytes(rest))
 
 
+CONSOLE = (
+    "serial --unit=0 --speed=115200\n"
+    "terminal_input console serial\nterminal_output console serial\nset timeout=3\n"
+)
+ENVIRONMENT = "/keystone/grubenv"
+ENVIRONMENT_SIZE = 1024
+ENVIRONMENT_HEAD = "# GRUB Environment Block\n"
+# `trying` is started at most TRIES times; nobody having called it good by then, `good` is.
+COUNT = """\
+load_env -f {environment} good trying tries
+if [ -n "$trying" ]; then
+    if [ "$tries" = 3 ]; then set tries=2
+    elif [ "$tries" = 2 ]; then set tries=1
+    elif [ "$tries" = 1 ]; then set tries=0
+    else set trying=
+    fi
+    save_env -f {environment} trying tries
+fi
+if [ -n "$trying" ]; then
+    set default="keystone-$trying"
+    set counted=keystone.counted
+else
+    set default="keystone-$good"
+fi
+"""
+TRIES = 3
+
+
 def menu(title: str, folder: str, cmdline: str) -> str:
-    """grub.cfg with one entry. folder: of vmlinuz and initrd, from the file system's top."""
+    """grub.cfg of a medium: one entry. folder: of vmlinuz and initrd, from the top."""
+    return CONSOLE + _entry("keystone", title, folder, cmdline)
+
+
+def slots(command_lines: Mapping[int, str]) -> str:
+    """grub.cfg of a disk: an entry for each version, the newest first, and which one is started."""
+    entries = [
+        _entry(
+            f"keystone-{version}",
+            f"Keystone {version}",
+            f"/keystone/{version}",
+            f"{cmdline} $counted",
+        )
+        for version, cmdline in sorted(command_lines.items(), reverse=True)
+    ]
+    return CONSOLE + COUNT.format(environment=ENVIRONMENT) + "".join(entries)
+
+
+def environment(values: Mapping[str, str]) -> str:
+    """A block for load_env and save_env (GRUB manual, "Environment block").
+
+    Raises KeystoneError for more than fits.
+    """
+    text = ENVIRONMENT_HEAD + "".join(f"{key}={value}\n" for key, value in values.items())
+    if len(text) > ENVIRONMENT_SIZE:
+        raise KeystoneError(f"{len(text)} bytes do not fit into GRUB's environment block")
+    return text.ljust(ENVIRONMENT_SIZE, "#")
+
+
+def values(block: str) -> dict[str, str]:
+    """What is in such a block; nothing when it is none."""
+    if not block.startswith(ENVIRONMENT_HEAD):
+        return {}
+    lines = [line for line in block.splitlines() if not line.startswith("#")]
+    return dict(line.split("=", 1) for line in lines if "=" in line)
+
+
+def _entry(name: str, title: str, folder: str, cmdline: str) -> str:
     return (
-        "serial --unit=0 --speed=115200\n"
-        "terminal_input console serial\nterminal_output console serial\nset timeout=3\n"
-        f'menuentry "{title}" {{\n    linux {folder}/vmlinuz {cmdline}\n'
+        f'menuentry "{title}" --id {name} {{\n    linux {folder}/vmlinuz {cmdline}\n'
         f"    initrd {folder}/initrd\n}}\n"
     )

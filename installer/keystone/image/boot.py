@@ -35,7 +35,10 @@ def boot_files(
 
     kernel: the folder that rootfs.initramfs made.
     """
-    words = ("boot=keystone", *system.options(), *recipe.kernel_options)
+    words = (
+        "boot=keystone", *system.options(), f"keystone.version={recipe.version}",
+        *recipe.kernel_options,
+    )  # fmt: skip
     name = steps.key(
         "boot", VERSION, kernel.name, words, recipe.version, tools.stack(), bios.MODULES, bios.EARLY
     )

@@ -33,8 +33,12 @@ SMALLEST_MIB = ESP_MIB + 2 * SLOT_MIB + STATE_MIB + 16
 STATE = "keystone-state"
 LOADER_CONF = "timeout 3\nconsole-mode keep\neditor no\n"
 """Of systemd-boot, loader.conf(5)."""
-TRIES = 3
+TRIES = bios.TRIES
 """How often a new version is started before the one before it comes back."""
+VERSIONS = "keystone"
+GRUB_MENU, GRUB_ENVIRONMENT = "keystone/grub.cfg", bios.ENVIRONMENT.removeprefix("/")
+FREE = "_empty"
+"""Label of a slot that nothing is in (systemd-sysupdate(8))."""
 
 
 def uki_name(version: int, tries: int = TRIES) -> str:
@@ -46,19 +50,25 @@ def uki_name(version: int, tries: int = TRIES) -> str:
 
 
 def esp(parts: Mapping[str, Path], loader: Path, version: int) -> Mapping[str, Path | str]:
-    """What the EFI system partition holds: a file to copy, or text, by path.
+    """What the EFI system partition holds at first: a file to copy, or text, by path.
 
     parts: boot.PARTS, each where it is; loader: systemd-boot.
     """
-    folder = f"keystone/{version}"
-    cmdline = parts["cmdline"].read_text()
     return {
         "EFI/BOOT/BOOTX64.EFI": loader,
         "loader/loader.conf": LOADER_CONF,
+        **of_version(parts, version),
+        GRUB_MENU: bios.slots({version: parts["cmdline"].read_text()}),
+        GRUB_ENVIRONMENT: bios.environment({"good": str(version), "trying": "", "tries": ""}),
+    }
+
+
+def of_version(parts: Mapping[str, Path], version: int) -> Mapping[str, Path | str]:
+    """What one version has in it."""
+    folder = f"{VERSIONS}/{version}"
+    return {
         uki_name(version): parts["linux.efi"],
-        "keystone/grub.cfg": bios.menu(f"Keystone {version}", f"/{folder}", cmdline),
-        f"{folder}/vmlinuz": parts["vmlinuz"],
-        f"{folder}/initrd": parts["initrd"],
+        **{f"{folder}/{name}": parts[name] for name in ("vmlinuz", "initrd", "cmdline")},
     }
 
 
@@ -92,7 +102,7 @@ def definitions(system: System, version: int, contents: Contents) -> Mapping[str
             Type="root-x86-64", Label=f"keystone-{version}", UUID=str(system.partition),
             CopyBlocks=contents.system, ReadOnly="yes", **_exactly(SLOT_MIB),
         ),
-        "30-slot.conf": _partition(Type="root-x86-64", Label="_empty", **_exactly(SLOT_MIB)),
+        "30-slot.conf": _partition(Type="root-x86-64", Label=FREE, **_exactly(SLOT_MIB)),
         "40-state.conf": _partition(
             Type="linux-generic", Label=STATE, Format="ext4", SizeMinBytes=f"{STATE_MIB}M",
             GrowFileSystem="yes", **state,

@@ -127,7 +127,7 @@ def slot_of(now: Running) -> str:
 def check_medium(now: Running) -> None:
     """Read all of the system against its root hash. Raises DamagedBundleError with the place."""
     with log.step("check the medium"):
-        _verify(now.system, now.system.file)
+        verify(now.system, now.system.file)
 
 
 def write(now: Running, wanted: Plan, seed: Path | None = None) -> None:
@@ -142,7 +142,7 @@ def write(now: Running, wanted: Plan, seed: Path | None = None) -> None:
         _write_code(wanted, _grub().code)
         with log.step("read it back"):
             try:
-                _verify(now.system, Path("/dev/disk/by-partuuid") / str(now.system.partition))
+                verify(now.system, Path("/dev/disk/by-partuuid") / str(now.system.partition))
             except DamagedBundleError as error:
                 raise HostError(
                     f"disk {wanted.serial} ({wanted.disk}) did not keep what was written: "
@@ -224,7 +224,8 @@ def _write_code(wanted: Plan, code: bytes) -> None:
         ) from error
 
 
-def _verify(system: System, device: Path) -> None:
+def verify(system: System, device: Path) -> None:
+    """Read all of it against its root hash. Raises DamagedBundleError with the place."""
     done = run(
         ["veritysetup", "verify", f"--hash-offset={system.tree}", device, device, system.digest],
         check=False, timeout=3600,

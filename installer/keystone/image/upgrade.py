@@ -1,0 +1,287 @@
+"""Another version of the system into the slot that is not running, and the way back.
+
+The new version comes on a medium's image (an ISO). Until it is whole in its slot nothing starts it;
+from then on it is started a few times, and the one before it again when nobody called it good: by
+systemd-boot under UEFI (Automatic Boot Assessment), by GRUB's counter under a BIOS (bios.py).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from keystone import log
+from keystone.bundle.disk import sync_directory
+from keystone.errors import DamagedBundleError, HostError, PreflightError, RefusedError
+from keystone.image import bios, layout
+from keystone.image.boot import PARTS
+from keystone.image.root import System
+from keystone.image.write import Running, verify
+from keystone.run import run
+from keystone.turns import only_one
+from keystone.wholefile import write_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+RUN = Path("/run/keystone")
+ROOT_TYPE = "4f68bce3-e8cd-4db1-96e7-fbcaf984b709"
+"""root-x86-64 of the Discoverable Partitions Specification: our slots."""
+ESP_TYPE = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
+CHUNK = 4 << 20
+
+
+@dataclass(frozen=True)
+class Partition:
+    """One of the system disk's. number: in its table, from 1. uuid: PARTUUID. size: in bytes."""
+
+    path: str
+    number: int
+    kind: str
+    label: str
+    uuid: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A version on a mounted medium: its system's file, its boot files by name."""
+
+    system: System
+    version: int
+    parts: Mapping[str, Path]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an upgrade does. done: the slot holds that system already. old: versions that stay."""
+
+    disk: str
+    esp: Partition
+    slot: Partition
+    version: int
+    running: int
+    done: bool
+
+    def describe(self) -> str:
+        """One line for people."""
+        if self.done:
+            return f"version {self.version} is in slot {self.slot.path} already"
+        held = "which is empty" if self.slot.label == layout.FREE else f"over {self.slot.label}"
+        return (
+            f"write version {self.version} to slot {self.slot.path}, {held}; "
+            f"version {self.running} stays and comes back if {self.version} does not start well"
+        )
+
+
+def offered(place: Path) -> Offer:
+    """What a mounted medium has. Raises DamagedBundleError when it is not one of ours."""
+    boot = place / "boot"
+    missing = [name for name in PARTS if name != "linux.efi" and not (boot / name).is_file()]
+    if missing:
+        raise DamagedBundleError(
+            f"{place}: no boot/{missing[0]} in it", hint="give an installer medium's ISO file"
+        )
+    options = dict(
+        re.findall(r"keystone\.(root|tree|version)=(\S+)", (boot / "cmdline").read_text())
+    )
+    if options.keys() != {"root", "tree", "version"}:
+        raise DamagedBundleError(f"{boot / 'cmdline'}: names no system", hint="take another copy")
+    file = place / f"keystone/{options['root']}.root"
+    if not file.is_file():
+        raise DamagedBundleError(f"{file}: not there", hint="take another copy")
+    system = System(file, int(options["tree"]), options["root"])
+    return Offer(system, int(options["version"]), {name: boot / name for name in PARTS})
+
+
+def plan(now: Running, disk: str, partitions: Sequence[Partition], offer: Offer) -> Plan:
+    """Decide. disk: the one that this machine runs from, with its partitions.
+
+    Raises PreflightError on a medium, RefusedError for a version that is not newer or too large.
+    """
+    if now.medium:
+        raise PreflightError(
+            "this machine runs from a medium", hint="start it from its disk, and upgrade that"
+        )
+    esps = [part for part in partitions if part.kind == ESP_TYPE]
+    slots = [part for part in partitions if part.kind == ROOT_TYPE]
+    mine = [part for part in slots if part.uuid == str(now.system.partition)]
+    others = [part for part in slots if part not in mine]
+    if (len(esps), len(mine), len(others)) != (1, 1, 1):
+        raise PreflightError(
+            f"disk {disk}: {len(esps)} EFI partitions, {len(mine)} slots that run and "
+            f"{len(others)} others, not one of each",
+            hint="this is not a disk as the installer medium writes it",
+        )
+    (slot,), done = others, others[0].uuid == str(offer.system.partition)
+    if offer.version < now.version or (offer.version == now.version and not done):
+        raise RefusedError(
+            f"version {offer.version} is not newer than {now.version}, which runs",
+            hint="take a newer medium; to go back, start the version before in the boot menu",
+        )
+    size = offer.system.file.stat().st_size
+    if size > slot.size:
+        raise RefusedError(
+            f"slot {slot.path}: {log.size(slot.size)}, {log.size(size)} are needed",
+            hint="this version needs a disk that is written anew",
+        )
+    return Plan(disk, esps[0], slot, offer.version, now.version, done)
+
+
+def parse(listed: str) -> tuple[Partition, ...]:
+    """Out of `lsblk -J -b -o ...` of one disk."""
+    (disk,) = json.loads(listed)["blockdevices"]
+    return tuple(
+        Partition(
+            child["path"], int(child["partn"]), child["parttype"] or "", child["partlabel"] or "",
+            child["partuuid"] or "", int(child["size"]),
+        )
+        for child in disk.get("children", [])
+        if child.get("partn")
+    )  # fmt: skip
+
+
+def observe() -> tuple[str, tuple[Partition, ...]]:
+    """The disk that this system runs from, and its partitions."""
+    slot = Path((RUN / "device").read_text().strip()).resolve()
+    disk = run(["lsblk", "-ndo", "PKNAME", slot]).stdout.strip()
+    columns = "PATH,PARTN,PARTTYPE,PARTLABEL,PARTUUID,SIZE"
+    listed = run(["lsblk", "-J", "-b", "-o", columns, f"/dev/{disk}"]).stdout
+    return f"/dev/{disk}", parse(listed)
+
+
+def apply(wanted: Plan, offer: Offer) -> None:
+    """Do it. Cut anywhere, the version that runs still starts, and the same command goes on."""
+    with only_one(RUN / "write.lock", wanted.disk), _mounted(Path(wanted.esp.path)) as esp:
+        if not wanted.done:
+            _forget(esp, keep=wanted.running)
+            _name(wanted, layout.FREE, None)
+            with log.step(f"write {wanted.slot.path}"):
+                _copy(offer.system.file, Path(wanted.slot.path))
+            with log.step("read it back"):
+                _check(offer, wanted)
+            _name(wanted, f"keystone-{wanted.version}", str(offer.system.partition))
+        with log.step("have it started"):
+            _offer_to_firmware(esp, offer, wanted)
+
+
+def bless() -> str:
+    """The version that runs is good: GRUB starts it from now on. What is to say about it.
+
+    Under UEFI that is systemd-bless-boot(8)'s.
+    """
+    if Path("/sys/firmware/efi").exists():
+        return "systemd-boot keeps count itself"
+    version = dict(re.findall(r"keystone\.(version)=(\S+)", Path("/proc/cmdline").read_text()))
+    _, partitions = observe()
+    (esp,) = (part for part in partitions if part.kind == ESP_TYPE)
+    with _mounted(Path(esp.path)) as place:
+        block = bios.environment({"good": version["version"], "trying": "", "tries": ""})
+        write_whole(place / layout.GRUB_ENVIRONMENT, block.encode(), 0o644)
+    return f"version {version['version']} is the one to start"
+
+
+def _forget(esp: Path, keep: int) -> None:
+    """No entry leads to the slot that is written over."""
+    for uki in esp.glob("EFI/Linux/keystone_*.efi"):
+        if re.match(rf"keystone_{keep}[+.]", uki.name) is None:
+            uki.unlink()
+    _menus(esp, {keep})
+    for folder in (esp / layout.VERSIONS).iterdir():
+        if folder.is_dir() and folder.name != str(keep):
+            shutil.rmtree(folder)
+    block = bios.environment({"good": str(keep), "trying": "", "tries": ""})
+    write_whole(esp / layout.GRUB_ENVIRONMENT, block.encode(), 0o644)
+
+
+def _offer_to_firmware(esp: Path, offer: Offer, wanted: Plan) -> None:
+    with _uki(offer) as uki:
+        files = layout.of_version({**offer.parts, "linux.efi": uki}, wanted.version)
+        for name, source in files.items():
+            target = esp / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            half = target.with_name(f"{target.name}.part")
+            shutil.copyfile(source, half)
+            run(["sync", half])
+            half.rename(target)
+            sync_directory(target.parent)
+    _menus(esp, {wanted.running, wanted.version})
+    block = bios.environment({
+        "good": str(wanted.running), "trying": str(wanted.version), "tries": str(bios.TRIES),
+    })  # fmt: skip
+    write_whole(esp / layout.GRUB_ENVIRONMENT, block.encode(), 0o644)
+
+
+def _menus(esp: Path, versions: set[int]) -> None:
+    lines = {
+        version: (esp / layout.VERSIONS / str(version) / "cmdline").read_text()
+        for version in versions
+    }
+    write_whole(esp / layout.GRUB_MENU, bios.slots(lines).encode(), 0o644)
+
+
+def _name(wanted: Plan, label: str, uuid: str | None) -> None:
+    """Label and PARTUUID of the slot: the initramfs finds a system by the latter."""
+    number = str(wanted.slot.number)
+    run(["sfdisk", "--part-label", wanted.disk, number, label])
+    if uuid is not None:
+        run(["sfdisk", "--part-uuid", wanted.disk, number, uuid])
+    run(["udevadm", "settle"])
+
+
+def _copy(source: Path, slot: Path) -> None:
+    try:
+        with source.open("rb") as file, slot.open("r+b") as disk:
+            shutil.copyfileobj(file, disk, CHUNK)
+            disk.flush()
+        run(["sync", slot])
+    except OSError as error:
+        raise HostError(f"{slot}: {error.strerror}", hint="run it again") from error
+
+
+def _check(offer: Offer, wanted: Plan) -> None:
+    verify(offer.system, offer.system.file)
+    try:
+        verify(offer.system, Path(wanted.slot.path))
+    except DamagedBundleError as error:
+        raise HostError(
+            f"{wanted.slot.path} did not keep what was written: {error.message}",
+            hint="the disk fails; the version that runs is untouched",
+        ) from error
+
+
+@contextmanager
+def medium_of(image: Path) -> Iterator[Path]:
+    """An ISO file, mounted. Raises CommandError when it cannot be."""
+    with tempfile.TemporaryDirectory() as name:
+        run(["mount", "-t", "iso9660", "-o", "loop,ro", image, name])
+        try:
+            yield Path(name)
+        finally:
+            run(["umount", name])
+
+
+@contextmanager
+def _uki(offer: Offer) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as name:
+        run(["mount", "-o", "loop,ro", offer.parts["vmlinuz"].parent / "efi.img", name])
+        try:
+            yield Path(name) / "EFI/BOOT/BOOTX64.EFI"
+        finally:
+            run(["umount", name])
+
+
+@contextmanager
+def _mounted(device: Path) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as name:
+        run(["mount", "-t", "vfat", "-o", "umask=077", device, name])
+        try:
+            yield Path(name)
+        finally:
+            run(["umount", name])

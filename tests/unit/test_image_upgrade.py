@@ -1,0 +1,127 @@
+"""Another version into the other slot: what is offered, what is decided, what GRUB counts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from keystone.errors import DamagedBundleError, KeystoneError, PreflightError, RefusedError
+from keystone.image import bios, layout, upgrade
+from keystone.image.boot import PARTS
+from keystone.image.root import System
+from keystone.image.write import Running
+
+OLD = System(Path("/dev/nvme0n1p3"), 4096, "1" * 64)
+NOW = Running(OLD, 1, medium=False)
+ESP = upgrade.Partition("/dev/nvme0n1p2", 2, upgrade.ESP_TYPE, "keystone-esp", "e", 512 << 20)
+SLOT1 = upgrade.Partition(
+    "/dev/nvme0n1p3", 3, upgrade.ROOT_TYPE, "keystone-1", str(OLD.partition), 2 << 30
+)
+SLOT2 = upgrade.Partition("/dev/nvme0n1p4", 4, upgrade.ROOT_TYPE, layout.FREE, "f", 2 << 30)
+STATE = upgrade.Partition("/dev/nvme0n1p5", 5, "x", layout.STATE, "s", 2 << 30)
+DISK = (ESP, SLOT1, SLOT2, STATE)
+
+
+def medium(folder: Path, version: int = 2, digest: str = "2" * 64) -> upgrade.Offer:
+    (folder / "boot").mkdir(parents=True)
+    (folder / "keystone").mkdir()
+    for name in PARTS:
+        (folder / "boot" / name).write_text(name)
+    (folder / "boot/cmdline").write_text(
+        f"boot=keystone keystone.root={digest} keystone.tree=4096 keystone.version={version} quiet"
+    )
+    (folder / f"keystone/{digest}.root").write_bytes(bytes(8192))
+    return upgrade.offered(folder)
+
+
+def test_a_medium_offers_its_version(tmp_path: Path) -> None:
+    offer = medium(tmp_path, 7)
+    assert (offer.version, offer.system.tree, offer.system.digest) == (7, 4096, "2" * 64)
+
+
+@pytest.mark.parametrize("lost", ["boot/initrd", "boot/cmdline", f"keystone/{'2' * 64}.root"])
+def test_something_else_is_no_medium(tmp_path: Path, lost: str) -> None:
+    medium(tmp_path)
+    (tmp_path / lost).unlink()
+    with pytest.raises(DamagedBundleError):
+        upgrade.offered(tmp_path)
+
+
+def test_a_newer_version_goes_into_the_other_slot(tmp_path: Path) -> None:
+    wanted = upgrade.plan(NOW, "/dev/nvme0n1", DISK, medium(tmp_path))
+    assert (wanted.slot, wanted.esp, wanted.done) == (SLOT2, ESP, False)
+    assert "which is empty" in wanted.describe()
+
+
+def test_the_slot_of_the_version_before_is_written_over(tmp_path: Path) -> None:
+    new = System(Path(), 4096, "2" * 64)
+    disk = (ESP, SLOT1, replace(SLOT2, label="keystone-2", uuid=str(new.partition)), STATE)
+    wanted = upgrade.plan(
+        Running(new, 2, medium=False), "/dev/nvme0n1", disk, medium(tmp_path, 3, "3" * 64)
+    )
+    assert wanted.slot == SLOT1
+    assert "over keystone-1" in wanted.describe()
+
+
+def test_a_slot_that_has_it_already_is_not_written_again(tmp_path: Path) -> None:
+    offer = medium(tmp_path)
+    disk = (ESP, SLOT1, replace(SLOT2, uuid=str(offer.system.partition)), STATE)
+    assert upgrade.plan(NOW, "/dev/nvme0n1", disk, offer).done
+
+
+@pytest.mark.parametrize("version", [1, 4])
+def test_an_older_version_or_another_of_the_same_number_is_refused(
+    tmp_path: Path, version: int
+) -> None:
+    with pytest.raises(RefusedError, match="is not newer than 4"):
+        upgrade.plan(replace(NOW, version=4), "/dev/nvme0n1", DISK, medium(tmp_path, version))
+
+
+def test_a_slot_that_is_too_small_is_refused(tmp_path: Path) -> None:
+    disk = (ESP, SLOT1, replace(SLOT2, size=4096), STATE)
+    with pytest.raises(RefusedError, match="are needed"):
+        upgrade.plan(NOW, "/dev/nvme0n1", disk, medium(tmp_path))
+
+
+@pytest.mark.parametrize("disk", [(ESP, SLOT1), (SLOT1, SLOT2), (ESP, SLOT2), ()])
+def test_another_kind_of_disk_is_not_touched(
+    tmp_path: Path, disk: tuple[upgrade.Partition, ...]
+) -> None:
+    with pytest.raises(PreflightError, match="/dev/nvme0n1"):
+        upgrade.plan(NOW, "/dev/nvme0n1", disk, medium(tmp_path))
+
+
+def test_a_medium_is_not_upgraded(tmp_path: Path) -> None:
+    with pytest.raises(PreflightError, match="runs from a medium"):
+        upgrade.plan(replace(NOW, medium=True), "/dev/nvme0n1", DISK, medium(tmp_path))
+
+
+def test_partitions_are_read_from_lsblk() -> None:
+    child = {
+        "path": "/dev/nvme0n1p2", "partn": 2, "parttype": upgrade.ESP_TYPE,
+        "partlabel": "keystone-esp", "partuuid": "e", "size": 512 << 20,
+    }  # fmt: skip
+    nothing = dict.fromkeys(("partn", "parttype", "partlabel", "partuuid"))
+    listed = {"blockdevices": [{**nothing, "path": "/dev/nvme0n1", "children": [
+        child, {**nothing, "path": "/dev/mapper/x", "size": 1},
+    ]}]}  # fmt: skip
+    assert upgrade.parse(json.dumps(listed)) == (ESP,)
+
+
+def test_grub_reads_and_writes_its_block() -> None:
+    block = bios.environment({"good": "1", "trying": "2", "tries": "3"})
+    assert len(block) == 1024
+    assert bios.values(block) == {"good": "1", "trying": "2", "tries": "3"}
+    assert bios.values("something else") == {}
+    with pytest.raises(KeystoneError):
+        bios.environment({"good": "1" * 1024})
+
+
+def test_a_disk_has_an_entry_for_each_version_the_newest_first() -> None:
+    text = bios.slots({1: "a", 2: "b"})
+    assert text.index("--id keystone-2") < text.index("--id keystone-1")
+    assert "linux /keystone/2/vmlinuz b $counted\n" in text
+    assert 'set default="keystone-$good"' in text
