@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import struct
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from keystone.errors import ConfigurationError, KeystoneError, PreflightError, RefusedError
 from keystone.facts import DiskFacts
-from keystone.image import bios, boot, layout, recipe, steps, write
+from keystone.image import bios, boot, layout, recipe, secureboot, steps, write
 from keystone.image.root import System
 from keystone.image.sandbox import Tree
 
@@ -195,10 +196,25 @@ def test_something_else_than_grub_is_not_written(boot: bytes, core: bytes) -> No
 def test_the_esp_starts_uefi_and_bios(tmp_path: Path) -> None:
     parts = {name: tmp_path / name for name in boot.PARTS}
     parts["cmdline"].write_text(f"boot=keystone keystone.root={DIGEST}")
-    found = layout.esp(parts, tmp_path / "loader", 7)
-    assert found["EFI/BOOT/BOOTX64.EFI"] == tmp_path / "loader"
+    found = layout.esp(parts, 7)
+    assert found["EFI/BOOT/BOOTX64.EFI"] == parts[boot.LOADER]
     assert found["EFI/Linux/keystone_7+3.efi"] == parts["linux.efi"]
     assert f"linux /keystone/7/vmlinuz boot=keystone keystone.root={DIGEST} $counted\n" in str(
         found["keystone/grub.cfg"]
     )
     assert found["keystone/7/initrd"] == parts["initrd"]
+
+
+def test_keys_for_secure_boot_are_made_once(tmp_path: Path) -> None:
+    made = secureboot.make(tmp_path, "plant", datetime(2026, 11, 21, tzinfo=UTC))
+    assert made == secureboot.load(tmp_path)
+    assert len(made.digest) == 64
+    assert {file.name for file in tmp_path.iterdir()} == {
+        f"{name}.{kind}" for name in ("PK", "KEK", "db") for kind in ("key", "pem", "cer")
+    }
+    assert made.key.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(RefusedError, match="is there already"):
+        secureboot.make(tmp_path, "plant", datetime(2026, 11, 21, tzinfo=UTC))
+    made.certificate.unlink()
+    with pytest.raises(ConfigurationError, match=r"db\.pem"):
+        secureboot.load(tmp_path)

@@ -13,6 +13,7 @@ from keystone.cli.bundle import ca_file_option, json_option, mirrors_option
 from keystone.errors import ConfigurationError, UsageError
 
 FILE = click.Path(path_type=Path)
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
 @click.group()
@@ -60,12 +61,13 @@ def lock(recipe: Path, mirrors: Path | None, ca_file: Path | None) -> None:
     help="iso, raw, qcow2, vagrant, pxe, uki or oci.",
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True)
+@click.option("--secure-boot", "keys", type=FOLDER, help="Sign with the keys of `image keys`.")
 @mirrors_option
 @ca_file_option
 @json_option
 def build(
-    recipe: Path, kind: str, output: Path, mirrors: Path | None, ca_file: Path | None, *,
-    as_json: bool,
+    recipe: Path, kind: str, output: Path, keys: Path | None, mirrors: Path | None,
+    ca_file: Path | None, *, as_json: bool,
 ) -> None:  # fmt: skip
     """Make an image of a recipe and its lock. Same lock and recipe, same bytes."""
     from keystone.bundle import definition as definitions  # noqa: PLC0415 slow to import
@@ -73,6 +75,7 @@ def build(
     from keystone.bundle.sources import Sources  # noqa: PLC0415
     from keystone.image import build as builds  # noqa: PLC0415
     from keystone.image import recipe as recipes  # noqa: PLC0415
+    from keystone.image import secureboot  # noqa: PLC0415
     from keystone.image.rootfs import Materials  # noqa: PLC0415
 
     file = recipes.file_of(recipe)
@@ -83,10 +86,25 @@ def build(
         )
     sources = Sources(definitions.load_mirrors(mirrors), ca_file)
     materials = Materials(locks.load(path), path.parent, sources)
-    done = builds.build(recipes.load(file), materials, kind, output)
+    signers = secureboot.load(keys.resolve()) if keys else None
+    done = builds.build(recipes.load(file), materials, kind, output, signers)
     log.info(f"{done.file}: {log.size(done.size)}, system {done.system}")
     if as_json:
         log.out_json({"file": str(done.file), "size": done.size, "system": done.system})
+
+
+@group.command()
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--name", default="Keystone", show_default=True, help="Whose: in the certificates.")
+def keys(folder: Path, name: str) -> None:
+    """Make keys for Secure Boot in FOLDER: PK, KEK and db."""
+    from keystone.image import secureboot  # noqa: PLC0415 slow to import
+
+    secureboot.make(folder, name, datetime.now(UTC))
+    log.info(
+        f"{folder}: PK, KEK and db. Enrol the .cer files in the firmware's menu; keep the .key "
+        "files where the bundle's signing keys are."
+    )
 
 
 @group.command()

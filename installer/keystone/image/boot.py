@@ -20,28 +20,43 @@ if TYPE_CHECKING:
     from keystone.image.recipe import Recipe
     from keystone.image.root import System
     from keystone.image.rootfs import Materials
+    from keystone.image.secureboot import Keys
 
 VERSION = 1
-PARTS = ("linux.efi", "vmlinuz", "initrd", "cmdline", "boot.img", "core.img")
+LOADER = "systemd-boot.efi"
+PARTS = ("linux.efi", LOADER, "vmlinuz", "initrd", "cmdline", "boot.img", "core.img")
 """For UEFI; for BIOS; and GRUB for a disk that a BIOS starts."""
 GRUB = "/usr/lib/grub/i386-pc"
 STUB = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub"
+SYSTEMD_BOOT = "/usr/lib/systemd/boot/efi/systemd-bootx64.efi"
+DB = ("--private-key=/mnt/keys/db.key", "--certificate=/mnt/keys/db.pem")
+SIGN = ("/usr/lib/systemd/systemd-sbsign", "sign", *DB)
+SIGNED = (
+    "--signtool=systemd-sbsign", "--secureboot-private-key=/mnt/keys/db.key",
+    "--secureboot-certificate=/mnt/keys/db.pem",
+)  # fmt: skip
 
 
 def boot_files(
-    materials: Materials, recipe: Recipe, tools: Tree, kernel: Path, system: System
+    materials: Materials,
+    recipe: Recipe,
+    tools: Tree,
+    kernel: Path,
+    system: System,
+    keys: Keys | None,
 ) -> Path:
-    """The folder with PARTS.
+    """The folder with PARTS and, with keys, their certificates.
 
-    kernel: the folder that rootfs.initramfs made.
+    kernel: the folder that rootfs.initramfs made. keys: what signs, or None.
     """
     words = (
         "boot=keystone", *system.options(), f"keystone.version={recipe.version}",
         *recipe.kernel_options,
     )  # fmt: skip
     name = steps.key(
-        "boot", VERSION, kernel.name, words, recipe.version, tools.stack(), bios.MODULES, bios.EARLY
-    )
+        "boot", VERSION, kernel.name, words, recipe.version, tools.stack(), bios.MODULES,
+        bios.EARLY, keys and keys.digest,
+    )  # fmt: skip
 
     def make(half: Path) -> None:
         for file in ("vmlinuz", "initrd"):
@@ -52,7 +67,8 @@ def boot_files(
             f"{recipe.version}\nVERSION_ID={recipe.version}\n"
         )
         (half / "early.cfg").write_text(bios.EARLY)
-        inside = Inside(tools, None, {"boot": half}, materials.env)
+        binds = {"boot": half, **({"keys": keys.folder} if keys else {})}
+        inside = Inside(tools, None, binds, materials.env)
         inside.run(["cp", f"{GRUB}/boot.img", "/mnt/boot"])
         inside.run([
             "grub-mkimage", "-O", "i386-pc", "-d", GRUB, "-p", "/keystone",
@@ -62,8 +78,14 @@ def boot_files(
             "ukify", "build", "--linux=/mnt/boot/vmlinuz", "--initrd=/mnt/boot/initrd",
             "--cmdline=@/mnt/boot/cmdline", "--os-release=@/mnt/boot/os-release",
             f"--uname={(kernel / 'release').read_text()}", f"--stub={STUB}",
-            "--output=/mnt/boot/linux.efi",
+            "--output=/mnt/boot/linux.efi", *(SIGNED if keys else ()),
         ])  # fmt: skip
+        if keys:
+            inside.run([*SIGN, f"--output=/mnt/boot/{LOADER}", SYSTEMD_BOOT])
+            for certificate in keys.folder.glob("*.cer"):
+                shutil.copyfile(certificate, half / certificate.name)
+        else:
+            inside.run(["cp", SYSTEMD_BOOT, f"/mnt/boot/{LOADER}"])
 
     return steps.step(name, "kernel, initrd and command line in one file", make)
 

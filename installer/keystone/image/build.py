@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from keystone.image.recipe import Recipe
     from keystone.image.rootfs import Materials
+    from keystone.image.secureboot import Keys
 
 FORMATS: Mapping[str, Callable[[Pieces], Path]] = {
     "iso": isos.iso,
@@ -40,8 +41,13 @@ class Built:
     system: str
 
 
-def build(wanted: Recipe, materials: Materials, kind: str, output: Path) -> Built:
-    """Make the image at `output`. Raises ConfigurationError, PreflightError, CommandError."""
+def build(
+    wanted: Recipe, materials: Materials, kind: str, output: Path, keys: Keys | None = None
+) -> Built:
+    """Make the image at `output`, signed when there are keys.
+
+    Raises ConfigurationError, PreflightError, CommandError.
+    """
     if kind not in FORMATS:
         raise ConfigurationError(f"{kind}: no such format", hint=f"known: {', '.join(FORMATS)}")
     sandbox.require()
@@ -49,9 +55,10 @@ def build(wanted: Recipe, materials: Materials, kind: str, output: Path) -> Buil
     tools = rootfs.packages(materials, recipe.TOOLS_GROUP, recipe.TOOLS)
     base = rootfs.packages(materials, recipe.IMAGE_GROUP, (recipe.KERNEL, *wanted.packages))
     kernel = rootfs.initramfs(materials, base, wanted)
-    tree = rootfs.settings(materials, rootfs.installer(materials, base), wanted)
+    signed = rootfs.signed_modules(materials, base, tools, keys)
+    tree = rootfs.settings(materials, rootfs.installer(materials, signed), wanted)
     system = root.system(materials, tree, tools)
-    files = boot.boot_files(materials, wanted, tools, kernel, system)
+    files = boot.boot_files(materials, wanted, tools, kernel, system, keys)
     made = FORMATS[kind](Pieces(materials, wanted, tools, tree, system, files))
     _place(made, output)
     return Built(output, output.stat().st_size, system.digest)

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from keystone.image.pieces import Pieces
 
 VERSION = 1
-LOADER = "usr/lib/systemd/boot/efi/systemd-bootx64.efi"
 SLACK_MIB = 64
 MAKE = """
 find /mnt/out/esp -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
@@ -51,8 +50,7 @@ def raw(pieces: Pieces) -> Path:
 
     def make(half: Path) -> None:
         parts = {part: boot / part for part in PARTS}
-        (tree,) = tools.layers
-        fill(half / "esp", layout.esp(parts, tree / LOADER, recipe.version))
+        fill(half / "esp", layout.esp(parts, recipe.version))
         fill(half / "repart.d", wanted)
         grub = bios.placed((boot / "boot.img").read_bytes(), (boot / "core.img").read_bytes())
         (half / "core").write_bytes(grub.core)

@@ -32,6 +32,9 @@ truncate -s "${1}M" $efi
 mformat -i $efi -F -N "$3" ::
 mmd -i $efi ::/EFI ::/EFI/BOOT
 mcopy -i $efi linux.efi ::/EFI/BOOT/BOOTX64.EFI
+for certificate in *.cer; do
+    [ ! -e "$certificate" ] || mcopy -i $efi "$certificate" ::/
+done
 grub-mkimage -O i386-pc-eltorito -d /usr/lib/grub/i386-pc -p /boot/grub -c find.cfg \\
     -o iso/boot/grub/bios.img search search_fs_file $GRUB
 find iso -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
@@ -62,6 +65,8 @@ def iso(pieces: Pieces) -> Path:
         # All but the UKI, which is in the FAT image: what a disk is written from.
         for file in set(PARTS) - {"linux.efi"}:
             os.link(boot / file, work / "iso/boot" / file)
+        for certificate in boot.glob("*.cer"):  # to enrol from the firmware's menu
+            os.link(certificate, work / certificate.name)
         (work / "find.cfg").write_text(FIND.format(digest=system.digest))
         title = f"Keystone {recipe.name} {recipe.version}"
         (work / "iso/boot/grub/grub.cfg").write_text(

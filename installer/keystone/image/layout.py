@@ -49,13 +49,13 @@ def uki_name(version: int, tries: int = TRIES) -> str:
     return f"EFI/Linux/keystone_{version}+{tries}.efi"
 
 
-def esp(parts: Mapping[str, Path], loader: Path, version: int) -> Mapping[str, Path | str]:
+def esp(parts: Mapping[str, Path], version: int) -> Mapping[str, Path | str]:
     """What the EFI system partition holds at first: a file to copy, or text, by path.
 
-    parts: boot.PARTS, each where it is; loader: systemd-boot.
+    parts: boot.PARTS, each where it is.
     """
     return {
-        "EFI/BOOT/BOOTX64.EFI": loader,
+        "EFI/BOOT/BOOTX64.EFI": parts["systemd-boot.efi"],
         "loader/loader.conf": LOADER_CONF,
         **of_version(parts, version),
         GRUB_MENU: bios.slots({version: parts["cmdline"].read_text()}),

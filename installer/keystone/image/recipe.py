@@ -29,8 +29,8 @@ ESSENTIAL = (
 """Packages with `Essential: yes`: nothing depends on them, everything may need them."""
 TOOLS = (
     "apt", "cryptsetup-bin", "dosfstools", "e2fsprogs", "grub-common", "grub-pc-bin", "mtools",
-    "qemu-utils", "squashfs-tools", "systemd-boot-efi", "systemd-repart", "systemd-ukify",
-    "xorriso",
+    "qemu-utils", "sbsigntool", "squashfs-tools", "systemd-boot-efi", "systemd-repart",
+    "systemd-ukify", "xorriso", "xz-utils",
 )  # fmt: skip
 """What builds run, out of the lock too: equal tools on every machine, so equal bytes."""
 IMAGE_GROUP, TOOLS_GROUP = "image", "tools"

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from keystone.bundle.model import Item
     from keystone.bundle.sources import Sources
     from keystone.image.recipe import Recipe
+    from keystone.image.secureboot import Keys
 
 VERSION = 1
 """Raised when this module makes another tree of the same input."""
@@ -51,6 +52,19 @@ python3 -m compileall -q --invalidation-mode unchecked-hash $SHIV_ROOT
 echo SHIV_ROOT=$SHIV_ROOT >>/etc/environment
 """
 """Byte code without times: the tree is dated by the lock."""
+SIGN = """
+umask 022
+cd /mnt/tree
+for module in usr/lib/modules/*/updates/keystone/*.ko.xz; do
+    [ -e "$module" ] || continue
+    mkdir -p "/mnt/out/${module%/*}"
+    plain=/mnt/out/${module%.xz}
+    xz -dc "$module" >"$plain"
+    kmodsign sha512 /mnt/keys/db.key /mnt/keys/db.cer "$plain"
+    xz --check=crc32 "$plain"
+done
+"""
+"""As the kernel's own build does it, then packed again in the form that the kernel unpacks."""
 MKINITRAMFS = """\
 set -- /boot/vmlinuz-*
 [ $# = 1 ]
@@ -196,6 +210,23 @@ def installer(materials: Materials, tree: Tree) -> Tree:
         _clamp(upper, materials)
 
     folder = steps.step(name, "keystone-install", make)
+    return tree.over(folder / "tree")
+
+
+def signed_modules(materials: Materials, tree: Tree, tools: Tree, keys: Keys | None) -> Tree:
+    """Kernel modules that Debian did not sign, signed by our key: Secure Boot loads no others."""
+    if keys is None:
+        return tree
+    name = steps.key("signed-modules", VERSION, tree.stack(), tools.stack(), keys.digest, SIGN)
+
+    def make(half: Path) -> None:
+        upper = half / "tree"
+        upper.mkdir()
+        binds: dict[str, Path | Tree] = {"tree": tree, "out": upper, "keys": keys.folder}
+        Inside(tools, None, binds, materials.env).run(["sh", "-euc", SIGN])
+        _clamp(upper, materials)
+
+    folder = steps.step(name, "sign kernel modules", make)
     return tree.over(folder / "tree")
 
 

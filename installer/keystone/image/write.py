@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 RUN = Path("/run/keystone")
 MEDIUM_BOOT = RUN / "medium/boot"
 OS_RELEASE = Path("/usr/lib/os-release")
-LOADER = Path("/usr/lib/systemd/boot/efi/systemd-bootx64.efi")
 COPY = "take another copy of the medium"
 
 
@@ -185,7 +184,7 @@ def _partition(now: Running, wanted: Plan, seed: Path | None) -> None:
         (folder / "core").write_bytes(_grub().core)
         with _uki() as uki:
             parts = {**{part: MEDIUM_BOOT / part for part in PARTS}, "linux.efi": uki}
-            fill(folder / "esp", layout.esp(parts, LOADER, now.version))
+            fill(folder / "esp", layout.esp(parts, now.version))
         contents = layout.Contents(
             f"{folder}/core", str(now.system.file), f"{folder}/esp", str(seed or "")
         )

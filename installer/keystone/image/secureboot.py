@@ -1,0 +1,98 @@
+"""Keys of our own for UEFI Secure Boot, and what is signed with them.
+
+The firmware holds three certificates (UEFI 2.10, 32.3): the platform key PK, the key exchange key
+KEK, and db, whose key signs what is started: the unified kernel image, systemd-boot, and the kernel
+modules that Debian did not sign. Debian's kernel takes modules that a certificate of db vouches
+for.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+
+from keystone.errors import ConfigurationError, RefusedError
+from keystone.wholefile import write_whole
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NAMES = ("PK", "KEK", "db")
+BITS = 2048
+"""What every firmware verifies; many know no other size."""
+YEARS = 20
+"""Firmware does not look at dates; longer than the machine is used."""
+
+
+@dataclass(frozen=True)
+class Keys:
+    """A folder with PK, KEK and db, each .key and .pem (PEM) and .cer (DER, for firmware menus)."""
+
+    folder: Path
+
+    @property
+    def key(self) -> Path:
+        """What signs."""
+        return self.folder / "db.key"
+
+    @property
+    def certificate(self) -> Path:
+        """By which it is verified."""
+        return self.folder / "db.pem"
+
+    @property
+    def digest(self) -> str:
+        """Of the certificates, to name what was made with them."""
+        found = sha256()
+        for name in NAMES:
+            found.update((self.folder / f"{name}.pem").read_bytes())
+        return found.hexdigest()
+
+
+def load(folder: Path) -> Keys:
+    """Keys that are there. Raises ConfigurationError when one is missing."""
+    files = [f"{name}.{kind}" for name in NAMES for kind in ("pem", "cer")]
+    for file in ("db.key", *files):
+        if not (folder / file).is_file():
+            raise ConfigurationError(
+                f"{folder / file}: not there",
+                hint=f"make keys: keystone-install image keys {folder}",
+            )
+    return Keys(folder)
+
+
+def make(folder: Path, site: str, now: dt.datetime) -> Keys:
+    """New keys in a folder that has none. Raises RefusedError where there are some."""
+    for name in NAMES:
+        if (folder / f"{name}.key").exists():
+            raise RefusedError(
+                f"{folder / name}.key is there already: machines may know it",
+                hint="take another folder",
+            )
+    for name in NAMES:
+        key = rsa.generate_private_key(public_exponent=65537, key_size=BITS)
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{site} {name}")])
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(subject)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - dt.timedelta(days=1))
+            .not_valid_after(now + dt.timedelta(days=365 * YEARS))
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .sign(key, hashes.SHA256())
+        )
+        private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        write_whole(folder / f"{name}.pem", certificate.public_bytes(Encoding.PEM), 0o644)
+        write_whole(folder / f"{name}.cer", certificate.public_bytes(Encoding.DER), 0o644)
+        write_whole(folder / f"{name}.key", private, 0o600)
+    return load(folder)
