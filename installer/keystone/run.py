@@ -165,13 +165,22 @@ def bound(argv: Sequence[str]) -> list[str]:
 
 
 def attached(
-    argv: Sequence[str | os.PathLike[str]], *, env: Mapping[str, str] | None = None
+    argv: Sequence[str | os.PathLike[str]],
+    *,
+    env: Mapping[str, str] | None = None,
+    typing: bool = False,
 ) -> int:
-    """A program whose output goes where ours goes, as it comes; returns its exit code."""
+    """A program whose output goes where ours goes, as it comes; returns its exit code.
+
+    typing: it reads what is typed here, too.
+    """
     words = [os.fspath(word) for word in argv]
     log.debug(f"$ {shlex.join(words)}")
     return subprocess.run(
-        words, stdin=subprocess.DEVNULL, env=environment(env), check=False
+        words,
+        stdin=None if typing else subprocess.DEVNULL,
+        env=environment(env),
+        check=False,
     ).returncode
 
 

@@ -11,11 +11,15 @@ import struct
 import sys
 import termios
 import time
+from dataclasses import replace
 from fcntl import ioctl
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyte
 import pytest
+
+from keystone.guided import draft as drafts
+from keystone.image.identity import Hardware
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,8 +36,10 @@ def disk(serial, **more):
         model="QEMU NVMe Ctrl", size=32 << 30, logical_sector=512, physical_sector=512, **more)
 
 disks = (disk("KEYP2A"), disk("KEYP2B"), disk("SYS2"), disk("OLD", partition_table="gpt"))
-seen = questions.Seen(Hardware("M2", ("52:54:00:00:00:12",)), disks, "/run/keystone/sticks/sda1")
-terminal = screens.Terminal(shell=("/bin/sh", "-c", "echo a shell; read line"))
+macs = {"52:54:00:00:00:12": "eno1, igb, no cable", "52:54:00:00:00:13": "eno2, igb, cable"}
+seen = questions.Seen(Hardware("M2", tuple(macs)), disks, "/run/keystone/sticks/sda1",
+    draft=json.loads(sys.argv[1]), fingerprint="0123456789abcdef" * 4, cards=macs)
+terminal = screens.Terminal(shell=("/bin/sh", "-c", "echo a shell; read line; echo typed $line; read line"))
 found = questions.ask(terminal, seen)
 print("ANSWERS " + json.dumps(asdict(found) if found else None) + " END")
 """
@@ -46,13 +52,13 @@ PATIENCE = 60
 class Line:
     """A serial line with a person at it, who waits for what he expects to see."""
 
-    def __init__(self) -> None:
+    def __init__(self, draft: drafts.Document | None = None) -> None:
         self.screen = pyte.Screen(80, 24)
         self._stream = pyte.ByteStream(self.screen)
         self.pid, self._fd = pty.fork()
         if self.pid == 0:
             os.environ["TERM"] = "vt220"
-            os.execv(sys.executable, [sys.executable, "-c", PROGRAM])
+            os.execv(sys.executable, [sys.executable, "-c", PROGRAM, json.dumps(draft or {})])
         ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
 
     def shown(self) -> str:
@@ -77,6 +83,11 @@ class Line:
 
     def replace(self, old: str, new: str) -> None:
         self.type(*[BACKSPACE] * len(old), new)
+
+    def answers(self) -> Any:
+        """What the program ended with. It has left the screen: the line wraps as it does there."""
+        said = "".join(row for row in self.wait("ANSWERS", "END").split("\n"))
+        return json.loads(said[said.index("ANSWERS ") + 8 : said.index(" END")])
 
     def close(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
@@ -108,8 +119,10 @@ def test_a_joining_primer_by_keys_alone(line: Line) -> None:
     line.type(ENTER)
     line.wait("Name:", "p2", "Address:")
     line.type(ENTER, "10.78.0.12", ENTER)
-    line.wait("10.78.0.12 is not in")
+    line.wait("10.78.0.12 is outside")
     line.replace("10.78.0.12", "10.77.0.12")
+    line.type(ENTER)
+    line.wait("52:54:00:00:00:12  eno1, igb, no cable", "> 52:54:00:00:00:13  eno2, igb, cable")
     line.type(ENTER)
     line.wait("Keystone's own system is written to it", "OLD: partition table gpt", "> SYS2")
     line.type(UP, UP)
@@ -121,8 +134,7 @@ def test_a_joining_primer_by_keys_alone(line: Line) -> None:
     line.type(DOWN, SPACE, ENTER)
     line.wait("Site plant", "Now written:  disk SYS2", "> only save this on the stick")
     line.type(DOWN, ENTER)
-    said = line.wait("ANSWERS", "END").replace("\n", "")
-    answers = json.loads(said[said.index("ANSWERS ") + 8 : said.index(" END")])
+    answers = line.answers()
     assert (answers["name"], answers["system"], answers["what"]) == ("p2", "SYS2", "write")
     assert answers["pool"] == ["KEYP2A", "KEYP2B"]
 
@@ -147,5 +159,45 @@ def test_a_shell_is_one_key_away_and_ends_where_it_began(line: Line) -> None:
     line.wait("This machine: serial number M2")
     line.type(SHELL)
     line.wait("a shell")
+    line.type("hello", ENTER)
+    line.wait("typed hello")
     line.type(ENTER)
     line.wait("This machine: serial number M2", "Go on")
+
+
+def test_the_first_primer_comes_last_and_says_what_is_trusted() -> None:
+    here = Hardware("M3", ("52:54:00:00:00:23",))
+    draft = drafts.begin("plant", "10.77.0.0/24", "")
+    for number in (3, 4):
+        machine = replace(here, serial=f"M{number}", macs=(f"52:54:00:00:00:2{number}",))
+        primer = drafts.Primer(f"p{number}", f"10.77.0.1{number}", f"SYS{number}", (f"A{number}", f"B{number}"))
+        draft = drafts.add(draft, primer, machine, first=False)
+    line = Line(draft)
+    try:
+        line.wait("Site so far:  p3, p4", "Go on")
+        line.type(ENTER)
+        line.wait("> a joining Primer")
+        line.type(DOWN, ENTER)
+        line.wait("Name:", "p1")
+        line.type(ENTER, "10.77.0.11", ENTER)
+        line.wait("eno2")
+        line.type(ENTER)
+        line.wait("> SYS2")
+        line.type(ENTER)
+        line.wait("[ ] KEYP2A")
+        line.type(SPACE, DOWN, SPACE, ENTER)
+        line.wait("Passphrase:", "Again:")
+        line.type("short", ENTER, "short", ENTER)
+        line.wait("a passphrase has 12 characters or more")
+        assert "short" not in line.shown()
+        line.type("er than none", TAB, TAB, TAB, "er than none", ENTER, ENTER)
+        line.wait("fingerprint", "0123456789abcdef" * 4, "> no, or I do not know")
+        line.type(DOWN, ENTER)
+        line.wait("Site plant", "p1", "p3", "p4", "disk SYS2, all of it", "> only save this")
+        line.type(DOWN, ENTER)
+        answers = line.answers()
+        assert (answers["role"], answers["card"]) == ("first", "52:54:00:00:00:13")
+        assert answers["fingerprint"] == "0123456789abcdef" * 4
+        assert answers["passphrase"] == "shorter than none"
+    finally:
+        line.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -251,6 +252,31 @@ def test_going_back_keeps_what_was_answered() -> None:
     found = questions.ask(script, seen(2))
     assert found is not None
     assert (found.name, found.address, found.system) == ("p2", "10.77.0.12", "S2")
+
+
+CARDS = {"52:54:00:00:00:02": "eno1, igb, no cable", "52:54:00:00:00:03": "eno2, igb, cable"}
+
+
+def test_of_several_cards_the_one_with_a_cable_is_offered_and_the_file_names_it() -> None:
+    role, machine, *disks = joining(2)
+    script = Script(None, *SITE, role, machine, None, *disks, SAVE)
+    found = questions.ask(script, replace(seen(2), cards=CARDS))
+    assert found is not None
+    (entry,) = found.whole["spec"]["primers"]
+    assert entry["machine"] == {"serial": "M2", "macs": ["52:54:00:00:00:03"]}
+
+
+def test_a_machine_without_a_serial_number_is_known_again_by_any_of_its_cards() -> None:
+    here = Hardware("", tuple(CARDS))
+    draft = drafts.begin("plant", "10.77.0.0/24", "")
+    one = drafts.Primer("p2", "10.77.0.12", "S", ("A", "B"), "52:54:00:00:00:02")
+    other = drafts.Primer("p4", "10.77.0.12", "S", ("A", "B"), "52:54:00:00:00:03")
+    once = drafts.add(draft, one, here, first=False)
+    assert drafts.wrong_primer(once, "p2", "10.77.0.12", here) == ""
+    # With the other card it is told from the first by its name alone: nothing else is known of it.
+    twice = drafts.add(once, replace(other, name="p2"), here, first=False)
+    assert [entry["name"] for entry in twice["spec"]["primers"]] == ["p2"]
+    assert twice["spec"]["primers"][0]["machine"] == {"macs": ["52:54:00:00:00:03"]}
 
 
 def test_leaving_at_the_first_page_asks_nothing_more() -> None:

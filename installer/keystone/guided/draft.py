@@ -32,12 +32,13 @@ PASSPHRASE = f"/{introduction.CONFIG}/{introduction.PASSPHRASE}"
 
 @dataclass(frozen=True)
 class Primer:
-    """One machine's answers. system, pool: serial numbers of disks."""
+    """One machine's answers. system, pool: serial numbers of disks. card: its MAC, or ""."""
 
     name: str
     address: str
     system: str
     pool: tuple[str, ...]
+    card: str = ""
 
 
 def begin(
@@ -64,7 +65,7 @@ def add(draft: Document, primer: Primer, here: Hardware, *, first: bool) -> Docu
     entry = {
         "name": primer.name,
         "address": primer.address,
-        "machine": _machine(here),
+        "machine": _machine(here, primer.card),
         "systemDisk": primer.system,
         "disks": [{"serial": serial} for serial in primer.pool],
     }
@@ -126,7 +127,7 @@ def wrong_primer(draft: Document, name: str, address: str, here: Hardware) -> st
         return found
     machine = _machine(here)
     for known in draft["spec"]["primers"]:
-        if known["machine"] == machine:
+        if _one(known["machine"], machine):
             continue
         if known["name"] == name:
             return f"{name} is another Primer already"
@@ -183,12 +184,23 @@ def about(disk: DiskFacts) -> str:
 SYSTEM_LEAST = layout.SMALLEST_MIB * layout.MIB
 
 
-def _machine(here: Hardware) -> Mapping[str, object]:
-    return {"serial": here.serial} if here.serial else {"macs": list(here.macs)}
+def _machine(here: Hardware, card: str = "") -> Mapping[str, Any]:
+    macs = [card] if card else list(here.macs)
+    if not here.serial:
+        return {"macs": macs}
+    return {"serial": here.serial, **({"macs": macs} if macs else {})}
 
 
 def _same(known: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
-    return bool(known["machine"] == entry["machine"] or known["name"] == entry["name"])
+    return bool(_one(known["machine"], entry["machine"]) or known["name"] == entry["name"])
+
+
+def _one(known: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
+    """Whether two descriptions are of one machine, whichever of its cards they name."""
+    serials = known.get("serial"), here.get("serial")
+    if all(serials):
+        return serials[0] == serials[1]
+    return bool(set(known.get("macs", ())) & set(here.get("macs", ())))
 
 
 def _any_primer(draft: Document, network: IPv4Network) -> Document:

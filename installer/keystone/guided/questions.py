@@ -14,7 +14,7 @@ from keystone.guided import draft as drafts
 from keystone.guided.draft import Document, Primer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from keystone.facts import DiskFacts
     from keystone.image.identity import Hardware
@@ -66,7 +66,8 @@ class Seen:
     """What this machine and the stick are.
 
     stick: where it is, "" without one. draft: what it has of the site already. keys: public keys
-    that were found on it. fingerprint: of the bundle's trust root, "" without a bundle.
+    that were found on it. fingerprint: of the bundle's trust root, "" without a bundle. cards: of
+    the network, by MAC, in words.
     """
 
     here: Hardware
@@ -75,6 +76,7 @@ class Seen:
     draft: Document = field(default_factory=dict)
     keys: tuple[str, ...] = ()
     fingerprint: str = ""
+    cards: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ class Answers:
     role: str = ""
     name: str = ""
     address: str = ""
+    card: str = ""
     system: str = ""
     pool: tuple[str, ...] = ()
     passphrase: str = ""
@@ -98,7 +101,7 @@ class Answers:
 
 def ask(screen: Screen, seen: Seen) -> Answers | None:
     """All of it; None when the person leaves by going back before the first step."""
-    steps = (_welcome, _site, _role, _machine, _system, _pool, _trust, _bundle, _review)
+    steps = (_welcome, _site, _role, _machine, _card, _system, _pool, _trust, _bundle, _review)
     answers = Answers(draft=seen.draft, fingerprint=seen.fingerprint)
     done: list[tuple[int, Answers]] = []
     number = 0
@@ -193,6 +196,27 @@ def _machine(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
     return None if given is None else replace(answers, name=given["name"], address=given["address"])
 
 
+def _card(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
+    """Which card has the address: there is nothing to ask where there is only one."""
+    if len(seen.cards) <= 1:
+        return answers
+    known = answers.card if answers.card in seen.cards else _with_cable(seen.cards)
+    card = screen.choose(
+        "The network card",
+        f"{answers.address} is given to the card that is in "
+        f"{answers.draft['spec']['networks']['nodes']}.",
+        [(mac, f"{mac}  {words}") for mac, words in seen.cards.items()],
+        known,
+    )
+    return None if card is None else replace(answers, card=card)
+
+
+def _with_cable(cards: Mapping[str, str]) -> str:
+    """The first one with a cable, else the first."""
+    plugged = [mac for mac, words in cards.items() if not words.endswith("no cable")]
+    return (plugged or list(cards))[0]
+
+
 def _system(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
     usable = drafts.usable(seen.disks, drafts.SYSTEM_LEAST)
     if not usable:
@@ -280,7 +304,7 @@ def _bundle(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
 
 
 def _review(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
-    primer = Primer(answers.name, answers.address, answers.system, answers.pool)
+    primer = Primer(answers.name, answers.address, answers.system, answers.pool, answers.card)
     whole = drafts.add(answers.draft, primer, seen.here, first=answers.role == FIRST)
     if answers.role == FIRST and (wrong := drafts.wrong_whole(whole)):
         screen.show(

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 KEYS = "Enter: take it   Tab: next   Esc: back   F2 or Ctrl-T: shell"
 WIDTH = 78
+BACK = "Back"
 ESCAPE_SECONDS = 0.5
 """A slow line may bring the bytes of one key in pieces; Esc alone is a key after this long."""
 T = TypeVar("T")
@@ -71,7 +72,7 @@ class Terminal:
     ) -> tuple[str, ...] | None:
         """Any of the options, marked by the space bar."""
         if not options:
-            self.show(title, f"{text}\n\nThere is no disk to mark.", "Back")
+            self.show(title, f"{text}\n\nThere is no disk to mark.", BACK)
             return None
         known = [value for value, _ in options]
         listed: CheckboxList[str] = CheckboxList(
@@ -131,7 +132,9 @@ class Terminal:
             if taken is not None:
                 get_app().exit(result=taken)
 
-        buttons = [Button(button, accept, width=12), Button("Back", _leave, width=8)]
+        buttons = [Button(button, accept, width=12)]
+        if button != BACK:
+            buttons.append(Button(BACK, _leave, width=8))
         about = Window(
             FormattedTextControl(wrapped(text)), wrap_lines=True, dont_extend_height=True,
             height=Dimension(max=14),
@@ -175,7 +178,7 @@ class Terminal:
         @keys.add("f2", eager=True)
         @keys.add("c-t", eager=True)
         def _(_event: KeyPressEvent) -> None:
-            run_in_terminal(lambda: run.attached(list(self._shell)))
+            run_in_terminal(lambda: run.attached(list(self._shell), typing=True))
 
         return keys
 

@@ -75,6 +75,7 @@ def look(place: Path | None) -> Seen:
         draft=stick.read(place) if place else {},
         keys=stick.public_keys(place) if place else (),
         fingerprint=_fingerprint(found) if found else "",
+        cards=medium.cards(),
     )
 
 

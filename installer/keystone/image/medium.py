@@ -25,19 +25,43 @@ LABEL = "KEYSTONE"
 SITE, BUNDLE = "site.yaml", "offline.tar"
 SERIAL = Path("/sys/class/dmi/id/product_serial")
 CARDS = Path("/sys/class/net")
+UNKNOWN = frozenset({
+    "", "0", "0123456789", "123456789", "chassis serial number", "default string", "invalid", "n/a",
+    "none", "not applicable", "not available", "not specified", "o.e.m.", "oem",
+    "system serial number", "to be filled by o.e.m.", "unknown",
+})  # fmt: skip
+"""What makers leave in the place of a serial number, in lower case: many machines have the same."""
 
 
 def hardware(disks: Iterable[DiskFacts]) -> Hardware:
     """The machine we run on: disks that are built in, cards that are devices (not bridges, lo)."""
     serial = SERIAL.read_text().strip() if SERIAL.exists() else ""
-    macs = [
-        (card / "address").read_text().strip().lower()
-        for card in sorted(CARDS.iterdir())
-        if (card / "device").exists()
-    ]
+    if serial.lower() in UNKNOWN:
+        serial = ""
+    macs = [(card / "address").read_text().strip().lower() for card in _cards()]
     built_in = [disk for disk in disks if not disk.removable and disk.transport != "usb"]
     serials = [disk.serial for disk in built_in if disk.serial]
     return Hardware(serial, tuple(macs), tuple(serials))
+
+
+def cards() -> dict[str, str]:
+    """What the cards are, by MAC: name, driver, and whether there is a cable, which starts them."""
+    found = {}
+    for card in _cards():
+        run(["ip", "link", "set", "dev", card.name, "up"], check=False)
+    for card in _cards():
+        driver = (card / "device/driver").resolve().name
+        try:
+            cable = (card / "carrier").read_text().strip() == "1"
+        except OSError:  # it could not be started
+            cable = False
+        words = f"{card.name}, {driver}, {'cable' if cable else 'no cable'}"
+        found[(card / "address").read_text().strip().lower()] = words
+    return found
+
+
+def _cards() -> list[Path]:
+    return [card for card in sorted(CARDS.iterdir()) if (card / "device").exists()]
 
 
 def site_file() -> Path | None:
