@@ -1,4 +1,4 @@
-"""The guided way on a terminal of 80 x 24, by its keys: a real pty, and pyte to see what it shows."""
+"""The guided way on a terminal of 80 x 24, by its keys: a real pty, and pyte to see its screen."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ disks = (disk("KEYP2A"), disk("KEYP2B"), disk("SYS2"), disk("OLD", partition_tab
 macs = {"52:54:00:00:00:12": "eno1, igb, no cable", "52:54:00:00:00:13": "eno2, igb, cable"}
 seen = questions.Seen(Hardware("M2", tuple(macs)), disks, "/run/keystone/sticks/sda1",
     draft=json.loads(sys.argv[1]), fingerprint="0123456789abcdef" * 4, cards=macs)
-terminal = screens.Terminal(shell=("/bin/sh", "-c", "echo a shell; read line; echo typed $line; read line"))
+shell = "echo a shell; read line; echo typed $line; read line"
+terminal = screens.Terminal(shell=("/bin/sh", "-c", shell))
 found = questions.ask(terminal, seen)
 print("ANSWERS " + json.dumps(asdict(found) if found else None) + " END")
 """
@@ -170,7 +171,9 @@ def test_the_first_primer_comes_last_and_says_what_is_trusted() -> None:
     draft = drafts.begin("plant", "10.77.0.0/24", "")
     for number in (3, 4):
         machine = replace(here, serial=f"M{number}", macs=(f"52:54:00:00:00:2{number}",))
-        primer = drafts.Primer(f"p{number}", f"10.77.0.1{number}", f"SYS{number}", (f"A{number}", f"B{number}"))
+        primer = drafts.Primer(
+            f"p{number}", f"10.77.0.1{number}", f"SYS{number}", (f"A{number}", f"B{number}")
+        )
         draft = drafts.add(draft, primer, machine, first=False)
     line = Line(draft)
     try:

@@ -143,27 +143,16 @@ def write(serial: str, *, plan_only: bool, yes: bool, as_json: bool) -> None:
 @click.option("--restart", is_flag=True, help="Start from the disk when it is written.")
 def install(site_file: Path | None, *, plan_only: bool, restart: bool) -> None:
     """Make this machine, started from a medium, the Primer that the site file says it is."""
-    from keystone import disks, run, site  # noqa: PLC0415 slow to import
-    from keystone.image import identity, installing, introduction, medium  # noqa: PLC0415
-    from keystone.image import write as writing  # noqa: PLC0415
+    from keystone.errors import KeystoneError  # noqa: PLC0415
+    from keystone.image import medium, unattended  # noqa: PLC0415 slow to import
+    from keystone.wholefile import write_whole  # noqa: PLC0415
 
-    now = writing.observe()
-    file = site_file or medium.site_file()
-    if file is None:
-        log.info(f"no site file on the medium or on a stick labelled {medium.LABEL}")
-        return
-    wanted = site.load(file)
-    node = identity.who(wanted, medium.hardware(disks.observe()))
-    log.info(f"{file}: this machine is {node.name} ({node.address}) of site {wanted.name}")
-    found = introduction.read(file, node)
-    plan = installing.plan(now, node)
-    log.info(plan.describe())
-    if plan_only:
-        return
-    text = file.read_text() if node is wanted.primers[0] else ""
-    installing.write_primer(now, wanted, node, introduction.state(wanted, found, text), plan)
-    if restart and not plan.done:
-        run.run(["systemctl", "--no-block", "reboot"])
+    try:
+        unattended.main(site_file, plan_only=plan_only, restart=restart)
+    except KeystoneError as error:
+        if restart:  # nobody is at hand: whoever comes to a console is told
+            write_whole(medium.REFUSED, medium.reason(error).encode(), 0o644)
+        raise
 
 
 @group.command()

@@ -27,14 +27,16 @@ AGAIN = "Go on"
 def main() -> None:
     """Ask until the machine is written and restarted, or the person leaves."""
     now, screen = writing.observe(), Terminal()
+    why = medium.REFUSED.read_text() if medium.REFUSED.is_file() else ""
+    if why:
+        screen.show("The site file was not followed", why, AGAIN)
     while True:
         try:
             if _once(now, screen):
                 run.run(["systemctl", "--no-block", "reboot"])
                 return
         except KeystoneError as error:
-            text = f"{error.message}\n\n{error.hint}" if error.hint else error.message
-            screen.show("This did not work", text, AGAIN)
+            screen.show("This did not work", medium.reason(error), AGAIN)
 
 
 def _once(now: Running, screen: Screen) -> bool:

@@ -18,9 +18,12 @@ from keystone.run import CommandError, run
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from keystone.errors import KeystoneError
     from keystone.facts import DiskFacts
 
 RUN = Path("/run/keystone")
+REFUSED = RUN / "refused"
+"""Why the unattended way was not gone, for the person who comes to the console."""
 LABEL = "KEYSTONE"
 SITE, BUNDLE = "site.yaml", "offline.tar"
 SERIAL = Path("/sys/class/dmi/id/product_serial")
@@ -42,6 +45,11 @@ def hardware(disks: Iterable[DiskFacts]) -> Hardware:
     built_in = [disk for disk in disks if not disk.removable and disk.transport != "usb"]
     serials = [disk.serial for disk in built_in if disk.serial]
     return Hardware(serial, tuple(macs), tuple(serials))
+
+
+def reason(error: KeystoneError) -> str:
+    """What did not work and what to do, as text for a screen."""
+    return f"{error.message}\n\n{error.hint}" if error.hint else error.message
 
 
 def cards() -> dict[str, str]:
