@@ -14,7 +14,7 @@ QUICK := $(wildcard tests/unit tests/cases tests/process tests/hostile)
 SIDE_BY_SIDE := --numprocesses auto --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test test-lab molecule check fuzz kills bench lint lock clean tools programs
+.PHONY: help demo demo-down test test-lab test-images molecule check fuzz kills bench lint lock clean tools programs
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -51,6 +51,9 @@ bench: $(VENV)/.installed ## Ratios beside peers and limits in one table; BENCH=
 
 test-lab: tools $(VENV)/.installed ## Boot machines and try the whole way on them: refusals, kills, the cluster
 	$(BIN)/python -m pytest -v --durations=0 tests/vm $(TESTS)
+
+test-images: tools $(VENV)/.installed ## Build images, boot machines from them: both ways, upgrade, Secure Boot
+	$(BIN)/python -m pytest -v --durations=0 tests/images $(TESTS)
 
 molecule: tools $(VENV)/.installed ## One Molecule scenario after the other on lab machines
 	set -e; for scenario in $(SCENARIOS); do \

@@ -1,0 +1,56 @@
+"""Images as they are built, once a session."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+
+from keystone.run import run
+
+from .bench import KEYSTONE, ROOT, Bench
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Images by format, of the Primer's recipe with changes; built once a session."""
+    folder = tmp_path_factory.mktemp("images")
+    recipes = folder / "recipes"
+    shutil.copytree(ROOT / "images", recipes)
+    done: dict[tuple[str, str, str], Path] = {}
+
+    def make(kind: str = "iso", keys: Path | None = None, **spec: object) -> Path:
+        named = (kind, str(keys or ""), repr(spec))
+        if named in done:
+            return done[named]
+        recipe = recipes / f"primer-{len(done)}"
+        shutil.copytree(recipes / "primer", recipe)
+        document = yaml.safe_load((recipe / "image.yaml").read_text())
+        document["spec"].update(spec)
+        (recipe / "image.yaml").write_text(yaml.safe_dump(document))
+        lock = recipes / "image.lock.json"
+        if not lock.exists():
+            run([*KEYSTONE, "image", "lock", recipe], cwd=ROOT, timeout=1800)
+            shutil.copyfile(recipe / lock.name, lock)
+        shutil.copyfile(lock, recipe / lock.name)
+        output = folder / f"{len(done)}.{kind}"
+        signed = ["--secure-boot", keys] if keys else []
+        run(
+            [*KEYSTONE, "image", "build", recipe, "--format", kind, "-o", output, *signed],
+            cwd=ROOT, timeout=1800,
+        )  # fmt: skip
+        done[named] = output
+        return output
+
+    return make

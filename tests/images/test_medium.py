@@ -1,0 +1,126 @@
+"""From the installer medium to a disk: alone by a site file, and by a person at the serial line."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from keystone.lab import qemu
+from keystone.run import run
+
+from .machine import Machine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from .bench import Bench
+    from .machine import Machine
+
+pytestmark = [pytest.mark.images, pytest.mark.timeout(3600)]
+ENTER, ESCAPE, DOWN, SPACE, SHELL = "\r", "\x1b", "\x1b[B", " ", "\x14"
+
+
+def starts_from_its_disk(bench: Bench, machine: Machine, port: int) -> None:
+    """The disk is a Primer's: its name, its key, its own ids, and nothing that failed."""
+    machine.cd, machine.usb, machine.extra = None, (), ()
+    with machine:
+        took = machine.hear(r"p1 login:")
+        print(f"power-on to login: {took:.0f} s")
+        host = bench.login(port)
+        assert host.run(["hostname"]).stdout.strip() == "p1"
+        assert host.run(["cat", "/run/keystone/from"]).stdout.strip() == "disk"
+        failed = host.run(["systemctl", "--failed", "--no-legend", "--plain"]).stdout
+        assert failed == ""
+        assert host.run(["cat", "/etc/machine-id"]).stdout.strip() not in {"", "uninitialized"}
+        state = json.loads(host.run(["lsblk", "-J", "-b", "-o", "PARTLABEL,SIZE,FSSIZE"]).stdout)
+        parts = [part for disk in state["blockdevices"] for part in disk.get("children", [disk])]
+        (grown,) = (part for part in parts if part["partlabel"] == "keystone-state")
+        assert int(grown["size"]) > 2 << 30
+        assert int(grown["fssize"]) > 2 << 30
+
+
+@pytest.mark.parametrize(("firmware", "medium"), [("uefi", "cd"), ("bios", "usb")])
+def test_a_site_file_on_a_stick_makes_a_blank_machine_a_primer(
+    bench: Bench, build: Callable[..., Path], firmware: str, medium: str
+) -> None:
+    iso, stick, port = build(), bench.stick({"site.yaml": bench.site()}), free_port()
+    machine = bench.machine(port=port, firmware=firmware, disks=bench.disks())
+    machine.cd = iso if medium == "cd" else None
+    machine.usb = (stick,) if medium == "cd" else (stick, iso)
+    machine.extra = ("-no-reboot",)
+    with machine:
+        print(f"{firmware}, {medium}: {machine.hear(r'this machine is p1'):.0f} s to the run")
+        print(f"{machine.hear(r'Done: p1 starts from disk SYS1'):.0f} s to the end of the writing")
+        machine.ended()
+    starts_from_its_disk(bench, machine, port)
+
+
+def test_a_person_makes_a_machine_a_primer_over_the_serial_line(
+    bench: Bench, build: Callable[..., Path]
+) -> None:
+    stick, port = bench.stick({"me.pub": bench.public}), free_port()
+    machine = bench.machine(port=port, disks=bench.disks(), cd=build(), usb=(stick,))
+    machine.extra = ("-no-reboot",)
+    with machine:
+        machine.wait("This machine: serial number M1", "KEYP1A", "blank", "Go on")
+        machine.type(ENTER)
+        machine.wait("Network:", "10.77.0.0/24")
+        machine.type(SHELL)
+        machine.wait("root@")
+        machine.type("systemctl --failed --no-legend | wc -l", ENTER, "exit", ENTER)
+        machine.wait("Network:")
+        machine.type(ENTER, ENTER, ENTER)
+        machine.wait("two disks in each Primer, a mirror")
+        machine.type(ENTER)
+        machine.wait("> a joining Primer")
+        machine.type(DOWN, ENTER)
+        machine.wait("Name:", "p1")
+        machine.type(ENTER, "10.77.0.11", ENTER)
+        machine.wait("Keystone's own system is written to it", "KEYP1A: smaller", "> SYS1")
+        machine.type(ENTER)
+        machine.wait("[ ] KEYP1A")
+        machine.type(SPACE, DOWN, SPACE, ENTER)
+        machine.wait("Passphrase:")
+        machine.type("correct horse battery", ENTER, "correct horse battery", ENTER)
+        machine.wait("There is no bundle")
+        machine.type(ENTER)
+        machine.wait("Review", "disk SYS1, all of it", "> only save this on the stick")
+        machine.type(DOWN, ENTER)
+        machine.wait("Done", "Restart")
+        machine.type(ENTER)
+        machine.ended()
+    listed = run(["mdir", "-b", "-/", "-i", stick, "::"]).stdout
+    assert "::/site.yaml" in listed
+    assert "::/introductions/p1/ssh_host_ed25519_key" in listed
+    starts_from_its_disk(bench, machine, port)
+    found = bench.login(port).options
+    assert found == ()
+
+
+def test_the_saved_file_says_why_it_was_not_followed_on_another_machine(
+    bench: Bench, build: Callable[..., Path]
+) -> None:
+    site = bench.site().replace("serial: M1", "serial: OTHER")
+    machine = bench.machine(disks=bench.disks(), cd=build())
+    machine.usb = (bench.stick({"site.yaml": site}),)
+    with machine:
+        machine.wait("The site file was not followed", "serial number M1", "OTHER")
+        machine.type(ENTER)
+        machine.wait("This machine: serial number M1", "Go on")
+    assert all(disk.file.stat().st_blocks == 0 for disk in machine.disks)
+
+
+def test_the_screen_shows_what_the_serial_line_shows(
+    bench: Bench, build: Callable[..., Path]
+) -> None:
+    """On tty1 the same page: seen in a picture that is not all black."""
+    machine = bench.machine(disks=bench.disks(), cd=build())
+    with machine:
+        machine.wait("This machine: serial number M1", "Go on")
+        picture = bench.folder / "screen.ppm"
+        with qemu.Qmp(machine.folder / "qmp") as door:
+            door.ask("screendump", {"filename": str(picture)})
+        assert len(set(picture.read_bytes()[20:])) > 1

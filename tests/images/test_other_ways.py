@@ -1,0 +1,158 @@
+"""Disk images with credentials, network boot, and Secure Boot."""
+
+from __future__ import annotations
+
+import base64
+import shutil
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from keystone.run import run, spawned
+
+from .bench import KEYSTONE, ROOT, free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from .bench import Bench
+
+pytestmark = [pytest.mark.images, pytest.mark.timeout(3600)]
+WITHOUT_SIGNATURE = """
+import lzma, pathlib, sys
+content = pathlib.Path(sys.argv[1]).read_bytes()
+content = lzma.decompress(content) if sys.argv[1].endswith(".xz") else content
+end = b"~Module signature appended~\\n"
+assert content.endswith(end)
+size = int.from_bytes(content[-len(end) - 4 : -len(end)], "big")
+pathlib.Path(sys.argv[2]).write_bytes(content[: -len(end) - 12 - size])
+"""
+"""struct module_signature of the kernel's include/linux/module_signature.h: 12 bytes, size last."""
+NETWORK = "[Match]\nType=ether\n\n[Network]\nAddress=10.77.0.11/24\n"
+
+
+def credentials(**values: str) -> tuple[str, ...]:
+    words: list[str] = []
+    for name, text in values.items():
+        value = base64.b64encode(text.encode()).decode()
+        credential = f"io.systemd.credential.binary:{name}={value}"
+        words += ["-smbios", f"type=11,value={credential}"]
+    return tuple(words)
+
+
+def test_a_disk_image_becomes_who_its_credentials_say_and_fills_its_disk(
+    bench: Bench, build: Callable[..., Path]
+) -> None:
+    ids = set()
+    image = build("raw")
+    for number in (1, 2):
+        disk = bench.disk(f"RAW{number}")
+        shutil.copyfile(image, disk.file)
+        with disk.file.open("r+b") as file:
+            file.truncate(12 << 30)
+        port = free_port()
+        machine = bench.machine(f"raw{number}", port=port, disks=[disk])
+        machine.extra = credentials(
+            **{
+                "system.hostname": f"n{number}",
+                "network.network.05-own": NETWORK,
+                "ssh.authorized_keys.root": bench.public + "\n",
+            }
+        )
+        (bench.folder / "known_hosts").unlink(missing_ok=True)
+        with machine:
+            print(f"raw: {machine.hear(f'n{number} login:'):.0f} s to the login")
+            host = bench.login(port)
+            ids.add(
+                host.run(["cat", "/etc/machine-id", "/etc/ssh/ssh_host_ed25519_key.pub"]).stdout
+            )
+            ids.add(host.run(["hostid"]).stdout)
+            size = host.run(["df", "--output=size", "-BG", "/var"]).stdout.split()[-1]
+            assert int(size.rstrip("G")) >= 6
+            assert host.run(["passwd", "--status", "root"]).stdout.split()[1] == "L"
+    assert len(ids) == 4
+
+
+def test_network_boot_starts_the_medium(bench: Bench, build: Callable[..., Path]) -> None:
+    """QEMU's own DHCP and TFTP lead its iPXE to the script; the medium comes over HTTP."""
+    served = bench.folder / "served"
+    served.mkdir()
+    run(["tar", "-xf", build("pxe"), "-C", served])
+    port = free_port()
+    machine = bench.machine(firmware="bios", disks=bench.disks(), memory=2048)
+    words = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", "-d", served, str(port)]
+    with spawned(words):
+        script = f"http://10.77.0.2:{port}/boot.ipxe"
+        machine.network = (
+            "-nic",
+            f"user,net=10.77.0.0/24,model=virtio-net-pci,mac={{mac}},bootfile={script}",
+        )
+        machine.extra = ("-boot", "n")
+        with machine:
+            print(f"pxe: {machine.hear(r'keystone'):.0f} s to the first word")
+            machine.wait("This machine: serial number M1", "Go on")
+
+
+@pytest.fixture
+def keys(bench: Bench) -> Path:
+    folder = bench.folder / "keys"
+    run([*KEYSTONE, "image", "keys", folder, "--name", "Plant"], cwd=ROOT)
+    return folder
+
+
+@pytest.fixture
+def enrolled(bench: Bench, keys: Path) -> Path:
+    """UEFI variables in which a person has enrolled them."""
+    made = bench.folder / "enrolled.fd"
+    owner = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
+    run([
+        "virt-fw-vars", "--input", "/usr/share/OVMF/OVMF_VARS_4M.fd", "--output", made,
+        "--set-pk", owner, keys / "PK.pem", "--add-kek", owner, keys / "KEK.pem",
+        "--add-db", owner, keys / "db.pem", "--secure-boot",
+    ])  # fmt: skip
+    return made
+
+
+def test_secure_boot_starts_what_we_signed_and_nothing_else(
+    bench: Bench, build: Callable[..., Path], keys: Path, enrolled: Path
+) -> None:
+    iso = build("iso", keys)
+    port = free_port()
+    machine = bench.machine(port=port, firmware="secure", variables=enrolled, disks=bench.disks())
+    machine.cd, machine.usb = iso, (bench.stick({"site.yaml": bench.site()}),)
+    machine.extra = ("-no-reboot",)
+    with machine:
+        machine.hear(r"Done: p1 starts from disk SYS1")
+        machine.ended()
+    machine.cd, machine.usb = None, ()
+    with machine:
+        machine.hear(r"p1 login:")
+        host = bench.login(port)
+        state = host.run(["bootctl", "status", "--no-pager"]).stdout
+        assert "Secure Boot: enabled" in state
+        (module,) = host.run(["modinfo", "-n", "spl"]).stdout.split()
+        host.run(["python3", "-c", WITHOUT_SIGNATURE, module, "/tmp/spl.ko"])
+        refused = host.run(["insmod", "/tmp/spl.ko"], check=False)
+        assert "rejected" in refused.stderr or "not permitted" in refused.stderr
+        host.run(["modprobe", "spl"])
+    unsigned = bench.machine("unsigned", firmware="secure", variables=enrolled, disks=bench.disks())
+    unsigned.cd = build()
+    with unsigned:
+        unsigned.hear(r"Access Denied|Security Violation|Secure Boot")
+    altered = bench.folder / "altered.iso"
+    shutil.copyfile(iso, altered)
+    other_command_line(altered)
+    changed = bench.machine("changed", firmware="secure", variables=enrolled, disks=bench.disks())
+    changed.cd = altered
+    with changed:
+        changed.hear(r"Access Denied|Security Violation|Secure Boot")
+
+
+def other_command_line(iso: Path) -> None:
+    """One letter of the signed image's command line, where the ISO has it."""
+    content = iso.read_bytes()
+    with iso.open("r+b") as file:
+        file.seek(content.index(b"boot=keystone keystone.root="))
+        file.write(b"boot=keystona")

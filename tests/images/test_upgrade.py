@@ -1,0 +1,76 @@
+"""Another version into the other slot: it starts, and a broken one gives way, without hands."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+
+from .bench import ROOT, free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from .bench import Bench
+    from .machine import Machine
+
+pytestmark = [pytest.mark.images, pytest.mark.timeout(5400)]
+BROKEN = ["panic=5", "init=/not/there"]
+
+
+def options() -> list[str]:
+    document = yaml.safe_load((ROOT / "images/primer/image.yaml").read_text())
+    found: list[str] = document["spec"]["kernelOptions"]
+    return found
+
+
+def upgrade(bench: Bench, machine: Machine, port: int, iso: Path, version: int) -> None:
+    """On the running machine, from an ISO in its USB port, then restart."""
+    machine.usb = (iso,)
+    with machine:
+        machine.hear(r"p1 login:")
+        host = bench.login(port)
+        (stick,) = host.run(["sh", "-c", "ls /dev/disk/by-id/usb-*-0:0"]).stdout.split()
+        plan = host.run(["keystone-install", "image", "upgrade", stick, "--plan"]).stderr
+        assert f"write version {version}" in plan
+        digest = host.run(["sh", "-c", f"mount -o ro {stick} /mnt; ls /mnt/keystone"]).stdout
+        host.run(["umount", "/mnt"])
+        words = ["keystone-install", "image", "upgrade", stick, "--root"]
+        assert host.run([*words, "0" * 64], check=False).returncode != 0
+        host.run([*words, digest.strip().removesuffix(".root")], timeout=1800)
+        host.run(["sync"])
+        host.run(["systemctl", "reboot"], check=False)
+        machine.hear(r"p1 login:", within=1800)
+        image = host.run(["sh", "-c", ". /usr/lib/os-release; echo $IMAGE_VERSION"]).stdout
+        print(f"upgraded to {version}: {image.strip()} runs")
+        host.run(["systemctl", "start", "--wait", "boot-complete.target"], timeout=900)
+        host.run(["systemctl", "poweroff"], check=False)
+        machine.ended()
+
+
+@pytest.mark.parametrize("firmware", ["uefi", "bios"])
+def test_a_new_version_starts_and_a_broken_one_gives_way(
+    bench: Bench, build: Callable[..., Path], firmware: str
+) -> None:
+    port = free_port()
+    machine = bench.machine(port=port, firmware=firmware, disks=bench.disks(), cd=build())
+    machine.usb, machine.extra = (bench.stick({"site.yaml": bench.site()}),), ("-no-reboot",)
+    with machine:
+        machine.hear(r"Done: p1 starts from disk SYS1")
+        machine.ended()
+    machine.cd, machine.extra = None, ()
+    upgrade(bench, machine, port, build(version=2), 2)
+    assert runs(bench, machine, port) == "2"
+    upgrade(bench, machine, port, build(version=3, kernelOptions=[*options(), *BROKEN]), 3)
+    assert runs(bench, machine, port) == "2"
+
+
+def runs(bench: Bench, machine: Machine, port: int) -> str:
+    """The version that starts now."""
+    machine.usb = ()
+    with machine:
+        machine.hear(r"p1 login:", within=1800)
+        host = bench.login(port)
+        return host.run(["sh", "-c", ". /usr/lib/os-release; echo $IMAGE_VERSION"]).stdout.strip()
