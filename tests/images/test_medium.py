@@ -10,6 +10,7 @@ import pytest
 from keystone.lab import qemu
 from keystone.run import run
 
+from .bench import free_port
 from .machine import Machine
 
 if TYPE_CHECKING:
