@@ -11,7 +11,6 @@ from keystone.lab import qemu
 from keystone.run import run
 
 from .bench import free_port
-from .machine import Machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable

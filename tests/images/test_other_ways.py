@@ -5,17 +5,18 @@ from __future__ import annotations
 import base64
 import shutil
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from keystone.lab import qemu
 from keystone.run import run, spawned
 
 from .bench import KEYSTONE, ROOT, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from .bench import Bench
 
@@ -108,7 +109,8 @@ def enrolled(bench: Bench, keys: Path) -> Path:
     made = bench.folder / "enrolled.fd"
     owner = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
     run([
-        "virt-fw-vars", "--input", "/usr/share/OVMF/OVMF_VARS_4M.fd", "--output", made,
+        Path(sys.executable).with_name("virt-fw-vars"),
+        "--input", qemu.OVMF_VARS, "--output", made,
         "--set-pk", owner, keys / "PK.pem", "--add-kek", owner, keys / "KEK.pem",
         "--add-db", owner, keys / "db.pem", "--secure-boot",
     ])  # fmt: skip

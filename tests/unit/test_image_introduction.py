@@ -113,7 +113,9 @@ def test_one_bundle_is_taken_and_two_are_refused(
 ) -> None:
     one, two = tmp_path / "sda1", tmp_path / "sdb1"
     monkeypatch.setattr(medium, "RUN", tmp_path / "run")
-    monkeypatch.setattr(medium, "_sticks", lambda: [one, two])
+    monkeypatch.setattr(
+        medium, "_labelled", lambda label: [one, two] if label is medium.STICK else []
+    )
     one.mkdir()
     two.mkdir()
     assert medium.bundle_file() is None

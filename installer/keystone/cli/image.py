@@ -62,12 +62,17 @@ def lock(recipe: Path, mirrors: Path | None, ca_file: Path | None) -> None:
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True)
 @click.option("--secure-boot", "keys", type=FOLDER, help="Sign with the keys of `image keys`.")
+@click.option(
+    "--carry",
+    type=FOLDER,
+    help="Folder with what an ISO carries: site.yaml, introductions, offline.tar.",
+)
 @mirrors_option
 @ca_file_option
 @json_option
 def build(
-    recipe: Path, kind: str, output: Path, keys: Path | None, mirrors: Path | None,
-    ca_file: Path | None, *, as_json: bool,
+    recipe: Path, kind: str, output: Path, keys: Path | None, carry: Path | None,
+    mirrors: Path | None, ca_file: Path | None, *, as_json: bool,
 ) -> None:  # fmt: skip
     """Make an image of a recipe and its lock. Same lock and recipe, same bytes."""
     from keystone.bundle import definition as definitions  # noqa: PLC0415 slow to import
@@ -87,7 +92,7 @@ def build(
     sources = Sources(definitions.load_mirrors(mirrors), ca_file)
     materials = Materials(locks.load(path), path.parent, sources)
     signers = secureboot.load(keys.resolve()) if keys else None
-    done = builds.build(recipes.load(file), materials, kind, output, signers)
+    done = builds.build(recipes.load(file), materials, kind, output, signers, carry)
     log.info(f"{done.file}: {log.size(done.size)}, system {done.system}")
     if as_json:
         log.out_json({"file": str(done.file), "size": done.size, "system": done.system})

@@ -42,14 +42,23 @@ class Built:
 
 
 def build(
-    wanted: Recipe, materials: Materials, kind: str, output: Path, keys: Keys | None = None
+    wanted: Recipe,
+    materials: Materials,
+    kind: str,
+    output: Path,
+    keys: Keys | None = None,
+    freight: Path | None = None,
 ) -> Built:
     """Make the image at `output`, signed when there are keys.
+
+    freight: a folder of what an ISO carries besides.
 
     Raises ConfigurationError, PreflightError, CommandError.
     """
     if kind not in FORMATS:
         raise ConfigurationError(f"{kind}: no such format", hint=f"known: {', '.join(FORMATS)}")
+    if freight and kind != "iso":
+        raise ConfigurationError(f"{kind}: only an ISO carries files", hint="--format iso")
     sandbox.require()
     os.umask(0o022)  # what is made does not depend on who makes it
     tools = rootfs.packages(materials, recipe.TOOLS_GROUP, recipe.TOOLS)
@@ -59,8 +68,11 @@ def build(
     tree = rootfs.settings(materials, rootfs.installer(materials, signed), wanted)
     system = root.system(materials, tree, tools)
     files = boot.boot_files(materials, wanted, tools, kernel, system, keys)
-    made = FORMATS[kind](Pieces(materials, wanted, tools, tree, system, files))
-    _place(made, output)
+    pieces = Pieces(materials, wanted, tools, tree, system, files)
+    if freight:
+        isos.carrying(pieces, freight, output)
+    else:
+        _place(FORMATS[kind](pieces), output)
     return Built(output, output.stat().st_size, system.digest)
 
 

@@ -2,7 +2,8 @@
 
 It holds the system's file, a FAT image with the UKI, which UEFI starts from CD (El Torito, UEFI
 2.10, 13.3.2.1) and, as the same bytes are a partition too, from a USB disk, and GRUB for BIOS.
-Equal input gives equal bytes: times, ids and names are the recipe's.
+Equal input gives equal bytes: times, ids and names are the recipe's. Files may ride on it: a site
+file, introductions, the bundle.
 """
 
 from __future__ import annotations
@@ -10,21 +11,27 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from keystone.image import bios, steps
+from keystone import log
+from keystone.bundle.disk import sync_directory
+from keystone.errors import ConfigurationError
+from keystone.image import bios, introduction, medium, steps
 from keystone.image.boot import PARTS
-from keystone.image.sandbox import Inside
+from keystone.image.sandbox import Inside, Tree
+from keystone.run import run
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from keystone.image.pieces import Pieces
 
-VERSION = 1
+VERSION = 2
 MIB = 1 << 20
+FREIGHT = frozenset({medium.SITE, medium.BUNDLE, introduction.FOLDER})
+"""What may ride on it, below /keystone: what medium.py looks for there."""
 GRUB = "biosdisk iso9660 part_gpt part_msdos normal linux serial terminal echo test all_video gzio"
 FIND = "search --file --set=root /keystone/{digest}.root\nset prefix=($root)/boot/grub\n"
 # In /mnt/work; $1: size of the FAT image in MiB; $2: volume label; $3: FAT serial; $4: date of the
-# volume (YYYYMMDDhhmmsscc).
+# volume (YYYYMMDDhhmmsscc); $5: file in /mnt/out; and what lies where, as xorriso's graft points.
 MAKE = """
 cd /mnt/work
 efi=iso/boot/efi.img
@@ -37,47 +44,83 @@ for certificate in *.cer; do
 done
 grub-mkimage -O i386-pc-eltorito -d /usr/lib/grub/i386-pc -p /boot/grub -c find.cfg \\
     -o iso/boot/grub/bios.img search search_fs_file $GRUB
-find iso -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
-xorriso -as mkisofs -quiet -iso-level 3 -R -V "$2" --modification-date="$4" \\
+label=$2 date=$4 image=$5
+shift 5
+xorriso -as mkisofs -quiet -iso-level 3 -R -V "$label" --modification-date="$date" \\
+    --set_all_file_dates "$date" \\
     --gpt_disk_guid modification-date \\
     --grub2-mbr /usr/lib/grub/i386-pc/boot_hybrid.img --protective-msdos-label \\
     -b boot/grub/bios.img -no-emul-boot -boot-load-size 4 -boot-info-table --grub2-boot-info \\
     -eltorito-alt-boot -e boot/efi.img -no-emul-boot -efi-boot-part --efi-boot-image \\
-    -uid 0 -gid 0 -o /mnt/out/image iso
+    -uid 0 -gid 0 -o "/mnt/out/$image" -graft-points /=iso "$@"
 """
 
 
 def iso(pieces: Pieces) -> Path:
     """The ISO file."""
-    materials, recipe, tools = pieces.materials, pieces.recipe, pieces.tools
-    boot, system = pieces.boot, pieces.system
+    materials, recipe = pieces.materials, pieces.recipe
     name = steps.key(
-        "iso", VERSION, GRUB, MAKE, recipe.name, recipe.version, boot.name, system.digest,
-        materials.epoch, tools.stack(),
+        "iso", VERSION, GRUB, MAKE, recipe.name, recipe.version, pieces.boot.name,
+        pieces.system.digest, materials.epoch, pieces.tools.stack(),
     )  # fmt: skip
 
     def make(half: Path) -> None:
-        work = half / "work"
-        (work / "iso/keystone").mkdir(parents=True)
-        (work / "iso/boot/grub").mkdir(parents=True)
-        os.link(system.file, work / f"iso/keystone/{system.digest}.root")
-        os.link(boot / "linux.efi", work / "linux.efi")
-        # All but the UKI, which is in the FAT image: what a disk is written from.
-        for file in set(PARTS) - {"linux.efi"}:
-            os.link(boot / file, work / "iso/boot" / file)
-        for certificate in boot.glob("*.cer"):  # to enrol from the firmware's menu
-            os.link(certificate, work / certificate.name)
-        (work / "find.cfg").write_text(FIND.format(digest=system.digest))
-        title = f"Keystone {recipe.name} {recipe.version}"
-        (work / "iso/boot/grub/grub.cfg").write_text(
-            bios.menu(title, "/boot", (boot / "cmdline").read_text())
-        )
-        size = -(-(boot / "linux.efi").stat().st_size // MIB) + 4
-        date = materials.lock.created.strftime("%Y%m%d%H%M%S00")
-        label = f"KEYSTONE_{recipe.name.upper().replace('-', '_')}_{recipe.version}"[:32]
-        Inside(tools, None, {"work": work, "out": half}, {**materials.env, "GRUB": GRUB}).run(
-            ["sh", "-euc", MAKE, "iso", str(max(size, 40)), label, system.digest[:8], date]
-        )
-        steps.remove(work)
+        _write(pieces, half, half / "image")
 
     return steps.step(name, "ISO", make) / "image"
+
+
+def carrying(pieces: Pieces, freight: Path, output: Path) -> None:
+    """The ISO at `output` with what is in the folder `freight` on it, below /keystone.
+
+    Not kept among the steps: there may be a bundle of many gigabytes in it. Raises
+    ConfigurationError for what nobody looks for there.
+    """
+    foreign = sorted({entry.name for entry in freight.iterdir()} - FREIGHT)
+    if foreign:
+        raise ConfigurationError(
+            f"{freight / foreign[0]}: nothing looks for that on a medium",
+            hint=f"{', '.join(sorted(FREIGHT))} are found there",
+        )
+    half = output.with_name(f"{output.name}.part")
+    work = steps.home() / f"carry.{os.getpid()}"
+    try:
+        with log.step("ISO with what it carries"):
+            _write(pieces, work, half, freight)
+            run(["sync", half])
+        half.replace(output)
+        sync_directory(output.parent)
+    finally:
+        half.unlink(missing_ok=True)
+        steps.remove(work)
+
+
+def _write(pieces: Pieces, folder: Path, image: Path, freight: Path | None = None) -> None:
+    """Work in `folder`, leave the ISO as `image`."""
+    recipe, boot, system = pieces.recipe, pieces.boot, pieces.system
+    work = folder / "work"
+    (work / "iso/boot/grub").mkdir(parents=True)
+    os.link(boot / "linux.efi", work / "linux.efi")
+    # All but the UKI, which is in the FAT image: what a disk is written from.
+    for file in set(PARTS) - {"linux.efi"}:
+        os.link(boot / file, work / "iso/boot" / file)
+    for certificate in boot.glob("*.cer"):  # to enrol from the firmware's menu
+        os.link(certificate, work / certificate.name)
+    (work / "find.cfg").write_text(FIND.format(digest=system.digest))
+    title = f"Keystone {recipe.name} {recipe.version}"
+    menu = bios.menu(title, "/boot", (boot / "cmdline").read_text())
+    (work / "iso/boot/grub/grub.cfg").write_text(menu)
+    size = -(-(boot / "linux.efi").stat().st_size // MIB) + 4
+    date = pieces.materials.lock.created.strftime("%Y%m%d%H%M%S00")
+    label = f"KEYSTONE_{recipe.name.upper().replace('-', '_')}_{recipe.version}"[:32]
+    binds: dict[str, Path | Tree] = {
+        "work": work, "out": image.parent.resolve(), "system": system.file.parent,
+        **({"freight": freight.resolve()} if freight else {}),
+    }  # fmt: skip
+    grafts = [f"/keystone/{system.digest}.root=/mnt/system/{system.file.name}"]
+    if freight:
+        grafts += [f"/keystone/{path.name}=/mnt/freight/{path.name}" for path in freight.iterdir()]
+    words = [str(max(size, 40)), label, system.digest[:8], date, image.name, *sorted(grafts)]
+    env = {**pieces.materials.env, "GRUB": GRUB}
+    Inside(pieces.tools, None, binds, env).run(["sh", "-euc", MAKE, "iso", *words])
+    steps.remove(work)

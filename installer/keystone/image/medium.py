@@ -8,15 +8,16 @@ offline.tar). Two that differ are refused: nobody is asked which one was meant.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from keystone.errors import ConfigurationError, RefusedError
 from keystone.image.identity import Hardware
 from keystone.run import CommandError, run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from keystone.errors import KeystoneError
     from keystone.facts import DiskFacts
@@ -25,6 +26,8 @@ RUN = Path("/run/keystone")
 REFUSED = RUN / "refused"
 """Why the unattended way was not gone, for the person who comes to the console."""
 LABEL = "KEYSTONE"
+STICK, DISC = re.compile(LABEL), re.compile(rf"{LABEL}_[A-Z0-9_]+")
+"""Labels of what people fill, and of installer media (iso.py), which may carry the same files."""
 SITE, BUNDLE = "site.yaml", "offline.tar"
 SERIAL = Path("/sys/class/dmi/id/product_serial")
 CARDS = Path("/sys/class/net")
@@ -93,7 +96,7 @@ def bundle_file() -> Path | None:
 
 def stick() -> Path | None:
     """The one stick labelled KEYSTONE, mounted. Raises RefusedError for more than one."""
-    places = _sticks()
+    places = _labelled(STICK)
     if len(places) > 1:
         raise RefusedError(
             f"{len(places)} sticks labelled {LABEL}", hint="leave one of them in the machine"
@@ -102,8 +105,10 @@ def stick() -> Path | None:
 
 
 def _found(name: str) -> list[Path]:
-    places = [RUN / "medium/keystone" / name, *(stick / name for stick in _sticks())]
-    return [place for place in places if place.is_file()]
+    running = RUN / "medium/keystone"
+    media = [running] if running.is_dir() else [disc / "keystone" for disc in _labelled(DISC)]
+    places = [*media, *_labelled(STICK)]
+    return [place / name for place in places if (place / name).is_file()]
 
 
 def choose(files: Sequence[Path]) -> Path | None:
@@ -117,15 +122,23 @@ def choose(files: Sequence[Path]) -> Path | None:
     return files[0] if files else None
 
 
-def _sticks() -> list[Path]:
-    """File systems labelled KEYSTONE, mounted read-only."""
+def _with_label(
+    devices: Iterable[Mapping[str, Any]], label: re.Pattern[str]
+) -> Iterator[Mapping[str, Any]]:
+    """Those that have it; not the parts of one that has it, for they are the same bytes again."""
+    for device in devices:
+        if label.fullmatch(device["label"] or ""):
+            yield device
+        else:
+            yield from _with_label(device.get("children", ()), label)
+
+
+def _labelled(label: re.Pattern[str]) -> list[Path]:
+    """File systems so labelled, mounted read-only."""
     run(["udevadm", "settle"], check=False)
     listed = json.loads(run(["lsblk", "-J", "-o", "NAME,PATH,LABEL"]).stdout)["blockdevices"]
-    nodes = [node for disk in listed for node in (disk, *disk.get("children", []))]
     places = []
-    for node in nodes:
-        if node["label"] != LABEL:
-            continue
+    for node in _with_label(listed, label):
         place = RUN / "sticks" / node["name"]
         place.mkdir(parents=True, exist_ok=True)
         if not place.is_mount():
@@ -133,7 +146,7 @@ def _sticks() -> list[Path]:
                 run(["mount", "-o", "ro", node["path"], place])
             except CommandError as error:
                 raise ConfigurationError(
-                    f"{node['path']}: labelled {LABEL} and cannot be read: {error.message}",
+                    f"{node['path']}: labelled {node['label']} and cannot be read: {error.message}",
                     hint="take the stick out, or write it anew",
                 ) from error
         places.append(place)
