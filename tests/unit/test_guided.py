@@ -211,6 +211,15 @@ def test_only_blank_disks_are_offered_and_the_others_say_why() -> None:
         assert why in text
 
 
+def test_a_machine_with_many_disks_leaves_room_for_what_must_be_read() -> None:
+    script = Script(BACK)
+    many = tuple(disk(f"D{number}") for number in range(24))
+    questions.ask(script, replace(seen(2), disks=many))
+    text = script.asked[0][1]
+    assert "and 18 more" in text
+    assert len(text.splitlines()) < 14
+
+
 def test_with_no_disk_there_is_only_the_way_back() -> None:
     bare = Seen(Hardware("M2", ()), (disk("OLD", partition_table="gpt"),), "/stick")
     script = Script(None, *SITE, *joining(2)[:2], None, BACK, BACK, BACK, BACK)

@@ -23,6 +23,7 @@ FIRST, JOINING = "first", "joining"
 LEAST_PASSPHRASE = 12
 """Characters: it guards the root of the site's trust."""
 SAVE, WRITE = "save", "write"
+MOST = 6
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def ask(screen: Screen, seen: Seen) -> Answers | None:
 
 
 def _welcome(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
-    disks = "\n".join(f"  {drafts.about(disk)}" for disk in seen.disks) or "  none"
+    disks = _few([drafts.about(disk) for disk in seen.disks]) or "  none"
     stick = f"on the stick {seen.stick}" if seen.stick else "no stick labelled KEYSTONE: take one"
     known = [entry["name"] for entry in answers.draft["spec"]["primers"]] if answers.draft else ()
     text = (
@@ -335,8 +336,18 @@ def _review(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
 
 
 def _refused(seen: Seen, least: int) -> str:
-    return "\n".join(
-        f"  {disk.serial or disk.path}: {why}"
-        for disk in seen.disks
-        if (why := drafts.unusable(disk, least))
+    return _few(
+        [
+            f"{disk.serial or disk.path}: {why}"
+            for disk in seen.disks
+            if (why := drafts.unusable(disk, least))
+        ]
     )
+
+
+def _few(lines: Sequence[str]) -> str:
+    """As many as a screen of 24 lines bears beside what must be read on it."""
+    shown = [f"  {line}" for line in lines[:MOST]]
+    if len(lines) > MOST:
+        shown.append(f"  and {len(lines) - MOST} more")
+    return "\n".join(shown)
