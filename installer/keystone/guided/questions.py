@@ -23,7 +23,7 @@ FIRST, JOINING = "first", "joining"
 LEAST_PASSPHRASE = 12
 """Characters: it guards the root of the site's trust."""
 SAVE, WRITE = "save", "write"
-MOST = 6
+MOST = 5
 
 
 @dataclass(frozen=True)

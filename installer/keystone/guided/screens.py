@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from keystone.guided.questions import Field
 
 KEYS = "Enter: take it   Tab: next   Esc: back   F2 or Ctrl-T: shell"
-WIDTH = 78
+WIDTH, TALLEST = 78, 15
 BACK = "Back"
 ESCAPE_SECONDS = 0.5
 """A slow line may bring the bytes of one key in pieces; Esc alone is a key after this long."""
@@ -137,7 +137,7 @@ class Terminal:
             buttons.append(Button(BACK, _leave, width=8))
         about = Window(
             FormattedTextControl(wrapped(text)), wrap_lines=True, dont_extend_height=True,
-            height=Dimension(max=14),
+            height=Dimension(max=TALLEST),
         )  # fmt: skip
         dialog = Dialog(
             HSplit([about, Window(height=1), body]),
