@@ -118,6 +118,7 @@ class Site:
     trust: Trust = field(default_factory=Trust)
     patience: Patience = field(default_factory=Patience)
     time_sources: tuple[str, ...] = ()
+    system_floor: int = 0
 
     @property
     def control_planes(self) -> tuple[Node, ...]:
@@ -179,6 +180,7 @@ def from_document(document: documents.Document) -> Site:
         ),
         patience=Patience(**spec.get("patience", {})),
         time_sources=tuple(spec.get("time", {}).get("sources", [])),
+        system_floor=spec.get("systemFloor", Site.system_floor),
     )
 
 

@@ -111,7 +111,7 @@ def _write(now: Running, answers: Answers, file: Path) -> None:
     node = next(node for node in wanted.primers if node.name == answers.name)
     text = whole if answers.role == FIRST else ""
     files = introduction.state(wanted, introduction.read(file, node), text)
-    plan = installing.plan(now, node, answers.system)
+    plan = installing.plan(now, wanted, node, answers.system)
     log.info(plan.describe())
     installing.write_primer(now, wanted, node, files, plan)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keystone import disks, log
+from keystone.errors import RefusedError
 from keystone.image import identity, medium
 from keystone.image import write as writing
 
@@ -17,11 +18,17 @@ if TYPE_CHECKING:
     from keystone.site import Node, Site
 
 
-def plan(now: Running, node: Node, system: str = "") -> Plan:
-    """What writing this Primer would do. Raises RefusedError.
+def plan(now: Running, site: Site, node: Node, system: str = "") -> Plan:
+    """What writing this Primer would do. Raises RefusedError, for an old medium too.
 
     system: its disk's serial number, "" for what the site file says or leaves.
     """
+    if now.version < site.system_floor:
+        raise RefusedError(
+            f"this medium has version {now.version}, site {site.name} takes "
+            f"{site.system_floor} or newer (spec.systemFloor)",
+            hint="take the newer medium",
+        )
     seen = disks.observe()
     serial = system or identity.system_disk(node, medium.hardware(seen))
     return writing.plan(now, seen, serial, writing.slot_of(now))

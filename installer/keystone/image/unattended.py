@@ -27,7 +27,7 @@ def main(site_file: Path | None, *, plan_only: bool, restart: bool) -> None:
     node = identity.who(wanted, medium.hardware(disks.observe()))
     log.info(f"{file}: this machine is {node.name} ({node.address}) of site {wanted.name}")
     found = introduction.read(file, node)
-    plan = installing.plan(now, node)
+    plan = installing.plan(now, wanted, node)
     log.info(plan.describe())
     if plan_only:
         return
