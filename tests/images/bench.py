@@ -13,7 +13,7 @@ from keystone.run import Host, run
 from .machine import Disk, Machine
 
 ROOT = Path(__file__).parents[2]
-KEYSTONE = [sys.executable, "-m", "keystone.cli"]
+KEYSTONE = [sys.executable, "-m", "keystone"]
 GIB = 1 << 30
 NETWORK = "10.77.0.0/24"
 SITE = """\
