@@ -83,7 +83,7 @@ class Bench:
         forward = f",hostfwd=tcp:127.0.0.1:{port}-10.77.0.11:22" if port else ""
         network = (
             "-nic",
-            f"user,restrict=on,net={NETWORK},model=virtio-net-pci,mac={{mac}},romfile={forward}",
+            f"user,restrict=on,net={NETWORK},model=virtio-net-pci,mac={{mac}}{forward}",
         )
         made = Machine(self.folder / name, serial="M1", network=network)
         for key, value in more.items():
