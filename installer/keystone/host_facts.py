@@ -134,7 +134,8 @@ class PoolIntent:
 class HostFacts:
     """One host as it was seen, in one round trip.
 
-    memory, root_free: bytes; the latter of /var where / is read-only. clock_offset: seconds that the host's clock is ahead of ours;
+    memory, root_free: bytes; the latter of /var where / is read-only. clock_offset: seconds that
+    the host's clock is ahead of ours;
     clock_error: by how much that may be wrong (half the round trip). ports: those Keystone needs
     that something listens on, with the program's name. kubernetes: paths of a cluster that exist
     (admin.conf, kubelet.conf, manifests, etcd data). clocks: active time services.
