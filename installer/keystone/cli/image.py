@@ -202,6 +202,21 @@ def upgrade(image: Path, digest: str | None, *, plan_only: bool) -> None:
 
 
 @group.command()
+@json_option
+def status(*, as_json: bool) -> None:
+    """Say which system runs on this machine, and what firmware and TPM have seen of it."""
+    from dataclasses import asdict  # noqa: PLC0415
+
+    from keystone.image import status as statuses  # noqa: PLC0415 slow to import
+
+    now = statuses.observe()
+    if as_json:
+        log.out_json(asdict(now))
+    else:
+        log.out(now.describe())
+
+
+@group.command()
 def bless() -> None:
     """Call the version that runs good; the machine does it by itself when it came up well."""
     from keystone.image import upgrade as upgrading  # noqa: PLC0415 slow to import

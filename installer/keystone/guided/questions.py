@@ -68,7 +68,7 @@ class Seen:
 
     stick: where it is, "" without one. draft: what it has of the site already. keys: public keys
     that were found on it. fingerprint: of the bundle's trust root, "" without a bundle. cards: of
-    the network, by MAC, in words.
+    the network, by MAC, in words. vouched: one line of who vouches for the running system.
     """
 
     here: Hardware
@@ -78,6 +78,7 @@ class Seen:
     keys: tuple[str, ...] = ()
     fingerprint: str = ""
     cards: Mapping[str, str] = field(default_factory=dict)
+    vouched: str = ""
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,8 @@ def _welcome(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
     text = (
         f"This machine: serial number {seen.here.serial or 'unknown'}, "
         f"MAC {', '.join(seen.here.macs) or 'none'}\n"
-        f"Site so far:  {', '.join(known) or 'nothing'} ({stick})\n\n"
+        f"{seen.vouched}\n"
+        f"Site so far:  {', '.join(known) or 'nothing'} ({stick})\n"
         f"Disks:\n{disks}\n\n"
         "Nothing is written before you have seen all of it on the last page.\n"
         "Describe the joining Primers first, each at its own machine, with the same stick; the "

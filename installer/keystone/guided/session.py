@@ -12,7 +12,7 @@ from keystone.guided import draft as drafts
 from keystone.guided import questions, stick
 from keystone.guided.questions import FIRST, WRITE
 from keystone.guided.screens import Terminal
-from keystone.image import installing, introduction, medium
+from keystone.image import installing, introduction, medium, status
 from keystone.image import write as writing
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ def look(place: Path | None) -> Seen:
         keys=stick.public_keys(place) if place else (),
         fingerprint=_fingerprint(found) if found else "",
         cards=medium.cards(),
+        vouched=status.observe().short(),
     )
 
 

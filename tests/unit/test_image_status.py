@@ -1,0 +1,41 @@
+"""What a machine says of who vouches for what runs on it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from keystone.image import status
+from keystone.image.status import NO_UEFI, OFF, ON, Status
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.parametrize(("value", "said"), [(b"\6\0\0\0\1", ON), (b"\6\0\0\0\0", OFF), (b"", OFF)])
+def test_secure_boot_is_the_last_byte_of_the_firmware_s_variable(
+    tmp_path: Path, value: bytes, said: str
+) -> None:
+    variable = tmp_path / status.SECURE_BOOT
+    variable.parent.mkdir()
+    variable.write_bytes(value)
+    assert status.secure_boot(tmp_path) == said
+
+
+def test_without_uefi_there_is_no_secure_boot(tmp_path: Path) -> None:
+    assert status.secure_boot(tmp_path / "none") == NO_UEFI
+
+
+@pytest.mark.parametrize(("value", "said"), [("AB" * 32 + "\n", "ab" * 32), ("0" * 64, "")])
+def test_a_register_of_zeros_was_not_measured_into(tmp_path: Path, value: str, said: str) -> None:
+    pcr = tmp_path / "11"
+    assert status.measured(pcr) == ""
+    pcr.write_text(value)
+    assert status.measured(pcr) == said
+
+
+def test_the_short_line_fits_a_screen() -> None:
+    longest = Status(1000, "medium", "ab" * 32, NO_UEFI, "cd" * 32).short()
+    assert len(longest) <= 74
+    assert "Secure Boot none" in longest
