@@ -35,6 +35,8 @@ ROOT_TYPE = "4f68bce3-e8cd-4db1-96e7-fbcaf984b709"
 """root-x86-64 of the Discoverable Partitions Specification: our slots."""
 ESP_TYPE = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
 CHUNK = 4 << 20
+BLESS = "/usr/lib/systemd/systemd-bless-boot"
+"""systemd-bless-boot(8)."""
 
 
 @dataclass(frozen=True)
@@ -172,16 +174,14 @@ def apply(wanted: Plan, offer: Offer) -> None:
 
 
 def bless() -> str:
-    """The version that runs is good: GRUB starts it from now on. What is to say about it.
-
-    Under UEFI that is systemd-bless-boot(8)'s.
-    """
-    if Path("/sys/firmware/efi").exists():
-        return "systemd-boot keeps count itself"
+    """The version that runs is good: it is started from now on. What is to say about it."""
     version = dict(re.findall(r"keystone\.(version)=(\S+)", Path("/proc/cmdline").read_text()))
     _, partitions = observe()
     (esp,) = (part for part in partitions if part.kind == ESP_TYPE)
     with _mounted(Path(esp.path)) as place:
+        if Path("/sys/firmware/efi").exists():
+            run([BLESS, f"--path={place}", "good"])
+            return f"version {version['version']} is the one that systemd-boot starts"
         block = bios.environment({"good": version["version"], "trying": "", "tries": ""})
         write_whole(place / layout.GRUB_ENVIRONMENT, block.encode(), 0o644)
     return f"version {version['version']} is the one to start"
