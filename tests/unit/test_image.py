@@ -109,6 +109,23 @@ def test_a_step_is_made_once_and_has_its_name_when_it_is_whole(
     assert len(made) == 1
 
 
+def test_steps_that_no_build_used_for_long_go_and_others_stay(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(steps, "home", lambda: tmp_path)
+    old, new = (steps.step(f"a-{name}", name, lambda half: None) for name in ("old", "new"))
+    cut = tmp_path / "a-cut.partial"
+    cut.mkdir()
+    now = new.stat().st_mtime
+    for folder in (old, cut):
+        os.utime(folder, (now, now - steps.KEPT * 86400 - 1))
+    steps.sweep(now)
+    assert [folder.exists() for folder in (old, cut, new)] == [False, False, True]
+    steps.step("a-new", "new", lambda half: None)
+    steps.sweep(now + steps.KEPT * 86400 - 60)
+    assert new.exists()
+
+
 def test_layers_are_named_from_the_top_and_say_nothing_of_this_machine(tmp_path: Path) -> None:
     tree = Tree(tmp_path, (tmp_path / "a/tree",)).over(tmp_path / "b/tree")
     assert tree.stack() == "b/tree:a/tree"

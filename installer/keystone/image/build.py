@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -73,6 +74,7 @@ def build(
         isos.carrying(pieces, freight, output)
     else:
         _place(FORMATS[kind](pieces), output)
+    steps.sweep(time.time())
     return Built(output, output.stat().st_size, system.digest)
 
 

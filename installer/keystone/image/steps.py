@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
+KEPT = 30
+"""Days. A set of steps is a gigabyte, and each new lock makes all of them anew."""
 KEY = 20
 """Hex digits of a step's hash that name it."""
 
@@ -61,7 +63,25 @@ def step(name: str, title: str, make: Callable[[Path], None]) -> Path:
         if not folder.is_dir():
             with log.step(title), _half(folder) as half:
                 make(half)
+        os.utime(folder)
     return folder
+
+
+def sweep(now: float) -> None:
+    """Remove steps that no build used for KEPT days. now: seconds since the epoch.
+
+    A step is removed under its own lock, and first loses its name: cut, it is no step any more.
+    """
+    for folder in sorted(home().glob("*-*")):
+        if not folder.is_dir() or now - folder.stat().st_mtime < KEPT * 86400:
+            continue
+        name = folder.name.removesuffix(".partial")
+        with only_one(folder.with_name(f"{name}.lock"), str(folder)):
+            half = folder.with_name(f"{name}.partial")
+            if folder != half:
+                remove(half)
+                folder.rename(half)
+            remove(half)
 
 
 @contextmanager
