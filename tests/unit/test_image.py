@@ -113,7 +113,7 @@ def test_steps_that_no_build_used_for_long_go_and_others_stay(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(steps, "home", lambda: tmp_path)
-    old, new = (steps.step(f"a-{name}", name, lambda half: None) for name in ("old", "new"))
+    old, new = (steps.step(f"a-{name}", name, lambda _half: None) for name in ("old", "new"))
     cut = tmp_path / "a-cut.partial"
     cut.mkdir()
     now = new.stat().st_mtime
@@ -121,7 +121,7 @@ def test_steps_that_no_build_used_for_long_go_and_others_stay(
         os.utime(folder, (now, now - steps.KEPT * 86400 - 1))
     steps.sweep(now)
     assert [folder.exists() for folder in (old, cut, new)] == [False, False, True]
-    steps.step("a-new", "new", lambda half: None)
+    steps.step("a-new", "new", lambda _half: None)
     steps.sweep(now + steps.KEPT * 86400 - 60)
     assert new.exists()
 
