@@ -180,7 +180,7 @@ def p02(rng: random.Random) -> Variant:
     part = some(rng, made)
     if field == "parity" and bad == 0:
         bad = 33
-    if field == "number" and bad in {0, 999, 2**45}:
+    if field == "number" and bad in (0, 999, 2**45):
         bad = 2**60
 
     def edit(document: Json, number: int) -> None:
