@@ -82,7 +82,12 @@ def test_without_a_gateway_or_keys_nothing_is_said_of_them() -> None:
     files = state(SITE, P2, Hardware("S2", (MAC,)))
     assert set(files) == {"etc/hostname", "etc/systemd/network/10-keystone.network"}
     assert "Gateway" not in files["etc/systemd/network/10-keystone.network"][0]
-    assert "Type=ether" in files["etc/systemd/network/10-keystone.network"][0]
+    assert f"MACAddress={MAC}\n" in files["etc/systemd/network/10-keystone.network"][0]
+
+
+def test_of_several_cards_none_is_named_and_no_veth_is_meant() -> None:
+    files = state(SITE, P2, Hardware("S2", (MAC, "52:54:00:00:00:12")))
+    assert "[Match]\nKind=!*\nType=ether\n" in files["etc/systemd/network/10-keystone.network"][0]
 
 
 def test_two_site_files_must_be_one(tmp_path: Path) -> None:

@@ -81,7 +81,10 @@ def system_disk(node: Node, hardware: Hardware) -> str:
 def state(site: Site, node: Node, hardware: Hardware) -> Mapping[str, tuple[str, int]]:
     """Files that the new system's state begins with: text and mode by path."""
     macs = [mac for mac in hardware.macs if node.machine and mac in node.machine.macs]
-    match = f"MACAddress={' '.join(macs)}" if macs else "Type=ether"
+    if not macs and len(hardware.macs) == 1:
+        macs = list(hardware.macs)
+    # Without "no kind" it would match each pod's veth too, and take it out of its bridge.
+    match = f"MACAddress={' '.join(macs)}" if macs else "Kind=!*\nType=ether"
     gateway = f"Gateway={site.networks.gateway}\n" if site.networks.gateway else ""
     length = site.networks.nodes.prefixlen
     network = (
