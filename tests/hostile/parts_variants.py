@@ -475,7 +475,7 @@ CLASSES = {f"P{number:02d}": globals()[f"p{number:02d}"] for number in range(1, 
 
 CODES = {
     "P01": codes(14, 19, 23), "P02": codes(6, 19, 23), "P03": codes(8, 19, 23), "P04": codes(6, 8),
-    "P05": codes(6), "P06": codes(19, 23), "P07": codes(1, 2, 6, 7, 8, 9, 14, 15, 22, 23),
+    "P05": codes(6), "P06": codes(19, 23), "P07": codes(1, 2, 6, 7, 8, 9, 13, 14, 15, 22, 23),
     "P08": codes(6, 19), "P09": codes(8, 9, 19, 22, 23), "P10": codes(8),
     "P11": codes(8, 9, 12, 19, 22, 23), "P12": codes(8, 14, 15, 18, 19, 22, 23),
     "P13": codes(9, 19, 23, 30),
