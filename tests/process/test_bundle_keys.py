@@ -128,6 +128,14 @@ def test_changed_content_gets_a_number_of_its_own(shell: Shell) -> None:
     (shell.folder / "motd").write_text("changed once more\n")
     assert "number 2 was signed already" in shell.create("x.tar", code=3).stderr
     assert not (shell.folder / "x.tar").exists()
+    # With the keys at hand a lock takes the next free number, changed or not; then it stays.
+    lock = ("bundle", "lock", "small.yaml", "--keys")
+    assert "number 1 -> 3" in shell.run(*lock, "keys").stderr
+    assert "nothing changed" in shell.run(*lock, "keys").stderr
+    shell.run("bundle", "create", "small.yaml", "-o", "3.tar", "--keys", "keys")
+    assert "nothing changed" in shell.run(*lock, "keys").stderr
+    assert "no such folder" in shell.run(*lock, "kyes", code=3).stderr
+    (shell.folder / "small.lock.json").unlink()
     # Without the packager's memory it is made, and the host refuses it.
     (shell.folder / "keys/issued.json").unlink()
     shell.create("x.tar")

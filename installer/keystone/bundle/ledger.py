@@ -7,6 +7,7 @@ but by then the bundle has travelled; whoever signs notices at once.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from keystone.bundle import lock as locks
@@ -27,23 +28,49 @@ def claim(folder: Path, lock: Lock) -> None:
     Raises ConfigurationError when the number is taken, or below one that was given already.
     """
     path = folder / FILE
+    issued = _read(path)
+    ours = issued.setdefault(lock.name, {})
+    if _is_free(ours, lock):
+        ours[str(lock.number)] = locks.digest(lock)
+        write_file(path, (json.dumps(issued, indent=1, sort_keys=True) + "\n").encode())
+        return
+    highest = _highest(ours)
+    raise ConfigurationError(
+        f"bundle {lock.name} number {lock.number}: number {highest} was signed already, "
+        f"with other content ({path}); hosts would refuse this one",
+        hint=f"lock again with --keys {folder}, or set spec.number to {highest + 1} first",
+    )
+
+
+def renumbered(folder: Path, lock: Lock) -> Lock:
+    """The lock itself when its number can be claimed, else with the lowest number that can.
+
+    Raises ConfigurationError when there is no such folder or its issued.json cannot be read.
+    """
+    if not folder.is_dir():
+        raise ConfigurationError(
+            f"{folder}: no such folder", hint=f"keystone-install bundle keys init --dir {folder}"
+        )
+    ours = _read(folder / FILE).get(lock.name, {})
+    return lock if _is_free(ours, lock) else replace(lock, number=_highest(ours) + 1)
+
+
+def _is_free(ours: dict[str, str], lock: Lock) -> bool:
+    return lock.number > _highest(ours) or ours.get(str(lock.number)) == locks.digest(lock)
+
+
+def _highest(ours: dict[str, str]) -> int:
+    return max((int(number) for number in ours), default=0)
+
+
+def _read(path: Path) -> dict[str, dict[str, str]]:
     try:
         issued: dict[str, dict[str, str]] = json.loads(path.read_bytes()) if path.exists() else {}
-        ours = issued.setdefault(lock.name, {})
-        numbers = [int(number) for number in ours.keys()]  # noqa: SIM118 a list has no keys
+        for numbers in issued.values():
+            _highest(dict(numbers.items()))
     except (ValueError, AttributeError) as error:
         raise ConfigurationError(
             f"{path}: cannot be read: {error}",
             hint="restore it; if it is lost, remove it and take a number higher than any you gave",
         ) from error
-    content = locks.digest(lock)
-    if ours.get(str(lock.number)) == content:
-        return
-    if lock.number <= max(numbers, default=0):
-        raise ConfigurationError(
-            f"bundle {lock.name} number {lock.number}: number {max(numbers)} was signed already, "
-            f"with other content ({path}); hosts would refuse this one",
-            hint=f"set spec.number to {max(numbers) + 1} in the definition and lock again",
-        )
-    ours[str(lock.number)] = content
-    write_file(path, (json.dumps(issued, indent=1, sort_keys=True) + "\n").encode())
+    return issued

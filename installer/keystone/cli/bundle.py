@@ -58,13 +58,19 @@ def group() -> None:
 @click.option("-o", "--output", type=FILE, help="The lock; <definition>.lock.json by default.")
 @mirrors_option
 @ca_file_option
+@click.option(
+    "--keys",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Take a number above all that were signed with these keys.",
+)
 @click.option("--no-sbom", is_flag=True, help="Leave SBOMs and provenance out.")
 def lock(
     definition: Path, output: Path | None, mirrors: Path | None, ca_file: Path | None,
-    no_sbom: bool,
+    keys: Path | None, no_sbom: bool,
 ) -> None:  # fmt: skip
     """Resolve a definition to digests and say what changed since the last lock."""
     from keystone.bundle import definition as definitions  # noqa: PLC0415 slow to import
+    from keystone.bundle import ledger  # noqa: PLC0415
     from keystone.bundle import lock as locks  # noqa: PLC0415
     from keystone.bundle.disk import write_file  # noqa: PLC0415
     from keystone.bundle.resolve import resolve  # noqa: PLC0415
@@ -82,12 +88,14 @@ def lock(
     now = datetime.now(UTC).replace(microsecond=0)
     before = sbom.bare(old) if old else None
     new = locks.numbered(resolve(wanted, sources, path.parent, now, old), before)
-    if sbom.may_stay(old, new, path.parent, sources, documents=not no_sbom):
+    taken = bool(keys and old and ledger.renumbered(keys, old) != old)
+    if not taken and sbom.may_stay(old, new, path.parent, sources, documents=not no_sbom):
         log.info(f"{path}: nothing changed")
         return
     for line in locks.differences(before, new):
         log.info(f"  {line}")
     new = locks.above(new, old)
+    new = ledger.renumbered(keys, new) if keys else new
     if old is not None and old.number != new.number:
         log.info(f"  number {old.number} -> {new.number}")
     new = new if no_sbom else sbom.describe(new, path.parent, sources)

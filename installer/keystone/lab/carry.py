@@ -44,6 +44,7 @@ def carry(state: Path) -> Carried:
         _keystone(
             "bundle", "lock", str(data_root() / DEFINITION),
             "--mirrors", str(serving.mirrors_file), "-o", str(lock),
+            "--keys", str(keys),
         )  # fmt: skip
         _keystone(
             "bundle", "create", str(lock), "--mirrors", str(serving.mirrors_file),
