@@ -109,6 +109,9 @@ def test_partitions_are_read_from_lsblk() -> None:
         child, {**nothing, "path": "/dev/mapper/x", "size": 1},
     ]}]}  # fmt: skip
     assert upgrade.parse(json.dumps(listed)) == (ESP,)
+    # Without the column NAME, lsblk of util-linux 2.41 gives a flat list.
+    flat = [{**nothing, "path": "/dev/nvme0n1"}, child, {**nothing, "path": "/dev/mapper/x"}]
+    assert upgrade.parse(json.dumps({"blockdevices": flat})) == (ESP,)
 
 
 def test_grub_reads_and_writes_its_block() -> None:

@@ -82,6 +82,7 @@ def carrying(pieces: Pieces, freight: Path, output: Path) -> None:
             f"{freight / foreign[0]}: nothing looks for that on a medium",
             hint=f"{', '.join(sorted(FREIGHT))} are found there",
         )
+    output.parent.mkdir(parents=True, exist_ok=True)
     half = output.with_name(f"{output.name}.part")
     work = steps.home() / f"carry.{os.getpid()}"
     try:

@@ -35,6 +35,8 @@ LOADER_CONF = "timeout 3\nconsole-mode keep\neditor no\n"
 """Of systemd-boot, loader.conf(5)."""
 TRIES = bios.TRIES
 """How often a new version is started before the one before it comes back."""
+REMOVABLE = "EFI/BOOT/BOOTX64.EFI"
+"""What firmware starts from media and disks that it has no entry for (UEFI 2.10, 3.5.1.1)."""
 VERSIONS = "keystone"
 GRUB_MENU, GRUB_ENVIRONMENT = "keystone/grub.cfg", bios.ENVIRONMENT.removeprefix("/")
 FREE = "_empty"
@@ -55,7 +57,7 @@ def esp(parts: Mapping[str, Path], version: int) -> Mapping[str, Path | str]:
     parts: boot.PARTS, each where it is.
     """
     return {
-        "EFI/BOOT/BOOTX64.EFI": parts["systemd-boot.efi"],
+        REMOVABLE: parts["systemd-boot.efi"],
         "loader/loader.conf": LOADER_CONF,
         **of_version(parts, version),
         GRUB_MENU: bios.slots({version: parts["cmdline"].read_text()}),

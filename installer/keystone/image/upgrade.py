@@ -10,25 +10,26 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import tempfile
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from keystone import log
 from keystone.bundle.disk import sync_directory
 from keystone.errors import DamagedBundleError, HostError, PreflightError, RefusedError
 from keystone.image import bios, layout
 from keystone.image.boot import PARTS
+from keystone.image.mounts import mounted
 from keystone.image.root import System
 from keystone.image.write import Running, verify
+from keystone.image.write import observe as running
 from keystone.run import run
 from keystone.turns import only_one
 from keystone.wholefile import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
 RUN = Path("/run/keystone")
 ROOT_TYPE = "4f68bce3-e8cd-4db1-96e7-fbcaf984b709"
@@ -137,16 +138,21 @@ def plan(now: Running, disk: str, partitions: Sequence[Partition], offer: Offer)
 
 
 def parse(listed: str) -> tuple[Partition, ...]:
-    """Out of `lsblk -J -b -o ...` of one disk."""
-    (disk,) = json.loads(listed)["blockdevices"]
+    """Out of `lsblk -J -b -o ...` of one disk, which is a tree or flat as the columns have it."""
     return tuple(
         Partition(
             child["path"], int(child["partn"]), child["parttype"] or "", child["partlabel"] or "",
             child["partuuid"] or "", int(child["size"]),
         )
-        for child in disk.get("children", [])
+        for child in _all(json.loads(listed)["blockdevices"])
         if child.get("partn")
     )  # fmt: skip
+
+
+def _all(devices: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for device in devices:
+        yield device
+        yield from _all(device.get("children", []))
 
 
 def observe() -> tuple[str, tuple[Partition, ...]]:
@@ -160,7 +166,7 @@ def observe() -> tuple[str, tuple[Partition, ...]]:
 
 def apply(wanted: Plan, offer: Offer) -> None:
     """Do it. Cut anywhere, the version that runs still starts, and the same command goes on."""
-    with only_one(RUN / "write.lock", wanted.disk), _mounted(Path(wanted.esp.path)) as esp:
+    with only_one(RUN / "write.lock", wanted.disk), _esp(wanted.esp) as esp:
         if not wanted.done:
             _forget(esp, keep=wanted.running)
             _name(wanted, layout.FREE, None)
@@ -174,17 +180,22 @@ def apply(wanted: Plan, offer: Offer) -> None:
 
 
 def bless() -> str:
-    """The version that runs is good: it is started from now on. What is to say about it."""
-    version = dict(re.findall(r"keystone\.(version)=(\S+)", Path("/proc/cmdline").read_text()))
+    """The version that runs is good: it is started from now on. What is to say about it.
+
+    Raises PreflightError when this machine does not run from its disk.
+    """
+    now = running()
+    if now.medium:
+        raise PreflightError("this machine runs from a medium", hint="start it from its disk")
     _, partitions = observe()
     (esp,) = (part for part in partitions if part.kind == ESP_TYPE)
-    with _mounted(Path(esp.path)) as place:
+    with _esp(esp) as place:
         if Path("/sys/firmware/efi").exists():
             run([BLESS, f"--path={place}", "good"])
-            return f"version {version['version']} is the one that systemd-boot starts"
-        block = bios.environment({"good": version["version"], "trying": "", "tries": ""})
-        write_whole(place / layout.GRUB_ENVIRONMENT, block.encode(), 0o644)
-    return f"version {version['version']} is the one to start"
+        else:
+            block = bios.environment({"good": str(now.version), "trying": "", "tries": ""})
+            write_whole(place / layout.GRUB_ENVIRONMENT, block.encode(), 0o644)
+    return f"version {now.version} is the one to start"
 
 
 def _forget(esp: Path, keep: int) -> None:
@@ -201,7 +212,8 @@ def _forget(esp: Path, keep: int) -> None:
 
 
 def _offer_to_firmware(esp: Path, offer: Offer, wanted: Plan) -> None:
-    with _uki(offer) as uki:
+    with mounted(offer.parts["vmlinuz"].parent / "efi.img", "vfat", "loop,ro") as efi:
+        uki = efi / layout.REMOVABLE
         files = layout.of_version({**offer.parts, "linux.efi": uki}, wanted.version)
         for name, source in files.items():
             target = esp / name
@@ -256,32 +268,10 @@ def _check(offer: Offer, wanted: Plan) -> None:
         ) from error
 
 
-@contextmanager
-def medium_of(image: Path) -> Iterator[Path]:
+def medium_of(image: Path) -> AbstractContextManager[Path]:
     """An ISO file, mounted. Raises CommandError when it cannot be."""
-    with tempfile.TemporaryDirectory() as name:
-        run(["mount", "-t", "iso9660", "-o", "loop,ro", image, name])
-        try:
-            yield Path(name)
-        finally:
-            run(["umount", name])
+    return mounted(image, "iso9660", "loop,ro")
 
 
-@contextmanager
-def _uki(offer: Offer) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as name:
-        run(["mount", "-o", "loop,ro", offer.parts["vmlinuz"].parent / "efi.img", name])
-        try:
-            yield Path(name) / "EFI/BOOT/BOOTX64.EFI"
-        finally:
-            run(["umount", name])
-
-
-@contextmanager
-def _mounted(device: Path) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as name:
-        run(["mount", "-t", "vfat", "-o", "umask=077", device, name])
-        try:
-            yield Path(name)
-        finally:
-            run(["umount", name])
+def _esp(partition: Partition) -> AbstractContextManager[Path]:
+    return mounted(Path(partition.path), "vfat", "umask=077")

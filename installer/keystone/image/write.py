@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,12 +19,13 @@ from keystone.errors import DamagedBundleError, HostError, PreflightError, Refus
 from keystone.image import bios, layout
 from keystone.image.boot import PARTS
 from keystone.image.disk import fill
+from keystone.image.mounts import mounted
 from keystone.image.root import System
 from keystone.run import CommandError, run
 from keystone.turns import only_one
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from keystone.facts import DiskFacts
 
@@ -182,8 +182,11 @@ def _partition(now: Running, wanted: Plan, seed: Path | None) -> None:
     with tempfile.TemporaryDirectory() as name, log.step(f"write {wanted.disk}"):
         folder = Path(name)
         (folder / "core").write_bytes(_grub().core)
-        with _uki() as uki:
-            parts = {**{part: MEDIUM_BOOT / part for part in PARTS}, "linux.efi": uki}
+        with mounted(MEDIUM_BOOT / "efi.img", "vfat", "loop,ro") as efi:
+            parts = {
+                **{part: MEDIUM_BOOT / part for part in PARTS},
+                "linux.efi": efi / layout.REMOVABLE,
+            }
             fill(folder / "esp", layout.esp(parts, now.version))
         contents = layout.Contents(
             f"{folder}/core", str(now.system.file), f"{folder}/esp", str(seed or "")
@@ -233,14 +236,3 @@ def verify(system: System, device: Path) -> None:
         place = re.search(r"position (\d+)", done.stderr)
         what = f"byte {place[1]} is not what was signed" if place else done.stderr.strip()
         raise DamagedBundleError(f"{device}: {what}", hint=COPY)
-
-
-@contextmanager
-def _uki() -> Iterator[Path]:
-    """The medium's unified kernel image, which is in its FAT image."""
-    with tempfile.TemporaryDirectory() as name:
-        run(["mount", "-o", "loop,ro", MEDIUM_BOOT / "efi.img", name])
-        try:
-            yield Path(name) / "EFI/BOOT/BOOTX64.EFI"
-        finally:
-            run(["umount", name])
