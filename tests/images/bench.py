@@ -58,9 +58,10 @@ class Bench:
         os.truncate(file, size)
         return Disk(file, serial, sector)
 
-    def disks(self) -> list[Disk]:
-        """Two for the pool, one for the system."""
-        return [self.disk("KEYP1A", GIB), self.disk("KEYP1B", GIB), self.disk("SYS1")]
+    def disks(self, sector: int = 512) -> list[Disk]:
+        """Two for the pool, one for the system, whose sectors have this size in bytes."""
+        pool = [self.disk("KEYP1A", GIB), self.disk("KEYP1B", GIB)]
+        return [*pool, self.disk("SYS1", sector=sector)]
 
     def stick(self, files: dict[str, str], name: str = "stick", mib: int = 64) -> Path:
         """A FAT file system labelled KEYSTONE with these texts at its top."""

@@ -46,10 +46,9 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         shutil.copyfile(lock, recipe / lock.name)
         output = folder / f"{len(done)}.{kind}"
         signed = ["--secure-boot", keys] if keys else []
-        run(
-            [*KEYSTONE, "image", "build", recipe, "--format", kind, "-o", output, *signed],
-            cwd=ROOT, timeout=1800,
-        )  # fmt: skip
+        words = ["image", "build", recipe, "--format", kind, "-o", output, *signed, "--json"]
+        made = run([*KEYSTONE, *words], cwd=ROOT, timeout=1800)
+        output.with_suffix(".json").write_text(made.stdout)
         done[named] = output
         return output
 

@@ -11,7 +11,7 @@ import shutil
 import signal
 import socket
 import time
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -23,7 +23,7 @@ from keystone.lab import qemu
 from keystone.run import spawned
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 PATIENCE = 900
 """Seconds for what a machine does by itself; a second for what it does in QEMU is ten here."""
@@ -33,11 +33,26 @@ SECURE_CODE = Path("/usr/share/OVMF/OVMF_CODE_4M.secboot.fd")
 
 @dataclass(frozen=True)
 class Disk:
-    """An NVMe disk: its file (raw), its serial number, and its sectors' size in bytes."""
+    """An NVMe disk: its file (raw), its serial number, and its sectors' size in bytes.
+
+    log: a sparse file for all that is written to it (writes.py), or None.
+    """
 
     file: Path
     serial: str
     sector: int = 512
+    log: Path | None = None
+
+    def words(self, name: str) -> list[str]:
+        """QEMU's, for the drive of this name."""
+        if self.log is None:
+            options = "format=raw,cache=unsafe,discard=unmap"
+            return ["-drive", f"if=none,id={name},{options},file={self.file}"]
+        return [
+            "-blockdev", f"driver=file,node-name={name}-file,filename={self.file}",
+            "-blockdev", f"driver=file,node-name={name}-log,filename={self.log}",
+            "-blockdev", f"driver=blklogwrites,node-name={name},file={name}-file,log={name}-log",
+        ]  # fmt: skip
 
 
 @dataclass
@@ -45,7 +60,7 @@ class Machine(AbstractContextManager["Machine"]):
     """One start of one machine after the other, on the same disks.
 
     firmware: uefi, bios or secure (UEFI that checks signatures; `variables` has the keys). cd, usb:
-    media. screen: what the serial line shows. said: all that it ever said.
+    media. tpm: a software TPM 2.0. screen: what the serial line shows. said: all that it ever said.
     """
 
     folder: Path
@@ -59,6 +74,7 @@ class Machine(AbstractContextManager["Machine"]):
     extra: Sequence[str] = ()
     mac: str = "52:54:00:00:00:11"
     network: Sequence[str] = ("-nic", "user,restrict=on,model=virtio-net-pci,mac={mac}")
+    tpm: bool = False
     said: str = ""
     started: float = 0.0
     screen: pyte.Screen = field(default_factory=lambda: pyte.Screen(COLUMNS, ROWS))
@@ -73,6 +89,8 @@ class Machine(AbstractContextManager["Machine"]):
         self.folder.joinpath("serial").unlink(missing_ok=True)
         self.screen.reset()
         self._stream = pyte.ByteStream(self.screen)
+        if self.tpm:
+            self._stack.enter_context(self._tpm())
         process = self._stack.enter_context(
             spawned(self.command(), log_file=self.folder / "qemu.log")
         )
@@ -100,6 +118,11 @@ class Machine(AbstractContextManager["Machine"]):
             "-device", "virtio-rng-pci", "-device", "qemu-xhci,id=xhci",
             *(word.format(mac=self.mac) for word in self.network),
         ]  # fmt: skip
+        if self.tpm:
+            words += [
+                "-chardev", f"socket,id=tpm,path={self.folder / 'tpm.socket'}",
+                "-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm0",
+            ]  # fmt: skip
         if self.firmware != "bios":
             own = self.folder / "efivars.fd"
             if not own.exists():
@@ -125,8 +148,7 @@ class Machine(AbstractContextManager["Machine"]):
         for number, disk in enumerate(self.disks):
             size = f"logical_block_size={disk.sector},physical_block_size={disk.sector}"
             words += [
-                "-drive",
-                f"if=none,id=disk{number},format=raw,cache=unsafe,discard=unmap,file={disk.file}",
+                *disk.words(f"disk{number}"),
                 "-device",
                 f"nvme,drive=disk{number},serial={disk.serial},bootindex={10 + number},{size}",
             ]
@@ -192,6 +214,20 @@ class Machine(AbstractContextManager["Machine"]):
         self.said += found.decode(errors="replace")
         self._stream.feed(found)
         return True
+
+    @contextmanager
+    def _tpm(self) -> Iterator[None]:
+        """swtpm(8); it ends with QEMU."""
+        state, door = self.folder / "tpm", self.folder / "tpm.socket"
+        state.mkdir(exist_ok=True)
+        door.unlink(missing_ok=True)
+        words = ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={state}",
+                 "--ctrl", f"type=unixio,path={door}"]  # fmt: skip
+        with spawned(words, log_file=self.folder / "swtpm.log"):
+            deadline = time.monotonic() + 60
+            while not door.exists() and time.monotonic() < deadline:
+                time.sleep(0.05)
+            yield
 
     def _connect(self) -> socket.socket:
         deadline = time.monotonic() + 60

@@ -42,12 +42,15 @@ def starts_from_its_disk(bench: Bench, machine: Machine, port: int) -> None:
         assert int(grown["fssize"]) > 2 << 30
 
 
-@pytest.mark.parametrize(("firmware", "medium"), [("uefi", "cd"), ("bios", "usb")])
+@pytest.mark.parametrize(
+    ("firmware", "medium", "sector"),
+    [("uefi", "cd", 512), ("bios", "usb", 512), ("uefi", "usb", 4096)],
+)
 def test_a_site_file_on_a_stick_makes_a_blank_machine_a_primer(
-    bench: Bench, build: Callable[..., Path], firmware: str, medium: str
+    bench: Bench, build: Callable[..., Path], firmware: str, medium: str, sector: int
 ) -> None:
     iso, stick, port = build(), bench.stick({"site.yaml": bench.site()}), free_port()
-    machine = bench.machine(port=port, firmware=firmware, disks=bench.disks())
+    machine = bench.machine(port=port, firmware=firmware, disks=bench.disks(sector))
     machine.cd = iso if medium == "cd" else None
     machine.usb = (stick,) if medium == "cd" else (stick, iso)
     machine.extra = ("-no-reboot",)

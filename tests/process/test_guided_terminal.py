@@ -29,14 +29,15 @@ import json, sys
 from dataclasses import asdict
 from keystone.facts import DiskFacts
 from keystone.guided import questions, screens
-from keystone.image.identity import Hardware
+from keystone.image.identity import Card, Hardware
 
 def disk(serial, **more):
     return DiskFacts(name=serial.lower(), path=f"/dev/{serial.lower()}", by_id=(), serial=serial,
         model="QEMU NVMe Ctrl", size=32 << 30, logical_sector=512, physical_sector=512, **more)
 
 disks = (disk("KEYP2A"), disk("KEYP2B"), disk("SYS2"), disk("OLD", partition_table="gpt"))
-macs = {"52:54:00:00:00:12": "eno1, igb, no cable", "52:54:00:00:00:13": "eno2, igb, cable"}
+macs = {"52:54:00:00:00:12": Card("eno1", "igb", False),
+    "52:54:00:00:00:13": Card("eno2", "igb", True)}
 seen = questions.Seen(Hardware("M2", tuple(macs)), disks, "/run/keystone/sticks/sda1",
     draft=json.loads(sys.argv[1]), fingerprint="0123456789abcdef" * 4, cards=macs)
 shell = "echo a shell; read line; echo typed $line; read line"

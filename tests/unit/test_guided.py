@@ -13,7 +13,7 @@ from keystone.guided import draft as drafts
 from keystone.guided import questions, screens, session, stick
 from keystone.guided.questions import FIRST, JOINING, SAVE, WRITE, Answers, Field, Seen
 from keystone.image import introduction
-from keystone.image.identity import Hardware
+from keystone.image.identity import Card, Hardware
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -263,7 +263,10 @@ def test_going_back_keeps_what_was_answered() -> None:
     assert (found.name, found.address, found.system) == ("p2", "10.77.0.12", "S2")
 
 
-CARDS = {"52:54:00:00:00:02": "eno1, igb, no cable", "52:54:00:00:00:03": "eno2, igb, cable"}
+CARDS = {
+    "52:54:00:00:00:02": Card("eno1", "igb", cable=False),
+    "52:54:00:00:00:03": Card("eno2", "igb", cable=True),
+}
 
 
 def test_of_several_cards_the_one_with_a_cable_is_offered_and_the_file_names_it() -> None:

@@ -7,12 +7,19 @@ import struct
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from keystone.errors import ConfigurationError, KeystoneError, PreflightError, RefusedError
+from keystone.errors import (
+    ConfigurationError,
+    HostError,
+    KeystoneError,
+    PreflightError,
+    RefusedError,
+)
 from keystone.facts import DiskFacts
-from keystone.image import bios, boot, layout, recipe, secureboot, steps, write
+from keystone.image import bios, boot, layout, mark, recipe, secureboot, steps, write
 from keystone.image.root import System
 from keystone.image.sandbox import Tree
 
@@ -24,6 +31,7 @@ BLANK = DiskFacts(
     name="nvme0n1", path="/dev/nvme0n1", by_id=(), serial="SYS1", model="", size=24 << 30,
     logical_sector=512, physical_sector=512,
 )  # fmt: skip
+WRITTEN = replace(BLANK, partition_table="gpt", partitions=("nvme0n1p1", "nvme0n1p2"))
 
 
 @pytest.mark.parametrize("path", sorted(IMAGES.glob("*/image.yaml")), ids=lambda p: p.parent.name)
@@ -162,9 +170,44 @@ def test_another_system_is_no_medium(line: str, release: str) -> None:
 
 
 def test_a_blank_disk_is_written_and_a_written_one_is_done() -> None:
-    assert not write.plan(NOW, [BLANK], "SYS1", "").done
-    written = replace(BLANK, partition_table="gpt", partitions=("nvme0n1p1", "nvme0n1p2"))
-    assert write.plan(NOW, [written], "SYS1", "nvme0n1p2").done
+    assert not write.plan(NOW, [BLANK], "SYS1", "", begun=False).done
+    assert write.plan(NOW, [WRITTEN], "SYS1", "nvme0n1p2", begun=False).done
+
+
+def test_a_write_that_was_cut_goes_on_and_one_cut_at_its_end_is_finished() -> None:
+    for table in ("", "gpt", "PMBR"):
+        disk = replace(BLANK, partition_table=table)
+        wanted = write.plan(NOW, [disk], "SYS1", "", begun=True)
+        assert (wanted.done, wanted.held) == (False, False)
+        assert "a write of ours was cut" in wanted.describe()
+    wanted = write.plan(NOW, [WRITTEN], "SYS1", "nvme0n1p2", begun=True)
+    assert (wanted.done, wanted.held) == (False, True)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"partitions": ("nvme0n1p1",)}, {"signatures": ("nvme0n1: ext4",)}, {"mounted": ("/srv",)},
+     {"holders": ("md0",)}, {"read_only": True}],
+)  # fmt: skip
+def test_our_mark_beside_anything_else_allows_nothing(more: dict[str, Any]) -> None:
+    disk = replace(BLANK, partition_table="gpt", **more)
+    with pytest.raises(RefusedError, match="SYS1"):
+        write.plan(NOW, [disk], "SYS1", "", begun=True)
+
+
+def test_the_mark_is_of_one_disk_and_goes(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.write_bytes(b"x" * (2 << 20))
+    assert not mark.is_on(str(disk), "SYS1")
+    mark.put(str(disk), "SYS1")
+    assert mark.is_on(str(disk), "SYS1")
+    assert not mark.is_on(str(disk), "SYS2")
+    mark.clear(str(disk), "SYS1")
+    assert not mark.is_on(str(disk), "SYS1")
+    around = disk.read_bytes()
+    assert around.count(b"x") == len(around) - mark.SIZE
+    with pytest.raises(HostError, match="SYS1"):
+        mark.is_on(str(tmp_path / "none"), "SYS1")
 
 
 @pytest.mark.parametrize(
@@ -185,13 +228,13 @@ def test_any_other_disk_is_refused_by_its_serial(
     disks: list[DiskFacts], serial: str, why: str
 ) -> None:
     with pytest.raises(RefusedError, match=serial) as error:
-        write.plan(NOW, disks, serial, "sdb2")
+        write.plan(NOW, disks, serial, "sdb2", begun=False)
     assert why in error.value.message
 
 
 def test_a_system_on_its_disk_writes_no_disk() -> None:
     with pytest.raises(PreflightError, match="its own disk"):
-        write.plan(replace(NOW, medium=False), [BLANK], "SYS1", "")
+        write.plan(replace(NOW, medium=False), [BLANK], "SYS1", "", begun=False)
 
 
 def test_grub_is_told_where_it_is() -> None:

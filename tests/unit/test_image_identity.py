@@ -10,7 +10,7 @@ import pytest
 
 from keystone.errors import RefusedError
 from keystone.image import medium
-from keystone.image.identity import Hardware, state, system_disk, who
+from keystone.image.identity import Card, Hardware, card, state, system_disk, who
 from keystone.site import Disk, Machine, Networks, Node, Site, Ssh
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def test_the_state_begins_with_name_address_and_keys() -> None:
         networks=replace(SITE.networks, gateway=IPv4Address("10.77.0.1")),
         ssh=Ssh(authorized_keys=("ssh-ed25519 AAAA operator",)),
     )
-    files = state(site, P1, Hardware("S1", ("52:54:00:00:00:10", MAC)))
+    files = state(site, P1, MAC)
     assert files["etc/hostname"] == ("p1\n", 0o644)
     network, _ = files["etc/systemd/network/10-keystone.network"]
     assert f"[Match]\nMACAddress={MAC}\n" in network
@@ -79,15 +79,38 @@ def test_the_state_begins_with_name_address_and_keys() -> None:
 
 
 def test_without_a_gateway_or_keys_nothing_is_said_of_them() -> None:
-    files = state(SITE, P2, Hardware("S2", (MAC,)))
+    files = state(SITE, P2, MAC)
     assert set(files) == {"etc/hostname", "etc/systemd/network/10-keystone.network"}
     assert "Gateway" not in files["etc/systemd/network/10-keystone.network"][0]
     assert f"MACAddress={MAC}\n" in files["etc/systemd/network/10-keystone.network"][0]
 
 
-def test_of_several_cards_none_is_named_and_no_veth_is_meant() -> None:
-    files = state(SITE, P2, Hardware("S2", (MAC, "52:54:00:00:00:12")))
+def test_where_there_is_no_card_any_is_meant_but_no_veth() -> None:
+    assert card(P2, {}) == ""
+    files = state(SITE, P2, "")
     assert "[Match]\nKind=!*\nType=ether\n" in files["etc/systemd/network/10-keystone.network"][0]
+
+
+def cards(*cables: bool) -> dict[str, Card]:
+    """The last one has the address that the site names for p1."""
+    macs = ("52:54:00:00:00:21", "52:54:00:00:00:22", MAC)[-len(cables) :]
+    return {
+        mac: Card(f"eno{number}", "igb", cable)
+        for number, (mac, cable) in enumerate(zip(macs, cables, strict=True))
+    }
+
+
+def test_the_card_is_the_one_named_or_the_only_one_or_the_only_one_with_a_cable() -> None:
+    assert card(P1, cards(True, True, False)) == MAC
+    assert card(P2, cards(False)) == MAC
+    assert card(P2, cards(False, True, False)) == "52:54:00:00:00:22"
+
+
+@pytest.mark.parametrize("cables", [(True, True), (False, False)])
+def test_otherwise_no_card_is_guessed(cables: tuple[bool, ...]) -> None:
+    with pytest.raises(RefusedError, match=r"52:54:00:00:00:22 \(eno0, igb") as error:
+        card(P2, cards(*cables))
+    assert "primers[].machine.macs" in error.value.hint
 
 
 def test_two_site_files_must_be_one(tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import pytest
 
-from keystone.image import status
+from keystone.image import measured, status
 from keystone.image.status import NO_UEFI, OFF, ON, Status
 
 if TYPE_CHECKING:
@@ -39,3 +41,16 @@ def test_the_short_line_fits_a_screen() -> None:
     longest = Status(1000, "medium", "ab" * 32, NO_UEFI, "cd" * 32).short()
     assert len(longest) <= 74
     assert "Secure Boot none" in longest
+
+
+def test_a_register_is_extended_by_each_section_in_the_order_of_the_specification() -> None:
+    def hashed(text: bytes) -> bytes:
+        return sha256(text).digest()
+
+    contents = {".sbat": b"s", ".text": b"code", ".cmdline": b"c", ".linux": b"l"}
+    listed = {name: {"sha256": hashed(text).hex()} for name, text in contents.items()}
+    value = bytes(32)
+    for name in (".linux", ".cmdline", ".sbat"):
+        value = hashed(value + hashed(name.encode() + b"\0"))
+        value = hashed(value + hashed(contents[name]))
+    assert measured.register(json.dumps(listed)) == value.hex()

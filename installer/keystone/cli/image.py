@@ -94,8 +94,10 @@ def build(
     signers = secureboot.load(keys.resolve()) if keys else None
     done = builds.build(recipes.load(file), materials, kind, output, signers, carry)
     log.info(f"{done.file}: {log.size(done.size)}, system {done.system}")
+    log.info(f"  a TPM that measured it has in PCR 11: {done.register}")
     if as_json:
-        log.out_json({"file": str(done.file), "size": done.size, "system": done.system})
+        log.out_json({"file": str(done.file), "size": done.size, "system": done.system,
+                      "pcr11": done.register})  # fmt: skip
 
 
 @group.command()
@@ -126,10 +128,12 @@ def write(serial: str, *, plan_only: bool, yes: bool, as_json: bool) -> None:
     from keystone.image import write as writing  # noqa: PLC0415
 
     now = writing.observe()
-    wanted = writing.plan(now, disks.observe(), serial, writing.slot_of(now))
+    seen = disks.observe()
+    begun = writing.begun(seen, serial)
+    wanted = writing.plan(now, seen, serial, writing.slot_of(now), begun=begun)
     log.info(wanted.describe())
     if as_json:
-        log.out_json(asdict(wanted))
+        log.out_json({**asdict(wanted), "done": wanted.done})
     if plan_only:
         return
     writing.check_medium(now)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from keystone.facts import DiskFacts
-    from keystone.image.identity import Hardware
+    from keystone.image.identity import Card, Hardware
 
 FIRST, JOINING = "first", "joining"
 LEAST_PASSPHRASE = 12
@@ -77,7 +77,7 @@ class Seen:
     draft: Document = field(default_factory=dict)
     keys: tuple[str, ...] = ()
     fingerprint: str = ""
-    cards: Mapping[str, str] = field(default_factory=dict)
+    cards: Mapping[str, Card] = field(default_factory=dict)
     vouched: str = ""
 
 
@@ -204,19 +204,19 @@ def _card(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
     if len(seen.cards) <= 1:
         return answers
     known = answers.card if answers.card in seen.cards else _with_cable(seen.cards)
-    card = screen.choose(
+    chosen = screen.choose(
         "The network card",
         f"{answers.address} is given to the card that is in "
         f"{answers.draft['spec']['networks']['nodes']}.",
-        [(mac, f"{mac}  {words}") for mac, words in seen.cards.items()],
+        [(mac, f"{mac}  {card.describe()}") for mac, card in seen.cards.items()],
         known,
     )
-    return None if card is None else replace(answers, card=card)
+    return None if chosen is None else replace(answers, card=chosen)
 
 
-def _with_cable(cards: Mapping[str, str]) -> str:
+def _with_cable(cards: Mapping[str, Card]) -> str:
     """The first one with a cable, else the first."""
-    plugged = [mac for mac, words in cards.items() if not words.endswith("no cable")]
+    plugged = [mac for mac, card in cards.items() if card.cable]
     return (plugged or list(cards))[0]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
-from keystone.image import bios, steps
+from keystone.image import bios, measured, steps
 from keystone.image.sandbox import Inside, Tree
 
 if TYPE_CHECKING:
@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from keystone.image.rootfs import Materials
     from keystone.image.secureboot import Keys
 
-VERSION = 1
+VERSION = 2
 LOADER = "systemd-boot.efi"
 PARTS = ("linux.efi", LOADER, "vmlinuz", "initrd", "cmdline", "boot.img", "core.img")
 """For UEFI; for BIOS; and GRUB for a disk that a BIOS starts."""
+REGISTER = "pcr11"
+"""Of the unified kernel image: what a TPM that measured it says (measured.py)."""
 GRUB = "/usr/lib/grub/i386-pc"
 STUB = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub"
 SYSTEMD_BOOT = "/usr/lib/systemd/boot/efi/systemd-bootx64.efi"
@@ -45,7 +47,7 @@ def boot_files(
     system: System,
     keys: Keys | None,
 ) -> Path:
-    """The folder with PARTS and, with keys, their certificates.
+    """The folder with PARTS, REGISTER and, with keys, their certificates.
 
     kernel: the folder that rootfs.initramfs made. keys: what signs, or None.
     """
@@ -80,6 +82,8 @@ def boot_files(
             f"--uname={(kernel / 'release').read_text()}", f"--stub={STUB}",
             "--output=/mnt/boot/linux.efi", *(SIGNED if keys else ()),
         ])  # fmt: skip
+        shown = inside.run(["ukify", "inspect", "/mnt/boot/linux.efi", "--json=short", "--all"])
+        (half / REGISTER).write_text(measured.register(shown.stdout))
         if keys:
             inside.run([*SIGN, f"--output=/mnt/boot/{LOADER}", SYSTEMD_BOOT])
             for certificate in keys.folder.glob("*.cer"):

@@ -35,11 +35,15 @@ FORMATS: Mapping[str, Callable[[Pieces], Path]] = {
 
 @dataclass(frozen=True)
 class Built:
-    """What `build` made: the file, its size in bytes, and the system's root hash."""
+    """What `build` made: the file, its size in bytes, and the system's root hash.
+
+    register: what PCR 11 of a TPM holds that measured it, hex (measured.py).
+    """
 
     file: Path
     size: int
     system: str
+    register: str
 
 
 def build(
@@ -75,7 +79,8 @@ def build(
     else:
         _place(FORMATS[kind](pieces), output)
     steps.sweep(time.time())
-    return Built(output, output.stat().st_size, system.digest)
+    register = (files / boot.REGISTER).read_text()
+    return Built(output, output.stat().st_size, system.digest, register)
 
 
 def _place(made: Path, output: Path) -> None:

@@ -30,6 +30,19 @@ class Hardware:
     disks: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Card:
+    """A network card. name: the interface's. driver: the kernel's. cable: whether there is one."""
+
+    name: str
+    driver: str
+    cable: bool
+
+    def describe(self) -> str:
+        """In a few words."""
+        return f"{self.name}, {self.driver}, {'cable' if self.cable else 'no cable'}"
+
+
 def who(site: Site, hardware: Hardware) -> Node:
     """The Primer that this machine is, by its serial number or one of its MAC addresses.
 
@@ -78,13 +91,33 @@ def system_disk(node: Node, hardware: Hardware) -> str:
     )
 
 
-def state(site: Site, node: Node, hardware: Hardware) -> Mapping[str, tuple[str, int]]:
-    """Files that the new system's state begins with: text and mode by path."""
-    macs = [mac for mac in hardware.macs if node.machine and mac in node.machine.macs]
-    if not macs and len(hardware.macs) == 1:
-        macs = list(hardware.macs)
+def card(node: Node, cards: Mapping[str, Card]) -> str:
+    """The MAC of the card that has the Primer's address; "" where there is no card.
+
+    The one that the site names, or the only one, or of several the only one with a cable. cards: by
+    MAC. Raises RefusedError.
+    """
+    named = [mac for mac in cards if node.machine and mac in node.machine.macs]
+    left = named or list(cards)
+    plugged = [mac for mac in left if cards[mac].cable]
+    found = left if len(left) <= 1 else plugged
+    if len(found) <= 1 and (found or not left):
+        return found[0] if found else ""
+    shown = ", ".join(f"{mac} ({cards[mac].describe()})" for mac in left)
+    raise RefusedError(
+        f"{node.name}: {len(plugged)} network cards with a cable of {shown}, so which has "
+        f"{node.address} is not clear",
+        hint="name it in the site file: primers[].machine.macs; or plug in that one only",
+    )
+
+
+def state(site: Site, node: Node, mac: str) -> Mapping[str, tuple[str, int]]:
+    """Files that the new system's state begins with: text and mode by path.
+
+    mac: of the card that has the address; "" for any that comes.
+    """
     # Without "no kind" it would match each pod's veth too, and take it out of its bridge.
-    match = f"MACAddress={' '.join(macs)}" if macs else "Kind=!*\nType=ether"
+    match = f"MACAddress={mac}" if mac else "Kind=!*\nType=ether"
     gateway = f"Gateway={site.networks.gateway}\n" if site.networks.gateway else ""
     length = site.networks.nodes.prefixlen
     network = (

@@ -31,7 +31,8 @@ def plan(now: Running, site: Site, node: Node, system: str = "") -> Plan:
         )
     seen = disks.observe()
     serial = system or identity.system_disk(node, medium.hardware(seen))
-    return writing.plan(now, seen, serial, writing.slot_of(now))
+    begun = writing.begun(seen, serial)
+    return writing.plan(now, seen, serial, writing.slot_of(now), begun=begun)
 
 
 def write_primer(
@@ -40,11 +41,13 @@ def write_primer(
     """Check the medium, write the disk, and have the firmware start it.
 
     files: what the state begins with besides name, network and keys: text and mode by path.
+
+    Raises RefusedError, before anything is written, where its network card is not clear.
     """
+    mac = identity.card(node, medium.cards())
     writing.check_medium(now)
-    here = medium.hardware(disks.observe())
     with tempfile.TemporaryDirectory() as folder:
-        begun = writing.seeded(Path(folder), {**identity.state(site, node, here), **files})
+        begun = writing.seeded(Path(folder), {**identity.state(site, node, mac), **files})
         writing.write(now, wanted, begun)
     if wanted.done:
         log.info("Nothing to do: take the medium out and restart.")

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keystone.errors import ConfigurationError, RefusedError
-from keystone.image.identity import Hardware
+from keystone.image.identity import Card, Hardware
 from keystone.run import CommandError, run
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ STICK, DISC = re.compile(LABEL), re.compile(rf"{LABEL}_[A-Z0-9_]+")
 SITE, BUNDLE = "site.yaml", "offline.tar"
 SERIAL = Path("/sys/class/dmi/id/product_serial")
 CARDS = Path("/sys/class/net")
+LINK = 10
+"""Seconds for the first link to come up: Ethernet over copper takes up to four."""
 UNKNOWN = frozenset({
     "", "0", "0123456789", "123456789", "chassis serial number", "default string", "invalid", "n/a",
     "none", "not applicable", "not available", "not specified", "o.e.m.", "oem",
@@ -55,20 +58,26 @@ def reason(error: KeystoneError) -> str:
     return f"{error.message}\n\n{error.hint}" if error.hint else error.message
 
 
-def cards() -> dict[str, str]:
-    """What the cards are, by MAC: name, driver, and whether there is a cable, which starts them."""
-    found = {}
+def cards() -> dict[str, Card]:
+    """The cards by MAC. They are started, and a link gets some seconds to come up."""
     for card in _cards():
         run(["ip", "link", "set", "dev", card.name, "up"], check=False)
-    for card in _cards():
-        driver = (card / "device/driver").resolve().name
-        try:
-            cable = (card / "carrier").read_text().strip() == "1"
-        except OSError:  # it could not be started
-            cable = False
-        words = f"{card.name}, {driver}, {'cable' if cable else 'no cable'}"
-        found[(card / "address").read_text().strip().lower()] = words
-    return found
+    deadline = time.monotonic() + LINK
+    while not any(map(_has_cable, _cards())) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return {
+        (card / "address").read_text().strip().lower(): Card(
+            card.name, (card / "device/driver").resolve().name, _has_cable(card)
+        )
+        for card in _cards()
+    }
+
+
+def _has_cable(card: Path) -> bool:
+    try:
+        return (card / "carrier").read_text().strip() == "1"
+    except OSError:  # it could not be started
+        return False
 
 
 def _cards() -> list[Path]:

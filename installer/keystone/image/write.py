@@ -2,7 +2,8 @@
 
 A disk is used only when it is provably blank; one that holds this very system is done already. The
 partition table is written last (layout.py), so a write that was cut leaves a disk that is blank
-still, and the same command goes on. What was written is read back against the root hash.
+still, or half of our table beside our mark (mark.py), and the same command goes on. What was
+written is read back against the root hash.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keystone import log, storage
 from keystone.errors import DamagedBundleError, HostError, PreflightError, RefusedError
-from keystone.image import bios, layout
+from keystone.image import bios, layout, mark
 from keystone.image.boot import PARTS
 from keystone.image.disk import fill
 from keystone.image.mounts import mounted
@@ -46,21 +47,28 @@ class Running:
 
 @dataclass(frozen=True)
 class Plan:
-    """What writing would do. done: the disk holds this system already."""
+    """What writing would do. held: the disk holds this system. begun: its write was cut."""
 
     disk: str
     serial: str
     size: int
     version: int
-    done: bool
+    held: bool
+    begun: bool = False
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing to do."""
+        return self.held and not self.begun
 
     def describe(self) -> str:
         """One line for people."""
         if self.done:
             return f"disk {self.serial} ({self.disk}) holds version {self.version} already"
+        why = "on which a write of ours was cut" if self.begun else "which is blank"
         return (
             f"write version {self.version} to disk {self.serial} ({self.disk}, "
-            f"{log.size(self.size)}), which is blank"
+            f"{log.size(self.size)}), {why}"
         )
 
 
@@ -86,8 +94,10 @@ def observe() -> Running:
     return running(*(path.read_text() if path.is_file() else "" for path in files))
 
 
-def plan(now: Running, disks: Sequence[DiskFacts], serial: str, slot: str) -> Plan:
+def plan(now: Running, disks: Sequence[DiskFacts], serial: str, slot: str, *, begun: bool) -> Plan:
     """Decide. slot: the partition that has this system already, as "nvme0n1p2", or "".
+
+    begun: our mark is on the disk.
 
     Raises RefusedError when the disk is not there, not one, too small, not blank or not to be
     written; PreflightError when the machine runs from its disk.
@@ -97,11 +107,13 @@ def plan(now: Running, disks: Sequence[DiskFacts], serial: str, slot: str) -> Pl
             "this machine runs from its own disk", hint="start it from the installer medium"
         )
     (disk,) = storage.by_serial([serial], disks)
-    done = slot in disk.partitions
-    found = Plan(disk.path, disk.serial, disk.size, now.version, done)
-    if done:
+    held = slot in disk.partitions
+    found = Plan(disk.path, disk.serial, disk.size, now.version, held, begun)
+    if held:
         return found
-    why = storage.found_on(disk) or ("is read-only" if disk.read_only else "")
+    ours = begun and storage.found_on(replace(disk, partition_table="")) == ""
+    why = "" if ours else storage.found_on(disk)
+    why = why or ("is read-only" if disk.read_only else "")
     if why:
         raise RefusedError(
             f"disk {disk.serial} ({disk.path}): {why}",
@@ -123,6 +135,12 @@ def slot_of(now: Running) -> str:
     return link.resolve().name if link.exists() else ""
 
 
+def begun(disks: Sequence[DiskFacts], serial: str) -> bool:
+    """Whether our mark is on the disk. Raises RefusedError as `plan` does, HostError."""
+    (disk,) = storage.by_serial([serial], disks)
+    return mark.is_on(disk.path, disk.serial)
+
+
 def check_medium(now: Running) -> None:
     """Read all of the system against its root hash. Raises DamagedBundleError with the place."""
     with log.step("check the medium"):
@@ -136,8 +154,10 @@ def write(now: Running, wanted: Plan, seed: Path | None = None) -> None:
     not keep what is written.
     """
     with only_one(RUN / "write.lock", wanted.disk):
-        if not wanted.done:
+        if not wanted.held:
             _partition(now, wanted, seed)
+        elif wanted.begun:
+            _mend_table(now, wanted)
         _write_code(wanted, _grub().code)
         with log.step("read it back"):
             try:
@@ -148,6 +168,7 @@ def write(now: Running, wanted: Plan, seed: Path | None = None) -> None:
                     f"{error.message}",
                     hint="use another disk",
                 ) from error
+        mark.clear(wanted.disk, wanted.serial)
 
 
 def seeded(folder: Path, files: Mapping[str, tuple[str, int]]) -> Path:
@@ -193,10 +214,11 @@ def _partition(now: Running, wanted: Plan, seed: Path | None) -> None:
         )
         files = layout.definitions(now.system, now.version, contents)
         fill(folder / "repart.d", files)
+        _begin(wanted)
         try:
             run(
-                ["systemd-repart", "--empty=require", "--dry-run=no", "--seed=random",
-                 "--no-pager", f"--definitions={folder}/repart.d", wanted.disk],
+                ["systemd-repart", "--empty=require", "--discard=no", "--dry-run=no",
+                 "--seed=random", "--no-pager", f"--definitions={folder}/repart.d", wanted.disk],
                 timeout=3600,
             )  # fmt: skip
         except CommandError as error:
@@ -204,6 +226,27 @@ def _partition(now: Running, wanted: Plan, seed: Path | None) -> None:
                 f"disk {wanted.serial} ({wanted.disk}): {error.message}",
                 hint="run it again; if it fails again, use another disk",
             ) from error
+    run(["udevadm", "settle"])
+
+
+def _begin(wanted: Plan) -> None:
+    """Nothing is on the disk but our mark."""
+    if wanted.begun:  # what is left of our table, or repart would take it for somebody's
+        run(["wipefs", "--all", wanted.disk])
+    elif _discards(wanted.disk):
+        run(["blkdiscard", wanted.disk], timeout=3600)
+    mark.put(wanted.disk, wanted.serial)
+
+
+def _discards(disk: str) -> bool:
+    limit = Path("/sys/class/block", Path(disk).name, "queue/discard_max_bytes")
+    return limit.is_file() and limit.read_text().strip() != "0"
+
+
+def _mend_table(now: Running, wanted: Plan) -> None:
+    """Both copies of the table are whole: the kernel is content with one."""
+    (number,) = re.findall(r"p?(\d+)$", slot_of(now))
+    run(["sfdisk", "--part-label", wanted.disk, number, f"keystone-{now.version}"])
     run(["udevadm", "settle"])
 
 

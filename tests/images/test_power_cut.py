@@ -1,0 +1,152 @@
+"""The power goes while a medium writes a disk: the same medium goes on, whatever the disk kept.
+
+One write is recorded on a machine, with every flush. Then disks are made as they may be after a cut
+at a moment of it, in order or with any half of what was not flushed yet, and the decision of the
+medium is asked for each; some of them are started from the medium again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from keystone.facts import DiskFacts
+from keystone.image import layout, mark, write
+from keystone.image.root import System
+from keystone.run import run
+
+from . import writes
+from .machine import Disk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from .bench import Bench
+
+pytestmark = [pytest.mark.images, pytest.mark.timeout(7200)]
+MOMENTS = 30
+SEEDS = (None, 1, 2)
+"""In order, and twice any half of what was not flushed."""
+STARTS = 3
+TABLES = ("gpt", "PMBR", "dos")
+
+
+def looked_at(image: Path) -> tuple[DiskFacts, str]:
+    """What a medium sees of such a disk, and the slot that has the system; "" for none."""
+    table = run(["sfdisk", "--json", image], check=False)
+    listed = json.loads(table.stdout)["partitiontable"] if table.returncode == 0 else {}
+    parts = listed.get("partitions", [])
+    found = run(["wipefs", "--json", image]).stdout
+    kinds = [s["type"] for s in json.loads(found)["signatures"]] if found.strip() else []
+    label = run(["blkid", "-p", "-o", "value", "-s", "PTTYPE", image], check=False).stdout.strip()
+    facts = DiskFacts(
+        name=image.name, path=str(image), by_id=(), serial="SYS1", model="",
+        size=image.stat().st_size, logical_sector=512, physical_sector=512,
+        partition_table=label or next((kind for kind in kinds if kind in TABLES), ""),
+        partitions=tuple(part["node"].rpartition("/")[2] for part in parts),
+        signatures=tuple(kind for kind in kinds if kind not in TABLES),
+    )  # fmt: skip
+    named = [part for part in parts if part["name"] == "keystone-1"]
+    return facts, named[0]["node"].rpartition("/")[2] if named else ""
+
+
+def is_whole(image: Path, system: System, folder: Path) -> None:
+    """A machine starts from it: system, EFI partition and state are what they shall be."""
+    parts = json.loads(run(["sfdisk", "--json", image]).stdout)["partitiontable"]["partitions"]
+    cut = {}
+    for part in parts:
+        cut[part["name"]] = target = folder / part["name"]
+        run(["dd", f"if={image}", f"of={target}", "bs=1M", "conv=sparse", "status=none",
+             f"skip={part['start'] // 2048}", f"count={part['size'] // 2048}"])  # fmt: skip
+    slot = cut["keystone-1"]
+    write.verify(System(slot, system.tree, system.digest), slot)
+    run(["fsck.vfat", "-n", cut["keystone-esp"]])
+    listed = run(["mdir", "-b", "-/", "-i", cut["keystone-esp"], "::"]).stdout
+    assert f"::/{layout.uki_name(1)}" in listed
+    assert f"::/{layout.REMOVABLE}" in listed
+    run(["e2fsck", "-fn", cut["keystone-state"]])
+    for target in cut.values():
+        target.unlink()
+
+
+def moments(log: writes.Log) -> list[int]:
+    """A third evenly over the write, the others where the table and what follows it is written."""
+    last = len(log.writes)
+    table = [n for n, one in enumerate(log.writes) if one.offset < (1 << 20) and one.size]
+    near = sorted({n + more for n in table for more in range(3) if n + more <= last})
+    evenly = [last * n // (MOMENTS // 3) for n in range(1, MOMENTS // 3 + 1)]
+    chance = random.Random(1)
+    rest = chance.sample(near, min(len(near), MOMENTS - len(evenly)))
+    return sorted({*evenly, *rest})
+
+
+def test_whatever_a_power_cut_leaves_the_medium_goes_on(
+    bench: Bench, build: Callable[..., Path]
+) -> None:
+    iso, stick = build(), bench.stick({"site.yaml": bench.site()})
+    disks = bench.disks()
+    file = bench.folder / "log"
+    file.touch()
+    os.truncate(file, 6 << 30)
+    machine = bench.machine(disks=[*disks[:2], Disk(disks[2].file, "SYS1", log=file)], cd=iso)
+    machine.usb, machine.extra = (stick,), ("-no-reboot",)
+    with machine:
+        machine.hear(r"Done: p1 starts from disk SYS1")
+        machine.ended()
+    log = writes.read(file)
+    whole = disks[2].file
+    command = run(["mcopy", "-i", efi(whole, bench.folder), "::/keystone/1/cmdline", "-"]).stdout
+    system = write.running(command, "medium", "/dev/loop0", "IMAGE_VERSION=1\n").system
+    now = write.Running(system, 1, medium=True)
+    stable = bench.folder / "stable.raw"
+    stable.touch()
+    os.truncate(stable, whole.stat().st_size)
+    applied, seen = 0, []
+    for moment in moments(log):
+        flushed = log.flushed(moment)
+        log.apply(stable, range(applied, flushed))
+        applied = max(applied, flushed)
+        for seed in SEEDS:
+            image = log.cut(stable, moment, seed)
+            facts, slot = looked_at(image)
+            begun = mark.is_on(str(image), "SYS1")
+            plan = write.plan(now, [facts], "SYS1", slot, begun=begun)
+            if plan.held:
+                is_whole(image, system, bench.folder)
+            kind = (facts.partition_table, plan.held, plan.begun)
+            print(f"cut after {moment} of {len(log.writes)} writes, seed {seed}: {plan.describe()}")
+            if kind in [before for before, _ in seen] or len(seen) == STARTS:
+                image.unlink()
+            else:
+                seen.append((kind, image))
+    assert any(held for (_, held, _), _ in seen) or not seen
+    for kind, image in seen:
+        shutil.move(image, whole)
+        again = bench.machine(f"again-{kind[0]}-{kind[1]}-{kind[2]}", disks=disks, cd=iso)
+        again.usb, again.extra = (stick,), ("-no-reboot",)
+        with again:
+            if kind[1:] == (True, False):
+                again.hear(r"Nothing to do")
+            else:
+                again.hear(r"Done: p1 starts from disk SYS1")
+                again.ended()
+        again.cd, again.usb = None, ()
+        with again:
+            again.hear(r"p1 login:")
+        print(f"started again after {kind}")
+
+
+def efi(disk: Path, folder: Path) -> Path:
+    """The EFI partition of a disk, as a file."""
+    parts = json.loads(run(["sfdisk", "--json", disk]).stdout)["partitiontable"]["partitions"]
+    (part,) = (part for part in parts if part["name"] == "keystone-esp")
+    target = folder / "efi"
+    run(["dd", f"if={disk}", f"of={target}", "bs=1M", "status=none",
+         f"skip={part['start'] // 2048}", f"count={part['size'] // 2048}"])  # fmt: skip
+    return target

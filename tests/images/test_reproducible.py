@@ -1,0 +1,79 @@
+"""The same lock gives the same bits, whoever builds, where and when.
+
+KEYSTONE_BUILDS says how often (2 by default, a build of three formats takes minutes). Packages and
+kernel modules come from the cache, by content; everything else is made anew each time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from keystone.bundle import cache
+from keystone.run import run
+
+from .bench import KEYSTONE, ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = [pytest.mark.images, pytest.mark.timeout(36000)]
+BUILDS = int(os.environ.get("KEYSTONE_BUILDS", "2"))
+FORMATS = ("iso", "raw", "qcow2")
+KEPT = ("blobs", "modules", "apt", "patches")
+PLACES = ("UTC", "Asia/Kathmandu", "America/St_Johns", "Pacific/Chatham")
+LANGUAGES = ("C", "C.UTF-8", "tr_TR.UTF-8")
+UMASKS = ("0022", "0077", "0002")
+
+
+def test_every_build_has_the_same_bits(tmp_path: Path) -> None:
+    lock = tmp_path / "image.lock.json"
+    first = tree(tmp_path / "first")
+    run([*KEYSTONE, "image", "lock", first / "images/primer"], cwd=first, timeout=1800)
+    shutil.copyfile(first / "images/primer" / lock.name, lock)
+    seen: dict[str, set[str]] = {kind: set() for kind in FORMATS}
+    for number in range(BUILDS):
+        folder = tmp_path / ("x" * (number * 7 + 1))
+        there = tree(folder / "tree")
+        shutil.copyfile(lock, there / "images/primer" / lock.name)
+        caches = folder / "cache/keystone"
+        caches.mkdir(parents=True)
+        for kept in KEPT:
+            (caches / kept).symlink_to(cache.root() / kept)
+        env = {
+            "XDG_CACHE_HOME": str(folder / "cache"), "TZ": PLACES[number % len(PLACES)],
+            "LC_ALL": LANGUAGES[number % len(LANGUAGES)], "KEYSTONE_JOBS": str(1 + number % 4),
+            "PYTHONPATH": str(there / "installer"), "USER": f"builder{number}",
+        }  # fmt: skip
+        host = f'hostname builder{number}; umask {UMASKS[number % len(UMASKS)]}; exec "$@"'
+        for kind in FORMATS:
+            output = folder / f"image.{kind}"
+            run(
+                ["unshare", "--uts", "sh", "-c", host, "sh", sys.executable, "-m", "keystone",
+                 "image", "build", there / "images/primer", "--format", kind, "-o", output],
+                cwd=there, env=env, timeout=3600,
+            )  # fmt: skip
+            with output.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            seen[kind].add(digest)
+            print(f"build {number + 1}: {kind} {digest}")
+        if all(len(digests) == 1 for digests in seen.values()) and number:
+            run(["rm", "-rf", "--one-file-system", folder])
+    for kind, digests in seen.items():
+        assert len(digests) == 1, f"{kind}: compare the builds in {tmp_path} with diffoscope"
+
+
+def tree(folder: Path) -> Path:
+    """The repository as it is now, elsewhere."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    listed = run(["git", "ls-files", "-z"], cwd=ROOT).stdout.split("\0")
+    for name in filter(None, sorted(listed, reverse=True)):
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, target, follow_symlinks=False)
+    return folder
