@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from .machine import Machine
 
 pytestmark = [pytest.mark.images, pytest.mark.timeout(5400)]
-BROKEN = ["panic=5", "init=/not/there"]
+UNHEALTHY = ["systemd.mask=ssh.service", "keystone.patience=30"]
+DEAD = ["panic=5", "rdinit=/not/there"]
+"""A system that comes up without what makes it a Primer, and a kernel that starts nothing."""
 
 
 def options() -> list[str]:
@@ -50,9 +52,9 @@ def upgrade(bench: Bench, machine: Machine, port: int, iso: Path, version: int) 
         machine.ended()
 
 
-@pytest.mark.parametrize("firmware", ["uefi", "bios"])
+@pytest.mark.parametrize(("firmware", "broken"), [("uefi", UNHEALTHY), ("bios", DEAD)])
 def test_a_new_version_starts_and_a_broken_one_gives_way(
-    bench: Bench, build: Callable[..., Path], firmware: str
+    bench: Bench, build: Callable[..., Path], firmware: str, broken: list[str]
 ) -> None:
     port = free_port()
     machine = bench.machine(port=port, firmware=firmware, disks=bench.disks(), cd=build())
@@ -63,7 +65,7 @@ def test_a_new_version_starts_and_a_broken_one_gives_way(
     machine.cd, machine.extra = None, ()
     upgrade(bench, machine, port, build(version=2), 2)
     assert runs(bench, machine, port) == "2"
-    upgrade(bench, machine, port, build(version=3, kernelOptions=[*options(), *BROKEN]), 3)
+    upgrade(bench, machine, port, build(version=3, kernelOptions=[*options(), *broken]), 3)
     assert runs(bench, machine, port) == "2"
 
 

@@ -185,7 +185,7 @@ def upgrade(image: Path, digest: str | None, *, plan_only: bool) -> None:
     from keystone.image import write as writing  # noqa: PLC0415
 
     now = writing.observe()
-    disk, partitions = upgrading.observe()
+    disk, partitions = upgrading.observe(now)
     with upgrading.medium_of(image) as place:
         offer = upgrading.offered(place)
         wanted = upgrading.plan(now, disk, partitions, offer)

@@ -106,12 +106,9 @@ def offered(place: Path) -> Offer:
 def plan(now: Running, disk: str, partitions: Sequence[Partition], offer: Offer) -> Plan:
     """Decide. disk: the one that this machine runs from, with its partitions.
 
-    Raises PreflightError on a medium, RefusedError for a version that is not newer or too large.
+    Raises PreflightError for a disk that is not as we write one, RefusedError for a version that is
+    not newer or too large.
     """
-    if now.medium:
-        raise PreflightError(
-            "this machine runs from a medium", hint="start it from its disk, and upgrade that"
-        )
     esps = [part for part in partitions if part.kind == ESP_TYPE]
     slots = [part for part in partitions if part.kind == ROOT_TYPE]
     mine = [part for part in slots if part.uuid == str(now.system.partition)]
@@ -155,8 +152,12 @@ def _all(devices: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         yield from _all(device.get("children", []))
 
 
-def observe() -> tuple[str, tuple[Partition, ...]]:
-    """The disk that this system runs from, and its partitions."""
+def observe(now: Running) -> tuple[str, tuple[Partition, ...]]:
+    """The disk that this system runs from, and its partitions. Raises PreflightError."""
+    if now.medium:
+        raise PreflightError(
+            "this machine runs from a medium", hint="start it from its disk, and do it there"
+        )
     slot = Path((RUN / "device").read_text().strip()).resolve()
     disk = run(["lsblk", "-ndo", "PKNAME", slot]).stdout.strip()
     columns = "PATH,PARTN,PARTTYPE,PARTLABEL,PARTUUID,SIZE"
@@ -185,9 +186,7 @@ def bless() -> str:
     Raises PreflightError when this machine does not run from its disk.
     """
     now = running()
-    if now.medium:
-        raise PreflightError("this machine runs from a medium", hint="start it from its disk")
-    _, partitions = observe()
+    _, partitions = observe(now)
     (esp,) = (part for part in partitions if part.kind == ESP_TYPE)
     with _esp(esp) as place:
         if Path("/sys/firmware/efi").exists():
