@@ -28,10 +28,12 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     folder = tmp_path_factory.mktemp("images")
     recipes = folder / "recipes"
     shutil.copytree(ROOT / "images", recipes)
-    done: dict[tuple[str, str, str], Path] = {}
+    done: dict[tuple[str, str, str, str], Path] = {}
 
-    def make(kind: str = "iso", keys: Path | None = None, **spec: object) -> Path:
-        named = (kind, str(keys or ""), repr(spec))
+    def make(
+        kind: str = "iso", keys: Path | None = None, carry: Path | None = None, **spec: object
+    ) -> Path:
+        named = (kind, str(keys or ""), str(carry or ""), repr(spec))
         if named in done:
             return done[named]
         recipe = recipes / f"primer-{len(done)}"
@@ -45,8 +47,9 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
             shutil.copyfile(recipe / lock.name, lock)
         shutil.copyfile(lock, recipe / lock.name)
         output = folder / f"{len(done)}.{kind}"
-        signed = ["--secure-boot", keys] if keys else []
-        words = ["image", "build", recipe, "--format", kind, "-o", output, *signed, "--json"]
+        more: list[str | Path] = ["--secure-boot", keys] if keys else []
+        more += ["--carry", carry] if carry else []
+        words = ["image", "build", recipe, "--format", kind, "-o", output, *more, "--json"]
         made = run([*KEYSTONE, *words], cwd=ROOT, timeout=1800)
         output.with_suffix(".json").write_text(made.stdout)
         done[named] = output

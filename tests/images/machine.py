@@ -60,7 +60,8 @@ class Machine(AbstractContextManager["Machine"]):
     """One start of one machine after the other, on the same disks.
 
     firmware: uefi, bios or secure (UEFI that checks signatures; `variables` has the keys). cd, usb:
-    media. tpm: a software TPM 2.0. screen: what the serial line shows. said: all that it ever said.
+    media. late: a USB disk that firmware does not start from. tpm: a software TPM 2.0. prefix:
+    words before QEMU's. screen: what the serial line shows. said: all that it ever said.
     """
 
     folder: Path
@@ -75,6 +76,8 @@ class Machine(AbstractContextManager["Machine"]):
     mac: str = "52:54:00:00:00:11"
     network: Sequence[str] = ("-nic", "user,restrict=on,model=virtio-net-pci,mac={mac}")
     tpm: bool = False
+    prefix: Sequence[str] = ()
+    late: Path | None = None
     said: str = ""
     started: float = 0.0
     screen: pyte.Screen = field(default_factory=lambda: pyte.Screen(COLUMNS, ROWS))
@@ -107,6 +110,7 @@ class Machine(AbstractContextManager["Machine"]):
     def command(self) -> list[str]:
         """QEMU's."""
         words = [
+            *self.prefix,
             "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none",
             "-machine", "q35,smm=on" if self.firmware == "secure" else "q35",
             *qemu.accelerator(kvm=False), "-cpu", qemu.EMULATED_CPU,
@@ -143,7 +147,13 @@ class Machine(AbstractContextManager["Machine"]):
             index = 2 + number
             words += [
                 "-drive", f"if=none,id=usb{number},format=raw,file={file}",
-                "-device", f"usb-storage,drive=usb{number},removable=on,bootindex={index}",
+                "-device", f"usb-storage,id=usb{number},drive=usb{number},removable=on,"
+                f"bootindex={index}",
+            ]  # fmt: skip
+        if self.late:
+            words += [
+                "-drive", f"if=none,id=late,format=raw,readonly=on,file={self.late}",
+                "-device", "usb-storage,drive=late,removable=on",
             ]  # fmt: skip
         for number, disk in enumerate(self.disks):
             size = f"logical_block_size={disk.sector},physical_block_size={disk.sector}"

@@ -20,8 +20,8 @@ from keystone.image import layout, mark, write
 from keystone.image.root import System
 from keystone.run import run
 
-from . import writes
 from .machine import Disk
+from .writes import Log, read
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,7 +75,7 @@ def is_whole(image: Path, system: System, folder: Path) -> None:
         target.unlink()
 
 
-def moments(log: writes.Log) -> list[int]:
+def moments(log: Log) -> list[int]:
     """A third evenly over the write, the others where the table and what follows it is written."""
     last = len(log.writes)
     table = [n for n, one in enumerate(log.writes) if one.offset < (1 << 20) and one.size]
@@ -99,7 +99,7 @@ def test_whatever_a_power_cut_leaves_the_medium_goes_on(
     with machine:
         machine.hear(r"Done: p1 starts from disk SYS1")
         machine.ended()
-    log = writes.read(file)
+    log = read(file)
     whole = disks[2].file
     command = run(["mcopy", "-i", efi(whole, bench.folder), "::/keystone/1/cmdline", "-"]).stdout
     system = write.running(command, "medium", "/dev/loop0", "IMAGE_VERSION=1\n").system
@@ -107,7 +107,8 @@ def test_whatever_a_power_cut_leaves_the_medium_goes_on(
     stable = bench.folder / "stable.raw"
     stable.touch()
     os.truncate(stable, whole.stat().st_size)
-    applied, seen = 0, []
+    applied = 0
+    seen: list[tuple[tuple[str, bool, bool], Path]] = []
     for moment in moments(log):
         flushed = log.flushed(moment)
         log.apply(stable, range(applied, flushed))
