@@ -14,7 +14,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, NoReturn
 
 from keystone import log
 from keystone.errors import HostError, KeystoneError
@@ -115,6 +115,13 @@ def run(  # noqa: PLR0913 each is a plain keyword with a plain default
             hint="re-run with --debug to see every command",
         )
     return result
+
+
+def become(argv: Sequence[str | os.PathLike[str]]) -> NoReturn:
+    """Go on as another program, with this process's id, terminal and environment (execve(2))."""
+    words = [os.fspath(word) for word in argv]
+    log.debug(f"$ exec {shlex.join(words)}")
+    os.execvp(words[0], words)  # noqa: S606 no shell is wanted
 
 
 @contextmanager

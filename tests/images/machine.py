@@ -144,11 +144,10 @@ class Machine(AbstractContextManager["Machine"]):
                 "-device", "ide-cd,drive=cd,bootindex=1",
             ]  # fmt: skip
         for number, file in enumerate(self.usb):
-            index = 2 + number
+            index, drive = 2 + number, f"drive=usb{number}"
             words += [
                 "-drive", f"if=none,id=usb{number},format=raw,file={file}",
-                "-device", f"usb-storage,id=usb{number},drive=usb{number},removable=on,"
-                f"bootindex={index}",
+                "-device", f"usb-storage,id=usb{number},{drive},removable=on,bootindex={index}",
             ]  # fmt: skip
         if self.late:
             words += [

@@ -33,8 +33,9 @@ pytestmark = [pytest.mark.images, pytest.mark.timeout(7200)]
 MOMENTS = 30
 SEEDS = (None, 1, 2)
 """In order, and twice any half of what was not flushed."""
-STARTS = 3
 TABLES = ("gpt", "PMBR", "dos")
+Kind = tuple[str, bool, bool]
+"""The partition table that is seen, whether the disk holds the system, whether it has our mark."""
 
 
 def looked_at(image: Path) -> tuple[DiskFacts, str]:
@@ -89,58 +90,73 @@ def moments(log: Log) -> list[int]:
 def test_whatever_a_power_cut_leaves_the_medium_goes_on(
     bench: Bench, build: Callable[..., Path]
 ) -> None:
-    iso, stick = build(), bench.stick({"site.yaml": bench.site()})
-    disks = bench.disks()
-    file = bench.folder / "log"
-    file.touch()
-    os.truncate(file, 6 << 30)
-    machine = bench.machine(disks=[*disks[:2], Disk(disks[2].file, "SYS1", log=file)], cd=iso)
-    machine.usb, machine.extra = (stick,), ("-no-reboot",)
-    with machine:
-        machine.hear(r"Done: p1 starts from disk SYS1")
-        machine.ended()
-    log = read(file)
-    whole = disks[2].file
+    iso, stick, disks = build(), bench.stick({"site.yaml": bench.site()}), bench.disks()
+    log, whole = recorded(bench, iso, stick, disks), disks[2].file
     command = run(["mcopy", "-i", efi(whole, bench.folder), "::/keystone/1/cmdline", "-"]).stdout
-    system = write.running(command, "medium", "/dev/loop0", "IMAGE_VERSION=1\n").system
-    now = write.Running(system, 1, medium=True)
+    now = write.running(command, "medium", "/dev/loop0", "IMAGE_VERSION=1\n")
     stable = bench.folder / "stable.raw"
     stable.touch()
     os.truncate(stable, whole.stat().st_size)
     applied = 0
-    seen: list[tuple[tuple[str, bool, bool], Path]] = []
+    kept: dict[Kind, Path] = {}
     for moment in moments(log):
         flushed = log.flushed(moment)
         log.apply(stable, range(applied, flushed))
         applied = max(applied, flushed)
         for seed in SEEDS:
             image = log.cut(stable, moment, seed)
-            facts, slot = looked_at(image)
-            begun = mark.is_on(str(image), "SYS1")
-            plan = write.plan(now, [facts], "SYS1", slot, begun=begun)
-            if plan.held:
-                is_whole(image, system, bench.folder)
-            kind = (facts.partition_table, plan.held, plan.begun)
-            print(f"cut after {moment} of {len(log.writes)} writes, seed {seed}: {plan.describe()}")
-            if kind in [before for before, _ in seen] or len(seen) == STARTS:
+            print(f"cut after {moment} of {len(log.writes)} writes, seed {seed}: ", end="")
+            kind = judged(image, now, bench.folder)
+            if kind in kept:
                 image.unlink()
             else:
-                seen.append((kind, image))
-    assert any(held for (_, held, _), _ in seen) or not seen
-    for kind, image in seen:
+                kept[kind] = image
+    assert {held for _, held, _ in kept} == {True, False}
+    for kind, image in kept.items():
         shutil.move(image, whole)
-        again = bench.machine(f"again-{kind[0]}-{kind[1]}-{kind[2]}", disks=disks, cd=iso)
-        again.usb, again.extra = (stick,), ("-no-reboot",)
-        with again:
-            if kind[1:] == (True, False):
-                again.hear(r"Nothing to do")
-            else:
-                again.hear(r"Done: p1 starts from disk SYS1")
-                again.ended()
-        again.cd, again.usb = None, ()
-        with again:
-            again.hear(r"p1 login:")
-        print(f"started again after {kind}")
+        goes_on(bench, iso, stick, disks, kind)
+
+
+def recorded(bench: Bench, iso: Path, stick: Path, disks: list[Disk]) -> Log:
+    """All that a medium writes to the system's disk."""
+    file = bench.folder / "log"
+    file.touch()
+    os.truncate(file, 6 << 30)
+    logged = Disk(disks[2].file, disks[2].serial, log=file)
+    machine = bench.machine(disks=[*disks[:2], logged], cd=iso, usb=(stick,))
+    machine.extra = ("-no-reboot",)
+    with machine:
+        machine.hear(r"Done: p1 starts from disk SYS1")
+        machine.ended()
+    return read(file)
+
+
+def judged(image: Path, now: write.Running, folder: Path) -> Kind:
+    """What the medium would do with such a disk: never refuse it, nor trust half a write."""
+    facts, slot = looked_at(image)
+    begun = mark.is_on(str(image), "SYS1")
+    plan = write.plan(now, [facts], "SYS1", slot, begun=begun)
+    print(plan.describe())
+    if plan.held:
+        is_whole(image, now.system, folder)
+    return facts.partition_table, plan.held, plan.begun
+
+
+def goes_on(bench: Bench, iso: Path, stick: Path, disks: list[Disk], kind: Kind) -> None:
+    """Started from the medium again, the machine comes to its login."""
+    table, held, begun = kind
+    machine = bench.machine(f"{table}-{held}-{begun}", disks=disks, cd=iso, usb=(stick,))
+    machine.extra = ("-no-reboot",)
+    with machine:
+        if held and not begun:
+            machine.hear(r"Nothing to do")
+        else:
+            machine.hear(r"Done: p1 starts from disk SYS1")
+            machine.ended()
+    machine.cd, machine.usb = None, ()
+    with machine:
+        machine.hear(r"p1 login:")
+    print(f"started again after {kind}")
 
 
 def efi(disk: Path, folder: Path) -> Path:

@@ -80,9 +80,10 @@ def build(
     from keystone.bundle.sources import Sources  # noqa: PLC0415
     from keystone.image import build as builds  # noqa: PLC0415
     from keystone.image import recipe as recipes  # noqa: PLC0415
-    from keystone.image import secureboot  # noqa: PLC0415
+    from keystone.image import sandbox, secureboot  # noqa: PLC0415
     from keystone.image.rootfs import Materials  # noqa: PLC0415
 
+    sandbox.become_root()
     file = recipes.file_of(recipe)
     path = file.with_suffix(".lock.json")
     if not path.exists():

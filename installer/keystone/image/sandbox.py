@@ -2,32 +2,36 @@
 
 A tree is a stack of folders that overlayfs shows as one; what a program changes lands in the
 topmost. Mounts, processes and the network are the namespace's own, so whatever ends the work, even
-SIGKILL, leaves no mount behind, and nothing can be downloaded. The words for a plain user
-(user_namespaces(7)) are here and were never tried in a whole build.
+SIGKILL, leaves no mount behind, and nothing can be downloaded. A plain user builds in a user
+namespace (user_namespaces(7)), in which he is root of ids that are lent to him (subuid(5)).
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keystone.errors import PreflightError
-from keystone.run import Result, run
+from keystone.run import Result, become, run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
 SECONDS = 3600
 SPACES = ("--mount", "--pid", "--fork", "--net", "--ipc", "--uts", "--kill-child")
-USER_SPACES = ("--user", "--map-root-user", "--map-auto")
+USER_SPACES = ("--user", "--map-root-user", "--map-auto", "--mount")
+ALL_IDS = "0 0 4294967295"
+"""/proc/self/uid_map outside any user namespace."""
 # $1: the mount point; $2: the stack, top first, separated by colons; $3: what is changed, or "";
-# $4: an empty folder; then binds, as pairs up to a single "--"; then the program.
+# $4: an empty folder; $5: options of overlays; then binds, as pairs up to a single "--"; then the
+# program.
 ENTER = """
-root=$1 stack=$2 upper=$3 scratch=$4
-shift 4
+root=$1 stack=$2 upper=$3 scratch=$4 options=$5
+shift 5
 mount -t tmpfs -o mode=0755 tmpfs "$scratch"
 mkdir "$scratch/empty" "$scratch/upper" "$scratch/work"
 if [ -z "$upper" ]; then
@@ -36,7 +40,7 @@ else
     work=$upper.work
     mkdir -p "$work"
 fi
-mount -t overlay -o "lowerdir=$stack,upperdir=$upper,workdir=$work" overlay "$root"
+mount -t overlay -o "${options}lowerdir=$stack,upperdir=$upper,workdir=$work" overlay "$root"
 mkdir -p "$root/proc" "$root/dev" "$root/tmp"
 mount -t proc proc "$root/proc"
 mount --rbind /dev "$root/dev"
@@ -45,7 +49,9 @@ mount -t tmpfs -o mode=0755 tmpfs "$root/mnt"
 while [ "$1" != -- ]; do
     mkdir "$root/mnt/$2"
     case $1 in
-    tree:*) mount -t overlay -o "ro,lowerdir=${1#tree:}:$scratch/empty" overlay "$root/mnt/$2" ;;
+    tree:*)
+        mount -t overlay -o "${options}ro,lowerdir=${1#tree:}:$scratch/empty" overlay "$root/mnt/$2"
+        ;;
     *) mount --rbind "$1" "$root/mnt/$2" ;;
     esac
     shift 2
@@ -100,7 +106,7 @@ class Inside:
         try:
             return run(
                 [*spaces(), "sh", "-euc", ENTER, "enter", root.name, self.tree.stack(), upper,
-                 scratch.name, *binds, "--", *argv],
+                 scratch.name, overlay_options(), *binds, "--", *argv],
                 cwd=home, data=data, env=self.env, timeout=timeout,
             )  # fmt: skip
         finally:
@@ -111,8 +117,40 @@ class Inside:
 
 
 def spaces() -> list[str]:
-    """The words that put a program into namespaces of its own: as root, or as any user."""
-    return ["unshare", *(() if os.geteuid() == 0 else USER_SPACES), *SPACES]
+    """The words that put a program into namespaces of its own."""
+    return ["unshare", *SPACES]
+
+
+def overlay_options() -> str:
+    """What overlayfs must know in a user namespace: there it cannot keep its notes as root does."""
+    ids = " ".join(Path("/proc/self/uid_map").read_text().split())
+    return "" if ids == ALL_IDS else "userxattr,"
+
+
+def as_root() -> list[str]:
+    """The words that make us root for one program: of a user namespace, unless we are root.
+
+    Raises PreflightError where this machine does not let us.
+    """
+    if os.geteuid() == 0:
+        return []
+    words = ["unshare", *USER_SPACES, "--"]
+    tried = run([*words, "true"], check=False)
+    if tried.returncode:
+        raise PreflightError(
+            f"no user namespace to build in: {tried.stderr.strip()}",
+            hint="run it as root; or install uidmap, have ids in /etc/subuid and /etc/subgid for "
+            "this user, and let users make namespaces (kernel.unprivileged_userns_clone=1, "
+            "kernel.apparmor_restrict_unprivileged_userns=0)",
+        )
+    return words
+
+
+def become_root() -> None:
+    """Begin this very command again `as_root`. Raises PreflightError."""
+    words = as_root()
+    if words:
+        become([*words, sys.executable, *sys.orig_argv[1:]])
 
 
 def require() -> None:
@@ -121,6 +159,5 @@ def require() -> None:
     if tried.returncode:
         raise PreflightError(
             f"no namespaces of our own to build in: {tried.stderr.strip()}",
-            hint="run it as root, or let users make namespaces (kernel.unprivileged_userns_clone, "
-            "kernel.apparmor_restrict_unprivileged_userns) and give them ids in /etc/subuid",
+            hint="a container needs --privileged, or CAP_SYS_ADMIN and its own mounts",
         )
