@@ -99,6 +99,19 @@ class Bench:
         )  # fmt: skip
 
 
+def written(machine: Machine) -> float:
+    """It writes its disk by the medium and the stick in it and is off then, without them.
+
+    The seconds from power-on to the end of the writing.
+    """
+    machine.extra = ("-no-reboot",)
+    with machine:
+        took = machine.hear(r"Done: p1 starts from disk SYS1")
+        machine.ended()
+    machine.cd, machine.usb, machine.extra = None, (), ()
+    return took
+
+
 def free_port() -> int:
     """A port of loopback that nothing listens on."""
     with socket.socket() as door:

@@ -20,6 +20,7 @@ from keystone.image import layout, mark, write
 from keystone.image.root import System
 from keystone.run import run
 
+from .bench import written
 from .machine import Disk
 from .writes import Log, read
 
@@ -124,10 +125,7 @@ def recorded(bench: Bench, iso: Path, stick: Path, disks: list[Disk]) -> Log:
     os.truncate(file, 6 << 30)
     logged = Disk(disks[2].file, disks[2].serial, log=file)
     machine = bench.machine(disks=[*disks[:2], logged], cd=iso, usb=(stick,))
-    machine.extra = ("-no-reboot",)
-    with machine:
-        machine.hear(r"Done: p1 starts from disk SYS1")
-        machine.ended()
+    written(machine)
     return read(file)
 
 
@@ -146,14 +144,12 @@ def goes_on(bench: Bench, iso: Path, stick: Path, disks: list[Disk], kind: Kind)
     """Started from the medium again, the machine comes to its login."""
     table, held, begun = kind
     machine = bench.machine(f"{table}-{held}-{begun}", disks=disks, cd=iso, usb=(stick,))
-    machine.extra = ("-no-reboot",)
-    with machine:
-        if held and not begun:
+    if held and not begun:
+        with machine:
             machine.hear(r"Nothing to do")
-        else:
-            machine.hear(r"Done: p1 starts from disk SYS1")
-            machine.ended()
-    machine.cd, machine.usb = None, ()
+        machine.cd, machine.usb = None, ()
+    else:
+        written(machine)
     with machine:
         machine.hear(r"p1 login:")
     print(f"started again after {kind}")
