@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,10 +25,15 @@ def bench(tmp_path: Path) -> Bench:
 
 @pytest.fixture(scope="session")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Images by format, of the Primer's recipe with changes; built once a session."""
+    """Images by format, of the Primer's recipe with changes; built once a session.
+
+    KEYSTONE_IMAGE_LOCK names a lock to build from, so that one test can be tried again soon.
+    """
     folder = tmp_path_factory.mktemp("images")
     recipes = folder / "recipes"
     shutil.copytree(ROOT / "images", recipes)
+    if "KEYSTONE_IMAGE_LOCK" in os.environ:
+        shutil.copyfile(os.environ["KEYSTONE_IMAGE_LOCK"], recipes / "image.lock.json")
     done: dict[tuple[str, str, str, str], Path] = {}
 
     def make(

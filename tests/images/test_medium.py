@@ -51,7 +51,7 @@ def test_a_site_file_on_a_stick_makes_a_blank_machine_a_primer(
     iso, stick, port = build(), bench.stick({"site.yaml": bench.site()}), free_port()
     machine = bench.machine(port=port, firmware=firmware, disks=bench.disks(sector))
     machine.cd = iso if medium == "cd" else None
-    machine.usb = (stick,) if medium == "cd" else (stick, iso)
+    machine.usb = (stick,) if medium == "cd" else (iso, stick)
     took = written(machine)
     print(f"{firmware}, {medium}, sectors of {sector}: {took:.0f} s to the end of the writing")
     starts_from_its_disk(bench, machine, port)

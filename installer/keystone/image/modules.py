@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from keystone import log
 from keystone.errors import ConfigurationError, KeystoneError
-from keystone.image.sandbox import as_root
+from keystone.image.sandbox import ALONE, as_root
 from keystone.run import CommandError, run
 from keystone.turns import only_one
 
@@ -193,7 +193,8 @@ def _compile(archive: _Archive, source: str, release: str, work: Path) -> Path:
     )
     run(
         [
-            *as_root(), "nice", "mmdebstrap", "--mode=root", "--variant=essential", "--format=null",
+            *as_root(), *ALONE, "nice",
+            "mmdebstrap", "--mode=root", "--variant=essential", "--format=null",
             f"--architectures={ARCHITECTURE}", f"--include={include}",
             # Compiled once, by us, below: not by the package's own script.
             "--essential-hook=mkdir -p $1/etc/dkms && touch $1/etc/dkms/no-autoinstall",

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 SECONDS = 3600
 SPACES = ("--mount", "--pid", "--fork", "--net", "--ipc", "--uts", "--kill-child")
 USER_SPACES = ("--user", "--map-root-user", "--map-auto", "--mount")
+ALONE = (
+    "unshare", "--mount", "--pid", "--fork", "--ipc", "--uts", "--kill-child", "--mount-proc", "--",
+)  # fmt: skip
+"""Namespaces for what needs the network: it downloads."""
 ALL_IDS = "0 0 4294967295"
 """/proc/self/uid_map outside any user namespace."""
 # $1: the mount point; $2: the stack, top first, separated by colons; $3: what is changed, or "";
