@@ -200,6 +200,8 @@ def _compile(archive: _Archive, source: str, release: str, work: Path) -> Path:
             "--essential-hook=mkdir -p $1/etc/dkms && touch $1/etc/dkms/no-autoinstall",
             f"--chrooted-customize-hook={script}",
             f"--customize-hook=copy-out /out {half}",
+            # In a user namespace /dev/null is a mount, and what dkms leaves running holds it.
+            "--customize-hook=umount --lazy $1/dev/null 2>/dev/null || :",
             archive.suite, "/dev/null", *archive.lines(),
         ],
         env={"TMPDIR": str(work)},
