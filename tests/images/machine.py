@@ -154,12 +154,12 @@ class Machine(AbstractContextManager["Machine"]):
                 "-drive", f"if=none,id=late,format=raw,readonly=on,file={self.late}",
                 "-device", "usb-storage,drive=late,removable=on",
             ]  # fmt: skip
-        for number, disk in enumerate(self.disks):
+        for number, disk in enumerate(self.disks):  # a BIOS starts from the first one only
             size = f"logical_block_size={disk.sector},physical_block_size={disk.sector}"
             words += [
                 *disk.words(f"disk{number}"),
                 "-device",
-                f"nvme,drive=disk{number},serial={disk.serial},bootindex={10 + number},{size}",
+                f"nvme,drive=disk{number},serial={disk.serial},bootindex={20 - number},{size}",
             ]
         return [*words, *self.extra]
 

@@ -39,7 +39,7 @@ def lock(recipe: Path, mirrors: Path | None, ca_file: Path | None) -> None:
     old = locks.load(path) if path.exists() else None
     sources = Sources(definitions.load_mirrors(mirrors), ca_file)
     now = datetime.now(UTC).replace(microsecond=0)
-    new = resolve(wanted.definition(), sources, path.parent, now, old)
+    new = recipes.dated(resolve(wanted.definition(), sources, path.parent, now, old), old)
     changes = list(locks.differences(old, new))
     if old is not None and not changes:
         log.info(f"{path}: nothing changed")

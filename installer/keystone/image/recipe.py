@@ -6,7 +6,7 @@ sources and digests serve both, and a bundle can carry what an image is built fr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from keystone import documents
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from keystone.bundle.lock import Lock
     from keystone.explain import Position
 
 KERNEL = "linux-image-amd64"
@@ -112,3 +113,17 @@ def load(path: Path) -> Recipe:
         units={verb: tuple(units.get(verb, [])) for verb in ("enable", "disable", "mask")},
         kernel_options=tuple(spec.get("kernelOptions", [])),
     )
+
+
+def dated(new: Lock, old: Lock | None) -> Lock:
+    """The lock with the old one's date, when only Keystone itself is another one.
+
+    The date is that of every file in the image: with another, each step is made anew.
+    """
+    if old is None or _packages(new) != _packages(old):
+        return new
+    return replace(new, created=old.created)
+
+
+def _packages(lock: Lock) -> list[tuple[str, str]]:
+    return sorted((item.name, str(item.digest)) for item in lock.items if item.kind == "deb")
