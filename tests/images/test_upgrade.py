@@ -30,7 +30,7 @@ def options() -> list[str]:
 
 def upgrade(bench: Bench, machine: Machine, port: int, iso: Path, version: int) -> None:
     """On the running machine, from an ISO in its USB port, then restart."""
-    machine.usb = (iso,)
+    machine.late = iso
     with machine:
         machine.hear(r"p1 login:")
         host = bench.login(port)
@@ -68,7 +68,7 @@ def test_a_new_version_starts_and_a_broken_one_gives_way(
 
 def runs(bench: Bench, machine: Machine, port: int) -> str:
     """The version that starts now."""
-    machine.usb = ()
+    machine.late = None
     with machine:
         machine.hear(r"p1 login:", within=1800)
         host = bench.login(port)
