@@ -191,6 +191,10 @@ class Machine(AbstractContextManager["Machine"]):
         self.said = self.said[found[0].end() :]
         return time.monotonic() - self.started
 
+    def becomes(self, condition: Callable[[], bool], what: str, within: float) -> None:
+        """Until something is true that is asked for again and again, while the line is read."""
+        self._until(condition, what, within)
+
     def type(self, *keys: str) -> None:
         """On the serial line."""
         assert self._line
