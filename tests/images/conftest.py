@@ -44,7 +44,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         named = (kind, str(keys or ""), str(carry or ""), repr(spec))
         if named in done:
             return done[named]
-        recipe = recipes / f"primer-{len(done)}"
+        recipe = recipes / f"primer-{len(list(recipes.iterdir()))}"
         shutil.copytree(recipes / "primer", recipe)
         document = yaml.safe_load((recipe / "image.yaml").read_text())
         document["spec"].update(spec)

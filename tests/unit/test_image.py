@@ -217,7 +217,8 @@ def test_the_mark_is_of_one_disk_and_goes(tmp_path: Path) -> None:
     mark.put(str(disk), "SYS1")
     assert mark.is_on(str(disk), "SYS1")
     assert not mark.is_on(str(disk), "SYS2")
-    mark.clear(str(disk), "SYS1")
+    with disk.open("r+b") as file:
+        mark.clear(file.fileno())
     assert not mark.is_on(str(disk), "SYS1")
     around = disk.read_bytes()
     assert around.count(b"x") == len(around) - mark.SIZE
@@ -293,3 +294,15 @@ def test_keys_for_secure_boot_are_made_once(tmp_path: Path) -> None:
     made.certificate.unlink()
     with pytest.raises(ConfigurationError, match=r"db\.pem"):
         secureboot.load(tmp_path)
+
+
+def test_a_module_has_its_signature_behind_it(tmp_path: Path) -> None:
+    keys = secureboot.make(tmp_path, "Plant", datetime(2026, 1, 1, tzinfo=UTC))
+    signed = secureboot.signed_module(keys, b"code")
+    assert signed == secureboot.signed_module(keys, b"code")
+    assert signed.startswith(b"code")
+    assert signed.endswith(secureboot.APPENDED)
+    about = signed[: -len(secureboot.APPENDED)][-12:]
+    (size,) = struct.unpack(">I", about[8:])
+    assert about[:8] == bytes([0, 0, secureboot.PKCS7, 0, 0, 0, 0, 0])
+    assert len(signed) == len(b"code") + size + 12 + len(secureboot.APPENDED)

@@ -35,21 +35,18 @@ def is_on(disk: str, serial: str) -> bool:
 
 def put(disk: str, serial: str) -> None:
     """It is on the disk when this returns. Raises HostError."""
-    _write(disk, serial, of(serial))
-
-
-def clear(disk: str, serial: str) -> None:
-    """The write is whole. Raises HostError."""
-    _write(disk, serial, bytes(SIZE))
-
-
-def _write(disk: str, serial: str, data: bytes) -> None:
     try:
         with Path(disk).open("r+b", buffering=0) as file:
-            os.pwrite(file.fileno(), data, AT)
+            os.pwrite(file.fileno(), of(serial), AT)
             os.fsync(file.fileno())
     except OSError as error:
         raise _unusable(disk, serial, error) from error
+
+
+def clear(disk: int) -> None:
+    """The write is whole. disk: open for writing. Raises OSError."""
+    os.pwrite(disk, bytes(SIZE), AT)
+    os.fsync(disk)
 
 
 def _unusable(disk: str, serial: str, error: OSError) -> HostError:

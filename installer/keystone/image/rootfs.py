@@ -14,7 +14,7 @@ from keystone.bundle import cache
 from keystone.bundle.publish import release_file
 from keystone.bundle.supply import Supply
 from keystone.errors import KeystoneError
-from keystone.image import steps
+from keystone.image import secureboot, steps
 from keystone.image.sandbox import Inside, Tree, spaces
 from keystone.run import run
 
@@ -52,18 +52,16 @@ python3 -m compileall -q --invalidation-mode unchecked-hash $SHIV_ROOT
 echo SHIV_ROOT=$SHIV_ROOT >>/etc/environment
 """
 """Byte code without times: the tree is dated by the lock."""
-SIGN = """
+TAKE_OUT = """
 umask 022
 cd /mnt/tree
 for module in usr/lib/modules/*/updates/keystone/*.ko.xz; do
     [ -e "$module" ] || continue
     mkdir -p "/mnt/out/${module%/*}"
-    plain=/mnt/out/${module%.xz}
-    xz -dc "$module" >"$plain"
-    kmodsign sha512 /mnt/keys/db.key /mnt/keys/db.cer "$plain"
-    xz --check=crc32 "$plain"
+    xz -dc "$module" >"/mnt/out/${module%.xz}"
 done
 """
+PUT_IN = "find /mnt/out -name '*.ko' -exec xz --check=crc32 {} +"
 """As the kernel's own build does it, then packed again in the form that the kernel unpacks."""
 MKINITRAMFS = """\
 set -- /boot/vmlinuz-*
@@ -217,13 +215,17 @@ def signed_modules(materials: Materials, tree: Tree, tools: Tree, keys: Keys | N
     """Kernel modules that Debian did not sign, signed by our key: Secure Boot loads no others."""
     if keys is None:
         return tree
-    name = steps.key("signed-modules", VERSION, tree.stack(), tools.stack(), keys.digest, SIGN)
+    name = steps.key("signed-modules", VERSION, tree.stack(), tools.stack(), keys.digest, TAKE_OUT)
 
     def make(half: Path) -> None:
         upper = half / "tree"
         upper.mkdir()
-        binds: dict[str, Path | Tree] = {"tree": tree, "out": upper, "keys": keys.folder}
-        Inside(tools, None, binds, materials.env).run(["sh", "-euc", SIGN])
+        binds: dict[str, Path | Tree] = {"tree": tree, "out": upper}
+        inside = Inside(tools, None, binds, materials.env)
+        inside.run(["sh", "-euc", TAKE_OUT])
+        for module in sorted(upper.rglob("*.ko")):
+            module.write_bytes(secureboot.signed_module(keys, module.read_bytes()))
+        inside.run(["sh", "-euc", PUT_IN])
         _clamp(upper, materials)
 
     folder = steps.step(name, "sign kernel modules", make)

@@ -9,6 +9,7 @@ for.
 from __future__ import annotations
 
 import datetime as dt
+import struct
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -16,7 +17,13 @@ from typing import TYPE_CHECKING
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+    pkcs7,
+)
 from cryptography.x509.oid import NameOID
 
 from keystone.errors import ConfigurationError, RefusedError
@@ -28,6 +35,13 @@ if TYPE_CHECKING:
 NAMES = ("PK", "KEK", "db")
 BITS = 2048
 """What every firmware verifies; many know no other size."""
+MODULE_OPTIONS = [
+    pkcs7.PKCS7Options.DetachedSignature, pkcs7.PKCS7Options.Binary,
+    pkcs7.PKCS7Options.NoAttributes, pkcs7.PKCS7Options.NoCerts,
+]  # fmt: skip
+PKCS7 = 2
+"""id_type of struct module_signature."""
+APPENDED = b"~Module signature appended~\n"
 YEARS = 20
 """Firmware does not look at dates; longer than the machine is used."""
 
@@ -96,3 +110,24 @@ def make(folder: Path, site: str, now: dt.datetime) -> Keys:
         write_whole(folder / f"{name}.cer", certificate.public_bytes(Encoding.DER), 0o644)
         write_whole(folder / f"{name}.key", private, 0o600)
     return load(folder)
+
+
+def signed_module(keys: Keys, module: bytes) -> bytes:
+    """A kernel module with db's signature behind it, as scripts/sign-file of Linux makes it.
+
+    See Documentation/admin-guide/module-signing.rst and include/linux/module_signature.h: the
+    signature (CMS, RFC 5652, detached), 12 bytes about it, and a line that says that it is there.
+    """
+    key = load_pem_private_key(keys.key.read_bytes(), password=None)
+    if not isinstance(key, rsa.RSAPrivateKey):
+        raise ConfigurationError(f"{keys.key}: not an RSA key", hint="keystone-install image keys")
+    certificate = x509.load_pem_x509_certificate(keys.certificate.read_bytes())
+    signature = (
+        pkcs7.PKCS7SignatureBuilder()
+        .set_data(module)
+        .add_signer(certificate, key, hashes.SHA512())
+        .sign(Encoding.DER, MODULE_OPTIONS)
+    )
+    return (
+        module + signature + struct.pack(">8BI", 0, 0, PKCS7, *5 * [0], len(signature)) + APPENDED
+    )

@@ -34,6 +34,8 @@ RUN = Path("/run/keystone")
 MEDIUM_BOOT = RUN / "medium/boot"
 OS_RELEASE = Path("/usr/lib/os-release")
 COPY = "take another copy of the medium"
+UDEV_SECONDS = 300
+"""For udev to have named a new partition: an emulated machine needs tens of seconds."""
 
 
 @dataclass(frozen=True)
@@ -158,17 +160,38 @@ def write(now: Running, wanted: Plan, seed: Path | None = None) -> None:
             _partition(now, wanted, seed)
         elif wanted.begun:
             _mend_table(now, wanted)
-        _write_code(wanted, _grub().code)
-        with log.step("read it back"):
-            try:
-                verify(now.system, Path("/dev/disk/by-partuuid") / str(now.system.partition))
-            except DamagedBundleError as error:
-                raise HostError(
-                    f"disk {wanted.serial} ({wanted.disk}) did not keep what was written: "
-                    f"{error.message}",
-                    hint="use another disk",
-                ) from error
-        mark.clear(wanted.disk, wanted.serial)
+        _finish(now, wanted)
+    run(["udevadm", "settle"])
+
+
+def _finish(now: Running, wanted: Plan) -> None:
+    """What comes after the partitions, with the disk open once.
+
+    Each time that a disk is closed which was open for writing, udev reads its table again, and its
+    partitions are away for a moment.
+    """
+    slot = Path("/dev/disk/by-partuuid") / str(now.system.partition)
+    run(["udevadm", "wait", "--settle", f"--timeout={UDEV_SECONDS}", slot])
+    try:
+        with Path(wanted.disk).open("r+b", buffering=0) as disk:
+            _write_code(disk.fileno(), _grub().code)
+            with log.step("read it back"):
+                _check(now, wanted, slot)
+            mark.clear(disk.fileno())
+    except OSError as error:
+        raise HostError(
+            f"disk {wanted.serial} ({wanted.disk}): {error.strerror}", hint="use another disk"
+        ) from error
+
+
+def _check(now: Running, wanted: Plan, slot: Path) -> None:
+    try:
+        verify(now.system, slot)
+    except DamagedBundleError as error:
+        raise HostError(
+            f"disk {wanted.serial} ({wanted.disk}) did not keep what was written: {error.message}",
+            hint="use another disk",
+        ) from error
 
 
 def seeded(folder: Path, files: Mapping[str, tuple[str, int]]) -> Path:
@@ -255,18 +278,11 @@ def _grub() -> bios.Loader:
     return bios.placed(boot.read_bytes(), core.read_bytes())
 
 
-def _write_code(wanted: Plan, code: bytes) -> None:
-    """What a BIOS starts, before the partition table's own bytes of sector 0."""
-    try:
-        with Path(wanted.disk).open("r+b", buffering=0) as file:
-            sector = file.read(bios.SECTOR)
-            file.seek(0)
-            file.write(code + sector[len(code) :])
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise HostError(
-            f"disk {wanted.serial} ({wanted.disk}): {error.strerror}", hint="use another disk"
-        ) from error
+def _write_code(disk: int, code: bytes) -> None:
+    """What a BIOS starts, before the partition table's own bytes of sector 0. Raises OSError."""
+    sector = os.pread(disk, bios.SECTOR, 0)
+    os.pwrite(disk, code + sector[len(code) :], 0)
+    os.fsync(disk)
 
 
 def verify(system: System, device: Path) -> None:
