@@ -78,14 +78,15 @@ def is_whole(image: Path, system: System, folder: Path) -> None:
 
 
 def moments(log: Log) -> list[int]:
-    """A third evenly over the write, the others where the table and what follows it is written."""
+    """Where the table is written and what follows it; the others evenly over the write."""
     last = len(log.writes)
     table = [n for n, one in enumerate(log.writes) if one.offset < (1 << 20) and one.size]
     near = sorted({n + more for n in table for more in range(3) if n + more <= last})
-    evenly = [last * n // (MOMENTS // 3) for n in range(1, MOMENTS // 3 + 1)]
-    chance = random.Random(1)
-    rest = chance.sample(near, min(len(near), MOMENTS - len(evenly)))
-    return sorted({*evenly, *rest})
+    if len(near) > MOMENTS * 2 // 3:
+        near = random.Random(1).sample(near, MOMENTS * 2 // 3)
+    others = MOMENTS - len(near)
+    evenly = [last * n // others for n in range(1, others + 1)]
+    return sorted({*evenly, *near})
 
 
 def test_whatever_a_power_cut_leaves_the_medium_goes_on(
