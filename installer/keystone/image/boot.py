@@ -85,14 +85,19 @@ def boot_files(
         ])  # fmt: skip
         shown = inside.run(["ukify", "inspect", "/mnt/boot/linux.efi", "--json=short", "--all"])
         (half / REGISTER).write_text(measured.register(shown.stdout))
-        if keys:
-            inside.run([*SIGN, f"--output=/mnt/boot/{LOADER}", SYSTEMD_BOOT])
-            for certificate in keys.folder.glob("*.cer"):
-                shutil.copyfile(certificate, half / certificate.name)
-        else:
-            inside.run(["cp", SYSTEMD_BOOT, f"/mnt/boot/{LOADER}"])
+        _loader(inside, half, keys)
 
     return steps.step(name, "kernel, initrd and command line in one file", make)
+
+
+def _loader(inside: Inside, half: Path, keys: Keys | None) -> None:
+    """systemd-boot, signed when there are keys, whose certificates go beside it."""
+    if keys is None:
+        inside.run(["cp", SYSTEMD_BOOT, f"/mnt/boot/{LOADER}"])
+        return
+    inside.run([*SIGN, f"--output=/mnt/boot/{LOADER}", SYSTEMD_BOOT])
+    for certificate in keys.folder.glob("*.cer"):
+        shutil.copyfile(certificate, half / certificate.name)
 
 
 def uki(pieces: Pieces) -> Path:

@@ -253,11 +253,18 @@ def _partition(now: Running, wanted: Plan, seed: Path | None) -> None:
 
 
 def _begin(wanted: Plan) -> None:
-    """Nothing is on the disk but our mark."""
+    """Nothing is on the disk but our mark. Raises RefusedError when something came to it."""
+    if not wanted.begun and run(["wipefs", wanted.disk]).stdout.strip():
+        raise RefusedError(
+            f"disk {wanted.serial} ({wanted.disk}): not blank any more",
+            hint="look at it: wipefs " + wanted.disk,
+        )
     if wanted.begun:  # what is left of our table, or repart would take it for somebody's
         run(["wipefs", "--all", wanted.disk])
     elif _discards(wanted.disk):
-        run(["blkdiscard", wanted.disk], timeout=3600)
+        done = run(["blkdiscard", wanted.disk], check=False, timeout=3600)
+        if done.returncode:  # it only spares the disk work
+            log.warn(f"{wanted.disk}: discards no blocks: {done.stderr.strip()}")
     mark.put(wanted.disk, wanted.serial)
 
 
