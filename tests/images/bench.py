@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from keystone.errors import HostError
 from keystone.run import Host, run
 
-from .machine import Disk, Machine
+from .machine import PATIENCE, Disk, Machine
 
 ROOT = Path(__file__).parents[2]
 KEYSTONE = [sys.executable, "-m", "keystone"]
@@ -92,11 +94,21 @@ class Bench:
         return made
 
     def login(self, port: int) -> Host:
-        """Over ssh, with the person's key."""
-        return Host(
+        """Over ssh, with the person's key, as soon as it answers: a login's prompt may be first."""
+        host = Host(
             "p1", "127.0.0.1", port=port, key_file=str(self.key),
             known_hosts=str(self.folder / "known_hosts"),
         )  # fmt: skip
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                host.run(["true"], timeout=120)
+            except HostError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(1)
+            else:
+                return host
 
 
 def written(machine: Machine) -> float:
