@@ -33,24 +33,26 @@ SITE = Site("plant", (P1, P2, P3), Networks(IPv4Network("10.77.0.0/24")))
     ],
 )
 def test_a_machine_is_known_by_serial_number_or_mac(hardware: Hardware, name: str) -> None:
-    assert who(SITE, hardware).name == name
+    found = who(SITE, None, hardware)
+    assert found is not None
+    assert found.name == name
 
 
 def test_another_machine_is_refused_and_says_what_it_is() -> None:
     with pytest.raises(RefusedError, match="serial number S9, MAC 52:54:00:00:00:99") as error:
-        who(SITE, Hardware("S9", ("52:54:00:00:00:99",)))
+        who(SITE, None, Hardware("S9", ("52:54:00:00:00:99",)))
     assert "p1, p2" in error.value.hint
 
 
 def test_a_machine_without_a_serial_number_is_not_any_without_one() -> None:
     site = replace(SITE, primers=(replace(P1, machine=Machine("", (MAC,))),))
     with pytest.raises(RefusedError):
-        who(site, Hardware("", ()))
+        who(site, None, Hardware("", ()))
 
 
 def test_a_machine_that_is_two_is_refused() -> None:
     with pytest.raises(RefusedError, match="p1 and p2"):
-        who(SITE, Hardware("S2", (MAC,)))
+        who(SITE, None, Hardware("S2", (MAC,)))
 
 
 def test_the_system_disk_is_the_named_one_or_the_only_one_left() -> None:
