@@ -14,7 +14,7 @@ from keystone.errors import ConfigurationError
 from keystone.guided import draft as drafts
 from keystone.guided import questions, screens, session, stick
 from keystone.guided.answers import SAVE, WORKER, WRITE, Answers, Seen
-from keystone.image import identity
+from keystone.image import identity, mark
 from keystone.image.identity import Card, Hardware
 
 from .test_guided import BACK, KEY, Script, disk, seen
@@ -189,3 +189,16 @@ def test_a_broken_join_file_on_the_stick_is_refused_by_name(tmp_path: Path) -> N
     (tmp_path / "join.yaml").write_text("kind: Join")
     with pytest.raises(ConfigurationError, match=r"join\.yaml"):
         stick.read_join(tmp_path)
+
+
+def test_our_mark_on_a_disk_is_seen_and_a_disk_that_cannot_be_read_is_not_ours(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "disk"
+    file.write_bytes(bytes(mark.AT + mark.SIZE))
+    here = replace(disk("CUT"), path=str(file))
+    assert not session._begun(here)
+    mark.put(str(file), "CUT")
+    assert session._begun(here)
+    assert not session._begun(replace(here, serial="OTHER"))
+    assert not session._begun(replace(here, path=str(tmp_path / "gone")))

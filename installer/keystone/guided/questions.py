@@ -55,7 +55,7 @@ def _welcome(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
         f"Disks:\n{disks}\n\n"
         "Nothing is written before you have seen all of it on the last page.\n"
         "Describe the joining Primers first, each at its own machine, with the same stick; the "
-        "first Primer comes last and installs the site. Workers come when it runs."
+        "first Primer comes last and installs the site; then workers."
     )
     return replace(answers) if screen.show("Keystone", text, "Go on") else None
 
