@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from keystone.join_config import Config
 
 NAME = "join.yaml"
+SHOWN = 16
+"""Hex digits of the CA's pin that a person compares: 64 bits."""
 
 
 @dataclass(frozen=True)

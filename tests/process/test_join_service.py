@@ -452,7 +452,9 @@ def test_each_call_adds_a_worker_to_the_stick_and_drops_the_worthless(primer: Pa
     file = primer / "join.yaml"
     about = ("--name", "w1", "--machine-serial", "M1", "--mac", "52:54:00:00:00:2A",
              "--address", "127.0.0.21", "--disk", "SYS1")  # fmt: skip
-    assert create("--to", primer, *about).exit_code == 0
+    said = create("--to", primer, *about)
+    assert said.exit_code == 0
+    assert join_script.pin(join_script.SITE_CA.read_text())[:16] in said.output
     assert create("--to", primer, "--ttl", "7d").exit_code == 0
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     one, two = join_file.load(file).workers

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from keystone.errors import RefusedError
+from keystone.errors import ConfigurationError, Mistake, RefusedError
 from keystone.image import medium
 from keystone.image.identity import Card, Hardware, card, state, system_disk, who
 from keystone.site import Disk, Machine, Networks, Node, Site, Ssh
@@ -126,3 +126,12 @@ def test_two_site_files_must_be_one(tmp_path: Path) -> None:
         medium.choose([one, two])
     assert str(one) in error.value.message
     assert str(two) in error.value.message
+
+
+def test_a_screen_is_told_the_first_mistakes_of_a_file() -> None:
+    mistakes = [Mistake(f"join.yaml:{line}", "wrong") for line in range(1, 10)]
+    said = medium.reason(ConfigurationError("9 mistakes", mistakes=mistakes, hint="correct it"))
+    assert said.split("\n")[:2] == ["9 mistakes", "  join.yaml:1: wrong"]
+    assert said.endswith("\n\ncorrect it")
+    assert "join.yaml:5" not in said
+    assert medium.reason(RefusedError("no")) == "no"

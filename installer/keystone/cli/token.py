@@ -22,6 +22,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _HOUR, _DAY = 3600, 86400
 _LONGEST = 7 * _DAY
 _HANDED = """{file}
+The CA pin of this site begins with {pin}: the guided way shows the same.
 Whoever has the stick can join with what is on it until then: guard it, and empty it afterwards."""
 
 
@@ -86,7 +87,8 @@ def create(
     else:
         entry = {**join_file.entry(token, record.expires, config), **about}
         begun = join_file.begun(config, ca)
-        told = {"file": _hand_over(folder / join_file.NAME, begun, entry, tokens, record)}
+        file = _hand_over(folder / join_file.NAME, begun, entry, tokens, record)
+        told = {"file": file, "pin": begun.pin[: join_file.SHOWN]}
         said, text = f"A token for one {role}, within {log.duration(ttl)}:", _HANDED
     if as_json:
         log.out_json({"id": record.id, "expires": record.expires, **told})

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from keystone.image.identity import Hardware
     from keystone.join_file import Join
 
-SHOWN = 16
-"""Hex digits of the CA's pin that are shown to be compared: 64 bits."""
 HOW = (
     "On a Primer, with this stick in it:\n\n"
     "  mount /dev/disk/by-label/KEYSTONE /mnt\n"
@@ -119,7 +117,7 @@ def _review(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
     text = (
         f"Site {known.name}, network {known.networks.nodes}\n"
         f"  Primer asked:  {entry.primer}\n"
-        f"  CA pin:        {known.pin[:SHOWN]}...\n"
+        f"  CA pin:        {known.pin[: join_file.SHOWN]}...\n"
         f"  token:         {token.id}{until}\n"
         f"  this worker:   {answers.name}, {answers.address or 'address of DHCP'}{card}\n\n"
         f"Now written:  disk {answers.system}, all of it ({machine.was(seen, answers.system)})\n"
