@@ -35,6 +35,8 @@ DONE = Path("/etc/kubernetes/keystone/done")
 TRY_SECONDS = 1800
 ANSWER_LIMIT = 4 * 1024 * 1024
 _PIECE = 256 * 1024
+_DATES = (9, 10)
+"""X509_V_ERR_CERT_NOT_YET_VALID and ..._HAS_EXPIRED (openssl-verification-options(1))."""
 
 
 @dataclass(frozen=True)
@@ -146,15 +148,27 @@ def ask(
         "token": str(token), "hostname": machine.hostname, "machine_id": machine.machine_id,
     })  # fmt: skip
     deadline = time.monotonic() + TRY_SECONDS
+    said: dict[str, str] = {}
     while True:
         for server in servers:
             try:
                 return _post(server, context, body)
             except (OSError, http.client.HTTPException, _BusyError) as error:
-                log.info(f"  {server}: {error}; trying on")
+                why = problem(error, time.time())
+                if said.get(server) != why:  # a console that says it every 3 s says nothing else
+                    log.info(f"  {server}: {why}; trying on")
+                said[server] = why
                 if time.monotonic() > deadline:
-                    raise HostError(f"{server}: {error}", hint="is the Primer up?") from error
+                    raise HostError(f"{server}: {why}", hint="is the Primer up?") from error
         time.sleep(3)
+
+
+def problem(error: Exception, now: float) -> str:
+    """Why a Primer could not be asked, in words. now: this machine's clock, seconds since 1970."""
+    if isinstance(error, ssl.SSLCertVerificationError) and error.verify_code in _DATES:
+        clock = time.strftime("%Y-%m-%d %H:%M", time.gmtime(now))
+        return f"{error.verify_message}; is this machine's clock right? It says {clock} UTC"
+    return str(error)
 
 
 class _BusyError(Exception):

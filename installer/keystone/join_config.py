@@ -1,7 +1,8 @@
 """What the join service of a Primer knows: the part of site and bundle that a worker depends on.
 
-The role `join` writes it as JSON; the service and `token create` read it. Storage, trust and SSH of
-the site stay out: a worker has no use for them.
+The role `join` writes it as JSON; the service and `token create` read it. Storage and trust of the
+site stay out: a worker has no use for them. Gateway, public keys and the system's floor are for
+join.yaml (join_file.py).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from keystone.bundle.model import Digest, Item, Manifest
 from keystone.errors import HostError
-from keystone.site import Networks, Node, Patience, Site, Storage
+from keystone.site import Networks, Node, Patience, Site, Ssh, Storage
 
 if TYPE_CHECKING:
     from keystone.inventory import Context
@@ -53,7 +54,10 @@ def dump(context: Context) -> str:
                 "pods": str(networks.pods),
                 "services": str(networks.services),
                 "cluster_domain": networks.cluster_domain,
+                "gateway": str(networks.gateway or ""),
             },
+            "authorized_keys": list(site.ssh.authorized_keys),
+            "system_floor": site.system_floor,
             "pool": site.storage.pool,
             "patience": site.patience.profile,
             "bundle": {
@@ -83,7 +87,7 @@ def load(path: Path = PATH) -> Config:
 
 
 def parse(fields: dict[str, Any]) -> Config:
-    """The JSON's content, typed."""
+    """The JSON's content, typed; what an older installer did not write is as if not asked for."""
     networks, bundle = fields["networks"], fields["bundle"]
     primers = tuple(
         Node(**{**node, "address": IPv4Address(node["address"])}) for node in fields["primers"]
@@ -96,7 +100,10 @@ def parse(fields: dict[str, Any]) -> Config:
             IPv4Network(networks["pods"]),
             IPv4Network(networks["services"]),
             networks["cluster_domain"],
+            IPv4Address(networks["gateway"]) if networks.get("gateway") else None,
         ),
+        ssh=Ssh(authorized_keys=tuple(fields.get("authorized_keys", ()))),
+        system_floor=fields.get("system_floor", Site.system_floor),
         storage=Storage(pool=fields["pool"]),
         patience=Patience(fields["patience"]),
     )

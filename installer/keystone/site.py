@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from keystone import documents, site_checks
 
@@ -42,6 +42,7 @@ class Node:
     system_disk (a serial number): for the installer medium, None and "" where it is not used.
     """
 
+    where: ClassVar[str] = "the site file: primers[]"
     name: str
     address: IPv4Address
     disks: tuple[Disk, ...] = ()
@@ -191,13 +192,14 @@ def _node(primer: Mapping[str, Any]) -> Node:
         disks=tuple(Disk(disk["serial"]) for disk in primer["disks"]),
         control_plane=primer.get("controlPlane", Node.control_plane),
         kubelet=primer.get("kubelet", Node.kubelet),
-        machine=_machine(primer["machine"]) if "machine" in primer else None,
+        machine=machine(primer["machine"]) if "machine" in primer else None,
         system_disk=primer.get("systemDisk", Node.system_disk),
     )
 
 
-def _machine(machine: Mapping[str, Any]) -> Machine:
-    return Machine(machine.get("serial", ""), tuple(machine.get("macs", [])))
+def machine(fields: Mapping[str, Any]) -> Machine:
+    """What a document says of a machine."""
+    return Machine(fields.get("serial", ""), tuple(fields.get("macs", [])))
 
 
 def _resolved(document: documents.Document, path: str) -> str:

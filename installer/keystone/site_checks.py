@@ -31,8 +31,8 @@ LARGEST_PREFIX = {"nodes": 30, "pods": 20, "services": 24}
 
 
 @dataclass(frozen=True)
-class _Primer:
-    """One entry of the list that has the right shape."""
+class _Entry:
+    """One entry of a list of machines that has the right shape."""
 
     at: Position
     value: Mapping[str, Any]
@@ -44,23 +44,30 @@ class _Primer:
 
 def check(document: Document, mistakes: Mistakes) -> None:
     """Add everything that is wrong; see documents.load."""
-    networks = _networks(document, mistakes)
+    networks = check_machines(document, "primers", mistakes)
     _overlaps(networks, mistakes)
-    primers = list(_primers(document))
+    primers = list(_entries(document, "primers"))
     _quorum(document, mistakes)
-    _names(primers, mistakes)
-    _addresses(primers, networks, mistakes)
-    _gateway(document, primers, networks, mistakes)
     _disks(document, primers, mistakes)
-    _machines(primers, mistakes)
     _control_planes(primers, mistakes)
 
 
-def _primers(document: Document) -> Iterator[_Primer]:
-    listed = document.spec.get("primers")
+def check_machines(document: Document, key: str, mistakes: Mistakes) -> dict[str, IPv4Network]:
+    """Add what is wrong with spec.networks and the list of machines spec.<key>; the networks."""
+    networks = _networks(document, mistakes)
+    listed = list(_entries(document, key))
+    _names(listed, mistakes)
+    _addresses(listed, networks, mistakes)
+    _gateway(document, listed, networks, mistakes)
+    _machines(listed, mistakes)
+    return networks
+
+
+def _entries(document: Document, key: str) -> Iterator[_Entry]:
+    listed = document.spec.get(key)
     for index, value in enumerate(listed if isinstance(listed, list) else []):
         if isinstance(value, dict):
-            yield _Primer(("spec", "primers", index), value)
+            yield _Entry(("spec", key, index), value)
 
 
 def _section(document: Document, name: str) -> Mapping[str, Any]:
@@ -110,7 +117,7 @@ def _quorum(document: Document, mistakes: Mistakes) -> None:
         mistakes.add(("spec", "primers"), f"{count} Primers: {why}", "list 1, 3 or 5")
 
 
-def _names(primers: list[_Primer], mistakes: Mistakes) -> None:
+def _names(primers: list[_Entry], mistakes: Mistakes) -> None:
     _duplicates([(p.text("name"), (*p.at, "name")) for p in primers], "name", mistakes)
     for primer in primers:
         if primer.text("name") == "localhost":
@@ -127,7 +134,7 @@ def _duplicates(values: list[tuple[str, Position]], what: str, mistakes: Mistake
 
 
 def _addresses(
-    primers: list[_Primer], networks: Mapping[str, IPv4Network], mistakes: Mistakes
+    primers: list[_Entry], networks: Mapping[str, IPv4Network], mistakes: Mistakes
 ) -> None:
     _duplicates([(p.text("address"), (*p.at, "address")) for p in primers], "address", mistakes)
     nodes = networks.get("nodes")
@@ -150,7 +157,7 @@ def _addresses(
 
 def _gateway(
     document: Document,
-    primers: list[_Primer],
+    primers: list[_Entry],
     networks: Mapping[str, IPv4Network],
     mistakes: Mistakes,
 ) -> None:
@@ -166,11 +173,12 @@ def _gateway(
     if not inside:
         mistakes.add(at, f"{text} is outside networks.nodes {nodes}")
     if text in [primer.text("address") for primer in primers]:
-        mistakes.add(at, f"{text} is a Primer's own address")
+        what = {"primers": "a Primer", "workers": "a worker"}[str(primers[0].at[1])]
+        mistakes.add(at, f"{text} is {what}'s own address")
 
 
-def _machines(primers: list[_Primer], mistakes: Mistakes) -> None:
-    """No two Primers are the same machine."""
+def _machines(primers: list[_Entry], mistakes: Mistakes) -> None:
+    """No two entries are the same machine."""
     serials: list[tuple[str, Position]] = []
     macs: list[tuple[str, Position]] = []
     for primer in primers:
@@ -188,7 +196,7 @@ def _machines(primers: list[_Primer], mistakes: Mistakes) -> None:
     _duplicates(macs, "MAC address", mistakes)
 
 
-def _disks(document: Document, primers: list[_Primer], mistakes: Mistakes) -> None:
+def _disks(document: Document, primers: list[_Entry], mistakes: Mistakes) -> None:
     layout = _section(document, "storage").get("layout", "mirror")
     wanted = DISKS.get(layout) if isinstance(layout, str) else None
     serials: list[tuple[str, Position]] = []
@@ -209,7 +217,7 @@ def _disks(document: Document, primers: list[_Primer], mistakes: Mistakes) -> No
     _duplicates(serials, "serial", mistakes)
 
 
-def _control_planes(primers: list[_Primer], mistakes: Mistakes) -> None:
+def _control_planes(primers: list[_Entry], mistakes: Mistakes) -> None:
     if primers and all(primer.value.get("controlPlane", True) is False for primer in primers):
         mistakes.add(
             ("spec", "primers"), "no Primer has controlPlane: true", "one at least must have it"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .machine import Disk
 
 pytestmark = [pytest.mark.images, pytest.mark.timeout(3600)]
-NOT_FOLLOWED = "The site file was not followed"
+NOT_FOLLOWED = "Not done unattended"
 
 
 def untouched(disks: list[Disk]) -> bool:

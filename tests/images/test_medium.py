@@ -66,6 +66,8 @@ def test_a_person_makes_a_machine_a_primer_over_the_serial_line(
     with machine:
         machine.wait("This machine: serial number M1", "KEYP1A", "blank", "Go on")
         machine.type(ENTER)
+        machine.wait("> a joining Primer")
+        machine.type(DOWN, ENTER)
         machine.wait("Network:", "10.77.0.0/24")
         machine.type(SHELL)
         machine.wait("root@")
@@ -74,8 +76,6 @@ def test_a_person_makes_a_machine_a_primer_over_the_serial_line(
         machine.type(ENTER, ENTER, ENTER)
         machine.wait("two disks in each Primer, a mirror")
         machine.type(ENTER)
-        machine.wait("> a joining Primer")
-        machine.type(DOWN, ENTER)
         machine.wait("Name:", "p1")
         machine.type(ENTER, "10.77.0.11", ENTER)
         machine.wait("Keystone's own system is written to it", "KEYP1A: smaller", "> SYS1")
@@ -107,7 +107,7 @@ def test_the_saved_file_says_why_it_was_not_followed_on_another_machine(
     machine = bench.machine(disks=bench.disks(), cd=build())
     machine.usb = (bench.stick({"site.yaml": site}),)
     with machine:
-        machine.wait("The site file was not followed", "serial number M1", "OTHER")
+        machine.wait("Not done unattended", "serial number M1", "OTHER")
         machine.type(ENTER)
         machine.wait("This machine: serial number M1", "Go on")
     assert all(disk.file.stat().st_blocks == 0 for disk in machine.disks)

@@ -13,6 +13,7 @@ import termios
 import time
 from dataclasses import replace
 from fcntl import ioctl
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyte
@@ -27,23 +28,30 @@ if TYPE_CHECKING:
 PROGRAM = """
 import json, sys
 from dataclasses import asdict
+from keystone import join_file
 from keystone.facts import DiskFacts
 from keystone.guided import questions, screens
+from keystone.guided.answers import Seen
 from keystone.image.identity import Card, Hardware
 
 def disk(serial, **more):
     return DiskFacts(name=serial.lower(), path=f"/dev/{serial.lower()}", by_id=(), serial=serial,
         model="QEMU NVMe Ctrl", size=32 << 30, logical_sector=512, physical_sector=512, **more)
 
-disks = (disk("KEYP2A"), disk("KEYP2B"), disk("SYS2"), disk("OLD", partition_table="gpt"))
+disks = (disk("KEYP2A"), disk("KEYP2B"), disk("SYS2"), disk("OLD", partition_table="gpt"),
+    disk("CUT", partition_table="gpt"))
 macs = {"52:54:00:00:00:12": Card("eno1", "igb", False),
     "52:54:00:00:00:13": Card("eno2", "igb", True)}
-seen = questions.Seen(Hardware("M2", tuple(macs)), disks, "/run/keystone/sticks/sda1",
-    draft=json.loads(sys.argv[1]), fingerprint="0123456789abcdef" * 4, cards=macs)
+seen = Seen(Hardware("M2", tuple(macs)), disks, "/run/keystone/sticks/sda1",
+    draft=json.loads(sys.argv[1]), fingerprint="0123456789abcdef" * 4, cards=macs,
+    join=join_file.parse(sys.argv[2]) if sys.argv[2] else None, begun=frozenset({"CUT"}))
 shell = "echo a shell; read line; echo typed $line; read line"
 terminal = screens.Terminal(shell=("/bin/sh", "-c", shell))
 found = questions.ask(terminal, seen)
-print("ANSWERS " + json.dumps(asdict(found) if found else None) + " END")
+said = asdict(found) if found else None
+if said and said["join"]:
+    said["join"] = [worker["name"] for worker in said["join"]["workers"]]
+print("ANSWERS " + json.dumps(said) + " END")
 """
 ENTER, ESCAPE, TAB, UP, DOWN, SPACE = "\r", "\x1b", "\t", "\x1b[A", "\x1b[B", " "
 BACKSPACE, SHELL = "\x7f", "\x14"
@@ -54,13 +62,14 @@ PATIENCE = 60
 class Line:
     """A serial line with a person at it, who waits for what he expects to see."""
 
-    def __init__(self, draft: drafts.Document | None = None) -> None:
+    def __init__(self, draft: drafts.Document | None = None, join: str = "") -> None:
         self.screen = pyte.Screen(80, 24)
         self._stream = pyte.ByteStream(self.screen)
         self.pid, self._fd = pty.fork()
         if self.pid == 0:
             os.environ["TERM"] = "vt220"
-            os.execv(sys.executable, [sys.executable, "-c", PROGRAM, json.dumps(draft or {})])
+            words = [sys.executable, "-c", PROGRAM, json.dumps(draft or {}), join]
+            os.execv(sys.executable, words)
         ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
 
     def shown(self) -> str:
@@ -105,28 +114,32 @@ def line() -> Iterator[Line]:
 
 
 def site(line: Line) -> None:
-    """Up to the page of roles, as a site named plant."""
+    """As a joining Primer of a site named plant, up to the page of the machine's name."""
     line.wait("This machine: serial number M2", "OLD", "partition table gpt", "Go on")
+    line.type(ENTER)
+    line.wait("A site has 1, 3 or 5 Primers", "> a joining Primer")
     line.type(ENTER)
     line.wait("Site:", "Network:", "10.77.0.0/24")
     line.replace("site", "plant")
     line.type(ENTER, ENTER, ENTER)
     line.wait("Every Primer has one ZFS pool", "> two disks in each Primer")
     line.type(ENTER)
-    line.wait("A site has 1, 3 or 5 Primers", "> a joining Primer")
+    line.wait("Name:", "p2", "Address:")
 
 
 def test_a_joining_primer_by_keys_alone(line: Line) -> None:
     site(line)
-    line.type(ENTER)
-    line.wait("Name:", "p2", "Address:")
     line.type(ENTER, "10.78.0.12", ENTER)
     line.wait("10.78.0.12 is outside")
     line.replace("10.78.0.12", "10.77.0.12")
     line.type(ENTER)
     line.wait("52:54:00:00:00:12  eno1, igb, no cable", "> 52:54:00:00:00:13  eno2, igb, cable")
     line.type(ENTER)
-    line.wait("Keystone's own system is written to it", "OLD: partition table gpt", "> SYS2")
+    line.wait(
+        "Keystone's own system is written to it", "OLD: partition table gpt", "> CUT", "begun by us"
+    )
+    line.type(UP)
+    line.wait("> SYS2")
     line.type(UP, UP)
     line.wait("> KEYP2A")
     line.type(DOWN, DOWN, ENTER)
@@ -145,6 +158,8 @@ def test_escape_goes_back_and_keeps_what_was_typed(line: Line) -> None:
     site(line)
     line.type(ESCAPE)
     line.wait("Site:", "plant")
+    line.type(ESCAPE)
+    line.wait("> a joining Primer")
     line.type(ESCAPE)
     line.wait("This machine: serial number M2")
     line.type(ESCAPE)
@@ -186,8 +201,8 @@ def test_the_first_primer_comes_last_and_says_what_is_trusted() -> None:
         line.type(ENTER, "10.77.0.11", ENTER)
         line.wait("eno2")
         line.type(ENTER)
-        line.wait("> SYS2")
-        line.type(ENTER)
+        line.wait("> CUT")
+        line.type(UP, ENTER)
         line.wait("[ ] KEYP2A")
         line.type(SPACE, DOWN, SPACE, ENTER)
         line.wait("Passphrase:", "Again:")
@@ -205,3 +220,65 @@ def test_the_first_primer_comes_last_and_says_what_is_trusted() -> None:
         assert answers["passphrase"] == "shorter than none"
     finally:
         line.close()
+
+
+JOIN = (Path(__file__).parent.parent / "cases/join/good.yaml").read_text().replace("M2", "M7")
+
+
+def test_a_worker_by_keys_alone_with_wrong_input_and_every_way_back() -> None:
+    line = Line(join=JOIN)
+    try:
+        line.wait("This machine: serial number M2", "Go on")
+        line.type(ENTER)
+        line.wait("Workers join when it runs", "> a worker")
+        line.type(ENTER)
+        line.wait("Name:", "Address:", "Leave the address empty for")
+        line.type(ENTER, ENTER)
+        line.wait("a worker needs a name, as w1")
+        line.type(TAB, TAB, TAB, "w1", ENTER, "10.77.0", ENTER)
+        line.wait("10.77.0 is no IPv4 address")
+        line.type(".21", ENTER)
+        line.wait("10.77.0.21 is given to the card that is in 10.77.0.0/24", "> 52:54:00:00:00:13")
+        line.type(ENTER)
+        line.wait("Keystone's own system is written to it", "OLD: partition table gpt", "> CUT")
+        line.type(UP, ENTER)
+        line.wait(
+            "Site plant", "Primer asked:  10.77.0.11", "CA pin:        fddd5d5c8e3a5eaa...",
+            "000000000001, good until 2026-11-29 06:30Z", "w1, 10.77.0.21, card 52:54:00:00:00:13",
+            "disk SYS2, all of it (it is blank)", "> only save this on the stick",
+        )  # fmt: skip
+        line.type(ESCAPE)
+        line.wait("> SYS2")
+        line.type(ESCAPE)
+        line.wait("> 52:54:00:00:00:13")
+        line.type(ESCAPE)
+        line.wait("Name:", "w1", "10.77.0.21")
+        line.type(ESCAPE)
+        line.wait("> a worker")
+        line.type(ENTER)
+        line.wait("Name:", "w1")
+        line.type(ENTER, ENTER)
+        line.wait("> 52:54:00:00:00:13")
+        line.type(ENTER)
+        line.wait("> SYS2")
+        line.type(ENTER)
+        line.wait("> only save this on the stick")
+        line.type(DOWN, ENTER)
+        answers = line.answers()
+        assert answers["join"] == ["w1", "w2", "w3", "w4"]
+        assert (answers["address"], answers["system"]) == ("10.77.0.21", "SYS2")
+        assert (answers["role"], answers["what"]) == ("worker", "write")
+    finally:
+        line.close()
+
+
+def test_without_a_token_the_page_says_how_to_make_one_and_leads_back(line: Line) -> None:
+    line.wait("This machine: serial number M2", "Go on")
+    line.type(ENTER)
+    line.wait("> a joining Primer")
+    line.type(DOWN, DOWN, ENTER)
+    line.wait("No token", "there is no join.yaml on the stick", "token create --to /mnt", "Back")
+    line.type(ENTER)
+    line.wait("What this machine is", "> a worker")
+    line.type(ESCAPE)
+    line.wait("This machine: serial number M2")

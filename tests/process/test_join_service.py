@@ -15,20 +15,25 @@ import stat
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from keystone import join, join_client, join_config, join_script, join_server, log, run
+from keystone import join, join_client, join_config, join_file, join_script, join_server, log, run
 from keystone.bundle.model import Digest, Item, Manifest
-from keystone.errors import HostError, RefusedError
+from keystone.cli.token import group as token_verbs
+from keystone.errors import ConfigurationError, HostError, RefusedError, UsageError
+from keystone.image import goon, installing
+from keystone.image import write as writing
 from keystone.inventory import Context, addons
-from keystone.site import Networks, Node, Site
+from keystone.site import Machine, Networks, Node, Site
 
 PRIMER = "127.77.0.11"
 ROLES = join_server.WORKER_ROLES
@@ -418,3 +423,145 @@ def test_refusals_are_logged_without_the_secret(
     said = capsys.readouterr().err
     assert "refused" in said
     assert "0" * 40 not in said
+
+
+# From a medium: `token create --to` writes join.yaml, the disk's first start joins with it.
+
+
+@pytest.fixture
+def primer(
+    service: join_server.Server, pki: Path, config: join_config.Config,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+) -> Path:  # fmt: skip
+    """A Primer where `token create` is run, with an empty stick; the stick."""
+    monkeypatch.setattr(join_config, "load", lambda: config)
+    monkeypatch.setattr(join_script, "SITE_CA", pki / "site-ca.crt")
+    monkeypatch.setattr(join_script, "write", partial(join_script.write, path=tmp_path / "join.py"))
+    monkeypatch.setattr(join_script, "JOIN_PORT", service.server_address[1])
+    monkeypatch.setattr(join, "DIRECTORY", tmp_path)
+    stick = tmp_path / "stick"
+    stick.mkdir()
+    return stick
+
+
+def create(*words: str | Path) -> Result:
+    return CliRunner().invoke(token_verbs, ["create", *map(str, words)])
+
+
+def test_each_call_adds_a_worker_to_the_stick_and_drops_the_worthless(primer: Path) -> None:
+    file = primer / "join.yaml"
+    about = ("--name", "w1", "--machine-serial", "M1", "--mac", "52:54:00:00:00:2A",
+             "--address", "127.0.0.21", "--disk", "SYS1")  # fmt: skip
+    said = create("--to", primer, *about)
+    assert said.exit_code == 0
+    assert join_script.pin(join_script.SITE_CA.read_text())[:16] in said.output
+    assert create("--to", primer, "--ttl", "7d").exit_code == 0
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    one, two = join_file.load(file).workers
+    assert (one.name, one.machine) == ("w1", Machine("M1", ("52:54:00:00:00:2a",)))
+    assert (str(one.address), one.system_disk, two.machine) == ("127.0.0.21", "SYS1", None)
+    tokens = join.Tokens(join.DIRECTORY / "tokens")
+    assert len(tokens.all()) == 2
+    refused = create("--to", primer, *about)
+    assert isinstance(refused.exception, ConfigurationError)
+    assert join_file.load(file).workers == (one, two)
+    assert len(tokens.all()) == 2
+    tokens.revoke(join.Token.parse(one.token).id)
+    assert create("--to", primer, *about).exit_code == 0
+    kept, new = join_file.load(file).workers
+    assert kept == two
+    assert (new.name, new.token == one.token) == ("w1", False)
+
+
+@pytest.mark.parametrize("words", [("--name", "w1"), ("--disk", "X"), ("--mac", "x")])
+def test_what_describes_a_machine_goes_with_a_stick(primer: Path, words: tuple[str, str]) -> None:
+    assert isinstance(create(*words).exception, UsageError)
+    assert not join.Tokens(join.DIRECTORY / "tokens").all()
+
+
+def test_the_printed_command_is_as_before(primer: Path) -> None:
+    said = create().output
+    assert "python3 -c" in said
+    assert not list(primer.iterdir())
+
+
+@pytest.fixture
+def worker(
+    primer: Path, pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, Any]:
+    """A written disk's first start, as far as the roles, which are noted."""
+    assert create("--to", primer, "--name", "w1", "--machine-serial", "M1").exit_code == 0
+    known = join_file.load(primer / "join.yaml")
+    monkeypatch.setattr(join_script, "SITE_CA", Path("/etc/keystone/pki/site-ca.crt"))
+    state = writing.seeded(tmp_path / "disk", installing.worker_files(known, known.workers[0]))
+    noted: dict[str, Any] = {"file": state / installing.JOIN}
+    monkeypatch.setattr(goon, "CONFIG", state / "etc/keystone")
+    monkeypatch.setattr(goon, "DONE", state / "installed")
+    monkeypatch.setattr(join_script, "SITE_CA", state / "etc/keystone/pki/site-ca.crt")
+    monkeypatch.setattr(join_client, "look", lambda: MACHINE)
+    monkeypatch.setattr(join_client, "DONE", state / "done")
+    monkeypatch.setattr(join_client, "ANSWER", state / "answer.json")
+    monkeypatch.setattr(join_client, "BLOBS", state / "blobs")
+    monkeypatch.setattr(
+        join_client, "converge", lambda name, roles: noted.update(name=name, roles=list(roles))
+    )
+    return noted
+
+
+def test_a_written_worker_joins_at_its_first_start_and_forgets_its_token(
+    worker: dict[str, Any], pki: Path
+) -> None:
+    blobs = {f"/files/sha256/{blob(name)['sha256']}": content(name) for name in BINARIES}
+    with file_server(pki, blobs, join_script.FILES_PORT):
+        goon.main()
+    assert worker["name"] == "w1"
+    assert tuple(worker["roles"]) == ROLES
+    assert not worker["file"].exists()
+    assert goon.DONE.exists()
+    worker.clear()
+    goon.main()
+    assert worker == {}
+
+
+def test_without_a_primer_it_says_so_and_goes_on_when_there_is_one(
+    service: join_server.Server, worker: dict[str, Any], pki: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    text = worker["file"].read_text()
+    with socket.socket() as nobody:
+        nobody.bind((PRIMER, 0))
+        away = text.replace(f":{service.server_address[1]}", f":{nobody.getsockname()[1]}")
+    worker["file"].write_text(away)
+    monkeypatch.setattr(join_client, "TRY_SECONDS", 0)
+    with pytest.raises(HostError, match="Connection refused") as caught:
+        goon.main()
+    assert "is the Primer up?" in caught.value.hint
+    assert "trying on" in capsys.readouterr().err
+    assert worker["file"].read_text() == away
+    worker["file"].write_text(text)
+    blobs = {f"/files/sha256/{blob(name)['sha256']}": content(name) for name in BINARIES}
+    with file_server(pki, blobs, join_script.FILES_PORT):
+        goon.main()
+    assert goon.DONE.exists()
+
+
+def test_a_refused_token_stays_and_the_way_out_is_said(
+    service: join_server.Server, worker: dict[str, Any]
+) -> None:
+    (record,) = service.service.tokens.all()
+    service.service.tokens.revoke(record.id)
+    with pytest.raises(RefusedError, match="token revoked") as caught:
+        goon.main()
+    assert "token create" in caught.value.hint
+    assert worker["file"].exists()
+    assert not goon.DONE.exists()
+
+
+def test_a_wrong_clock_is_named(pki: Path) -> None:
+    error = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    error.verify_code, error.verify_message = 9, "certificate is not yet valid"
+    said = join_client.problem(error, 0)
+    assert said.startswith("certificate is not yet valid; is this machine's clock right?")
+    assert "1970-01-01 00:00 UTC" in said
+    error.verify_code = 20
+    assert "clock" not in join_client.problem(error, 0)

@@ -11,7 +11,7 @@ from keystone.errors import ConfigurationError
 from keystone.facts import DiskFacts
 from keystone.guided import draft as drafts
 from keystone.guided import questions, screens, session, stick
-from keystone.guided.questions import FIRST, JOINING, SAVE, WRITE, Answers, Field, Seen
+from keystone.guided.answers import FIRST, JOINING, SAVE, WRITE, Answers, Field, Seen
 from keystone.image import introduction
 from keystone.image.identity import Card, Hardware
 
@@ -93,6 +93,12 @@ SITE = ({"name": "plant", "nodes": "10.77.0.0/24"}, None)
 """The page of the site and that of its pools, as they are."""
 
 
+def new(number: int) -> tuple[Any, ...]:
+    """The role first, then the site that is new, then the machine."""
+    role, *machine = joining(number)
+    return (role, *SITE, *machine)
+
+
 def joining(number: int) -> tuple[Any, ...]:
     return (JOINING, {"name": f"p{number}", "address": f"10.77.0.1{number}"}, f"S{number}",
             (f"A{number}", f"B{number}"))  # fmt: skip
@@ -104,8 +110,8 @@ def first(passphrase: str = "correct horse battery") -> tuple[Any, ...]:
 
 
 def described(number: int, draft: drafts.Document | None = None) -> Answers:
-    site = () if draft else SITE
-    answers = questions.ask(Script(None, *site, *joining(number), SAVE), seen(number, draft))
+    answered = joining(number) if draft else new(number)
+    answers = questions.ask(Script(None, *answered, SAVE), seen(number, draft))
     assert answers is not None
     return answers
 
@@ -157,7 +163,7 @@ def test_a_joining_machine_is_written_from_a_site_of_its_own() -> None:
     ],
 )
 def test_a_wrong_site_is_said_at_once_and_asked_again(given: dict[str, str], why: str) -> None:
-    script = Script(None, given, *SITE, *joining(2), SAVE)
+    script = Script(None, JOINING, given, *new(2)[1:], SAVE)
     assert questions.ask(script, seen(2)) is not None
     assert len(script.wrong) == 1
     assert why in script.wrong[0]
@@ -197,7 +203,7 @@ def test_only_blank_disks_are_offered_and_the_others_say_why() -> None:
         disk("OLD", partition_table="gpt"), disk("", 40), disk("TINY", 1), disk("GOOD"),
         disk("A"), disk("B"),
     )  # fmt: skip
-    script = Script(None, *SITE, *joining(2)[:2], "GOOD", ("A", "B"), SAVE)
+    script = Script(None, *new(2)[:4], "GOOD", ("A", "B"), SAVE)
     found = questions.ask(script, Seen(Hardware("M2", ()), disks, "/stick", keys=(KEY,)))
     assert found is not None
     text = dict(script.asked)["The system's disk"]
@@ -222,13 +228,13 @@ def test_a_machine_with_many_disks_leaves_room_for_what_must_be_read() -> None:
 
 def test_with_no_disk_there_is_only_the_way_back() -> None:
     bare = Seen(Hardware("M2", ()), (disk("OLD", partition_table="gpt"),), "/stick")
-    script = Script(None, *SITE, *joining(2)[:2], None, BACK, BACK, BACK, BACK)
+    script = Script(None, *new(2)[:4], None, BACK, BACK, BACK, BACK)
     assert questions.ask(script, bare) is None
     assert "No disk can be written" in script.asked[5][1]
 
 
 def test_a_pool_of_the_wrong_number_is_asked_again() -> None:
-    script = Script(None, *SITE, *joining(2)[:3], ("A2",), ("A2", "B2"), SAVE)
+    script = Script(None, *new(2)[:5], ("A2",), ("A2", "B2"), SAVE)
     assert questions.ask(script, seen(2)) is not None
     assert "mirror, of 2 disks each; 1 are marked" in script.asked[-2][1]
 
@@ -257,7 +263,7 @@ def test_the_first_primer_of_two_is_not_complete_and_goes_back_to_its_role() -> 
 
 def test_going_back_keeps_what_was_answered() -> None:
     role, machine, system, pool = joining(2)
-    script = Script(None, *SITE, role, machine, BACK, None, system, BACK, None, pool, SAVE)
+    script = Script(None, role, *SITE, machine, BACK, None, system, BACK, None, pool, SAVE)
     found = questions.ask(script, seen(2))
     assert found is not None
     assert (found.name, found.address, found.system) == ("p2", "10.77.0.12", "S2")
@@ -271,7 +277,7 @@ CARDS = {
 
 def test_of_several_cards_the_one_with_a_cable_is_offered_and_the_file_names_it() -> None:
     role, machine, *disks = joining(2)
-    script = Script(None, *SITE, role, machine, None, *disks, SAVE)
+    script = Script(None, role, *SITE, machine, None, *disks, SAVE)
     found = questions.ask(script, replace(seen(2), cards=CARDS))
     assert found is not None
     (entry,) = found.whole["spec"]["primers"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from keystone.errors import RefusedError
+from keystone.errors import ConfigurationError, Mistake, RefusedError
 from keystone.image import medium
 from keystone.image.identity import Card, Hardware, card, state, system_disk, who
 from keystone.site import Disk, Machine, Networks, Node, Site, Ssh
@@ -33,24 +33,26 @@ SITE = Site("plant", (P1, P2, P3), Networks(IPv4Network("10.77.0.0/24")))
     ],
 )
 def test_a_machine_is_known_by_serial_number_or_mac(hardware: Hardware, name: str) -> None:
-    assert who(SITE, hardware).name == name
+    found = who(SITE, None, hardware)
+    assert found is not None
+    assert found.name == name
 
 
 def test_another_machine_is_refused_and_says_what_it_is() -> None:
     with pytest.raises(RefusedError, match="serial number S9, MAC 52:54:00:00:00:99") as error:
-        who(SITE, Hardware("S9", ("52:54:00:00:00:99",)))
+        who(SITE, None, Hardware("S9", ("52:54:00:00:00:99",)))
     assert "p1, p2" in error.value.hint
 
 
 def test_a_machine_without_a_serial_number_is_not_any_without_one() -> None:
     site = replace(SITE, primers=(replace(P1, machine=Machine("", (MAC,))),))
     with pytest.raises(RefusedError):
-        who(site, Hardware("", ()))
+        who(site, None, Hardware("", ()))
 
 
 def test_a_machine_that_is_two_is_refused() -> None:
     with pytest.raises(RefusedError, match="p1 and p2"):
-        who(SITE, Hardware("S2", (MAC,)))
+        who(SITE, None, Hardware("S2", (MAC,)))
 
 
 def test_the_system_disk_is_the_named_one_or_the_only_one_left() -> None:
@@ -124,3 +126,12 @@ def test_two_site_files_must_be_one(tmp_path: Path) -> None:
         medium.choose([one, two])
     assert str(one) in error.value.message
     assert str(two) in error.value.message
+
+
+def test_a_screen_is_told_the_first_mistakes_of_a_file() -> None:
+    mistakes = [Mistake(f"join.yaml:{line}", "wrong") for line in range(1, 10)]
+    said = medium.reason(ConfigurationError("9 mistakes", mistakes=mistakes, hint="correct it"))
+    assert said.split("\n")[:2] == ["9 mistakes", "  join.yaml:1: wrong"]
+    assert said.endswith("\n\ncorrect it")
+    assert "join.yaml:5" not in said
+    assert medium.reason(RefusedError("no")) == "no"

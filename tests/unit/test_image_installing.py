@@ -1,17 +1,22 @@
-"""What a medium refuses before it looks at any disk."""
+"""What a medium plans for a machine, and refuses before any disk is touched."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import pytest
 
+from keystone import disks
 from keystone.errors import RefusedError
-from keystone.image import installing
+from keystone.facts import DiskFacts
+from keystone.image import installing, medium
+from keystone.image import write as writing
+from keystone.image.identity import Card
 from keystone.image.root import System
 from keystone.image.write import Running
-from keystone.site import Networks, Node, Site
+from keystone.site import Machine, Networks, Node, Site
 
 NODE = Node("p1", IPv4Address("10.77.0.11"), ())
 SITE = Site("plant", (NODE,), Networks(IPv4Network("10.77.0.0/24")), system_floor=3)
@@ -21,3 +26,40 @@ def test_a_medium_older_than_the_site_takes_is_refused() -> None:
     now = Running(System(Path("/dev/sr0"), 4096, "ab" * 32), 2, medium=True)
     with pytest.raises(RefusedError, match="version 2, site plant takes 3 or newer"):
         installing.plan(now, SITE, NODE)
+
+
+@pytest.fixture
+def plugged(monkeypatch: pytest.MonkeyPatch) -> Running:
+    """A machine with one blank disk A and two network cards with a cable."""
+    blank = DiskFacts(
+        name="a", path="/dev/a", by_id=(), serial="A", model="M", size=64 << 30,
+        logical_sector=512, physical_sector=512,
+    )  # fmt: skip
+    macs = ("52:54:00:00:00:21", "52:54:00:00:00:22")
+    monkeypatch.setattr(disks, "observe", lambda: (blank,))
+    monkeypatch.setattr(
+        medium, "cards", lambda: {mac: Card("eno", "igb", cable=True) for mac in macs}
+    )
+    monkeypatch.setattr(writing, "begun", lambda *_: False)
+    return Running(System(Path("/dev/sr0"), 4096, "ab" * 32), 3, medium=True)
+
+
+def test_an_unclear_network_card_is_refused_by_the_plan(
+    plugged: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(RefusedError, match="2 network cards with a cable"):
+        installing.plan(plugged, SITE, NODE)
+    named = replace(NODE, machine=Machine("", ("52:54:00:00:00:22",)))
+    shown = installing.plan(plugged, SITE, named).describe("10.77.0.11")
+    assert "write version 3 to disk A" in shown
+    assert "10.77.0.11 on network card 52:54:00:00:00:22 (eno, igb, cable)" in shown
+
+
+def test_a_disk_that_is_finished_is_not_refused_for_it(
+    plugged: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (blank,) = disks.observe()
+    whole = replace(blank, partition_table="gpt", partitions=("a1", "a2"))
+    monkeypatch.setattr(disks, "observe", lambda: (whole,))
+    monkeypatch.setattr(writing, "slot_of", lambda _: "a2")
+    assert installing.plan(plugged, SITE, NODE).disk.done

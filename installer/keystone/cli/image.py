@@ -65,7 +65,7 @@ def lock(recipe: Path, mirrors: Path | None, ca_file: Path | None) -> None:
 @click.option(
     "--carry",
     type=FOLDER,
-    help="Folder with what an ISO carries: site.yaml, introductions, offline.tar.",
+    help="Folder with what an ISO carries: site.yaml, introductions, join.yaml, offline.tar.",
 )
 @mirrors_option
 @ca_file_option
@@ -148,17 +148,23 @@ def write(serial: str, *, plan_only: bool, yes: bool, as_json: bool) -> None:
 
 
 @group.command()
-@click.option("--site", "site_file", type=FILE, help="Its site file; looked for by default.")
+@click.option("--site", "site_file", type=FILE, help="The site file, for a Primer.")
+@click.option("--join", "join_file", type=FILE, help="join.yaml, for a worker.")
 @click.option("--plan", "plan_only", is_flag=True, help="Show what would be done and stop.")
 @click.option("--restart", is_flag=True, help="Start from the disk when it is written.")
-def install(site_file: Path | None, *, plan_only: bool, restart: bool) -> None:
-    """Make this machine, started from a medium, the Primer that the site file says it is."""
+def install(
+    site_file: Path | None, join_file: Path | None, *, plan_only: bool, restart: bool
+) -> None:
+    """Make this machine, started from a medium, the Primer or worker that a file says it is.
+
+    Without --site and --join both files are looked for on the medium and on sticks.
+    """
     from keystone.errors import KeystoneError  # noqa: PLC0415
     from keystone.image import medium, unattended  # noqa: PLC0415 slow to import
     from keystone.wholefile import write_whole  # noqa: PLC0415
 
     try:
-        unattended.main(site_file, plan_only=plan_only, restart=restart)
+        unattended.main(site_file, join_file, plan_only=plan_only, restart=restart)
     except KeystoneError as error:
         if restart:  # nobody is at hand: whoever comes to a console is told
             write_whole(medium.REFUSED, medium.reason(error).encode(), 0o644)
@@ -231,7 +237,7 @@ def bless() -> None:
 
 @group.command("continue")
 def continue_() -> None:
-    """Go on from the first start of the first Primer to the running site."""
+    """Go on from a disk's first start: the first Primer to the running site, a worker into it."""
     from keystone.image import goon  # noqa: PLC0415 slow to import
 
     goon.main()

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import re
 import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from keystone import join, join_config, join_script, log
+from keystone import join, join_config, join_file, join_script, log
+from keystone.errors import UsageError
+from keystone.wholefile import write_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from keystone.join_file import Join, Worker
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_LONGEST = 7 * 86400
+_HOUR, _DAY = 3600, 86400
+_LONGEST = 7 * _DAY
+_HANDED = """{file}
+The CA pin of this site begins with {pin}: the guided way shows the same.
+Whoever has the stick can join with what is on it until then: guard it, and empty it afterwards."""
 
 
 class _Duration(click.ParamType[int]):
@@ -33,21 +46,86 @@ def group() -> None:
 
 @group.command()
 @click.option("--role", type=click.Choice(join.ROLES), default="worker", show_default=True)
-@click.option("--ttl", type=_Duration(), default="1h", show_default=True)
+@click.option("--ttl", type=_Duration(), help="At most 7d; by default 1h, with --to 1d.")
+@click.option(
+    "--to",
+    "folder",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Stick labelled KEYSTONE: join.yaml on it gets the token, for the installer medium.",
+)
+@click.option("--name", help="With --to: the worker's name.")
+@click.option("--machine-serial", help="With --to: the machine's serial number.")
+@click.option("--mac", multiple=True, help="With --to: the MAC of its network card.")
+@click.option("--address", help="With --to: its IPv4 address; without, DHCP gives one.")
+@click.option("--disk", help="With --to: serial number of its system disk.")
 @click.option("--json", "as_json", is_flag=True)
-def create(role: str, ttl: int, as_json: bool) -> None:
-    """Print the one command to run as root on the machine that joins."""
+def create(
+    role: str,
+    ttl: int | None,
+    folder: Path | None,
+    *,
+    as_json: bool,
+    **machine: Any,  # noqa: ANN401 click's own
+) -> None:
+    """Print the one command to run as root on the machine that joins, or write --to a stick."""
+    about = _described(**machine)
+    if folder is None and about:
+        raise UsageError(
+            "--name, --machine-serial, --mac, --address and --disk go with --to",
+            hint="the printed command takes name and address of the machine on which it is run",
+        )
     config = join_config.load()
-    digest = join_script.write(config)
-    pin = join_script.pin(join_script.SITE_CA.read_text())
-    token, record = join.new(role, pin, now=int(time.time()), ttl=ttl)
-    join.Tokens(join.DIRECTORY / "tokens").add(record)
-    command = join_script.command(config, token, digest)
+    ca = join_script.SITE_CA.read_text()
+    ttl = ttl or (_DAY if folder else _HOUR)
+    token, record = join.new(role, join_script.pin(ca), now=int(time.time()), ttl=ttl)
+    tokens = join.Tokens(join.DIRECTORY / "tokens")
+    if folder is None:
+        digest = join_script.write(config, ca_file=join_script.SITE_CA)
+        tokens.add(record)
+        told = {"command": join_script.command(config, token, digest)}
+        said, text = f"For one {role}, within {log.duration(ttl)}; run there as root:", "{command}"
+    else:
+        entry = {**join_file.entry(token, record.expires, config), **about}
+        begun = join_file.begun(config, ca)
+        file = _hand_over(folder / join_file.NAME, begun, entry, tokens, record)
+        told = {"file": file, "pin": begun.pin[: join_file.SHOWN]}
+        said, text = f"A token for one {role}, within {log.duration(ttl)}:", _HANDED
     if as_json:
-        log.out_json({"id": record.id, "expires": record.expires, "command": command})
+        log.out_json({"id": record.id, "expires": record.expires, **told})
         return
-    log.info(f"For one {role}, within {log.duration(ttl)}; run there as root:")
-    log.out(command)
+    log.info(said)
+    log.out(text.format(**told))
+
+
+def _described(
+    name: str | None, machine_serial: str | None, mac: tuple[str, ...], address: str | None,
+    disk: str | None,
+) -> dict[str, Any]:  # fmt: skip
+    """What the options say of a machine, as an entry of join.yaml has it."""
+    known = {"serial": machine_serial, "macs": [address.lower() for address in mac]}
+    machine = {key: value for key, value in known.items() if value}
+    said = {"name": name, "address": address, "machine": machine, "systemDisk": disk}
+    return {key: value for key, value in said.items() if value}
+
+
+def _hand_over(
+    file: Path, begun: Join, entry: Mapping[str, Any], tokens: join.Tokens, record: join.Record
+) -> str:
+    """Write join.yaml with one more token, without those that are worthless here by now."""
+    now = int(time.time())
+
+    def dead(worker: Worker) -> bool:
+        known = tokens.find(join.Token.parse(worker.token).id)
+        state = _state(known, tokens.claimed(known.id), now) if known else "open"
+        if state != "open":
+            log.info(f"  left out: {worker.name or 'a worker'}, whose token is {state}")
+        return state != "open"
+
+    known = join_file.load(file) if file.is_file() else begun
+    text = join_file.grown(known, dead, entry, begun.ca)
+    tokens.add(record)  # before the file: a token that nobody knows admits nobody
+    write_whole(file, text.encode(), 0o600)
+    return str(file)
 
 
 @group.command("list")

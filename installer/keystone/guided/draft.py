@@ -16,6 +16,7 @@ import yaml
 from keystone import documents, log, site, site_checks, storage
 from keystone.errors import ConfigurationError
 from keystone.image import introduction, layout
+from keystone.image import write as writing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -65,7 +66,7 @@ def add(draft: Document, primer: Primer, here: Hardware, *, first: bool) -> Docu
     entry = {
         "name": primer.name,
         "address": primer.address,
-        "machine": _machine(here, primer.card),
+        "machine": machine_of(here, primer.card),
         "systemDisk": primer.system,
         "disks": [{"serial": serial} for serial in primer.pool],
     }
@@ -125,7 +126,7 @@ def wrong_primer(draft: Document, name: str, address: str, here: Hardware) -> st
     found = _first(mistakes(trial))
     if found:
         return found
-    machine = _machine(here)
+    machine = machine_of(here)
     for known in draft["spec"]["primers"]:
         if _one(known["machine"], machine):
             continue
@@ -155,12 +156,17 @@ def wrong_whole(draft: Document) -> str:
     return _first(mistakes(draft))
 
 
-def usable(disks: Sequence[DiskFacts], least: int = 0) -> tuple[DiskFacts, ...]:
-    """Those that may be written: blank, built in, with a serial number, not below so many bytes."""
-    return tuple(disk for disk in disks if not unusable(disk, least))
+def usable(
+    disks: Sequence[DiskFacts], least: int = 0, begun: frozenset[str] = frozenset()
+) -> tuple[DiskFacts, ...]:
+    """Those that may be written: blank, built in, with a serial number, not below so many bytes.
+
+    begun: serial numbers of those on which a write of ours was begun; half a table there is ours.
+    """
+    return tuple(disk for disk in disks if not unusable(disk, least, begun))
 
 
-def unusable(disk: DiskFacts, least: int = 0) -> str:
+def unusable(disk: DiskFacts, least: int = 0, begun: frozenset[str] = frozenset()) -> str:
     """Why a disk is not offered; "" when it is."""
     if not disk.serial:
         return "no serial number"
@@ -168,23 +174,24 @@ def unusable(disk: DiskFacts, least: int = 0) -> str:
         return "removable"
     if disk.read_only:
         return "read-only"
-    found = storage.found_on(disk)
+    found = writing.found_on(disk, begun=disk.serial in begun)
     if found:
         return found
     return f"smaller than {log.size(least)}" if disk.size < least else ""
 
 
-def about(disk: DiskFacts) -> str:
+def about(disk: DiskFacts, begun: frozenset[str] = frozenset()) -> str:
     """One line for a list: what it is, how large, what is on it."""
-    why = unusable(disk)
+    why = unusable(disk, 0, begun) or ("begun by us" if storage.found_on(disk) else "blank")
     size, model = log.size(disk.size), disk.model or "-"
-    return f"{disk.serial or '?':<20.20} {size:>9}  {model:<16.16} {why or 'blank'}"
+    return f"{disk.serial or '?':<20.20} {size:>9}  {model:<16.16} {why}"
 
 
 SYSTEM_LEAST = layout.SMALLEST_MIB * layout.MIB
 
 
-def _machine(here: Hardware, card: str = "") -> Mapping[str, Any]:
+def machine_of(here: Hardware, card: str = "") -> Mapping[str, Any]:
+    """What a machine is known by. card: the one that has its address, "" for all of them."""
     macs = [card] if card else list(here.macs)
     if not here.serial:
         return {"macs": macs}

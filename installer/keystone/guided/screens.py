@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from prompt_toolkit.layout.containers import AnyContainer
     from prompt_toolkit.output import Output
 
-    from keystone.guided.questions import Field
+    from keystone.guided.answers import Field
 
 KEYS = "Enter: take it   Tab: next   Esc: back   F2 or Ctrl-T: shell"
 WIDTH, TALLEST = 78, 15

@@ -7,19 +7,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keystone import bundle, disks, log, run
-from keystone.errors import KeystoneError, PreflightError
+from keystone.errors import HostError, KeystoneError, PreflightError
 from keystone.guided import draft as drafts
 from keystone.guided import questions, stick
-from keystone.guided.questions import FIRST, WRITE
+from keystone.guided.answers import FIRST, WORKER, WRITE, Seen
 from keystone.guided.screens import Terminal
-from keystone.image import installing, introduction, medium, status
+from keystone.image import installing, introduction, mark, medium, status
 from keystone.image import write as writing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
-    from keystone.guided.questions import Answers, Screen, Seen
+    from keystone.facts import DiskFacts
+    from keystone.guided.answers import Answers, Screen
+    from keystone.image.identity import Member, Place
     from keystone.image.write import Running
+
+    Beginning = tuple[Place, Member, Mapping[str, tuple[str, int]]]
+    """What a machine becomes a part of, what of it, and what its state begins with for that."""
 
 AGAIN = "Go on"
 
@@ -29,7 +34,7 @@ def main() -> None:
     now, screen = writing.observe(), Terminal()
     why = medium.REFUSED.read_text() if medium.REFUSED.is_file() else ""
     if why:
-        screen.show("The site file was not followed", why, AGAIN)
+        screen.show("Not done unattended", why, AGAIN)
     while True:
         try:
             if _once(now, screen):
@@ -51,13 +56,7 @@ def _once(now: Running, screen: Screen) -> bool:
             hint="put one in (FAT or ext4, with that label) and go on",
         )
     with writable(place):
-        lost = stick.missing(place, drafts_without(answers))
-        if lost:
-            raise PreflightError(
-                f"the keys of {', '.join(lost)} are not on this stick",
-                hint="take the stick on which they were described, or describe them again",
-            )
-        file = stick.save(place, answers)
+        file = _save(place, answers)
     log.info(f"saved: {file}")
     if answers.what != WRITE:
         screen.show("Saved", f"{file.name} is on the stick. Nothing else was written.", AGAIN)
@@ -66,20 +65,46 @@ def _once(now: Running, screen: Screen) -> bool:
     return bool(screen.show("Done", _next(answers), "Restart"))
 
 
+def _save(place: Path, answers: Answers) -> Path:
+    if answers.role == WORKER:
+        assert answers.join, "a worker's answers are one"
+        return stick.save_join(place, answers.join)
+    lost = stick.missing(place, drafts_without(answers))
+    if lost:
+        raise PreflightError(
+            f"the keys of {', '.join(lost)} are not on this stick",
+            hint="take the stick on which they were described, or describe them again",
+        )
+    return stick.save(place, answers)
+
+
 def look(place: Path | None) -> Seen:
     """What this machine is and what the stick has."""
     seen = disks.observe()
     found = medium.bundle_file()
-    return questions.Seen(
+    return Seen(
         here=medium.hardware(seen),
         disks=tuple(seen),
         stick=str(place or ""),
         draft=stick.read(place) if place else {},
+        join=stick.read_join(place) if place else None,
         keys=stick.public_keys(place) if place else (),
         fingerprint=_fingerprint(found) if found else "",
         cards=medium.cards(),
         vouched=status.observe().short(),
+        begun=frozenset(disk.serial for disk in seen if _begun(disk)),
     )
+
+
+def _begun(disk: DiskFacts) -> bool:
+    """Whether our mark is on a disk. One that cannot be read is listed as it is."""
+    if not disk.serial or disk.size < mark.AT + mark.SIZE:
+        return False
+    try:
+        return mark.is_on(disk.path, disk.serial)
+    except HostError as error:
+        log.warn(error.message)
+        return False
 
 
 def _fingerprint(file: Path) -> str:
@@ -106,18 +131,34 @@ def drafts_without(answers: Answers) -> drafts.Document:
 
 
 def _write(now: Running, answers: Answers, file: Path) -> None:
+    place, node, files = _worker(answers) if answers.role == WORKER else _primer(answers, file)
+    plan = installing.plan(now, place, node, answers.system)
+    log.info(plan.describe(str(node.address or "an address of DHCP")))
+    installing.write_system(now, place, node, files, plan)
+
+
+def _primer(answers: Answers, file: Path) -> Beginning:
     whole = drafts.text(answers.whole)
     alone = drafts.parse(drafts.text(drafts.alone(answers.whole, answers.name)))
     wanted = drafts.parse(whole) if answers.role == FIRST else alone
     node = next(node for node in wanted.primers if node.name == answers.name)
     text = whole if answers.role == FIRST else ""
-    files = introduction.state(wanted, introduction.read(file, node), text)
-    plan = installing.plan(now, wanted, node, answers.system)
-    log.info(plan.describe())
-    installing.write_primer(now, wanted, node, files, plan)
+    return wanted, node, introduction.state(wanted, introduction.read(file, node), text)
+
+
+def _worker(answers: Answers) -> Beginning:
+    assert answers.join, "a worker's answers are one"
+    mine = next(worker for worker in answers.join.workers if worker.name == answers.name)
+    return answers.join, mine, installing.worker_files(answers.join, mine)
 
 
 def _next(answers: Answers) -> str:
+    if answers.role == WORKER:
+        return (
+            "Take the medium and the stick out: the next worker takes the next token on it. This "
+            "machine starts from its disk now and joins by itself; its console says how that goes, "
+            "and on a Primer `kubectl get nodes` shows it."
+        )
     if answers.role == FIRST:
         return (
             "This machine starts from its disk now and installs the site: leave the stick with the "

@@ -3,6 +3,7 @@
     site-draft.yaml              the site so far; site.yaml when the first Primer is described
     introductions/<primer>/      as introduction.py has it
     introductions/.client/       the first Primer's key, until it is known who that is
+    join.yaml                    the workers' tokens, and which machine took which
 
 Keys are written before the draft that needs them: what was cut is done again and loses nothing.
 """
@@ -14,9 +15,10 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from keystone import join_file
 from keystone.errors import ConfigurationError
 from keystone.guided import draft as drafts
-from keystone.guided.questions import FIRST
+from keystone.guided.answers import FIRST
 from keystone.image import introduction, medium
 from keystone.image.introduction import ALLOWED, CLIENT_KEY, FOLDER, HOST_KEY, Pair
 from keystone.wholefile import write_whole
@@ -25,8 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from keystone.guided.answers import Answers
     from keystone.guided.draft import Document
-    from keystone.guided.questions import Answers
+    from keystone.join_file import Join
 
 DRAFT = "site-draft.yaml"
 CLIENT = ".client"
@@ -47,6 +50,19 @@ def read(stick: Path) -> Document:
         ) from error
     draft: Document = found
     return draft
+
+
+def read_join(stick: Path) -> Join | None:
+    """Its join.yaml; None without one. Raises ConfigurationError with every mistake."""
+    file = stick / medium.JOIN
+    return join_file.load(file) if file.is_file() else None
+
+
+def save_join(stick: Path, whole: Join) -> Path:
+    """Write join.yaml with what a worker's answers made of it."""
+    file = stick / medium.JOIN
+    write_whole(file, join_file.text(whole).encode(), 0o600)
+    return file
 
 
 def public_keys(stick: Path) -> tuple[str, ...]:

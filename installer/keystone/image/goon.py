@@ -11,9 +11,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keystone import install, log, site
-from keystone.errors import HostError, PreflightError
+from keystone import install, join_client, join_file, join_script, log, site
+from keystone.bundle.disk import sync_directory
+from keystone.errors import HostError, PreflightError, RefusedError
 from keystone.image import introduction, medium
+from keystone.join import Token
 from keystone.wholefile import write_whole
 
 if TYPE_CHECKING:
@@ -31,8 +33,15 @@ PAUSE = 10
 def main() -> None:
     """Do it. Raises KeystoneError; run again it goes on."""
     if DONE.exists():
-        log.info("This site is installed: keystone-install --bundle FILE --site FILE changes it.")
-        return
+        log.info("All is done. On a Primer, keystone-install --bundle FILE --site FILE changes it.")
+    elif (CONFIG / join_file.NAME).exists():
+        join_site()
+    else:
+        install_site()
+
+
+def install_site() -> None:
+    """The first Primer's part."""
     file, trusted = CONFIG / "site.yaml", CONFIG / introduction.FINGERPRINT
     wanted = site.load(file)
     bundle = medium.bundle_file()
@@ -50,6 +59,24 @@ def main() -> None:
     install.main(
         install.Options(bundle=bundle, site=file, yes=True, fingerprint=trusted.read_text().strip())
     )
+    write_whole(DONE, b"", 0o644)
+
+
+def join_site() -> None:
+    """A worker's part: ask, converge, and forget the token."""
+    file = CONFIG / join_file.NAME
+    (worker,) = join_file.load(file).workers
+    try:
+        join_client.main([worker.server], Token.parse(worker.token), join_script.SITE_CA)
+    except RefusedError as error:
+        raise RefusedError(
+            error.message,
+            hint="mended, this goes on by itself. With another token: `keystone-install token "
+            "create` on the Primer, and run here, as root, what it prints",
+        ) from error
+    # The token first: without it nothing is done again, with the mark or not.
+    file.unlink()
+    sync_directory(file.parent)
     write_whole(DONE, b"", 0o644)
 
 

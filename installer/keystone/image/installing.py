@@ -1,56 +1,91 @@
-"""Make this machine, which runs from a medium, one of a site's Primers."""
+"""Make this machine, which runs from a medium, one of a site's Primers or workers."""
 
 from __future__ import annotations
 
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keystone import disks, log
+from keystone import disks, join_file, join_script, log
 from keystone.errors import RefusedError
-from keystone.image import identity, medium
+from keystone.image import identity, introduction, medium
 from keystone.image import write as writing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from keystone.image.write import Plan, Running
-    from keystone.site import Node, Site
+    from keystone.image.identity import Card, Member, Place
+    from keystone.image.write import Running
+    from keystone.join_file import Join, Worker
+
+JOIN = f"{introduction.CONFIG}/{join_file.NAME}"
+"""Where a worker's state has what it joins with, until it has joined (goon.py)."""
 
 
-def plan(now: Running, site: Site, node: Node, system: str = "") -> Plan:
-    """What writing this Primer would do. Raises RefusedError, for an old medium too.
+@dataclass(frozen=True)
+class Plan:
+    """What would be done. mac: of the card that has the address, "" for any. card: None without."""
 
-    system: its disk's serial number, "" for what the site file says or leaves.
+    disk: writing.Plan
+    mac: str = ""
+    card: Card | None = None
+
+    def describe(self, address: str) -> str:
+        """Lines for people. address: the machine's, in words."""
+        if self.disk.held:
+            return self.disk.describe()
+        where = f"{self.mac} ({self.card.describe()})" if self.card else "any card that comes"
+        return f"{self.disk.describe()}\n{address} on network card {where}"
+
+
+def plan(now: Running, place: Place, node: Member, system: str = "") -> Plan:
+    """What writing this machine would do. Raises RefusedError, for an old medium too.
+
+    system: its disk's serial number, "" for what the file says or leaves. A disk that holds its
+    state already has its network too: no card is asked for.
     """
-    if now.version < site.system_floor:
+    if now.version < place.system_floor:
         raise RefusedError(
-            f"this medium has version {now.version}, site {site.name} takes "
-            f"{site.system_floor} or newer (spec.systemFloor)",
+            f"this medium has version {now.version}, site {place.name} takes "
+            f"{place.system_floor} or newer (spec.systemFloor)",
             hint="take the newer medium",
         )
     seen = disks.observe()
     serial = system or identity.system_disk(node, medium.hardware(seen))
     begun = writing.begun(seen, serial)
-    return writing.plan(now, seen, serial, writing.slot_of(now), begun=begun)
+    disk = writing.plan(now, seen, serial, writing.slot_of(now), begun=begun)
+    return with_card(disk, node, {} if disk.held else medium.cards())
 
 
-def write_primer(
-    now: Running, site: Site, node: Node, files: Mapping[str, tuple[str, int]], wanted: Plan
+def with_card(disk: writing.Plan, node: Member, cards: Mapping[str, Card]) -> Plan:
+    """The whole plan. Raises RefusedError where the network card is not clear."""
+    mac = identity.card(node, cards)
+    return Plan(disk, mac, cards.get(mac))
+
+
+def write_system(
+    now: Running, place: Place, node: Member, files: Mapping[str, tuple[str, int]], wanted: Plan
 ) -> None:
     """Check the medium, write the disk, and have the firmware start it.
 
     files: what the state begins with besides name, network and keys: text and mode by path.
-
-    Raises RefusedError, before anything is written, where its network card is not clear.
     """
-    mac = identity.card(node, medium.cards())
+    disk = wanted.disk
     writing.check_medium(now)
     with tempfile.TemporaryDirectory() as folder:
-        begun = writing.seeded(Path(folder), {**identity.state(site, node, mac), **files})
-        writing.write(now, wanted, begun)
-    if wanted.done:
+        begun = writing.seeded(Path(folder), {**identity.state(place, node, wanted.mac), **files})
+        writing.write(now, disk, begun)
+    if disk.done:
         log.info("Nothing to do: take the medium out and restart.")
         return
-    writing.start_from(wanted)
-    log.info(f"Done: {node.name} starts from disk {wanted.serial}.")
+    writing.start_from(disk)
+    log.info(f"Done: {node.name} starts from disk {disk.serial}.")
+
+
+def worker_files(join: Join, worker: Worker) -> dict[str, tuple[str, int]]:
+    """What a worker's state begins with besides: its own token, and the CA where roles look."""
+    return {
+        JOIN: (join_file.text(join_file.alone(join, worker)), 0o600),
+        str(join_script.SITE_CA).lstrip("/"): (join.ca, 0o644),
+    }

@@ -3,7 +3,7 @@
 It holds the system's file, a FAT image with the UKI, which UEFI starts from CD (El Torito, UEFI
 2.10, 13.3.2.1) and, as the same bytes are a partition too, from a USB disk, and GRUB for BIOS.
 Equal input gives equal bytes: times, ids and names are the recipe's. Files may ride on it: a site
-file, introductions, the bundle.
+file, introductions, join.yaml, the bundle.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 VERSION = 2
 MIB = 1 << 20
-FREIGHT = frozenset({medium.SITE, medium.BUNDLE, introduction.FOLDER})
+FREIGHT = frozenset({medium.SITE, medium.JOIN, medium.BUNDLE, introduction.FOLDER})
 """What may ride on it, below /keystone: what medium.py looks for there."""
 GRUB = "biosdisk iso9660 part_gpt part_msdos normal linux serial terminal echo test all_video gzio"
 FIND = "search --file --set=root /keystone/{digest}.root\nset prefix=($root)/boot/grub\n"

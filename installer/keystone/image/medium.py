@@ -1,8 +1,8 @@
 """What a machine finds that was started from a medium, or from what a medium wrote.
 
-Its own hardware, the site file and the bundle. The last two are looked for on the medium
-(keystone/site.yaml, keystone/offline.tar) and on file systems labelled KEYSTONE (site.yaml,
-offline.tar). Two that differ are refused: nobody is asked which one was meant.
+Its own hardware, the site file, join.yaml and the bundle. The files are looked for on the medium
+(keystone/site.yaml and so on) and on file systems labelled KEYSTONE (site.yaml and so on). Two that
+differ are refused: nobody is asked which one was meant.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from keystone import join_file
 from keystone.errors import ConfigurationError, RefusedError
 from keystone.image.identity import Card, Hardware
 from keystone.run import CommandError, run
@@ -29,7 +30,9 @@ REFUSED = RUN / "refused"
 LABEL = "KEYSTONE"
 STICK, DISC = re.compile(LABEL), re.compile(rf"{LABEL}_[A-Z0-9_]+")
 """Labels of what people fill, and of installer media (iso.py), which may carry the same files."""
-SITE, BUNDLE = "site.yaml", "offline.tar"
+SITE, JOIN, BUNDLE = "site.yaml", join_file.NAME, "offline.tar"
+SHOWN = 4
+"""Mistakes of a file that a screen of 24 lines has room for."""
 SERIAL = Path("/sys/class/dmi/id/product_serial")
 CARDS = Path("/sys/class/net")
 LINK = 10
@@ -54,8 +57,10 @@ def hardware(disks: Iterable[DiskFacts]) -> Hardware:
 
 
 def reason(error: KeystoneError) -> str:
-    """What did not work and what to do, as text for a screen."""
-    return f"{error.message}\n\n{error.hint}" if error.hint else error.message
+    """What did not work and what to do, as text for a screen; of many mistakes the first ones."""
+    mistakes = error.mistakes if isinstance(error, ConfigurationError) else ()
+    said = [error.message, *(f"  {mistake}" for mistake in mistakes[:SHOWN])]
+    return "\n".join([*said, *(["", error.hint] if error.hint else [])])
 
 
 def cards() -> dict[str, Card]:
@@ -92,6 +97,14 @@ def site_file() -> Path | None:
     return choose(_found(SITE))
 
 
+def joining() -> Path | None:
+    """The join.yaml of this installation; None where there is none.
+
+    Raises RefusedError for two that differ.
+    """
+    return choose(_found(JOIN))
+
+
 def bundle_file() -> Path | None:
     """The bundle to install; None where there is none. Raises RefusedError for more than one."""
     files = _found(BUNDLE)
@@ -125,8 +138,8 @@ def choose(files: Sequence[Path]) -> Path | None:
     asked = {file.read_bytes(): file for file in reversed(files)}
     if len(asked) > 1:
         raise RefusedError(
-            f"{len(asked)} site files that differ: {' and '.join(map(str, asked.values()))}",
-            hint="leave one medium or stick with a site file in the machine",
+            f"{len(asked)} files that differ: {' and '.join(map(str, asked.values()))}",
+            hint=f"leave one medium or stick with {files[0].name} in the machine",
         )
     return files[0] if files else None
 

@@ -1,37 +1,63 @@
-"""From the medium to the disk by a site file alone."""
+"""From the medium to the disk by a file alone: the site file for Primers, join.yaml for workers."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from keystone import disks, log, run, site
+from keystone import disks, join_file, log, run, site
 from keystone.image import identity, installing, introduction, medium
 from keystone.image import write as writing
+from keystone.site import Node
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
+    from keystone.image.identity import Place
+    from keystone.join_file import Join, Worker
+    from keystone.site import Site
 
-def main(site_file: Path | None, *, plan_only: bool, restart: bool) -> None:
-    """Make this machine the Primer that the site file says it is. Raises KeystoneError.
 
-    site_file: None to look for it on the medium and on sticks; without one nothing is done.
-    restart: start from the disk when it was written.
+def main(site_at: Path | None, join_at: Path | None, *, plan_only: bool, restart: bool) -> None:
+    """Make this machine the Primer or worker that a file says it is. Raises KeystoneError.
+
+    site_at, join_at: None for both to look for them on the medium and on sticks; without any
+    nothing is done. restart: start from the disk when it was written.
     """
     now = writing.observe()
-    file = site_file or medium.site_file()
-    if file is None:
-        log.info(f"no site file on the medium or on a stick labelled {medium.LABEL}")
+    if site_at is None and join_at is None:
+        site_at, join_at = medium.site_file(), medium.joining()
+    if site_at is None and join_at is None:
+        log.info(
+            f"no {medium.SITE} or {medium.JOIN} on the medium or on a stick labelled {medium.LABEL}"
+        )
         return
-    wanted = site.load(file)
-    node = identity.who(wanted, medium.hardware(disks.observe()))
-    log.info(f"{file}: this machine is {node.name} ({node.address}) of site {wanted.name}")
-    found = introduction.read(file, node)
-    plan = installing.plan(now, wanted, node)
-    log.info(plan.describe())
+    wanted = site.load(site_at) if site_at else None
+    invited = join_file.load(join_at) if join_at else None
+    found = identity.who(wanted, invited, medium.hardware(disks.observe()))
+    if found is None:
+        log.info(f"{join_at}: its tokens are for machines that a person describes")
+        return
+    place, files = _beginning(wanted, site_at, invited, found)
+    address = str(found.address or "an address of DHCP")
+    log.info(f"this machine is {found.name} ({address}) of site {place.name}")
+    plan = installing.plan(now, place, found)
+    log.info(plan.describe(address))
     if plan_only:
         return
-    text = file.read_text() if node is wanted.primers[0] else ""
-    installing.write_primer(now, wanted, node, introduction.state(wanted, found, text), plan)
-    if restart and not plan.done:
+    installing.write_system(now, place, found, files, plan)
+    if restart and not plan.disk.done:
         run.run(["systemctl", "--no-block", "reboot"])
+
+
+def _beginning(
+    wanted: Site | None, site_at: Path | None, invited: Join | None, found: Node | Worker
+) -> tuple[Place, Mapping[str, tuple[str, int]]]:
+    """What the machine becomes a part of, and what its state begins with for that."""
+    if isinstance(found, Node):
+        assert wanted, "a Primer is of a site file"
+        assert site_at, "a Primer is of a site file"
+        text = site_at.read_text() if found is wanted.primers[0] else ""
+        return wanted, introduction.state(wanted, introduction.read(site_at, found), text)
+    assert invited, "a worker is of a join.yaml"
+    return invited, installing.worker_files(invited, found)

@@ -113,9 +113,7 @@ def plan(now: Running, disks: Sequence[DiskFacts], serial: str, slot: str, *, be
     found = Plan(disk.path, disk.serial, disk.size, now.version, held, begun)
     if held:
         return found
-    ours = begun and storage.found_on(replace(disk, partition_table="")) == ""
-    why = "" if ours else storage.found_on(disk)
-    why = why or ("is read-only" if disk.read_only else "")
+    why = found_on(disk, begun=begun) or ("is read-only" if disk.read_only else "")
     if why:
         raise RefusedError(
             f"disk {disk.serial} ({disk.path}): {why}",
@@ -129,6 +127,15 @@ def plan(now: Running, disks: Sequence[DiskFacts], serial: str, slot: str, *, be
             hint="use a larger disk",
         )
     return found
+
+
+def found_on(disk: DiskFacts, *, begun: bool) -> str:
+    """What is on a disk that is not ours, in words. begun: our mark is on it.
+
+    Beside the mark a table that names no partition is what a write of ours left when it was cut.
+    """
+    left = replace(disk, partition_table="") if begun else disk
+    return "" if begun and not storage.found_on(left) else storage.found_on(disk)
 
 
 def slot_of(now: Running) -> str:

@@ -1,0 +1,204 @@
+"""The guided way to a worker: what is asked, what is refused, what is left on the stick."""
+
+from __future__ import annotations
+
+import stat as modes
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keystone import join_file, storage
+from keystone.errors import ConfigurationError
+from keystone.guided import draft as drafts
+from keystone.guided import questions, screens, session, stick
+from keystone.guided.answers import SAVE, WORKER, WRITE, Answers, Seen
+from keystone.image import identity, mark
+from keystone.image.identity import Card, Hardware
+
+from .test_guided import BACK, KEY, Script, disk, seen
+
+KNOWN = join_file.load(Path(__file__).parent.parent / "cases/join/good.yaml")
+NAMED = {"name": "w7", "address": "10.77.0.27"}
+
+
+def here(number: int = 7, known: join_file.Join | None = KNOWN, **more: Any) -> Seen:
+    disks = (disk(f"A{number}"), disk(f"S{number}"))
+    machine = Hardware(f"M{number}", (f"52:54:00:00:00:0{number}",))
+    return Seen(machine, disks, "/stick", {}, (KEY,), join=known, **more)
+
+
+def answered(*answers: Any, at: Seen | None = None) -> tuple[Answers | None, Script]:
+    script = Script(None, WORKER, *answers)
+    return questions.ask(script, at or here()), script
+
+
+def test_a_machine_takes_the_first_token_that_any_may_take() -> None:
+    found, script = answered(NAMED, "S7", WRITE)
+    assert found is not None
+    assert found.join is not None
+    assert [title for title, _ in script.asked] == [
+        "Keystone", "What this machine is", "This machine", "The system's disk", "Review",
+    ]  # fmt: skip
+    (mine, *others) = found.join.workers
+    assert others == list(KNOWN.workers[1:])
+    assert (mine.name, str(mine.address), mine.system_disk) == ("w7", "10.77.0.27", "S7")
+    assert mine.token == KNOWN.workers[0].token
+    assert found.join.ssh.authorized_keys[-1] == KEY
+    assert identity.who(None, found.join, here().here) == mine
+
+
+def test_the_last_page_says_whom_it_joins_and_what_is_destroyed_on_few_lines() -> None:
+    _, script = answered(NAMED, "S7", SAVE)
+    text = dict(script.asked)["Review"]
+    for words in (
+        "Site plant", "10.77.0.11", KNOWN.pin[:16], "000000000001, good until 2026-11-29 06:30Z",
+        "w7, 10.77.0.27", "disk S7, all of it (it is blank)",
+    ):  # fmt: skip
+        assert words in text
+    assert KNOWN.workers[0].token not in text
+    assert len(screens.wrapped(text).splitlines()) <= screens.TALLEST
+
+
+def test_the_next_machine_takes_the_next_token_and_the_same_one_its_own(tmp_path: Path) -> None:
+    first, _ = answered(NAMED, "S7", SAVE)
+    assert first is not None
+    assert first.join is not None
+    file = stick.save_join(tmp_path, first.join)
+    assert modes.S_IMODE(file.stat().st_mode) == 0o600
+    known = stick.read_join(tmp_path)
+    second, _ = answered(None, "S8", SAVE, at=here(8, known))
+    assert second is not None
+    assert second.join is not None
+    assert [worker.name for worker in second.join.workers] == ["w7", "w2", "w3", "w4"]
+    assert second.join.workers[3].machine is not None
+    again, _ = answered({"name": "w9"}, None, SAVE, at=here(7, second.join))
+    assert again is not None
+    assert again.join is not None
+    assert [worker.name for worker in again.join.workers] == ["w9", "w2", "w3", "w4"]
+    assert str(again.join.workers[0].address) == "10.77.0.27"
+    assert again.system == "S7"
+
+
+def test_an_empty_address_is_dhcps() -> None:
+    found, script = answered({"name": "w7", "address": ""}, "S7", SAVE)
+    assert found is not None
+    assert found.join is not None
+    assert found.join.workers[0].address is None
+    assert "address of DHCP" in dict(script.asked)["Review"]
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"name": "", "address": ""}, "a worker needs a name"),
+        ({"name": "W 7"}, "lower-case"),
+        ({"name": "w2"}, 'the name "w2" is taken'),
+        ({"name": "w7", "address": "10.77.0"}, "is no IPv4 address"),
+        ({"name": "w7", "address": "x"}, "is no IPv4 address"),
+        ({"name": "w7", "address": "10.78.0.27"}, "outside networks.nodes"),
+        ({"name": "w7", "address": "10.77.0.22"}, "is taken"),
+        ({"name": "w7", "address": "10.77.0.1"}, "a worker's own address"),
+        ({"name": "w7", "address": "10.77.0.11"}, "is the Primer's"),
+        ({"name": "w7", "address": "10.77.0.255"}, "no machine can have it"),
+    ],
+)
+def test_a_wrong_name_or_address_is_said_at_once(given: dict[str, str], why: str) -> None:
+    found, script = answered(given, NAMED, "S7", SAVE)
+    assert found is not None
+    assert len(script.wrong) == 1
+    assert why in script.wrong[0]
+
+
+@pytest.mark.parametrize(
+    ("known", "why"),
+    [(None, "there is no join.yaml"), (replace(KNOWN, workers=KNOWN.workers[1:3]), "is another")],
+)
+def test_without_a_token_a_page_says_how_to_make_one(
+    known: join_file.Join | None, why: str
+) -> None:
+    found, script = answered(None, BACK, BACK, at=here(known=known))
+    assert found is None
+    title, text = script.asked[2]
+    assert title == "No token"
+    assert why in text
+    assert "keystone-install token create --to /mnt" in text
+    assert len(screens.wrapped(text).splitlines()) <= screens.TALLEST
+
+
+def test_every_step_goes_back_and_keeps_what_was_answered() -> None:
+    cards = {
+        "52:54:00:00:00:07": Card("eno1", "igb", cable=False),
+        "52:54:00:00:00:17": Card("eno2", "igb", cable=True),
+    }
+    back = (BACK, BACK, BACK)  # from the review to the disk, to the card, to the name
+    found, script = answered(
+        NAMED, None, "A7", *back, None, "52:54:00:00:00:07", None, SAVE, at=here(cards=cards)
+    )
+    assert found is not None
+    assert found.join is not None
+    assert (found.name, found.address, found.system) == ("w7", "10.77.0.27", "A7")
+    (mine, *_) = found.join.workers
+    assert mine.machine is not None
+    assert mine.machine.macs == ("52:54:00:00:00:07",)
+    assert "10.77.0.27 is given to the card that is in 10.77.0.0/24" in script.asked[3][1]
+
+
+def test_the_way_back_leads_to_a_primer_too() -> None:
+    script = Script(None, WORKER, NAMED, BACK, BACK, questions.JOINING, BACK, BACK, BACK)
+    assert questions.ask(script, here()) is None
+    assert [title for title, _ in script.asked[3:7]] == [
+        "The system's disk", "This machine", "What this machine is", "The site",
+    ]  # fmt: skip
+
+
+def test_a_disk_with_half_a_table_of_ours_is_offered_for_the_system_and_not_for_the_pool() -> None:
+    disks = (
+        disk("CUT", partition_table="gpt"), disk("HALF", partition_table="gpt"),
+        disk("FULL", partition_table="gpt", partitions=("full1",)), disk("A"),
+    )  # fmt: skip
+    begun = frozenset({"CUT", "FULL"})
+    assert [found.serial for found in drafts.usable(disks, 0, begun)] == ["CUT", "A"]
+    assert [found.serial for found in drafts.usable(disks)] == ["A"]
+    assert drafts.about(disks[0], begun).endswith("begun by us")
+    assert drafts.about(disks[0]).endswith(storage.found_on(disks[0]))
+    found, script = answered(NAMED, "CUT", SAVE, at=replace(here(), disks=disks, begun=begun))
+    assert found is not None
+    assert "HALF: partition table gpt" in dict(script.asked)["The system's disk"]
+    assert "disk CUT, all of it (a write of ours was cut)" in dict(script.asked)["Review"]
+
+
+def test_a_worker_is_likely_where_the_stick_has_tokens_and_no_draft() -> None:
+    assert questions.ask(Script(None, None, BACK, BACK, BACK), here()) is None
+    role = Script(None, None, BACK, BACK, BACK)
+    questions.ask(role, seen(2))
+    assert role.asked[2][0] == "The site"
+
+
+def test_what_is_written_is_this_worker_and_no_other_token() -> None:
+    found, _ = answered(NAMED, "S7", WRITE)
+    assert found is not None
+    place, node, files = session._worker(found)
+    assert (place.name, node.name) == ("plant", "w7")
+    assert files["etc/keystone/join.yaml"][0].count("ks1.") == 1
+
+
+def test_a_broken_join_file_on_the_stick_is_refused_by_name(tmp_path: Path) -> None:
+    assert stick.read_join(tmp_path) is None
+    (tmp_path / "join.yaml").write_text("kind: Join")
+    with pytest.raises(ConfigurationError, match=r"join\.yaml"):
+        stick.read_join(tmp_path)
+
+
+def test_our_mark_on_a_disk_is_seen_and_a_disk_that_cannot_be_read_is_not_ours(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "disk"
+    file.write_bytes(bytes(mark.AT + mark.SIZE))
+    here = replace(disk("CUT"), path=str(file))
+    assert not session._begun(here)
+    mark.put(str(file), "CUT")
+    assert session._begun(here)
+    assert not session._begun(replace(here, serial="OTHER"))
+    assert not session._begun(replace(here, path=str(tmp_path / "gone")))

@@ -1,0 +1,174 @@
+"""join.yaml: each case is a file and the mistakes it must bring out; how it grows, who takes it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from keystone import join, join_file
+from keystone.errors import ConfigurationError, RefusedError
+from keystone.guided import worker as guided
+from keystone.image import identity, installing
+from keystone.image.identity import Card, Hardware
+from keystone.image.write import Plan
+from keystone.site import Machine, Node, Site
+
+CASES = Path(__file__).parent.parent / "cases" / "join"
+GOOD = CASES / "good.yaml"
+KNOWN = join_file.load(GOOD)
+MAC = "52:54:00:00:00:23"
+
+
+@pytest.mark.parametrize("expected", sorted(CASES.glob("*.txt")), ids=lambda path: path.stem)
+def test_all_mistakes_of_a_file_come_out_at_once(expected: Path) -> None:
+    file = expected.with_suffix(".yaml")
+    with pytest.raises(ConfigurationError) as caught:
+        join_file.load(file)
+    found = [str(mistake).removeprefix(f"{file}:") for mistake in caught.value.mistakes]
+    assert found == expected.read_text().splitlines()
+
+
+def test_a_good_file_is_read_and_written_without_loss() -> None:
+    assert [worker.name for worker in KNOWN.workers] == ["", "w2", "w3", "w4"]
+    assert KNOWN.workers[1].machine == Machine("M2", ("52:54:00:00:00:22",))
+    assert KNOWN.workers[1].address == IPv4Address("10.77.0.22")
+    assert KNOWN.workers[2].primer == "10.77.0.12"
+    assert KNOWN.system_floor == 2
+    assert join_file.parse(join_file.text(KNOWN)) == KNOWN
+
+
+def entry(number: int, **more: object) -> dict[str, object]:
+    token = join.Token(f"{number:012x}", "a" * 40, KNOWN.pin)
+    return {"token": str(token), "server": "https://10.77.0.11:8444", **more}
+
+
+def test_it_grows_by_a_worker_and_loses_those_whose_token_is_worthless() -> None:
+    more = entry(9, name="w2", machine={"serial": "M2"})
+    text = join_file.grown(KNOWN, lambda worker: worker.name == "w2", more, KNOWN.ca)
+    grown = join_file.parse(text)
+    assert [worker.name for worker in grown.workers] == ["", "w3", "w4", "w2"]
+    assert grown.workers[-1].machine == Machine("M2")
+    assert (grown.ssh, grown.networks) == (KNOWN.ssh, KNOWN.networks)
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ({"name": "w2"}, 'the name "w2" is taken by workers[1]'),
+        ({"address": "10.78.0.1"}, "outside networks.nodes"),
+        ({"machine": {"serial": "M9"}}, "has no name"),
+        ({"name": "W9"}, "lower-case"),
+    ],
+)
+def test_a_worker_that_does_not_fit_is_named(more: dict[str, object], why: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        join_file.grown(KNOWN, lambda _: False, entry(9, **more), KNOWN.ca)
+    assert any(why in str(mistake) for mistake in caught.value.mistakes)
+
+
+def test_the_file_of_another_site_is_left_alone() -> None:
+    with pytest.raises(RefusedError, match="another CA"):
+        join_file.grown(KNOWN, lambda _: False, entry(9), KNOWN.ca.replace("MII", "MIJ"))
+
+
+P1 = Node("p1", IPv4Address("10.77.0.11"), machine=Machine("M1"))
+SITE = Site("plant", (P1,), KNOWN.networks)
+DESCRIBED = replace(KNOWN, workers=KNOWN.workers[1:3])
+
+
+@pytest.mark.parametrize(
+    ("site", "known", "here", "name"),
+    [
+        (None, KNOWN, Hardware("M2", ()), "w2"),
+        (None, KNOWN, Hardware("", (MAC,)), "w3"),
+        (SITE, KNOWN, Hardware("M2", ()), "w2"),
+        (SITE, KNOWN, Hardware("M1", ()), "p1"),
+        (SITE, None, Hardware("M1", ()), "p1"),
+        (None, KNOWN, Hardware("M9", ()), None),
+    ],
+)
+def test_a_machine_is_what_one_file_says_it_is(
+    site: Site | None, known: join_file.Join | None, here: Hardware, name: str | None
+) -> None:
+    found = identity.who(site, known, here)
+    assert (found.name if found else None) == name
+
+
+@pytest.mark.parametrize(
+    ("site", "known", "here", "why", "hint"),
+    [
+        (
+            SITE, replace(KNOWN, workers=(replace(KNOWN.workers[1], machine=Machine("M1")),)),
+            Hardware("M1", ()), "is p1 and w2 at once",
+            "in the site file: primers[].machine and in join.yaml: workers[].machine",
+        ),
+        (None, KNOWN, Hardware("M2", (MAC,)), "is w2 and w3 at once", "join.yaml"),
+        (None, DESCRIBED, Hardware("M9", ()), "is no worker of join.yaml", "describes w2, w3"),
+        (SITE, DESCRIBED, Hardware("M9", ()), "no Primer of site plant and no worker", "w2, w3"),
+        (SITE, KNOWN, Hardware("M9", ()), "no Primer of site plant and no worker", "by hand: 2"),
+        (SITE, None, Hardware("M9", ()), "is no Primer of site plant", "describes p1"),
+    ],
+)  # fmt: skip
+def test_otherwise_it_is_refused_and_says_why(
+    site: Site | None, known: join_file.Join | None, here: Hardware, why: str, hint: str
+) -> None:
+    with pytest.raises(RefusedError) as caught:
+        identity.who(site, known, here)
+    assert why in caught.value.message
+    assert hint in caught.value.hint
+
+
+def test_a_worker_has_no_pool_so_its_only_disk_is_the_systems() -> None:
+    _, _, w3, _ = KNOWN.workers
+    assert identity.system_disk(w3, Hardware("", (), ("X",))) == "X"
+    with pytest.raises(RefusedError, match=r"w3: 2 disks \(X, Y\)") as caught:
+        identity.system_disk(w3, Hardware("", (), ("X", "Y")))
+    assert "join.yaml: workers[].systemDisk" in caught.value.hint
+
+
+def test_without_an_address_dhcp_is_asked_and_names_nobody() -> None:
+    _, w2, w3, _ = KNOWN.workers
+    text, _ = identity.state(KNOWN, w3, MAC)["etc/systemd/network/10-keystone.network"]
+    assert f"MACAddress={MAC}\n" in text
+    assert "[Network]\nDHCP=ipv4\n" in text
+    assert "[DHCPv4]\nClientIdentifier=mac\nUseHostname=no\n" in text
+    assert "Address=1" not in text
+    text, _ = identity.state(KNOWN, w2, "")["etc/systemd/network/10-keystone.network"]
+    assert "Address=10.77.0.22/24\nGateway=10.77.0.1\n" in text
+
+
+def test_a_disk_holds_its_own_token_only_and_keeps_it_secret() -> None:
+    files = installing.worker_files(KNOWN, KNOWN.workers[1])
+    text, mode = files["etc/keystone/join.yaml"]
+    assert mode == 0o600
+    assert join_file.parse(text).workers == (KNOWN.workers[1],)
+    assert files["etc/keystone/pki/site-ca.crt"] == (KNOWN.ca, 0o644)
+
+
+BLANK = Plan("/dev/a", "A", 8 << 30, 1, held=False)
+CARDS = {MAC: Card("eno1", "igb", cable=True), "52:54:00:00:00:99": Card("eno2", "igb", cable=True)}
+
+
+def test_the_plan_names_the_card_or_refuses() -> None:
+    w3, w4 = KNOWN.workers[2:]
+    assert f"on network card {MAC} (eno1, igb, cable)" in installing.with_card(
+        BLANK, w3, CARDS
+    ).describe("10.77.0.23")
+    with pytest.raises(RefusedError, match="which has the address of DHCP is not clear") as caught:
+        installing.with_card(BLANK, w4, CARDS)
+    assert "join.yaml: workers[].machine.macs" in caught.value.hint
+
+
+def test_a_disk_that_is_finished_asks_for_no_card() -> None:
+    done = installing.Plan(replace(BLANK, held=True))
+    assert done.describe("10.77.0.23") == "disk A (/dev/a) holds version 1 already"
+
+
+def test_an_entry_is_taken_by_whom_it_describes_or_else_in_turn() -> None:
+    first, w2, *_ = KNOWN.workers
+    assert guided.entry_of(KNOWN, Hardware("M2", ())) == w2
+    assert guided.entry_of(KNOWN, Hardware("M9", ())) == first
+    assert guided.entry_of(DESCRIBED, Hardware("M9", ())) is None
