@@ -60,6 +60,7 @@ def roles(materials: Materials, tree: Tree, recipe: Recipe, kernel: Path) -> Tre
                 hint=f"correct spec.roles of the recipe; Ansible's own log is in {logs}",
             ) from error
         steps.remove(logs)
+        steps.remove(upper / "root/.ansible")  # by passwd(5), not by HOME
         clamp(upper, materials)
 
     folder = steps.step(step_name(tree, item, recipe.roles, release), title, make)
