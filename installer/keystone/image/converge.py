@@ -28,6 +28,12 @@ if TYPE_CHECKING:
 
 VERSION = 1
 """Raised when this module makes another tree of the same input."""
+RUN = """
+python3 -B "/mnt/blobs/$1" --log-format=json image converge --logs=/mnt/log
+rm -rf /root/.ansible /var/lib/libuuid/clock.txt
+"""
+"""What Ansible leaves goes: its folder by passwd(5), not by HOME, and libuuid's clock
+(uuid_generate(3)), for it names itself by a network card."""
 HERE = {"HOME": "/tmp", "SHIV_ROOT": "/tmp/keystone"}  # noqa: S108 the tree's, in memory
 """Where the executable unpacks itself and Ansible keeps its files: gone with the namespace."""
 
@@ -50,17 +56,14 @@ def roles(materials: Materials, tree: Tree, recipe: Recipe, kernel: Path) -> Tre
         binds = {"blobs": cache.path(item.digest).parent, "log": logs}
         try:
             Inside(tree, upper, binds, {**materials.env, **HERE}).run(
-                ["python3", "-B", f"/mnt/blobs/{item.digest.hex}", "--log-format=json",
-                 "image", "converge", "--logs=/mnt/log"],
-                data=_written(recipe.roles, release),
-            )  # fmt: skip
+                ["sh", "-euc", RUN, "roles", item.digest.hex], data=_written(recipe.roles, release)
+            )
         except CommandError as error:
             raise HostError(
                 f"{title} in the tree of image {recipe.name}: {_said(error)}",
                 hint=f"correct spec.roles of the recipe; Ansible's own log is in {logs}",
             ) from error
         steps.remove(logs)
-        steps.remove(upper / "root/.ansible")  # by passwd(5), not by HOME
         clamp(upper, materials)
 
     folder = steps.step(step_name(tree, item, recipe.roles, release), title, make)
@@ -70,7 +73,7 @@ def roles(materials: Materials, tree: Tree, recipe: Recipe, kernel: Path) -> Tre
 def step_name(tree: Tree, installer: Item, wanted: Sequence[Role], release: str) -> str:
     """What the step depends on: the tree below, the program with its roles, what they are told."""
     return steps.key(
-        "roles", VERSION, tree.stack(), str(installer.digest), _written(wanted, release)
+        "roles", VERSION, RUN, tree.stack(), str(installer.digest), _written(wanted, release)
     )
 
 
