@@ -7,6 +7,7 @@ the operator's sight. The raw log is kept; a failure names it.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.util
 import json
 import os
@@ -91,15 +92,38 @@ def _host_entry(entry: HostVars) -> dict[str, object]:
     return {**how, "ansible_python_interpreter": "/usr/bin/python3", **entry.variables}
 
 
-def converge(playbook: str, hosts: Mapping[str, HostVars], *, title: str) -> None:
+def converge_here(
+    playbook: str,
+    hostname: str,
+    roles: Mapping[str, Mapping[str, object]],
+    *,
+    title: str,
+    logs: Path = LOG_DIR,
+) -> None:
+    """`converge` this very machine. roles: each one's variables, without `<role>_inputs`.
+
+    The playbook finds their names, in order, in `keystone_roles`.
+    """
+    variables: dict[str, object] = {"keystone_roles": list(roles)}
+    for role, values in roles.items():
+        ignore = getattr(importlib.import_module(f"keystone.inventory.{role}"), "VOLATILE", ())
+        variables.update(values)
+        variables[f"{role}_inputs"] = inputs(role, values, ignore=ignore)
+    here = HostVars(run.Host(name=hostname, address="127.0.0.1", local=True), variables)
+    converge(playbook, {hostname: here}, title=title, logs=logs)
+
+
+def converge(
+    playbook: str, hosts: Mapping[str, HostVars], *, title: str, logs: Path = LOG_DIR
+) -> None:
     """Run playbooks/<playbook>.yml on those hosts, showing each task as it ends.
 
-    Raises HostError naming host, task, message and the raw log when a task fails or a host
-    cannot be reached.
+    logs: folder of Ansible's own log. Raises HostError naming host, task, message and that log when
+    a task fails or a host cannot be reached.
     """
     root = data_root() / "playbooks"
-    LOG_DIR.mkdir(parents=True, exist_ok=True)
-    raw_log = LOG_DIR / f"{time.strftime('%Y%m%dT%H%M%S')}-{playbook}.log"
+    logs.mkdir(parents=True, exist_ok=True)
+    raw_log = logs / f"{time.strftime('%Y%m%dT%H%M%S')}-{playbook}.log"
     with tempfile.TemporaryDirectory(prefix="keystone-run-") as scratch:
         # Role variables may hold one-time secrets: the file is ours alone and goes with the run.
         source = Path(scratch) / "inventory.json"
@@ -118,7 +142,10 @@ def _environment(root: Path, raw_log: Path, scratch: Path) -> dict[str, str]:
     if origin is None or origin.origin is None:
         raise HostError("ansible-core is not installed beside Keystone")
     ours = Path(__file__).parents[1]
+    # Who was told to leave no byte code behind (python3 -B) tells its children.
+    quiet = {"PYTHONDONTWRITEBYTECODE": "1"} if sys.dont_write_bytecode else {}
     return {
+        **quiet,
         "PYTHONPATH": os.pathsep.join([str(Path(origin.origin).parents[1]), str(ours)]),
         "ANSIBLE_CONFIG": str(root / "ansible.cfg"),
         "ANSIBLE_LIBRARY": str(root / "library"),
@@ -139,7 +166,7 @@ def _watch(argv: list[str], env: dict[str, str], raw_log: Path, title: str) -> l
         assert process.stdout is not None
         for line in process.stdout:
             text = line.decode(errors="replace").strip()
-            if text.startswith("{"):
+            if text.startswith('{"event"'):  # Ansible itself quotes what it refuses, in braces
                 tasks.see(json.loads(text))
         code = process.wait()
     tasks.close()

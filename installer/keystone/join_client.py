@@ -17,14 +17,12 @@ import time
 import urllib.parse
 from contextlib import closing
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keystone import ansible, join, join_script, log
 from keystone.bundle.model import STORE
 from keystone.errors import HostError, PreflightError, RefusedError
-from keystone.run import Host
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -283,10 +281,4 @@ def _sha256(path: Path) -> str:
 
 def converge(hostname: str, roles: Mapping[str, Mapping[str, object]]) -> None:
     """Run the worker's roles on this machine."""
-    variables: dict[str, object] = {}
-    for role, values in roles.items():
-        ignore = getattr(import_module(f"keystone.inventory.{role}"), "VOLATILE", ())
-        variables.update(values)
-        variables[f"{role}_inputs"] = ansible.inputs(role, values, ignore=ignore)
-    here = ansible.HostVars(Host(name=hostname, address="127.0.0.1", local=True), variables)
-    ansible.converge("worker", {hostname: here}, title="join")
+    ansible.converge_here("worker", hostname, roles, title="join")

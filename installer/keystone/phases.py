@@ -91,8 +91,8 @@ def etcd(state: State) -> Actions:
 
 
 def control_plane(state: State) -> Actions:
-    """containerd, the local endpoint and the API servers, by kubeadm with our CAs."""
-    roles = ("containerd", "endpoint", "control_plane")
+    """Kernel, containerd, the local endpoint and the API servers, by kubeadm with our CAs."""
+    roles = ("kernel", "containerd", "endpoint", "control_plane")
     return [
         action
         for node in state.site.control_planes  # one after another: each joins the one before
@@ -108,11 +108,8 @@ def addons(state: State) -> Actions:
 def nodes(state: State) -> Actions:
     """Primers that only carry pods join as nodes; workers join by token, on their own."""
     joining = [node for node in state.site.primers if node.kubelet and not node.control_plane]
-    return [
-        action
-        for node in joining
-        for action in _converge(state, "node", ("containerd", "endpoint", "node"), nodes=(node,))
-    ]
+    roles = ("kernel", "containerd", "endpoint", "node")
+    return [action for node in joining for action in _converge(state, "node", roles, nodes=(node,))]
 
 
 def join_service(state: State) -> Actions:

@@ -8,6 +8,8 @@ description:
   - One C(systemctl show) tells what is; only what differs is done, each verb once for all units.
   - systemd re-reads its unit files when a named unit has changed on disk or is not known yet.
   - A failed start ends with the unit's own last log lines in the message.
+  - Where no systemd runs (the tree that becomes an image) units are enabled and disabled only. The
+    first start of the host brings up what is enabled.
 options:
   units:
     description: Units and what they shall be.
@@ -69,6 +71,8 @@ PROPERTIES = "Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload,InactiveEx
 STAMP = "%a %Y-%m-%d %H:%M:%S.%f %Z"
 RUNNING = ("active", "activating", "reloading", "refreshing")
 ENABLED = ("enabled", "static", "alias", "indirect", "generated")
+# systemctl(1) works on links alone then, and asks nobody (systemd, ENVIRONMENT.md).
+OFFLINE = {"SYSTEMD_OFFLINE": "1"}
 SUFFIXES = (".service", ".socket", ".timer", ".mount", ".target", ".path", ".slice", ".scope")
 
 
@@ -81,9 +85,12 @@ class Units:
         self.wanted = {full(unit["name"]): unit for unit in module.params["units"]}
         self.names = list(self.wanted)
         self.stale = []
+        self.offline = False
 
     def systemctl(self, *words):
-        code, out, err = self.module.run_command(["systemctl", *words])
+        code, out, err = self.module.run_command(
+            ["systemctl", *words], environ_update=OFFLINE if self.offline else {}
+        )
         if code:
             self.fail(f"systemctl {' '.join(words)}: {err.strip() or out.strip()}")
         return out
@@ -105,10 +112,33 @@ class Units:
             ["systemctl", "show", "--timestamp=us+utc", f"--property={PROPERTIES}", "--",
              *self.names]
         )  # fmt: skip
+        # In a chroot it says nothing and is content.
+        if (code or not out.strip()) and self.find_offline():
+            return self.show_links()
         if code:
             self.module.fail_json(msg=f"systemctl show: {err.strip()}", actions=self.actions)
         blocks = [dict(line.split("=", 1) for line in b.splitlines()) for b in out.split("\n\n")]
         return dict(zip(self.names, [block for block in blocks if block], strict=True))
+
+    def find_offline(self):
+        """Whether no systemd runs here, in its own words."""
+        _, out, _ = self.module.run_command(["systemctl", "is-system-running"])
+        self.offline = out.strip() == "offline"
+        return self.offline
+
+    def show_links(self):
+        """`show` as far as files say it: what is enabled; nothing runs and nothing is stale."""
+        _, out, err = self.module.run_command(
+            ["systemctl", "is-enabled", "--", *self.names], environ_update=OFFLINE
+        )
+        files = out.split()
+        if len(files) != len(self.names):
+            self.module.fail_json(msg=f"systemctl is-enabled: {err.strip() or out.strip()}")
+        same = {"LoadState": "loaded", "ActiveState": "inactive", "NeedDaemonReload": "no"}
+        return {
+            name: {**same, "UnitFileState": file}
+            for name, file in zip(self.names, files, strict=True)
+        }
 
     def do(self, verb, names):
         """One verb for many units: systemd orders them among themselves."""
@@ -123,7 +153,8 @@ class Units:
             states[name]["NeedDaemonReload"] == "yes" or states[name]["LoadState"] == "not-found"
             for name in self.wanted
         )
-        if (stale or self.module.params["daemon_reload"]) and not self.module.check_mode:
+        reload = not self.offline and (stale or self.module.params["daemon_reload"])
+        if reload and not self.module.check_mode:
             self.systemctl("daemon-reload")
             states = self.show()
         return states
@@ -147,6 +178,8 @@ class Units:
                 if states[n]["UnitFileState"].startswith("enabled")
             ],
         )
+        if self.offline:
+            return
         self.do("stop", [name for name in those("state", "stopped") if name in active])
         # systemd refuses to start what failed too often until the count is reset.
         start = [name for name in those("state", "started") if name not in active]

@@ -442,7 +442,20 @@ def test_packages_real_apt_takes_our_options_and_resolves(
 SYSTEMCTL = """
 verb, names = args[0], [arg for arg in args[1:] if not arg.startswith("-")]
 units = state["units"]
-if verb == "show":
+offline = state["offline"]
+if verb == "is-system-running":
+    print("offline" if offline else "running")
+    sys.exit(1 if offline else 0)
+elif verb == "is-enabled":
+    assert os.environ["SYSTEMD_OFFLINE"] == "1"
+    print("\\n".join(units.get(name, {}).get("UnitFileState", "not-found") for name in names))
+    sys.exit(1)
+elif verb == "show" and offline == "chroot":
+    print("Running in chroot, ignoring command 'show'", file=sys.stderr)
+elif verb == "show" and offline or verb == "show" and state.get("deaf"):
+    print("Failed to connect to bus", file=sys.stderr)
+    sys.exit(1)
+elif verb == "show":
     print("\\n\\n".join(
         "\\n".join(f"{key}={value}" for key, value in {
             "Id": name, "LoadState": "not-found", "ActiveState": "inactive", "UnitFileState": "",
@@ -452,8 +465,14 @@ elif verb == "daemon-reload":
     units.update(state.pop("on_disk", {}))
     for unit in units.values():
         unit["NeedDaemonReload"] = "no"
+elif offline and (verb not in ("enable", "disable") or "SYSTEMD_OFFLINE" not in os.environ):
+    print("System has not been booted with systemd as init system", file=sys.stderr)
+    sys.exit(1)
 else:
     for name in names:
+        if name not in units:
+            print(f"Failed to {verb} unit: Unit {name} does not exist", file=sys.stderr)
+            sys.exit(1)
         unit = units[name]
         if unit.get("broken") and verb in ("start", "restart"):
             unit["ActiveState"] = "failed"
@@ -474,10 +493,16 @@ FAILED = {"LoadState": "loaded", "ActiveState": "failed", "UnitFileState": "enab
 
 @pytest.fixture
 def systemd(tmp_path: Path) -> Callable[..., None]:
-    """A fake systemd with these units; `on_disk` become known by daemon-reload."""
+    """A fake systemd with these units; `on_disk` become known by daemon-reload.
 
-    def prepare(on_disk: dict[str, object] | None = None, **units: dict[str, str]) -> None:
+    offline: "chroot" or "bus", as systemctl behaves where systemd does not run.
+    """
+
+    def prepare(
+        on_disk: dict[str, object] | None = None, offline: str = "", **units: dict[str, str]
+    ) -> None:
         state = {
+            "offline": offline,
             "units": {f"{name}.service": unit for name, unit in units.items()},
             "on_disk": on_disk or {},
         }
@@ -570,6 +595,45 @@ def test_units_failure_carries_the_units_last_words(
     assert answer["failed"] is True
     assert "Job for etcd.service failed" in answer["msg"]
     assert "etcd: bad member id" in answer["msg"]
+
+
+@pytest.mark.parametrize("how", ["chroot", "bus"])
+def test_units_in_a_tree_are_enabled_and_disabled_and_never_started(
+    module: Module, systemd: Callable[..., None], tmp_path: Path, how: str
+) -> None:
+    systemd(offline=how, etcd=dict(STOPPED), nginx=dict(ACTIVE), chrony=dict(ACTIVE))
+    wanted = [
+        {"name": "etcd", "state": "started", "enabled": True, "reads": [str(tmp_path)]},
+        {"name": "nginx", "state": "stopped", "enabled": False},
+        {"name": "chrony", "state": "restarted", "enabled": True},
+    ]
+    expected = ["enable etcd.service", "disable nginx.service"]
+    assert module("keystone_units", check=True, units=wanted)["actions"] == expected
+    assert module("keystone_units", units=wanted, daemon_reload=True)["actions"] == expected
+    assert set(verbs(tmp_path)) == {"is-system-running", "is-enabled", "enable", "disable"}
+    assert module("keystone_units", units=wanted)["changed"] is False
+
+
+def test_units_that_a_tree_does_not_have_are_named(
+    module: Module, systemd: Callable[..., None]
+) -> None:
+    systemd(offline="chroot", etcd=dict(STOPPED))
+    wanted = [{"name": "etcd", "enabled": True}, {"name": "etdc", "enabled": True}]
+    answer = module("keystone_units", units=wanted)
+    assert answer["failed"] is True
+    assert "etdc.service does not exist" in answer["msg"]
+
+
+def test_units_a_systemd_that_does_not_answer_is_no_tree(
+    module: Module, systemd: Callable[..., None], tmp_path: Path
+) -> None:
+    systemd(etcd=dict(STOPPED))
+    state = state_of(tmp_path)
+    (tmp_path / "state.json").write_text(json.dumps({**state, "deaf": True}))
+    answer = module("keystone_units", units=[{"name": "etcd", "enabled": True}])
+    assert answer["failed"] is True
+    assert "Failed to connect to bus" in answer["msg"]
+    assert "enable" not in verbs(tmp_path)
 
 
 # keystone_marker

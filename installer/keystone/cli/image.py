@@ -101,6 +101,15 @@ def build(
                       "pcr11": done.register})  # fmt: skip
 
 
+@group.command(hidden=True)
+@click.option("--logs", type=FOLDER, required=True, help="Folder for Ansible's own log.")
+def converge(logs: Path) -> None:
+    """Apply the roles on standard input in the tree that a build runs this in."""
+    from keystone.image import converge as converging  # noqa: PLC0415 slow to import
+
+    converging.here(sys.stdin.read(), logs)
+
+
 @group.command()
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--name", default="Keystone", show_default=True, help="Whose: in the certificates.")

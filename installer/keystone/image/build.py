@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from keystone.bundle.disk import sync_directory
 from keystone.errors import ConfigurationError
-from keystone.image import boot, disk, pxe, recipe, root, rootfs, sandbox, steps
+from keystone.image import boot, converge, disk, pxe, recipe, root, rootfs, sandbox, steps
 from keystone.image import iso as isos
 from keystone.image import oci as ocis
 from keystone.image.pieces import Pieces
@@ -70,7 +70,8 @@ def build(
     base = rootfs.packages(materials, recipe.IMAGE_GROUP, (recipe.KERNEL, *wanted.packages))
     kernel = rootfs.initramfs(materials, base, wanted)
     signed = rootfs.signed_modules(materials, base, tools, keys)
-    tree = rootfs.settings(materials, rootfs.installer(materials, signed), wanted)
+    whole = rootfs.installer(materials, signed, wanted)
+    tree = rootfs.settings(materials, converge.roles(materials, whole, wanted, kernel), wanted)
     system = root.system(materials, tree, tools)
     files = boot.boot_files(materials, wanted, tools, kernel, system, keys)
     pieces = Pieces(materials, wanted, tools, tree, system, files)

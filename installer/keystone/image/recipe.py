@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING
 from keystone import documents
 from keystone.bundle.definition import VALID_DAYS, Debs, Definition, KernelModules
 from keystone.errors import ConfigurationError, Mistake
+from keystone.image import roles
+from keystone.image.roles import Role
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from keystone.bundle.lock import Lock
+    from keystone.documents import Document
     from keystone.explain import Position
 
 KERNEL = "linux-image-amd64"
@@ -41,7 +44,7 @@ IMAGE_GROUP, TOOLS_GROUP = "image", "tools"
 class Recipe:
     """One recipe. Folders are absolute; initramfs is None without one of its own.
 
-    units: by what is done with them: enable, disable, mask.
+    roles: applied in the tree, in order. units: by what is done with them: enable, disable, mask.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Recipe:
     files: tuple[Path, ...]
     units: Mapping[str, tuple[str, ...]]
     kernel_options: tuple[str, ...]
+    roles: tuple[Role, ...] = ()
 
     def definition(self) -> Definition:
         """The bundle of what goes in and of the tools that build it."""
@@ -73,7 +77,8 @@ class Recipe:
             modules=tuple(KernelModules(name, self.suite, ("current",)) for name in self.modules),
             binaries=(),
             files=(),
-            installer=self.installer,
+            # Its roles are those that are applied, whether it stays in the image or not.
+            installer=self.installer or bool(self.roles),
             mirrors={},
         )
 
@@ -85,19 +90,11 @@ def file_of(place: Path) -> Path:
 
 def load(path: Path) -> Recipe:
     """Read a recipe. Raises ConfigurationError with every mistake."""
-    document = documents.load(
-        path, kind="ImageRecipe", schema=documents.packaged_schema("image-recipe")
-    )
+    schema = documents.packaged_schema("image-recipe")
+    schema["properties"]["spec"]["properties"]["roles"]["items"] |= roles.rules()
+    document = documents.load(path, kind="ImageRecipe", schema=schema)
     spec, folder = document.spec, path.resolve().parent
-    named: list[tuple[Position, str]] = (
-        [(("initramfs",), spec["initramfs"])] if "initramfs" in spec else []
-    )
-    named += [(("files", n), name) for n, name in enumerate(spec.get("files", []))]
-    mistakes = [
-        Mistake(document.where("spec", *at), f"there is no folder {folder / name}")
-        for at, name in named
-        if not (folder / name).is_dir()
-    ]
+    mistakes = [*_missing(document, folder), *_repeated(document)]
     if mistakes:
         raise ConfigurationError(f"{path}: {len(mistakes)} mistakes", mistakes=mistakes)
     units = spec.get("units", {})
@@ -112,7 +109,32 @@ def load(path: Path) -> Recipe:
         files=tuple((folder / name).resolve() for name in spec.get("files", [])),
         units={verb: tuple(units.get(verb, [])) for verb in ("enable", "disable", "mask")},
         kernel_options=tuple(spec.get("kernelOptions", [])),
+        roles=tuple(
+            Role(entry["role"], entry.get("variables", {})) for entry in spec.get("roles", [])
+        ),
     )
+
+
+def _missing(document: Document, folder: Path) -> list[Mistake]:
+    spec = document.spec
+    named: list[tuple[Position, str]] = (
+        [(("initramfs",), spec["initramfs"])] if "initramfs" in spec else []
+    )
+    named += [(("files", n), name) for n, name in enumerate(spec.get("files", []))]
+    return [
+        Mistake(document.where("spec", *at), f"there is no folder {folder / name}")
+        for at, name in named
+        if not (folder / name).is_dir()
+    ]
+
+
+def _repeated(document: Document) -> list[Mistake]:
+    names = [entry["role"] for entry in document.spec.get("roles", [])]
+    return [
+        Mistake(document.where("spec", "roles", n), f"the role {name} is there already", "keep one")
+        for n, name in enumerate(names)
+        if name in names[:n]
+    ]
 
 
 def dated(new: Lock, old: Lock | None) -> Lock:

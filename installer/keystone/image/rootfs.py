@@ -13,7 +13,7 @@ from keystone import log
 from keystone.bundle import cache
 from keystone.bundle.publish import release_file
 from keystone.bundle.supply import Supply
-from keystone.errors import KeystoneError
+from keystone.errors import ConfigurationError, KeystoneError
 from keystone.image import secureboot, steps
 from keystone.image.sandbox import Inside, Tree, spaces
 from keystone.run import run
@@ -100,6 +100,17 @@ class Materials:
             and (group in item.labels["groups"].split(",") or "kernel" in item.labels)
         ]  # fmt: skip
 
+    @property
+    def installer(self) -> Item:
+        """keystone-install of the lock. Raises ConfigurationError when the lock has none."""
+        found = next((item for item in self.lock.items if item.kind == "installer"), None)
+        if found is None:
+            raise ConfigurationError(
+                f"the lock of {self.lock.name} has no installer, but the recipe wants it or roles",
+                hint="make it anew: keystone-install image lock RECIPE",
+            )
+        return found
+
     def fetch(self, items: Sequence[Item]) -> None:
         """Have these in the cache, checked."""
         supply = Supply(self.folder, self.sources)
@@ -144,13 +155,13 @@ def packages(materials: Materials, group: str, names: Sequence[str]) -> Tree:
             env={**materials.env, "TMPDIR": str(half), "INITRD": "No"}, timeout=3600,
         )  # fmt: skip
         steps.remove(archive)
-        _clamp(half / "tree", materials)
+        clamp(half / "tree", materials)
 
     folder = steps.step(name, f"{group}: {len(debs)} packages", make)
     return Tree(steps.home(), (folder / "tree",))
 
 
-def _clamp(folder: Path, materials: Materials) -> None:
+def clamp(folder: Path, materials: Materials) -> None:
     """Date what is newer than the lock as the lock is."""
     then = f"@{materials.epoch}"
     run(
@@ -189,23 +200,22 @@ def _filename(stanza: str) -> str:
     return found[0].removeprefix("Filename: ./") if found else ""
 
 
-def installer(materials: Materials, tree: Tree) -> Tree:
+def installer(materials: Materials, tree: Tree, recipe: Recipe) -> Tree:
     """keystone-install on top, unpacked and compiled: an emulated machine needs 20 s for that."""
-    items = [item for item in materials.lock.items if item.kind == "installer"]
-    if not items:
+    if not recipe.installer:
         return tree
-    (item,) = items
+    item = materials.installer
     name = steps.key("installer", VERSION, tree.stack(), str(item.digest), UNPACK)
 
     def make(half: Path) -> None:
-        materials.fetch(items)
+        materials.fetch([item])
         upper = half / "tree"
         upper.mkdir()
         binds = {"blobs": cache.path(item.digest).parent}
         Inside(tree, upper, binds, materials.env).run(
             ["sh", "-euc", UNPACK, "unpack", item.digest.hex]
         )
-        _clamp(upper, materials)
+        clamp(upper, materials)
 
     folder = steps.step(name, "keystone-install", make)
     return tree.over(folder / "tree")
@@ -226,7 +236,7 @@ def signed_modules(materials: Materials, tree: Tree, tools: Tree, keys: Keys | N
         for module in sorted(upper.rglob("*.ko")):
             module.write_bytes(secureboot.signed_module(keys, module.read_bytes()))
         inside.run(["sh", "-euc", PUT_IN])
-        _clamp(upper, materials)
+        clamp(upper, materials)
 
     folder = steps.step(name, "sign kernel modules", make)
     return tree.over(folder / "tree")
@@ -251,7 +261,7 @@ def settings(materials: Materials, tree: Tree, recipe: Recipe) -> Tree:
         upper = half / "tree"
         upper.mkdir()
         Inside(tree, upper, binds, materials.env).run(["sh", "-euc", " ".join(script)])
-        _clamp(upper, materials)
+        clamp(upper, materials)
 
     folder = steps.step(name, "settings", make)
     return tree.over(folder / "tree")

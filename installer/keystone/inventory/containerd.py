@@ -6,6 +6,7 @@ import zlib
 from typing import TYPE_CHECKING
 
 from keystone import kubeadm
+from keystone.inventory.kernel import MODULES
 
 if TYPE_CHECKING:
     from keystone.inventory import Context
@@ -16,16 +17,6 @@ CERTS = "/etc/containerd/certs.d"
 ROOT = "/var/lib/containerd"
 CONTAINERD_PROGRAMS = ("containerd", "containerd-shim-runc-v2", "ctr")
 CNI_PLUGINS = ("bridge", "host-local", "loopback", "portmap")
-MODULES = ("overlay", "br_netfilter", "nf_conntrack", "vxlan")
-SYSCTLS = {
-    "net.ipv4.ip_forward": 1,
-    "net.bridge.bridge-nf-call-iptables": 1,
-    "net.bridge.bridge-nf-call-ip6tables": 1,
-    "vm.overcommit_memory": 1,
-    "kernel.panic": 10,
-    "kernel.panic_on_oops": 1,
-    "fs.inotify.max_user_instances": 1024,
-}
 
 
 def variables(context: Context) -> dict[str, object]:
@@ -49,7 +40,6 @@ def variables(context: Context) -> dict[str, object]:
         "containerd_root": ROOT,
         "containerd_on_pool": context.host in context.site.primers,
         "containerd_kernel_modules": list(MODULES),
-        "containerd_sysctls": dict(SYSCTLS),
         "containerd_pull_timeout": "30m" if slow else "5m",
         "containerd_start_timeout_seconds": 900 if slow else 120,
     }  # fmt: skip

@@ -571,7 +571,7 @@ def host_holes() -> list[Hole]:
             "program",
             "/usr/sbin/modprobe",
             "containerd.service",
-            ("modprobe | role seed",),
+            ("modprobe | role storage",),
         ),
         Hole(
             without("debs", "systemd", "/usr/lib/systemd/systemd-sysctl"),
@@ -674,7 +674,7 @@ def host_holes() -> list[Hole]:
             "zfs-modules for kernel 6.12.2+deb13-amd64",
             "deb linux-image",
         ),
-        Hole(drop("debs", f"zfs-modules-{KERNEL}"), "kernel-module", "zfs", "role seed"),
+        Hole(drop("debs", f"zfs-modules-{KERNEL}"), "kernel-module", "zfs", "role storage"),
     ]
     return found
 

@@ -1,0 +1,25 @@
+"""What the role `kernel` is told: modules and settings of every node, whatever the site."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from keystone.inventory import Context
+
+MODULES = ("overlay", "br_netfilter", "nf_conntrack", "vxlan")
+SYSCTLS = {
+    "net.ipv4.ip_forward": 1,
+    "net.bridge.bridge-nf-call-iptables": 1,
+    "net.bridge.bridge-nf-call-ip6tables": 1,
+    "vm.overcommit_memory": 1,
+    "kernel.panic": 10,
+    "kernel.panic_on_oops": 1,
+    "fs.inotify.max_user_instances": 1024,
+}
+
+
+def variables(context: Context) -> dict[str, object]:
+    """Every variable of the role but `kernel_inputs`. images/*/image.yaml say the same."""
+    del context
+    return {"kernel_modules": list(MODULES), "kernel_sysctls": dict(SYSCTLS)}

@@ -1,0 +1,160 @@
+"""Roles in a recipe: what people may write, that it is what a host is told, what names the step."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import replace
+from datetime import UTC, datetime
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from keystone import ansible
+from keystone.bundle.lock import Lock
+from keystone.bundle.model import Digest, Item, Manifest
+from keystone.bundle.sources import Sources
+from keystone.errors import ConfigurationError
+from keystone.image import converge, recipe, rootfs
+from keystone.image.roles import Role
+from keystone.image.sandbox import Tree
+from keystone.inventory import Context
+from keystone.site import Networks, Node, Site
+
+if TYPE_CHECKING:
+    from keystone.image.recipe import Recipe
+
+IMAGES = Path(__file__).parents[2] / "images"
+RELEASE = "6.12.57+deb13-amd64"
+HEAD = """\
+apiVersion: keystone/v1alpha1
+kind: ImageRecipe
+metadata: {name: x}
+spec:
+  version: 1
+  suite: trixie
+  packages: [python3]
+"""
+INSTALLER = Item("installer", "keystone-install", "0.1.0", Digest("1" * 64), 1)
+TREE = Tree(Path("/cache"), (Path("/cache/a/tree"),))
+
+
+def written(tmp_path: Path, roles: str) -> Path:
+    file = tmp_path / "image.yaml"
+    file.write_text(f"{HEAD}  roles:\n{roles}")
+    return file
+
+
+def mistakes(file: Path) -> list[str]:
+    with pytest.raises(ConfigurationError) as error:
+        recipe.load(file)
+    return [str(mistake).removeprefix(f"{file}:") for mistake in error.value.mistakes]
+
+
+def test_every_mistake_in_roles_has_its_line_and_the_nearest_name(tmp_path: Path) -> None:
+    file = written(
+        tmp_path,
+        "    - role: sead\n"
+        "    - role: seed\n"
+        "      variables:\n"
+        "        seed_directory: /srv\n"
+        "        seed_package: [chrony]\n"
+        '        seed_arc_max: "0"\n'
+        '        seed_inputs: "1"\n'
+        "    - role: kernel\n"
+        "      variables: {kernel_modules: [1], kernel_sysctls: {}}\n"
+        "    - {role: time, variable: {}}\n",
+    )
+    expected = [
+        ('9 spec.roles[0].role: "sead" is not one of: ', 'did you mean "seed"?'),
+        ('11 spec.roles[1].variables: the key "seed_packages" is missing', ""),
+        (
+            '13 spec.roles[1].variables.seed_package: unknown key "seed_package"',
+            'did you mean "seed_packages"?',
+        ),
+        ("14 spec.roles[1].variables.seed_arc_max: ", "write 0 without quotes"),
+        ('15 spec.roles[1].variables.seed_inputs: unknown key "seed_inputs"', ""),
+        ("17 spec.roles[2].variables.kernel_modules[0]: 1 without quotes", 'write "1"'),
+        ('18 spec.roles[3]: the key "variables" is missing', ""),
+        ('18 spec.roles[3].variable: unknown key "variable"', 'did you mean "variables"?'),
+    ]
+    said = mistakes(file)
+    assert len(said) == len(expected), said
+    for line, (begin, hint) in zip(said, expected, strict=True):
+        assert line.startswith(begin)
+        assert hint in line
+
+
+def test_a_role_is_applied_once(tmp_path: Path) -> None:
+    once = "    - {role: kernel, variables: {kernel_modules: [], kernel_sysctls: {}}}\n"
+    assert [role.name for role in recipe.load(written(tmp_path, once)).roles] == ["kernel"]
+    (said,) = mistakes(written(tmp_path, once * 2))
+    assert said.startswith("10 spec.roles[1]: the role kernel is there already")
+
+
+def test_a_recipe_with_roles_has_the_installer_locked_whether_it_is_inside_or_not(
+    tmp_path: Path,
+) -> None:
+    role = "    - {role: kernel, variables: {kernel_modules: [], kernel_sysctls: {}}}\n"
+    found = recipe.load(written(tmp_path, role))
+    assert (found.installer, found.definition().installer) == (False, True)
+    assert not replace(found, roles=()).definition().installer
+    materials = rootfs.Materials(lock(), tmp_path, Sources())
+    assert rootfs.installer(materials, TREE, found) == TREE
+    assert converge.roles(materials, TREE, replace(found, roles=()), tmp_path) == TREE
+    with pytest.raises(ConfigurationError, match="no installer") as error:
+        converge.roles(materials, TREE, found, tmp_path)
+    assert "image lock" in error.value.hint
+    assert rootfs.Materials(lock(INSTALLER), tmp_path, Sources()).installer == INSTALLER
+
+
+def lock(*items: Item) -> Lock:
+    return Lock("x", 1, datetime(2026, 1, 1, tzinfo=UTC), 30, ("amd64",), items, ())
+
+
+def told(found: Recipe) -> dict[str, object]:
+    """What an installation with normal patience tells a host of that kind."""
+    primers = (Node("p1", IPv4Address("10.77.0.11")),)
+    site = Site("plant", primers, Networks(IPv4Network("10.77.0.0/24")))
+    worker = Node("w1", IPv4Address("10.77.0.21"), control_plane=False)
+    host = worker if found.name == "worker" else primers[0]
+    modules = Item("deb", f"zfs-modules-{RELEASE}", "2.3.9", Digest("0" * 64), 1)
+    context = Context(site, host, Manifest("plant", 1, (modules,)))
+    return {
+        role.name: importlib.import_module(f"keystone.inventory.{role.name}").variables(context)
+        for role in found.roles
+    }
+
+
+@pytest.mark.parametrize("name", ["primer", "worker"])
+def test_our_recipes_tell_roles_what_an_installation_tells_them(name: str) -> None:
+    """Then the markers in the image name the inputs of the host, and nothing is planned."""
+    found = recipe.load(IMAGES / name / "image.yaml")
+    assert found.roles != ()
+    here = {role.name: role.on(RELEASE) for role in found.roles}
+    assert here == told(found)
+    for role, values in told(found).items():
+        assert isinstance(values, dict)
+        assert ansible.inputs(role, here[role]) == ansible.inputs(role, values)
+
+
+def test_the_kernel_is_named_wherever_a_variable_says_so() -> None:
+    role = Role("x", {"a": "zfs-@KERNEL@", "b": ["@KERNEL@", 1], "c": {"d": "@KERNEL@"}, "e": True})
+    assert role.on("6.12") == {"a": "zfs-6.12", "b": ["6.12", 1], "c": {"d": "6.12"}, "e": True}
+
+
+def test_the_steps_name_depends_on_all_that_is_applied_and_on_its_order() -> None:
+    one, two = Role("kernel", {"a": 1, "b": "@KERNEL@"}), Role("seed", {})
+    same = Role("kernel", {"b": "@KERNEL@", "a": 1})
+    name = converge.step_name(TREE, INSTALLER, [one, two], RELEASE)
+    assert name == converge.step_name(TREE, INSTALLER, [same, two], RELEASE)
+    others = {
+        converge.step_name(TREE.over(Path("/cache/b")), INSTALLER, [one, two], RELEASE),
+        converge.step_name(TREE, replace(INSTALLER, digest=Digest("2" * 64)), [one, two], RELEASE),
+        converge.step_name(TREE, INSTALLER, [two, one], RELEASE),
+        converge.step_name(TREE, INSTALLER, [one], RELEASE),
+        converge.step_name(TREE, INSTALLER, [replace(one, variables={"a": 2}), two], RELEASE),
+        converge.step_name(TREE, INSTALLER, [one, two], "6.13"),
+    }
+    assert len(others | {name}) == 7
