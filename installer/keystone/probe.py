@@ -79,8 +79,14 @@ def memory() -> int:
 
 
 def addresses() -> list[str]:
-    """IPv4 and IPv6 addresses of all interfaces, loopback left out."""
+    """IPv4 and IPv6 addresses of all interfaces, loopback left out; the default route's first.
+
+    A site file begins with the first one: another card may only be there to look after the machine.
+    """
+    routes = output_json(["ip", "-j", "route", "show", "default"]) or []
+    ways = {route.get("dev") for route in routes}
     links = output_json(["ip", "-j", "address"]) or []
+    links.sort(key=lambda link: link.get("ifname") not in ways)
     return [
         entry["local"]
         for link in links

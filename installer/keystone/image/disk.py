@@ -30,6 +30,14 @@ CONVERT = [
     "qemu-img", "convert", "-m", "1", "-c", "-f", "raw", "-O", "qcow2",
     "-o", "compression_type=zstd", "/mnt/raw/image", "/mnt/out/image",
 ]  # fmt: skip
+BOX = """\
+Vagrant.configure("2") do |config|
+  config.vm.guest = :debian
+  config.vm.synced_folder ".", "/vagrant", disabled: true
+  config.ssh.username = "root"
+  config.ssh.sudo_command = "%c"
+end
+"""
 PACK = (
     "cd /mnt/out/box; chmod 644 *; tar --format=ustar --owner=0 --group=0 --numeric-owner"
     " --mtime=@$SOURCE_DATE_EPOCH -cf ../image metadata.json Vagrantfile box.img"
@@ -82,7 +90,8 @@ def qcow2(pieces: Pieces) -> Path:
 def vagrant(pieces: Pieces) -> Path:
     """A box for vagrant-libvirt (its documentation, "Box Format"): the same disk.
 
-    There is no user and no password in it: lab/Vagrantfile gives machines their keys.
+    There is no user and no password in it: lab/Vagrantfile gives machines their keys. Neither is
+    there sudo, nor rsync for the folder that Vagrant would share.
     """
     disk = qcow2(pieces)
     size = -(-(layout.SMALLEST_MIB + SLACK_MIB) // 1024)
@@ -90,7 +99,7 @@ def vagrant(pieces: Pieces) -> Path:
         "metadata.json": json.dumps(
             {"provider": "libvirt", "format": "qcow2", "virtual_size": size}
         ),
-        "Vagrantfile": 'Vagrant.configure("2") do |config|\n  config.ssh.username = "root"\nend\n',
+        "Vagrantfile": BOX,
     }
     name = steps.key("vagrant", VERSION, PACK, files, disk.parent.name, pieces.tools.stack())
 
