@@ -211,10 +211,10 @@ def _theirs(place: Path, recipe: Path, locked: lock.Lock) -> Side:
         folder.mkdir()
     (tools / "nice").write_text(NOT_NICE)
     (tools / "nice").chmod(0o755)
-    mirror = _mirror()
-    words = [f"--mirror-{which}" for which in ("bootstrap", "chroot", "binary")]
-    mirrors = [word for option in words for word in (option, mirror)]
-    _run("lb", "config", "--distribution", spec["suite"], *CONFIG, *mirrors, cwd=work)
+    configure = ["lb", "config", "--distribution", spec["suite"], *CONFIG]
+    for which in ("bootstrap", "chroot", "binary"):
+        configure += [f"--mirror-{which}", _mirror()]
+    _run(*configure, cwd=work)
     lists = work / "config/package-lists/keystone.list.chroot"
     lists.write_text("\n".join(spec["packages"]) + "\n")
     files, debs = work / "config/includes.chroot_after_packages", work / "config/packages.chroot"
@@ -230,6 +230,7 @@ def _theirs(place: Path, recipe: Path, locked: lock.Lock) -> Side:
 
     def build() -> Path:
         _run("lb", "clean", cwd=work)
+        _run(*configure, cwd=work)  # what is cleaned forgets that it was configured
         _run("lb", "build", cwd=work, env={**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"})
         (image,) = work.glob("*.iso")
         return image
