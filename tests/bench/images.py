@@ -1,8 +1,9 @@
 """An installer medium beside live-build's nearest equivalent: cold, and after a change of settings.
 
-Needs root, live-build with debootstrap and xorriso, and the package registry of this machine's own
-apt. Both have the same packages, kernel modules and compression, the packages fetched before, and a
-file system of their own, whose use is watched. live-build packs at niceness 19: here it may not.
+Needs root, the package registry of this machine's own apt, and of Debian: live-build, debootstrap
+and dctrl-tools. Both have the same packages, kernel modules and compression, the packages fetched
+before, and a file system of their own, whose use is watched. live-build packs at niceness 17: with
+other work on the machine look at the processor's seconds.
 """
 
 from __future__ import annotations
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 CHECKOUT = Path(__file__).parents[2]
-NOT_NICE = '#!/bin/sh\nshift 2\nexec "$@"\n'
-"""In place of nice(1), as `nice -n 19 mksquashfs ...` calls it."""
 ROOM = 20 << 30
 """Bytes of each one's file system; sparse."""
 LOOK = 0.2
@@ -46,7 +45,7 @@ CONFIG = (
     "--cache-packages", "true", "--cache-stages", "bootstrap", "--binary-image", "iso-hybrid",
     "--bootloaders", "grub-pc grub-efi", "--uefi-secure-boot", "disable",
     "--chroot-filesystem", "squashfs", "--chroot-squashfs-compression-type", "zstd",
-    "--chroot-squashfs-compression-level", str(root.LEVEL), "--build-with-chroot", "false",
+    "--chroot-squashfs-compression-level", str(root.LEVEL),
     "--debian-installer", "none", "--memtest", "none", "--win32-loader", "false",
     "--firmware-chroot", "false", "--firmware-binary", "false", "--linux-flavours", "amd64",
     "--checksums", "none", "--zsync", "false",
@@ -84,8 +83,9 @@ def rows(folder: Path) -> Iterator[Row]:
             "ours": (here, _ours(here, recipe)), "theirs": (there, _theirs(there, recipe, locked)),
         }  # fmt: skip
         seen: dict[tuple[str, str], Seen] = {}
-        for who, (place, side) in sides.items():
+        for _, side in sides.values():
             side.empty()
+        for who, (place, side) in sides.items():
             seen[who, "cold"] = _watched(place, side.build)
         for who, (place, side) in sides.items():
             side.change()
@@ -206,24 +206,20 @@ def _ours(place: Path, recipe: Path) -> Side:
 def _theirs(place: Path, recipe: Path, locked: lock.Lock) -> Side:
     """Once before: what is fetched lies in its cache then. Its first system is made anew."""
     spec = yaml.safe_load((recipe / "image.yaml").read_text())["spec"]
-    work, tools = place / "live", place / "bin"
-    for folder in (work, tools):
-        folder.mkdir()
-    (tools / "nice").write_text(NOT_NICE)
-    (tools / "nice").chmod(0o755)
+    work = place / "live"
+    work.mkdir()
     configure = ["lb", "config", "--distribution", spec["suite"], *CONFIG]
     for which in ("bootstrap", "chroot", "binary"):
         configure += [f"--mirror-{which}", _mirror()]
     _run(*configure, cwd=work)
     lists = work / "config/package-lists/keystone.list.chroot"
     lists.write_text("\n".join(spec["packages"]) + "\n")
-    files, debs = work / "config/includes.chroot_after_packages", work / "config/packages.chroot"
+    files = work / "config/includes.chroot_after_packages"
     for base in spec["files"]:
         shutil.copytree(recipe / base, files, dirs_exist_ok=True, symlinks=True)
-    debs.mkdir(exist_ok=True)
     for item in locked.items:
         if "kernel" in item.labels:
-            shutil.copyfile(cache.path(item.digest), debs / item.labels["filename"])
+            _run("dpkg-deb", "-x", cache.path(item.digest), files)
         elif item.kind == "installer":
             (files / "usr/bin").mkdir(parents=True, exist_ok=True)
             shutil.copyfile(cache.path(item.digest), files / "usr/bin/keystone-install")
@@ -231,7 +227,7 @@ def _theirs(place: Path, recipe: Path, locked: lock.Lock) -> Side:
     def build() -> Path:
         _run("lb", "clean", cwd=work)
         _run(*configure, cwd=work)  # what is cleaned forgets that it was configured
-        _run("lb", "build", cwd=work, env={**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"})
+        _run("lb", "build", cwd=work)
         (image,) = work.glob("*.iso")
         return image
 
