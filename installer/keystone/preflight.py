@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from keystone import log, storage
 from keystone.errors import PreflightError, RefusedError
+from keystone.inventory import mirror
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -53,7 +54,7 @@ CLOCK_SKEW = 60.0
 
 PORT_OWNERS = {
     2379: "etcd", 2380: "etcd", 5000: "registry", 6443: "kube-apiserver", 7443: "haproxy",
-    8443: "nginx", 8444: "keystone-instal python3", 10250: "kubelet",
+    8080: "nginx", 8443: "nginx", 8444: "keystone-instal python3", 10250: "kubelet",
 }  # fmt: skip
 """Programs of ours that may listen there already, on a host that Keystone has begun; as ss(8)
 names them, which is the first 15 letters."""
@@ -230,6 +231,8 @@ def address(look: _Look) -> Iterator[Finding]:
 def ports(look: _Look) -> Iterator[Finding]:
     """Nothing of others listens where our services will."""
     for port, program in sorted(look.facts.ports.items()):
+        if port == mirror.BOOT_PORT and not look.site.network_boot:
+            continue
         ours = PORT_OWNERS.get(port, "").split()
         if not (look.begun and program in ours):
             yield look.failed(

@@ -19,7 +19,7 @@ from shutil import which
 from typing import Any
 
 STATE = Path("/var/lib/keystone")
-PORTS = (2379, 2380, 5000, 6443, 7443, 8443, 8444, 10250)
+PORTS = (2379, 2380, 5000, 6443, 7443, 8080, 8443, 8444, 10250)
 CLUSTER = (
     "/etc/kubernetes/admin.conf",
     "/etc/kubernetes/kubelet.conf",

@@ -109,7 +109,7 @@ class Patience:
 
 @dataclass(frozen=True)
 class Site:
-    """One site, as its file says it."""
+    """One site, as its file says it. network_boot: machines may start from its Primers."""
 
     name: str
     primers: tuple[Node, ...]
@@ -120,6 +120,7 @@ class Site:
     patience: Patience = field(default_factory=Patience)
     time_sources: tuple[str, ...] = ()
     system_floor: int = 0
+    network_boot: bool = False
 
     @property
     def control_planes(self) -> tuple[Node, ...]:
@@ -182,6 +183,7 @@ def from_document(document: documents.Document) -> Site:
         patience=Patience(**spec.get("patience", {})),
         time_sources=tuple(spec.get("time", {}).get("sources", [])),
         system_floor=spec.get("systemFloor", Site.system_floor),
+        network_boot=spec.get("networkBoot", Site.network_boot),
     )
 
 

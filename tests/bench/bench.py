@@ -3,6 +3,7 @@
     make bench                                   0.1 and 1 GB, 5,000 and 15,000 blobs
     make bench BENCH='--only memory --only delta'  some of it; each name is below
     make bench BENCH='--large'                   10 GB too; needs 25 GB of disk
+    make bench BENCH='--only images'               an installer medium beside live-build's; root
     make bench BENCH='--json'
 
 Each pair is measured in turns, several times, and the best of each is compared: what else the
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import delta
+import images
 import memory
 import speed
 import workload
@@ -47,11 +49,14 @@ SECTIONS: dict[str, Callable[[Path, bool], Iterator[Row]]] = {
     "blobs": lambda folder, _: memory.by_blobs(folder),
     "sbom": lambda folder, _: memory.of_sboms(folder),
     "delta": lambda folder, large: delta.rows(folder, large=large),
+    "images": lambda folder, _: images.rows(folder),
 }
+ASKED = frozenset({"images"})
+"""Not done unless it is named: it needs root and live-build, fetches packages and takes long."""
 
 
 def rows(options: argparse.Namespace) -> Iterator[Row]:
-    for name in options.only or SECTIONS:
+    for name in options.only or [name for name in SECTIONS if name not in ASKED]:
         with tempfile.TemporaryDirectory(dir=options.dir, prefix="keystone-bench-") as folder:
             yield from SECTIONS[name](Path(folder), options.large)
 

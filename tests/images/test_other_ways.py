@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.netns import nginx
+from tests.netns.conftest import render
 
+from keystone import site
+from keystone.bundle.model import Manifest
+from keystone.image import serve
+from keystone.inventory import Context, mirror
 from keystone.lab import qemu
 from keystone.run import run, spawned
 
@@ -77,16 +83,26 @@ def test_a_disk_image_becomes_who_its_credentials_say_and_fills_its_disk(
     assert len(ids) == 4
 
 
-def test_network_boot_starts_the_medium(bench: Bench, build: Callable[..., Path]) -> None:
-    """QEMU's own DHCP and TFTP lead its iPXE to the script; the medium comes over HTTP."""
-    served = bench.folder / "served"
+def test_network_boot_starts_the_medium(
+    bench: Bench, build: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """QEMU's own DHCP and TFTP lead its iPXE to the script, which nginx serves as on a Primer."""
+    served, port = bench.folder / "boot", free_port()
     served.mkdir()
-    run(["tar", "-xf", build("pxe"), "-C", served])
-    port = free_port()
+    with build("pxe").open("rb") as source:
+        serve.unpack(source, "pxe", served)
+    site_file = bench.folder / "site.yaml"
+    site_file.write_text(bench.site() + "  networkBoot: true\n")
+    wanted = site.load(site_file)
+    rendered = render("mirror", "keystone.conf.j2", {
+        **mirror.variables(Context(wanted, wanted.primers[0], Manifest("none", 1, ()))),
+        "mirror_boot_port": f"127.0.0.1:{port}", "mirror_boot_dir": str(served),
+    })  # fmt: skip
+    plain = rendered[rendered.rindex("server {") :]  # the other one needs a certificate
     machine = bench.machine(firmware="bios", disks=bench.disks(), memory=2048)
-    words = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", "-d", served, str(port)]
-    with spawned(words):
-        script = f"http://10.77.0.2:{port}/boot.ipxe"
+    program = nginx.program(lambda: tmp_path_factory.mktemp("nginx"))
+    with spawned(nginx.command(program, bench.folder, plain)):
+        script = f"http://10.77.0.2:{port}/boot/boot.ipxe"
         machine.network = (
             "-nic",
             f"user,net=10.77.0.0/24,model=virtio-net-pci,mac={{mac}},bootfile={script}",

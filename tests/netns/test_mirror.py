@@ -2,66 +2,44 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from keystone.image import pxe, serve
 from keystone.inventory import mirror
-from keystone.run import Result, run, spawned
+from keystone.run import Result, spawned
 
+from . import nginx as programs
 from .conftest import NODES, Lan, Placed, context, render, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
 
 ADDRESS = f"https://{NODES['p1']}:{mirror.PORT}"
-AROUND = """\
-daemon off;
-pid {folder}/pid;
-error_log stderr;
-user root root;
-events {{}}
-http {{
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
-    include {folder}/keystone.conf;
-}}
-"""
+BOOT = f"http://{NODES['p1']}:{mirror.BOOT_PORT}"
 
 
 @dataclass(frozen=True)
 class Served:
     lan: Lan
     authority: Path
+    boot: Path
 
-    def curl(self, path: str, *words: str) -> Result:
+    def curl(self, path: str, *words: str, at: str = ADDRESS) -> Result:
         """curl on p2, path as it is; prints the body, then the status on a line of its own."""
         return self.lan.run(
             "p2", "curl", "--silent", "--show-error", "--path-as-is", "--max-time", "10",
             "--cacert", self.authority, "--write-out", "\n%{http_code}", *words,
-            f"{ADDRESS}{path}", check=False,
+            f"{at}{path}", check=False,
         )  # fmt: skip
 
 
 @pytest.fixture(scope="session")
 def nginx(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The program out of the distribution's package, unpacked and not installed."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "keystone/nginx"
-    program = cache / "usr/sbin/nginx"
-    if not program.exists():
-        folder = tmp_path_factory.mktemp("nginx")
-        run(["apt-get", "download", "nginx"], cwd=folder)
-        run(["dpkg", "-x", *folder.glob("*.deb"), folder / "root"])
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        run(["cp", "-aT", folder / "root", f"{cache}.new"])
-        Path(f"{cache}.new").rename(cache)
-    return program
+    return programs.program(lambda: tmp_path_factory.mktemp("nginx"))
 
 
 @pytest.fixture(scope="module")
@@ -86,16 +64,17 @@ def served(
         "mirror_apt_dir": str(folder / "apt"),
         "mirror_files_dir": str(folder / "files"),
         "mirror_join_script": str(folder / "join.py"),
+        "mirror_network_boot": True,
+        "mirror_boot_dir": str(folder / "boot/served"),
         "mirror_ca_file": str(authority),
         "mirror_certificate": str(pki_site.at("p1", "/etc/keystone/pki/site.crt")),
         "mirror_key": str(pki_site.at("p1", "/etc/keystone/pki/site.key")),
     }
-    (folder / "keystone.conf").write_text(render("mirror", "keystone.conf.j2", variables))
-    (folder / "nginx.conf").write_text(AROUND.format(folder=folder))
+    configuration = render("mirror", "keystone.conf.j2", variables)
     lan = namespaces(NODES)
-    argv = lan.at("p1", nginx, "-p", folder, "-e", "stderr", "-c", folder / "nginx.conf")
+    argv = lan.at("p1", *programs.command(nginx, folder, configuration))
     with spawned(argv, log_file=folder / "log"):
-        made = Served(lan, authority)
+        made = Served(lan, authority, folder / "boot")
         until(lambda: made.curl("/ca.crt").returncode == 0, "nginx answers", 30)
         yield made
 
@@ -151,3 +130,39 @@ def test_plain_http_gives_nothing(served: Served) -> None:
     address = ADDRESS.replace("https", "http")
     plain = served.lan.run("p2", "curl", "--silent", f"{address}/files/kubelet")
     assert "a program" not in plain.stdout
+
+
+def test_network_boot_is_served_when_something_was_put_there(served: Served) -> None:
+    assert served.curl("/boot/boot.ipxe", at=BOOT).stdout.endswith("\n404")
+    folder = served.boot / "x1"
+    folder.mkdir(parents=True)
+    for name in pxe.FILES:
+        (folder / name).write_text(f"this is {name}")
+    (served.boot / "served").symlink_to(folder.name)
+    for name in pxe.FILES:
+        assert served.curl(f"/boot/{name}", at=BOOT).stdout == f"this is {name}\n200"
+    assert served.curl("/boot/", at=BOOT).stdout.endswith("\n403")
+    assert served.curl("/boot/initrd", "--request", "PUT", at=BOOT).stdout.endswith("\n405")
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/files/kubelet", "/boot", "/boot../secret", "/boot/../secret", "/boot/%2e%2e/x"]
+)
+def test_plain_http_has_nothing_but_that(served: Served, path: str) -> None:
+    body, _, status = served.curl(path, at=BOOT).stdout.rpartition("\n")
+    assert status in {"301", "400", "404"}
+    assert "a program" not in body
+    assert "not to be had" not in body
+
+
+def test_a_primer_knows_its_address_by_its_certificate(
+    pki_site: Placed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve, "CERTIFICATE", pki_site.at("p1", mirror.CERTIFICATE))
+    assert serve.address() == NODES["p1"]
+
+
+def test_without_being_asked_for_there_is_no_plain_http(pki_site: Placed) -> None:
+    rendered = render("mirror", "keystone.conf.j2", mirror.variables(context(pki_site, "p1")))
+    assert rendered.count("listen ") == 1
+    assert f"listen {mirror.PORT} ssl" in rendered

@@ -61,6 +61,7 @@ def contexts() -> list[Context]:
             ),
             networks=Networks(IPv4Network("10.77.0.0/24")),
             patience=Patience(profile),
+            network_boot=alike,
         )
         made += [Context(site=site, host=host, bundle=bundle) for host in site.primers]
     return made

@@ -71,6 +71,13 @@ def test_one_host(name: str) -> None:
         assert finding.hint
 
 
+def test_the_port_of_network_boot_is_ours_where_the_site_asks_for_it() -> None:
+    seen = {"p1": host("blank", {"ports": {"8080": "java"}})}
+    assert preflight.check(site(), seen, MANIFEST) == ()
+    (found,) = preflight.check(replace(site(), network_boot=True), seen, MANIFEST)
+    assert (found.severity, found.text) == ("failed", "port 8080 is taken by java")
+
+
 def three(**changes: Any) -> dict[str, facts.HostFacts]:
     seen = {}
     for number in (1, 2, 3):

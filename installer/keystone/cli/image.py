@@ -13,6 +13,7 @@ from keystone.cli.bundle import ca_file_option, json_option, mirrors_option
 from keystone.errors import ConfigurationError, UsageError
 
 FILE = click.Path(path_type=Path)
+TAR = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
@@ -219,6 +220,29 @@ def upgrade(image: Path, digest: str | None, *, plan_only: bool) -> None:
             )
         upgrading.apply(wanted, offer)
     log.info(f"Done: version {wanted.version} is started next. Restart when it suits.")
+
+
+@group.command()
+@click.argument("file", type=TAR, required=False)
+@click.option("--stop", is_flag=True, help="Serve nothing any more.")
+def serve(file: Path | None, *, stop: bool) -> None:
+    """Serve FILE, of `image build --format pxe`, to machines that start over the network.
+
+    Run it on a Primer of a site whose file says `networkBoot: true`.
+    """
+    from keystone.image import serve as serving  # noqa: PLC0415 slow to import
+
+    if stop == (file is not None):
+        raise UsageError("one of both: a file to serve, or --stop")
+    if file is None:
+        serving.stop()
+        log.info("Nothing is served for network boot.")
+        return
+    serving.require_server()
+    address = serving.address()
+    found = serving.serve(file)
+    log.info(f"Served: version {found.version}, system {found.digest}")
+    log.out(serving.dhcp(address))
 
 
 @group.command()

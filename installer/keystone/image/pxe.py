@@ -1,7 +1,8 @@
 """Files for network boot: what iPXE fetches over HTTP, in a tar file to unpack where it is served.
 
 The kernel and its initrd, the installer medium, which the initrd fetches whole, and the script that
-starts them (ipxe.org, "scripting"). Addresses are relative to the script: it may lie anywhere.
+starts them (ipxe.org, "scripting"). Addresses are relative to the script: it may lie anywhere. The
+tar file is in the one dialect that bundle/tar.py reads: serve.py takes it apart strictly.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ shell
 """
 FILES = ("boot.ipxe", "vmlinuz", "initrd", "medium.iso")
 PACK = (
-    "cd /mnt/out/files; chmod 644 *; tar --format=gnu --owner=0 --group=0 --numeric-owner"
+    "cd /mnt/out/files; chmod 644 *; tar --format=ustar --owner=0 --group=0 --numeric-owner"
     f" --mtime=@$SOURCE_DATE_EPOCH -cf ../image {' '.join(FILES)}"
 )
 

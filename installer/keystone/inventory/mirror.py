@@ -1,4 +1,4 @@
-"""What the role `mirror` is told: packages, files and the join script, and where to serve them."""
+"""What the role `mirror` is told: what it serves to the site's machines, and where."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ if TYPE_CHECKING:
     from keystone.inventory import Context
 
 PORT = 8443
+BOOT_PORT = 8080
+BOOT = "/var/lib/keystone/boot/served"
+"""What is served over plain HTTP for network boot: what image/serve.py put there, or nothing."""
+CERTIFICATE = "/etc/keystone/pki/site.crt"
 SUITE = "trixie"
 
 
 def variables(context: Context) -> dict[str, object]:
     """Every variable of the role but `mirror_inputs`."""
-    del context
     return {
         "mirror_packages": ["nginx"],
         "mirror_package_source": f"directory:{STORE}/apt/{SUITE}",
@@ -26,6 +29,9 @@ def variables(context: Context) -> dict[str, object]:
         "mirror_files_dir": f"{STORE}/files",
         "mirror_join_script": "/var/lib/keystone/join/join.py",
         "mirror_ca_file": "/etc/keystone/pki/site-ca.crt",
-        "mirror_certificate": "/etc/keystone/pki/site.crt",
+        "mirror_network_boot": context.site.network_boot,
+        "mirror_boot_port": BOOT_PORT,
+        "mirror_boot_dir": BOOT,
+        "mirror_certificate": CERTIFICATE,
         "mirror_key": "/etc/keystone/pki/site.key",
     }

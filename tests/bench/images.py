@@ -1,0 +1,254 @@
+"""An installer medium beside live-build's nearest equivalent: cold, and after a change of settings.
+
+Needs root, the package registry of this machine's own apt, and of Debian: live-build, debootstrap
+and dctrl-tools. Both have the same packages, kernel modules and compression, the packages fetched
+before, and a file system of their own, whose use is watched. live-build packs at niceness 17: with
+other work on the machine look at the processor's seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import shutil
+import subprocess  # noqa: TID251 peers and Keystone are measured as processes
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+from measure import MIB, Row
+
+from keystone.bundle import cache, lock
+from keystone.bundle.sources import Sources
+from keystone.image import root
+from keystone.image.rootfs import Materials
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+CHECKOUT = Path(__file__).parents[2]
+ROOM = 20 << 30
+"""Bytes of each one's file system; sparse."""
+LOOK = 0.2
+"""Seconds between two looks at what is in use."""
+LIMITS = {"cold": 300, "changed": 10, "size": 400, "scratch": 2.2}
+CONFIG = (
+    "--mode", "debian", "--architecture", "amd64", "--archive-areas", "main contrib",
+    "--security", "false", "--updates", "false", "--backports", "false", "--source", "false",
+    "--apt-recommends", "false", "--apt-indices", "false", "--cache", "true",
+    "--cache-packages", "true", "--cache-stages", "bootstrap", "--binary-image", "iso-hybrid",
+    "--bootloaders", "grub-pc grub-efi", "--uefi-secure-boot", "disable",
+    "--chroot-filesystem", "squashfs", "--chroot-squashfs-compression-type", "zstd",
+    "--chroot-squashfs-compression-level", str(root.LEVEL),
+    "--debian-installer", "none", "--memtest", "none", "--win32-loader", "false",
+    "--firmware-chroot", "false", "--firmware-binary", "false", "--linux-flavours", "amd64",
+    "--checksums", "none", "--zsync", "false",
+)  # fmt: skip
+"""lb_config(1)."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Of one build: seconds, bytes of its file system at the peak, bytes of the image.
+
+    processor: seconds of all its processes, which other work on the machine disturbs least.
+    """
+
+    seconds: float
+    processor: float
+    peak: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two. empty: forget what was built. change: another file among the settings."""
+
+    empty: Callable[[], None]
+    build: Callable[[], Path]
+    change: Callable[[], None]
+
+
+def rows(folder: Path) -> Iterator[Row]:
+    """Each builds cold and again after a change, one after the other."""
+    with _file_system(folder, "ours") as here, _file_system(folder, "theirs") as there:
+        recipe, locked = _locked(here)
+        sides = {
+            "ours": (here, _ours(here, recipe)), "theirs": (there, _theirs(there, recipe, locked)),
+        }  # fmt: skip
+        seen: dict[tuple[str, str], Seen] = {}
+        for _, side in sides.values():
+            side.empty()
+        for who, (place, side) in sides.items():
+            seen[who, "cold"] = _watched(place, side.build)
+        for who, (place, side) in sides.items():
+            side.change()
+            seen[who, "changed"] = _watched(place, side.build)
+    yield from _table(seen)
+
+
+def _table(seen: Mapping[tuple[str, str], Seen]) -> Iterator[Row]:
+    for what in ("cold", "changed"):
+        ours, theirs = seen["ours", what], seen["theirs", what]
+        yield _row(what, "s", (ours.seconds, theirs.seconds), LIMITS[what])
+        most = LIMITS[what] * (os.cpu_count() or 1)
+        yield _row(f"{what}, processor", "s", (ours.processor, theirs.processor), most)
+    ours, theirs = seen["ours", "cold"], seen["theirs", "cold"]
+    yield _row("size", "MiB", (ours.size / MIB, theirs.size / MIB), LIMITS["size"])
+    scratch = (ours.peak / ours.size, theirs.peak / theirs.size)
+    yield _row("peak scratch over size", "x", scratch, LIMITS["scratch"])
+
+
+def _row(what: str, unit: str, values: tuple[float, float], limit: float) -> Row:
+    ours, theirs = (f"{value:.1f} {unit}" for value in values)
+    ratio, target = round(values[0] / values[1], 2), f"<= {limit:g} {unit}"
+    return Row(f"image, {what}", ours, "live-build", theirs, ratio, target, values[0] <= limit)
+
+
+@contextmanager
+def _file_system(folder: Path, name: str) -> Iterator[Path]:
+    """An empty one, in a file: what is in use of it is exact, and looking costs nothing."""
+    file, place = folder / f"{name}.ext4", folder / name
+    file.touch()
+    os.truncate(file, ROOM)
+    place.mkdir()
+    _run("mkfs.ext4", "-q", "-F", "-m", "0", file)
+    _run("mount", "-o", "loop", file, place)
+    try:
+        yield place
+    finally:
+        _run("umount", "--recursive", place)
+        file.unlink()
+
+
+def _used(place: Path) -> int:
+    seen = os.statvfs(place)
+    return (seen.f_blocks - seen.f_bfree) * seen.f_frsize
+
+
+def _watched(place: Path, build: Callable[[], Path]) -> Seen:
+    os.sync()
+    peak, ended, before = [0], threading.Event(), _used(place)
+
+    def look() -> None:
+        while not ended.wait(LOOK):
+            peak[0] = max(peak[0], _used(place) - before)
+
+    watching = threading.Thread(target=look)
+    watching.start()
+    start, spent = time.monotonic(), _processor()
+    try:
+        image = build()
+        seconds, spent = time.monotonic() - start, _processor() - spent
+    finally:
+        ended.set()
+        watching.join()
+    return Seen(seconds, spent, peak[0], image.stat().st_size)
+
+
+def _processor() -> float:
+    """Seconds of all processes that were waited for (getrusage(2))."""
+    seen = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return seen.ru_utime + seen.ru_stime
+
+
+def _run(*words: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> None:
+    log = Path(os.environ.get("KEYSTONE_BENCH_LOG", os.devnull))
+    with log.open("ab") as said:
+        done = subprocess.run(
+            words, cwd=cwd, env=env, stdout=said, stderr=subprocess.STDOUT, check=False
+        )
+    if done.returncode:
+        raise SystemExit(f"{' '.join(map(str, words))}: exit code {done.returncode}; see {log}")
+
+
+def _locked(place: Path) -> tuple[Path, lock.Lock]:
+    """A copy of the Primer's recipe, locked, and all that the lock names fetched."""
+    shutil.copytree(CHECKOUT / "images", place / "images")
+    recipe = place / "images/primer"
+    path = recipe / "image.lock.json"
+    if "KEYSTONE_IMAGE_LOCK" in os.environ:
+        shutil.copyfile(os.environ["KEYSTONE_IMAGE_LOCK"], path)
+    _run(sys.executable, "-m", "keystone", "image", "lock", recipe, cwd=CHECKOUT)
+    found = lock.load(path)
+    wanted = [item for item in found.items if item.kind in {"deb", "installer"}]
+    Materials(found, recipe, Sources({}, None)).fetch(wanted)
+    return recipe, found
+
+
+def _ours(place: Path, recipe: Path) -> Side:
+    """What was fetched and compiled is the person's; the steps of a build are of this place."""
+    own = place / "cache/keystone"
+    own.mkdir(parents=True)
+    for name in ("apt", "blobs", "installer", "modules"):
+        (cache.root() / name).mkdir(parents=True, exist_ok=True)
+        (own / name).symlink_to(cache.root() / name)
+    env = {**os.environ, "XDG_CACHE_HOME": str(own.parent)}
+
+    def build() -> Path:
+        image = place / "ours.iso"
+        words = ["image", "build", recipe, "-o", image]
+        _run(sys.executable, "-m", "keystone", *words, cwd=CHECKOUT, env=env)
+        return image
+
+    def change() -> None:
+        (recipe.parent / "base/rootfs/etc/changed").write_text("a setting\n")
+
+    return Side(lambda: None, build, change)
+
+
+def _theirs(place: Path, recipe: Path, locked: lock.Lock) -> Side:
+    """Once before: what is fetched lies in its cache then. Its first system is made anew."""
+    spec = yaml.safe_load((recipe / "image.yaml").read_text())["spec"]
+    work = place / "live"
+    work.mkdir()
+    configure = ["lb", "config", "--distribution", spec["suite"], *CONFIG]
+    for which in ("bootstrap", "chroot", "binary"):
+        configure += [f"--mirror-{which}", _mirror()]
+    _run(*configure, cwd=work)
+    lists = work / "config/package-lists/keystone.list.chroot"
+    lists.write_text("\n".join(spec["packages"]) + "\n")
+    files = work / "config/includes.chroot_after_packages"
+    for base in spec["files"]:
+        shutil.copytree(recipe / base, files, dirs_exist_ok=True, symlinks=True)
+    for item in locked.items:
+        if "kernel" in item.labels:
+            _run("dpkg-deb", "-x", cache.path(item.digest), files)
+        elif item.kind == "installer":
+            (files / "usr/bin").mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(cache.path(item.digest), files / "usr/bin/keystone-install")
+
+    def build() -> Path:
+        _run("lb", "clean", cwd=work)
+        _run(*configure, cwd=work)  # what is cleaned forgets that it was configured
+        _run("lb", "build", cwd=work)
+        (image,) = work.glob("*.iso")
+        return image
+
+    def empty() -> None:
+        build()
+        _run("lb", "clean", cwd=work)
+        shutil.rmtree(work / "cache/bootstrap", ignore_errors=True)
+
+    def change() -> None:
+        (files / "etc/changed").write_text("a setting\n")
+
+    return Side(empty, build, change)
+
+
+def _mirror() -> str:
+    """Where this machine's own apt fetches Debian's packages."""
+    said = subprocess.run(
+        ["apt-get", "indextargets", "--format", "$(SITE) $(ORIGIN) $(LABEL) $(REPO_URI)"],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    found = re.search(r"^\S+ Debian Debian (\S+)$", said, re.MULTILINE)
+    if not found:
+        raise SystemExit("apt on this machine knows no repository of Debian")
+    return found[1]

@@ -1,0 +1,147 @@
+"""Files for network boot, packed by real tar, checked and put where nginx finds them.
+
+No kernel of a test machine need know ISO 9660 or have veritysetup: a medium is a tar file here that
+`mount` unpacks, and its root hash is the system's SHA-256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from keystone.errors import DamagedBundleError, HostError
+from keystone.image import pxe, serve
+from keystone.image.boot import PARTS
+from keystone.run import run
+
+FAKES = {
+    "mount": 'exec tar -xf "$5" -C "$6"',
+    "umount": "exit 0",
+    "veritysetup": 'file=$3 digest=$5\necho "$digest  $file" | sha256sum --check --quiet',
+}
+
+
+@dataclass(frozen=True)
+class Builder:
+    """What `image build --format pxe` makes, of a system of a few bytes."""
+
+    folder: Path
+
+    def files(self, system: bytes = b"one") -> Path:
+        """The four files of a system, in a folder."""
+        digest = hashlib.sha256(b"system " + system).hexdigest()
+        line = f"boot=keystone keystone.root={digest} keystone.tree=4096 keystone.version=2"
+        place = self.folder / digest[:8]
+        tree, files = place / "tree", place / "files"
+        for folder in (tree / "boot", tree / "keystone", files):
+            folder.mkdir(parents=True)
+        for part in PARTS:
+            (tree / "boot" / part).write_bytes(part.encode() + system)
+        (tree / "boot/cmdline").write_text(line)
+        (tree / f"keystone/{digest}.root").write_bytes(b"system " + system)
+        for part in ("vmlinuz", "initrd"):
+            shutil.copyfile(tree / "boot" / part, files / part)
+        (files / "boot.ipxe").write_text(pxe.script("primer", 2, line))
+        run(["tar", "-cf", files / "medium.iso", "-C", tree, "."])
+        return files
+
+    def packed(self, files: Path) -> Path:
+        """The tar file of them."""
+        command = pxe.PACK.replace("/mnt/out", str(files.parent))
+        run(["sh", "-euc", command], env={"SOURCE_DATE_EPOCH": "1"})
+        return files.parent / "image"
+
+
+@pytest.fixture
+def builder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Builder:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, script in FAKES.items():
+        (programs / name).write_text(f"#!/bin/sh\n{script}\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("KEYSTONE_PATH", f"{programs}:/usr/bin:/bin")
+    monkeypatch.setattr(serve, "LINK", tmp_path / "state/boot/served")
+    return Builder(tmp_path)
+
+
+def served() -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in serve.LINK.iterdir()}
+
+
+def kept() -> int:
+    """How many folders there are that could be served."""
+    return len([p for p in serve.LINK.parent.iterdir() if p.is_dir() and not p.is_symlink()])
+
+
+def test_a_version_is_served_whole_and_the_next_takes_its_place(builder: Builder) -> None:
+    for system in (b"one", b"two"):
+        files = builder.files(system)
+        found = serve.serve(builder.packed(files))
+        assert found == serve.Found(hashlib.sha256(b"system " + system).hexdigest(), 2)
+        assert served() == {file.name: file.read_bytes() for file in files.iterdir()}
+        assert kept() == 1
+    for folder in (serve.LINK.parent, serve.LINK.resolve()):
+        assert folder.stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "why"),
+    [
+        ("medium.iso", b"system two", b"system twa", ".root: "),
+        ("vmlinuz", b"two", b"twa", "vmlinuz is another than the medium's"),
+        ("initrd", b"two", b"two ", "initrd is another than the medium's"),
+        ("boot.ipxe", b"keystone.tree=4096", b"keystone.tree=8192", "starts another system"),
+        ("boot.ipxe", b" keystone.version=2", b"", "starts another system"),
+    ],
+)
+def test_what_does_not_belong_together_leaves_the_version_before(
+    builder: Builder, file: str, old: bytes, new: bytes, why: str
+) -> None:
+    serve.serve(builder.packed(builder.files(b"one")))
+    before = served()
+    files = builder.files(b"two")
+    changed = files / file
+    changed.write_bytes(changed.read_bytes().replace(old, new))
+    with pytest.raises(DamagedBundleError, match="image") as error:
+        serve.serve(builder.packed(files))
+    assert why in error.value.message
+    assert (served(), kept()) == (before, 1)
+
+
+def test_a_file_that_is_cut_leaves_the_version_before(builder: Builder) -> None:
+    serve.serve(builder.packed(builder.files(b"one")))
+    before = served()
+    tar = builder.packed(builder.files(b"two"))
+    tar.write_bytes(tar.read_bytes()[:5000])
+    with pytest.raises(DamagedBundleError, match="in the middle of medium"):
+        serve.serve(tar)
+    assert (served(), kept()) == (before, 1)
+
+
+def test_no_room_is_said(builder: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(serve, "unpack", full)
+    with pytest.raises(HostError, match="No space left on device"):
+        serve.serve(builder.packed(builder.files()))
+    assert kept() == 0
+
+
+def test_what_a_run_that_was_cut_left_goes(builder: Builder) -> None:
+    cut = serve.LINK.parent / "cut"
+    cut.mkdir(parents=True)
+    (cut / "link").symlink_to("cut")
+    serve.serve(builder.packed(builder.files()))
+    assert (cut.exists(), kept()) == (False, 1)
+
+
+def test_stopped_it_serves_and_keeps_nothing(builder: Builder) -> None:
+    serve.stop()
+    serve.serve(builder.packed(builder.files()))
+    serve.stop()
+    assert (serve.LINK.is_symlink(), kept()) == (False, 0)
