@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from keystone.image.rootfs import Materials
 
 VERSION = 1
-LEVEL = 9
-"""Of zstd; others were not measured."""
+LEVEL = 3
+"""Of zstd. Seen: 6 s for 253 MiB; level 6 took 12 s for 246 MiB, level 9 18 s for 244 MiB."""
 BLOCK = 4096
 
 
