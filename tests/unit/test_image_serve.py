@@ -49,11 +49,6 @@ def test_the_four_files_are_taken_out(tmp_path: Path) -> None:
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == CONTENT
 
 
-def test_what_is_taken_apart_is_what_is_packed() -> None:
-    assert "--format=ustar" in pxe.PACK
-    assert pxe.PACK.endswith(" ".join(pxe.FILES))
-
-
 @pytest.mark.parametrize(
     ("content", "why"),
     [

@@ -2,24 +2,25 @@
 
 The kernel and its initrd, the installer medium, which the initrd fetches whole, and the script that
 starts them (ipxe.org, "scripting"). Addresses are relative to the script: it may lie anywhere. The
-tar file is in the one dialect that bundle/tar.py reads: serve.py takes it apart strictly.
+tar file is in the one dialect that bundle/tar.py has: serve.py takes it apart strictly. GNU tar would
+not do: its version 1.35 writes other USTAR headers than 1.34.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
+from keystone.bundle import tar
 from keystone.image import iso, steps
-from keystone.image.sandbox import Inside
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from keystone.image.pieces import Pieces
 
-VERSION = 1
+VERSION = 2
 SCRIPT = """#!ipxe
 kernel vmlinuz {cmdline} ip=dhcp keystone.url=${{cwuri}} initrd=initrd || goto failed
 initrd initrd || goto failed
@@ -29,10 +30,6 @@ echo Keystone {name} {version}: a file beside this script cannot be fetched
 shell
 """
 FILES = ("boot.ipxe", "vmlinuz", "initrd", "medium.iso")
-PACK = (
-    "cd /mnt/out/files; chmod 644 *; tar --format=ustar --owner=0 --group=0 --numeric-owner"
-    f" --mtime=@$SOURCE_DATE_EPOCH -cf ../image {' '.join(FILES)}"
-)
 
 
 def script(name: str, version: int, cmdline: str) -> str:
@@ -44,16 +41,24 @@ def pxe(pieces: Pieces) -> Path:
     """The tar file with FILES."""
     medium, recipe = iso.iso(pieces), pieces.recipe
     text = script(recipe.name, recipe.version, (pieces.boot / "cmdline").read_text())
-    name = steps.key("pxe", VERSION, PACK, text, medium.parent.name, pieces.tools.stack())
+    name = steps.key("pxe", VERSION, text, medium.parent.name, pieces.materials.epoch)
 
     def make(half: Path) -> None:
-        folder = half / "files"
-        folder.mkdir()
-        (folder / "boot.ipxe").write_text(text)
-        for file in ("vmlinuz", "initrd"):
-            shutil.copyfile(pieces.boot / file, folder / file)
-        os.link(medium, folder / "medium.iso")
-        Inside(pieces.tools, None, {"out": half}, pieces.materials.env).run(["sh", "-euc", PACK])
-        shutil.rmtree(folder)
+        places = (half / "boot.ipxe", pieces.boot / "vmlinuz", pieces.boot / "initrd", medium)
+        places[0].write_text(text)
+        with (half / "image").open("xb") as target:
+            pack(places, target, pieces.materials.epoch)
+        places[0].unlink()
 
     return steps.step(name, "files for network boot", make) / "image"
+
+
+def pack(places: Sequence[Path], target: BinaryIO, mtime: int) -> None:
+    """A tar file of FILES, whose content lies in these places. mtime: in seconds since 1970."""
+    for name, place in zip(FILES, places, strict=True):
+        size = place.stat().st_size
+        target.write(tar.header(tar.Member(name, size, mtime=mtime)))
+        with place.open("rb") as source:
+            shutil.copyfileobj(source, target)
+        target.write(bytes(tar.padded(size) - size))
+    target.write(bytes(tar.end_bytes(target.tell())))
