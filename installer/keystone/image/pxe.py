@@ -2,8 +2,8 @@
 
 The kernel and its initrd, the installer medium, which the initrd fetches whole, and the script that
 starts them (ipxe.org, "scripting"). Addresses are relative to the script: it may lie anywhere. The
-tar file is in the one dialect that bundle/tar.py has: serve.py takes it apart strictly. GNU tar would
-not do: its version 1.35 writes other USTAR headers than 1.34.
+tar file is in the one dialect that bundle/tar.py has: serve.py takes it apart strictly. GNU tar
+would not do: its version 1.35 writes other USTAR headers than 1.34.
 """
 
 from __future__ import annotations
