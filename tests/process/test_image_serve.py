@@ -89,6 +89,20 @@ def test_a_version_is_served_whole_and_the_next_takes_its_place(builder: Builder
         assert folder.stat().st_mode & 0o777 == 0o755
 
 
+def test_a_site_file_is_served_beside_them_and_the_script_names_it(builder: Builder) -> None:
+    files = builder.files()
+    serve.serve(builder.packed(files), b"kind: Site")
+    found = served()
+    assert found.pop("site.yaml") == b"kind: Site"
+    digest = hashlib.sha256(b"kind: Site").hexdigest()
+    added = f" keystone.site=site.yaml keystone.sitehash={digest}"
+    before = (files / "boot.ipxe").read_text()
+    assert found["boot.ipxe"].decode() == before.replace("=${cwuri}", "=${cwuri}" + added)
+    assert "${cwuri} keystone.site" in found["boot.ipxe"].decode()
+    serve.serve(builder.packed(files))
+    assert served() == {file.name: file.read_bytes() for file in files.iterdir()}
+
+
 @pytest.mark.parametrize(
     ("file", "old", "new", "why"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from keystone.image.identity import Card, Hardware, card, state, system_disk, wh
 from keystone.site import Disk, Machine, Networks, Node, Site, Ssh
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 MAC = "52:54:00:00:00:11"
@@ -135,3 +137,53 @@ def test_a_screen_is_told_the_first_mistakes_of_a_file() -> None:
     assert said.endswith("\n\ncorrect it")
     assert "join.yaml:5" not in said
     assert medium.reason(RefusedError("no")) == "no"
+
+
+@pytest.fixture
+def argument(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
+    """A medium is running, whose kernel has this command line."""
+    (tmp_path / "medium/keystone").mkdir(parents=True)
+    (tmp_path / "argument").mkdir()
+    monkeypatch.setattr(medium, "RUN", tmp_path)
+    monkeypatch.setattr(medium, "COMMAND_LINE", tmp_path / "cmdline")
+    monkeypatch.setattr(medium, "_labelled", lambda _: [])
+
+    def started(words: str) -> None:
+        (tmp_path / "cmdline").write_text(f"boot=keystone {words} quiet\n")
+
+    return started
+
+
+def test_a_site_file_that_the_kernels_command_line_names(
+    argument: Callable[[str], None], tmp_path: Path
+) -> None:
+    file = tmp_path / "argument/site.yaml"
+    argument("keystone.root=00")
+    assert medium.site_file() is None
+    argument("keystone.site=http://10.77.0.2/site.yaml")
+    with pytest.raises(RefusedError, match=r"http://10\.77\.0\.2/site\.yaml: .* not be fetched"):
+        medium.site_file()
+    file.write_text("a")
+    assert medium.site_file() == file
+    digest = hashlib.sha256(b"a").hexdigest()
+    argument(f"keystone.site=site.yaml keystone.sitehash={digest}")
+    assert medium.site_file() == file
+    file.write_text("b")
+    with pytest.raises(RefusedError, match=rf"keystone\.sitehash says {digest}"):
+        medium.site_file()
+
+
+def test_the_one_that_is_named_and_the_one_on_the_medium_must_be_one(
+    argument: Callable[[str], None], tmp_path: Path
+) -> None:
+    argument("keystone.site=http://10.77.0.2/site.yaml")
+    (tmp_path / "argument/site.yaml").write_text("a")
+    (tmp_path / "medium/keystone/site.yaml").write_text("b")
+    with pytest.raises(RefusedError, match="2 files that differ"):
+        medium.site_file()
+
+
+def test_a_disk_asks_no_command_line(argument: Callable[[str], None], tmp_path: Path) -> None:
+    argument("keystone.site=http://10.77.0.2/site.yaml")
+    (tmp_path / "medium/keystone").rmdir()
+    assert medium.site_file() is None

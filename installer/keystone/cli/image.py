@@ -224,23 +224,29 @@ def upgrade(image: Path, digest: str | None, *, plan_only: bool) -> None:
 
 @group.command()
 @click.argument("file", type=TAR, required=False)
+@click.option("--site", "site_file", type=TAR, help="Site file that these machines shall follow.")
 @click.option("--stop", is_flag=True, help="Serve nothing any more.")
-def serve(file: Path | None, *, stop: bool) -> None:
+def serve(file: Path | None, site_file: Path | None, *, stop: bool) -> None:
     """Serve FILE, of `image build --format pxe`, to machines that start over the network.
 
     Run it on a Primer of a site whose file says `networkBoot: true`.
     """
-    from keystone.image import serve as serving  # noqa: PLC0415 slow to import
+    from keystone import site  # noqa: PLC0415 slow to import
+    from keystone.image import serve as serving  # noqa: PLC0415
 
     if stop == (file is not None):
         raise UsageError("one of both: a file to serve, or --stop")
+    if stop and site_file:
+        raise UsageError("--stop takes nothing else")
     if file is None:
         serving.stop()
         log.info("Nothing is served for network boot.")
         return
     serving.require_server()
     address = serving.address()
-    found = serving.serve(file)
+    if site_file:
+        site.load(site_file)
+    found = serving.serve(file, site_file.read_bytes() if site_file else None)
     log.info(f"Served: version {found.version}, system {found.digest}")
     log.out(serving.dhcp(address))
 

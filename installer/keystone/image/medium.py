@@ -1,12 +1,14 @@
 """What a machine finds that was started from a medium, or from what a medium wrote.
 
 Its own hardware, the site file, join.yaml and the bundle. The files are looked for on the medium
-(keystone/site.yaml and so on) and on file systems labelled KEYSTONE (site.yaml and so on). Two that
-differ are refused: nobody is asked which one was meant.
+(keystone/site.yaml and so on) and on file systems labelled KEYSTONE (site.yaml and so on); the site
+file also where the kernel's command line says, which the initramfs has fetched. Two that differ are
+refused: nobody is asked which one was meant.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import time
@@ -31,6 +33,9 @@ LABEL = "KEYSTONE"
 STICK, DISC = re.compile(LABEL), re.compile(rf"{LABEL}_[A-Z0-9_]+")
 """Labels of what people fill, and of installer media (iso.py), which may carry the same files."""
 SITE, JOIN, BUNDLE = "site.yaml", join_file.NAME, "offline.tar"
+ARGUMENT = "argument"
+"""Folder in RUN where the initramfs puts the site file of `keystone.site=`."""
+COMMAND_LINE = Path("/proc/cmdline")
 SHOWN = 4
 """Mistakes of a file that a screen of 24 lines has room for."""
 SERIAL = Path("/sys/class/dmi/id/product_serial")
@@ -92,9 +97,33 @@ def _cards() -> list[Path]:
 def site_file() -> Path | None:
     """The site file of this installation; None where there is none.
 
-    Raises RefusedError for two that differ.
+    Raises RefusedError for two that differ, and for one that the kernel's command line names and
+    that is not there or is another one.
     """
-    return choose(_found(SITE))
+    return choose([*_fetched(), *_found(SITE)])
+
+
+def _fetched() -> list[Path]:
+    """The site file that the kernel's command line names (images/base/initramfs/scripts)."""
+    words = COMMAND_LINE.read_text().split()
+    named = {key: value for key, _, value in (word.partition("=") for word in words)}
+    source, digest = named.get("keystone.site"), named.get("keystone.sitehash")
+    if source is None or not (RUN / "medium/keystone").is_dir():
+        return []
+    file = RUN / ARGUMENT / SITE
+    if not file.is_file():
+        raise RefusedError(
+            f"keystone.site={source}: the site file could not be fetched",
+            hint="look whether DHCP and that server answer, and restart; `ip=` (nfsroot's form) on "
+            "the kernel's command line sets an address without DHCP",
+        )
+    found = hashlib.sha256(file.read_bytes()).hexdigest()
+    if digest not in {None, found}:
+        raise RefusedError(
+            f"keystone.site={source}: its SHA-256 is {found}, and keystone.sitehash says {digest}",
+            hint="name the digest of the site file that you mean: sha256sum site.yaml",
+        )
+    return [file]
 
 
 def joining() -> Path | None:

@@ -22,19 +22,29 @@ if TYPE_CHECKING:
 
 VERSION = 2
 SCRIPT = """#!ipxe
-kernel vmlinuz {cmdline} ip=dhcp keystone.url=${{cwuri}} initrd=initrd || goto failed
+kernel vmlinuz {cmdline} ip=dhcp {url} initrd=initrd || goto failed
 initrd initrd || goto failed
 boot
 :failed
 echo Keystone {name} {version}: a file beside this script cannot be fetched
 shell
 """
+SITE = "site.yaml"
 FILES = ("boot.ipxe", "vmlinuz", "initrd", "medium.iso")
+
+
+URL = "keystone.url=${cwuri}"
+"""On the kernel's command line in the script; a site file is named after it (with_site)."""
 
 
 def script(name: str, version: int, cmdline: str) -> str:
     """boot.ipxe: fetch kernel and initrd from where it lies itself, and start them."""
-    return SCRIPT.format(cmdline=cmdline, name=name, version=version)
+    return SCRIPT.format(cmdline=cmdline, name=name, version=version, url=URL)
+
+
+def with_site(text: str, digest: str) -> str:
+    """The script for machines that follow the site file beside it. digest: its SHA-256, in hex."""
+    return text.replace(URL, f"{URL} keystone.site={SITE} keystone.sitehash={digest}", 1)
 
 
 def pxe(pieces: Pieces) -> Path:

@@ -9,6 +9,7 @@ that is so, and not before.
 from __future__ import annotations
 
 import filecmp
+import hashlib
 import re
 import shutil
 import tempfile
@@ -50,11 +51,12 @@ class Found:
     version: int
 
 
-def serve(file: Path) -> Found:
+def serve(file: Path, site: bytes | None = None) -> Found:
     """Have these files served instead of those before, when all of them are whole.
 
-    Raises DamagedBundleError for a tar file that is not as `image build` makes it, HostError when
-    this machine cannot keep it.
+    site: the site file that machines follow which start from them; it has been checked. Raises
+    DamagedBundleError for a tar file that is not as `image build` makes it, HostError when this
+    machine cannot keep it.
     """
     with only_one(LINK.with_name("lock"), str(LINK)), _kept():
         LINK.parent.chmod(0o755)
@@ -63,6 +65,8 @@ def serve(file: Path) -> Found:
             unpack(source, str(file), new)
         with log.step("check the medium"):
             found = check(new, str(file))
+        if site is not None:
+            add_site(site, new)
         new.chmod(0o755)  # nginx reads it as another user
         run(["sync", "--file-system", new])
         link = new / "link"
@@ -70,6 +74,13 @@ def serve(file: Path) -> Found:
         link.rename(LINK)
         sync_directory(LINK.parent)
     return found
+
+
+def add_site(site: bytes, folder: Path) -> None:
+    """Put a site file beside the files, and have the script name it."""
+    (folder / pxe.SITE).write_bytes(site)
+    script = folder / "boot.ipxe"
+    script.write_text(pxe.with_site(script.read_text(), hashlib.sha256(site).hexdigest()))
 
 
 def stop() -> None:
