@@ -134,6 +134,7 @@ def _write(now: Running, answers: Answers, file: Path) -> None:
     place, node, files = _worker(answers) if answers.role == WORKER else _primer(answers, file)
     plan = installing.plan(now, place, node, answers.system)
     log.info(plan.describe(str(node.address or "an address of DHCP")))
+    writing.check_medium(now)  # once more: since it was started, hours may have gone
     installing.write_system(now, place, node, files, plan)
 
 

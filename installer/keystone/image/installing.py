@@ -67,12 +67,11 @@ def with_card(disk: writing.Plan, node: Member, cards: Mapping[str, Card]) -> Pl
 def write_system(
     now: Running, place: Place, node: Member, files: Mapping[str, tuple[str, int]], wanted: Plan
 ) -> None:
-    """Check the medium, write the disk, and have the firmware start it.
+    """Write the disk, and have the firmware start it. The medium has been checked.
 
     files: what the state begins with besides name, network and keys: text and mode by path.
     """
     disk = wanted.disk
-    writing.check_medium(now)
     with tempfile.TemporaryDirectory() as folder:
         begun = writing.seeded(Path(folder), {**identity.state(place, node, wanted.mac), **files})
         writing.write(now, disk, begun)

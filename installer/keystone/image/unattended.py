@@ -22,9 +22,12 @@ def main(site_at: Path | None, join_at: Path | None, *, plan_only: bool, restart
     """Make this machine the Primer or worker that a file says it is. Raises KeystoneError.
 
     site_at, join_at: None for both to look for them on the medium and on sticks; without any
-    nothing is done. restart: start from the disk when it was written.
+    nothing is done but the check of the medium, which comes before everything: consoles ask after
+    it. restart: start from the disk when it was written.
     """
     now = writing.observe()
+    if not plan_only:
+        writing.check_medium(now)
     if site_at is None and join_at is None:
         site_at, join_at = medium.site_file(), medium.joining()
     if site_at is None and join_at is None:
