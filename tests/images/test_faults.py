@@ -71,6 +71,18 @@ def test_two_site_files_that_differ(bench: Bench, build: Callable[..., Path]) ->
     assert untouched(list(machine.disks))
 
 
+def test_two_bundles(
+    bench: Bench, build: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    freight = tmp_path_factory.mktemp("freight")
+    (freight / "offline.tar").write_text("one")
+    machine = bench.machine(disks=bench.disks(), cd=build(carry=freight))
+    machine.usb = (bench.stick({"offline.tar": "two"}),)
+    with machine:
+        machine.wait("This did not work", "2 bundles", "medium/keystone/offline.tar", "sticks/")
+    assert untouched(list(machine.disks))
+
+
 def test_a_medium_that_is_pulled_while_it_writes(bench: Bench, build: Callable[..., Path]) -> None:
     """The machine says so or restarts; with the medium back it goes on by itself."""
     iso, stick, port = build(), bench.stick({"site.yaml": bench.site()}), free_port()

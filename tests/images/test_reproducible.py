@@ -10,6 +10,7 @@ import hashlib
 import os
 import shutil
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,6 +21,7 @@ from keystone.run import run
 from .bench import KEYSTONE, ROOT
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = [pytest.mark.images, pytest.mark.timeout(36000)]
@@ -37,35 +39,58 @@ def test_every_build_has_the_same_bits(tmp_path: Path) -> None:
     run([*KEYSTONE, "image", "lock", first / "images/primer"], cwd=first, timeout=1800)
     shutil.copyfile(first / "images/primer" / lock.name, lock)
     seen: dict[str, set[str]] = {kind: set() for kind in FORMATS}
+    kept = tmp_path / "kept"
+    kept.mkdir()
     for number in range(BUILDS):
         folder = tmp_path / ("x" * (number * 7 + 1))
-        there = tree(folder / "tree")
-        shutil.copyfile(lock, there / "images/primer" / lock.name)
-        caches = folder / "cache/keystone"
-        caches.mkdir(parents=True)
-        for kept in KEPT:
-            (caches / kept).symlink_to(cache.root() / kept)
-        env = {
-            "XDG_CACHE_HOME": str(folder / "cache"), "TZ": PLACES[number % len(PLACES)],
-            "LC_ALL": LANGUAGES[number % len(LANGUAGES)], "KEYSTONE_JOBS": str(1 + number % 4),
-            "PYTHONPATH": str(there / "installer"), "USER": f"builder{number}",
-        }  # fmt: skip
-        host = f'hostname builder{number}; umask {UMASKS[number % len(UMASKS)]}; exec "$@"'
-        for kind in FORMATS:
-            output = folder / f"image.{kind}"
-            run(
-                ["unshare", "--uts", "sh", "-c", host, "sh", sys.executable, "-m", "keystone",
-                 "image", "build", there / "images/primer", "--format", kind, "-o", output],
-                cwd=there, env=env, timeout=3600,
-            )  # fmt: skip
-            with output.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            seen[kind].add(digest)
-            print(f"build {number + 1}: {kind} {digest}")
-        if all(len(digests) == 1 for digests in seen.values()) and number:
-            run(["rm", "-rf", "--one-file-system", folder])
+        folder.mkdir()
+        with in_memory(folder, wanted=number % 2 == 1):
+            for kind, output in builds(folder, lock, number):
+                with output.open("rb") as file:
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+                if digest not in seen[kind]:
+                    shutil.copyfile(output, kept / f"{number + 1}.{kind}")
+                seen[kind].add(digest)
+                print(f"build {number + 1}: {kind} {digest}", flush=True)
+            run(["rm", "-rf", "--one-file-system", *folder.iterdir()])
     for kind, digests in seen.items():
-        assert len(digests) == 1, f"{kind}: compare the builds in {tmp_path} with diffoscope"
+        assert len(digests) == 1, f"{kind}: compare those in {kept} with diffoscope"
+
+
+def builds(folder: Path, lock: Path, number: int) -> Iterator[tuple[str, Path]]:
+    """Each format of this lock, built in a folder by another user elsewhere, so to say."""
+    there = tree(folder / "tree")
+    shutil.copyfile(lock, there / "images/primer" / lock.name)
+    caches = folder / "cache/keystone"
+    caches.mkdir(parents=True)
+    for kept in KEPT:
+        (caches / kept).symlink_to(cache.root() / kept)
+    env = {
+        "XDG_CACHE_HOME": str(folder / "cache"), "TZ": PLACES[number % len(PLACES)],
+        "LC_ALL": LANGUAGES[number % len(LANGUAGES)], "KEYSTONE_JOBS": str(1 + number % 4),
+        "PYTHONPATH": str(there / "installer"), "USER": f"builder{number}",
+    }  # fmt: skip
+    host = f'hostname builder{number}; umask {UMASKS[number % len(UMASKS)]}; exec "$@"'
+    for kind in FORMATS:
+        output = folder / f"image.{kind}"
+        run(
+            ["unshare", "--uts", "sh", "-c", host, "sh", sys.executable, "-m", "keystone",
+             "image", "build", there / "images/primer", "--format", kind, "-o", output],
+            cwd=there, env=env, timeout=3600,
+        )  # fmt: skip
+        yield kind, output
+
+
+@contextmanager
+def in_memory(folder: Path, *, wanted: bool) -> Iterator[None]:
+    """A tmpfs there, which lists what was made last first; a disk's order is another one."""
+    if wanted:
+        run(["mount", "-t", "tmpfs", "-o", "size=8g,mode=0755", "builds", folder])
+    try:
+        yield
+    finally:
+        if wanted:
+            run(["umount", folder])
 
 
 def tree(folder: Path) -> Path:
