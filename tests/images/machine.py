@@ -61,7 +61,8 @@ class Machine(AbstractContextManager["Machine"]):
 
     firmware: uefi, bios or secure (UEFI that checks signatures; `variables` has the keys). cd, usb:
     media. late: a USB disk that firmware does not start from. tpm: a software TPM 2.0. prefix:
-    words before QEMU's. screen: what the serial line shows. said: all that it ever said.
+    words before QEMU's. screen: what the serial line shows. said: what it said since power-on and
+    nobody asked for yet.
     """
 
     folder: Path
@@ -91,6 +92,7 @@ class Machine(AbstractContextManager["Machine"]):
         """Power on."""
         self.folder.joinpath("serial").unlink(missing_ok=True)
         self.screen.reset()
+        self.said = ""
         self._stream = pyte.ByteStream(self.screen)
         if self.tpm:
             self._stack.enter_context(self._tpm())

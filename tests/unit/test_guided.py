@@ -130,6 +130,7 @@ def test_three_machines_become_one_site_and_the_file_is_one_that_installs(tmp_pa
     file = stick.save(tmp_path, last)
     assert file.name == "site.yaml"
     assert not (tmp_path / stick.DRAFT).exists()
+    assert stick.read(tmp_path) == last.whole  # described again, it is the same site
     site = drafts.parse(file.read_text())
     assert [node.name for node in site.primers] == ["p1", "p2", "p3"]
     assert site.primers[1].machine is not None
@@ -333,4 +334,17 @@ def test_a_broken_draft_is_refused_by_name(tmp_path: Path, text: str) -> None:
 def test_public_keys_are_those_at_the_top_of_the_stick(tmp_path: Path) -> None:
     (tmp_path / "me.pub").write_text(f"# mine\n{KEY}\n\n")
     (tmp_path / "also.pub").write_text(f"{KEY}\n")
+    (tmp_path / "._me.pub").write_bytes(b"\x00\x05\x16\x07")
+    (tmp_path / "notepad.pub").write_text(KEY, "utf-8-sig")
     assert stick.public_keys(tmp_path) == (KEY,)
+    (tmp_path / "wide.pub").write_text(KEY, "utf-16")
+    with pytest.raises(ConfigurationError, match=r"wide\.pub: not text in UTF-8"):
+        stick.public_keys(tmp_path)
+
+
+def test_answers_that_cannot_be_read_again_are_not_written(tmp_path: Path) -> None:
+    answers = described(2)
+    answers.whole["spec"]["ssh"]["authorizedKeys"] = ["no key"]
+    with pytest.raises(ConfigurationError):
+        stick.save(tmp_path, answers)
+    assert list(tmp_path.iterdir()) == []

@@ -12,7 +12,7 @@ from keystone import run
 from keystone.errors import ConfigurationError, HostError, RefusedError
 from keystone.image import goon, introduction, medium
 from keystone.run import Host, Result
-from keystone.site import Machine, Networks, Node, Site, Ssh
+from keystone.site import Machine, Networks, Node, Site, Ssh, Trust
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -106,6 +106,39 @@ def test_a_folder_of_another_site_or_with_something_else_is_refused(
     (place / "p1" / "shadow").write_text("root::0:0::/root:/bin/sh")
     with pytest.raises(ConfigurationError, match="shadow"):
         introduction.read(tmp_path / "site.yaml", P1)
+
+
+def test_a_passphrase_needs_a_site_file_that_finds_it() -> None:
+    found = Trust("/root/site-root.key", "/etc/keystone/passphrase")
+    introduction.require_alone(replace(SITE, trust=found))
+    for trust in (Trust(), replace(found, root_key_file=""), replace(found, passphrase_file="/a")):
+        with pytest.raises(ConfigurationError, match="would ask for the passphrase"):
+            introduction.require_alone(replace(SITE, trust=trust))
+
+
+def test_of_equal_site_files_the_one_with_the_keys_is_taken(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bare, known = tmp_path / "medium/keystone", tmp_path / "sda1"
+    (known / introduction.FOLDER).mkdir(parents=True)
+    bare.mkdir(parents=True)
+    monkeypatch.setattr(medium, "RUN", tmp_path)
+    monkeypatch.setattr(medium, "_labelled", lambda _: [known])
+    for place in (bare, known):
+        (place / "site.yaml").write_text("a")
+    assert medium.site_file() == known / "site.yaml"
+
+
+def test_a_site_that_was_installed_by_hand_is_not_gone_on_with(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(goon, "CONFIG", tmp_path)
+    monkeypatch.setattr(goon, "DONE", tmp_path / "installed")
+    goon.by_hand()
+    assert not goon.DONE.exists()
+    (tmp_path / "site.yaml").write_text("a")
+    goon.by_hand()
+    assert goon.DONE.exists()
 
 
 def test_one_bundle_is_taken_and_two_are_refused(

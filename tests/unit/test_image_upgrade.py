@@ -68,8 +68,10 @@ def test_the_slot_of_the_version_before_is_written_over(tmp_path: Path) -> None:
 
 def test_a_slot_that_has_it_already_is_not_written_again(tmp_path: Path) -> None:
     offer = medium(tmp_path)
-    disk = (ESP, SLOT1, replace(SLOT2, uuid=str(offer.system.partition)), STATE)
-    assert upgrade.plan(NOW, "/dev/nvme0n1", disk, offer).done
+    held = replace(SLOT2, uuid=str(offer.system.partition), label="keystone-2")
+    assert upgrade.plan(NOW, "/dev/nvme0n1", (ESP, SLOT1, held, STATE), offer).done
+    cut = replace(held, label=layout.FREE)  # while another version was copied over it
+    assert not upgrade.plan(NOW, "/dev/nvme0n1", (ESP, SLOT1, cut, STATE), offer).done
 
 
 @pytest.mark.parametrize("version", [1, 4])

@@ -64,6 +64,7 @@ def cli(ctx: click.Context, /, **options: Any) -> None:  # noqa: ANN401 click's 
     if options["site"] is None:
         raise click.UsageError("--bundle needs --site; `keystone-install site init` writes one")
     from keystone import install  # noqa: PLC0415 heavy, and only this verb needs it
+    from keystone.image import goon  # noqa: PLC0415
 
     install.main(install.Options(
         bundle=options["bundle"],
@@ -73,6 +74,8 @@ def cli(ctx: click.Context, /, **options: Any) -> None:  # noqa: ANN401 click's 
         fingerprint=options["root_fingerprint"],
         as_json=options["as_json"],
     ))  # fmt: skip
+    if not options["plan_only"]:
+        goon.by_hand()
 
 
 def _interrupt(signum: int, _frame: FrameType | None) -> NoReturn:

@@ -95,11 +95,13 @@ def build(
     materials = Materials(locks.load(path), path.parent, sources)
     signers = secureboot.load(keys.resolve()) if keys else None
     done = builds.build(recipes.load(file), materials, kind, output, signers, carry)
-    log.info(f"{done.file}: {log.size(done.size)}, system {done.system}")
+    log.info(f"{done.file}: {log.size(done.size)}")
+    log.info(f"  release, which people name: {done.release}")
+    log.info(f"  root hash of its system: {done.system}")
     log.info(f"  a TPM that measured it has in PCR 11: {done.register}")
     if as_json:
         log.out_json({"file": str(done.file), "size": done.size, "system": done.system,
-                      "pcr11": done.register})  # fmt: skip
+                      "release": done.release, "pcr11": done.register})  # fmt: skip
 
 
 @group.command(hidden=True)
@@ -175,9 +177,10 @@ def install(
 
     try:
         unattended.main(site_file, join_file, plan_only=plan_only, restart=restart)
-    except KeystoneError as error:
+    except (KeystoneError, OSError) as error:
         if restart:  # nobody is at hand: whoever comes to a console is told
-            write_whole(medium.REFUSED, medium.reason(error).encode(), 0o644)
+            why = medium.reason(error) if isinstance(error, KeystoneError) else str(error)
+            write_whole(medium.REFUSED, why.encode(), 0o644)
         raise
 
 
@@ -193,12 +196,13 @@ def guided() -> None:
 
 @group.command()
 @click.argument("image", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--root", "digest", help="Root hash of its system, as its makers told you.")
+@click.option("--release", "digest", help="Digest of its release, as its makers told you.")
 @click.option("--plan", "plan_only", is_flag=True, help="Show what would be done and stop.")
 def upgrade(image: Path, digest: str | None, *, plan_only: bool) -> None:
     """Write the version of IMAGE, an installer ISO, to the slot that is not running."""
     from keystone.errors import RefusedError  # noqa: PLC0415
-    from keystone.image import upgrade as upgrading  # noqa: PLC0415 slow to import
+    from keystone.image import release  # noqa: PLC0415 slow to import
+    from keystone.image import upgrade as upgrading  # noqa: PLC0415
     from keystone.image import write as writing  # noqa: PLC0415
 
     now = writing.observe()
@@ -209,14 +213,14 @@ def upgrade(image: Path, digest: str | None, *, plan_only: bool) -> None:
         log.info(wanted.describe())
         if plan_only:
             return
-        found = offer.system.digest
+        found = release.digest(release.check(place / "boot"))
         if digest is None and sys.stdin.isatty():
-            log.info(f"The root hash of this system, which stands for every byte of it:\n  {found}")
+            log.info(f"Its release, which stands for every byte of it:\n  {found}")
             digest = found if click.confirm("Is it what its makers told you?") else ""
         if digest != found:
             raise RefusedError(
-                f"{image}: its system is {found}, not the one that was named",
-                hint="--root HASH, as its makers told you by another way than this file",
+                f"{image}: its release is {found}, not the one that was named",
+                hint="--release DIGEST, as its makers told you by another way than this file",
             )
         upgrading.apply(wanted, offer)
     log.info(f"Done: version {wanted.version} is started next. Restart when it suits.")

@@ -63,6 +63,8 @@ def introduce(file: str, folder: Path, root_fingerprint: str, passphrase_file: P
     from keystone.image import introduction  # noqa: PLC0415 slow to import
 
     wanted = site.load(file)
+    if passphrase_file:
+        introduction.require_alone(wanted)
     secret = passphrase_file.read_text().strip() if passphrase_file else ""
     place = introduction.save(introduction.make(wanted, root_fingerprint, secret), folder)
     names = ", ".join(node.name for node in wanted.primers)

@@ -42,6 +42,10 @@ def main() -> None:
                 return
         except KeystoneError as error:
             screen.show("This did not work", medium.reason(error), AGAIN)
+        except OSError as error:  # a stick that is full, or was pulled
+            where = f"{error.filename}: " if error.filename else ""
+            text = f"{where}{error.strerror}\n\nLook at the stick, put it in again, and go on."
+            screen.show("This did not work", text, AGAIN)
 
 
 def _once(now: Running, screen: Screen) -> bool:

@@ -36,8 +36,13 @@ CLIENT = ".client"
 
 
 def read(stick: Path) -> Document:
-    """The draft that a stick has; empty without one. Raises ConfigurationError for a broken one."""
+    """The draft that a stick has, or the site file that one became; empty without.
+
+    Raises ConfigurationError for one that is not a draft.
+    """
     file = stick / DRAFT
+    if not file.is_file():
+        file = stick / medium.SITE
     if not file.is_file():
         return {}
     try:
@@ -46,7 +51,8 @@ def read(stick: Path) -> Document:
             _ = entry["name"], entry["address"], entry["machine"], entry["disks"]
     except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise ConfigurationError(
-            f"{file}: not a draft of a site: {error}", hint="remove it and describe the site anew"
+            f"{file}: not as the guided way writes it: {error}",
+            hint="take another stick, or move that file away and describe the site anew",
         ) from error
     draft: Document = found
     return draft
@@ -67,20 +73,31 @@ def save_join(stick: Path, whole: Join) -> Path:
 
 def public_keys(stick: Path) -> tuple[str, ...]:
     """Lines of the public keys (*.pub) at the top of a stick: who may log in."""
-    files = sorted(file for file in stick.glob("*.pub") if file.is_file())
-    lines = [line.strip() for file in files for line in file.read_text().splitlines()]
+    # macOS puts "._name" beside each file on FAT.
+    files = sorted(file for file in stick.glob("[!.]*.pub") if file.is_file())
+    lines = [line.strip() for file in files for line in _text(file).splitlines()]
     return tuple(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(
+            f"{file}: not text in UTF-8", hint="save it anew as UTF-8, or take it off the stick"
+        ) from error
 
 
 def save(stick: Path, answers: Answers) -> Path:
     """Write what was answered; the site file or the draft that it became."""
+    drafts.parse(drafts.text(drafts.alone(answers.whole, answers.name)))  # or nothing is written
     folder = stick / FOLDER
     names = {entry["name"] for entry in answers.whole["spec"]["primers"]}
     client = _kept(folder / CLIENT, CLIENT_KEY, "keystone")
     own = _kept(folder / answers.name, HOST_KEY, answers.name)
     _write(folder / answers.name, introduction.host_files(own, client.public))
     for other in folder.iterdir():
-        if other.name not in {*names, CLIENT}:
+        if other.name not in {*names, CLIENT} and other.is_dir():
             shutil.rmtree(other)
     if answers.role != FIRST:
         file = stick / DRAFT

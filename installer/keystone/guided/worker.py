@@ -133,6 +133,7 @@ def _review(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
         return None
     keys = tuple(dict.fromkeys((*known.ssh.authorized_keys, *seen.keys)))
     whole = replace(join_file.taken(known, entry, worker), ssh=site.Ssh(authorized_keys=keys))
+    join_file.parse(join_file.text(whole))  # a file that cannot be read again is not written
     return replace(answers, what=what, join=whole)
 
 

@@ -78,6 +78,7 @@ if [ -n "$trying" ]; then
 fi
 if [ -n "$trying" ]; then
     set default="keystone-$trying"
+    set fallback="keystone-$good"
     set counted=keystone.counted
 else
     set default="keystone-$good"

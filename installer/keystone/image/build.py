@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from keystone.bundle.disk import sync_directory
 from keystone.errors import ConfigurationError
-from keystone.image import boot, converge, disk, pxe, recipe, root, rootfs, sandbox, steps
+from keystone.image import boot, converge, disk, pxe, recipe, release, root, rootfs, sandbox, steps
 from keystone.image import iso as isos
 from keystone.image import oci as ocis
 from keystone.image.pieces import Pieces
@@ -37,12 +37,14 @@ FORMATS: Mapping[str, Callable[[Pieces], Path]] = {
 class Built:
     """What `build` made: the file, its size in bytes, and the system's root hash.
 
+    release: the digest that stands for all that a machine starts (release.py), hex.
     register: what PCR 11 of a TPM holds that measured it, hex (measured.py).
     """
 
     file: Path
     size: int
     system: str
+    release: str
     register: str
 
 
@@ -81,7 +83,8 @@ def build(
         _place(FORMATS[kind](pieces), output)
     steps.sweep(time.time())
     register = (files / boot.REGISTER).read_text()
-    return Built(output, output.stat().st_size, system.digest, register)
+    named = release.digest(release.of(files))
+    return Built(output, output.stat().st_size, system.digest, named, register)
 
 
 def _place(made: Path, output: Path) -> None:

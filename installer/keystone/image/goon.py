@@ -59,7 +59,19 @@ def install_site() -> None:
     install.main(
         install.Options(bundle=bundle, site=file, yes=True, fingerprint=trusted.read_text().strip())
     )
+    (CONFIG / introduction.PASSPHRASE).unlink(missing_ok=True)
+    done()
+
+
+def done() -> None:
+    """Nothing is left to go on with on this machine: it has its site."""
     write_whole(DONE, b"", 0o644)
+
+
+def by_hand() -> None:
+    """Somebody installed the site of this disk: nothing is left for its next start."""
+    if (CONFIG / "site.yaml").exists() and not DONE.exists():
+        done()
 
 
 def join_site() -> None:
@@ -77,7 +89,7 @@ def join_site() -> None:
     # The token first: without it nothing is done again, with the mark or not.
     file.unlink()
     sync_directory(file.parent)
-    write_whole(DONE, b"", 0o644)
+    done()
 
 
 def wait_for(

@@ -62,6 +62,18 @@ def make(site: Site, fingerprint: str, passphrase: str) -> Mapping[str, Mapping[
     return made
 
 
+def require_alone(site: Site) -> None:
+    """Raises ConfigurationError where the first Primer would ask for what it has been given."""
+    kept = f"/{CONFIG}/{PASSPHRASE}"
+    if site.trust.passphrase_file != kept or not site.trust.root_key_file:
+        raise ConfigurationError(
+            "the first Primer would ask for the passphrase of the site's root key: the one that is "
+            f"given here will be {kept}",
+            hint="say so in spec of the site file: "
+            f"trust: {{rootKeyFile: /root/site-root.key, passphraseFile: {kept}}}",
+        )
+
+
 @dataclass(frozen=True)
 class Pair:
     """A key as OpenSSH has it: the private file, and the public line."""

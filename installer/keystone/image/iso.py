@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from keystone import log
 from keystone.bundle.disk import sync_directory
 from keystone.errors import ConfigurationError
-from keystone.image import bios, introduction, medium, steps
+from keystone.image import bios, introduction, medium, release, steps
 from keystone.image.boot import PARTS
 from keystone.image.sandbox import Inside, Tree
 from keystone.run import run
@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 
     from keystone.image.pieces import Pieces
 
-VERSION = 2
+VERSION = 3
 MIB = 1 << 20
 FREIGHT = frozenset({medium.SITE, medium.JOIN, medium.BUNDLE, introduction.FOLDER})
 """What may ride on it, below /keystone: what medium.py looks for there."""
+SECRETS = frozenset({medium.JOIN, introduction.FOLDER})
 GRUB = "biosdisk iso9660 part_gpt part_msdos normal linux serial terminal echo test all_video gzio"
 FIND = "search --file --set=root /keystone/{digest}.root\nset prefix=($root)/boot/grub\n"
 # In /mnt/work; $1: size of the FAT image in MiB; $2: volume label; $3: FAT serial; $4: date of the
@@ -88,6 +89,9 @@ def carrying(pieces: Pieces, freight: Path, output: Path) -> None:
     try:
         with log.step("ISO with what it carries"):
             _write(pieces, work, half, freight)
+            if SECRETS & {entry.name for entry in freight.iterdir()}:
+                half.chmod(0o600)
+                log.warn(f"{output}: private keys or tokens are on it: guard it as you guard them")
             run(["sync", half])
         half.replace(output)
         sync_directory(output.parent)
@@ -108,6 +112,7 @@ def _write(pieces: Pieces, folder: Path, image: Path, freight: Path | None = Non
     for certificate in boot.glob("*.cer"):  # to enrol from the firmware's menu
         os.link(certificate, work / certificate.name)
     (work / "find.cfg").write_text(FIND.format(digest=system.digest))
+    (work / "iso/boot" / release.SUMS).write_text(release.of(boot))
     title = f"Keystone {recipe.name} {recipe.version}"
     menu = bios.menu(title, "/boot", (boot / "cmdline").read_text())
     (work / "iso/boot/grub/grub.cfg").write_text(menu)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from keystone import join_file
 from keystone.errors import ConfigurationError, RefusedError
+from keystone.image import introduction
 from keystone.image.identity import Card, Hardware
 from keystone.run import CommandError, run
 
@@ -69,11 +70,14 @@ def reason(error: KeystoneError) -> str:
 
 
 def cards() -> dict[str, Card]:
-    """The cards by MAC. They are started, and a link gets some seconds to come up."""
+    """The cards by MAC. They are started, and links get some seconds to come up.
+
+    All of them: the first one to come up need not be the only one.
+    """
     for card in _cards():
         run(["ip", "link", "set", "dev", card.name, "up"], check=False)
     deadline = time.monotonic() + LINK
-    while not any(map(_has_cable, _cards())) and time.monotonic() < deadline:
+    while not all(map(_has_cable, _cards())) and time.monotonic() < deadline:
         time.sleep(0.2)
     return {
         (card / "address").read_text().strip().lower(): Card(
@@ -100,7 +104,9 @@ def site_file() -> Path | None:
     Raises RefusedError for two that differ, and for one that the kernel's command line names and
     that is not there or is another one.
     """
-    return choose([*_fetched(), *_found(SITE)])
+    files = [*_fetched(), *_found(SITE)]
+    # Of equal ones that which has the keys beside it.
+    return choose(sorted(files, key=lambda file: not (file.parent / introduction.FOLDER).is_dir()))
 
 
 def _fetched() -> list[Path]:

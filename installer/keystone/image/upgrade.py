@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from keystone import log
 from keystone.bundle.disk import sync_directory
 from keystone.errors import DamagedBundleError, HostError, PreflightError, RefusedError
-from keystone.image import bios, layout
+from keystone.image import bios, layout, release
 from keystone.image.boot import PARTS
 from keystone.image.mounts import mounted
 from keystone.image.root import System
@@ -119,7 +120,8 @@ def plan(now: Running, disk: str, partitions: Sequence[Partition], offer: Offer)
             f"{len(others)} others, not one of each",
             hint="this is not a disk as the installer medium writes it",
         )
-    (slot,), done = others, others[0].uuid == str(offer.system.partition)
+    (slot,) = others
+    done = slot.label == _label(offer.version) and slot.uuid == str(offer.system.partition)
     if offer.version < now.version or (offer.version == now.version and not done):
         raise RefusedError(
             f"version {offer.version} is not newer than {now.version}, which runs",
@@ -166,18 +168,39 @@ def observe(now: Running) -> tuple[str, tuple[Partition, ...]]:
 
 
 def apply(wanted: Plan, offer: Offer) -> None:
-    """Do it. Cut anywhere, the version that runs still starts, and the same command goes on."""
+    """Do it. Cut anywhere, the version that runs still starts, and the same command goes on.
+
+    Raises RefusedError while the version that runs is on trial.
+    """
     with only_one(RUN / "write.lock", wanted.disk), _esp(wanted.esp) as esp:
+        if on_trial(esp):
+            raise RefusedError(
+                f"version {wanted.running} is on trial, and the one before it is what comes back",
+                hint="wait until it is called good (journalctl -u keystone-healthy), or call it "
+                "so: keystone-install image bless",
+            )
         if not wanted.done:
             _forget(esp, keep=wanted.running)
-            _name(wanted, layout.FREE, None)
+            _name(wanted, layout.FREE, str(uuid.uuid4()))  # nobody finds half a system by its name
             with log.step(f"write {wanted.slot.path}"):
                 _copy(offer.system.file, Path(wanted.slot.path))
             with log.step("read it back"):
                 _check(offer, wanted)
-            _name(wanted, f"keystone-{wanted.version}", str(offer.system.partition))
+            _name(wanted, _label(wanted.version), str(offer.system.partition))
         with log.step("have it started"):
             _offer_to_firmware(esp, offer, wanted)
+
+
+def on_trial(esp: Path) -> bool:
+    """Whether nobody called the version that runs good yet. esp: the EFI partition, mounted."""
+    if Path("/sys/firmware/efi").exists():
+        return run([BLESS, f"--path={esp}", "status"]).stdout.strip() == "indeterminate"
+    block = (esp / layout.GRUB_ENVIRONMENT).read_text()
+    return bios.values(block).get("trying") == str(running().version)
+
+
+def _label(version: int) -> str:
+    return f"keystone-{version}"
 
 
 def bless() -> str:
@@ -211,9 +234,8 @@ def _forget(esp: Path, keep: int) -> None:
 
 
 def _offer_to_firmware(esp: Path, offer: Offer, wanted: Plan) -> None:
-    with mounted(offer.parts["vmlinuz"].parent / "efi.img", "vfat", "loop,ro") as efi:
-        uki = efi / layout.REMOVABLE
-        files = layout.of_version({**offer.parts, "linux.efi": uki}, wanted.version)
+    with release.parts(offer.parts["vmlinuz"].parent) as parts:
+        files = layout.of_version(parts, wanted.version)
         for name, source in files.items():
             target = esp / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -237,12 +259,11 @@ def _menus(esp: Path, versions: set[int]) -> None:
     write_whole(esp / layout.GRUB_MENU, bios.slots(lines).encode(), 0o644)
 
 
-def _name(wanted: Plan, label: str, uuid: str | None) -> None:
+def _name(wanted: Plan, label: str, name: str) -> None:
     """Label and PARTUUID of the slot: the initramfs finds a system by the latter."""
     number = str(wanted.slot.number)
     run(["sfdisk", "--part-label", wanted.disk, number, label])
-    if uuid is not None:
-        run(["sfdisk", "--part-uuid", wanted.disk, number, uuid])
+    run(["sfdisk", "--part-uuid", wanted.disk, number, name])
     run(["udevadm", "settle"])
 
 

@@ -15,12 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keystone import log, storage
+from keystone import disks, log, storage
 from keystone.errors import DamagedBundleError, HostError, PreflightError, RefusedError
-from keystone.image import bios, layout, mark
-from keystone.image.boot import PARTS
+from keystone.image import bios, layout, mark, release
 from keystone.image.disk import fill
-from keystone.image.mounts import mounted
 from keystone.image.root import System
 from keystone.run import CommandError, run
 from keystone.turns import only_one
@@ -151,8 +149,12 @@ def begun(disks: Sequence[DiskFacts], serial: str) -> bool:
 
 
 def check_medium(now: Running) -> None:
-    """Read all of the system against its root hash. Raises DamagedBundleError with the place."""
+    """Read the system against its root hash, and the boot files against their list.
+
+    Raises DamagedBundleError with the place.
+    """
     with log.step("check the medium"):
+        release.check(MEDIUM_BOOT)
         verify(now.system, now.system.file)
 
 
@@ -160,15 +162,26 @@ def write(now: Running, wanted: Plan, seed: Path | None = None) -> None:
     """Do it, and read it back. seed: a folder that the new system's state begins with.
 
     Raises DamagedBundleError when the medium is not what was signed, HostError when the disk does
-    not keep what is written.
+    not keep what is written, RefusedError when it is not what the plan was made of any more.
     """
     with only_one(RUN / "write.lock", wanted.disk):
+        _unchanged(now, wanted)
         if not wanted.held:
             _partition(now, wanted, seed)
         elif wanted.begun:
             _mend_table(now, wanted)
         _finish(now, wanted)
     run(["udevadm", "settle"])
+
+
+def _unchanged(now: Running, wanted: Plan) -> None:
+    """Another console may have written the disk while this one asked or waited."""
+    seen, serial = disks.observe(), wanted.serial
+    if plan(now, seen, serial, slot_of(now), begun=begun(seen, serial)) != wanted:
+        raise RefusedError(
+            f"disk {serial} ({wanted.disk}): something wrote it since it was looked at",
+            hint="look at it again: " + f"keystone-install image write --disk {serial} --plan",
+        )
 
 
 def _finish(now: Running, wanted: Plan) -> None:
@@ -233,11 +246,7 @@ def _partition(now: Running, wanted: Plan, seed: Path | None) -> None:
     with tempfile.TemporaryDirectory() as name, log.step(f"write {wanted.disk}"):
         folder = Path(name)
         (folder / "core").write_bytes(_grub().core)
-        with mounted(MEDIUM_BOOT / "efi.img", "vfat", "loop,ro") as efi:
-            parts = {
-                **{part: MEDIUM_BOOT / part for part in PARTS},
-                "linux.efi": efi / layout.REMOVABLE,
-            }
+        with release.parts(MEDIUM_BOOT) as parts:
             fill(folder / "esp", layout.esp(parts, now.version))
         contents = layout.Contents(
             f"{folder}/core", str(now.system.file), f"{folder}/esp", str(seed or "")

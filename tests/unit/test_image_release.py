@@ -1,0 +1,72 @@
+"""The list of boot files on a medium, and the digest by which people name a version."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from keystone.errors import DamagedBundleError
+from keystone.image import layout, release
+from keystone.image.boot import PARTS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def medium(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder `boot` of one, whose EFI partition is a folder here."""
+    build, boot, efi = (tmp_path / name for name in ("build", "boot", "efi"))
+    for folder in (build, boot, (efi / layout.REMOVABLE).parent):
+        folder.mkdir(parents=True)
+    for name in PARTS:
+        (build / name).write_text(name)
+        (boot / name).write_text(name)
+    (boot / release.UKI).rename(efi / layout.REMOVABLE)
+    (boot / release.SUMS).write_text(release.of(build))
+
+    @contextmanager
+    def mounted(image: Path, *_: str) -> Iterator[Path]:
+        assert image == boot / "efi.img"
+        yield efi
+
+    monkeypatch.setattr(release, "mounted", mounted)
+    return boot
+
+
+def test_the_list_is_as_sha256sum_has_it(medium: Path) -> None:
+    listed = release.check(medium)
+    line = f"{hashlib.sha256(b'initrd').hexdigest()}  initrd"
+    assert line in listed.splitlines()
+    assert len(listed.splitlines()) == len(PARTS)
+    assert release.digest(listed) == hashlib.sha256(listed.encode()).hexdigest()
+
+
+@pytest.mark.parametrize("name", [*PARTS, release.SUMS])
+def test_what_was_changed_is_named(medium: Path, name: str) -> None:
+    file = medium / name
+    if name == release.UKI:
+        file = medium.parent / "efi" / layout.REMOVABLE
+    file.write_text(file.read_text() + "x")
+    with pytest.raises(DamagedBundleError, match=rf"boot/{name}: not as it was built"):
+        release.check(medium)
+
+
+def test_another_initrd_with_a_list_that_fits_is_another_release(medium: Path) -> None:
+    before = release.digest(release.check(medium))
+    (medium / "initrd").write_text("evil")
+    fits = hashlib.sha256(b"evil").hexdigest()
+    old = hashlib.sha256(b"initrd").hexdigest()
+    sums = medium / release.SUMS
+    sums.write_text(sums.read_text().replace(old, fits))
+    assert release.digest(release.check(medium)) != before
+
+
+def test_a_medium_without_a_list_is_refused(medium: Path) -> None:
+    (medium / release.SUMS).unlink()
+    with pytest.raises(DamagedBundleError, match="SHA256SUMS: not there"):
+        release.check(medium)
