@@ -142,18 +142,19 @@ class Machine(AbstractContextManager["Machine"]):
                 words += ["-global", "driver=cfi.pflash01,property=secure,value=on"]
         if self.cd:
             words += [
-                "-drive", f"if=none,id=cd,format=raw,readonly=on,file={self.cd}",
+                "-drive", f"if=none,id=cd,format=raw,readonly=on,{_kept(self.cd)}file={self.cd}",
                 "-device", "ide-cd,drive=cd,bootindex=1",
             ]  # fmt: skip
         for number, file in enumerate(self.usb):
             index, drive = 2 + number, f"drive=usb{number}"
             words += [
-                "-drive", f"if=none,id=usb{number},format=raw,file={file}",
+                "-drive", f"if=none,id=usb{number},format=raw,{_kept(file)}file={file}",
                 "-device", f"usb-storage,id=usb{number},{drive},removable=on,bootindex={index}",
             ]  # fmt: skip
         if self.late:
             words += [
-                "-drive", f"if=none,id=late,format=raw,readonly=on,file={self.late}",
+                "-drive",
+                f"if=none,id=late,format=raw,readonly=on,{_kept(self.late)}file={self.late}",
                 "-device", "usb-storage,drive=late,removable=on",
             ]  # fmt: skip
         for number, disk in enumerate(self.disks):  # a BIOS starts from the first one only
@@ -257,6 +258,11 @@ class Machine(AbstractContextManager["Machine"]):
                 time.sleep(0.1)
             else:
                 return line
+
+
+def _kept(file: Path) -> str:
+    """An ISO is a link to a step of the cache: many machines may have it, and none writes it."""
+    return "snapshot=on,file.locking=off," if file.suffix == ".iso" else ""
 
 
 def kill(machine: Machine) -> None:
