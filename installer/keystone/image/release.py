@@ -55,7 +55,7 @@ def check(boot: Path) -> str:
 
     Raises DamagedBundleError with the file that is another one.
     """
-    listed, file = boot / SUMS, ""
+    listed = boot / SUMS
     if not listed.is_file():
         raise DamagedBundleError(f"{listed}: not there", hint=COPY)
     with parts(boot) as found:
