@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from keystone.lab import network
+from keystone.lab.carry import carry
 from keystone.lab.machines import Lab
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from keystone.lab.carry import Carried
 
 
 @dataclass(frozen=True)
@@ -39,3 +42,9 @@ def booted() -> Iterator[Booted]:
 @pytest.fixture(scope="module")
 def lab(booted: Booted) -> Lab:
     return booted.lab
+
+
+@pytest.fixture(scope="session")
+def bundle() -> Carried:
+    """The demo's own bundle; what is there of it is not made again."""
+    return carry(Lab("").folder)

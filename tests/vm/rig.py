@@ -1,0 +1,121 @@
+"""Machines with a bundle on a stick, how to type on them, and how to cut a run on p1."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from keystone import run
+from keystone.errors import InterruptedRunError
+from keystone.lab import demo, network
+from keystone.lab.carry import Carried
+from keystone.lab.machines import Lab
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from keystone.lab.machines import Machine
+
+KUBECTL = "kubectl --kubeconfig /etc/kubernetes/admin.conf --request-timeout=120s"
+NVME = "/dev/disk/by-id/nvme-QEMU_NVMe_Ctrl_"
+
+
+@dataclass(frozen=True)
+class Rig:
+    """The machines, the bundle on its stick, and how to type things on p1."""
+
+    lab: Lab
+    bundle: Carried
+
+    def machine(self, name: str) -> Machine:
+        return self.lab.machine(name)
+
+    def sh(self, name: str, script: str, *, check: bool = True, timeout: float = 900) -> str:
+        host = self.machine(name).host()
+        return host.run(["sh", "-ec", script], check=check, timeout=timeout).stdout
+
+    def kubectl(self, words: str, *, check: bool = True) -> str:
+        return self.sh("p1", f"{KUBECTL} {words}", check=check)
+
+    def install(self, *extra: str, site: str = f"{demo.WORK}/site.yaml") -> run.Result:
+        argv = [w if w != f"{demo.WORK}/site.yaml" else site
+                for w in demo.install_argv(self.bundle, *extra)]  # fmt: skip
+        return self.machine("p1").host().run(argv, check=False, timeout=3500)
+
+
+@contextmanager
+def started(
+    name: str, bundle: Carried, primers: Sequence[str], others: Sequence[str] = ()
+) -> Iterator[Rig]:
+    """Primers and other machines, the stick in p1 and a site of these Primers beside it."""
+    lab = Lab(name)
+    keep = "KEYSTONE_KEEP_LAB" in os.environ  # to try one test again on the machines that are there
+    if not keep:
+        lab.down(purge=True)
+    try:
+        lab.up([*primers, *others])
+        demo.insert(lab, bundle)
+        demo.write_site(lab, list(primers))
+        yield Rig(lab, bundle)
+    finally:
+        if not keep:
+            lab.down(purge=True)
+
+
+def cut(rig: Rig, phase: str, signal: str) -> None:
+    """Cut the installer in the middle of a phase: a moment after its first change began."""
+    host = rig.machine("p1").host()
+    argv = demo.install_argv(rig.bundle, "--yes", "--log-format", "json")
+    seen, inside = [], False
+    with run.spawned(
+        [*host.ssh_argv(), "--", f"{shlex.join(argv)} 2>&1"], stdout=run.PIPE
+    ) as process:
+        assert process.stdout is not None
+        for raw in process.stdout:
+            seen.append(raw.decode(errors="replace"))
+            begins = re.search(r"\[\d+/\d+\] ([a-z -]+): ", seen[-1])
+            if inside or (begins and begins[1] == phase and '"start"' in seen[-1]):
+                # The first task has ended, or the phase has one action only: it is under way.
+                if inside or phase == "store":
+                    rig.sh("p1", f"kill -{signal} $(cat /run/keystone-install.lock)")
+                    break
+                inside = True
+        else:
+            pytest.fail(f"phase {phase} never began:\n{''.join(seen[-30:])}")
+        if signal == "INT":
+            rest = process.stdout.read().decode(errors="replace")
+            assert process.wait() == InterruptedRunError.exit_code, rest
+            assert "run the same command again" in rest
+            assert "Traceback" not in rest
+
+
+def assert_pool(rig: Rig, name: str) -> None:
+    """The pool of one Primer: online, a mirror, its disks by id, sectors of 4096 bytes."""
+    status = json.loads(rig.sh(name, "zpool status -jP --json-int keystone"))["pools"]["keystone"]
+    assert status["state"] == "ONLINE"
+    text = rig.sh(name, "zpool status -P keystone")
+    for serial in rig.machine(name).settings.serials:
+        assert f"{NVME}{serial}" in text
+    assert rig.sh(name, "zpool get -Hpo value ashift keystone").strip() == "12"
+    assert "mirror-0" in text
+
+
+def assert_clock(rig: Rig, name: str) -> None:
+    """A machine's clock follows a Primer's."""
+    rig.sh(name, "chronyc -n waitsync 60 0 0 10", timeout=900)
+    assert "10.77.0.1" in rig.sh(name, "chronyc -n -c tracking")
+
+
+def assert_no_leak(rig: Rig) -> None:
+    """Nothing tried to get out, and the counters count."""
+    counters = network.counters(rig.lab.settings)
+    assert counters["declared"] > 0, "the counters count"
+    leaks = {name: counters[name] for name in network.LEAKS}
+    assert leaks == dict.fromkeys(network.LEAKS, 0), network.leaked(rig.lab.settings)
