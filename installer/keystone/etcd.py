@@ -29,7 +29,7 @@ class Timing:
     election: int
 
 
-TIMINGS = {"normal": Timing(100, 1000), "emulated": Timing(500, 5000)}
+TIMINGS = {"normal": Timing(100, 1000), "emulated": Timing(1000, 10000)}
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,11 @@ class Patience:
     node_grace: int
     probe: int
     proxy_sync: int
+    housekeeping: int
+    """Seconds between two looks of kubelet at what each container uses; 0 is kubelet's own ten."""
+    environment: Mapping[str, str]
+    """Of the static pods. Emulated processors pay dearly for each thread that Go wakes, and memory
+    is what they have more of."""
 
     @property
     def patched(self) -> bool:
@@ -47,10 +52,26 @@ class Patience:
 
 PATIENCE = {
     "normal": Patience(
-        wait=300, api_call=60, node_status=10, lease=40, node_grace=50, probe=0, proxy_sync=30
+        wait=300,
+        api_call=60,
+        node_status=10,
+        lease=40,
+        node_grace=50,
+        probe=0,
+        proxy_sync=30,
+        housekeeping=0,
+        environment={},
     ),
     "emulated": Patience(
-        wait=2400, api_call=600, node_status=60, lease=300, node_grace=900, probe=60, proxy_sync=120
+        wait=2400,
+        api_call=600,
+        node_status=60,
+        lease=300,
+        node_grace=900,
+        probe=60,
+        proxy_sync=120,
+        housekeeping=60,
+        environment={"GOMAXPROCS": "1", "GOGC": "300"},
     ),
 }
 
@@ -174,6 +195,7 @@ def kubelet_configuration(context: Context) -> dict[str, object]:
 
 def _registration(context: Context) -> dict[str, object]:
     labels = f"{POOL_LABEL}={context.site.storage.pool}"
+    looks = PATIENCE[context.site.patience.profile].housekeeping
     return {
         "name": context.host.name,
         "criSocket": CRI_SOCKET,
@@ -182,6 +204,7 @@ def _registration(context: Context) -> dict[str, object]:
         "kubeletExtraArgs": _arguments(
             {
                 "node-ip": str(context.host.address),
+                **({"housekeeping-interval": f"{looks}s"} if looks else {}),
                 **({"node-labels": labels} if _has_pool(context) else {}),
             }
         ),
@@ -219,8 +242,8 @@ def _cluster(context: Context) -> dict[str, object]:
             }
         },
         "apiServer": _api_server(site),
-        "controllerManager": {"extraArgs": _arguments(manager)},
-        "scheduler": {"extraArgs": _arguments(_election(site))},
+        "controllerManager": {"extraArgs": _arguments(manager), **_environment(patience)},
+        "scheduler": {"extraArgs": _arguments(_election(site)), **_environment(patience)},
         "dns": {
             "imageRepository": "registry.k8s.io/coredns",
             "imageTag": image_tag(context.bundle, "registry.k8s.io/coredns/coredns"),
@@ -235,7 +258,12 @@ def _api_server(site: Site) -> dict[str, object]:
         "extraArgs": _arguments(
             {"etcd-healthcheck-timeout": answer, "etcd-readycheck-timeout": answer}
         ),
+        **_environment(PATIENCE[site.patience.profile]),
     }
+
+
+def _environment(patience: Patience) -> dict[str, object]:
+    return {"extraEnvs": _arguments(patience.environment)} if patience.environment else {}
 
 
 def etcd_url(node: Node) -> str:

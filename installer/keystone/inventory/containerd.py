@@ -41,6 +41,7 @@ def variables(context: Context) -> dict[str, object]:
         "containerd_on_pool": context.host in context.site.primers,
         "containerd_kernel_modules": list(MODULES),
         "containerd_pull_timeout": "30m" if slow else "5m",
+        "containerd_stats_period": "60s" if slow else "10s",
         "containerd_start_timeout_seconds": 900 if slow else 120,
     }  # fmt: skip
 
