@@ -14,7 +14,7 @@ QUICK := $(wildcard tests/unit tests/cases tests/process tests/hostile)
 SIDE_BY_SIDE := --numprocesses auto --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test test-lab test-images molecule check fuzz kills bench lint lock clean tools programs
+.PHONY: help demo demo-down test test-lab test-quorum test-images molecule check fuzz kills bench lint lock clean tools programs
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -49,8 +49,11 @@ fuzz: $(VENV)/.installed ## 20,000 hostile bundles, also to GNU tar and tarfile,
 bench: $(VENV)/.installed ## Ratios beside peers and limits in one table; BENCH='--json --large'
 	$(BIN)/python tests/bench/bench.py $(BENCH)
 
-test-lab: tools $(VENV)/.installed ## Boot machines and try the whole way on them: refusals, kills, the cluster
-	$(BIN)/python -m pytest -v --durations=0 tests/vm $(TESTS)
+test-lab: tools $(VENV)/.installed ## Boot machines: the lab itself, and one Primer and a worker the whole way, with kills
+	$(BIN)/python -m pytest -v --durations=0 tests/vm/test_install.py tests/vm/test_lab.py $(TESTS)
+
+test-quorum: tools $(VENV)/.installed ## Three Primers up to the quorum: refusals, kills; not part of CI
+	$(BIN)/python -m pytest -v --durations=0 tests/vm/test_quorum.py $(TESTS)
 
 test-images: tools $(VENV)/.installed ## Build images, boot machines from them: both ways, upgrade, Secure Boot
 	$(BIN)/python -m pytest -v --durations=0 tests/images $(TESTS)

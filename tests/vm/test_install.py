@@ -3,8 +3,8 @@ command again, a worker that joins, then everything that the cluster must be abl
 
 The tests run in the order of this file and share one lab: each looks at what the one before left.
 One Primer and one worker: emulated on two cores, two more members of a quorum take as much of the
-processors as the API server (docs/guide/lab.md), and `test_quorum.py` has three of them up to
-where the quorum stands. KEYSTONE_PRIMERS="p1 p2 p3" runs all of this with three.
+processors as the API server (docs/guide/lab.md). `test_quorum.py` has three of them up to where the
+quorum stands, and KEYSTONE_PRIMERS="p1 p2 p3" runs all of this with three.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(3600)]
 
 PRIMERS = tuple(os.environ.get("KEYSTONE_PRIMERS", "p1").split())
-CUTS = {"trust": "KILL", "store": "KILL", "control plane": "KILL"}
-"""Other phases than those of `test_quorum.py`."""
+CUTS = {"store": "KILL", "control plane": "KILL"}
+"""Phases in the middle of which the installer is cut, and how; `test_quorum.py` has others."""
 
 
 @pytest.fixture(scope="module")
