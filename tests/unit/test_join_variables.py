@@ -82,6 +82,24 @@ def test_at_normal_speed_kubernetes_own_deadlines_hold() -> None:
     assert kubeadm.patches(context().site) == {}
 
 
+def told(profile: str) -> tuple[set[str], bool]:
+    """The static pods' environment by name, and whether kubelet is told how often to look."""
+    found = documents(kubeadm.init_documents(context(profile)))
+    parts = ("apiServer", "controllerManager", "scheduler")
+    names = [
+        {variable["name"] for variable in found["ClusterConfiguration"][part].get("extraEnvs", [])}
+        for part in parts
+    ]
+    assert names[0] == names[1] == names[2]
+    extra = found["InitConfiguration"]["nodeRegistration"]["kubeletExtraArgs"]
+    return names[0], "housekeeping-interval" in {argument["name"] for argument in extra}
+
+
+def test_only_emulated_machines_are_spared_what_wakes_them() -> None:
+    assert told("emulated") == ({"GOMAXPROCS", "GOGC"}, True)
+    assert told("normal") == (set(), False)
+
+
 def test_only_the_first_control_plane_starts_the_cluster() -> None:
     first, second = (control_plane.variables(context(host=host)) for host in (0, 1))
     assert (first["control_plane_first"], second["control_plane_first"]) == (True, False)
