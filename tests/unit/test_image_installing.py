@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from keystone import disks
-from keystone.errors import RefusedError
+from keystone.errors import HostError, RefusedError
 from keystone.facts import DiskFacts
 from keystone.image import installing, medium
 from keystone.image import write as writing
@@ -63,3 +63,19 @@ def test_a_disk_that_is_finished_is_not_refused_for_it(
     monkeypatch.setattr(disks, "observe", lambda: (whole,))
     monkeypatch.setattr(writing, "slot_of", lambda _: "a2")
     assert installing.plan(plugged, SITE, NODE).disk.done
+
+
+def test_what_fails_without_the_medium_blames_no_disk(
+    plugged: Running, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """/proc is a mount whose device gives nothing, as that of a medium which was taken out."""
+    node = replace(NODE, machine=Machine("", ("52:54:00:00:00:22",)))
+    wanted = installing.plan(plugged, SITE, node).disk
+    monkeypatch.setattr(disks, "observe", lambda: ())
+    monkeypatch.setattr(writing, "RUN", tmp_path)
+    monkeypatch.setattr(writing, "MEDIUM", tmp_path)
+    with pytest.raises(RefusedError, match="A"):
+        writing.write(plugged, wanted)
+    monkeypatch.setattr(writing, "MEDIUM", Path("/proc"))
+    with pytest.raises(HostError, match="the medium was taken out"):
+        writing.write(plugged, wanted)

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 from keystone import ansible
 from keystone.bundle import cache
 from keystone.errors import HostError
-from keystone.image import steps
-from keystone.image.rootfs import clamp
+from keystone.image import rootfs, steps
 from keystone.image.sandbox import Inside, Tree
 from keystone.run import CommandError
 
@@ -34,8 +33,8 @@ rm -rf /root/.ansible /var/lib/libuuid/clock.txt
 """
 """What Ansible leaves goes: its folder by passwd(5), not by HOME, and libuuid's clock
 (uuid_generate(3)), for it names itself by a network card."""
-HERE = {"HOME": "/tmp", "SHIV_ROOT": "/tmp/keystone"}  # noqa: S108 the tree's, in memory
-"""Where the executable unpacks itself and Ansible keeps its files: gone with the namespace."""
+HOME = "/tmp"  # noqa: S108 the tree's, in memory
+"""Where Ansible keeps its files: gone with the namespace."""
 
 
 def roles(materials: Materials, tree: Tree, recipe: Recipe, kernel: Path) -> Tree:
@@ -54,8 +53,11 @@ def roles(materials: Materials, tree: Tree, recipe: Recipe, kernel: Path) -> Tre
         for folder in (upper, logs):
             folder.mkdir()
         binds = {"blobs": cache.path(item.digest).parent, "log": logs}
+        # Unpacked and compiled in the tree already, or else in memory.
+        program = rootfs.UNPACKED if recipe.installer else f"{HOME}/keystone"
+        env = {**materials.env, "HOME": HOME, "SHIV_ROOT": program}
         try:
-            Inside(tree, upper, binds, {**materials.env, **HERE}).run(
+            Inside(tree, upper, binds, env).run(
                 ["sh", "-euc", RUN, "roles", item.digest.hex], data=_written(recipe.roles, release)
             )
         except CommandError as error:
@@ -64,7 +66,7 @@ def roles(materials: Materials, tree: Tree, recipe: Recipe, kernel: Path) -> Tre
                 hint=f"correct spec.roles of the recipe; Ansible's own log is in {logs}",
             ) from error
         steps.remove(logs)
-        clamp(upper, materials)
+        rootfs.clamp(upper, materials)
 
     folder = steps.step(step_name(tree, item, recipe.roles, release), title, make)
     return tree.over(folder / "tree")

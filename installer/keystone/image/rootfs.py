@@ -42,11 +42,13 @@ CLEAN = (
 """Identity is the machine's own; caches and logs tell of the build. An empty machine-id(5) is
 filled at the first start, without systemd.preset(5): that would enable every package's services."""
 
-UNPACK = """
+UNPACKED = "/usr/lib/keystone"
+"""Where the tree has keystone-install unpacked."""
+UNPACK = f"""
 install -m 755 "/mnt/blobs/$1" /usr/bin/keystone-install
-export SHIV_ROOT=/usr/lib/keystone
+export SHIV_ROOT={UNPACKED}
 /usr/bin/keystone-install --version >/dev/null
-find $SHIV_ROOT -name __pycache__ -prune -exec rm -r {} +
+find $SHIV_ROOT -name __pycache__ -prune -exec rm -r {{}} +
 find $SHIV_ROOT -maxdepth 1 -type f -delete
 python3 -m compileall -q --invalidation-mode unchecked-hash $SHIV_ROOT
 echo SHIV_ROOT=$SHIV_ROOT >>/etc/environment

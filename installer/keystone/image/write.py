@@ -8,15 +8,23 @@ written is read back against the root hash.
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
 import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keystone import disks, log, storage
-from keystone.errors import DamagedBundleError, HostError, PreflightError, RefusedError
+from keystone.errors import (
+    DamagedBundleError,
+    HostError,
+    KeystoneError,
+    PreflightError,
+    RefusedError,
+)
 from keystone.image import bios, layout, mark, release
 from keystone.image.disk import fill
 from keystone.image.root import System
@@ -24,12 +32,13 @@ from keystone.run import CommandError, run
 from keystone.turns import only_one
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from keystone.facts import DiskFacts
 
 RUN = Path("/run/keystone")
-MEDIUM_BOOT = RUN / "medium/boot"
+MEDIUM = RUN / "medium"
+MEDIUM_BOOT = MEDIUM / "boot"
 OS_RELEASE = Path("/usr/lib/os-release")
 COPY = "take another copy of the medium"
 UDEV_SECONDS = 300
@@ -161,10 +170,10 @@ def check_medium(now: Running) -> None:
 def write(now: Running, wanted: Plan, seed: Path | None = None) -> None:
     """Do it, and read it back. seed: a folder that the new system's state begins with.
 
-    Raises DamagedBundleError when the medium is not what was signed, HostError when the disk does
-    not keep what is written, RefusedError when it is not what the plan was made of any more.
+    Raises HostError when the disk does not keep what is written or the medium is gone, RefusedError
+    when the disk is not what the plan was made of any more.
     """
-    with only_one(RUN / "write.lock", wanted.disk):
+    with only_one(RUN / "write.lock", wanted.disk), _while_it_answers(MEDIUM):
         _unchanged(now, wanted)
         if not wanted.held:
             _partition(now, wanted, seed)
@@ -172,6 +181,34 @@ def write(now: Running, wanted: Plan, seed: Path | None = None) -> None:
             _mend_table(now, wanted)
         _finish(now, wanted)
     run(["udevadm", "settle"])
+
+
+@contextmanager
+def _while_it_answers(medium: Path) -> Iterator[None]:
+    """What fails for want of the medium is said so, and no disk is blamed for it."""
+    try:
+        yield
+    except (KeystoneError, OSError) as error:
+        if not medium.is_mount() or _answers(medium):
+            raise
+        raise HostError(
+            "the medium was taken out, or cannot be read any more",
+            hint="put it in again, or a copy of it, and restart the machine: it goes on from there",
+        ) from error
+
+
+def _answers(medium: Path) -> bool:
+    """Whether the device below a mount gives its first page, not memory for it (open(2))."""
+    number = medium.stat().st_dev
+    device = f"/dev/block/{os.major(number)}:{os.minor(number)}"
+    try:
+        file = os.open(device, os.O_RDONLY | os.O_DIRECT)
+        try:
+            return os.preadv(file, [mmap.mmap(-1, mmap.PAGESIZE)], 0) > 0
+        finally:
+            os.close(file)
+    except OSError:
+        return False
 
 
 def _unchanged(now: Running, wanted: Plan) -> None:
