@@ -1,7 +1,8 @@
 """A site file that grows from machine to machine, on the stick that is carried between them. Pure.
 
 The first Primer is described last: then the site is whole, and it goes on to install it. A draft is
-a site document as people write it, with as many Primers as have been described.
+a site document as people write it, with as many Primers as have been described; or one that was
+written at a desk, whose Primers without `machine` wait for somebody to stand before them.
 """
 
 from __future__ import annotations
@@ -60,18 +61,52 @@ def begin(
     }
 
 
+def from_desk(content: str, name: str, keys: Sequence[str]) -> Document:
+    """The draft that a whole site file is, with what the guided way counts on. name: the file's.
+
+    keys: as of `begin`, where the file names none. Raises ConfigurationError with every mistake.
+    """
+    wanted = parse(content, name)
+    draft: Document = yaml.safe_load(content)
+    spec = draft["spec"]
+    spec["ssh"] = {"authorizedKeys": list(keys), **spec.get("ssh", {})}
+    spec["storage"] = {"layout": wanted.storage.layout, **spec.get("storage", {})}
+    spec["trust"] = {"rootKeyFile": ROOT_KEY, **spec.get("trust", {}), "passphraseFile": PASSPHRASE}
+    return draft
+
+
+def waiting(draft: Document, *, first: bool) -> tuple[Document, ...]:
+    """Primers that nobody stood before yet; of a site's first one only when it is asked for."""
+    primers = draft["spec"]["primers"]
+    return tuple(entry for entry in primers[0 if first else 1 :] if "machine" not in entry)
+
+
+def described(draft: Document, here: Hardware) -> tuple[Document, ...]:
+    """The Primer that this machine was said to be, when it was."""
+    mine = machine_of(here)
+    return tuple(p for p in draft["spec"]["primers"] if _one(p.get("machine", {}), mine))
+
+
 def add(draft: Document, primer: Primer, here: Hardware, *, first: bool) -> Document:
-    """The draft with this machine in it, instead of what was said of it before."""
+    """The draft with this machine in it, instead of what was said of it before.
+
+    A site file's other words of that Primer stay, and so does its place.
+    """
     grown = deepcopy(draft)
+    primers = grown["spec"]["primers"]
     entry = {
+        **next((known for known in primers if known["name"] == primer.name), {}),
         "name": primer.name,
         "address": primer.address,
         "machine": machine_of(here, primer.card),
         "systemDisk": primer.system,
         "disks": [{"serial": serial} for serial in primer.pool],
     }
-    others = [known for known in grown["spec"]["primers"] if not _same(known, entry)]
-    grown["spec"]["primers"] = [entry, *others] if first else [*others, entry]
+    place = next((n for n, known in enumerate(primers) if _same(known, entry)), len(primers))
+    before = [known for known in primers[:place] if not _same(known, entry)]
+    after = [known for known in primers[place:] if not _same(known, entry)]
+    entries = [entry, *before, *after] if first else [*before, entry, *after]
+    grown["spec"]["primers"] = entries
     return grown
 
 
@@ -87,10 +122,12 @@ def text(draft: Document) -> str:
     return yaml.safe_dump(draft, sort_keys=False, default_flow_style=False, width=100)
 
 
-def parse(content: str) -> Site:
+def parse(content: str, name: str = "the site") -> Site:
     """The site that a whole draft is. Raises ConfigurationError with every mistake."""
     return site.from_document(
-        documents.loads(content, kind="Site", schema=site.schema(), check=site_checks.check)
+        documents.loads(
+            content, kind="Site", schema=site.schema(), check=site_checks.check, name=name
+        )
     )
 
 
@@ -128,7 +165,7 @@ def wrong_primer(draft: Document, name: str, address: str, here: Hardware) -> st
         return found
     machine = machine_of(here)
     for known in draft["spec"]["primers"]:
-        if _one(known["machine"], machine):
+        if _one(known.get("machine", {}), machine):
             continue
         if known["name"] == name:
             return f"{name} is another Primer already"
@@ -153,6 +190,8 @@ def wrong_whole(draft: Document) -> str:
         return (
             f"a site has {', '.join(map(str, QUORUMS[:-1]))} or {QUORUMS[-1]} Primers, not {count}"
         )
+    if others := [entry["name"] for entry in waiting(draft, first=True)]:
+        return f"nobody stood before {', '.join(others)} yet"
     return _first(mistakes(draft))
 
 
@@ -199,7 +238,8 @@ def machine_of(here: Hardware, card: str = "") -> Mapping[str, Any]:
 
 
 def _same(known: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
-    return bool(_one(known["machine"], entry["machine"]) or known["name"] == entry["name"])
+    machine = known.get("machine", {})
+    return bool(_one(machine, entry["machine"]) or known["name"] == entry["name"])
 
 
 def _one(known: Mapping[str, Any], here: Mapping[str, Any]) -> bool:

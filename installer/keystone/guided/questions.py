@@ -16,6 +16,8 @@ from keystone.guided.answers import FIRST, JOINING, SAVE, WORKER, WRITE, Answers
 from keystone.guided.draft import Primer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from keystone.guided.answers import Screen, Seen
 
 LEAST_PASSPHRASE = 12
@@ -46,7 +48,8 @@ def ask(screen: Screen, seen: Seen) -> Answers | None:
 def _welcome(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
     disks = few([drafts.about(disk, seen.begun) for disk in seen.disks]) or "  none"
     stick = f"on the stick {seen.stick}" if seen.stick else "no stick labelled KEYSTONE: take one"
-    known = [entry["name"] for entry in answers.draft["spec"]["primers"]] if answers.draft else ()
+    primers = answers.draft["spec"]["primers"] if answers.draft else ()
+    known = [entry["name"] + ("" if "machine" in entry else " (not yet)") for entry in primers]
     text = (
         f"This machine: serial number {seen.here.serial or 'unknown'}, "
         f"MAC {', '.join(seen.here.macs) or 'none'}\n"
@@ -112,6 +115,10 @@ def _site(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
 
 def _machine(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
     draft = answers.draft
+    own = drafts.described(draft, seen.here) if drafts.waiting(draft, first=True) else ()
+    expected = (*own, *drafts.waiting(draft, first=answers.role == FIRST))
+    if expected:
+        return _expected(screen, answers, expected)
     number = len(draft["spec"]["primers"]) + 2 if answers.role == JOINING else 1
     given = screen.fill(
         "This machine",
@@ -123,6 +130,29 @@ def _machine(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
         lambda said: drafts.wrong_primer(draft, said["name"], said["address"], seen.here),
     )
     return None if given is None else replace(answers, name=given["name"], address=given["address"])
+
+
+def _expected(
+    screen: Screen, answers: Answers, expected: Sequence[drafts.Document]
+) -> Answers | None:
+    """Which of the Primers that the site file has. What it says of disks is marked beforehand."""
+    by_name = {entry["name"]: entry for entry in expected}
+    name = screen.choose(
+        "This machine",
+        "The site file does not say by `machine` which one this is. It is written into it now.",
+        [(name, f"{name:<16} {entry['address']}") for name, entry in by_name.items()],
+        answers.name if answers.name in by_name else next(iter(by_name)),
+    )
+    if name is None:
+        return None
+    chosen = by_name[name]
+    return replace(
+        answers,
+        name=name,
+        address=chosen["address"],
+        system=answers.system or chosen.get("systemDisk", ""),
+        pool=answers.pool or tuple(disk["serial"] for disk in chosen["disks"]),
+    )
 
 
 def _card(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
@@ -137,7 +167,7 @@ def _pool(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
             "The pool's disks",
             text,
             [(disk.serial, drafts.about(disk)) for disk in usable],
-            answers.pool,
+            [disk.serial for disk in usable if disk.serial in answers.pool],
         )
         if marked is None:
             return None
@@ -204,7 +234,7 @@ def _review(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
         )
         return None
     primers = "\n".join(
-        f"  {entry['name']:<12} {entry['address']:<15} system {entry['systemDisk']}, pool "
+        f"  {entry['name']:<12} {entry['address']:<15} system {entry.get('systemDisk', '-')}, pool "
         f"{', '.join(disk['serial'] for disk in entry['disks'])}"
         for entry in whole["spec"]["primers"]
     )

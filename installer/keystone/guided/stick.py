@@ -36,19 +36,19 @@ CLIENT = ".client"
 
 
 def read(stick: Path) -> Document:
-    """The draft that a stick has, or the site file that one became; empty without.
+    """The draft that a stick has, or the site file that is there; empty without.
 
-    Raises ConfigurationError for one that is not a draft.
+    Raises ConfigurationError for one that is not a draft, or with the mistakes of the site file.
     """
-    file = stick / DRAFT
+    whole, file = stick / medium.SITE, stick / DRAFT
     if not file.is_file():
-        file = stick / medium.SITE
-    if not file.is_file():
-        return {}
+        if not whole.is_file():
+            return {}
+        return drafts.from_desk(_text(whole), str(whole), public_keys(stick))
     try:
         found = yaml.safe_load(file.read_text())
         for entry in found["spec"]["primers"]:
-            _ = entry["name"], entry["address"], entry["machine"], entry["disks"]
+            _ = entry["name"], entry["address"], entry["disks"]
     except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise ConfigurationError(
             f"{file}: not as the guided way writes it: {error}",
@@ -123,7 +123,8 @@ def missing(stick: Path, draft: Document) -> tuple[str, ...]:
     return tuple(
         entry["name"]
         for entry in draft["spec"]["primers"]
-        if not all((folder / entry["name"] / file).is_file() for file in needed)
+        if "machine" in entry
+        and not all((folder / entry["name"] / file).is_file() for file in needed)
     )
 
 
