@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
@@ -16,6 +17,7 @@ from keystone.image import write as writing
 from keystone.image.identity import Card
 from keystone.image.root import System
 from keystone.image.write import Running
+from keystone.run import run
 from keystone.site import Machine, Networks, Node, Site
 
 NODE = Node("p1", IPv4Address("10.77.0.11"), ())
@@ -61,8 +63,23 @@ def test_a_disk_that_is_finished_is_not_refused_for_it(
     (blank,) = disks.observe()
     whole = replace(blank, partition_table="gpt", partitions=("a1", "a2"))
     monkeypatch.setattr(disks, "observe", lambda: (whole,))
-    monkeypatch.setattr(writing, "slot_of", lambda _: "a2")
+    monkeypatch.setattr(writing, "slot_of", lambda *_: "a2")
     assert installing.plan(plugged, SITE, NODE).disk.done
+
+
+def test_the_slot_is_the_named_disks_own(plugged: Running, tmp_path: Path) -> None:
+    """Primers of a version have equal PARTUUIDs: with both disks in, udev's link is either's."""
+    for name, uuid in (("mine", plugged.system.partition), ("other", UUID(int=7))):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(64 << 20)
+        run(
+            ["sfdisk", "--quiet", tmp_path / name],
+            data=f"label: gpt\nsize=1MiB\nsize=8MiB, uuid={uuid}\n",
+        )
+    (tmp_path / "blank").write_bytes(bytes(1 << 20))
+    found = {name: writing.slot_on(plugged, f"{tmp_path}/{name}") for name in
+             ("mine", "other", "blank", "missing")}  # fmt: skip
+    assert found == {"mine": "mine2", "other": "", "blank": "", "missing": ""}
 
 
 def test_what_fails_without_the_medium_blames_no_disk(

@@ -143,7 +143,7 @@ def write(serial: str, *, plan_only: bool, yes: bool, as_json: bool) -> None:
     now = writing.observe()
     seen = disks.observe()
     begun = writing.begun(seen, serial)
-    wanted = writing.plan(now, seen, serial, writing.slot_of(now), begun=begun)
+    wanted = writing.plan(now, seen, serial, writing.slot_of(now, seen, serial), begun=begun)
     log.info(wanted.describe())
     if as_json:
         log.out_json({**asdict(wanted), "done": wanted.done})

@@ -54,7 +54,7 @@ def plan(now: Running, place: Place, node: Member, system: str = "") -> Plan:
     seen = disks.observe()
     serial = system or identity.system_disk(node, medium.hardware(seen))
     begun = writing.begun(seen, serial)
-    disk = writing.plan(now, seen, serial, writing.slot_of(now), begun=begun)
+    disk = writing.plan(now, seen, serial, writing.slot_of(now, seen, serial), begun=begun)
     return with_card(disk, node, {} if disk.held else medium.cards())
 
 

@@ -8,6 +8,7 @@ written is read back against the root hash.
 
 from __future__ import annotations
 
+import json
 import mmap
 import os
 import re
@@ -145,10 +146,27 @@ def found_on(disk: DiskFacts, *, begun: bool) -> str:
     return "" if begun and not storage.found_on(left) else storage.found_on(disk)
 
 
-def slot_of(now: Running) -> str:
-    """The partition that has this system already: "nvme0n1p2"; "" when there is none."""
-    link = Path("/dev/disk/by-partuuid") / str(now.system.partition)
-    return link.resolve().name if link.exists() else ""
+def slot_of(now: Running, disks: Sequence[DiskFacts], serial: str) -> str:
+    """The partition of this disk that has this system already: "nvme0n1p2"; "" when there is none.
+
+    Another disk in the machine may have the same system, and its PARTUUID. Raises RefusedError as
+    `plan` does.
+    """
+    (disk,) = storage.by_serial([serial], disks)
+    return slot_on(now, disk.path)
+
+
+def slot_on(now: Running, disk: str) -> str:
+    """`slot_of`, of a disk or an image of one, out of its partition table (sfdisk(8))."""
+    told = run(["sfdisk", "--json", disk], check=False)
+    table = json.loads(told.stdout)["partitiontable"] if told.returncode == 0 else {}
+    wanted = str(now.system.partition)
+    nodes = [
+        part["node"]
+        for part in table.get("partitions", ())
+        if part.get("uuid", "").lower() == wanted
+    ]
+    return Path(nodes[0]).name if nodes else ""
 
 
 def begun(disks: Sequence[DiskFacts], serial: str) -> bool:
@@ -214,7 +232,8 @@ def _answers(medium: Path) -> bool:
 def _unchanged(now: Running, wanted: Plan) -> None:
     """Another console may have written the disk while this one asked or waited."""
     seen, serial = disks.observe(), wanted.serial
-    if plan(now, seen, serial, slot_of(now), begun=begun(seen, serial)) != wanted:
+    slot = slot_of(now, seen, serial)
+    if plan(now, seen, serial, slot, begun=begun(seen, serial)) != wanted:
         raise RefusedError(
             f"disk {serial} ({wanted.disk}): something wrote it since it was looked at",
             hint="look at it again: " + f"keystone-install image write --disk {serial} --plan",
@@ -227,7 +246,7 @@ def _finish(now: Running, wanted: Plan) -> None:
     Each time that a disk is closed which was open for writing, udev reads its table again, and its
     partitions are away for a moment.
     """
-    slot = Path("/dev/disk/by-partuuid") / str(now.system.partition)
+    slot = Path("/dev") / slot_on(now, wanted.disk)
     run(["udevadm", "wait", "--settle", f"--timeout={UDEV_SECONDS}", slot])
     try:
         with Path(wanted.disk).open("r+b", buffering=0) as disk:
@@ -328,7 +347,7 @@ def _discards(disk: str) -> bool:
 
 def _mend_table(now: Running, wanted: Plan) -> None:
     """Both copies of the table are whole: the kernel is content with one."""
-    (number,) = re.findall(r"p?(\d+)$", slot_of(now))
+    (number,) = re.findall(r"p?(\d+)$", slot_on(now, wanted.disk))
     run(["sfdisk", "--part-label", wanted.disk, number, f"keystone-{now.version}"])
     run(["udevadm", "settle"])
 
