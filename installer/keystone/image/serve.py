@@ -24,7 +24,7 @@ from keystone import certificates, log
 from keystone.bundle import tar
 from keystone.bundle.disk import sync_directory
 from keystone.errors import DamagedBundleError, HostError, PreflightError
-from keystone.image import pxe, upgrade, write
+from keystone.image import pxe, release, upgrade, write
 from keystone.inventory import mirror
 from keystone.run import CommandError, run
 from keystone.turns import only_one
@@ -160,6 +160,7 @@ def check(folder: Path, name: str) -> Found:
             named = options((folder / "boot.ipxe").read_bytes())
             if named != options(offer.parts["cmdline"].read_bytes()):
                 raise DamagedBundleError("boot.ipxe starts another system", hint=AGAIN)
+            release.check(place / "boot")
             write.verify(offer.system, offer.system.file)
     except CommandError as error:
         raise DamagedBundleError(
