@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 VERSION = 1
 """Raised when this module makes another tree of the same input."""
 RUN = """
-python3 -B "/mnt/blobs/$1" --log-format=json image converge --logs=/mnt/log
+python3 -B "$1" --log-format=json image converge --logs=/mnt/log
 rm -rf /root/.ansible /var/lib/libuuid/clock.txt
 """
 """What Ansible leaves goes: its folder by passwd(5), not by HOME, and libuuid's clock
@@ -53,12 +53,14 @@ def roles(materials: Materials, tree: Tree, recipe: Recipe, kernel: Path) -> Tre
         for folder in (upper, logs):
             folder.mkdir()
         binds = {"blobs": cache.path(item.digest).parent, "log": logs}
-        # Unpacked and compiled in the tree already, or else in memory.
-        program = rootfs.UNPACKED if recipe.installer else f"{HOME}/keystone"
-        env = {**materials.env, "HOME": HOME, "SHIV_ROOT": program}
+        # In the tree it is unpacked and compiled already; else that happens in memory.
+        program, unpacked = rootfs.PROGRAM, rootfs.UNPACKED
+        if not recipe.installer:
+            program, unpacked = f"/mnt/blobs/{item.digest.hex}", f"{HOME}/keystone"
+        env = {**materials.env, "HOME": HOME, "SHIV_ROOT": unpacked}
         try:
             Inside(tree, upper, binds, env).run(
-                ["sh", "-euc", RUN, "roles", item.digest.hex], data=_written(recipe.roles, release)
+                ["sh", "-euc", RUN, "roles", program], data=_written(recipe.roles, release)
             )
         except CommandError as error:
             raise HostError(

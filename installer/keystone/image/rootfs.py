@@ -42,12 +42,12 @@ CLEAN = (
 """Identity is the machine's own; caches and logs tell of the build. An empty machine-id(5) is
 filled at the first start, without systemd.preset(5): that would enable every package's services."""
 
-UNPACKED = "/usr/lib/keystone"
-"""Where the tree has keystone-install unpacked."""
+PROGRAM, UNPACKED = "/usr/bin/keystone-install", "/usr/lib/keystone"
+"""Where the tree has keystone-install, and where unpacked: by the program's name, and its own."""
 UNPACK = f"""
-install -m 755 "/mnt/blobs/$1" /usr/bin/keystone-install
+install -m 755 "/mnt/blobs/$1" {PROGRAM}
 export SHIV_ROOT={UNPACKED}
-/usr/bin/keystone-install --version >/dev/null
+{PROGRAM} --version >/dev/null
 find $SHIV_ROOT -name __pycache__ -prune -exec rm -r {{}} +
 find $SHIV_ROOT -maxdepth 1 -type f -delete
 python3 -m compileall -q --invalidation-mode unchecked-hash $SHIV_ROOT
