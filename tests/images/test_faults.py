@@ -96,7 +96,7 @@ def test_a_medium_that_is_pulled_while_it_writes(
         machine.becomes(lambda: disk.stat().st_blocks >= mib << 11, f"{mib} MiB written", 900)
         with qemu.Qmp(machine.folder / "qmp") as door:
             door.ask("device_del", {"id": "usb1"})
-        machine.wait(NOT_FOLLOWED, "the medium was taken out")
+        machine.hear(r"the medium was taken out")  # a page needs a program that can be read
     written(machine)
     with machine:
         machine.hear(r"p1 login:")
