@@ -20,6 +20,7 @@ from keystone.image import converge, recipe, rootfs
 from keystone.image.roles import Role
 from keystone.image.sandbox import Tree
 from keystone.inventory import Context
+from keystone.run import run
 from keystone.site import Networks, Node, Site
 
 if TYPE_CHECKING:
@@ -158,3 +159,23 @@ def test_the_steps_name_depends_on_all_that_is_applied_and_on_its_order() -> Non
         converge.step_name(TREE, INSTALLER, [one, two], "6.13"),
     }
     assert len(others | {name}) == 7
+
+
+def test_accounts_that_no_package_describes_are_described_for_a_later_start(tmp_path: Path) -> None:
+    described = tmp_path / "usr/lib/sysusers.d"
+    described.mkdir(parents=True)
+    (described / "a.conf").write_text("# g lost\nu! sshd - -\ng  input  - -\n")
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/group").write_text(
+        "root:x:0:\ninput:x:995:\nhaproxy:x:103:me,_chrony\nlost:x:9:\n"
+    )
+    (tmp_path / "etc/passwd").write_text(
+        "root:x:0:0:root:/root:/bin/bash\nsshd:x:991:65534:sshd user:/run/sshd:/bin/false\n"
+        "nobody:x:65534:65534::/:/bin/false\nlist:x:38:9:Mailing List:/var/list:/bin/false\n"
+    )
+    run(["sh", "-euc", rootfs.ACCOUNTS], cwd=tmp_path)
+    assert (described / "keystone.conf").read_text() == (
+        "g haproxy 103\nm me haproxy\nm _chrony haproxy\ng lost 9\n"
+        'u list 38:9 "Mailing List" /var/list /bin/false\n'
+    )
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["etc", "usr"]

@@ -65,6 +65,26 @@ done
 """
 PUT_IN = "find /mnt/out -name '*.ko' -exec xz --check=crc32 {} +"
 """As the kernel's own build does it, then packed again in the form that the kernel unpacks."""
+ACCOUNTS = r"""
+awk -F: '
+FILENAME ~ /sysusers/ {
+    split($0, word, " ")
+    if (word[1] ~ /^[gu]/) known[substr(word[1], 1, 1), word[2]]
+    next
+}
+$3 == 0 || $3 == 65534 { next }
+FILENAME ~ /group/ {
+    if (!(("g", $1) in known) && !(("u", $1) in known)) print "g", $1, $3
+    count = split($4, member, ",")
+    for (n = 1; n <= count; n++) print "m", member[n], $1
+    next
+}
+!(("u", $1) in known) { printf "u %s %s:%s \"%s\" %s %s\n", $1, $3, $4, $5, $6, $7 }
+' usr/lib/sysusers.d/*.conf etc/group etc/passwd >accounts
+mv accounts usr/lib/sysusers.d/keystone.conf
+"""
+"""The tree's accounts as sysusers.d(5), but for those that packages describe. A state keeps the
+/etc/passwd that a role has written: with it, a later version's own accounts would not be there."""
 MKINITRAMFS = """\
 set -- /boot/vmlinuz-*
 [ $# = 1 ]
@@ -254,7 +274,7 @@ def settings(materials: Materials, tree: Tree, recipe: Recipe) -> Tree:
             for verb, units in recipe.units.items()
             if units
         ),
-        f"printf '{_identity(recipe)}' >>/usr/lib/os-release;",
+        f"printf '{_identity(recipe)}' >>/usr/lib/os-release; {ACCOUNTS}",
         CLEAN,
     ]
     name = steps.key("settings", VERSION, tree.stack(), steps.folder_digest(recipe.files), script)
