@@ -40,6 +40,7 @@ def starts_from_its_disk(bench: Bench, machine: Machine, port: int) -> None:
         (grown,) = (part for part in parts if part["partlabel"] == "keystone-state")
         assert int(grown["size"]) > 2 << 30
         assert int(grown["fssize"]) > 2 << 30
+        machine.hear(r"no bundle: offline\.tar is not on a stick labelled KEYSTONE")
 
 
 @pytest.mark.parametrize(
