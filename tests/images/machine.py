@@ -5,11 +5,12 @@ What is waited for is named; a deadline is generous, for machines are emulated.
 
 from __future__ import annotations
 
+import queue
 import re
-import select
 import shutil
 import signal
 import socket
+import threading
 import time
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ import pyte
 import pytest
 
 from keystone.lab import qemu
-from keystone.run import spawned
+from keystone.run import bound, spawned
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -87,6 +88,7 @@ class Machine(AbstractContextManager["Machine"]):
         self.folder.mkdir(parents=True, exist_ok=True)
         self._stack = ExitStack()
         self._line: socket.socket | None = None
+        self._heard: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
     def __enter__(self) -> Self:
         """Power on."""
@@ -97,11 +99,13 @@ class Machine(AbstractContextManager["Machine"]):
         if self.tpm:
             self._stack.enter_context(self._tpm())
         process = self._stack.enter_context(
-            spawned(self.command(), log_file=self.folder / "qemu.log")
+            spawned(bound(self.command()), log_file=self.folder / "qemu.log")
         )
         self._process = process
         self.started = time.monotonic()
         self._line = self._stack.enter_context(self._connect())
+        self._heard = queue.SimpleQueue()
+        threading.Thread(target=_listen, args=(self._line, self._heard), daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -218,12 +222,9 @@ class Machine(AbstractContextManager["Machine"]):
                 pytest.fail(f"the machine ended, no {what}:\n{self.said[-3000:]}")
 
     def _read(self) -> bool:
-        assert self._line
-        if not select.select([self._line], [], [], 1)[0]:
-            return False
-        found = self._line.recv(1 << 16)
-        if not found:
-            time.sleep(0.2)
+        try:
+            found = self._heard.get(timeout=1)
+        except queue.Empty:
             return False
         with self.folder.joinpath("serial.log").open("ab") as file:
             file.write(found)
@@ -258,6 +259,15 @@ class Machine(AbstractContextManager["Machine"]):
                 time.sleep(0.1)
             else:
                 return line
+
+
+def _listen(line: socket.socket, heard: queue.SimpleQueue[bytes]) -> None:
+    """While the test is busy, too: a kernel waits in printk for a line that nobody reads."""
+    try:
+        while found := line.recv(1 << 16):
+            heard.put(found)
+    except OSError:  # power off
+        return
 
 
 def _kept(file: Path) -> str:

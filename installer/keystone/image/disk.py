@@ -18,14 +18,26 @@ if TYPE_CHECKING:
 
     from keystone.image.pieces import Pieces
 
-VERSION = 1
+VERSION = 2
 SLACK_MIB = 64
+# $1: size of the disk; $2: seed of its ids; $3: size of the EFI partition in MiB; $4: FAT serial.
 MAKE = """
-find /mnt/out/esp -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
+export LC_ALL=C
+cd /mnt/out/esp
+find . -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
+efi=/mnt/out/efi.img
+truncate -s "${3}M" $efi
+mkfs.vfat -F 32 -n ESP -i "$4" --invariant $efi >/dev/null
+find . -mindepth 1 -type d | sort | while read -r folder; do mmd -i $efi "::${folder#.}"; done
+find . -type f | sort | while read -r file; do mcopy -m -i $efi "$file" "::${file#.}"; done
+cd /
 SYSTEMD_REPART_MKFS_OPTIONS_EXT4="-E hash_seed=$2" systemd-repart --empty=create --size="$1" \\
     --seed="$2" --offline=yes --dry-run=no --no-pager \\
     --definitions=/mnt/out/repart.d /mnt/out/image
+fallocate --dig-holes /mnt/out/image || echo "the builder's file system makes no holes" >&2
 """
+"""The FAT is made file by file: systemd-repart lets mcopy walk folders, in the order in which the
+builder's file system lists them. mmd(1) dates folders by SOURCE_DATE_EPOCH."""
 CONVERT = [
     "qemu-img", "convert", "-m", "1", "-c", "-f", "raw", "-O", "qcow2",
     "-o", "compression_type=zstd", "/mnt/raw/image", "/mnt/out/image",
@@ -48,7 +60,7 @@ def raw(pieces: Pieces) -> Path:
     """The disk image, sparse."""
     materials, recipe, tools = pieces.materials, pieces.recipe, pieces.tools
     boot, system = pieces.boot, pieces.system
-    contents = layout.Contents("/mnt/out/core", "/mnt/system/root", "/mnt/out/esp")
+    contents = layout.Contents("/mnt/out/core", "/mnt/system/root", esp_image="/mnt/out/efi.img")
     wanted = layout.definitions(system, recipe.version, contents)
     size = layout.SMALLEST_MIB + SLACK_MIB
     name = steps.key(
@@ -62,15 +74,16 @@ def raw(pieces: Pieces) -> Path:
         fill(half / "repart.d", wanted)
         grub = bios.placed((boot / "boot.img").read_bytes(), (boot / "core.img").read_bytes())
         (half / "core").write_bytes(grub.core)
-        binds = {"out": half, "system": system.file.parent}
+        binds, seed = {"out": half, "system": system.file.parent}, uuid5(NAMESPACE_URL, name)
         Inside(tools, None, binds, materials.env).run([
-            "sh", "-euc", MAKE, "raw", f"{size}M", str(uuid5(NAMESPACE_URL, name))
+            "sh", "-euc", MAKE, "raw", f"{size}M", str(seed), str(layout.ESP_MIB), seed.hex[:8],
         ])  # fmt: skip
         with (half / "image").open("r+b") as image:
             image.write(grub.code)
         for used in ("esp", "repart.d"):
             shutil.rmtree(half / used)
-        (half / "core").unlink()
+        for used in ("core", "efi.img"):
+            (half / used).unlink()
 
     return steps.step(name, "disk image", make) / "image"
 

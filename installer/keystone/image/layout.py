@@ -78,27 +78,30 @@ def of_version(parts: Mapping[str, Path], version: int) -> Mapping[str, Path | s
 class Contents:
     """Where systemd-repart reads what goes into the partitions.
 
-    core: GRUB's, in its place. system: a file or device. esp: a folder. seed: a folder that the
-    state begins with.
+    core: GRUB's, in its place. system: a file or device. esp: a folder, or a FAT image of the
+    partition. seed: a folder that the state begins with.
     """
 
     core: str
     system: str
-    esp: str
+    esp: str = ""
+    esp_image: str = ""
     seed: str = ""
 
 
 def definitions(system: System, version: int, contents: Contents) -> Mapping[str, str]:
     """repart.d files by name."""
     state = {"CopyFiles": f"{contents.seed}:/"} if contents.seed else {}
+    esp = {"Format": "vfat", "CopyFiles": f"{contents.esp}:/"}
+    if contents.esp_image:
+        esp = {"CopyBlocks": contents.esp_image}
     return {
         "05-grub.conf": _partition(
             Type=bios.PARTITION_TYPE, Label="keystone-grub", CopyBlocks=contents.core,
             **_exactly(1),
         ),
         "10-esp.conf": _partition(
-            Type="esp", Label="keystone-esp", Format="vfat", CopyFiles=f"{contents.esp}:/",
-            **_exactly(ESP_MIB),
+            Type="esp", Label="keystone-esp", **esp, **_exactly(ESP_MIB),
         ),
         "20-slot.conf": _partition(
             Type="root-x86-64", Label=f"keystone-{version}", UUID=str(system.partition),

@@ -305,7 +305,7 @@ def _partition(now: Running, wanted: Plan, seed: Path | None) -> None:
         with release.parts(MEDIUM_BOOT) as parts:
             fill(folder / "esp", layout.esp(parts, now.version))
         contents = layout.Contents(
-            f"{folder}/core", str(now.system.file), f"{folder}/esp", str(seed or "")
+            f"{folder}/core", str(now.system.file), f"{folder}/esp", seed=str(seed or "")
         )
         files = layout.definitions(now.system, now.version, contents)
         fill(folder / "repart.d", files)
