@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import re
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from keystone.bundle import backoff, docker_credentials, registry_auth, source_wheels
 from keystone.bundle.addresses import Origin, SourceError, follow
-from keystone.bundle.source_apt import proxies
+from keystone.bundle.source_apt import Tree, proxies
 from keystone.bundle.sources import Sources
 from keystone.documents import packaged_schema
 from keystone.errors import ConfigurationError
@@ -164,3 +165,18 @@ def test_every_key_of_the_definition_is_in_its_reference() -> None:
     page = (Path(__file__).parents[2] / "docs/reference/bundle-definition.md").read_text()
     spec = packaged_schema("bundle")["properties"]["spec"]
     assert sorted(key for key in keys(spec) if not re.search(rf"\b{key}\b", page)) == []
+
+
+def test_two_builds_take_turns_with_apts_own_world(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both write its lists and its cache, under names that the sources decide."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(Tree, "_update", lambda _: None)
+    monkeypatch.setattr(Tree, "_configuration", lambda _: "")
+    with Tree.ready((), "amd64", Sources()) as tree:
+        (lock,) = tree.root.parent.glob("*.lock")
+        with lock.open("rb") as held, pytest.raises(BlockingIOError):
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with lock.open("rb") as free:
+        fcntl.flock(free, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -21,6 +21,7 @@ from keystone.errors import ConfigurationError, Mistake
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from contextlib import AbstractContextManager
     from datetime import datetime
     from pathlib import Path
 
@@ -114,10 +115,11 @@ def _debs(found: _Found, debs: Debs, definition: Definition, sources: Sources) -
     required: set[str] = set()
     architectures = debs.architectures or definition.architectures
     for architecture in architectures:
-        tree = _tree(debs, architecture, sources)
-        needed = tree.required()
-        for group, names in debs.groups.items():
-            for deb in tree.closure(names):
+        with _tree(debs, architecture, sources) as tree:
+            needed = tree.required()
+            closures = {group: tree.closure(names) for group, names in debs.groups.items()}
+        for group, closure in closures.items():
+            for deb in closure:
                 packages[deb.filename] = deb
                 groups.setdefault(deb.filename, {})[group] = None
                 if deb.name in needed:
@@ -136,7 +138,9 @@ def _debs(found: _Found, debs: Debs, definition: Definition, sources: Sources) -
     _packages(found, debs.suite, packages.values(), architectures)
 
 
-def _tree(debs: Debs, architecture: str, sources: Sources) -> source_apt.Tree:
+def _tree(
+    debs: Debs, architecture: str, sources: Sources
+) -> AbstractContextManager[source_apt.Tree]:
     archives = debs.sources or source_apt.machine_archives(debs.suite, debs.components)
     fitting = [archive for archive in archives if archive.has(architecture)]
     if not fitting:
@@ -144,7 +148,7 @@ def _tree(debs: Debs, architecture: str, sources: Sources) -> source_apt.Tree:
             f"{debs.suite}: no archive for {architecture}",
             hint=f"add one to spec.debs[].sources, with architectures: [{architecture}]",
         )
-    return source_apt.Tree.create(fitting, architecture, sources)
+    return source_apt.Tree.ready(fitting, architecture, sources)
 
 
 def _deb(deb: Deb, suite: str, labels: dict[str, str], source: str) -> tuple[Item, LockedBlob]:

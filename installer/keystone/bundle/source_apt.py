@@ -12,6 +12,7 @@ import hashlib
 import os
 import re
 import shlex
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ from keystone.bundle.addresses import SourceError
 from keystone.bundle.disk import write_file
 from keystone.bundle.model import Digest
 from keystone.errors import ConfigurationError, UntrustedBundleError
+from keystone.turns import only_one
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -126,20 +128,27 @@ class Tree:
     sources: Sources
 
     @classmethod
-    def create(cls, archives: Sequence[Archive], architecture: str, sources: Sources) -> Tree:
-        """Make the tree, and fetch and check the archives' indexes, through mirrors."""
+    @contextmanager
+    def ready(
+        cls, archives: Sequence[Archive], architecture: str, sources: Sources
+    ) -> Iterator[Tree]:
+        """The tree with the archives' indexes, fetched through mirrors and checked.
+
+        Who comes second waits: apt's own locks would make it fail.
+        """
         text = "\n".join(
             str(replace(archive, uri=sources.rewrite(archive.uri))) for archive in archives
         )
         name = hashlib.sha256(f"{architecture}\n{text}".encode()).hexdigest()[:16]
         tree = cls(cache.root() / "apt" / name, architecture, sources)
-        for folder in ("etc/preferences.d", "state/lists/partial", "cache/archives/partial"):
-            (tree.root / folder).mkdir(parents=True, exist_ok=True)
-        write_file(tree.root / "etc/keystone.sources", text.encode())
-        write_file(tree.root / "state/status", b"")
-        write_file(tree.root / "etc/apt.conf", tree._configuration().encode())
-        tree._update()
-        return tree
+        with only_one(tree.root.with_name(f"{name}.lock"), str(tree.root)):
+            for folder in ("etc/preferences.d", "state/lists/partial", "cache/archives/partial"):
+                (tree.root / folder).mkdir(parents=True, exist_ok=True)
+            write_file(tree.root / "etc/keystone.sources", text.encode())
+            write_file(tree.root / "state/status", b"")
+            write_file(tree.root / "etc/apt.conf", tree._configuration().encode())
+            tree._update()
+            yield tree
 
     def _update(self) -> None:
         """Fetch and check the indexes; none may be missing, or be what was there before.
@@ -219,7 +228,7 @@ class Tree:
             "APT::Architecture": self.architecture,
             "APT::Get::List-Cleanup": "true",
             "Acquire::Languages": "none",
-            "Debug::NoLocking": "true",
+            "Debug::NoLocking": "true",  # `ready` has a lock for all of it
             # Or apt goes on with what it had, or with nothing, and calls that success.
             "APT::Update::Error-Mode": "any",
             # Ubuntu gives an update to a part of the machines first: a lock takes it or not,
