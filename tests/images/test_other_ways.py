@@ -160,7 +160,7 @@ def enrolled(bench: Bench, keys: Path) -> Path:
     return made
 
 
-def test_secure_boot_starts_what_we_signed_and_nothing_else(
+def test_secure_boot_starts_what_we_signed_and_loads_no_other_module(
     bench: Bench, build: Callable[..., Path], keys: Path, enrolled: Path
 ) -> None:
     iso = build("iso", keys)
@@ -178,15 +178,20 @@ def test_secure_boot_starts_what_we_signed_and_nothing_else(
         refused = host.run(["insmod", "/tmp/spl.ko"], check=False)
         assert "rejected" in refused.stderr or "not permitted" in refused.stderr
         host.run(["modprobe", "spl"])
-    unsigned = bench.machine("unsigned", firmware="secure", variables=enrolled, disks=bench.disks())
-    unsigned.cd = build()
+
+
+def test_secure_boot_starts_nothing_that_we_did_not_sign(
+    bench: Bench, build: Callable[..., Path], keys: Path, enrolled: Path
+) -> None:
+    """No signature; and a signature of another command line. There is no disk to go on from."""
+    iso = build("iso", keys)
+    unsigned = bench.machine("unsigned", firmware="secure", variables=enrolled, cd=build())
     with unsigned:
         is_refused(unsigned)
     altered = bench.folder / "altered.iso"
     shutil.copyfile(iso, altered)
     other_command_line(altered)
-    changed = bench.machine("changed", firmware="secure", variables=enrolled, disks=bench.disks())
-    changed.cd = altered
+    changed = bench.machine("changed", firmware="secure", variables=enrolled, cd=altered)
     with changed:
         is_refused(changed)
 
