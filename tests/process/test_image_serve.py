@@ -1,7 +1,7 @@
 """Files for network boot, packed as a build does it, checked and put where nginx finds them.
 
 No kernel of a test machine need know ISO 9660 or have veritysetup: a medium is a tar file here that
-`mount` unpacks, and its root hash is the system's SHA-256.
+`mount` unpacks, its EFI partition another, and its root hash is the system's SHA-256.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from keystone.errors import DamagedBundleError, HostError
-from keystone.image import pxe, serve
+from keystone.image import layout, pxe, release, serve
 from keystone.image.boot import PARTS
 from keystone.run import run
 
@@ -23,6 +23,9 @@ FAKES = {
     "umount": "exit 0",
     "veritysetup": 'file=$3 digest=$5\necho "$digest  $file" | sha256sum --check --quiet',
 }
+
+
+SERVER = "10.77.0.11"
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,11 @@ class Builder:
         for part in PARTS:
             (tree / "boot" / part).write_bytes(part.encode() + system)
         (tree / "boot/cmdline").write_text(line)
+        (tree / "boot" / release.SUMS).write_text(release.of(tree / "boot"))
+        uki = place / "efi" / layout.REMOVABLE
+        uki.parent.mkdir(parents=True)
+        (tree / "boot" / release.UKI).rename(uki)
+        run(["tar", "-cf", tree / "boot/efi.img", "-C", place / "efi", "."])
         (tree / f"keystone/{digest}.root").write_bytes(b"system " + system)
         for part in ("vmlinuz", "initrd"):
             shutil.copyfile(tree / "boot" / part, files / part)
@@ -69,6 +77,15 @@ def builder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Builder:
     return Builder(tmp_path)
 
 
+def contents(files: Path) -> dict[str, bytes]:
+    """What is served of them: the script names this Primer for an iPXE that does not know."""
+    found = {file.name: file.read_bytes() for file in files.iterdir()}
+    here = f"set url http://{SERVER}:8080/boot/boot.ipxe ||".encode()
+    changed = found["boot.ipxe"].replace(b"set url ${filename} ||", here)
+    assert changed != found["boot.ipxe"]
+    return found | {"boot.ipxe": changed}
+
+
 def served() -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in serve.LINK.iterdir()}
 
@@ -81,9 +98,9 @@ def kept() -> int:
 def test_a_version_is_served_whole_and_the_next_takes_its_place(builder: Builder) -> None:
     for system in (b"one", b"two"):
         files = builder.files(system)
-        found = serve.serve(builder.packed(files))
+        found = serve.serve(builder.packed(files), SERVER)
         assert found == serve.Found(hashlib.sha256(b"system " + system).hexdigest(), 2)
-        assert served() == {file.name: file.read_bytes() for file in files.iterdir()}
+        assert served() == contents(files)
         assert kept() == 1
     for folder in (serve.LINK.parent, serve.LINK.resolve()):
         assert folder.stat().st_mode & 0o777 == 0o755
@@ -91,22 +108,25 @@ def test_a_version_is_served_whole_and_the_next_takes_its_place(builder: Builder
 
 def test_a_site_file_is_served_beside_them_and_the_script_names_it(builder: Builder) -> None:
     files = builder.files()
-    serve.serve(builder.packed(files), b"kind: Site")
+    serve.serve(builder.packed(files), SERVER, b"kind: Site")
     found = served()
     assert found.pop("site.yaml") == b"kind: Site"
     digest = hashlib.sha256(b"kind: Site").hexdigest()
-    added = f" keystone.site=site.yaml keystone.sitehash={digest}"
-    before = (files / "boot.ipxe").read_text()
-    assert found["boot.ipxe"].decode() == before.replace("=${cwuri}", "=${cwuri}" + added)
-    assert "${cwuri} keystone.site" in found["boot.ipxe"].decode()
-    serve.serve(builder.packed(files))
-    assert served() == {file.name: file.read_bytes() for file in files.iterdir()}
+    added = f"keystone.url=${{url}} keystone.site=site.yaml keystone.sitehash={digest} "
+    assert found["boot.ipxe"].decode() == contents(files)["boot.ipxe"].decode().replace(
+        "keystone.url=${url} ", added
+    )
+    assert added in found["boot.ipxe"].decode()
+    serve.serve(builder.packed(files), SERVER)
+    assert served() == contents(files)
 
 
 @pytest.mark.parametrize(
     ("file", "old", "new", "why"),
     [
         ("medium.iso", b"system two", b"system twa", ".root: "),
+        ("medium.iso", b"core.imgtwo", b"core.imgtwa", "core.img: not as it was built"),
+        ("medium.iso", b"linux.efitwo", b"linux.efitwa", "linux.efi: not as it was built"),
         ("vmlinuz", b"two", b"twa", "vmlinuz is another than the medium's"),
         ("initrd", b"two", b"two ", "initrd is another than the medium's"),
         ("boot.ipxe", b"keystone.tree=4096", b"keystone.tree=8192", "starts another system"),
@@ -116,24 +136,24 @@ def test_a_site_file_is_served_beside_them_and_the_script_names_it(builder: Buil
 def test_what_does_not_belong_together_leaves_the_version_before(
     builder: Builder, file: str, old: bytes, new: bytes, why: str
 ) -> None:
-    serve.serve(builder.packed(builder.files(b"one")))
+    serve.serve(builder.packed(builder.files(b"one")), SERVER)
     before = served()
     files = builder.files(b"two")
     changed = files / file
     changed.write_bytes(changed.read_bytes().replace(old, new))
     with pytest.raises(DamagedBundleError, match="image") as error:
-        serve.serve(builder.packed(files))
+        serve.serve(builder.packed(files), SERVER)
     assert why in error.value.message
     assert (served(), kept()) == (before, 1)
 
 
 def test_a_file_that_is_cut_leaves_the_version_before(builder: Builder) -> None:
-    serve.serve(builder.packed(builder.files(b"one")))
+    serve.serve(builder.packed(builder.files(b"one")), SERVER)
     before = served()
     tar = builder.packed(builder.files(b"two"))
     tar.write_bytes(tar.read_bytes()[:5000])
     with pytest.raises(DamagedBundleError, match="in the middle of medium"):
-        serve.serve(tar)
+        serve.serve(tar, SERVER)
     assert (served(), kept()) == (before, 1)
 
 
@@ -143,7 +163,7 @@ def test_no_room_is_said(builder: Builder, monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(serve, "unpack", full)
     with pytest.raises(HostError, match="No space left on device"):
-        serve.serve(builder.packed(builder.files()))
+        serve.serve(builder.packed(builder.files()), SERVER)
     assert kept() == 0
 
 
@@ -151,12 +171,12 @@ def test_what_a_run_that_was_cut_left_goes(builder: Builder) -> None:
     cut = serve.LINK.parent / "cut"
     cut.mkdir(parents=True)
     (cut / "link").symlink_to("cut")
-    serve.serve(builder.packed(builder.files()))
+    serve.serve(builder.packed(builder.files()), SERVER)
     assert (cut.exists(), kept()) == (False, 1)
 
 
 def test_stopped_it_serves_and_keeps_nothing(builder: Builder) -> None:
     serve.stop()
-    serve.serve(builder.packed(builder.files()))
+    serve.serve(builder.packed(builder.files()), SERVER)
     serve.stop()
     assert (serve.LINK.is_symlink(), kept()) == (False, 0)

@@ -250,7 +250,7 @@ def serve(file: Path | None, site_file: Path | None, *, stop: bool) -> None:
     address = serving.address()
     if site_file:
         site.load(site_file)
-    found = serving.serve(file, site_file.read_bytes() if site_file else None)
+    found = serving.serve(file, address, site_file.read_bytes() if site_file else None)
     log.info(f"Served: version {found.version}, system {found.digest}")
     log.out(serving.dhcp(address))
 

@@ -2,6 +2,7 @@
 
 The kernel and its initrd, the installer medium, which the initrd fetches whole, and the script that
 starts them (ipxe.org, "scripting"). Addresses are relative to the script: it may lie anywhere. The
+kernel's command line alone needs the script's whole address, and an old iPXE does not say it: there it is `url` where someone set that, then what DHCP named, or the address of the Primer. The
 tar file is in the one dialect that bundle/tar.py has: serve.py takes it apart strictly. GNU tar
 would not do: its version 1.35 writes other USTAR headers than 1.34.
 """
@@ -20,26 +21,38 @@ if TYPE_CHECKING:
 
     from keystone.image.pieces import Pieces
 
-VERSION = 2
+VERSION = 3
 SCRIPT = """#!ipxe
+isset ${{cwuri}} && set url ${{cwuri}} ||
+isset ${{url}} || set url {else_url} ||
+isset ${{url}} || goto lost
 kernel vmlinuz {cmdline} ip=dhcp {url} initrd=initrd || goto failed
 initrd initrd || goto failed
 boot
 :failed
 echo Keystone {name} {version}: a file beside this script cannot be fetched
 shell
+:lost
+echo Keystone {name} {version}: this iPXE does not say where the script is. Before it:
+echo set url http://.../boot.ipxe
+shell
 """
 SITE = "site.yaml"
 FILES = ("boot.ipxe", "vmlinuz", "initrd", "medium.iso")
-
-
-URL = "keystone.url=${cwuri}"
+URL = "keystone.url=${url}"
 """On the kernel's command line in the script; a site file is named after it (with_site)."""
+DHCP_URL = "${filename}"
+"""What is taken for the script's address where iPXE does not say it (served_at)."""
 
 
 def script(name: str, version: int, cmdline: str) -> str:
     """boot.ipxe: fetch kernel and initrd from where it lies itself, and start them."""
-    return SCRIPT.format(cmdline=cmdline, name=name, version=version, url=URL)
+    return SCRIPT.format(cmdline=cmdline, name=name, version=version, url=URL, else_url=DHCP_URL)
+
+
+def served_at(text: str, url: str) -> str:
+    """The script as it is served at this URL."""
+    return text.replace(DHCP_URL, url, 1)
 
 
 def with_site(text: str, digest: str) -> str:

@@ -51,9 +51,10 @@ class Found:
     version: int
 
 
-def serve(file: Path, site: bytes | None = None) -> Found:
+def serve(file: Path, server: str, site: bytes | None = None) -> Found:
     """Have these files served instead of those before, when all of them are whole.
 
+    server: the address of this Primer.
     site: the site file that machines follow which start from them; it has been checked. Raises
     DamagedBundleError for a tar file that is not as `image build` makes it, HostError when this
     machine cannot keep it.
@@ -65,6 +66,8 @@ def serve(file: Path, site: bytes | None = None) -> Found:
             unpack(source, str(file), new)
         with log.step("check the medium"):
             found = check(new, str(file))
+        script = new / "boot.ipxe"
+        script.write_text(pxe.served_at(script.read_text(), url(server)))
         if site is not None:
             add_site(site, new)
         new.chmod(0o755)  # nginx reads it as another user
@@ -198,12 +201,17 @@ def address() -> str:
     return next(str(ip) for ip in names.get_values_for_type(x509.IPAddress) if not ip.is_loopback)
 
 
+def url(server: str) -> str:
+    """Of the script. server: the address of this Primer."""
+    return f"http://{server}:{mirror.BOOT_PORT}/boot/boot.ipxe"
+
+
 def dhcp(server: str) -> str:
     """What the site's DHCP server has to say. server: the address of this Primer."""
     return f"""\
-http://{server}:{mirror.BOOT_PORT}/boot/boot.ipxe
+{url(server)}
 Keystone runs no DHCP server: a second one would answer other machines of this network too.
 Yours has to tell machines that are to start from here, and no others:
   those that run iPXE (option 77, user class, is "iPXE"), option 67, the boot file's name:
-    http://{server}:{mirror.BOOT_PORT}/boot/boot.ipxe
+    {url(server)}
   those that do not yet: your TFTP server (option 66, next-server) and iPXE on it (option 67)"""
