@@ -1,4 +1,5 @@
-"""An installer medium beside live-build's nearest equivalent: cold, and after a change of settings.
+"""An installer medium beside live-build's nearest equivalent: cold, after a change of settings or a
+role; live-build has the roles' program among its files.
 
 Needs root, the package registry of this machine's own apt, and of Debian: live-build, debootstrap
 and dctrl-tools. Both have the same packages, kernel modules and compression, the packages fetched
@@ -33,11 +34,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 CHECKOUT = Path(__file__).parents[2]
+RECIPE = Path("images/primer")
+LOCK = "image.lock.json"
 ROOM = 20 << 30
 """Bytes of each one's file system; sparse."""
 LOOK = 0.2
 """Seconds between two looks at what is in use."""
-LIMITS = {"cold": 300, "changed": 10, "size": 400, "scratch": 2.2}
+LIMITS = {"cold": 300, "settings": 10, "role": 30, "size": 400, "scratch": 2.2}
+BUILDS = ("cold", "settings", "role")
 CONFIG = (
     "--mode", "debian", "--architecture", "amd64", "--archive-areas", "main contrib",
     "--security", "false", "--updates", "false", "--backports", "false", "--source", "false",
@@ -68,33 +72,32 @@ class Seen:
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two. empty: forget what was built. change: another file among the settings."""
+    """One of the two. empty: forget what was built. builds: each of BUILDS, with its change."""
 
     empty: Callable[[], None]
-    build: Callable[[], Path]
-    change: Callable[[], None]
+    builds: Mapping[str, Callable[[], Path]]
 
 
 def rows(folder: Path) -> Iterator[Row]:
-    """Each builds cold and again after a change, one after the other."""
+    """Each builds cold and again after each change, one after the other."""
     with _file_system(folder, "ours") as here, _file_system(folder, "theirs") as there:
-        recipe, locked = _locked(here)
+        checkout = _checkout(here)
         sides = {
-            "ours": (here, _ours(here, recipe)), "theirs": (there, _theirs(there, recipe, locked)),
-        }  # fmt: skip
-        seen: dict[tuple[str, str], Seen] = {}
+            "ours": (here, _ours(here, checkout)),
+            "theirs": (there, _theirs(there, checkout / RECIPE)),
+        }
         for _, side in sides.values():
             side.empty()
-        for who, (place, side) in sides.items():
-            seen[who, "cold"] = _watched(place, side.build)
-        for who, (place, side) in sides.items():
-            side.change()
-            seen[who, "changed"] = _watched(place, side.build)
+        seen = {
+            (who, what): _watched(place, side.builds[what])
+            for what in BUILDS
+            for who, (place, side) in sides.items()
+        }
     yield from _table(seen)
 
 
 def _table(seen: Mapping[tuple[str, str], Seen]) -> Iterator[Row]:
-    for what in ("cold", "changed"):
+    for what in BUILDS:
         ours, theirs = seen["ours", what], seen["theirs", what]
         yield _row(what, "s", (ours.seconds, theirs.seconds), LIMITS[what])
         most = LIMITS[what] * (os.cpu_count() or 1)
@@ -168,21 +171,29 @@ def _run(*words: str | Path, cwd: Path | None = None, env: Mapping[str, str] | N
         raise SystemExit(f"{' '.join(map(str, words))}: exit code {done.returncode}; see {log}")
 
 
-def _locked(place: Path) -> tuple[Path, lock.Lock]:
-    """A copy of the Primer's recipe, locked, and all that the lock names fetched."""
-    shutil.copytree(CHECKOUT / "images", place / "images")
-    recipe = place / "images/primer"
-    path = recipe / "image.lock.json"
+def _checkout(place: Path) -> Path:
+    """A copy of this one, its recipe locked, and all that the lock names fetched."""
+    copy = place / "checkout"
+    for top in ("installer", "roles", "playbooks", "images"):
+        shutil.copytree(CHECKOUT / top, copy / top, symlinks=True)
+    for file in ("pyproject.toml", "requirements.lock", "README.md"):
+        shutil.copyfile(CHECKOUT / file, copy / file)
+    path = copy / RECIPE / LOCK
     if "KEYSTONE_IMAGE_LOCK" in os.environ:
         shutil.copyfile(os.environ["KEYSTONE_IMAGE_LOCK"], path)
-    _run(sys.executable, "-m", "keystone", "image", "lock", recipe, cwd=CHECKOUT)
+    _keystone(copy, "lock", RECIPE)
     found = lock.load(path)
     wanted = [item for item in found.items if item.kind in {"deb", "installer"}]
-    Materials(found, recipe, Sources({}, None)).fetch(wanted)
-    return recipe, found
+    Materials(found, path.parent, Sources({}, None)).fetch(wanted)
+    return copy
 
 
-def _ours(place: Path, recipe: Path) -> Side:
+def _keystone(checkout: Path, *words: str | Path, env: Mapping[str, str] = os.environ) -> None:
+    words = (sys.executable, "-m", "keystone", "image", *words)
+    _run(*words, cwd=checkout, env={**env, "PYTHONPATH": str(checkout / "installer")})
+
+
+def _ours(place: Path, checkout: Path) -> Side:
     """What was fetched and compiled is the person's; the steps of a build are of this place."""
     own = place / "cache/keystone"
     own.mkdir(parents=True)
@@ -193,18 +204,25 @@ def _ours(place: Path, recipe: Path) -> Side:
 
     def build() -> Path:
         image = place / "ours.iso"
-        words = ["image", "build", recipe, "-o", image]
-        _run(sys.executable, "-m", "keystone", *words, cwd=CHECKOUT, env=env)
+        _keystone(checkout, "build", RECIPE, "-o", image, env=env)
         return image
 
-    def change() -> None:
-        (recipe.parent / "base/rootfs/etc/changed").write_text("a setting\n")
+    def settings() -> Path:
+        (checkout / "images/base/rootfs/etc/changed").write_text("a setting\n")
+        return build()
 
-    return Side(lambda: None, build, change)
+    def role() -> Path:
+        with (checkout / "roles/seed/tasks/main.yml").open("a") as tasks:
+            tasks.write("# changed\n")
+        _keystone(checkout, "lock", RECIPE)  # another keystone-install, which has the roles
+        return build()
+
+    return Side(lambda: None, {"cold": build, "settings": settings, "role": role})
 
 
-def _theirs(place: Path, recipe: Path, locked: lock.Lock) -> Side:
+def _theirs(place: Path, recipe: Path) -> Side:
     """Once before: what is fetched lies in its cache then. Its first system is made anew."""
+    locked = lock.load(recipe / LOCK)
     spec = yaml.safe_load((recipe / "image.yaml").read_text())["spec"]
     work = place / "live"
     work.mkdir()
@@ -236,10 +254,16 @@ def _theirs(place: Path, recipe: Path, locked: lock.Lock) -> Side:
         _run("lb", "clean", cwd=work)
         shutil.rmtree(work / "cache/bootstrap", ignore_errors=True)
 
-    def change() -> None:
+    def settings() -> Path:
         (files / "etc/changed").write_text("a setting\n")
+        return build()
 
-    return Side(empty, build, change)
+    def role() -> Path:
+        with (files / "usr/bin/keystone-install").open("ab") as program:
+            program.write(b"\n")
+        return build()
+
+    return Side(empty, {"cold": build, "settings": settings, "role": role})
 
 
 def _mirror() -> str:

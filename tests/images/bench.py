@@ -8,11 +8,15 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from keystone.errors import HostError
 from keystone.run import Host, run
 
 from .machine import PATIENCE, Disk, Machine
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 ROOT = Path(__file__).parents[2]
 KEYSTONE = [sys.executable, "-m", "keystone"]
@@ -25,14 +29,16 @@ metadata: {{name: plant}}
 spec:
   ssh: {{user: root, authorizedKeys: ["{key}"]}}
   networks: {{nodes: 10.77.0.0/24}}
-  storage: {{layout: mirror}}
+  storage: {{layout: {layout}}}
   primers:
     - name: p1
       address: 10.77.0.11
       machine: {{serial: M1}}
       systemDisk: {system}
-      disks: [{{serial: KEYP1A}}, {{serial: KEYP1B}}]
+      disks: [{pool}]
 """
+POOL = ("KEYP1A", "KEYP1B")
+LAYOUTS = {1: "single", 2: "mirror"}
 
 
 @dataclass
@@ -60,10 +66,9 @@ class Bench:
         os.truncate(file, size)
         return Disk(file, serial, sector)
 
-    def disks(self, sector: int = 512) -> list[Disk]:
-        """Two for the pool, one for the system, whose sectors have this size in bytes."""
-        pool = [self.disk("KEYP1A", GIB), self.disk("KEYP1B", GIB)]
-        return [*pool, self.disk("SYS1", sector=sector)]
+    def disks(self, sector: int = 512, pool: Sequence[str] = POOL) -> list[Disk]:
+        """Those of the pool, and one for the system, whose sectors have this size in bytes."""
+        return [*(self.disk(serial, GIB) for serial in pool), self.disk("SYS1", sector=sector)]
 
     def stick(self, files: dict[str, str], name: str = "stick", mib: int = 64) -> Path:
         """A FAT file system labelled KEYSTONE with these texts at its top."""
@@ -77,9 +82,10 @@ class Bench:
             run(["mcopy", "-i", image, source, f"::{path}"])
         return image
 
-    def site(self, system: str = "SYS1") -> str:
+    def site(self, system: str = "SYS1", pool: Sequence[str] = POOL) -> str:
         """A site of one Primer, the machine with serial number M1."""
-        return SITE.format(key=self.public, system=system)
+        disks = ", ".join(f"{{serial: {serial}}}" for serial in pool)
+        return SITE.format(key=self.public, system=system, layout=LAYOUTS[len(pool)], pool=disks)
 
     def machine(self, name: str = "p1", port: int = 0, **more: object) -> Machine:
         """With its ssh at `port` of this host's loopback."""

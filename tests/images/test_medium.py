@@ -10,10 +10,10 @@ import pytest
 from keystone.lab import qemu
 from keystone.run import run
 
-from .bench import free_port, written
+from .bench import POOL, free_port, written
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from .bench import Bench
@@ -44,14 +44,19 @@ def starts_from_its_disk(bench: Bench, machine: Machine, port: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("firmware", "medium", "sector"),
-    [("uefi", "cd", 512), ("bios", "usb", 512), ("uefi", "usb", 4096)],
+    ("firmware", "medium", "sector", "pool"),
+    [("uefi", "cd", 512, POOL), ("bios", "usb", 512, POOL[:1]), ("uefi", "usb", 4096, POOL)],
 )
 def test_a_site_file_on_a_stick_makes_a_blank_machine_a_primer(
-    bench: Bench, build: Callable[..., Path], firmware: str, medium: str, sector: int
+    bench: Bench,
+    build: Callable[..., Path],
+    firmware: str,
+    medium: str,
+    sector: int,
+    pool: Sequence[str],
 ) -> None:
-    iso, stick, port = build(), bench.stick({"site.yaml": bench.site()}), free_port()
-    machine = bench.machine(port=port, firmware=firmware, disks=bench.disks(sector))
+    iso, stick, port = build(), bench.stick({"site.yaml": bench.site(pool=pool)}), free_port()
+    machine = bench.machine(port=port, firmware=firmware, disks=bench.disks(sector, pool))
     machine.cd = iso if medium == "cd" else None
     machine.usb = (stick,) if medium == "cd" else (iso, stick)
     took = written(machine)
