@@ -2,7 +2,8 @@
 
 The kernel and its initrd, the installer medium, which the initrd fetches whole, and the script that
 starts them (ipxe.org, "scripting"). Addresses are relative to the script: it may lie anywhere. The
-kernel's command line alone needs the script's whole address, and an old iPXE does not say it: there it is `url` where someone set that, then what DHCP named, or the address of the Primer. The
+kernel's command line alone needs its whole address, and an old iPXE does not say it: there it is
+`url` where someone set that, else what DHCP named, or the address of the Primer (serve.py). The
 tar file is in the one dialect that bundle/tar.py has: serve.py takes it apart strictly. GNU tar
 would not do: its version 1.35 writes other USTAR headers than 1.34.
 """
