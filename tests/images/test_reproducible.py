@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from keystone.bundle import cache
-from keystone.run import run
+from keystone.run import CommandError, run
 
 from .bench import KEYSTONE, ROOT
 
@@ -65,7 +65,10 @@ def explained(kind: str, kept: Path) -> str:
     if not shutil.which("diffoscope"):
         return f"{kind}: install diffoscope-minimal and squashfs-tools, and compare {pair}"
     words = ["diffoscope", "--text", "-", "--max-text-report-size", str(REPORT), *pair]
-    return f"{kind}:\n{run(words, check=False, timeout=3600).stdout}"
+    try:
+        return f"{kind}:\n{run(words, check=False, timeout=3600).stdout}"
+    except CommandError as error:
+        return f"{kind}: compare {pair}: {error}"
 
 
 def builds(folder: Path, lock: Path, number: int) -> Iterator[tuple[str, Path]]:

@@ -131,6 +131,8 @@ def test_a_site_file_is_served_beside_them_and_the_script_names_it(builder: Buil
         ("initrd", b"two", b"two ", "initrd is another than the medium's"),
         ("boot.ipxe", b"keystone.tree=4096", b"keystone.tree=8192", "starts another system"),
         ("boot.ipxe", b" keystone.version=2", b"", "starts another system"),
+        ("boot.ipxe", b"keystone.url=${url}", b"keystone.url=${cwuri}", "no place for an address"),
+        ("boot.ipxe", b"set url ${filename}", b"", "no place for an address"),
     ],
 )
 def test_what_does_not_belong_together_leaves_the_version_before(

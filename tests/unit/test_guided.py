@@ -64,6 +64,7 @@ class Script:
         given = self._next(title, text)
         if given is BACK:
             return None
+        given = tuple(marked) if given is None else given
         assert set(given) <= set(dict(options)), f"{given} is not offered: {options}"
         return tuple(given)
 
@@ -142,55 +143,6 @@ def test_three_machines_become_one_site_and_the_file_is_one_that_installs(tmp_pa
     client = (tmp_path / "introductions" / stick.CLIENT / "id_ed25519.pub").read_text()
     for node in site.primers:
         assert introduction.read(file, node)[introduction.ALLOWED] == client
-
-
-DESK = """\
-apiVersion: keystone/v1alpha1
-kind: Site
-metadata: {name: plant}
-spec:
-  networks: {nodes: 10.77.0.0/24}
-  primers:
-    - {name: p1, address: 10.77.0.11, disks: [{serial: A1}, {serial: B1}]}
-    - {name: p2, address: 10.77.0.12, disks: [{serial: A2}, {serial: B2}], kubelet: false}
-    - {name: p3, address: 10.77.0.13, systemDisk: S3, disks: [{serial: X3}, {serial: B3}]}
-"""
-
-
-def test_a_site_file_from_a_desk_is_completed_machine_by_machine(tmp_path: Path) -> None:
-    """It names Primers and disks; which machine is which is said before each of them."""
-    (tmp_path / "site.yaml").write_text(DESK)
-    (tmp_path / "me.pub").write_text(KEY)
-    draft = stick.read(tmp_path)
-    early = Script(None, FIRST, "p1", "S1", ("A1", "B1"), {"passphrase": "0123456789ab",
-                   "again": "0123456789ab"}, None, None, *[BACK] * 9)  # fmt: skip
-    assert questions.ask(early, seen(1, draft)) is None
-    assert "p1 (not yet), p2 (not yet)" in early.asked[0][1]
-    assert "nobody stood before p2, p3 yet" in dict(early.asked)["Not complete"]
-    for number, name in ((3, "p3"), (2, "p2"), (2, "p2")):  # one of them twice
-        script = Script(None, JOINING, name, None, (f"A{number}", f"B{number}"), SAVE)
-        answers = questions.ask(script, seen(number, stick.read(tmp_path)))
-        assert answers is not None
-        assert stick.missing(tmp_path, session.drafts_without(answers)) == ()
-        stick.save(tmp_path, answers)
-    last = questions.ask(
-        Script(None, FIRST, None, None, ("A1", "B1"), {"passphrase": "0123456789ab",
-               "again": "0123456789ab"}, None, WRITE),
-        seen(1, stick.read(tmp_path)),
-    )  # fmt: skip
-    assert last is not None
-    site = drafts.parse(stick.save(tmp_path, last).read_text())
-    assert [(n.name, n.machine and n.machine.serial, n.kubelet) for n in site.primers] == [
-        ("p1", "M1", True), ("p2", "M2", False), ("p3", "M3", True),
-    ]  # fmt: skip
-    assert [one.serial for one in site.primers[2].disks] == ["A3", "B3"]
-    assert site.ssh.authorized_keys == (KEY,)
-
-
-def test_a_site_file_from_a_desk_with_a_mistake_is_refused_with_all_of_them(tmp_path: Path) -> None:
-    (tmp_path / "site.yaml").write_text(DESK.replace("10.77.0.12", "10.78.0.12"))
-    with pytest.raises(ConfigurationError, match=r"site\.yaml"):
-        stick.read(tmp_path)
 
 
 def test_a_joining_machine_is_written_from_a_site_of_its_own() -> None:

@@ -176,6 +176,6 @@ def test_accounts_that_no_package_describes_are_described_for_a_later_start(tmp_
     run(["sh", "-euc", rootfs.ACCOUNTS], cwd=tmp_path)
     assert (described / "keystone.conf").read_text() == (
         "g haproxy 103\nm me haproxy\nm _chrony haproxy\ng lost 9\n"
-        'u list 38:9 "Mailing List" /var/list /bin/false\n'
+        'u list 38:lost "Mailing List" /var/list /bin/false\n'
     )
     assert sorted(file.name for file in tmp_path.iterdir()) == ["etc", "usr"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from copy import deepcopy
 from dataclasses import dataclass
 from ipaddress import IPv4Network
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -64,15 +65,32 @@ def begin(
 def from_desk(content: str, name: str, keys: Sequence[str]) -> Document:
     """The draft that a whole site file is, with what the guided way counts on. name: the file's.
 
-    keys: as of `begin`, where the file names none. Raises ConfigurationError with every mistake.
+    Primers without `machine` need no `disks`. keys: as of `begin`, where the file names none.
+    Raises ConfigurationError with every mistake.
     """
-    wanted = parse(content, name)
+    wanted = parse(_with_disks(content), name)
     draft: Document = yaml.safe_load(content)
     spec = draft["spec"]
+    for entry in spec["primers"]:
+        entry.setdefault("disks", [])
     spec["ssh"] = {"authorizedKeys": list(keys), **spec.get("ssh", {})}
     spec["storage"] = {"layout": wanted.storage.layout, **spec.get("storage", {})}
     spec["trust"] = {"rootKeyFile": ROOT_KEY, **spec.get("trust", {}), "passphraseFile": PASSPHRASE}
     return draft
+
+
+def _with_disks(content: str) -> str:
+    """The same file with disks for Primers of which nobody knows any: all the rest is checked."""
+    try:
+        document = yaml.safe_load(content)
+        spec = document["spec"]
+        bare = [entry for entry in spec["primers"] if not {"machine", "disks"} & entry.keys()]
+        needed = site_checks.DISKS[spec.get("storage", {}).get("layout", "mirror")]
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError):
+        return content  # it is parsed next, which says what is wrong
+    for number, entry in enumerate(bare):
+        entry["disks"] = [{"serial": f"UNKNOWN-{number}-{one}"} for one in range(needed)]
+    return text(document) if bare else content
 
 
 def waiting(draft: Document, *, first: bool) -> tuple[Document, ...]:
@@ -87,13 +105,24 @@ def described(draft: Document, here: Hardware) -> tuple[Document, ...]:
     return tuple(p for p in draft["spec"]["primers"] if _one(p.get("machine", {}), mine))
 
 
+def free_name(draft: Document, *, first: bool) -> str:
+    """For a Primer that nobody has named; p1 is the first one's."""
+    taken = {entry["name"] for entry in draft["spec"]["primers"]}
+    return next(name for n in count(1 if first else 2) if (name := f"p{n}") not in taken)
+
+
 def add(draft: Document, primer: Primer, here: Hardware, *, first: bool) -> Document:
     """The draft with this machine in it, instead of what was said of it before.
 
-    A site file's other words of that Primer stay, and so does its place.
+    A site file's other words of that Primer stay, and so does its place. Another of its Primers
+    that this machine was taken for waits for its own machine again.
     """
     grown = deepcopy(draft)
     primers = grown["spec"]["primers"]
+    if any(known["name"] == primer.name for known in primers):
+        for known in described(grown, here):
+            if known["name"] != primer.name:
+                _forget(known)
     entry = {
         **next((known for known in primers if known["name"] == primer.name), {}),
         "name": primer.name,
@@ -108,6 +137,13 @@ def add(draft: Document, primer: Primer, here: Hardware, *, first: bool) -> Docu
     entries = [entry, *before, *after] if first else [*before, entry, *after]
     grown["spec"]["primers"] = entries
     return grown
+
+
+def _forget(entry: Document) -> None:
+    """All that was found on a machine which is another Primer after all."""
+    entry.pop("machine")
+    entry.pop("systemDisk", None)
+    entry["disks"] = []
 
 
 def alone(draft: Document, name: str) -> Document:

@@ -64,7 +64,7 @@ def _welcome(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
 
 
 def _role(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
-    likely = WORKER if seen.join and not answers.draft else JOINING
+    likely = WORKER if seen.join and not answers.draft else _likely(answers.draft)
     role = screen.choose(
         "What this machine is",
         "A site has 1, 3 or 5 Primers. Workers join when it runs: from here with a token on the "
@@ -77,6 +77,12 @@ def _role(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
         answers.role or likely,
     )
     return None if role is None else replace(answers, role=role)
+
+
+def _likely(draft: drafts.Document) -> str:
+    """The first Primer, when a site file's others are all described; else a joining one."""
+    waiting = drafts.waiting(draft, first=True) if draft else ()
+    return FIRST if len(waiting) == 1 and waiting[0] is draft["spec"]["primers"][0] else JOINING
 
 
 def _site(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
@@ -114,18 +120,17 @@ def _site(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
 
 
 def _machine(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
-    draft = answers.draft
-    own = drafts.described(draft, seen.here) if drafts.waiting(draft, first=True) else ()
-    expected = (*own, *drafts.waiting(draft, first=answers.role == FIRST))
-    if expected:
-        return _expected(screen, answers, expected)
-    number = len(draft["spec"]["primers"]) + 2 if answers.role == JOINING else 1
+    draft, first = answers.draft, answers.role == FIRST
+    own, waiting = drafts.described(draft, seen.here), drafts.waiting(draft, first=first)
+    if waiting or (own and drafts.waiting(draft, first=True)):
+        return _expected(screen, answers, own, waiting)
+    known = own[0] if own else {"name": drafts.free_name(draft, first=first), "address": ""}
     given = screen.fill(
         "This machine",
         f"Its name, and its address in {draft['spec']['networks']['nodes']}.",
         (
-            Field("name", "Name", answers.name or f"p{number}"),
-            Field("address", "Address", answers.address),
+            Field("name", "Name", answers.name or known["name"]),
+            Field("address", "Address", answers.address or known["address"]),
         ),
         lambda said: drafts.wrong_primer(draft, said["name"], said["address"], seen.here),
     )
@@ -133,25 +138,32 @@ def _machine(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
 
 
 def _expected(
-    screen: Screen, answers: Answers, expected: Sequence[drafts.Document]
+    screen: Screen,
+    answers: Answers,
+    own: Sequence[drafts.Document],
+    waiting: Sequence[drafts.Document],
 ) -> Answers | None:
-    """Which of the Primers that the site file has. What it says of disks is marked beforehand."""
-    by_name = {entry["name"]: entry for entry in expected}
+    """Which of the Primers that the site file has. What it says of disks is marked beforehand.
+
+    own: those that this machine was said to be.
+    """
+    by_name = {entry["name"]: entry for entry in (*own, *waiting)}
+    what = f"says that this is {own[0]['name']}" if own else "does not say which one this is"
     name = screen.choose(
         "This machine",
-        "The site file does not say by `machine` which one this is. It is written into it now.",
+        f"The site file {what}. What you choose is written into it.",
         [(name, f"{name:<16} {entry['address']}") for name, entry in by_name.items()],
         answers.name if answers.name in by_name else next(iter(by_name)),
     )
     if name is None:
         return None
-    chosen = by_name[name]
+    chosen, before = by_name[name], answers if name == answers.name else Answers()
     return replace(
         answers,
         name=name,
         address=chosen["address"],
-        system=answers.system or chosen.get("systemDisk", ""),
-        pool=answers.pool or tuple(disk["serial"] for disk in chosen["disks"]),
+        system=before.system or chosen.get("systemDisk", ""),
+        pool=before.pool or tuple(disk["serial"] for disk in chosen["disks"]),
     )
 
 

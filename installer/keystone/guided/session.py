@@ -73,13 +73,18 @@ def _save(place: Path, answers: Answers) -> Path:
     if answers.role == WORKER:
         assert answers.join, "a worker's answers are one"
         return stick.save_join(place, answers.join)
-    lost = stick.missing(place, drafts_without(answers))
+    check_keys(place, answers)
+    return stick.save(place, answers)
+
+
+def check_keys(place: Path, answers: Answers) -> None:
+    """Raises PreflightError where a site that is whole now lacks keys of others."""
+    lost = stick.missing(place, drafts_without(answers)) if answers.role == FIRST else ()
     if lost:
         raise PreflightError(
             f"the keys of {', '.join(lost)} are not on this stick",
             hint="take the stick on which they were described, or describe them again",
         )
-    return stick.save(place, answers)
 
 
 def look(place: Path | None) -> Seen:

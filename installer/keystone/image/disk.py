@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from keystone.image.pieces import Pieces
 
-VERSION = 2
+VERSION = 3
 SLACK_MIB = 64
 # $1: size of the disk; $2: seed of its ids; $3: size of the EFI partition in MiB; $4: FAT serial.
 MAKE = """
@@ -27,7 +27,7 @@ cd /mnt/out/esp
 find . -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
 efi=/mnt/out/efi.img
 truncate -s "${3}M" $efi
-mkfs.vfat -F 32 -n ESP -i "$4" --invariant $efi >/dev/null
+mkfs.vfat --invariant -F 32 -n ESP -i "$4" $efi >/dev/null
 find . -mindepth 1 -type d | sort | while read -r folder; do mmd -i $efi "::${folder#.}"; done
 find . -type f | sort | while read -r file; do mcopy -m -i $efi "$file" "::${file#.}"; done
 cd /
@@ -37,7 +37,8 @@ SYSTEMD_REPART_MKFS_OPTIONS_EXT4="-E hash_seed=$2" systemd-repart --empty=create
 fallocate --dig-holes /mnt/out/image || echo "the builder's file system makes no holes" >&2
 """
 """The FAT is made file by file: systemd-repart lets mcopy walk folders, in the order in which the
-builder's file system lists them. mmd(1) dates folders by SOURCE_DATE_EPOCH."""
+builder's file system lists them. --invariant sets a serial too, so -i comes after it. mmd(1) dates
+folders by SOURCE_DATE_EPOCH."""
 CONVERT = [
     "qemu-img", "convert", "-m", "1", "-c", "-f", "raw", "-O", "qcow2",
     "-o", "compression_type=zstd", "/mnt/raw/image", "/mnt/out/image",

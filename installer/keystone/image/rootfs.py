@@ -72,6 +72,7 @@ FILENAME ~ /sysusers/ {
     if (word[1] ~ /^[gu]/) known[substr(word[1], 1, 1), word[2]]
     next
 }
+FILENAME ~ /group/ { group[$3] = $1 }
 $3 == 0 || $3 == 65534 { next }
 FILENAME ~ /group/ {
     if (!(("g", $1) in known) && !(("u", $1) in known)) print "g", $1, $3
@@ -79,12 +80,13 @@ FILENAME ~ /group/ {
     for (n = 1; n <= count; n++) print "m", member[n], $1
     next
 }
-!(("u", $1) in known) { printf "u %s %s:%s \"%s\" %s %s\n", $1, $3, $4, $5, $6, $7 }
+!(("u", $1) in known) { printf "u %s %s:%s \"%s\" %s %s\n", $1, $3, group[$4], $5, $6, $7 }
 ' usr/lib/sysusers.d/*.conf etc/group etc/passwd >accounts
 mv accounts usr/lib/sysusers.d/keystone.conf
 """
 """The tree's accounts as sysusers.d(5), but for those that packages describe. A state keeps the
-/etc/passwd that a role has written: with it, a later version's own accounts would not be there."""
+/etc/passwd that a role has written: with it, a later version's own accounts would not be there.
+Groups go by name: on that machine another one may have the number."""
 MKINITRAMFS = """\
 set -- /boot/vmlinuz-*
 [ $# = 1 ]

@@ -160,9 +160,14 @@ def check(folder: Path, name: str) -> Found:
             for file in ("vmlinuz", "initrd"):
                 if not filecmp.cmp(folder / file, offer.parts[file], shallow=False):
                     raise DamagedBundleError(f"{file} is another than the medium's", hint=AGAIN)
-            named = options((folder / "boot.ipxe").read_bytes())
-            if named != options(offer.parts["cmdline"].read_bytes()):
+            script = (folder / "boot.ipxe").read_bytes()
+            if options(script) != options(offer.parts["cmdline"].read_bytes()):
                 raise DamagedBundleError("boot.ipxe starts another system", hint=AGAIN)
+            if not all(script.count(place.encode()) == 1 for place in (pxe.URL, pxe.DHCP_URL)):
+                raise DamagedBundleError(
+                    "boot.ipxe has no place for an address: another version of Keystone made it",
+                    hint=AGAIN,
+                )
             release.check(place / "boot")
             write.verify(offer.system, offer.system.file)
     except CommandError as error:
