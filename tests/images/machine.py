@@ -119,6 +119,7 @@ class Machine(AbstractContextManager["Machine"]):
             *self.prefix,
             "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none",
             "-machine", "q35,smm=on" if self.firmware == "secure" else "q35",
+            "-global", "ICH9-LPC.noreboot=off",  # the chipset's watchdog is there
             *qemu.accelerator(kvm=False), "-cpu", qemu.EMULATED_CPU,
             "-smp", "2", "-m", f"{self.memory}M", "-vga", "std",
             "-smbios", f"type=1,serial={self.serial}",
@@ -198,7 +199,7 @@ class Machine(AbstractContextManager["Machine"]):
         self.said = self.said[found[0].end() :]
         return time.monotonic() - self.started
 
-    def becomes(self, condition: Callable[[], bool], what: str, within: float) -> None:
+    def becomes(self, condition: Callable[[], bool], what: str, within: float = PATIENCE) -> None:
         """Until something is true that is asked for again and again, while the line is read."""
         self._until(condition, what, within)
 

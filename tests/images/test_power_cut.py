@@ -84,9 +84,11 @@ def moments(log: Log) -> list[int]:
     near = sorted({n + more for n in table for more in range(3) if n + more <= last})
     if len(near) > MOMENTS * 2 // 3:
         near = random.Random(1).sample(near, MOMENTS * 2 // 3)
-    others = MOMENTS - len(near)
-    evenly = [last * n // others for n in range(1, others + 1)]
-    return sorted({*evenly, *near})
+    found, parts = set(near), MOMENTS - len(near)
+    while len(found) < MOMENTS:  # some may be there already
+        found = {*near, *(last * n // parts for n in range(1, parts + 1))}
+        parts += 1
+    return sorted(found)
 
 
 def test_whatever_a_power_cut_leaves_the_medium_goes_on(

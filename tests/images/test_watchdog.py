@@ -1,0 +1,42 @@
+"""A machine that hangs is started again by its watchdog, without hands."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from .bench import free_port, written
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from .bench import Bench
+
+pytestmark = [pytest.mark.images, pytest.mark.timeout(5400)]
+STATE = "/sys/class/watchdog/watchdog0/state"
+HANG = """
+sysctl kernel.sched_rt_runtime_us=-1
+for processor in $(seq "$(nproc)"); do
+    setsid chrt --fifo 99 sh -c 'sleep 5; while :; do :; done' </dev/null >/dev/null 2>&1 &
+done
+"""
+"""Real-time loops on each processor: nothing else has a turn, systemd with its watchdog neither."""
+
+
+def test_a_machine_that_hangs_is_started_again(bench: Bench, build: Callable[..., Path]) -> None:
+    port = free_port()
+    machine = bench.machine(port=port, disks=bench.disks(), cd=build())
+    machine.usb = (bench.stick({"site.yaml": bench.site()}),)
+    written(machine)
+    with machine:
+        machine.hear(r"p1 login:")
+        host = bench.login(port)
+        machine.becomes(
+            lambda: host.run(["cat", STATE], check=False).stdout == "active\n",
+            "watchdog that systemd feeds",
+        )
+        host.run(["sh", "-euc", HANG])
+        took = machine.hear(r"p1 login:", within=1800)
+        print(f"the machine was there again {took:.0f} s after power-on")
