@@ -1,4 +1,8 @@
-"""A machine that hangs is started again by its watchdog, without hands."""
+"""A machine that hangs is started again by its watchdog, without hands.
+
+systemd feeds it. When systemd crashes it freezes, and nothing is started or ended on that machine
+any more. The chipset's watchdog waits for its time-out twice.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +20,11 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.images, pytest.mark.timeout(5400)]
 STATE = "/sys/class/watchdog/watchdog0/state"
-HANG = """
-sysctl kernel.sched_rt_runtime_us=-1
-for processor in $(seq "$(nproc)"); do
-    setsid chrt --fifo 99 sh -c 'sleep 5; while :; do :; done' </dev/null >/dev/null 2>&1 &
-done
-"""
-"""Real-time loops on each processor: nothing else has a turn, systemd with its watchdog neither."""
 
 
-def test_a_machine_that_hangs_is_started_again(bench: Bench, build: Callable[..., Path]) -> None:
+def test_a_machine_whose_systemd_crashed_is_started_again(
+    bench: Bench, build: Callable[..., Path]
+) -> None:
     port = free_port()
     machine = bench.machine(port=port, disks=bench.disks(), cd=build())
     machine.usb = (bench.stick({"site.yaml": bench.site()}),)
@@ -37,6 +36,6 @@ def test_a_machine_that_hangs_is_started_again(bench: Bench, build: Callable[...
             lambda: host.run(["cat", STATE], check=False).stdout == "active\n",
             "watchdog that systemd feeds",
         )
-        host.run(["sh", "-euc", HANG])
+        host.run(["kill", "-s", "SEGV", "1"])
         took = machine.hear(r"p1 login:", within=1800)
         print(f"the machine was there again {took:.0f} s after power-on")
