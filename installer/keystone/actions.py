@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keystone import ansible, log
+from keystone.cluster_facts import observe_cluster, observe_etcd
 from keystone.errors import HostError
 from keystone.plan import Action
 
@@ -184,22 +185,36 @@ class _Wait(Action[World]):
     """Look again until a named condition holds, or its deadline (seconds) has passed."""
 
     @abstractmethod
+    def look(self, world: World) -> State:
+        """What was seen before, with what the condition is about looked at anew."""
+
+    @abstractmethod
     def satisfied(self, state: State) -> bool:
         """Whether the condition holds in what was just seen."""
 
     def apply(self, world: World) -> None:
         deadline = time.monotonic() + self.patience(world.seen)
         pause = 1.0
-        while not self.satisfied(world.observe()):
-            if time.monotonic() > deadline:
+        while True:
+            began = time.monotonic()
+            world.state = self.look(world)
+            now = time.monotonic()
+            if self.satisfied(world.state):
+                return
+            if now > deadline:
                 raise HostError(f"no end of waiting: {self.describe()}", hint=self.hint)
+            # What is waited for needs the processors that looking takes: a quarter at most.
+            pause = max(min(pause * 1.5, 15), 3 * (now - began))
             time.sleep(pause)
-            pause = min(pause * 1.5, 15)
 
     def patience(self, state: State) -> float:
         return 1800 if state.site.patience.profile == "emulated" else 300
 
     hint = "look at `journalctl -xe` on the hosts, then run the same command again"
+
+
+def _first(world: World) -> Host:
+    return world.hosts[world.seen.site.primers[0].name]
 
 
 @dataclass(frozen=True)
@@ -211,12 +226,23 @@ class WaitEtcd(_Wait):
     def describe(self) -> str:
         return f"wait until {self.members} etcd members are healthy"
 
+    def look(self, world: World) -> State:
+        return replace(world.seen, etcd=observe_etcd(_first(world)))
+
     def satisfied(self, state: State) -> bool:
         return state.etcd is not None and state.etcd.healthy >= self.members
 
 
 @dataclass(frozen=True)
-class WaitNodes(_Wait):
+class _WaitCluster(_Wait):
+    """A condition that the API knows."""
+
+    def look(self, world: World) -> State:
+        return replace(world.seen, cluster=observe_cluster(_first(world)))
+
+
+@dataclass(frozen=True)
+class WaitNodes(_WaitCluster):
     """Nodes are Ready."""
 
     nodes: tuple[str, ...]
@@ -229,7 +255,7 @@ class WaitNodes(_Wait):
 
 
 @dataclass(frozen=True)
-class WaitWorkloads(_Wait):
+class WaitWorkloads(_WaitCluster):
     """Every Deployment and DaemonSet of ours has the replicas it wants."""
 
     def describe(self) -> str:

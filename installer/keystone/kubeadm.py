@@ -41,8 +41,8 @@ class Patience:
     housekeeping: int
     """Seconds between two looks of kubelet at what each container uses; 0 is kubelet's own ten."""
     environment: Mapping[str, str]
-    """Of the static pods. Emulated processors pay dearly for each thread that Go wakes, and memory
-    is what they have more of."""
+    """For Go's runtime, of the static pods and of etcd, containerd and kubelet. Emulated processors
+    pay dearly for each thread that Go wakes, and memory is what they have more of."""
 
     @property
     def patched(self) -> bool:

@@ -21,7 +21,8 @@ CNI_PLUGINS = ("bridge", "host-local", "loopback", "portmap")
 
 def variables(context: Context) -> dict[str, object]:
     """Every variable of the role but `containerd_inputs`."""
-    slow = context.site.patience.profile == "emulated"
+    profile = context.site.patience.profile
+    slow = profile == "emulated"
     upstreams = upstream_hosts(context)
     return {
         "containerd_programs": _programs(context),
@@ -43,6 +44,7 @@ def variables(context: Context) -> dict[str, object]:
         "containerd_pull_timeout": "30m" if slow else "5m",
         "containerd_stats_period": "60s" if slow else "10s",
         "containerd_start_timeout_seconds": 900 if slow else 120,
+        "containerd_environment": dict(kubeadm.PATIENCE[profile].environment),
     }  # fmt: skip
 
 

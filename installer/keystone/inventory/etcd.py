@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from keystone import etcd
+from keystone import etcd, kubeadm
 
 if TYPE_CHECKING:
     from keystone.inventory import Context
@@ -26,6 +26,7 @@ def variables(context: Context) -> dict[str, object]:
         "etcd_initial_cluster_token": etcd.cluster_token(site),
         "etcd_heartbeat_ms": timing.heartbeat,
         "etcd_election_ms": timing.election,
+        "etcd_environment": dict(kubeadm.PATIENCE[site.patience.profile].environment),
         "etcd_mount": "/var/lib/etcd",
         "etcd_data_dir": "/var/lib/etcd/data",
         "etcd_pki_dir": "/etc/etcd/pki",

@@ -44,7 +44,7 @@ Environment="KUBELET_KUBECONFIG_ARGS=--bootstrap-kubeconfig=/etc/kubernetes/boot
 --kubeconfig=/etc/kubernetes/kubelet.conf"
 Environment="KUBELET_CONFIG_ARGS=--config=/var/lib/kubelet/config.yaml"
 EnvironmentFile=-/var/lib/kubelet/kubeadm-flags.env
-ExecStart=/usr/local/bin/kubelet $KUBELET_KUBECONFIG_ARGS $KUBELET_CONFIG_ARGS $KUBELET_KUBEADM_ARGS
+{environment}ExecStart=/usr/local/bin/kubelet $KUBELET_KUBECONFIG_ARGS $KUBELET_CONFIG_ARGS $KUBELET_KUBEADM_ARGS
 Restart=always
 RestartSec=10
 CPUAccounting=true
@@ -83,8 +83,10 @@ def kubelet_files(context: Context) -> list[dict[str, str]]:
     route = SERVICE_ROUTE_UNIT.format(
         services=context.site.networks.services, address=context.host.address
     )
+    patience = kubeadm.PATIENCE[context.site.patience.profile]
+    environment = "".join(f"Environment={k}={v}\n" for k, v in patience.environment.items())
     texts = {
-        "/etc/systemd/system/kubelet.service": KUBELET_UNIT,
+        "/etc/systemd/system/kubelet.service": KUBELET_UNIT.format(environment=environment),
         "/etc/systemd/system/keystone-service-route.service": route,
         kubeadm.RESOLV_CONF: RESOLV_CONF,
     }
