@@ -49,7 +49,7 @@ class Until(actions._Wait):
     def satisfied(self, state: State) -> bool:
         return cast("int", state) >= self.looks
 
-    def patience(self, state: State) -> float:  # noqa: ARG002 what a site would say
+    def patience(self, state: State) -> float:
         return 300
 
 
