@@ -33,8 +33,8 @@ from variants import Variant
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
 SECONDS = 10
-"""Of processor time for one variant in one reader; an honest one takes 0.05 s. Six times that many
-seconds by the clock is a reader that hangs."""
+"""Of processor time for one variant in one reader; an honest one takes 0.05 s. Thirty times
+that many by the clock is a reader that hangs; on a busy machine sixty seconds were not."""
 BYTES = 96 << 20
 FRESH = 100
 """Variants that one process reads."""
@@ -136,7 +136,7 @@ class Helper:
         assert self.process.stdout
         self.process.stdin.write(json.dumps(task) + "\n")
         self.process.stdin.flush()
-        ready, _, _ = select.select([self.process.stdout], [], [], 6 * SECONDS)
+        ready, _, _ = select.select([self.process.stdout], [], [], 30 * SECONDS)
         line = self.process.stdout.readline() if ready else ""
         if line:
             answer: dict[str, Any] = json.loads(line)

@@ -11,6 +11,10 @@ import pytest
 from keystone import run
 
 ROOT = Path(__file__).parents[2]
+PATIENCE = 3000
+"""Seconds: ansible-lint took more than ten minutes on a machine that did three things."""
+
+pytestmark = pytest.mark.timeout(PATIENCE + 60)
 
 
 def lint(module: str, *arguments: str) -> None:
@@ -27,6 +31,7 @@ def lint(module: str, *arguments: str) -> None:
             "NO_COLOR": "1",
         },
         check=False,
+        timeout=PATIENCE,
     )
     assert result.returncode == 0, f"{module} {' '.join(arguments)}\n{result.stdout}{result.stderr}"
 
