@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(3600)]
 
 PRIMERS = tuple(os.environ.get("KEYSTONE_PRIMERS", "p1").split())
-CUTS = {"store": "KILL", "control plane": "KILL"}
+CUTS = {"control plane": "KILL"}
 """Phases in the middle of which the installer is cut, and how; `test_quorum.py` has others."""
 
 

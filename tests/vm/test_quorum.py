@@ -27,7 +27,14 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(3600)]
 
 PRIMERS = ("p1", "p2", "p3")
-CUTS = {"trust": "KILL", "time": "KILL", "storage": "INT", "etcd": "KILL", "join service": "KILL"}
+CUTS = {
+    "trust": "KILL",
+    "time": "KILL",
+    "storage": "INT",
+    "store": "KILL",
+    "etcd": "KILL",
+    "join service": "KILL",
+}
 """Phases in the middle of which the installer is cut, and how; INT is what Ctrl-C sends. Each run
 goes further than the last."""
 FOREIGN_POOL = Path(__file__).with_name("foreign_pool.py").read_text()
