@@ -403,6 +403,7 @@ def test_provenance(packager: Packager, helm: Path, repository: Path) -> None:
         call(*gpg, "--passphrase", "", "--quick-generate-key", who, "rsa2048")
         call(*gpg, "--output", packager.folder / f"{name}.gpg", "--export", who)
     call(*gpg, "--output", home / "secret.gpg", "--export-secret-keys", "signer@keystone.example")
+    call("gpgconf", "--homedir", home, "--kill", "gpg-agent")  # it would outlive the test
     source = chart(packager.folder / "s", "web", "1.5.0", workload("Deployment", WEB["Deployment"]))
     call(helm, "package", source, "--sign", "--key", "signer", "--keyring", home / "secret.gpg",
          "-d", repository)  # fmt: skip
