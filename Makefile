@@ -49,11 +49,11 @@ fuzz: $(VENV)/.installed ## 20,000 hostile bundles, also to GNU tar and tarfile,
 bench: $(VENV)/.installed ## Ratios beside peers and limits in one table; BENCH='--json --large'
 	$(BIN)/python tests/bench/bench.py $(BENCH)
 
-test-lab: tools $(VENV)/.installed ## Boot machines: the lab itself, and one Primer and a worker the whole way, with a kill
-	$(BIN)/python -m pytest -v --durations=0 tests/vm/test_install.py tests/vm/test_lab.py $(TESTS)
+test-lab: tools $(VENV)/.installed ## Boot machines: one Primer and a worker the whole way, with a kill
+	$(BIN)/python -m pytest -v --durations=0 tests/vm/test_install.py $(TESTS)
 
-test-quorum: tools $(VENV)/.installed ## Three Primers up to the quorum: refusals, kills; not part of CI
-	$(BIN)/python -m pytest -v --durations=0 tests/vm/test_quorum.py $(TESTS)
+test-quorum: tools $(VENV)/.installed ## The lab itself, three Primers up to the quorum: refusals, kills; not part of CI
+	$(BIN)/python -m pytest -v --durations=0 tests/vm/test_lab.py tests/vm/test_quorum.py $(TESTS)
 
 test-images: tools $(VENV)/.installed ## Build images, boot machines from them: both ways, upgrade, Secure Boot
 	$(BIN)/python -m pytest -v --durations=0 tests/images $(TESTS)
