@@ -50,7 +50,7 @@ bench: $(VENV)/.installed ## Ratios beside peers and limits in one table; BENCH=
 	$(BIN)/python tests/bench/bench.py $(BENCH)
 
 test-lab: tools $(VENV)/.installed ## Boot machines: one Primer and a worker the whole way, with a kill
-	$(BIN)/python -m pytest -v --durations=0 tests/vm/test_install.py $(TESTS)
+	$(BIN)/python -m pytest -v -rs --durations=0 tests/vm/test_install.py $(TESTS)
 
 test-quorum: tools $(VENV)/.installed ## The lab itself, three Primers up to the quorum: refusals, kills; not part of CI
 	$(BIN)/python -m pytest -v --durations=0 tests/vm/test_lab.py tests/vm/test_quorum.py $(TESTS)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -38,6 +39,20 @@ def rig(bundle: Carried) -> Iterator[Rig]:
         yield ready
 
 
+@pytest.fixture(scope="module")
+def worker() -> str:
+    """The worker's name, where there is time for it.
+
+    CI ends after 90 minutes whatever it did, and its host takes up to half of the processors away:
+    KEYSTONE_WORKER_UNTIL (Unix seconds) is when what the worker takes would no longer end in
+    time. Then these tests are not run, and the end of the report says so.
+    """
+    until = float(os.environ.get("KEYSTONE_WORKER_UNTIL", "inf"))
+    if time.time() > until:
+        pytest.skip("NOT RUN: no time is left for the worker; `make test-lab` has no such limit")
+    return "w1"
+
+
 @pytest.mark.parametrize(("phase", "signal"), CUTS.items())
 def test_a_run_that_is_cut(rig: Rig, phase: str, signal: str) -> None:
     rigs.cut(rig, phase, signal)
@@ -54,11 +69,11 @@ def test_the_same_command_again_changes_nothing_and_says_so(rig: Rig) -> None:
     assert "Nothing to do" in result.stderr
 
 
-def test_the_worker_joins_by_one_command(rig: Rig) -> None:
-    demo.join(rig.lab, "w1")
+def test_the_worker_joins_by_one_command(rig: Rig, worker: str) -> None:
+    demo.join(rig.lab, worker)
     nodes = json.loads(rig.kubectl("get nodes -o json"))["items"]
     carrying = PRIMERS if rig.lab.kvm else PRIMERS[:1]  # demo.site_document
-    assert {node["metadata"]["name"] for node in nodes} == {*carrying, "w1"}
+    assert {node["metadata"]["name"] for node in nodes} == {*carrying, worker}
 
 
 @pytest.mark.parametrize("name", PRIMERS)
@@ -66,8 +81,8 @@ def test_the_pool_is_online_by_id_with_ashift_12(rig: Rig, name: str) -> None:
     rigs.assert_pool(rig, name)
 
 
-def test_the_clock_is_fed_by_a_primer(rig: Rig) -> None:
-    rigs.assert_clock(rig, "w1")
+def test_the_clock_is_fed_by_a_primer(rig: Rig, worker: str) -> None:
+    rigs.assert_clock(rig, worker)
 
 
 DEPLOYMENT = """
@@ -120,6 +135,7 @@ def apply(rig: Rig, manifest: str) -> None:
     rig.machine("p1").host().run(["sh", "-c", f"{KUBECTL} apply -f -"], data=manifest, timeout=600)
 
 
+@pytest.mark.usefixtures("worker")
 def test_pods_on_two_nodes_reach_each_other_and_a_service_by_name(rig: Rig) -> None:
     # Both at once: an emulated machine waits more than it works while a pod starts.
     apply(rig, f"{DEPLOYMENT}---{VOLUME}")
