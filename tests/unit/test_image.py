@@ -11,8 +11,6 @@ from typing import Any
 
 import pytest
 
-from keystone.bundle.lock import Lock
-from keystone.bundle.model import Digest, Item
 from keystone.errors import (
     ConfigurationError,
     HostError,
@@ -43,19 +41,6 @@ def test_recipes_of_this_repository_are_whole(path: Path) -> None:
     groups = found.definition().debs[0].groups
     assert set(found.packages) < set(groups[recipe.IMAGE_GROUP])
     assert recipe.file_of(path.parent) == path
-
-
-def test_another_keystone_alone_does_not_date_the_image_anew() -> None:
-    def lock(day: int, *items: Item) -> Lock:
-        return Lock("x", 1, datetime(2026, 1, day, tzinfo=UTC), 30, ("amd64",), items, ())
-
-    deb = Item("deb", "chrony", "1", Digest.parse("sha256:" + "1" * 64), 1)
-    ours = Item("installer", "keystone-install", "1", Digest.parse("sha256:" + "2" * 64), 1)
-    old = lock(1, deb, ours)
-    assert recipe.dated(lock(2, deb), old) == lock(1, deb)
-    newer = lock(2, replace(deb, digest=ours.digest), ours)
-    assert recipe.dated(newer, old) == newer
-    assert recipe.dated(old, None) == old
 
 
 def test_a_recipe_with_mistakes_names_all_of_them(tmp_path: Path) -> None:

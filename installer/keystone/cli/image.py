@@ -24,9 +24,15 @@ def group() -> None:
 
 @group.command()
 @click.argument("recipe", type=FILE)
+@click.option(
+    "--keep-packages",
+    "keep",
+    is_flag=True,
+    help="Only keystone-install with its roles anew: no package moves, nobody is asked.",
+)
 @mirrors_option
 @ca_file_option
-def lock(recipe: Path, mirrors: Path | None, ca_file: Path | None) -> None:
+def lock(recipe: Path, mirrors: Path | None, ca_file: Path | None, *, keep: bool) -> None:
     """Resolve a recipe's packages to digests and say what changed."""
     from keystone.bundle import definition as definitions  # noqa: PLC0415 slow to import
     from keystone.bundle import lock as locks  # noqa: PLC0415
@@ -34,13 +40,25 @@ def lock(recipe: Path, mirrors: Path | None, ca_file: Path | None) -> None:
     from keystone.bundle.resolve import resolve  # noqa: PLC0415
     from keystone.bundle.sources import Sources  # noqa: PLC0415
     from keystone.image import recipe as recipes  # noqa: PLC0415
+    from keystone.image import relock  # noqa: PLC0415
 
     file = recipes.file_of(recipe)
     wanted, path = recipes.load(file), file.with_suffix(".lock.json")
     old = locks.load(path) if path.exists() else None
     sources = Sources(definitions.load_mirrors(mirrors), ca_file)
     now = datetime.now(UTC).replace(microsecond=0)
-    new = recipes.dated(resolve(wanted.definition(), sources, path.parent, now, old), old)
+    definition = wanted.definition()
+    if keep and old is None:
+        raise ConfigurationError(
+            f"{path}: there is no lock whose packages could be kept",
+            hint=f"make it: keystone-install image lock {recipe}",
+        )
+    if keep and old is not None:
+        relock.require_packages(old, wanted)
+        bare = relock.without_packages(definition)
+        new = relock.kept(resolve(bare, sources, path.parent, now, old), old)
+    else:
+        new = relock.dated(resolve(definition, sources, path.parent, now, old), old)
     changes = list(locks.differences(old, new))
     if old is not None and not changes:
         log.info(f"{path}: nothing changed")

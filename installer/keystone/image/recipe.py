@@ -6,7 +6,7 @@ sources and digests serve both, and a bundle can carry what an image is built fr
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from keystone import documents
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from keystone.bundle.lock import Lock
     from keystone.documents import Document
     from keystone.explain import Position
 
@@ -135,17 +134,3 @@ def _repeated(document: Document) -> list[Mistake]:
         for n, name in enumerate(names)
         if name in names[:n]
     ]
-
-
-def dated(new: Lock, old: Lock | None) -> Lock:
-    """The lock with the old one's date, when only Keystone itself is another one.
-
-    The date is that of every file in the image: with another, each step is made anew.
-    """
-    if old is None or _packages(new) != _packages(old):
-        return new
-    return replace(new, created=old.created)
-
-
-def _packages(lock: Lock) -> list[tuple[str, str]]:
-    return sorted((item.name, str(item.digest)) for item in lock.items if item.kind == "deb")
