@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.unit.locked import OURS, RECIPE, every, made
 
 from keystone.bundle import lock as locks
 from keystone.image import recipe
 
-from tests.unit.locked import OURS, RECIPE, every, made
 from .command_line import CommandLine
 
 if TYPE_CHECKING:
