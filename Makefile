@@ -14,7 +14,7 @@ QUICK := $(wildcard tests/unit tests/cases tests/process tests/hostile)
 SIDE_BY_SIDE := --numprocesses auto --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test test-lab test-quorum test-images molecule check fuzz kills bench lint lock clean tools programs
+.PHONY: help demo demo-down test test-lab test-quorum test-medium test-images molecule check fuzz kills bench lint lock clean tools programs
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -54,6 +54,9 @@ test-lab: tools $(VENV)/.installed ## Boot machines: one Primer and a worker the
 
 test-quorum: tools $(VENV)/.installed ## The lab itself, three Primers up to the quorum: refusals, kills; not part of CI
 	$(BIN)/python -m pytest -v --durations=0 tests/vm/test_lab.py tests/vm/test_quorum.py $(TESTS)
+
+test-medium: tools $(VENV)/.installed ## Build the ISO, and start one blank machine from it, by itself to its login
+	$(BIN)/python -m pytest -v --durations=0 tests/images/test_medium.py -k uefi-cd $(TESTS)
 
 test-images: tools $(VENV)/.installed ## Build images, boot machines from them: both ways, upgrade, Secure Boot
 	$(BIN)/python -m pytest -v --durations=0 tests/images $(TESTS)
