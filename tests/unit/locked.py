@@ -11,7 +11,7 @@ from keystone.bundle.model import Digest, Item
 if TYPE_CHECKING:
     from keystone.image.recipe import Recipe
 
-RECIPE = """\
+HEAD = """\
 apiVersion: keystone/v1alpha1
 kind: ImageRecipe
 metadata: {name: x}
@@ -19,9 +19,8 @@ spec:
   version: 1
   suite: trixie
   packages: [chrony]
-  kernelModules: [zfs]
-  installer: true
 """
+RECIPE = f"{HEAD}  kernelModules: [zfs]\n  installer: true\n"
 OURS = Item("installer", "keystone-install", "1", Digest("1" * 64), 1)
 
 

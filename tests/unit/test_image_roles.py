@@ -23,21 +23,13 @@ from keystone.inventory import Context
 from keystone.run import run
 from keystone.site import Networks, Node, Site
 
+from .locked import HEAD, OURS
+
 if TYPE_CHECKING:
     from keystone.image.recipe import Recipe
 
 IMAGES = Path(__file__).parents[2] / "images"
 RELEASE = "6.12.57+deb13-amd64"
-HEAD = """\
-apiVersion: keystone/v1alpha1
-kind: ImageRecipe
-metadata: {name: x}
-spec:
-  version: 1
-  suite: trixie
-  packages: [python3]
-"""
-INSTALLER = Item("installer", "keystone-install", "0.1.0", Digest("1" * 64), 1)
 TREE = Tree(Path("/cache"), (Path("/cache/a/tree"),))
 
 
@@ -107,7 +99,7 @@ def test_a_recipe_with_roles_has_the_installer_locked_whether_it_is_inside_or_no
     with pytest.raises(ConfigurationError, match="no installer") as error:
         converge.roles(materials, TREE, found, tmp_path)
     assert "image lock" in error.value.hint
-    assert rootfs.Materials(lock(INSTALLER), tmp_path, Sources()).installer == INSTALLER
+    assert rootfs.Materials(lock(OURS), tmp_path, Sources()).installer == OURS
 
 
 def lock(*items: Item) -> Lock:
@@ -148,15 +140,15 @@ def test_the_kernel_is_named_wherever_a_variable_says_so() -> None:
 def test_the_steps_name_depends_on_all_that_is_applied_and_on_its_order() -> None:
     one, two = Role("kernel", {"a": 1, "b": "@KERNEL@"}), Role("seed", {})
     same = Role("kernel", {"b": "@KERNEL@", "a": 1})
-    name = converge.step_name(TREE, INSTALLER, [one, two], RELEASE)
-    assert name == converge.step_name(TREE, INSTALLER, [same, two], RELEASE)
+    name = converge.step_name(TREE, OURS, [one, two], RELEASE)
+    assert name == converge.step_name(TREE, OURS, [same, two], RELEASE)
     others = {
-        converge.step_name(TREE.over(Path("/cache/b")), INSTALLER, [one, two], RELEASE),
-        converge.step_name(TREE, replace(INSTALLER, digest=Digest("2" * 64)), [one, two], RELEASE),
-        converge.step_name(TREE, INSTALLER, [two, one], RELEASE),
-        converge.step_name(TREE, INSTALLER, [one], RELEASE),
-        converge.step_name(TREE, INSTALLER, [replace(one, variables={"a": 2}), two], RELEASE),
-        converge.step_name(TREE, INSTALLER, [one, two], "6.13"),
+        converge.step_name(TREE.over(Path("/cache/b")), OURS, [one, two], RELEASE),
+        converge.step_name(TREE, replace(OURS, digest=Digest("2" * 64)), [one, two], RELEASE),
+        converge.step_name(TREE, OURS, [two, one], RELEASE),
+        converge.step_name(TREE, OURS, [one], RELEASE),
+        converge.step_name(TREE, OURS, [replace(one, variables={"a": 2}), two], RELEASE),
+        converge.step_name(TREE, OURS, [one, two], "6.13"),
     }
     assert len(others | {name}) == 7
 
