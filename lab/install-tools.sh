@@ -3,7 +3,7 @@
 # that this machine uses already. Quick when everything is there. Run it as root.
 set -eu
 
-packages="apt-utils ca-certificates cryptsetup-bin curl dosfstools dpkg-dev e2fsprogs fdisk fuse3 gcc git gnupg
+packages="apt-utils ca-certificates cryptsetup-bin curl dnsmasq-base dosfstools dpkg-dev e2fsprogs fdisk fuse3 gcc git gnupg
 iproute2 iputils-ping libc6-dev libseccomp-dev make mmdebstrap mtools netcat-openbsd nftables openssh-client ovmf
 pkg-config procps python3 python3-venv skopeo swtpm uidmap xz-utils zstd"
 emulator="qemu-system-x86 qemu-utils"

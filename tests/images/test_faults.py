@@ -43,6 +43,14 @@ def test_an_older_medium_than_the_site_takes_and_a_disk_that_is_too_small(
     assert untouched(disks)
 
 
+def test_a_disk_that_a_bios_does_not_start_from(bench: Bench, build: Callable[..., Path]) -> None:
+    machine = bench.machine(firmware="bios", disks=bench.disks(4096), cd=build())
+    machine.usb = (bench.stick({"site.yaml": bench.site()}),)
+    with machine:
+        machine.wait(NOT_FOLLOWED, "SYS1", "a BIOS does not start from sectors of 4096 bytes")
+    assert untouched(list(machine.disks))
+
+
 def test_a_flipped_byte_is_found_with_its_place(bench: Bench, build: Callable[..., Path]) -> None:
     altered = bench.folder / "altered.iso"
     shutil.copyfile(build(), altered)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.images, pytest.mark.timeout(3600)]
 ENTER, ESCAPE, DOWN, SPACE, SHELL = "\r", "\x1b", "\x1b[B", " ", "\x14"
+BACKSPACE, TAB = "\x7f", "\t"
 
 
 def starts_from_its_disk(bench: Bench, machine: Machine, port: int, says: str = "") -> None:
@@ -48,7 +49,12 @@ def starts_from_its_disk(bench: Bench, machine: Machine, port: int, says: str = 
 
 @pytest.mark.parametrize(
     ("firmware", "medium", "sector", "pool"),
-    [("uefi", "cd", 512, POOL), ("bios", "usb", 512, POOL[:1]), ("uefi", "usb", 4096, POOL)],
+    [
+        ("uefi", "cd", 512, POOL),
+        ("bios", "usb", 512, POOL[:1]),
+        ("bios", "cd", 512, POOL),
+        ("uefi", "usb", 4096, POOL),
+    ],
 )
 def test_a_site_file_on_a_stick_makes_a_blank_machine_a_primer(
     bench: Bench,
@@ -87,13 +93,23 @@ def test_a_person_makes_a_machine_a_primer_over_the_serial_line(
         machine.wait("two disks in each Primer, a mirror")
         machine.type(ENTER)
         machine.wait("Name:", "p1")
-        machine.type(ENTER, "10.77.0.11", ENTER)
+        machine.type(ENTER, "10.78.0.11", ENTER)
+        machine.wait("10.78.0.11 is outside")
+        machine.type(*[BACKSPACE] * len("78.0.11"), "77.0.11", ENTER)
         machine.wait("Keystone's own system is written to it", "KEYP1A: smaller", "> SYS1")
+        machine.type(ESCAPE)
+        machine.wait("Name:", "10.77.0.11")
+        machine.type(ENTER, ENTER)
+        machine.wait("> SYS1")
         machine.type(ENTER)
         machine.wait("[ ] KEYP1A")
-        machine.type(SPACE, DOWN, SPACE, ENTER)
+        machine.type(SPACE, ENTER)
+        machine.wait("Not yet: pools of this site are mirror")
+        machine.type(DOWN, SPACE, ENTER)
         machine.wait("Passphrase:")
-        machine.type("correct horse battery", ENTER, "correct horse battery", ENTER)
+        machine.type("horse", ENTER, "horse", ENTER)
+        machine.wait("12 characters or more")
+        machine.type(" battery", TAB, TAB, TAB, " battery", ENTER, ENTER)
         machine.wait("There is no bundle")
         machine.type(ENTER)
         machine.wait("Review", "disk SYS1, all of it", "> only save this on the stick")

@@ -1,14 +1,15 @@
 """One ISO and nothing else: from blank disks to a quorum, and to a node, without a hand on them.
 
 The ISO carries the site file, the introductions and the bundle. A site of three is followed to its
-healthy quorum, a site of one to its Ready node: two emulated cores bear no more in an hour.
+healthy quorum, a site of one to its Ready node, and one to the Primer that starts the next machine
+over the network: two emulated cores bear no more in an hour.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -18,9 +19,9 @@ import yaml
 from keystone.lab import network, settings
 from keystone.lab.carry import carry
 from keystone.lab.machines import Lab
-from keystone.run import Host, run
+from keystone.run import Host, run, spawned
 
-from .bench import GIB, KEYSTONE
+from .bench import GIB, KEYSTONE, POOL
 from .machine import Machine
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def site(bench: Bench, primers: Sequence[str]) -> dict[str, object]:
             "ssh": {"user": "root", "authorizedKeys": [bench.public]},
             "networks": {"nodes": "10.77.0.0/24"},
             "patience": {"profile": "emulated"},
+            "networkBoot": True,
             "trust": {
                 "rootKeyFile": "/etc/keystone/root.key",
                 "passphraseFile": "/etc/keystone/passphrase",
@@ -166,3 +168,56 @@ def test_one_machine_from_its_iso_becomes_a_ready_node(
         )
         print(hosts[0].run(["kubectl", "get", "nodes", "-o", "wide"]).stdout)
         nothing_failed(hosts, wire)
+
+
+@contextmanager
+def dhcp(wire: LabSettings, mac: str, script: str) -> Iterator[None]:
+    """The site's own DHCP server, which says what docs/guide/images.md asks of it: dnsmasq(8)."""
+    inside = network.prefix(wire)
+    rule = ["bridge", "keystone", "ingress", "udp", "dport", "67", "accept"]
+    run([*inside, "nft", "insert", "rule", *rule])
+    words = [
+        "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--user=root",
+        f"--interface={network.BRIDGE}", "--bind-interfaces", "--leasefile-ro", "--pid-file=",
+        "--dhcp-range=10.77.0.200,static", f"--dhcp-host={mac},set:keystone,10.77.0.201",
+        "--dhcp-userclass=set:ipxe,iPXE", f"--dhcp-boot=tag:keystone,tag:ipxe,{script}",
+    ]  # fmt: skip
+    with spawned([*inside, *words]):
+        yield
+
+
+def test_a_primer_starts_the_next_machine_over_the_network(
+    bench: Bench, build: Callable[..., Path], wire: LabSettings
+) -> None:
+    """`image serve` is typed on a Primer as soon as its registry runs."""
+    files, iso = build("pxe"), build(carry=freight(bench, ("p1",)))
+    (machine,), (host,) = blank(bench, wire, ("p1",)), reached(bench, wire, ("p1",))
+    write([machine], iso)
+    text = bench.site("SYS9")
+    for old, new in (("M1", "M9"), ("name: p1", "name: p9"), ("10.77.0.11", "10.77.0.19")):
+        text = text.replace(old, new)
+    network.plug(wire, "tapp9")
+    next_one = replace(
+        machine, folder=bench.folder / "p9", serial="M9", firmware="bios", memory=2048,
+        mac="52:54:00:00:00:19", late=None, extra=("-boot", "n", "-no-reboot"),
+        network=tuple(word.replace("tapp1", "tapp9") for word in machine.network),
+        disks=[*(bench.disk(serial, GIB) for serial in POOL), bench.disk("SYS9")],
+    )  # fmt: skip
+    with machine:
+        machine.hear(r"\[\d+/\d+\] etcd", within=PATIENCE)  # what follows the registry
+        host.run(["systemctl", "stop", "keystone-continue.service"])  # its end is another test
+        host.run(["sh", "-c", "cat >/var/tmp/site.yaml"], data=text)
+        with files.open("rb") as source:
+            host.run(["sh", "-c", "cat >/var/tmp/primer-pxe.tar"], stdin=source, timeout=1800)
+        words = ["keystone-install", "image", "serve"]
+        files_there = ["/var/tmp/primer-pxe.tar", "--site", "/var/tmp/site.yaml"]
+        script = "http://10.77.0.11:8080/boot/boot.ipxe"
+        assert script in host.run([*words, *files_there], timeout=1800).stdout
+        with dhcp(wire, next_one.mac, script), next_one:
+            took = next_one.hear(r"Done: p9 starts from disk SYS9")
+            print(f"{took:.0f} s from power-on to the end of the writing, over the network")
+            next_one.ended()
+        host.run([*words, "--stop"])
+        fetch = f"import urllib.request; urllib.request.urlopen({script!r})"
+        assert "404" in host.run(["python3", "-c", fetch], check=False).stderr
+        assert network.counters(wire)["leak"] == 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from keystone.errors import HostError
+from keystone.errors import HostError, UntrustedBundleError
 
 from .bench import ROOT, free_port, written
 
@@ -25,6 +25,7 @@ pytestmark = [pytest.mark.images, pytest.mark.timeout(5400)]
 UNHEALTHY = ["systemd.mask=ssh.service", "keystone.patience=30"]
 DEAD = ["panic=5", "rdinit=/not/there"]
 """A system that comes up without what makes it a Primer, and a kernel that starts nothing."""
+UNTRUSTED = UntrustedBundleError.exit_code
 
 
 def options() -> list[str]:
@@ -46,6 +47,9 @@ def upgrade(bench: Bench, machine: Machine, port: int, iso: Path, version: int) 
         plan = host.run(["keystone-install", "image", "upgrade", stick, "--plan"]).stderr
         assert f"write version {version}" in plan
         release = json.loads(iso.with_suffix(".json").read_text())["release"]
+        verify = ["keystone-install", "image", "verify", stick]
+        assert f"version {version}" in host.run([*verify, "--release", release]).stdout
+        assert host.run([*verify, "--release", "0" * 64], check=False).returncode == UNTRUSTED
         words = ["keystone-install", "image", "upgrade", stick, "--release"]
         assert host.run([*words, "0" * 64], check=False).returncode != 0
         host.run([*words, release], timeout=1800)

@@ -1,78 +1,26 @@
-"""Files for network boot, packed as a build does it, checked and put where nginx finds them.
-
-No kernel of a test machine need know ISO 9660 or have veritysetup: a medium is a tar file here that
-`mount` unpacks, its EFI partition another, and its root hash is the system's SHA-256.
-"""
+"""Files for network boot, packed as a build does it, checked and put where nginx finds them."""
 
 from __future__ import annotations
 
 import hashlib
-import shutil
-from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from keystone.errors import DamagedBundleError, HostError
-from keystone.image import layout, pxe, release, serve
-from keystone.image.boot import PARTS
-from keystone.run import run
+from keystone.image import serve
 
-FAKES = {
-    "mount": 'exec tar -xf "$5" -C "$6"',
-    "umount": "exit 0",
-    "veritysetup": 'file=$3 digest=$5\necho "$digest  $file" | sha256sum --check --quiet',
-}
+from .media import Builder, fakes
 
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SERVER = "10.77.0.11"
 
 
-@dataclass(frozen=True)
-class Builder:
-    """What `image build --format pxe` makes, of a system of a few bytes."""
-
-    folder: Path
-
-    def files(self, system: bytes = b"one") -> Path:
-        """The four files of a system, in a folder."""
-        digest = hashlib.sha256(b"system " + system).hexdigest()
-        line = f"boot=keystone keystone.root={digest} keystone.tree=4096 keystone.version=2"
-        place = self.folder / digest[:8]
-        tree, files = place / "tree", place / "files"
-        for folder in (tree / "boot", tree / "keystone", files):
-            folder.mkdir(parents=True)
-        for part in PARTS:
-            (tree / "boot" / part).write_bytes(part.encode() + system)
-        (tree / "boot/cmdline").write_text(line)
-        (tree / "boot" / release.SUMS).write_text(release.of(tree / "boot"))
-        uki = place / "efi" / layout.REMOVABLE
-        uki.parent.mkdir(parents=True)
-        (tree / "boot" / release.UKI).rename(uki)
-        run(["tar", "-cf", tree / "boot/efi.img", "-C", place / "efi", "."])
-        (tree / f"keystone/{digest}.root").write_bytes(b"system " + system)
-        for part in ("vmlinuz", "initrd"):
-            shutil.copyfile(tree / "boot" / part, files / part)
-        (files / "boot.ipxe").write_text(pxe.script("primer", 2, line))
-        run(["tar", "-cf", files / "medium.iso", "-C", tree, "."])
-        return files
-
-    def packed(self, files: Path) -> Path:
-        """The tar file of them."""
-        made = files.parent / "image"
-        with made.open("wb") as target:
-            pxe.pack([files / name for name in pxe.FILES], target, 1)
-        return made
-
-
 @pytest.fixture
 def builder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Builder:
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    for name, script in FAKES.items():
-        (programs / name).write_text(f"#!/bin/sh\n{script}\n")
-        (programs / name).chmod(0o755)
-    monkeypatch.setenv("KEYSTONE_PATH", f"{programs}:/usr/bin:/bin")
+    fakes(tmp_path / "bin", monkeypatch)
     monkeypatch.setattr(serve, "LINK", tmp_path / "state/boot/served")
     return Builder(tmp_path)
 

@@ -159,7 +159,7 @@ def test_a_disk_with_half_a_table_of_ours_is_offered_for_the_system_and_not_for_
         disk("FULL", partition_table="gpt", partitions=("full1",)), disk("A"),
     )  # fmt: skip
     begun = frozenset({"CUT", "FULL"})
-    assert [found.serial for found in drafts.usable(disks, 0, begun)] == ["CUT", "A"]
+    assert [one.serial for one in disks if not drafts.unusable(one, 0, begun)] == ["CUT", "A"]
     assert [found.serial for found in drafts.usable(disks)] == ["A"]
     assert drafts.about(disks[0], begun).endswith("begun by us")
     assert drafts.about(disks[0]).endswith(storage.found_on(disks[0]))
@@ -167,6 +167,18 @@ def test_a_disk_with_half_a_table_of_ours_is_offered_for_the_system_and_not_for_
     assert found is not None
     assert "HALF: partition table gpt" in dict(script.asked)["The system's disk"]
     assert "disk CUT, all of it (a write of ours was cut)" in dict(script.asked)["Review"]
+
+
+def test_a_bios_is_not_offered_a_disk_that_it_does_not_start_from() -> None:
+    disks = (replace(disk("LARGE"), logical_sector=4096), disk("A"))
+    seen = replace(here(), disks=disks, uefi=False)
+    found, script = answered(NAMED, "A", SAVE, at=seen)
+    assert found is not None
+    said = dict(script.asked)["The system's disk"]
+    assert "LARGE: a BIOS does not start from sectors of 4096 bytes" in said
+    found, script = answered(NAMED, "LARGE", SAVE, at=replace(seen, uefi=True))
+    assert found is not None
+    assert "LARGE:" not in dict(script.asked)["The system's disk"]
 
 
 def test_a_worker_is_likely_where_the_stick_has_tokens_and_no_draft() -> None:

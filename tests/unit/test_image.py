@@ -233,6 +233,14 @@ def test_any_other_disk_is_refused_by_its_serial(
     assert why in error.value.message
 
 
+def test_a_disk_that_a_bios_does_not_start_from_is_refused_where_a_bios_would() -> None:
+    large = replace(BLANK, logical_sector=4096)
+    with pytest.raises(RefusedError, match=r"SYS1.*a BIOS does not start from sectors of 4096"):
+        write.plan(replace(NOW, uefi=False), [large], "SYS1", "", begun=False)
+    assert not write.plan(NOW, [large], "SYS1", "", begun=False).done
+    assert not write.plan(replace(NOW, uefi=False), [BLANK], "SYS1", "", begun=False).done
+
+
 def test_a_system_on_its_disk_writes_no_disk() -> None:
     with pytest.raises(PreflightError, match="its own disk"):
         write.plan(replace(NOW, medium=False), [BLANK], "SYS1", "", begun=False)

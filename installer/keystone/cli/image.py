@@ -122,6 +122,25 @@ def build(
                       "release": done.release, "pcr11": done.register})  # fmt: skip
 
 
+@group.command()
+@click.argument("image", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--release", "digest", default="", help="Digest of it, as its makers told you.")
+@json_option
+def verify(image: Path, digest: str, *, as_json: bool) -> None:
+    """Read an installer medium whole, an ISO file or the stick it was written to."""
+    from dataclasses import asdict  # noqa: PLC0415
+
+    from keystone.image import verify as verifying  # noqa: PLC0415 slow to import
+
+    found = verifying.verify(image, digest)
+    if as_json:
+        log.out_json(asdict(found))
+    else:
+        log.out(found.describe())
+    if not digest:
+        log.info("Whole. Whether it is its makers': compare the release, or give it by --release.")
+
+
 @group.command(hidden=True)
 @click.option("--logs", type=FOLDER, required=True, help="Folder for Ansible's own log.")
 def converge(logs: Path) -> None:

@@ -62,7 +62,8 @@ class Seen:
     stick: where it is, "" without one. draft: what it has of the site already. join: its join.yaml,
     None without one. keys: public keys that were found on it. fingerprint: of the bundle's trust
     root, "" without a bundle. cards: of the network, by MAC, in words. vouched: one line of who
-    vouches for the running system. begun: serial numbers of disks with our mark on them.
+    vouches for the running system. begun: serial numbers of disks with our mark on them. uefi: this
+    machine was started by UEFI, not by a BIOS.
     """
 
     here: Hardware
@@ -75,6 +76,7 @@ class Seen:
     vouched: str = ""
     join: Join | None = None
     begun: frozenset[str] = frozenset()
+    uefi: bool = True
 
 
 @dataclass(frozen=True)

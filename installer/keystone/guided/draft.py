@@ -231,18 +231,16 @@ def wrong_whole(draft: Document) -> str:
     return _first(mistakes(draft))
 
 
-def usable(
-    disks: Sequence[DiskFacts], least: int = 0, begun: frozenset[str] = frozenset()
-) -> tuple[DiskFacts, ...]:
-    """Those that may be written: blank, built in, with a serial number, not below so many bytes.
-
-    begun: serial numbers of those on which a write of ours was begun; half a table there is ours.
-    """
-    return tuple(disk for disk in disks if not unusable(disk, least, begun))
+def usable(disks: Sequence[DiskFacts]) -> tuple[DiskFacts, ...]:
+    """Those that a pool may be made of: blank, built in, with a serial number."""
+    return tuple(disk for disk in disks if not unusable(disk))
 
 
 def unusable(disk: DiskFacts, least: int = 0, begun: frozenset[str] = frozenset()) -> str:
-    """Why a disk is not offered; "" when it is."""
+    """Why a disk is not offered; "" when it is. least: the bytes that it must have.
+
+    begun: serial numbers of those on which a write of ours was begun; half a table there is ours.
+    """
     if not disk.serial:
         return "no serial number"
     if disk.removable or disk.transport == "usb":

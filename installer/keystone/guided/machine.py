@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 from keystone import log, storage
 from keystone.guided import draft as drafts
 from keystone.guided.answers import few
+from keystone.image import write as writing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from keystone.facts import DiskFacts
     from keystone.guided.answers import Answers, Screen, Seen
     from keystone.image.identity import Card
 
@@ -41,7 +43,7 @@ def _with_cable(cards: Mapping[str, Card]) -> str:
 
 def system(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
     """Which disk the system is written to: a blank one, or one on which a write of ours was cut."""
-    usable = drafts.usable(seen.disks, drafts.SYSTEM_LEAST, seen.begun)
+    usable = [disk for disk in seen.disks if not _why(seen, disk)]
     if not usable:
         screen.show(
             "The system's disk",
@@ -71,9 +73,12 @@ def was(seen: Seen, serial: str) -> str:
 
 def _refused(seen: Seen) -> str:
     return few(
-        [
-            f"{disk.serial or disk.path}: {why}"
-            for disk in seen.disks
-            if (why := drafts.unusable(disk, drafts.SYSTEM_LEAST, seen.begun))
-        ]
+        [f"{disk.serial or disk.path}: {why}" for disk in seen.disks if (why := _why(seen, disk))]
+    )
+
+
+def _why(seen: Seen, disk: DiskFacts) -> str:
+    """Why the system cannot be on this disk; "" when it can."""
+    return drafts.unusable(disk, drafts.SYSTEM_LEAST, seen.begun) or writing.not_started(
+        disk, uefi=seen.uefi
     )

@@ -51,7 +51,7 @@ def main() -> None:
 def _once(now: Running, screen: Screen) -> bool:
     """Whether the machine shall restart now."""
     place = medium.stick()
-    answers = questions.ask(screen, look(place))
+    answers = questions.ask(screen, look(now, place))
     if answers is None:
         return False
     if place is None:
@@ -87,7 +87,7 @@ def check_keys(place: Path, answers: Answers) -> None:
         )
 
 
-def look(place: Path | None) -> Seen:
+def look(now: Running, place: Path | None) -> Seen:
     """What this machine is and what the stick has."""
     seen = disks.observe()
     found = medium.bundle_file()
@@ -102,6 +102,7 @@ def look(place: Path | None) -> Seen:
         cards=medium.cards(),
         vouched=status.observe().short(),
         begun=frozenset(disk.serial for disk in seen if _begun(disk)),
+        uefi=now.uefi,
     )
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from keystone.image import write as writing
 
-FIRMWARE = Path("/sys/firmware/efi")
 SECURE_BOOT = "efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 """UEFI 2.10, 3.3; efivarfs puts four bytes of attributes before the value."""
 PCR = Path("/sys/class/tpm/tpm0/pcr-sha256/11")
@@ -54,7 +53,7 @@ def observe() -> Status:
         now.version,
         "medium" if now.medium else "disk",
         now.system.digest,
-        secure_boot(FIRMWARE),
+        secure_boot(writing.FIRMWARE),
         measured(PCR),
     )
 

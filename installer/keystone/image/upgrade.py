@@ -22,7 +22,7 @@ from keystone.image import bios, layout, release
 from keystone.image.boot import PARTS
 from keystone.image.mounts import mounted
 from keystone.image.root import System
-from keystone.image.write import Running, verify
+from keystone.image.write import FIRMWARE, Running, verify
 from keystone.image.write import observe as running
 from keystone.run import run
 from keystone.turns import only_one
@@ -193,7 +193,7 @@ def apply(wanted: Plan, offer: Offer) -> None:
 
 def on_trial(esp: Path) -> bool:
     """Whether nobody called the version that runs good yet. esp: the EFI partition, mounted."""
-    if Path("/sys/firmware/efi").exists():
+    if FIRMWARE.exists():
         return run([BLESS, f"--path={esp}", "status"]).stdout.strip() == "indeterminate"
     block = (esp / layout.GRUB_ENVIRONMENT).read_text()
     return bios.values(block).get("trying") == str(running().version)
@@ -212,7 +212,7 @@ def bless() -> str:
     _, partitions = observe(now)
     (esp,) = (part for part in partitions if part.kind == ESP_TYPE)
     with _esp(esp) as place:
-        if Path("/sys/firmware/efi").exists():
+        if FIRMWARE.exists():
             run([BLESS, f"--path={place}", "good"])
         else:
             block = bios.environment({"good": str(now.version), "trying": "", "tries": ""})

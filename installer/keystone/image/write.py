@@ -42,17 +42,22 @@ MEDIUM = RUN / "medium"
 MEDIUM_BOOT = MEDIUM / "boot"
 OS_RELEASE = Path("/usr/lib/os-release")
 COPY = "take another copy of the medium"
+FIRMWARE = Path("/sys/firmware/efi")
 UDEV_SECONDS = 300
 """For udev to have named a new partition: an emulated machine needs tens of seconds."""
 
 
 @dataclass(frozen=True)
 class Running:
-    """The system that runs here: its bytes, what they are read from, and its version."""
+    """The system that runs here: its bytes, what they are read from, and its version.
+
+    uefi: it was started by UEFI, not by a BIOS.
+    """
 
     system: System
     version: int
     medium: bool
+    uefi: bool = True
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,8 @@ def running(command_line: str, source: str, device: str, os_release: str) -> Run
 def observe() -> Running:
     """`running` of this machine."""
     files = [Path("/proc/cmdline"), RUN / "from", RUN / "device", OS_RELEASE]
-    return running(*(path.read_text() if path.is_file() else "" for path in files))
+    found = running(*(path.read_text() if path.is_file() else "" for path in files))
+    return replace(found, uefi=FIRMWARE.exists())
 
 
 def plan(now: Running, disks: Sequence[DiskFacts], serial: str, slot: str, *, begun: bool) -> Plan:
@@ -109,8 +115,8 @@ def plan(now: Running, disks: Sequence[DiskFacts], serial: str, slot: str, *, be
 
     begun: our mark is on the disk.
 
-    Raises RefusedError when the disk is not there, not one, too small, not blank or not to be
-    written; PreflightError when the machine runs from its disk.
+    Raises RefusedError when the disk is not there, not one, too small, not blank, not to be
+    written or not to be started from; PreflightError when the machine runs from its disk.
     """
     if not now.medium:
         raise PreflightError(
@@ -134,7 +140,23 @@ def plan(now: Running, disks: Sequence[DiskFacts], serial: str, slot: str, *, be
             f"{log.size(layout.SMALLEST_MIB * layout.MIB)} are needed",
             hint="use a larger disk",
         )
+    if why := not_started(disk, uefi=now.uefi):
+        raise RefusedError(
+            f"disk {disk.serial} ({disk.path}): {why}",
+            hint="set this machine's firmware to UEFI, or give the disk sectors of 512 bytes "
+            "(nvme format), or use another disk",
+        )
     return found
+
+
+def not_started(disk: DiskFacts, *, uefi: bool) -> str:
+    """Why firmware does not start from such a disk, in words; "" when it does.
+
+    A BIOS and GRUB below it count in sectors of 512 bytes (INT 13h extensions, bios.py).
+    """
+    if uefi or disk.logical_sector == bios.SECTOR:
+        return ""
+    return f"a BIOS does not start from sectors of {disk.logical_sector} bytes"
 
 
 def found_on(disk: DiskFacts, *, begun: bool) -> str:
@@ -286,7 +308,7 @@ def seeded(folder: Path, files: Mapping[str, tuple[str, int]]) -> Path:
 
 def start_from(wanted: Plan) -> None:
     """Have the firmware start the disk next, and before the medium (efibootmgr(8))."""
-    if not Path("/sys/firmware/efi").exists():
+    if not FIRMWARE.exists():
         return
     done = run(
         ["efibootmgr", "--create", "--disk", wanted.disk, "--part", "2", "--label", "Keystone",
