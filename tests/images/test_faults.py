@@ -85,9 +85,9 @@ def test_two_bundles(
     freight = tmp_path_factory.mktemp("freight")
     (freight / "offline.tar").write_text("one")
     machine = bench.machine(disks=bench.disks(), cd=build(carry=freight))
-    machine.usb = (bench.stick({"offline.tar": "two"}),)
+    machine.usb = (bench.stick({"offline.tar": "two", "site.yaml": bench.site()}),)
     with machine:
-        machine.wait("This did not work", "2 bundles", "medium/keystone/offline.tar", "sticks/")
+        machine.wait(NOT_FOLLOWED, "2 bundles", "medium/keystone/offline.tar", "sticks/")
     assert untouched(list(machine.disks))
 
 

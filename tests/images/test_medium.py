@@ -125,6 +125,23 @@ def test_a_person_makes_a_machine_a_primer_over_the_serial_line(
     starts_from_its_disk(bench, machine, port, says)
 
 
+def test_a_key_starts_the_medium_though_the_disk_has_its_system(
+    bench: Bench, build: Callable[..., Path]
+) -> None:
+    """Without a key, the disk: a medium that is left in is no end of an installation."""
+    iso, stick = build(), bench.stick({"site.yaml": bench.site()})
+    machine = bench.machine(disks=bench.disks(), cd=iso, usb=(stick,))
+    written(machine)
+    machine.cd = iso
+    with machine:
+        machine.hear(r"For the medium, press a key now")
+        machine.hear(r"p1 login:")
+    with machine:
+        machine.hear(r"For the medium, press a key now")
+        machine.type(SPACE)
+        machine.wait("This machine: serial number M1", "SYS1", "partition table gpt", "Go on")
+
+
 def test_the_saved_file_says_why_it_was_not_followed_on_another_machine(
     bench: Bench, build: Callable[..., Path]
 ) -> None:

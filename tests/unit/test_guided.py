@@ -263,6 +263,28 @@ def test_the_first_primer_of_two_is_not_complete_and_goes_back_to_its_role() -> 
     assert "1, 3 or 5 Primers, not 2" in dict(script.asked)["Not complete"]
 
 
+def test_a_key_that_came_to_the_stick_late_is_taken_where_the_draft_names_none() -> None:
+    draft = described(3).whole
+    for named, expected in (([], [KEY]), (["ssh-ed25519 BBBB other"],) * 2):
+        draft["spec"]["ssh"]["authorizedKeys"] = named
+        script = Script(None, *joining(2), SAVE)
+        found = questions.ask(script, seen(2, draft))
+        assert found is not None
+        assert found.whole["spec"]["ssh"]["authorizedKeys"] == expected
+        assert "as root, with 1 public key;" in dict(script.asked)["Review"]
+
+
+def test_a_bundle_that_cannot_be_used_stops_only_what_needs_it() -> None:
+    why = "/run/keystone/sticks/sda/offline.tar: expired"
+    draft = described(3, described(2).whole).whole
+    script = Script(None, *first(), True, SAVE)
+    assert questions.ask(script, seen(1, draft, unusable=why)) is not None
+    assert dict(script.asked)["The bundle"].startswith(why)
+    script = Script(None, *joining(4), SAVE)
+    assert questions.ask(script, seen(4, draft, unusable=why)) is not None
+    assert "The bundle" not in dict(script.asked)
+
+
 def test_going_back_keeps_what_was_answered() -> None:
     role, machine, system, pool = joining(2)
     script = Script(None, role, *SITE, machine, BACK, None, system, BACK, None, pool, SAVE)

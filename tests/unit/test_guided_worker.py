@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from keystone import join_file, storage
-from keystone.errors import ConfigurationError
+from keystone.errors import ConfigurationError, RefusedError
 from keystone.guided import draft as drafts
 from keystone.guided import questions, screens, session, stick
 from keystone.guided.answers import SAVE, WORKER, WRITE, Answers, Seen
-from keystone.image import identity, mark
+from keystone.image import identity, mark, medium
 from keystone.image.identity import Card, Hardware
 
 from .test_guided import BACK, KEY, Script, disk, seen
@@ -167,6 +167,33 @@ def test_a_disk_with_half_a_table_of_ours_is_offered_for_the_system_and_not_for_
     assert found is not None
     assert "HALF: partition table gpt" in dict(script.asked)["The system's disk"]
     assert "disk CUT, all of it (a write of ours was cut)" in dict(script.asked)["Review"]
+
+
+def test_the_last_page_says_who_can_log_in() -> None:
+    _, script = answered(NAMED, "S7", SAVE)
+    keys = {*KNOWN.ssh.authorized_keys, KEY}
+    assert f"as root, with {len(keys)} public key" in dict(script.asked)["Review"]
+    bare = replace(KNOWN, ssh=replace(KNOWN.ssh, authorized_keys=()))
+    _, script = answered(NAMED, "S7", SAVE, at=replace(here(known=bare), keys=()))
+    assert "nobody can: put your public key on the stick" in dict(script.asked)["Review"]
+
+
+def test_a_bundle_that_nobody_can_read_is_told_and_is_no_end(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    damaged = tmp_path / "offline.tar"
+    damaged.write_bytes(b"one")
+    for found, fingerprint, why in ((None, "", ""), (damaged, "", "offline.tar")):
+        monkeypatch.setattr(medium, "bundle_file", lambda found=found: found)
+        told = session._bundle()
+        assert told[0] == fingerprint
+        assert why in told[1]
+    monkeypatch.setattr(medium, "bundle_file", refuse)
+    assert session._bundle() == ("", "2 bundles\n\nleave one")
+
+
+def refuse() -> Path:
+    raise RefusedError("2 bundles", hint="leave one")
 
 
 def test_a_bios_is_not_offered_a_disk_that_it_does_not_start_from() -> None:

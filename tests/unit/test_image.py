@@ -19,7 +19,7 @@ from keystone.errors import (
     RefusedError,
 )
 from keystone.facts import DiskFacts
-from keystone.image import bios, boot, layout, mark, recipe, secureboot, steps, write
+from keystone.image import bios, boot, build, layout, mark, recipe, secureboot, steps, write
 from keystone.image.root import System
 from keystone.image.sandbox import Tree
 
@@ -71,6 +71,17 @@ def test_a_steps_name_depends_on_all_inputs_and_on_nothing_else() -> None:
     names = {steps.key("a", 1, ["x"]), steps.key("a", 1, ["y"]), steps.key("b", 1, ["x"])}
     assert len(names) == 3
     assert steps.key("a", {"x": 1, "y": 2}) == steps.key("a", {"y": 2, "x": 1})
+
+
+def test_what_a_machine_writes_to_is_not_the_kept_step(tmp_path: Path) -> None:
+    made, image = tmp_path / "step", tmp_path / "out/image"
+    made.write_bytes(b"as it was built")
+    build.place(made, image, own=True)
+    image.write_bytes(b"started")
+    assert made.read_bytes() == b"as it was built"
+    build.place(made, image, own=False)
+    assert image.samefile(made)
+    assert sorted(build.STARTED) == ["qcow2", "raw"]
 
 
 def test_a_folders_digest_sees_names_bytes_modes_and_links(tmp_path: Path) -> None:
@@ -254,6 +265,13 @@ def test_grub_is_told_where_it_is() -> None:
     assert struct.unpack_from("<Q", made.code, bios.KERNEL_SECTOR) == (2048,)
     assert struct.unpack_from("<QHH", made.core, bios.BLOCK_LIST) == (2049, 4, bios.SEGMENT)
     assert len(made.core) == 5 * bios.SECTOR
+
+
+def test_a_mediums_menu_can_mean_the_medium() -> None:
+    text = bios.menu("Keystone primer 1", "/boot", "boot=keystone quiet")
+    first, second = text.split("menuentry ")[1:]
+    assert "linux /boot/vmlinuz boot=keystone quiet\n" in first
+    assert "linux /boot/vmlinuz boot=keystone quiet keystone.medium\n" in second
 
 
 @pytest.mark.parametrize(("boot", "core"), [(b"", bytes(2048)), (bytes(512), bytes(2048))])

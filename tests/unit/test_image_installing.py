@@ -18,10 +18,13 @@ from keystone.image.identity import Card
 from keystone.image.root import System
 from keystone.image.write import Running
 from keystone.run import run
-from keystone.site import Machine, Networks, Node, Site
+from keystone.site import Machine, Networks, Node, Site, Ssh
 
 NODE = Node("p1", IPv4Address("10.77.0.11"), ())
-SITE = Site("plant", (NODE,), Networks(IPv4Network("10.77.0.0/24")), system_floor=3)
+SITE = Site(
+    "plant", (NODE,), Networks(IPv4Network("10.77.0.0/24")), system_floor=3,
+    ssh=Ssh(authorized_keys=("ssh-ed25519 AAAA operator",)),
+)  # fmt: skip
 
 
 def test_a_medium_older_than_the_site_takes_is_refused() -> None:
@@ -65,6 +68,23 @@ def test_a_disk_that_is_finished_is_not_refused_for_it(
     monkeypatch.setattr(disks, "observe", lambda: (whole,))
     monkeypatch.setattr(writing, "slot_of", lambda *_: "a2")
     assert installing.plan(plugged, SITE, NODE).disk.done
+
+
+@pytest.mark.parametrize(
+    ("ssh", "why"),
+    [
+        (Ssh(), "nobody could log in: site plant names no public key"),
+        (replace(SITE.ssh, user="admin"), "logs in as admin at port 22"),
+        (replace(SITE.ssh, port=2222), "logs in as root at port 2222"),
+    ],
+)
+def test_a_machine_that_nobody_can_log_in_to_is_not_written(
+    plugged: Running, ssh: Ssh, why: str
+) -> None:
+    node = replace(NODE, machine=Machine("", ("52:54:00:00:00:22",)))
+    assert installing.plan(plugged, SITE, node).disk.serial == "A"
+    with pytest.raises(RefusedError, match=why):
+        installing.plan(plugged, replace(SITE, ssh=ssh), node)
 
 
 def test_the_slot_is_the_named_disks_own(plugged: Running, tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from keystone import run
-from keystone.errors import ConfigurationError, HostError, RefusedError
-from keystone.image import goon, introduction, medium
+from keystone.errors import ConfigurationError, DamagedBundleError, HostError, RefusedError
+from keystone.image import goon, introduction, iso, medium, unattended
 from keystone.run import Host, Result
 from keystone.site import Machine, Networks, Node, Site, Ssh, Trust
 
@@ -24,6 +24,17 @@ SITE = Site(
     "plant", (P1, P2, P3), Networks(IPv4Network("10.77.0.0/24")),
     ssh=Ssh(authorized_keys=("ssh-ed25519 AAAA operator",)),
 )  # fmt: skip
+
+
+WHOLE = """\
+apiVersion: keystone/v1alpha1
+kind: Site
+metadata: {name: plant}
+spec:
+  networks: {nodes: 10.77.0.0/24}
+  storage: {layout: single}
+  primers: [{name: p1, address: 10.77.0.11, disks: [{serial: A}]}]
+"""
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +119,17 @@ def test_a_folder_of_another_site_or_with_something_else_is_refused(
         introduction.read(tmp_path / "site.yaml", P1)
 
 
+def test_what_a_desktop_left_on_the_stick_is_passed_over_and_a_damaged_file_is_named(
+    made: dict[str, dict[str, str]], tmp_path: Path
+) -> None:
+    place = introduction.save(made, tmp_path)
+    (place / "p1/.DS_Store").write_bytes(b"\x00\xff")
+    assert introduction.read(tmp_path / "site.yaml", P1) == made["p1"]
+    (place / "p1" / introduction.HOST_KEY).write_bytes(b"\x00\xff")
+    with pytest.raises(ConfigurationError, match=f"{introduction.HOST_KEY}: not a text"):
+        introduction.read(tmp_path / "site.yaml", P1)
+
+
 def test_a_passphrase_needs_a_site_file_that_finds_it() -> None:
     found = Trust("/root/site-root.key", "/etc/keystone/passphrase")
     introduction.require_alone(replace(SITE, trust=found))
@@ -157,6 +179,38 @@ def test_one_bundle_is_taken_and_two_are_refused(
     (two / "offline.tar").write_text("a")
     with pytest.raises(RefusedError, match="2 bundles"):
         medium.bundle_file()
+
+
+def test_a_bundle_is_looked_at_before_the_first_primers_disk_is_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "offline.tar"
+    monkeypatch.setattr(medium, "bundle_file", lambda: None)
+    unattended.require_bundle("ab" * 32)  # the first start waits for one
+    monkeypatch.setattr(medium, "bundle_file", lambda: file)
+    file.write_bytes(b"one")
+    unattended.require_bundle("")  # nobody vouches for it: it is installed by hand
+    with pytest.raises(DamagedBundleError, match="truncated"):
+        unattended.require_bundle("ab" * 32)
+
+
+def test_what_an_iso_carries_is_read_where_it_is_made(
+    made: dict[str, dict[str, str]], tmp_path: Path
+) -> None:
+    iso.require_sound(tmp_path)
+    (tmp_path / "site.yaml").write_text("apiVersion: keystone/v1alpha1\nkind: Sight\n")
+    with pytest.raises(ConfigurationError, match=r"site\.yaml"):
+        iso.require_sound(tmp_path)
+    (tmp_path / "site.yaml").write_text(WHOLE)
+    introduction.save(made, tmp_path)
+    iso.require_sound(tmp_path)
+    (tmp_path / "offline.tar").write_bytes(b"one")
+    with pytest.raises(DamagedBundleError, match="truncated"):
+        iso.require_sound(tmp_path)
+    (tmp_path / "offline.tar").unlink()
+    (tmp_path / "join.yaml").write_text("kind: Join\n")
+    with pytest.raises(ConfigurationError, match=r"join\.yaml"):
+        iso.require_sound(tmp_path)
 
 
 class Late(Host):

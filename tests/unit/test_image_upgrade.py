@@ -116,6 +116,35 @@ def test_partitions_are_read_from_lsblk() -> None:
     assert upgrade.parse(json.dumps({"blockdevices": flat})) == (ESP,)
 
 
+def test_a_version_begins_with_its_kernel_image_which_is_placed_last() -> None:
+    parts = {name: Path(name) for name in PARTS}
+    assert list(layout.of_version(parts, 2))[-1] == layout.uki_name(2)
+
+
+def test_a_menu_that_cannot_be_made_takes_no_version_away(tmp_path: Path) -> None:
+    """As after an upgrade that an earlier keystone-install was cut in."""
+    for version in (1, 2):
+        uki = tmp_path / layout.uki_name(version)
+        uki.parent.mkdir(parents=True, exist_ok=True)
+        uki.touch()
+    (tmp_path / "keystone/1").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError):
+        upgrade._forget(tmp_path, keep=2)
+    assert (tmp_path / layout.uki_name(1)).exists()
+
+
+def test_the_other_version_is_forgotten_and_the_one_that_runs_stays(tmp_path: Path) -> None:
+    for version in (1, 2):
+        for name in (layout.uki_name(version), f"keystone/{version}/cmdline"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(name)
+    upgrade._forget(tmp_path, keep=2)
+    left = {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*") if file.is_file()}
+    assert left == {
+        layout.uki_name(2), "keystone/2/cmdline", layout.GRUB_MENU, layout.GRUB_ENVIRONMENT,
+    }  # fmt: skip
+
+
 def test_grub_reads_and_writes_its_block() -> None:
     block = bios.environment({"good": "1", "trying": "2", "tries": "3"})
     assert len(block) == 1024

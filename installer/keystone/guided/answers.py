@@ -61,9 +61,9 @@ class Seen:
 
     stick: where it is, "" without one. draft: what it has of the site already. join: its join.yaml,
     None without one. keys: public keys that were found on it. fingerprint: of the bundle's trust
-    root, "" without a bundle. cards: of the network, by MAC, in words. vouched: one line of who
-    vouches for the running system. begun: serial numbers of disks with our mark on them. uefi: this
-    machine was started by UEFI, not by a BIOS.
+    root, "" without a bundle. unusable: why the one that is there cannot be used. cards: of the
+    network, by MAC, in words. vouched: one line of who vouches for the running system. begun: disks
+    with our mark on them, by serial number. uefi: this machine was started by UEFI, not by a BIOS.
     """
 
     here: Hardware
@@ -77,6 +77,7 @@ class Seen:
     join: Join | None = None
     begun: frozenset[str] = frozenset()
     uefi: bool = True
+    unusable: str = ""
 
 
 @dataclass(frozen=True)

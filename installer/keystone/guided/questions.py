@@ -215,10 +215,10 @@ def _bundle(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
     if answers.role != FIRST:
         return answers
     if not seen.fingerprint:
+        why = seen.unusable or "There is no bundle offline.tar on the stick or the medium."
         text = (
-            "There is no bundle offline.tar on the stick or the medium. The machine is written; "
-            "when a stick labelled KEYSTONE with a bundle is put in, you install it by hand, for "
-            "nobody vouches for that bundle now."
+            f"{why}\n\nThe machine is written all the same; when a stick labelled KEYSTONE with a "
+            "bundle is put in, you install it by hand, for nobody vouches for that bundle now."
         )
         return replace(answers) if screen.show("The bundle", text, "Go on") else None
     said = screen.choose(
@@ -236,7 +236,8 @@ def _bundle(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
 
 def _review(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
     primer = Primer(answers.name, answers.address, answers.system, answers.pool, answers.card)
-    whole = drafts.add(answers.draft, primer, seen.here, first=answers.role == FIRST)
+    draft = drafts.with_keys(answers.draft, seen.keys)
+    whole = drafts.add(draft, primer, seen.here, first=answers.role == FIRST)
     if answers.role == FIRST and (wrong := drafts.wrong_whole(whole)):
         screen.show(
             "Not complete",
@@ -255,6 +256,7 @@ def _review(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
         f"Site {whole['metadata']['name']}, network {nodes}\n{primers}\n\n"
         f"Now written:  disk {answers.system}, all of it ({machine.was(seen, answers.system)})\n"
         f"Later:        the pool on {', '.join(answers.pool)}, when the site is installed\n"
+        f"Log in:       {drafts.login(len(whole['spec']['ssh']['authorizedKeys']))}\n"
     )
     what = screen.choose(
         "Review",

@@ -90,7 +90,7 @@ def check_keys(place: Path, answers: Answers) -> None:
 def look(now: Running, place: Path | None) -> Seen:
     """What this machine is and what the stick has."""
     seen = disks.observe()
-    found = medium.bundle_file()
+    fingerprint, unusable = _bundle()
     return Seen(
         here=medium.hardware(seen),
         disks=tuple(seen),
@@ -98,7 +98,8 @@ def look(now: Running, place: Path | None) -> Seen:
         draft=stick.read(place) if place else {},
         join=stick.read_join(place) if place else None,
         keys=stick.public_keys(place) if place else (),
-        fingerprint=_fingerprint(found) if found else "",
+        fingerprint=fingerprint,
+        unusable=unusable,
         cards=medium.cards(),
         vouched=status.observe().short(),
         begun=frozenset(disk.serial for disk in seen if _begun(disk)),
@@ -117,9 +118,22 @@ def _begun(disk: DiskFacts) -> bool:
         return False
 
 
-def _fingerprint(file: Path) -> str:
-    """Of a bundle's own trust root, to be shown. Nothing is trusted by that."""
-    return bundle.open_metadata(file, confirm=lambda _: True).fingerprint
+def _bundle() -> tuple[str, str]:
+    """Fingerprint of the bundle's own trust root, to be shown: nothing is trusted by that.
+
+    "" without a bundle, and with the reason where it cannot be used: the first Primer alone needs
+    it.
+    """
+    try:
+        found = medium.bundle_file()
+    except KeystoneError as error:
+        return "", medium.reason(error)
+    if found is None:
+        return "", ""
+    try:
+        return bundle.open_metadata(found, confirm=lambda _: True).fingerprint, ""
+    except KeystoneError as error:
+        return "", f"{found}: {medium.reason(error)}"
 
 
 @contextmanager

@@ -114,6 +114,7 @@ def _review(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
     token = join.Token.parse(entry.token)
     until = f", good until {entry.expires}" if entry.expires else ""
     card = f", card {answers.card}" if answers.card else ""
+    keys = tuple(dict.fromkeys((*known.ssh.authorized_keys, *seen.keys)))
     text = (
         f"Site {known.name}, network {known.networks.nodes}\n"
         f"  Primer asked:  {entry.primer}\n"
@@ -122,6 +123,7 @@ def _review(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
         f"  this worker:   {answers.name}, {answers.address or 'address of DHCP'}{card}\n\n"
         f"Now written:  disk {answers.system}, all of it ({machine.was(seen, answers.system)})\n"
         f"Later:        it joins by itself when it starts from the disk\n"
+        f"Log in:       {drafts.login(len(keys))}\n"
     )
     what = screen.choose(
         "Review",
@@ -131,7 +133,6 @@ def _review(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
     )
     if what is None:
         return None
-    keys = tuple(dict.fromkeys((*known.ssh.authorized_keys, *seen.keys)))
     whole = replace(join_file.taken(known, entry, worker), ssh=site.Ssh(authorized_keys=keys))
     join_file.parse(join_file.text(whole))  # a file that cannot be read again is not written
     return replace(answers, what=what, join=whole)

@@ -85,11 +85,17 @@ else
 fi
 """
 TRIES = 3
+MEANT = "keystone.medium"
+"""On the command line: the medium is started whatever a disk has (images/base/initramfs)."""
 
 
 def menu(title: str, folder: str, cmdline: str) -> str:
-    """grub.cfg of a medium: one entry. folder: of vmlinuz and initrd, from the top."""
-    return CONSOLE + _entry("keystone", title, folder, cmdline)
+    """grub.cfg of a medium. folder: of vmlinuz and initrd, from the top.
+
+    The second entry is for a machine whose disk has the same system, which would be started.
+    """
+    meant = _entry("medium", f"{title}, this medium and not the disk", folder, f"{cmdline} {MEANT}")
+    return CONSOLE + _entry("keystone", title, folder, cmdline) + meant
 
 
 def slots(command_lines: Mapping[int, str]) -> str:

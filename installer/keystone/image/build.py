@@ -32,6 +32,9 @@ FORMATS: Mapping[str, Callable[[Pieces], Path]] = {
     "oci": ocis.oci,
 }
 
+STARTED = frozenset({"raw", "qcow2"})
+"""Formats that a machine writes to: the kept step must not be the same file."""
+
 
 @dataclass(frozen=True)
 class Built:
@@ -80,21 +83,30 @@ def build(
     if freight:
         isos.carrying(pieces, freight, output)
     else:
-        _place(FORMATS[kind](pieces), output)
+        place(FORMATS[kind](pieces), output, own=kind in STARTED)
     steps.sweep(time.time())
     register = (files / boot.REGISTER).read_text()
     named = release.digest(release.of(files))
     return Built(output, output.stat().st_size, system.digest, named, register)
 
 
-def _place(made: Path, output: Path) -> None:
-    """The finished file under its name: by link, or copied to another file system."""
+def place(made: Path, output: Path, *, own: bool) -> None:
+    """The finished file under its name: by link, or copied to another file system.
+
+    own: always a copy.
+    """
     output.parent.mkdir(parents=True, exist_ok=True)
     half = output.with_name(f"{output.name}.part")
     half.unlink(missing_ok=True)
-    try:
-        os.link(made, half)
-    except OSError:
+    if own or not _linked(made, half):
         steps.copy(made, half)
     half.replace(output)
     sync_directory(output.parent)
+
+
+def _linked(made: Path, half: Path) -> bool:
+    try:
+        os.link(made, half)
+    except OSError:
+        return False
+    return True

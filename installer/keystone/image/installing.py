@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from keystone.image.write import Running
     from keystone.join_file import Join, Worker
 
+USER, PORT = "root", 22
+"""Who logs in to an image, and where its sshd listens."""
 JOIN = f"{introduction.CONFIG}/{join_file.NAME}"
 """Where a worker's state has what it joins with, until it has joined (goon.py)."""
 
@@ -40,7 +42,9 @@ class Plan:
 
 
 def plan(now: Running, place: Place, node: Member, system: str = "") -> Plan:
-    """What writing this machine would do. Raises RefusedError, for an old medium too.
+    """What writing this machine would do.
+
+    Raises RefusedError, for an old medium too, and where nobody could log in.
 
     system: its disk's serial number, "" for what the file says or leaves. A disk that holds its
     state already has its network too: no card is asked for.
@@ -55,7 +59,26 @@ def plan(now: Running, place: Place, node: Member, system: str = "") -> Plan:
     serial = system or identity.system_disk(node, medium.hardware(seen))
     begun = writing.begun(seen, serial)
     disk = writing.plan(now, seen, serial, writing.slot_of(now, seen, serial), begun=begun)
-    return with_card(disk, node, {} if disk.held else medium.cards())
+    if disk.held:
+        return with_card(disk, node, {})
+    require_login(place)
+    return with_card(disk, node, medium.cards())
+
+
+def require_login(place: Place) -> None:
+    """Raises RefusedError where nobody could log in to what is written: there is no password."""
+    if not place.ssh.authorized_keys:
+        raise RefusedError(
+            f"nobody could log in: site {place.name} names no public key, and there is no password",
+            hint="name one in spec.ssh.authorizedKeys; in the guided way, have it as a "
+            "file *.pub at the top of the stick",
+        )
+    if (place.ssh.user, place.ssh.port) != (USER, PORT):
+        raise RefusedError(
+            f"site {place.name} logs in as {place.ssh.user} at port {place.ssh.port}, and what a "
+            f"medium writes knows {USER} and port {PORT} alone",
+            hint="take user and port out of spec.ssh",
+        )
 
 
 def with_card(disk: writing.Plan, node: Member, cards: Mapping[str, Card]) -> Plan:

@@ -144,13 +144,23 @@ def read(site_file: Path, node: Node) -> Mapping[str, str]:
             f"{folder}: nothing for {node.name}",
             hint="make it anew from this site file: keystone-install site introduce",
         )
-    found = {file.name: file.read_text() for file in mine.iterdir() if file.is_file()}
-    foreign = sorted(found.keys() - PLACES)
+    # What begins with a dot is of a desktop on which the stick was looked at.
+    names = {file.name for file in mine.iterdir() if file.name[0] != "." and file.is_file()}
+    foreign = sorted(names - PLACES.keys())
     if foreign:
         raise ConfigurationError(
             f"{mine / foreign[0]}: nothing that an introduction has", hint="take it out"
         )
-    return found
+    return {name: _text(mine / name) for name in names}
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text()
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(
+            f"{file}: not a text", hint="make it anew: keystone-install site introduce"
+        ) from error
 
 
 def state(site: Site, found: Mapping[str, str], text: str) -> dict[str, tuple[str, int]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from keystone import log
+from keystone import bundle, join_file, log, site
 from keystone.bundle.disk import sync_directory
 from keystone.errors import ConfigurationError
 from keystone.image import bios, introduction, medium, release, steps
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from keystone.image.pieces import Pieces
 
-VERSION = 3
+VERSION = 4
 MIB = 1 << 20
 FREIGHT = frozenset({medium.SITE, medium.JOIN, medium.BUNDLE, introduction.FOLDER})
 """What may ride on it, below /keystone: what medium.py looks for there."""
@@ -83,14 +83,17 @@ def carrying(pieces: Pieces, freight: Path, output: Path) -> None:
             f"{freight / foreign[0]}: nothing looks for that on a medium",
             hint=f"{', '.join(sorted(FREIGHT))} are found there",
         )
+    require_sound(freight)
     output.parent.mkdir(parents=True, exist_ok=True)
     half = output.with_name(f"{output.name}.part")
     work = steps.home() / f"carry.{os.getpid()}"
     try:
         with log.step("ISO with what it carries"):
+            secret = bool(SECRETS & {entry.name for entry in freight.iterdir()})
+            half.unlink(missing_ok=True)
+            half.touch(0o600 if secret else 0o644)
             _write(pieces, work, half, freight)
-            if SECRETS & {entry.name for entry in freight.iterdir()}:
-                half.chmod(0o600)
+            if secret:
                 log.warn(f"{output}: private keys or tokens are on it: guard it as you guard them")
             run(["sync", half])
         half.replace(output)
@@ -98,6 +101,23 @@ def carrying(pieces: Pieces, freight: Path, output: Path) -> None:
     finally:
         half.unlink(missing_ok=True)
         steps.remove(work)
+
+
+def require_sound(freight: Path) -> None:
+    """What rides on it is read here, not at the rack first.
+
+    Raises ConfigurationError, and for a bundle that the introductions do not vouch for
+    UntrustedBundleError or DamagedBundleError.
+    """
+    if (freight / medium.SITE).is_file():
+        wanted = site.load(freight / medium.SITE)
+        given = introduction.read(freight / medium.SITE, wanted.primers[0])
+        fingerprint = given.get(introduction.FINGERPRINT, "").strip()
+        if fingerprint and (freight / medium.BUNDLE).is_file():
+            with log.step(f"check who signed {freight / medium.BUNDLE}"):
+                bundle.open_metadata(freight / medium.BUNDLE, fingerprint=fingerprint)
+    if (freight / medium.JOIN).is_file():
+        join_file.load(freight / medium.JOIN)
 
 
 def _write(pieces: Pieces, folder: Path, image: Path, freight: Path | None = None) -> None:

@@ -66,11 +66,11 @@ def esp(parts: Mapping[str, Path], version: int) -> Mapping[str, Path | str]:
 
 
 def of_version(parts: Mapping[str, Path], version: int) -> Mapping[str, Path | str]:
-    """What one version has in it."""
+    """What one version has in it. The UKI is the last: under UEFI a version begins with it."""
     folder = f"{VERSIONS}/{version}"
     return {
-        uki_name(version): parts["linux.efi"],
         **{f"{folder}/{name}": parts[name] for name in ("vmlinuz", "initrd", "cmdline")},
+        uki_name(version): parts["linux.efi"],
     }
 
 

@@ -101,6 +101,6 @@ def remove(folder: Path) -> None:
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy a file with its holes, and have it on the disk."""
-    run(["cp", "--sparse=always", source, target])
+    """Copy a file with its holes, sharing blocks where that can be, and have it on the disk."""
+    run(["cp", "--sparse=always", "--reflink=auto", source, target])
     run(["sync", target])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from keystone import disks, join_file, log, run, site
+from keystone import bundle, disks, join_file, log, run, site
 from keystone.image import identity, installing, introduction, medium
 from keystone.image import write as writing
 from keystone.site import Node
@@ -60,7 +60,23 @@ def _beginning(
     if isinstance(found, Node):
         assert wanted, "a Primer is of a site file"
         assert site_at, "a Primer is of a site file"
-        text = site_at.read_text() if found is wanted.primers[0] else ""
-        return wanted, introduction.state(wanted, introduction.read(site_at, found), text)
+        given, first = introduction.read(site_at, found), found is wanted.primers[0]
+        if first:
+            require_bundle(given.get(introduction.FINGERPRINT, "").strip())
+        return wanted, introduction.state(wanted, given, site_at.read_text() if first else "")
     assert invited, "a worker is of a join.yaml"
     return invited, installing.worker_files(invited, found)
+
+
+def require_bundle(fingerprint: str) -> None:
+    """Raises KeystoneError for a bundle that the first Primer could not go on with, or for two.
+
+    fingerprint: of its trust root, "" where nobody vouches for one: it is installed by hand then.
+    There may be none yet: the first start waits for it.
+    """
+    found = medium.bundle_file()
+    if found is None:
+        log.info(f"no {medium.BUNDLE} yet: put it in before the site is to be installed")
+    elif fingerprint:
+        with log.step(f"check who signed {found}"):
+            bundle.open_metadata(found, fingerprint=fingerprint)

@@ -11,6 +11,7 @@ import json
 import re
 import shutil
 import uuid
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -170,31 +171,47 @@ def observe(now: Running) -> tuple[str, tuple[Partition, ...]]:
 def apply(wanted: Plan, offer: Offer) -> None:
     """Do it. Cut anywhere, the version that runs still starts, and the same command goes on.
 
-    Raises RefusedError while the version that runs is on trial.
+    Raises RefusedError while the version that runs is on trial, and DamagedBundleError for a medium
+    that is not whole, with nothing written then; HostError when the disk or the medium fails.
     """
-    with only_one(RUN / "write.lock", wanted.disk), _esp(wanted.esp) as esp:
+    turn = only_one(RUN / "write.lock", wanted.disk)
+    with turn, _esp(wanted.esp) as esp, _while_it_goes_well(wanted):
         if on_trial(esp):
             raise RefusedError(
                 f"version {wanted.running} is on trial, and the one before it is what comes back",
                 hint="wait until it is called good (journalctl -u keystone-healthy), or call it "
                 "so: keystone-install image bless",
             )
+        with log.step("read the medium"):
+            verify(offer.system, offer.system.file)
         if not wanted.done:
             _forget(esp, keep=wanted.running)
             _name(wanted, layout.FREE, str(uuid.uuid4()))  # nobody finds half a system by its name
             with log.step(f"write {wanted.slot.path}"):
                 _copy(offer.system.file, Path(wanted.slot.path))
             with log.step("read it back"):
-                _check(offer, wanted)
+                _check(offer.system, Path(wanted.slot.path))
             _name(wanted, _label(wanted.version), str(offer.system.partition))
         with log.step("have it started"):
             _offer_to_firmware(esp, offer, wanted)
 
 
+@contextmanager
+def _while_it_goes_well(wanted: Plan) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise HostError(
+            f"{error.filename or f'{wanted.slot.path}, or the medium'}: {error.strerror}",
+            hint=f"run it again; version {wanted.running}, which runs, is untouched",
+        ) from error
+
+
 def on_trial(esp: Path) -> bool:
     """Whether nobody called the version that runs good yet. esp: the EFI partition, mounted."""
     if FIRMWARE.exists():
-        return run([BLESS, f"--path={esp}", "status"]).stdout.strip() == "indeterminate"
+        status = run([BLESS, f"--path={esp}", "status"]).stdout.strip()
+        return status in {"indeterminate", "dirty"}  # dirty: this is its last try
     block = (esp / layout.GRUB_ENVIRONMENT).read_text()
     return bios.values(block).get("trying") == str(running().version)
 
@@ -221,11 +238,11 @@ def bless() -> str:
 
 
 def _forget(esp: Path, keep: int) -> None:
-    """No entry leads to the slot that is written over."""
+    """No entry leads to the slot that is written over. The menu first: what it needs is read."""
+    _menus(esp, {keep})
     for uki in esp.glob("EFI/Linux/keystone_*.efi"):
         if re.match(rf"keystone_{keep}[+.]", uki.name) is None:
             uki.unlink()
-    _menus(esp, {keep})
     for folder in (esp / layout.VERSIONS).iterdir():
         if folder.is_dir() and folder.name != str(keep):
             shutil.rmtree(folder)
@@ -268,22 +285,18 @@ def _name(wanted: Plan, label: str, name: str) -> None:
 
 
 def _copy(source: Path, slot: Path) -> None:
-    try:
-        with source.open("rb") as file, slot.open("r+b") as disk:
-            shutil.copyfileobj(file, disk, CHUNK)
-            disk.flush()
-        run(["sync", slot])
-    except OSError as error:
-        raise HostError(f"{slot}: {error.strerror}", hint="run it again") from error
+    with source.open("rb") as file, slot.open("r+b") as disk:
+        shutil.copyfileobj(file, disk, CHUNK)
+        disk.flush()
+    run(["sync", slot])
 
 
-def _check(offer: Offer, wanted: Plan) -> None:
-    verify(offer.system, offer.system.file)
+def _check(system: System, slot: Path) -> None:
     try:
-        verify(offer.system, Path(wanted.slot.path))
+        verify(system, slot)
     except DamagedBundleError as error:
         raise HostError(
-            f"{wanted.slot.path} did not keep what was written: {error.message}",
+            f"{slot} did not keep what was written: {error.message}",
             hint="the disk fails; the version that runs is untouched",
         ) from error
 
