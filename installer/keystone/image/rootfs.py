@@ -42,6 +42,13 @@ CLEAN = (
 """Identity is the machine's own; caches and logs tell of the build. An empty machine-id(5) is
 filled at the first start, without systemd.preset(5): that would enable every package's services."""
 
+LEFT_OUT = (
+    "path-exclude=/usr/share/doc/*", "path-include=/usr/share/doc/*/copyright",
+    "path-exclude=/usr/share/info/*", "path-exclude=/usr/share/man/*",
+    "path-exclude=/usr/share/locale/*",
+)  # fmt: skip
+"""dpkg(1): what nobody reads on a machine without man(1), in C.UTF-8. Licences are kept."""
+
 PROGRAM, UNPACKED = "/usr/bin/keystone-install", "/usr/lib/keystone"
 """Where the tree has keystone-install, and where unpacked: by the program's name, and its own."""
 UNPACK = f"""
@@ -159,7 +166,7 @@ def packages(materials: Materials, group: str, names: Sequence[str]) -> Tree:
     wanted = sorted({*names, *modules})
     suite = debs[0].labels["suite"]
     name = steps.key(
-        f"{group}-packages", VERSION, CLEAN, suite, wanted, materials.epoch,
+        f"{group}-packages", VERSION, CLEAN, LEFT_OUT, suite, wanted, materials.epoch,
         sorted(str(item.digest) for item in debs),
     )  # fmt: skip
 
@@ -171,6 +178,7 @@ def packages(materials: Materials, group: str, names: Sequence[str]) -> Tree:
             [
                 *spaces(), "mmdebstrap", "--mode=root", "--variant=essential",
                 "--format=directory", "--architectures=amd64", f"--include={','.join(wanted)}",
+                *(f"--dpkgopt={option}" for option in LEFT_OUT),
                 f"--chrooted-customize-hook={CLEAN}",
                 "--skip=cleanup/reproducible/machine-id",
                 suite, half / "tree", f"deb [trusted=yes] copy:{archive} ./",
