@@ -214,10 +214,11 @@ def by_serial(serials: Iterable[str], disks: Sequence[DiskFacts]) -> tuple[DiskF
     problems = []
     found = []
     for serial in serials:
-        same = [disk for disk in disks if disk.serial == serial]
+        same = [disk for disk in disks if serial and disk.serial == serial]
         if not same:
             there = ", ".join(f"{d.serial or 'no serial'} ({d.name})" for d in disks) or "none"
-            problems.append(f"disk {serial}: not found; disks of this host: {there}")
+            named = serial or "without a serial number"
+            problems.append(f"disk {named}: not found; disks of this host: {there}")
         elif len(same) > 1:
             paths = ", ".join(disk.path for disk in same)
             problems.append(f"disk {serial}: {len(same)} disks have this serial: {paths}")

@@ -226,6 +226,7 @@ def test_the_mark_is_of_one_disk_and_goes(tmp_path: Path) -> None:
     ("disks", "serial", "why"),
     [
         ([BLANK], "SYS2", "not found"),
+        ([replace(BLANK, serial="")], "", "disk without a serial number: not found"),
         ([BLANK, replace(BLANK, path="/dev/nvme1n1")], "SYS1", "2 disks have this serial"),
         ([replace(BLANK, size=4 << 30)], "SYS1", "are needed"),
         ([replace(BLANK, partition_table="gpt")], "SYS1", "partition table gpt"),
