@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -27,7 +28,7 @@ BACKSPACE, TAB = "\x7f", "\t"
 def starts_from_its_disk(bench: Bench, machine: Machine, port: int, says: str = "") -> None:
     """The disk is a Primer's: its name, its key, its own ids, and nothing that failed.
 
-    says: what its console tells later, as a regular expression.
+    says: what each of its consoles tells later, as a regular expression.
     """
     with machine:
         took = machine.hear(r"p1 login:")
@@ -45,6 +46,10 @@ def starts_from_its_disk(bench: Bench, machine: Machine, port: int, says: str = 
         assert int(grown["fssize"]) > 2 << 30
         if says:
             machine.hear(says)
+            screen = ["cat", "/dev/vcs1"]  # vcs(4)
+            machine.becomes(
+                lambda: re.search(says, host.run(screen).stdout) is not None, f"{says} on tty1"
+            )
 
 
 @pytest.mark.parametrize(
