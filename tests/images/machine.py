@@ -227,6 +227,8 @@ class Machine(AbstractContextManager["Machine"]):
             found = self._heard.get(timeout=1)
         except queue.Empty:
             return False
+        while not self._heard.empty():  # all of it: what is asked next may take a minute
+            found += self._heard.get()
         with self.folder.joinpath("serial.log").open("ab") as file:
             file.write(found)
         self.said += found.decode(errors="replace")
