@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Verified:
+class Checked:
     """A medium that is whole. system: its root hash. release: its digest (release.py). Both hex.
 
     carries: names of what rides on it, which the release says nothing of.
@@ -45,7 +45,7 @@ class Verified:
         return "\n".join(lines)
 
 
-def verify(image: Path, named: str = "") -> Verified:
+def verify(image: Path, named: str = "") -> Checked:
     """Read all that a machine starts from a medium. image: an ISO file or a device; needs root.
 
     named: the release, as its makers told it by another way; "" for none.
@@ -64,7 +64,7 @@ def verify(image: Path, named: str = "") -> Verified:
             f"{image}: whole, but its release is {digest}, not {named}",
             hint="do not use it; ask its makers for the release, by another way than this medium",
         )
-    return Verified(offer.version, offer.system.digest, digest, tuple(sorted(found)))
+    return Checked(offer.version, offer.system.digest, digest, tuple(sorted(found)))
 
 
 @contextmanager
