@@ -194,7 +194,11 @@ def test_a_primer_starts_the_next_machine_over_the_network(
     (machine,), (host,) = blank(bench, wire, ("p1",)), reached(bench, wire, ("p1",))
     write([machine], iso)
     text = bench.site("SYS9")
-    for old, new in (("M1", "M9"), ("name: p1", "name: p9"), ("10.77.0.11", "10.77.0.19")):
+    for old, new in (
+        ("serial: M1", "serial: M9"),
+        ("name: p1", "name: p9"),
+        ("10.77.0.11", "10.77.0.19"),
+    ):
         text = text.replace(old, new)
     network.plug(wire, "tapp9")
     next_one = replace(

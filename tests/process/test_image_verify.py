@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from keystone.cli.image import group
 from keystone.errors import DamagedBundleError, PreflightError, UntrustedBundleError
 from keystone.image import release
+from keystone.image import verify as verifying
 from keystone.image.verify import verify
 from keystone.run import run
 
@@ -27,6 +28,9 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What is in a medium; `packed` makes the file."""
     fakes(tmp_path / "bin", monkeypatch)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
+    known = tmp_path / "filesystems"
+    known.write_text("nodev\ttmpfs\n\tiso9660\n")
+    monkeypatch.setattr(verifying, "FILESYSTEMS", known)
     return Builder(tmp_path).files().parent / "tree"
 
 
@@ -83,6 +87,20 @@ def test_something_else_than_a_medium_is_said(tree: Path) -> None:
     other = tree.parent / "other.iso"
     other.write_bytes(b"PK" * 1000)
     with pytest.raises(DamagedBundleError, match=r"other\.iso: not an installer medium"):
+        verify(other)
+
+
+def test_a_damaged_efi_partition_is_damage(tree: Path) -> None:
+    (tree / "boot/efi.img").write_bytes(b"PK" * 1000)
+    with pytest.raises(DamagedBundleError, match=r"primer\.iso: .* damaged"):
+        verify(packed(tree))
+
+
+def test_a_kernel_that_knows_no_such_file_system_says_nothing_of_the_medium(tree: Path) -> None:
+    verifying.FILESYSTEMS.write_text("nodev\ttmpfs\n\text4\n")
+    other = tree.parent / "other.iso"
+    other.write_bytes(b"PK" * 1000)
+    with pytest.raises(PreflightError, match="does not know iso9660"):
         verify(other)
 
 

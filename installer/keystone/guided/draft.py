@@ -141,9 +141,10 @@ def add(draft: Document, primer: Primer, here: Hardware, *, first: bool) -> Docu
 
 def with_keys(draft: Document, keys: Sequence[str]) -> Document:
     """The draft with these public keys, where it names none: some come to the stick late."""
-    if _named_keys(draft):
+    ssh = draft["spec"].get("ssh", {})
+    if ssh.get("authorizedKeys"):
         return draft
-    ssh = {**draft["spec"].get("ssh", {}), "authorizedKeys": list(keys)}
+    ssh = {**ssh, "authorizedKeys": list(keys)}
     return {**draft, "spec": {**draft["spec"], "ssh": ssh}}
 
 
@@ -152,11 +153,6 @@ def login(keys: int) -> str:
     if not keys:
         return "nobody can: put your public key on the stick first, as me.pub"
     return f"as root, with {keys} public key{'s' * (keys > 1)}; there is no password"
-
-
-def _named_keys(draft: Document) -> Sequence[str]:
-    named: Sequence[str] = draft["spec"].get("ssh", {}).get("authorizedKeys", ())
-    return named
 
 
 def _forget(entry: Document) -> None:

@@ -38,6 +38,8 @@ ROOT_TYPE = "4f68bce3-e8cd-4db1-96e7-fbcaf984b709"
 """root-x86-64 of the Discoverable Partitions Specification: our slots."""
 ESP_TYPE = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
 CHUNK = 4 << 20
+MEDIUM = "iso9660"
+"""The file system of a medium."""
 BLESS = "/usr/lib/systemd/systemd-bless-boot"
 """systemd-bless-boot(8)."""
 
@@ -303,7 +305,7 @@ def _check(system: System, slot: Path) -> None:
 
 def medium_of(image: Path) -> AbstractContextManager[Path]:
     """An ISO file, mounted. Raises CommandError when it cannot be."""
-    return mounted(image, "iso9660", "loop,ro")
+    return mounted(image, MEDIUM, "loop,ro")
 
 
 def _esp(partition: Partition) -> AbstractContextManager[Path]:

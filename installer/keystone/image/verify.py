@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keystone import log
@@ -18,7 +19,9 @@ from keystone.run import CommandError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
+FILESYSTEMS = Path("/proc/filesystems")
+"""What the kernel can mount (proc(5))."""
 
 
 @dataclass(frozen=True)
@@ -73,16 +76,19 @@ def _opened(image: Path) -> Iterator[Path]:
         raise PreflightError(
             f"{image}: only root may look into a medium", hint="run it with sudo, or as root"
         )
-    opened = False
     try:
         with upgrade.medium_of(image) as place:
-            opened = True
             yield place
     except CommandError as error:
-        if opened:
-            raise
+        # mount(8) has asked for the module by now.
+        if upgrade.MEDIUM not in FILESYSTEMS.read_text().split():
+            raise PreflightError(
+                f"{image}: the kernel of this machine does not know {upgrade.MEDIUM}, so nothing "
+                "is said of the medium",
+                hint="modprobe isofs, or do it on another machine",
+            ) from error
         raise DamagedBundleError(
-            f"{image}: not an installer medium, or cut short: {error.message}",
+            f"{image}: not an installer medium, or damaged: {error.message}",
             hint="give the ISO file, or the disk that it was written to (not a partition of it)",
         ) from error
     except (OSError, UnicodeDecodeError) as error:
