@@ -22,7 +22,7 @@ PACKAGES = {
     "layout-validate": "keystone.example/tests/clients/layout-validate",
     "oras": "oras.land/oras/cmd/oras",
 }
-PAUSE = "registry.k8s.io/pause:3.10.1"
+PAUSE = "registry.k8s.io/pause:3.10.2"
 PARTIAL = "registry.example/team/partial:v1"
 CONTENTS = "keystone.local/small:7"
 DEFINITION = f"""\

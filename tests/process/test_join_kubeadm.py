@@ -11,7 +11,7 @@ from keystone.inventory import Context
 from keystone.lab import upstream
 from keystone.site import Networks, Node, Patience, Site
 
-IMAGES = {"registry.k8s.io/coredns/coredns": "v1.13.1", "registry.k8s.io/pause": "3.10.1"}
+IMAGES = {"registry.k8s.io/coredns/coredns": "v1.14.6", "registry.k8s.io/pause": "3.10.2"}
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def context(profile: str, control_planes: int) -> Context:
     networks = Networks(IPv4Network("10.77.0.0/24"))
     site = Site("lab", primers, networks, patience=Patience(profile))
     items = [Item("image", name, tag, Digest("a" * 64), 1) for name, tag in IMAGES.items()]
-    items.append(Item("binary", "kubeadm", "v1.35.4", Digest("b" * 64), 1))
+    items.append(Item("binary", "kubeadm", "v1.37.2", Digest("b" * 64), 1))
     return Context(site, primers[control_planes - 1], Manifest("platform", 1, tuple(items)))
 
 

@@ -114,7 +114,7 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def config() -> join_config.Config:
     items = [
-        Item("binary", name, "v1.35.4", Digest(hashlib.sha256(content(name)).hexdigest()),
+        Item("binary", name, "v1.37.2", Digest(hashlib.sha256(content(name)).hexdigest()),
              len(content(name)))
         for name in BINARIES
     ]  # fmt: skip

@@ -35,7 +35,7 @@ def get(address: str, path: str, method: str = "GET", **headers: str) -> tuple[i
 @pytest.fixture(scope="module")
 def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mirror]:
     """A mirror of one image and one file, made of a small script; the registry is upstream's."""
-    kept = catalogue.load().only(["kubelet", f"{PAUSE}:3.10.1"])
+    kept = catalogue.load().only(["kubelet", f"{PAUSE}:3.10.2"])
     folder = tmp_path_factory.mktemp("upstream")
     program, blobs = folder / "pause", folder / "blobs"
     program.write_bytes(PROGRAM)
@@ -47,7 +47,7 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mirror]:
 
 
 def test_tag_leads_to_every_blob(serving: Mirror) -> None:
-    status, index = get(serving.registry, f"/v2/{PAUSE}/manifests/3.10.1", Accept=images.INDEX)
+    status, index = get(serving.registry, f"/v2/{PAUSE}/manifests/3.10.2", Accept=images.INDEX)
     assert status == http.client.OK
     digest = json.loads(index)["manifests"][0]["digest"]
     status, body = get(serving.registry, f"/v2/{PAUSE}/manifests/{digest}", Accept=images.MANIFEST)
@@ -71,7 +71,7 @@ def test_unknown_tag_and_file_are_not_found(serving: Mirror) -> None:
 
 
 def test_file_its_checksum_and_a_part_of_it(serving: Mirror) -> None:
-    path = "/dl.k8s.io/release/v1.35.4/bin/linux/amd64/kubelet"
+    path = "/dl.k8s.io/release/v1.37.2/bin/linux/amd64/kubelet"
     assert get(serving.files, path) == (http.client.OK, PROGRAM)
     digest = hashlib.sha256(PROGRAM).hexdigest().encode()
     assert get(serving.files, f"{path}.sha256") == (http.client.OK, digest)

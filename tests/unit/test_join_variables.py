@@ -28,7 +28,7 @@ def bundle() -> Manifest:
         "platform",
         1,
         tuple(
-            Item(kind, name, "v1.35.4", Digest(f"{number:064x}"), 10 + number)
+            Item(kind, name, "v1.37.2", Digest(f"{number:064x}"), 10 + number)
             for number, (kind, name) in enumerate(names)
         ),
     )

@@ -132,7 +132,7 @@ def test_index_leads_to_config(tmp_path: Path) -> None:
 
 
 def test_mirrors_document_maps_registries_by_host_and_files_by_address() -> None:
-    kept = WHOLE.only(["kubelet", "registry.k8s.io/pause:3.10.1"])
+    kept = WHOLE.only(["kubelet", "registry.k8s.io/pause:3.10.2"])
     nothing = images.Built(images.Blob("", 0), images.Blob("", 0), ())
     content = Upstream(
         {}, ((kept.files[0], Path("kubelet")),), ((kept.images[0], nothing),), Path("blobs")

@@ -469,9 +469,9 @@ def _binaries() -> dict[str, tuple[str, dict[str, bytes] | bytes]]:
 
     etcd = "etcd-v3.6.16-linux-amd64"
     return {
-        "kubelet": ("v1.35.4", b"\x7fELF kubelet"),
-        "kubectl": ("v1.35.4", b"\x7fELF kubectl"),
-        "kubeadm": ("v1.35.4", real("kubeadm")),
+        "kubelet": ("v1.37.2", b"\x7fELF kubelet"),
+        "kubectl": ("v1.37.2", b"\x7fELF kubectl"),
+        "kubeadm": ("v1.37.2", real("kubeadm")),
         "runc": ("v1.5.2", b"\x7fELF runc"),
         "containerd": (
             "v2.4.2",

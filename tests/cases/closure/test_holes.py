@@ -172,14 +172,14 @@ def image_holes() -> list[Hole]:
     found = []
     kube = "registry.k8s.io/"
     for name in ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy"):
-        ref = f"{kube}{name}:v1.35.4"
-        found.append(Hole(drop("images", ref), "kubernetes", ref, "kubeadm v1.35.4"))
+        ref = f"{kube}{name}:v1.37.2"
+        found.append(Hole(drop("images", ref), "kubernetes", ref, "kubeadm v1.37.2"))
         found.append(
             Hole(
-                rename("images", ref, f"{kube}{name}:v1.35.3"),
+                rename("images", ref, f"{kube}{name}:v1.37.1"),
                 "kubernetes",
-                f"{ref} (inside: v1.35.3)",
-                "kubeadm v1.35.4",
+                f"{ref} (inside: v1.37.1)",
+                "kubeadm v1.37.2",
             )
         )
     for name, role in {
@@ -187,8 +187,8 @@ def image_holes() -> list[Hole]:
         "docker.io/rancher/local-path-provisioner:v0.0.30": "addons",
         "ghcr.io/flannel-io/flannel-cni-plugin:v1.9.1-flannel1": "addons",
         "ghcr.io/flannel-io/flannel:v0.28.4": "addons",
-        "registry.k8s.io/coredns/coredns:v1.13.1": "addons",
-        "registry.k8s.io/pause:3.10.1": "containerd",
+        "registry.k8s.io/coredns/coredns:v1.14.6": "addons",
+        "registry.k8s.io/pause:3.10.2": "containerd",
     }.items():
         plain = name.rpartition(":")[0]
         found.append(
@@ -207,10 +207,10 @@ def image_holes() -> list[Hole]:
         "layer": "its layer 1",
     }
     refs = [
-        "kube-apiserver:v1.35.4",
-        "kube-proxy:v1.35.4",
-        "pause:3.10.1",
-        "kube-scheduler:v1.35.4",
+        "kube-apiserver:v1.37.2",
+        "kube-proxy:v1.37.2",
+        "pause:3.10.2",
+        "kube-scheduler:v1.37.2",
     ]
     found += [
         Hole(put("images", name, lost={part}), "image-content", f"{says} sha256:", f"image {name}")
@@ -613,10 +613,10 @@ def host_holes() -> list[Hole]:
                     "{{ containerd_sandbox_image }}",
                     "registry.k8s.io/pause:3.8",
                 ),
-                beside("registry.k8s.io/pause:3.10.1"),
+                beside("registry.k8s.io/pause:3.10.2"),
             ),
             "image",
-            "registry.k8s.io/pause:3.8 (inside: 3.10.1)",
+            "registry.k8s.io/pause:3.8 (inside: 3.10.2)",
             "role containerd: /etc/containerd/config.toml: ",
         ),
         Hole(
