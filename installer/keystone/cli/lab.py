@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 NAME = click.option("--name", default="", help="Name of the lab.  [default: from lab/lab.yaml]")
 
+KIND = click.option(
+    "--kind", default="auto", type=click.Choice(["auto", "virtual", "container"]),
+    help="What machines are: QEMU, or Debian in namespaces.  [default: virtual where KVM works]",
+)  # fmt: skip
+
 
 @click.group("lab", help="Machines on this host that reach each other and nothing else.")
 def group() -> None:
@@ -25,21 +30,22 @@ def group() -> None:
 
 @group.command()
 @NAME
+@KIND
 @click.option("--machines", default="", help="Names with commas between, such as p1,w1.")
 @click.option("--fresh", is_flag=True, help="Begin with new, empty machines.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def up(name: str, machines: str, fresh: bool, as_json: bool) -> None:
+def up(name: str, kind: str, machines: str, fresh: bool, as_json: bool) -> None:
     """Start machines and wait until they answer ssh."""
-    lab = Lab(name)
+    lab = Lab(name, kind=kind)
     times = lab.up(_names(machines), fresh=fresh)
     if as_json:
-        log.out_json({"kvm": lab.kvm, "seconds": times})
+        log.out_json({"kind": lab.kind, "emulated": lab.emulated, "seconds": times})
         return
     rows = [
         (name, lab.settings.machine(name).address, log.duration(taken) if taken else "ran already")
         for name, taken in times.items()
     ]
-    log.table(("machine", "address", "start"), rows, title="KVM" if lab.kvm else "emulated")
+    log.table(("machine", "address", "start"), rows, title=_title(lab))
 
 
 @group.command("run")
@@ -69,7 +75,7 @@ def status(name: str, as_json: bool) -> None:
     log.table(
         ("machine", "address", "runs on", "processors", "memory", "NVMe serials", "console"),
         [
-            (m.name, m.address, m.accelerator or "-", m.vcpus, m.memory or "-",
+            (m.name, m.address, m.runs_on or "-", m.vcpus, m.memory or "-",
              " ".join(m.serials), m.console)
             for m in machines
         ],
@@ -119,3 +125,9 @@ def base(as_json: bool) -> None:
 
 def _names(machines: str) -> list[str]:
     return [word for word in machines.replace(",", " ").split() if word]
+
+
+def _title(lab: Lab) -> str:
+    if lab.kind == "container":
+        return "containers"
+    return "emulated" if lab.emulated else "KVM"

@@ -1,8 +1,8 @@
-"""The base image: a plain Debian server on a UEFI disk, built once per recipe and kernel.
+"""The base system: a plain Debian server, as a tree for containers and on a UEFI disk for QEMU.
 
-`image()` returns the finished image and builds it when it is not there. The name of its folder is
-the hash of the recipe, the files under lab/base and the kernel that the suite has now, so a new
-recipe or a new kernel makes a new image and nothing else does. A build that was cut goes on after
+`tree()` and `image()` return what is finished and build what is not there. The name of their folder
+is the hash of the recipe, the files under lab/base and the kernel that the suite has now, so a new
+recipe or a new kernel makes a new system and nothing else does. A build that was cut goes on after
 the last finished part (root file system, then disk).
 """
 
@@ -104,6 +104,22 @@ def key() -> str:
     return digest.hexdigest()[:16]
 
 
+def tree() -> Path:
+    """The root of the base system as a folder, built when it is not in the cache.
+
+    Container machines lie over it and disks are made of it: it is never written again.
+    """
+    folder = cache() / "base" / key()
+    with only_one(folder.with_suffix(".lock"), str(folder)):
+        return _tree(recipe(), folder)
+
+
+def vmlinuz() -> Path:
+    """The kernel of the base system, for the look whether KVM works."""
+    root = tree()
+    return root / f"boot/vmlinuz-{_kernel(root)}"
+
+
 def image() -> BaseImage:
     """The base image of this checkout, built when it is not in the cache."""
     folder = cache() / "base" / key()
@@ -115,27 +131,37 @@ def image() -> BaseImage:
     return BaseImage(folder / "disk.raw", folder / "vmlinuz", facts["kernel"])
 
 
-def _build(wanted: Recipe, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+def _tree(wanted: Recipe, folder: Path) -> Path:
     root = folder / "root"
     if not root.is_dir():
-        with log.step(f"1/2 {wanted.suite}: {len(wanted.packages)} packages and what they need"):
+        folder.mkdir(parents=True, exist_ok=True)
+        with log.step(f"base system: {wanted.suite}, {len(wanted.packages)} packages and their own"):
             _bootstrap(wanted, root)
+    return root
+
+
+def _kernel(root: Path) -> str:
+    """The release of the one kernel in the tree."""
     kernels = sorted(path.name.removeprefix("vmlinuz-") for path in root.glob("boot/vmlinuz-*"))
     if len(kernels) != 1:
         raise KeystoneError(f"{root}/boot: one kernel was expected, there are {kernels}")
-    with log.step(f"2/2 disk: UEFI, ext4, kernel {kernels[0]}"):
+    return kernels[0]
+
+
+def _build(wanted: Recipe, folder: Path) -> None:
+    root = _tree(wanted, folder)
+    kernel = _kernel(root)
+    with log.step(f"disk: UEFI, ext4, kernel {kernel}"):
         disk.make(
             root,
             folder / "disk.raw",
-            kernels[0],
+            kernel,
             disk.Layout(wanted.disk_gib, wanted.esp_mib, wanted.kernel_options),
         )
-    shutil.copyfile(root / f"boot/vmlinuz-{kernels[0]}", folder / "vmlinuz")
+    shutil.copyfile(root / f"boot/vmlinuz-{kernel}", folder / "vmlinuz")
     packages = (root / "var/lib/dpkg/status").read_text().count("\nStatus: install ok installed")
-    facts = {"kernel": kernels[0], "packages": packages, "suite": wanted.suite}
+    facts = {"kernel": kernel, "packages": packages, "suite": wanted.suite}
     _write(folder / "image.json", json.dumps(facts) + "\n")
-    shutil.rmtree(root)
 
 
 def _bootstrap(wanted: Recipe, root: Path) -> None:

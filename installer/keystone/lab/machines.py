@@ -1,8 +1,6 @@
-"""Machines of the lab: started, found again, reached by ssh, cut off, removed.
+"""All machines of one lab, of either kind: brought up, found again, saved, removed.
 
-What is on the host's disk is the state: a folder for each machine, with the files of `qemu.Files`.
-A machine runs when the process named in its pid file is a QEMU of that name; nothing else is ever
-killed. Starting what runs does nothing.
+Which kind a lab is made of is decided once, when its first machine starts, and kept beside them.
 """
 
 from __future__ import annotations
@@ -10,272 +8,90 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-import signal
-import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keystone import log
-from keystone.errors import HostError, RefusedError
+from keystone.errors import RefusedError, UsageError
 from keystone.lab import base, network, qemu, settings
-from keystone.run import Host, daemon, run
+from keystone.lab.container import ContainerMachine
+from keystone.lab.machine import CONNECT_SECONDS, Machine, Place
+from keystone.lab.virtual import VirtualMachine
+from keystone.run import run
 from keystone.turns import only_one
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from keystone.lab.settings import LabSettings, MachineSettings
+    from keystone.lab.settings import LabSettings
 
-SSH_SECONDS = 900
-"""Four machines that start together under emulation on two processors need three minutes each."""
-CONNECT_SECONDS = 30
-STOP_SECONDS = 120
-"""An emulated machine with a kubelet takes its time to shut down."""
-LOST_TIMER = b"kthread timer wakeup didn't happen"
-"""What Linux says of a processor whose timer interrupts stay away (rcu stall). Seen once, with two
-emulated processors on a busy host; the machine had not come up nine minutes later."""
-AT_ONCE = {True: 8, False: 2}
-"""Machines that start side by side, with KVM and without."""
-
-
-@dataclass(frozen=True)
-class Status:
-    """What `lab status` says of one machine; pid 0 when it does not run."""
-
-    name: str
-    address: str
-    pid: int
-    accelerator: str
-    memory: str
-    vcpus: int
-    serials: tuple[str, str]
-    console: str
-
-
-class Machine:
-    """One machine, whether it runs or not."""
-
-    def __init__(self, lab: Lab, wanted: MachineSettings) -> None:
-        self._lab = lab
-        self.settings = wanted
-        self.name = wanted.name
-        sockets = Path("/run/keystone-lab") / lab.settings.name
-        self.files = qemu.Files(
-            lab.folder / "machines" / wanted.name, sockets / f"{wanted.name}.qmp"
-        )
-
-    def host(self) -> Host:
-        """The machine as the rest of Keystone sees it; ssh runs inside the lab's network."""
-        return Host(
-            name=self.name,
-            address=str(self.settings.address),
-            key_file=str(self._lab.key),
-            known_hosts=str(self.files.folder / "known_hosts"),
-            options=("-o", f"ConnectTimeout={CONNECT_SECONDS}"),
-            prefix=network.prefix(self._lab.settings),
-        )
-
-    def pid(self) -> int:
-        """Process id of this machine's QEMU, 0 when it does not run."""
-        return self._process()[0]
-
-    def start(self, *, usb: Path | None = None) -> None:
-        """Start QEMU unless it runs. usb: a read-only stick that is plugged from the start."""
-        if self.pid():
-            return
-        self._make_files()
-        network.plug(self._lab.settings, qemu.tap(self.settings))
-        argv = qemu.command(
-            self._lab.settings,
-            self.settings,
-            self.files,
-            public_key=self._lab.key.with_suffix(".pub").read_text(),
-            kvm=self._lab.kvm,
-            usb=usb,
-        )
-        inside = network.prefix(self._lab.settings)
-        daemon([*inside, *argv], log_file=self.files.qemu_log, pid_file=self.files.pid)
-
-    def wait_ssh(self, *, seconds: float = SSH_SECONDS) -> float:
-        """Wait until the machine runs a program for us; returns how many seconds that took.
-
-        A machine whose emulator lost a timer while it started is reset, once, and that is said.
-        Raises HostError with the end of the console when QEMU ends or time runs out.
-        """
-        start = time.monotonic()
-        host, seen, resets = self.host(), _size(self.files.console), 0
-        while time.monotonic() - start < seconds:
-            # QEMU has its name on the command line a moment after it was started: look twice.
-            if not self.pid() and not _becomes(lambda: bool(self.pid()), 2):
-                raise HostError(
-                    f"{self.name}: QEMU ended\n{_tail(self.files.qemu_log)}",
-                    hint=f"its console: {self.files.console}",
-                )
-            try:
-                host.run(["true"], timeout=2 * CONNECT_SECONDS)
-            except HostError:
-                if not resets and LOST_TIMER in _since(self.files.console, seen):
-                    log.warn(f"{self.name}: its emulator lost a timer; it is reset")
-                    resets += 1
-                    self.reset()
-                time.sleep(1)
-            else:
-                return time.monotonic() - start
-        raise HostError(
-            f"{self.name}: no ssh after {seconds:.0f} s; its console ends with\n"
-            f"{_tail(self.files.console)}",
-            hint=f"the whole console: {self.files.console}",
-        )
-
-    def run(self, argv: Sequence[str], *, check: bool = True, timeout: float = 600) -> str:
-        """Run a program on the machine and return what it printed."""
-        return self.host().run(argv, check=check, timeout=timeout).stdout
-
-    def shell_argv(self, command: Sequence[str] = ()) -> list[str]:
-        """An ssh for a person: with a terminal, and the person's own TERM."""
-        words = ["-tt" if word == "-T" else word for word in self.host().ssh_argv()]
-        if not command:
-            return words
-        return [*self.host().ssh_argv(), "--", shlex.join(command)]
-
-    def copy_to(self, source: Path, target: str, *, mode: int = 0o644) -> None:
-        """Copy one file onto the machine; it has its name there only when it is whole."""
-        half = f"{target}.partial"
-        script = 'cat >"$1" && chmod "$2" "$1" && sync "$1" && mv "$1" "$3"'
-        with source.open("rb") as file:
-            argv = ["sh", "-c", script, "copy", half, f"{mode:o}", target]
-            self.host().run(argv, stdin=file, timeout=3600)
-
-    def attach_usb(self, image: Path) -> None:
-        """Plug a stick into the running machine. It is read-only, whatever the guest tries."""
-        with qemu.Qmp(self.files.qmp) as door:
-            for verb, arguments in qemu.attach_commands(image.resolve()):
-                door.ask(verb, arguments)
-
-    def detach_usb(self) -> None:
-        """Pull the stick."""
-        with qemu.Qmp(self.files.qmp) as door:
-            door.ask("device_del", {"id": "stick"})
-            door.wait_event("DEVICE_DELETED", "stick")
-            door.ask("blockdev-del", {"node-name": "stick-disk"})
-
-    def replug_usb(self, image: Path) -> None:
-        """Pull whatever stick is plugged, and plug this one."""
-        with qemu.Qmp(self.files.qmp) as door:
-            nodes = door.ask("query-named-block-nodes", {"flat": True})
-        if any(node.get("node-name") == "stick-disk" for node in nodes):
-            self.detach_usb()
-        self.attach_usb(image)
-
-    def reset(self) -> None:
-        """Press the reset button."""
-        with qemu.Qmp(self.files.qmp) as door:
-            door.ask("system_reset")
-
-    def power_cut(self) -> None:
-        """End QEMU at once, as far from a shutdown as a process can be.
-
-        What QEMU had taken from the guest survives on the host even if the guest had not flushed
-        it: an honest power cut of a disk is a replay of what blklogwrites recorded.
-        """
-        self._kill(signal.SIGKILL)
-
-    def stop(self) -> None:
-        """Ask the guest to power off, and end QEMU when it does not do so in time."""
-        if self.pid() and self.files.qmp.exists():
-            try:
-                with qemu.Qmp(self.files.qmp) as door:
-                    door.ask("system_powerdown")
-            except HostError as error:
-                log.warn(f"{self.name}: {error.message}")
-        if not _becomes(lambda: not self.pid(), STOP_SECONDS):
-            self._kill(signal.SIGTERM)
-
-    def forget(self) -> None:
-        """Remove everything the machine ever wrote; the next start is of a new machine."""
-        self.power_cut()
-        if self.files.folder.exists():
-            shutil.rmtree(self.files.folder)
-
-    def status(self) -> Status:
-        """What it is and whether it runs."""
-        pid, words = self._process()
-        return Status(
-            name=self.name,
-            address=str(self.settings.address),
-            pid=pid,
-            accelerator=words[words.index("-accel") + 1].partition(",")[0] if pid else "",
-            memory=words[words.index("-m") + 1] if pid else "",
-            vcpus=self.settings.vcpus,
-            serials=self.settings.serials,
-            console=str(self.files.console),
-        )
-
-    def _process(self) -> tuple[int, list[str]]:
-        """Id and words of the process in the pid file, if it is this machine's QEMU."""
-        try:
-            pid = int(self.files.pid.read_text())
-            words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-        except (FileNotFoundError, ValueError, ProcessLookupError):
-            return 0, []
-        title = f"{self._lab.settings.namespace}-{self.name}"
-        return (pid, words) if "-name" in words and title in words else (0, [])
-
-    def _kill(self, number: signal.Signals) -> None:
-        pid = self.pid()
-        if pid:
-            os.kill(pid, number)
-            if not _becomes(lambda: not self.pid(), STOP_SECONDS):
-                raise HostError(f"{self.name}: QEMU (process {pid}) does not end")
-        self.files.pid.unlink(missing_ok=True)
-
-    def _make_files(self) -> None:
-        files = self.files
-        files.folder.mkdir(parents=True, exist_ok=True)
-        files.qmp.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        files.qmp.unlink(missing_ok=True)
-        for index in (0, 1):
-            if not files.nvme(index).exists():
-                with files.nvme(index).open("wb") as file:
-                    file.truncate(self._lab.settings.disk_gib << 30)
-        if not files.variables.exists():
-            shutil.copyfile(qemu.OVMF_VARS, files.variables)
-        if not files.system.exists():
-            half = files.system.with_suffix(".partial")
-            image = self._lab.base.disk
-            run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", image, "-F", "raw", half])
-            half.rename(files.system)
+KINDS = ("virtual", "container")
+AUTO = "auto"
+"""Virtual machines where KVM works, containers elsewhere."""
+AT_ONCE = 8
+AT_ONCE_EMULATED = 2
+"""Machines that start side by side: more emulated ones only take turns."""
 
 
 class Lab:
     """All machines of one lab, their network and their key.
 
-    Needs root: network namespaces, taps, /dev/kvm.
+    kind: "virtual", "container" or "auto"; what there is already decides before that. Needs root:
+    network namespaces, taps, control groups, /dev/kvm.
     """
 
-    def __init__(self, wanted: LabSettings | str = "") -> None:
+    def __init__(self, wanted: LabSettings | str = "", *, kind: str = AUTO) -> None:
         if isinstance(wanted, str):
             wanted = settings.load(name=wanted)
         self.settings = wanted
         self.folder = settings.cache() / "state" / wanted.name
         self.key = self.folder / "id_ed25519"
-
-    @cached_property
-    def base(self) -> base.BaseImage:
-        """The base image, built on first use."""
-        return base.image()
+        self._asked = kind
 
     @cached_property
     def kvm(self) -> bool:
-        """Whether machines run on KVM here."""
-        return qemu.kvm_works(lambda: self.base.vmlinuz, settings.cache())
+        """Whether virtual machines run on KVM here."""
+        return qemu.kvm_works(base.vmlinuz, settings.cache())
+
+    @property
+    def kind(self) -> str:
+        """Of its machines: "virtual" or "container".
+
+        Raises RefusedError when another kind is asked for than there is, UsageError for no kind.
+        """
+        if self._asked not in (AUTO, *KINDS):
+            raise UsageError(f"{self._asked}: no kind of machine", hint=f"one of: {', '.join(KINDS)}")
+        kept = self.folder / "kind"
+        if not kept.is_file():
+            return self._asked if self._asked != AUTO else KINDS[0] if self.kvm else KINDS[1]
+        there = kept.read_text().strip()
+        if self._asked not in (AUTO, there):
+            raise RefusedError(
+                f"the lab {self.settings.name} has {there} machines, and {self._asked} is asked for",
+                hint="remove them first: keystone-install lab down --purge",
+            )
+        return there
+
+    @property
+    def emulated(self) -> bool:
+        """Whether its machines are so slow that deadlines have to be longer."""
+        return self.kind == "virtual" and not self.kvm
 
     def machine(self, name: str) -> Machine:
         """One machine. Raises UsageError for a name that is not in the lab."""
-        return Machine(self, self.settings.machine(name))
+        wanted = self.settings.machine(name)
+        place = Place(self.settings, self.folder, self.key)
+        if self.kind == "container":
+            return ContainerMachine(place, wanted)
+        return VirtualMachine(place, wanted, kvm=self.kvm)
+
+    def virtual(self, name: str) -> VirtualMachine:
+        """One machine of a lab of virtual ones. Raises UsageError where it is a container."""
+        machine = self.machine(name)
+        if not isinstance(machine, VirtualMachine):
+            raise UsageError(f"{name} is a container", hint="lab up --kind virtual")
+        return machine
 
     def machines(self, names: Sequence[str] = ()) -> list[Machine]:
         """Those named, or all."""
@@ -285,8 +101,7 @@ class Lab:
         """Start machines and wait for their ssh; returns the seconds each start took.
 
         Machines that run already take no time. fresh: begin with new, empty machines, and, when
-        that means all of them, with a new network whose counters are zero. Under emulation two
-        start at a time: more only take turns.
+        that means all of them, with a new network whose counters are zero.
         """
         machines = self.machines(names)
         with only_one(self.folder.with_suffix(".lock"), str(self.folder)):
@@ -294,8 +109,8 @@ class Lab:
                 machine.forget()
             if fresh and not names:
                 network.down(self.settings)
-            self._prepare(machines)
-            with ThreadPoolExecutor(AT_ONCE[self.kvm]) as pool:
+            self._prepare()
+            with ThreadPoolExecutor(AT_ONCE_EMULATED if self.emulated else AT_ONCE) as pool:
                 times = list(pool.map(_bring_up, machines))
         return {machine.name: seconds for machine, seconds in zip(machines, times, strict=True)}
 
@@ -323,23 +138,28 @@ class Lab:
     def down(self, *, purge: bool = False) -> None:
         """Stop every machine and remove the network; purge: and all they wrote."""
         with only_one(self.folder.with_suffix(".lock"), str(self.folder)):
-            with ThreadPoolExecutor() as pool:
-                list(pool.map(Machine.power_cut if purge else Machine.stop, self.machines()))
+            if (self.folder / "machines").is_dir():
+                with ThreadPoolExecutor() as pool:
+                    end = Machine.power_cut if purge else Machine.stop
+                    list(pool.map(end, [m for m in self.machines() if m.made()]))
             network.down(self.settings)
             if purge and self.folder.exists():
                 shutil.rmtree(self.folder)
 
-    def _prepare(self, machines: Sequence[Machine]) -> None:
+    def _prepare(self) -> None:
         if os.geteuid() != 0:
             raise RefusedError("the lab makes network namespaces: it needs root", hint="use sudo")
-        qemu.check_tools()
+        if self.kind == "virtual":
+            qemu.check_tools()
+            log.debug(f"base image: {base.image().disk}")
+        else:
+            log.debug(f"base system: {base.tree()}")
         self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "kind").write_text(self.kind)
         if not self.key.exists():
             comment = f"keystone lab {self.settings.name}"
             run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", self.key])
         network.up(self.settings)
-        if not all(machine.files.system.exists() for machine in machines):
-            log.debug(f"base image: {self.base.disk}")
 
 
 def _bring_up(machine: Machine) -> float:
@@ -349,33 +169,3 @@ def _bring_up(machine: Machine) -> float:
     with log.step(f"{machine.name} ({machine.settings.address}) starts"):
         machine.start()
         return machine.wait_ssh()
-
-
-def _becomes(condition: Callable[[], bool], seconds: float) -> bool:
-    """Whether the condition comes true within so many seconds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.1)
-    return True
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
-def _since(path: Path, offset: int) -> bytes:
-    """What was added to a log."""
-    if not path.exists():
-        return b""
-    with path.open("rb") as file:
-        file.seek(offset)
-        return file.read()
-
-
-def _tail(path: Path, lines: int = 15) -> str:
-    """The end of a log, for a message."""
-    if not path.is_file():
-        return "(it said nothing)"
-    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])

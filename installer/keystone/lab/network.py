@@ -1,9 +1,9 @@
 """The lab's network: one bridge in a network namespace of its own, with no way out.
 
-Nothing leaves because there is nowhere to leave to: the namespace has a bridge and taps, no other
-device, and does not forward. Every machine has a default route to the namespace all the same, so
-that a packet for the internet is sent, arrives at the bridge, and is counted and dropped there
-instead of failing unseen inside the machine. The counters are the evidence of the air gap.
+Nothing leaves because there is nowhere to leave to: the namespace has a bridge and the machines'
+devices, no other, and does not forward. Every machine has a default route to the namespace all the
+same, so that a packet for the internet is sent, arrives at the bridge, and is counted and dropped
+there instead of failing unseen inside the machine. The counters are the evidence of the air gap.
 
 What the filter sees as what (nft(8), family bridge, hook prerouting, so each frame once):
 declared   IPv4 between addresses of the lab's network, VXLAN and the like included
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from keystone.run import run
 
 if TYPE_CHECKING:
-    from keystone.lab.settings import LabSettings
+    from keystone.lab.settings import LabSettings, MachineSettings
 
 BRIDGE = "br-keystone"
 LEAKS = ("leak", "leak_dns")
@@ -86,13 +86,38 @@ def up(lab: LabSettings) -> None:
     run([*inside, "nft", "-f", "-"], data=ruleset(lab))
 
 
+def device(machine: MachineSettings) -> str:
+    """Name of the machine's network device in the lab's namespace."""
+    return f"tap-{machine.name}"
+
+
 def plug(lab: LabSettings, tap: str) -> None:
-    """Make a machine's tap on the bridge, unless it is there."""
+    """Make a virtual machine's tap on the bridge, unless it is there."""
     inside = prefix(lab)
     if run([*inside, "ip", "link", "show", tap], check=False).returncode == 0:
         return
     run([*inside, "ip", "tuntap", "add", tap, "mode", "tap"])
     run([*inside, "ip", "link", "set", tap, "master", BRIDGE, "up"])
+
+
+def pair(lab: LabSettings, machine: MachineSettings, pid: int) -> None:
+    """Make a container machine's link (veth(4)): one end on the bridge, "lan" at the process `pid`.
+
+    The kernel removes both with the machine's namespace, a moment after its last process.
+    """
+    inside, name = prefix(lab), device(machine)
+    run([*inside, "ip", "link", "delete", name], check=False)
+    run([
+        *inside, "ip", "link", "add", name, "type", "veth",
+        "peer", "name", "lan", "address", machine.mac, "netns", str(pid),
+    ])  # fmt: skip
+    run([*inside, "ip", "link", "set", name, "master", BRIDGE, "up"])
+
+
+def join(lab: LabSettings, name: str, *, joined: bool) -> None:
+    """Take a machine's device off the bridge, or put it back."""
+    where = ["master", BRIDGE] if joined else ["nomaster"]
+    run([*prefix(lab), "ip", "link", "set", name, *where])
 
 
 def down(lab: LabSettings) -> None:

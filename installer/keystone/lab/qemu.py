@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from keystone import log
 from keystone.errors import HostError, PreflightError
+from keystone.lab import network
 from keystone.run import spawned
 
 if TYPE_CHECKING:
@@ -68,8 +69,13 @@ class Files:
         return self.folder / "pid"
 
     def nvme(self, index: int) -> Path:
-        """The raw file behind NVMe disk 0 or 1."""
-        return self.folder / f"nvme{index}.raw"
+        """The file behind NVMe disk 0 or 1: raw, or an overlay (qcow2) of one that is kept."""
+        overlay = self.folder / f"nvme{index}.qcow2"
+        return overlay if overlay.exists() else overlay.with_suffix(".raw")
+
+    def disks(self) -> list[Path]:
+        """The files of all disks that are there."""
+        return [path for path in (self.system, self.nvme(0), self.nvme(1)) if path.exists()]
 
 
 def network_file(lab: LabSettings, machine: MachineSettings) -> str:
@@ -91,6 +97,11 @@ def credentials(lab: LabSettings, machine: MachineSettings, public_key: str) -> 
     }
 
 
+def machine_uuid(lab: LabSettings, machine: MachineSettings) -> uuid.UUID:
+    """What systemd makes /etc/machine-id of: the same whenever the same machine is made."""
+    return uuid.uuid5(uuid.NAMESPACE_DNS, f"{machine.name}.{lab.namespace}")
+
+
 def command(
     lab: LabSettings,
     machine: MachineSettings,
@@ -105,7 +116,7 @@ def command(
     return [
         "qemu-system-x86_64",
         "-name", f"{lab.namespace}-{machine.name}",
-        "-uuid", str(uuid.uuid5(uuid.NAMESPACE_DNS, f"{machine.name}.{lab.namespace}")),
+        "-uuid", str(machine_uuid(lab, machine)),
         "-nodefaults", "-no-user-config", "-display", "none",
         "-machine", "q35",
         *accelerator(kvm=kvm),
@@ -120,7 +131,7 @@ def command(
         *_nvme(machine, files),
         "-device", "qemu-xhci,id=xhci",
         *(_stick_at_start(usb) if usb else []),
-        "-netdev", f"tap,id=lan,ifname={tap(machine)},script=no,downscript=no",
+        "-netdev", f"tap,id=lan,ifname={network.device(machine)},script=no,downscript=no",
         "-device", f"virtio-net-pci,netdev=lan,mac={machine.mac},romfile=",
         "-device", "virtio-rng-pci",
         "-chardev", f"file,id=console,path={files.console},append=on",
@@ -142,11 +153,6 @@ EMULATED_CPU = "Nehalem,+aes,+pclmulqdq,+sha-ni,+rdrand,+arat"
 _DISK = "cache=unsafe,discard=unmap,detect-zeroes=unmap"
 
 
-def tap(machine: MachineSettings) -> str:
-    """Name of the machine's network device in the lab's namespace."""
-    return f"tap-{machine.name}"
-
-
 def accelerator(*, kvm: bool) -> list[str]:
     """KVM, or emulation with a thread for each virtual processor."""
     if kvm:
@@ -157,7 +163,9 @@ def accelerator(*, kvm: bool) -> list[str]:
 def _nvme(machine: MachineSettings, files: Files) -> list[str]:
     words = []
     for index, serial in enumerate(machine.serials):
-        drive = f"if=none,id=nvme{index},format=raw,{_DISK},file={files.nvme(index)}"
+        path = files.nvme(index)
+        form = path.suffix.removeprefix(".")
+        drive = f"if=none,id=nvme{index},format={form},{_DISK},file={path}"
         words += ["-drive", drive, "-device", f"nvme,drive=nvme{index},serial={serial}"]
     return words
 

@@ -1,0 +1,229 @@
+"""Container machines: Debian with systemd as process 1, in namespaces of its own, at native speed.
+
+No engine and no daemon: util-linux's unshare(1) makes the namespaces, `container.sh` in them mounts
+and becomes systemd. Its root is an overlay over the base tree that every machine shares. Found again
+by its control groups, whose names are on disk before they are made: whoever starts a machine may be
+killed at any moment, and the next one finds all that there is.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import uuid
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from keystone import run
+from keystone.errors import HostError
+from keystone.lab import base, cgroups, machine, network, qemu
+from keystone.lab.machine import Machine, Status, becomes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from keystone.lab.machine import Place
+    from keystone.lab.settings import MachineSettings
+
+SCRIPT = Path(__file__).with_name("container.sh")
+START_SECONDS = 60
+POWER_OFF = signal.SIGRTMIN + 4
+"""systemd(1), "Signals": starts poweroff.target."""
+WORDS = (
+    "systemd.log_target=console",
+    # There is no serial line, and systemd would wait for one for ten minutes. Nobody logs in at the
+    # console either, and a getty would hang it up.
+    "systemd.mask=serial-getty@ttyS0.service",
+    "systemd.mask=console-getty.service",
+)
+V1_WORDS = ("SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1", "systemd.unified_cgroup_hierarchy=0")
+"""systemd 256 and newer refuse a cgroup v1 host without them (systemd.io, release notes of 256)."""
+FOLDERS = ("upper", "work", "root", "containerd", "media", "lower", "credentials")
+MADE_ONCE = ("io.containerd.content.v1.content/blobs/", "/fs/")
+"""Of containerd's folder: files that are never written again once they have their names (blobs, the
+files of unpacked layers). A copy may share them."""
+
+
+class ContainerMachine(Machine):
+    """One machine in namespaces; its folder is what container.sh reads."""
+
+    @property
+    def console(self) -> Path:
+        """What process 1 and the journal said."""
+        return self.folder / "console.log"
+
+    @cached_property
+    def _layout(self) -> cgroups.Layout:
+        return cgroups.look()
+
+    def _groups(self) -> tuple[Path, ...]:
+        """The machine's control groups, of whoever made them; empty before the first start."""
+        listed = self.folder / "groups"
+        return tuple(map(Path, listed.read_text().splitlines())) if listed.is_file() else ()
+
+    def pid(self) -> int:
+        """The process that is number 1 in its own namespace, in one of the machine's groups."""
+        for pid in cgroups.processes(self._groups()[:1]):
+            try:
+                status = Path(f"/proc/{pid}/status").read_text()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            for line in status.splitlines():
+                if line.startswith("NSpid:") and line.split()[1:][1:] == ["1"]:
+                    return pid
+        return 0
+
+    def start(self) -> None:
+        """Make its groups and namespaces and let systemd start in them."""
+        if self.pid():
+            return
+        self._clear()
+        self._make_files()
+        words = [*WORDS, *(V1_WORDS if self._layout.version == 1 else ())]
+        argv = [
+            *("unshare", "--mount", "--uts", "--ipc", "--net", "--pid", "--fork", "--kill-child"),
+            *("sh", str(SCRIPT), str(self.folder), f"cgroup{self._layout.version}", *words),
+        ]
+        # A terminal of its own is the console; script(1) keeps what is said there.
+        keeper = ["script", "--quiet", "--flush", "--append", "--command", shlex.join(argv)]
+        run.daemon(
+            [*keeper, self.console],
+            log_file=self.folder / "host.log",
+            pid_file=self.folder / "keeper.pid",
+        )
+        if not becomes(lambda: bool(self.pid()), START_SECONDS):
+            raise HostError(f"{self.name}: it does not start\n{self.complaint()}")
+        network.pair(self._place.settings, self.settings, self.pid())
+
+    def carry_in(self, files: Sequence[Path]) -> str:
+        """Link the files into the folder that the machine sees read-only; copied where need be."""
+        self.pull()
+        for source in files:
+            _link_or_copy(source, self.folder / "media" / source.name)
+        return machine.MEDIA
+
+    def pull(self) -> None:
+        """Empty that folder."""
+        for path in (self.folder / "media").iterdir():
+            path.unlink()
+
+    def power_cut(self) -> None:
+        """Kill its process 1, with which the kernel kills all others."""
+        pid = self.pid()
+        if pid:
+            os.kill(pid, signal.SIGKILL)
+            cgroups.freeze(self._groups(), frozen=False)  # what is frozen does not die
+        self._clear()
+
+    def stop(self) -> None:
+        """Let systemd power off."""
+        pid = self.pid()
+        if pid:
+            cgroups.freeze(self._groups(), frozen=False)
+            os.kill(pid, POWER_OFF)
+            becomes(lambda: not self.pid(), machine.STOP_SECONDS)
+        self.power_cut()
+
+    def pause(self) -> None:
+        """Freeze its control groups."""
+        cgroups.freeze(self._groups(), frozen=True)
+
+    def resume(self) -> None:
+        """Thaw them."""
+        cgroups.freeze(self._groups(), frozen=False)
+
+    def status(self) -> Status:
+        """Processors and memory are the host's: nothing is set aside for one machine."""
+        return Status(
+            name=self.name,
+            address=str(self.settings.address),
+            pid=self.pid(),
+            runs_on="container" if self.pid() else "",
+            memory="shared",
+            vcpus=os.cpu_count() or 1,
+            serials=(),
+            console=str(self.console),
+        )
+
+    def seal(self, target: Path) -> None:
+        """Its uppermost layer moves to `target` and becomes a lower one; containerd's folder too."""
+        (target / "lower").mkdir(parents=True)
+        below = self._lower()
+        self._set_lower(target / "lower", below)
+        for name in ("upper", "containerd"):
+            (self.folder / name).rename(target / name)
+        self.unseal(target)
+
+    def unseal(self, source: Path) -> None:
+        """Above `source` with a new layer, and with a copy of containerd's folder."""
+        for name in ("upper", "work", "lower", "containerd"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+        (self.folder / "lower").mkdir(parents=True)
+        below = [link.resolve() for link in _numbered(source / "lower")]
+        self._set_lower(self.folder / "lower", [source / "upper", *below])
+        run.run(["cp", "-al", source / "containerd", self.folder / "containerd"])
+        _unshare_what_is_written(self.folder / "containerd")
+
+    def complaint(self) -> str:
+        """What unshare and container.sh said is on the console as well."""
+        return f"{machine.tail(self.folder / 'host.log')}\n{machine.tail(self.console)}"
+
+    def _lower(self) -> list[Path]:
+        return [link.resolve() for link in _numbered(self.folder / "lower")]
+
+    def _set_lower(self, folder: Path, layers: Sequence[Path]) -> None:
+        for number, layer in enumerate(layers):
+            (folder / str(number)).symlink_to(layer)
+
+    def _clear(self) -> None:
+        """Remove the groups of a machine that has ended."""
+        cgroups.remove(self._groups())
+        if (self.folder / "groups").exists():
+            (self.folder / "groups").unlink()
+
+    def _make_files(self) -> None:
+        for name in FOLDERS:
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        (self.folder / "credentials").chmod(0o700)
+        if not self._lower():
+            self._set_lower(self.folder / "lower", [base.tree()])
+        lab = self._place.settings
+        identity = qemu.credentials(lab, self.settings, self._place.public_key)
+        for name, text in identity.items():
+            (self.folder / "credentials" / name).write_text(text)
+        (self.folder / "uuid").write_text(str(qemu.machine_uuid(lab, self.settings)))
+        (self.folder / "boot_id").write_text(f"{uuid.uuid4()}\n")
+        options = [hierarchy.options for hierarchy in self._layout.hierarchies]
+        (self.folder / "controllers").write_text("".join(f"{one}\n" for one in options))
+        name = f"{lab.namespace}-{self.name}"
+        listed = "".join(f"{group}\n" for group in self._layout.groups(name))
+        (self.folder / "groups").write_text(listed)
+        cgroups.make(self._layout, name)
+
+
+def _numbered(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir(), key=lambda path: int(path.name)) if folder.is_dir() else []
+
+
+def _unshare_what_is_written(folder: Path) -> None:
+    """Give every file of containerd's folder that may be written again an inode of its own."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = Path(parent, name)
+            if path.is_symlink() or not path.is_file():
+                continue
+            if not any(part in str(path.relative_to(folder)) for part in MADE_ONCE):
+                half = path.with_name(f"{name}.partial")
+                shutil.copy2(path, half)
+                half.replace(path)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(source)
+    except OSError:  # another file system
+        shutil.copyfile(source, target)
+

@@ -1,0 +1,223 @@
+"""Virtual machines: QEMU with UEFI, NVMe disks and a USB stick; KVM where it works.
+
+A machine runs when the process named in its pid file is a QEMU of that name; nothing else is ever
+killed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from keystone import log
+from keystone.errors import HostError
+from keystone.lab import base, machine, network, qemu
+from keystone.lab.disk import usb_stick
+from keystone.lab.machine import Machine, Status, becomes
+from keystone.run import daemon, run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from keystone.lab.machine import Place
+    from keystone.lab.settings import MachineSettings
+
+LOST_TIMER = b"kthread timer wakeup didn't happen"
+"""What Linux says of a processor whose timer interrupts stay away (rcu stall). Seen once, with two
+emulated processors on a busy host; the machine had not come up nine minutes later."""
+MOUNT = f"""
+set -e
+if mountpoint -q {machine.MEDIA}; then umount --lazy {machine.MEDIA}; fi
+mkdir -p {machine.MEDIA}
+udevadm wait --timeout=300 --initialized=true /dev/disk/by-label/KEYSTONE
+mount -o ro /dev/disk/by-label/KEYSTONE {machine.MEDIA}
+"""
+
+
+class VirtualMachine(Machine):
+    """One QEMU machine."""
+
+    def __init__(self, place: Place, wanted: MachineSettings, *, kvm: bool) -> None:
+        super().__init__(place, wanted)
+        self._kvm = kvm
+        self._resets = 0
+        sockets = Path("/run/keystone-lab") / place.settings.name
+        self.files = qemu.Files(self.folder, sockets / f"{wanted.name}.qmp")
+
+    @property
+    def console(self) -> Path:
+        """What the serial line said."""
+        return self.files.console
+
+    def pid(self) -> int:
+        """Process id of this machine's QEMU, 0 when it does not run."""
+        return self._process()[0]
+
+    def start(self) -> None:
+        """Start QEMU unless it runs."""
+        if self.pid():
+            return
+        self._make_files()
+        network.plug(self._place.settings, network.device(self.settings))
+        argv = qemu.command(
+            self._place.settings,
+            self.settings,
+            self.files,
+            public_key=self._place.public_key,
+            kvm=self._kvm,
+        )
+        inside = network.prefix(self._place.settings)
+        daemon([*inside, *argv], log_file=self.files.qemu_log, pid_file=self.files.pid)
+
+    def look_while_starting(self, seen: int) -> None:
+        """Reset a machine whose emulator lost a timer while it started, once, and say so."""
+        if not self._resets and LOST_TIMER in machine.since(self.console, seen):
+            log.warn(f"{self.name}: its emulator lost a timer; it is reset")
+            self._resets += 1
+            self.reset()
+
+    def carry_in(self, files: Sequence[Path]) -> str:
+        """Make a USB stick of the files, plug it and mount it read-only."""
+        self.replug_usb(usb_stick(files, self.folder / "stick.img"))
+        self.host().run(["sh", "-c", MOUNT], timeout=900)
+        return machine.MEDIA
+
+    def pull(self) -> None:
+        """Pull the stick if one is plugged."""
+        if self._stick():
+            self.detach_usb()
+
+    def attach_usb(self, image: Path) -> None:
+        """Plug a stick into the running machine. It is read-only, whatever the guest tries."""
+        with qemu.Qmp(self.files.qmp) as door:
+            for verb, arguments in qemu.attach_commands(image.resolve()):
+                door.ask(verb, arguments)
+
+    def detach_usb(self) -> None:
+        """Pull the stick."""
+        with qemu.Qmp(self.files.qmp) as door:
+            door.ask("device_del", {"id": "stick"})
+            door.wait_event("DEVICE_DELETED", "stick")
+            door.ask("blockdev-del", {"node-name": "stick-disk"})
+
+    def replug_usb(self, image: Path) -> None:
+        """Pull whatever stick is plugged, and plug this one."""
+        self.pull()
+        self.attach_usb(image)
+
+    def _stick(self) -> bool:
+        with qemu.Qmp(self.files.qmp) as door:
+            nodes = door.ask("query-named-block-nodes", {"flat": True})
+        return any(node.get("node-name") == "stick-disk" for node in nodes)
+
+    def reset(self) -> None:
+        """Press the reset button."""
+        with qemu.Qmp(self.files.qmp) as door:
+            door.ask("system_reset")
+
+    def power_cut(self) -> None:
+        """End QEMU at once, as far from a shutdown as a process can be.
+
+        What QEMU had taken from the guest survives on the host even if the guest had not flushed
+        it: an honest power cut of a disk is a replay of what blklogwrites recorded.
+        """
+        self._kill(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """Ask the guest to power off, and end QEMU when it does not do so in time."""
+        if self.pid() and self.files.qmp.exists():
+            try:
+                with qemu.Qmp(self.files.qmp) as door:
+                    door.ask("system_powerdown")
+            except HostError as error:
+                log.warn(f"{self.name}: {error.message}")
+        if not becomes(lambda: not self.pid(), machine.STOP_SECONDS):
+            self._kill(signal.SIGTERM)
+
+    def pause(self) -> None:
+        """Stop its processors."""
+        with qemu.Qmp(self.files.qmp) as door:
+            door.ask("stop")
+
+    def resume(self) -> None:
+        """Let them run."""
+        with qemu.Qmp(self.files.qmp) as door:
+            door.ask("cont")
+
+    def status(self) -> Status:
+        """What it is and whether it runs."""
+        pid, words = self._process()
+        return Status(
+            name=self.name,
+            address=str(self.settings.address),
+            pid=pid,
+            runs_on=words[words.index("-accel") + 1].partition(",")[0] if pid else "",
+            memory=words[words.index("-m") + 1] if pid else "",
+            vcpus=self.settings.vcpus,
+            serials=self.settings.serials,
+            console=str(self.files.console),
+        )
+
+    def seal(self, target: Path) -> None:
+        """Its disks move to `target`; overlays of them take their place (qcow2 backing files)."""
+        target.mkdir(parents=True)
+        for path in self.files.disks():
+            path.rename(target / path.name)
+        shutil.copyfile(self.files.variables, target / self.files.variables.name)
+        self.unseal(target)
+
+    def unseal(self, source: Path) -> None:
+        """New overlays over the disks in `source`."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for path in self.files.disks():
+            path.unlink()
+        for path in source.iterdir():
+            if path.name == self.files.variables.name:
+                shutil.copyfile(path, self.files.variables)
+            else:
+                self._overlay(path, self.folder / f"{path.stem}.qcow2")
+
+    def complaint(self) -> str:
+        """What QEMU itself said."""
+        return machine.tail(self.files.qemu_log)
+
+    def _overlay(self, below: Path, target: Path) -> None:
+        half = target.with_suffix(".partial")
+        kind = below.suffix.removeprefix(".")
+        run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", below, "-F", kind, half])
+        half.rename(target)
+
+    def _process(self) -> tuple[int, list[str]]:
+        """Id and words of the process in the pid file, if it is this machine's QEMU."""
+        try:
+            pid = int(self.files.pid.read_text())
+            words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        except (FileNotFoundError, ValueError, ProcessLookupError):
+            return 0, []
+        title = f"{self._place.settings.namespace}-{self.name}"
+        return (pid, words) if "-name" in words and title in words else (0, [])
+
+    def _kill(self, number: signal.Signals) -> None:
+        pid = self.pid()
+        if pid:
+            os.kill(pid, number)
+            if not becomes(lambda: not self.pid(), machine.STOP_SECONDS):
+                raise HostError(f"{self.name}: QEMU (process {pid}) does not end")
+        self.files.pid.unlink(missing_ok=True)
+
+    def _make_files(self) -> None:
+        files = self.files
+        files.folder.mkdir(parents=True, exist_ok=True)
+        files.qmp.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        files.qmp.unlink(missing_ok=True)
+        for index in (0, 1):
+            if not files.nvme(index).exists():
+                with files.nvme(index).open("wb") as file:
+                    file.truncate(self._place.settings.disk_gib << 30)
+        if not files.variables.exists():
+            shutil.copyfile(qemu.OVMF_VARS, files.variables)
+        if not files.system.exists():
+            self._overlay(base.image().disk, files.system)
