@@ -10,7 +10,8 @@ import pytest
 
 from keystone.errors import ConfigurationError, HostError, PreflightError, UsageError
 from keystone.lab import apt, base, disk, network, qemu, settings
-from keystone.lab.machines import LOST_TIMER, Lab, Machine
+from keystone.lab.machine import Place
+from keystone.lab.virtual import LOST_TIMER, VirtualMachine
 
 LAB = settings.load()
 P1 = LAB.machine("p1")
@@ -27,7 +28,7 @@ def value(words: list[str], option: str) -> str:
 
 class TestSettings:
     def test_the_default_lab(self) -> None:
-        assert [m.name for m in LAB.machines] == ["p1", "p2", "p3", "w1"]
+        assert [m.name for m in LAB.machines] == ["p1", "p2", "p3", "w1", "w2"]
         assert all(m.address in LAB.network for m in LAB.machines)
         assert P1.serials == ("KEYP1A", "KEYP1B")
         assert len({m.mac for m in LAB.machines}) == len(LAB.machines)
@@ -35,7 +36,7 @@ class TestSettings:
     def test_a_machine_that_is_not_there_is_named_with_those_that_are(self) -> None:
         with pytest.raises(UsageError, match="no machine p9") as caught:
             LAB.machine("p9")
-        assert "p1, p2, p3, w1" in caught.value.hint
+        assert "p1, p2, p3, w1, w2" in caught.value.hint
 
     def test_one_machine_changed_leaves_the_others(self) -> None:
         changed = LAB.changed("p1", memory_mib=512, rtc="2025-01-01T00:00:00")
@@ -229,7 +230,8 @@ class TestLostTimer:
 
     def resets(self, monkeypatch: pytest.MonkeyPatch, folder: Path, said: list[bytes]) -> int:
         """How often a machine is reset that answers when it has said all that."""
-        machine, resets = Machine(Lab("nothing"), P1), []
+        place = Place(LAB, folder, folder / "key")
+        machine, resets = VirtualMachine(place, P1, kvm=False), []
         machine.files = qemu.Files(folder, folder / "qmp")
         machine.files.console.write_bytes(b"of the start before: " + LOST_TIMER)
         left = list(said)

@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from keystone import log, run
+from keystone import log
+from keystone.cli import lab_machine
 from keystone.lab import base as base_image
-from keystone.lab import network
+from keystone.lab import network, saves
 from keystone.lab.machines import Lab
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
 
-NAME = click.option("--name", default="", help="Name of the lab.  [default: from lab/lab.yaml]")
+NAME = lab_machine.NAME
 
 KIND = click.option(
     "--kind", default="auto", type=click.Choice(["auto", "virtual", "container"]),
@@ -26,6 +27,10 @@ KIND = click.option(
 @click.group("lab", help="Machines on this host that reach each other and nothing else.")
 def group() -> None:
     """Verbs of the lab."""
+
+
+for verb in lab_machine.VERBS:
+    group.add_command(verb)
 
 
 @group.command()
@@ -41,11 +46,7 @@ def up(name: str, kind: str, machines: str, fresh: bool, as_json: bool) -> None:
     if as_json:
         log.out_json({"kind": lab.kind, "emulated": lab.emulated, "seconds": times})
         return
-    rows = [
-        (name, lab.settings.machine(name).address, log.duration(taken) if taken else "ran already")
-        for name, taken in times.items()
-    ]
-    log.table(("machine", "address", "start"), rows, title=_title(lab))
+    _started(lab, times, _title(lab))
 
 
 @group.command("run")
@@ -80,19 +81,30 @@ def status(name: str, as_json: bool) -> None:
             for m in machines
         ],
     )  # fmt: skip
+    if kept := saves.listed(lab):
+        log.info(f"saved: {', '.join(saved.name for saved in kept)}")
     if counters:
         log.table(("packets", "count"), sorted(counters.items()))
     for pair in leaked:
         log.warn(f"leaked: {pair}")
 
 
-@group.command(context_settings={"ignore_unknown_options": True})
+@group.command()
 @NAME
-@click.argument("machine")
-@click.argument("command", nargs=-1, type=click.UNPROCESSED)
-def ssh(name: str, machine: str, command: Sequence[str]) -> None:
-    """Open a shell on MACHINE, or run COMMAND there (after --)."""
-    run.replace(Lab(name).machine(machine).shell_argv(command))
+@click.argument("what", metavar="NAME")
+def save(name: str, what: str) -> None:
+    """Keep the whole site as NAME: cut all machines off, keep their disks, start them again."""
+    lab = Lab(name)
+    _started(lab, saves.save(lab, what), f"saved as {what}")
+
+
+@group.command()
+@NAME
+@click.argument("what", metavar="NAME")
+def restore(name: str, what: str) -> None:
+    """Bring the whole site back to what was saved as NAME; what came after it is lost."""
+    lab = Lab(name)
+    _started(lab, saves.restore(lab, what), f"as it was saved as {what}")
 
 
 @group.command()
@@ -125,6 +137,14 @@ def base(as_json: bool) -> None:
 
 def _names(machines: str) -> list[str]:
     return [word for word in machines.replace(",", " ").split() if word]
+
+
+def _started(lab: Lab, times: Mapping[str, float], title: str) -> None:
+    rows = [
+        (name, lab.settings.machine(name).address, log.duration(taken) if taken else "ran already")
+        for name, taken in times.items()
+    ]
+    log.table(("machine", "address", "start"), rows, title=title)
 
 
 def _title(lab: Lab) -> str:

@@ -135,7 +135,9 @@ def _tree(wanted: Recipe, folder: Path) -> Path:
     root = folder / "root"
     if not root.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
-        with log.step(f"base system: {wanted.suite}, {len(wanted.packages)} packages and their own"):
+        with log.step(
+            f"base system: {wanted.suite}, {len(wanted.packages)} packages, what they need"
+        ):
             _bootstrap(wanted, root)
     return root
 

@@ -1,4 +1,4 @@
-"""What a packager does on a connected workstation, in the lab: lock, create, put on a stick.
+"""What a packager does on a connected workstation, in the lab: lock and create.
 
 The definition is the production one; only `mirrors:` points at the lab's upstream mirror.
 """
@@ -11,26 +11,24 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from keystone import log, run
+from keystone import run
 from keystone.ansible import data_root
 from keystone.errors import KeystoneError
 from keystone.lab import mirror, upstream
-from keystone.lab.disk import usb_stick
 
 DEFINITION = Path("bundles/platform.yaml")
 
 
 @dataclass(frozen=True)
 class Carried:
-    """A bundle ready to be carried in: the file, the stick's image, the root's fingerprint."""
+    """A bundle ready to be carried in: the file, and the fingerprint of its root."""
 
     bundle: Path
-    stick: Path
     fingerprint: str
 
 
 def carry(state: Path) -> Carried:
-    """Build upstream, lock, create and write the stick; each only when its inputs changed.
+    """Build upstream, lock and create; each only when its inputs changed.
 
     Raises KeystoneError with the packager's own message when a verb fails.
     """
@@ -52,10 +50,7 @@ def carry(state: Path) -> Carried:
         )  # fmt: skip
     shown = run.run([sys.executable, "-m", "keystone", "bundle", "show", str(bundle), "--json"])
     fingerprint = str(json.loads(shown.stdout)["fingerprint"])
-    stick = folder / "stick.img"
-    with log.step("USB stick: write"):
-        usb_stick([bundle], stick)
-    return Carried(bundle, stick, fingerprint)
+    return Carried(bundle, fingerprint)
 
 
 def discard(state: Path) -> None:

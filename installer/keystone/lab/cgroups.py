@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 from keystone.errors import HostError, PreflightError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 V2_CONTROLLERS = ("cpuset", "cpu", "io", "memory", "pids")
 V1_NEEDED = frozenset({"cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "pids"})
 """What kubelet and runc ask for."""
+_OPTIONS = {"rw", "ro", "xattr", "clone_children", "nsdelegate", "memory_recursiveprot"}
 END_SECONDS = 60
 
 
@@ -53,12 +54,12 @@ def look() -> Layout:
     return layout(mounts, own, exists=Path.is_dir)
 
 
-def layout(mountinfo: str, own: str, *, exists: object = None) -> Layout:
-    """Out of /proc/self/mountinfo and /proc/self/cgroup (proc(5)). exists: whether a folder is there.
+def layout(mountinfo: str, own: str, *, exists: Callable[[Path], bool]) -> Layout:
+    """Out of /proc/self/mountinfo and /proc/self/cgroup (proc(5)).
 
+    exists: whether a folder is there: in a container our own group is not below the mount.
     Raises PreflightError when there is neither cgroup v2 nor all that is needed of v1.
     """
-    there = exists if callable(exists) else (lambda _: True)
     mounts = [_mount(line) for line in mountinfo.splitlines() if " - cgroup" in line]
     first = [place for kind, place, _ in mounts if kind == "cgroup2"]
     v1 = [(place, options) for kind, place, options in mounts if kind == "cgroup"]
@@ -68,7 +69,7 @@ def layout(mountinfo: str, own: str, *, exists: object = None) -> Layout:
     found = []
     for place, options in v1:
         group = place / paths.get(options, "/").lstrip("/")
-        found.append(Hierarchy(options, group if there(group) else place))
+        found.append(Hierarchy(options, group if exists(group) else place))
     missing = V1_NEEDED - {name for one in found for name in one.options.split(",")}
     if missing:
         raise PreflightError(
@@ -83,8 +84,7 @@ def _mount(line: str) -> tuple[str, Path, str]:
     """Type, mount point and the controllers of one line of mountinfo."""
     before, _, after = line.partition(" - ")
     kind, _, options = after.split(" ", 2)
-    plain = {"rw", "ro", "xattr", "clone_children", "nsdelegate", "memory_recursiveprot"}
-    names = [word for word in options.split(",") if word not in plain and "release_agent" not in word]
+    names = [w for w in options.split(",") if w not in _OPTIONS and "release_agent" not in w]
     return kind, Path(before.split(" ")[4]), ",".join(names)
 
 
@@ -165,8 +165,8 @@ def remove(groups: Iterable[Path]) -> None:
 
 def _removed(group: Path) -> bool:
     """Remove from the leaves up (rmdir is all that a group knows); False when one is in use."""
-    below = sorted((path for path in group.rglob("*") if path.is_dir()), key=lambda p: -len(p.parts))
-    for folder in (*below, group):
+    below = [path for path in group.rglob("*") if path.is_dir()]
+    for folder in (*sorted(below, key=lambda path: -len(path.parts)), group):
         try:
             folder.rmdir()
         except OSError as error:

@@ -1,9 +1,9 @@
 """Container machines: Debian with systemd as process 1, in namespaces of its own, at native speed.
 
 No engine and no daemon: util-linux's unshare(1) makes the namespaces, `container.sh` in them mounts
-and becomes systemd. Its root is an overlay over the base tree that every machine shares. Found again
-by its control groups, whose names are on disk before they are made: whoever starts a machine may be
-killed at any moment, and the next one finds all that there is.
+and becomes systemd. Its root is an overlay over the base tree that every machine shares. A machine
+is found again by its control groups, whose names are on disk before they are made: whoever starts a
+machine may be killed at any moment, and the next one finds all that there is.
 """
 
 from __future__ import annotations
@@ -25,8 +25,6 @@ from keystone.lab.machine import Machine, Status, becomes
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from keystone.lab.machine import Place
-    from keystone.lab.settings import MachineSettings
 
 SCRIPT = Path(__file__).with_name("container.sh")
 START_SECONDS = 60
@@ -148,14 +146,11 @@ class ContainerMachine(Machine):
             console=str(self.console),
         )
 
-    def seal(self, target: Path) -> None:
-        """Its uppermost layer moves to `target` and becomes a lower one; containerd's folder too."""
-        (target / "lower").mkdir(parents=True)
-        below = self._lower()
-        self._set_lower(target / "lower", below)
-        for name in ("upper", "containerd"):
-            (self.folder / name).rename(target / name)
-        self.unseal(target)
+    def move_disks(self, target: Path) -> None:
+        """Its uppermost layer becomes a lower one. With it goes containerd's folder."""
+        for name in ("lower", "upper", "containerd"):
+            if not (target / name).exists():
+                (self.folder / name).rename(target / name)
 
     def unseal(self, source: Path) -> None:
         """Above `source` with a new layer, and with a copy of containerd's folder."""
@@ -166,6 +161,9 @@ class ContainerMachine(Machine):
         self._set_lower(self.folder / "lower", [source / "upper", *below])
         run.run(["cp", "-al", source / "containerd", self.folder / "containerd"])
         _unshare_what_is_written(self.folder / "containerd")
+
+    def look_while_starting(self, seen: int) -> None:
+        """Nothing: at native speed no start needs help."""
 
     def complaint(self) -> str:
         """What unshare and container.sh said is on the console as well."""
@@ -226,4 +224,3 @@ def _link_or_copy(source: Path, target: Path) -> None:
         target.hardlink_to(source)
     except OSError:  # another file system
         shutil.copyfile(source, target)
-

@@ -18,13 +18,13 @@ from keystone import log, run
 from keystone.errors import HostError
 from keystone.lab import network
 from keystone.lab.carry import Carried, carry
+from keystone.lab.machine import MEDIA
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from keystone.lab.machines import Lab
 
-MOUNT = "/media/keystone"
 WORK = "/root/keystone"
 
 
@@ -70,16 +70,10 @@ def main(lab: Lab, machines: tuple[str, ...]) -> None:
 
 
 def insert(lab: Lab, bundle: Carried) -> None:
-    """Plug the stick in, mount it read-only, and take the installer out of the bundle."""
+    """Plug the stick in, and take the installer out of the bundle."""
     p1 = lab.machine("p1")
-    p1.host().run(["sh", "-c", f"if mountpoint -q {MOUNT}; then umount {MOUNT}; fi"])
-    p1.replug_usb(bundle.stick)
-    script = (
-        f"mkdir -p {MOUNT} {WORK} && "
-        "udevadm wait --timeout=300 --initialized=true /dev/disk/by-label/KEYSTONE && "
-        f"mount -o ro /dev/disk/by-label/KEYSTONE {MOUNT} && "
-        f"tar -xf {MOUNT}/offline.tar -C {WORK} keystone-install"
-    )
+    media = p1.carry_in([bundle.bundle])
+    script = f"mkdir -p {WORK} && tar -xf {media}/offline.tar -C {WORK} keystone-install"
     p1.host().run(["sh", "-c", script], timeout=900)
 
 
@@ -96,35 +90,40 @@ def write_site(lab: Lab, primers: list[str]) -> None:
 
 
 def site_document(lab: Lab, primers: list[str]) -> dict[str, object]:
-    """The lab's site: every Primer has etcd, store, registry, clock and ZFS.
+    """The lab's site: every Primer has etcd, store, registry and clock.
 
     On emulated machines one of them runs the control plane and is the only Primer with a kubelet:
-    two cores bear no more (docs/guide/lab.md has the measurements).
+    two cores bear no more (docs/guide/lab.md has the measurements). Containers have no disks: their
+    site is one for trying.
     """
-    emulated = not lab.kvm
+    container = lab.kind == "container"
     return {
         "apiVersion": "keystone/v1alpha1",
         "kind": "Site",
         "metadata": {"name": "lab"},
         "spec": {
+            **({"trial": True, "storage": {"layout": "directory"}} if container else {}),
             "ssh": {"user": "root", "keyFile": "/root/.ssh/id_ed25519"},
             "networks": {"nodes": "10.77.0.0/24"},
-            "patience": {"profile": "emulated" if emulated else "normal"},
+            "patience": {"profile": "emulated" if lab.emulated else "normal"},
             "trust": {
                 "rootKeyFile": f"{WORK}/lab-root.key",
                 "passphraseFile": f"{WORK}/passphrase",
             },
-            "primers": [
-                {
-                    "name": name,
-                    "address": str(lab.machine(name).settings.address),
-                    "disks": [{"serial": serial} for serial in lab.machine(name).settings.serials],
-                    "controlPlane": name == "p1" or not emulated,
-                    "kubelet": name == "p1" or not emulated,
-                }
-                for name in primers
-            ],
+            "primers": [_primer(lab, name, disks=not container) for name in primers],
         },
+    }
+
+
+def _primer(lab: Lab, name: str, *, disks: bool) -> dict[str, object]:
+    machine = lab.machine(name).settings
+    carries = name == "p1" or not lab.emulated
+    return {
+        "name": name,
+        "address": str(machine.address),
+        "controlPlane": carries,
+        "kubelet": carries,
+        **({"disks": [{"serial": serial} for serial in machine.serials]} if disks else {}),
     }
 
 
@@ -132,7 +131,7 @@ def install_argv(bundle: Carried, *extra: str) -> list[str]:
     """The main job, as typed on p1."""
     return [
         f"{WORK}/keystone-install",
-        "--bundle", f"{MOUNT}/offline.tar",
+        "--bundle", f"{MEDIA}/offline.tar",
         "--site", f"{WORK}/site.yaml",
         "--root-fingerprint", bundle.fingerprint,
         *extra,

@@ -28,6 +28,8 @@ SSH_SECONDS = 900
 CONNECT_SECONDS = 30
 STOP_SECONDS = 120
 """An emulated machine with a kubelet takes its time to shut down."""
+RUN = Path("/run/keystone-lab")
+"""Locks and sockets of all labs of this host."""
 MEDIA = "/media/keystone"
 """Where a machine sees what was carried in."""
 
@@ -114,19 +116,44 @@ class Machine(ABC):
         """What it is and whether it runs."""
 
     @abstractmethod
-    def seal(self, target: Path) -> None:
-        """Put what its disks hold into the new folder `target`, and go on above that.
-
-        The machine is off. What is in `target` is never written again.
-        """
+    def move_disks(self, target: Path) -> None:
+        """Move what its disks hold into the folder `target`; what is there already stays."""
 
     @abstractmethod
     def unseal(self, source: Path) -> None:
         """Give it the disks that `seal` put into `source`; what it has written since is lost."""
 
     @abstractmethod
+    def look_while_starting(self, seen: int) -> None:
+        """Do what a start needs while ssh does not answer yet.
+
+        seen: how long the console was, in bytes, before that.
+        """
+
+    @abstractmethod
     def complaint(self) -> str:
         """The end of what the program that carries the machine said, for an error."""
+
+    def seal(self, target: Path) -> None:
+        """Put what its disks hold into the new folder `target`, and go on above that.
+
+        The machine is off. What is in `target` is never written again.
+        """
+        self._sealing.symlink_to(target)
+        self.finish_seal()
+
+    def finish_seal(self) -> None:
+        """Do the rest of a `seal` that was cut, if there is one."""
+        if self._sealing.is_symlink():
+            target = self._sealing.readlink()
+            target.mkdir(parents=True, exist_ok=True)
+            self.move_disks(target)
+            self.unseal(target)
+            self._sealing.unlink()
+
+    @property
+    def _sealing(self) -> Path:
+        return self.folder / "sealing"
 
     def made(self) -> bool:
         """Whether it was ever started."""
@@ -169,9 +196,6 @@ class Machine(ABC):
             f"{tail(self.console)}",
             hint=f"the whole console: {self.console}",
         )
-
-    def look_while_starting(self, seen: int) -> None:
-        """Called while ssh does not answer yet. seen: bytes of the console from before."""
 
     def run(self, argv: Sequence[str], *, check: bool = True, timeout: float = 600) -> str:
         """Run a program on the machine and return what it printed."""

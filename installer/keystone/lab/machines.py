@@ -10,19 +10,21 @@ import shlex
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from operator import methodcaller
 from typing import TYPE_CHECKING
 
 from keystone import log
 from keystone.errors import RefusedError, UsageError
 from keystone.lab import base, network, qemu, settings
 from keystone.lab.container import ContainerMachine
-from keystone.lab.machine import CONNECT_SECONDS, Machine, Place
+from keystone.lab.machine import CONNECT_SECONDS, RUN, Machine, Place
 from keystone.lab.virtual import VirtualMachine
 from keystone.run import run
 from keystone.turns import only_one
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
     from keystone.lab.settings import LabSettings
 
@@ -61,14 +63,14 @@ class Lab:
         Raises RefusedError when another kind is asked for than there is, UsageError for no kind.
         """
         if self._asked not in (AUTO, *KINDS):
-            raise UsageError(f"{self._asked}: no kind of machine", hint=f"one of: {', '.join(KINDS)}")
+            raise UsageError(f"{self._asked}: no kind of machine", hint=" or ".join(KINDS))
         kept = self.folder / "kind"
         if not kept.is_file():
             return self._asked if self._asked != AUTO else KINDS[0] if self.kvm else KINDS[1]
         there = kept.read_text().strip()
         if self._asked not in (AUTO, there):
             raise RefusedError(
-                f"the lab {self.settings.name} has {there} machines, and {self._asked} is asked for",
+                f"lab {self.settings.name}: its machines are {there}, asked for is {self._asked}",
                 hint="remove them first: keystone-install lab down --purge",
             )
         return there
@@ -104,7 +106,7 @@ class Lab:
         that means all of them, with a new network whose counters are zero.
         """
         machines = self.machines(names)
-        with only_one(self.folder.with_suffix(".lock"), str(self.folder)):
+        with self.alone():
             for machine in machines if fresh else ():
                 machine.forget()
             if fresh and not names:
@@ -137,14 +139,19 @@ class Lab:
 
     def down(self, *, purge: bool = False) -> None:
         """Stop every machine and remove the network; purge: and all they wrote."""
-        with only_one(self.folder.with_suffix(".lock"), str(self.folder)):
+        with self.alone():
             if (self.folder / "machines").is_dir():
+                made = [machine for machine in self.machines() if machine.made()]
+                end = methodcaller("power_cut" if purge else "stop")
                 with ThreadPoolExecutor() as pool:
-                    end = Machine.power_cut if purge else Machine.stop
-                    list(pool.map(end, [m for m in self.machines() if m.made()]))
+                    list(pool.map(end, made))
             network.down(self.settings)
             if purge and self.folder.exists():
                 shutil.rmtree(self.folder)
+
+    def alone(self) -> AbstractContextManager[None]:
+        """One process at a time brings machines up or down."""
+        return only_one(RUN / f"{self.settings.name}.lock", str(self.folder))
 
     def _prepare(self) -> None:
         if os.geteuid() != 0:
@@ -167,5 +174,6 @@ def _bring_up(machine: Machine) -> float:
         machine.wait_ssh()
         return 0.0
     with log.step(f"{machine.name} ({machine.settings.address}) starts"):
+        machine.finish_seal()
         machine.start()
         return machine.wait_ssh()

@@ -44,8 +44,8 @@ class VirtualMachine(Machine):
         super().__init__(place, wanted)
         self._kvm = kvm
         self._resets = 0
-        sockets = Path("/run/keystone-lab") / place.settings.name
-        self.files = qemu.Files(self.folder, sockets / f"{wanted.name}.qmp")
+        socket = machine.RUN / place.settings.name / f"{wanted.name}.qmp"
+        self.files = qemu.Files(self.folder, socket)
 
     @property
     def console(self) -> Path:
@@ -161,13 +161,14 @@ class VirtualMachine(Machine):
             console=str(self.files.console),
         )
 
-    def seal(self, target: Path) -> None:
-        """Its disks move to `target`; overlays of them take their place (qcow2 backing files)."""
-        target.mkdir(parents=True)
-        for path in self.files.disks():
-            path.rename(target / path.name)
-        shutil.copyfile(self.files.variables, target / self.files.variables.name)
-        self.unseal(target)
+    def move_disks(self, target: Path) -> None:
+        """Overlays of them take their place (qcow2 backing files)."""
+        if not (target / self.files.variables.name).exists():
+            for path in self.files.disks():
+                path.rename(target / path.name)
+            half = target / "variables.partial"
+            shutil.copyfile(self.files.variables, half)
+            half.rename(target / self.files.variables.name)
 
     def unseal(self, source: Path) -> None:
         """New overlays over the disks in `source`."""

@@ -1,0 +1,112 @@
+"""`keystone-install lab`: what is done to one machine, as by somebody who stands before it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from keystone import log, run
+from keystone.lab.machines import Lab
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from keystone.lab.machine import Machine
+
+NAME = click.option("--name", default="", help="Name of the lab.  [default: from lab/lab.yaml]")
+MACHINE = click.argument("machine")
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@NAME
+@MACHINE
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+def ssh(name: str, machine: str, command: Sequence[str]) -> None:
+    """Open a shell on MACHINE, or run COMMAND there (after --)."""
+    run.replace(Lab(name).machine(machine).shell_argv(command))
+
+
+@click.command()
+@NAME
+@MACHINE
+@click.option("--follow", is_flag=True, help="Go on with what it says.")
+def console(name: str, machine: str, follow: bool) -> None:
+    """Print what MACHINE said on its console."""
+    path = str(Lab(name).machine(machine).console)
+    run.replace(["tail", "-n", "+1", "-F", path] if follow else ["cat", path])
+
+
+@click.command()
+@NAME
+@MACHINE
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
+def plug(name: str, machine: str, files: Sequence[str]) -> None:
+    """Carry FILES to MACHINE on a stick that it cannot write to."""
+    paths = [Path(file).resolve() for file in files]
+    log.out(Lab(name).machine(machine).carry_in(paths))
+
+
+@click.command()
+@NAME
+@MACHINE
+def pull(name: str, machine: str) -> None:
+    """Pull the stick out of MACHINE."""
+    _running(name, machine).pull()
+
+
+@click.command()
+@NAME
+@MACHINE
+@click.option("--cut", is_flag=True, help="Cut its power instead of asking it to power off.")
+def off(name: str, machine: str, cut: bool) -> None:
+    """Power MACHINE off; `lab up` starts it again."""
+    target = Lab(name).machine(machine)
+    with log.step(f"{machine} off"):
+        if cut:
+            target.power_cut()
+        else:
+            target.stop()
+
+
+@click.command()
+@NAME
+@MACHINE
+def pause(name: str, machine: str) -> None:
+    """Stop everything on MACHINE where it is."""
+    _running(name, machine).pause()
+
+
+@click.command()
+@NAME
+@MACHINE
+def resume(name: str, machine: str) -> None:
+    """Let MACHINE go on after `pause`."""
+    _running(name, machine).resume()
+
+
+@click.command()
+@NAME
+@MACHINE
+def disconnect(name: str, machine: str) -> None:
+    """Take MACHINE off the network."""
+    _running(name, machine).disconnect()
+
+
+@click.command()
+@NAME
+@MACHINE
+def connect(name: str, machine: str) -> None:
+    """Put MACHINE back on the network."""
+    _running(name, machine).connect()
+
+
+def _running(name: str, machine: str) -> Machine:
+    target = Lab(name).machine(machine)
+    if not target.pid():
+        raise click.UsageError(f"{machine} does not run: lab up --machines {machine}")
+    return target
+
+
+VERBS = (ssh, console, plug, pull, off, pause, resume, disconnect, connect)

@@ -1,0 +1,185 @@
+"""What a container machine is made of: control groups by looking, files, layers. Nothing is started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from keystone.errors import PreflightError, UsageError
+from keystone.lab import base, cgroups, saves, settings
+from keystone.lab.container import ContainerMachine
+from keystone.lab.machine import Place
+from keystone.lab.machines import Lab
+
+LAB = settings.load()
+ROOT = "/sys/fs/cgroup"
+V2 = (
+    f"30 24 0:26 / {ROOT} rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate,memory_recursiveprot\n"
+)
+V1_MOUNTS = {
+    "cpu,cpuacct": "cpu,cpuacct", "cpuset": "cpuset", "memory": "memory", "devices": "devices",
+    "freezer": "freezer", "pids": "pids", "systemd": "xattr,name=systemd",
+}  # fmt: skip
+
+
+def v1(*without: str) -> str:
+    """mountinfo of a hybrid host, as systemd mounts it."""
+    lines = [f"40 30 0:2 / {ROOT}/unified rw - cgroup2 cgroup2 rw"]
+    lines += [
+        f"41 30 0:3 / {ROOT}/{name} rw,relatime shared:1 - cgroup cgroup rw,{options}"
+        for name, options in V1_MOUNTS.items()
+        if name not in without
+    ]
+    return "\n".join(lines)
+
+
+OWN = "9:name=systemd:/\n7:cpu,cpuacct:/\n4:memory:/jobs/87c9\n3:cpuset:/\n0::/\n"
+
+
+class TestControlGroups:
+    def test_a_v2_host_has_one_hierarchy(self) -> None:
+        found = cgroups.layout(V2, "0::/user.slice\n", exists=lambda _: True)
+        assert (found.version, found.groups("m")) == (2, (Path(f"{ROOT}/m"),))
+
+    def test_a_hybrid_host_is_v1_and_every_hierarchy_gets_a_group(self) -> None:
+        found = cgroups.layout(v1(), OWN, exists=lambda _: True)
+        assert found.version == 1
+        assert {one.options for one in found.hierarchies} == {
+            "cpu,cpuacct", "cpuset", "memory", "devices", "freezer", "pids", "name=systemd",
+        }  # fmt: skip
+
+    def test_a_group_lies_below_our_own_so_that_our_limits_hold(self) -> None:
+        found = cgroups.layout(v1(), OWN, exists=lambda _: True)
+        memory = next(one for one in found.hierarchies if one.options == "memory")
+        assert memory.parent == Path(f"{ROOT}/memory/jobs/87c9")
+
+    def test_in_a_container_the_mount_itself_is_ours(self) -> None:
+        found = cgroups.layout(v1(), OWN, exists=lambda path: "jobs" not in str(path))
+        memory = next(one for one in found.hierarchies if one.options == "memory")
+        assert memory.parent == Path(f"{ROOT}/memory")
+
+    @pytest.mark.parametrize("missing", ["memory", "freezer"])
+    def test_a_host_without_a_controller_is_named_with_it(self, missing: str) -> None:
+        with pytest.raises(PreflightError, match=f"has no {missing}"):
+            cgroups.layout(v1(missing), OWN, exists=lambda _: True)
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ContainerMachine:
+    """A machine that was started once: its folders are there, nothing runs."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    monkeypatch.setattr(base, "tree", lambda: tree)
+    made = ContainerMachine(Place(LAB, tmp_path / "lab", tmp_path / "key"), LAB.machine("p1"))
+    for name in ("upper", "lower", "containerd", "media"):
+        (made.folder / name).mkdir(parents=True)
+    (made.folder / "lower" / "0").symlink_to(tree)
+    return made
+
+
+def layers(machine: ContainerMachine) -> list[Path]:
+    return [link.resolve() for link in sorted((machine.folder / "lower").iterdir())]
+
+
+class TestLayers:
+    def test_sealing_puts_what_was_written_below_and_goes_on_above(
+        self, machine: ContainerMachine, tmp_path: Path
+    ) -> None:
+        (machine.folder / "upper" / "file").write_text("before")
+        machine.seal(tmp_path / "one")
+        assert layers(machine) == [tmp_path / "one/upper", tmp_path / "tree"]
+        assert list((machine.folder / "upper").glob("*")) == []
+        machine.seal(tmp_path / "two")
+        assert layers(machine) == [
+            tmp_path / "two/upper", tmp_path / "one/upper", tmp_path / "tree",
+        ]  # fmt: skip
+        machine.unseal(tmp_path / "one")
+        assert layers(machine) == [tmp_path / "one/upper", tmp_path / "tree"]
+
+    @pytest.mark.parametrize("cut", range(5))
+    def test_a_seal_that_is_cut_anywhere_is_finished_at_the_next_start(
+        self, machine: ContainerMachine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: int
+    ) -> None:
+        (machine.folder / "upper" / "file").write_text("before")
+        (machine.folder / "containerd" / "meta.db").write_text("before")
+        rename, left = Path.rename, [cut]
+
+        def counted(self: Path, target: Path) -> Path:
+            if not left[0]:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            return rename(self, target)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "rename", counted)
+            if cut < 3:
+                with pytest.raises(KeyboardInterrupt):
+                    machine.seal(tmp_path / "one")
+            else:
+                machine.seal(tmp_path / "one")
+        machine.finish_seal()
+        assert layers(machine) == [tmp_path / "one/upper", tmp_path / "tree"]
+        assert (tmp_path / "one/upper/file").read_text() == "before"
+        assert (machine.folder / "containerd/meta.db").read_text() == "before"
+
+    def test_what_containerd_writes_again_is_not_shared_and_what_it_does_not_is(
+        self, machine: ContainerMachine, tmp_path: Path
+    ) -> None:
+        blob = "io.containerd.content.v1.content/blobs/sha256/aa"
+        layer = "io.containerd.snapshotter.v1.overlayfs/snapshots/1/fs/bin/sh"
+        for name in (blob, layer, "io.containerd.metadata.v1.bolt/meta.db"):
+            path = machine.folder / "containerd" / name
+            path.parent.mkdir(parents=True)
+            path.write_text(name)
+        machine.seal(tmp_path / "one")
+
+        def shared(name: str) -> bool:
+            kept = tmp_path / "one/containerd" / name
+            return kept.samefile(machine.folder / "containerd" / name)
+
+        assert shared(blob)
+        assert shared(layer)
+        assert not shared("io.containerd.metadata.v1.bolt/meta.db")
+
+
+class TestStick:
+    def test_a_stick_takes_the_place_of_the_one_before(
+        self, machine: ContainerMachine, tmp_path: Path
+    ) -> None:
+        for name in ("one", "two"):
+            (tmp_path / name).write_text(name)
+            machine.carry_in([tmp_path / name])
+        assert [path.name for path in (machine.folder / "media").iterdir()] == ["two"]
+        machine.pull()
+        assert list((machine.folder / "media").iterdir()) == []
+
+
+class TestSaves:
+    @pytest.fixture
+    def lab(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        return Lab("saves", kind="container")
+
+    @pytest.mark.parametrize("name", ["", "..", "a/b", "A", ".hidden"])
+    def test_a_name_that_is_none(self, lab: Lab, name: str) -> None:
+        with pytest.raises(UsageError, match="is no name"):
+            saves.save(lab, name)
+
+    def test_a_lab_without_machines(self, lab: Lab) -> None:
+        with pytest.raises(UsageError, match="no machines to save"):
+            saves.save(lab, "one")
+
+    def test_what_was_never_saved_is_named_with_what_was(self, lab: Lab) -> None:
+        folder = lab.folder / "saves" / "installed"
+        folder.mkdir(parents=True)
+        (folder / "save.json").write_text('{"machines": ["p1"], "running": ["p1"]}')
+        with pytest.raises(UsageError, match="other: no such site") as caught:
+            saves.restore(lab, "other")
+        assert "installed" in caught.value.hint
+
+    def test_a_name_whose_save_was_cut_is_not_taken_for_a_site(self, lab: Lab) -> None:
+        (lab.folder / "saves" / "half").mkdir(parents=True)
+        assert saves.listed(lab) == ()
+        with pytest.raises(UsageError, match="was cut while it was made"):
+            saves.save(lab, "half")
