@@ -11,6 +11,7 @@ import pytest
 from keystone.errors import ConfigurationError, HostError, PreflightError, UsageError
 from keystone.lab import apt, base, disk, network, qemu, settings
 from keystone.lab.machine import Place
+from keystone.lab.machines import Lab
 from keystone.lab.virtual import LOST_TIMER, VirtualMachine
 
 LAB = settings.load()
@@ -177,19 +178,19 @@ class TestCommandLine:
 
 class TestInventory:
     def test_machines_for_ansible_are_reached_through_the_network_of_the_lab(self) -> None:
-        hosts = Lab("demo").inventory(["p1", "w1"])
+        hosts = Lab("demo", kind="virtual").inventory(["p1", "w1"])
         assert list(hosts) == ["p1", "w1"]
         assert hosts["w1"]["ansible_host"] == "10.77.0.21"
         way = "-o ProxyCommand='ip netns exec keystone-demo nc %h %p'"
         assert way in hosts["p1"]["ansible_ssh_common_args"]
 
     def test_so_is_the_host_that_keystone_uses(self) -> None:
-        argv = Lab("demo").machine("p1").host().ssh_argv()
+        argv = Lab("demo", kind="virtual").machine("p1").host().ssh_argv()
         assert argv[:5] == ["ip", "netns", "exec", "keystone-demo", "ssh"]
         assert argv[-1] == "root@10.77.0.11"
 
     def test_a_person_gets_a_terminal_and_a_command_does_not(self) -> None:
-        p1 = Lab("demo").machine("p1")
+        p1 = Lab("demo", kind="virtual").machine("p1")
         assert "-tt" in p1.shell_argv()
         assert p1.shell_argv(["ls", "a b"])[-1] == "ls 'a b'"
         assert "-T" in p1.shell_argv(["ls"])

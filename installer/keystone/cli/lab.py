@@ -66,7 +66,7 @@ def run_(name: str, machines: str) -> None:
 def status(name: str, as_json: bool) -> None:
     """Which machines run, and what they sent to where they should not."""
     lab = Lab(name)
-    machines = [machine.status() for machine in lab.machines()]
+    machines = [machine.status() for machine in lab.machines()] if lab.there else []
     counters, leaked = network.counters(lab.settings), network.leaked(lab.settings)
     if as_json:
         log.out_json(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from keystone import log, run
+from keystone.errors import UsageError
 from keystone.lab.machines import Lab
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ MACHINE = click.argument("machine")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def ssh(name: str, machine: str, command: Sequence[str]) -> None:
     """Open a shell on MACHINE, or run COMMAND there (after --)."""
-    run.replace(Lab(name).machine(machine).shell_argv(command))
+    run.replace(_machine(name, machine).shell_argv(command))
 
 
 @click.command()
@@ -34,7 +35,7 @@ def ssh(name: str, machine: str, command: Sequence[str]) -> None:
 @click.option("--follow", is_flag=True, help="Go on with what it says.")
 def console(name: str, machine: str, follow: bool) -> None:
     """Print what MACHINE said on its console."""
-    path = str(Lab(name).machine(machine).console)
+    path = str(_machine(name, machine).console)
     run.replace(["tail", "-n", "+1", "-F", path] if follow else ["cat", path])
 
 
@@ -45,7 +46,7 @@ def console(name: str, machine: str, follow: bool) -> None:
 def plug(name: str, machine: str, files: Sequence[str]) -> None:
     """Carry FILES to MACHINE on a stick that it cannot write to."""
     paths = [Path(file).resolve() for file in files]
-    log.out(Lab(name).machine(machine).carry_in(paths))
+    log.out(_machine(name, machine).carry_in(paths))
 
 
 @click.command()
@@ -62,7 +63,7 @@ def pull(name: str, machine: str) -> None:
 @click.option("--cut", is_flag=True, help="Cut its power instead of asking it to power off.")
 def off(name: str, machine: str, cut: bool) -> None:
     """Power MACHINE off; `lab up` starts it again."""
-    target = Lab(name).machine(machine)
+    target = _machine(name, machine)
     with log.step(f"{machine} off"):
         if cut:
             target.power_cut()
@@ -102,10 +103,17 @@ def connect(name: str, machine: str) -> None:
     _running(name, machine).connect()
 
 
+def _machine(name: str, machine: str) -> Machine:
+    lab = Lab(name)
+    if not lab.there:
+        raise UsageError(f"the lab {lab.settings.name} has no machines", hint="lab up")
+    return lab.machine(machine)
+
+
 def _running(name: str, machine: str) -> Machine:
-    target = Lab(name).machine(machine)
+    target = _machine(name, machine)
     if not target.pid():
-        raise click.UsageError(f"{machine} does not run: lab up --machines {machine}")
+        raise UsageError(f"{machine} does not run", hint=f"lab up --machines {machine}")
     return target
 
 

@@ -156,7 +156,8 @@ class ContainerMachine(Machine):
         """Above `source` with a new layer, and with a copy of containerd's folder."""
         for name in ("upper", "work", "lower", "containerd"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
-        (self.folder / "lower").mkdir(parents=True)
+        for name in ("upper", "work", "lower"):
+            (self.folder / name).mkdir(parents=True)
         below = [link.resolve() for link in _numbered(source / "lower")]
         self._set_lower(self.folder / "lower", [source / "upper", *below])
         run.run(["cp", "-al", source / "containerd", self.folder / "containerd"])

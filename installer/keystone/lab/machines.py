@@ -25,6 +25,7 @@ from keystone.turns import only_one
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from keystone.lab.settings import LabSettings
 
@@ -57,6 +58,15 @@ class Lab:
         return qemu.kvm_works(base.vmlinuz, settings.cache())
 
     @property
+    def _kept(self) -> Path:
+        return self.folder / "kind"
+
+    @property
+    def there(self) -> bool:
+        """Whether it was ever brought up."""
+        return self._kept.is_file()
+
+    @property
     def kind(self) -> str:
         """Of its machines: "virtual" or "container".
 
@@ -64,7 +74,7 @@ class Lab:
         """
         if self._asked not in (AUTO, *KINDS):
             raise UsageError(f"{self._asked}: no kind of machine", hint=" or ".join(KINDS))
-        kept = self.folder / "kind"
+        kept = self._kept
         if not kept.is_file():
             return self._asked if self._asked != AUTO else KINDS[0] if self.kvm else KINDS[1]
         there = kept.read_text().strip()
@@ -140,7 +150,7 @@ class Lab:
     def down(self, *, purge: bool = False) -> None:
         """Stop every machine and remove the network; purge: and all they wrote."""
         with self.alone():
-            if (self.folder / "machines").is_dir():
+            if self.there:
                 made = [machine for machine in self.machines() if machine.made()]
                 end = methodcaller("power_cut" if purge else "stop")
                 with ThreadPoolExecutor() as pool:
@@ -162,7 +172,7 @@ class Lab:
         else:
             log.debug(f"base system: {base.tree()}")
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "kind").write_text(self.kind)
+        self._kept.write_text(self.kind)
         if not self.key.exists():
             comment = f"keystone lab {self.settings.name}"
             run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", self.key])

@@ -55,7 +55,7 @@ def save(lab: Lab, name: str) -> dict[str, float]:
         whole = (target / "save.json").exists()
         why = "is taken" if whole else "was cut while it was made, and is no whole site"
         raise UsageError(f"{name} {why}", hint="choose another name")
-    machines = [machine for machine in lab.machines() if machine.made()]
+    machines = [machine for machine in lab.machines() if machine.made()] if lab.there else []
     if not machines:
         raise UsageError("there are no machines to save", hint="lab up")
     with lab.alone():
