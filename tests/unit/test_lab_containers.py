@@ -1,4 +1,4 @@
-"""What a container machine is made of: control groups by looking, files, layers. Nothing is started."""
+"""What a container machine is made of: control groups, files, layers. Nothing is started."""
 
 from __future__ import annotations
 
