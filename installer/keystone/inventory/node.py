@@ -58,15 +58,17 @@ WantedBy=multi-user.target
 """
 SETTINGS_UNIT = """\
 [Unit]
-Description=Show kubelet the kernel settings that it wants
-# It makes them itself where it can. Where they are another machine's and read-only it would end,
-# so it is shown a file of ours in the place of each; nothing in the kernel changes.
+Description=Show kubelet the kernel settings and the kernel log that it wants
+# It makes the settings itself where it can. Where they are another machine's and read-only it would
+# end, so it is shown a file of ours in the place of each; nothing in the kernel changes. It would
+# end without a log to watch, too: where there is none, an empty one.
 ConditionPathIsReadWrite=!/proc/sys/kernel
 Before=kubelet.service
 
 [Service]
 Type=oneshot
 RemainAfterExit=yes
+ExecStart=/bin/sh -c '[ -e /dev/kmsg ] || ln -s null /dev/kmsg'
 {commands}"""
 SETTINGS_UNIT_NAME = "keystone-kernel-settings.service"
 SETTINGS = "/usr/local/lib/keystone/kernel-settings"
