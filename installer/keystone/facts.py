@@ -124,6 +124,10 @@ def parse(name: str, seen: Mapping[str, Any], asked: tuple[float, float]) -> Hos
         cpus=int(seen["cpus"]),
         memory=int(seen["memory"]),
         root_free=int(seen["root_free"]),
+        var_free=int(seen["var_free"]),
+        folders=tuple(seen["folders"]),
+        kernel_parts=MappingProxyType(dict(seen["kernel_parts"])),
+        settings=MappingProxyType({name: int(value) for name, value in seen["settings"].items()}),
         cgroup=int(seen["cgroup"]),
         virtualization=seen["virtualization"],
         clock_offset=float(seen["clock"]) - middle,
@@ -137,16 +141,18 @@ def parse(name: str, seen: Mapping[str, Any], asked: tuple[float, float]) -> Hos
         disks=tuple(_disk(disk) for disk in seen["disks"]),
         pools=_pools(seen["zfs"]),
         datasets=_datasets(seen["zfs"]),
-        roles=MappingProxyType(
-            {
-                role: RoleFacts(str(marker["inputs"]), tuple(marker["drift"]))
-                for role, marker in seen["roles"].items()
-            }
-        ),
+        roles=_roles(seen["roles"]),
         store=StoreFacts(seen["store"].get("bundle"), seen["store"].get("complete") is True),
         kubernetes=tuple(seen["kubernetes"]),
         intent=_intent(seen["intent"]),
     )
+
+
+def _roles(seen: Mapping[str, Any]) -> Mapping[str, RoleFacts]:
+    return MappingProxyType({
+        role: RoleFacts(str(marker["inputs"]), tuple(marker["drift"]))
+        for role, marker in seen.items()
+    })  # fmt: skip
 
 
 def _intent(seen: Mapping[str, Any] | None) -> PoolIntent | None:

@@ -10,6 +10,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+CONTAINERS = frozenset({
+    "container-other", "docker", "lxc", "lxc-libvirt", "openvz", "podman", "pouch", "proot", "rkt",
+    "systemd-nspawn", "wsl",
+})  # fmt: skip
+"""What systemd-detect-virt(1) calls a container; a virtual machine has another name."""
+
+
 @dataclass(frozen=True)
 class PoolLabel:
     """What a disk says about the pool that it belongs to (zdb -l; blkid when there is no zdb).
@@ -134,9 +141,12 @@ class PoolIntent:
 class HostFacts:
     """One host as it was seen, in one round trip.
 
-    memory, root_free: bytes; the latter of /var where / is read-only. clock_offset: seconds that
-    the host's clock is ahead of ours;
-    clock_error: by how much that may be wrong (half the round trip). ports: those Keystone needs
+    memory, root_free, var_free: bytes; root_free of /var where / is read-only. clock_offset:
+    seconds that the host's clock is ahead of ours;
+    clock_error: by how much that may be wrong (half the round trip). virtualization: as
+    systemd-detect-virt(1) says. folders: those of the datasets' mount points that are folders.
+    kernel_parts: "there", "module", "missing" or "" (not known), by module. settings: kernel
+    settings by sysctl name. ports: those Keystone needs
     that something listens on, with the program's name. kubernetes: paths of a cluster that exist
     (admin.conf, kubelet.conf, manifests, etcd data). clocks: active time services.
     """
@@ -172,6 +182,15 @@ class HostFacts:
     store: StoreFacts = field(default_factory=StoreFacts)
     kubernetes: tuple[str, ...] = ()
     intent: PoolIntent | None = None
+    var_free: int = 0
+    folders: tuple[str, ...] = ()
+    kernel_parts: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    settings: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def container(self) -> bool:
+        """It has another machine's kernel."""
+        return self.virtualization in CONTAINERS
 
     def disk(self, serial: str) -> tuple[DiskFacts, ...]:
         """All disks with that serial number: one, when all is well."""

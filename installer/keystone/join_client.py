@@ -20,12 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keystone import ansible, join, join_script, log
+from keystone import ansible, host_profile, join, join_script, log, run
 from keystone.bundle.model import STORE
 from keystone.errors import HostError, PreflightError, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from keystone.host_profile import HostProfile
 
 BLOBS = Path(STORE) / "blobs" / "sha256"
 ANSWER = join.DIRECTORY / "answer.json"
@@ -47,6 +49,8 @@ class Machine:
     cgroup2: bool
     hostname: str
     machine_id: str
+    container: str = ""
+    """What systemd-detect-virt(1) calls it; nothing when it is none."""
 
 
 def look() -> Machine:
@@ -60,31 +64,52 @@ def look() -> Machine:
         cgroup2=Path("/sys/fs/cgroup/cgroup.controllers").exists(),
         hostname=socket.gethostname(),
         machine_id=machine_id.read_text().strip() if machine_id.exists() else "",
+        container=_container(),
     )
 
 
-def findings(machine: Machine) -> list[str]:
-    """Everything that keeps a machine from being a worker, each with what to do."""
+def _container() -> str:
+    """It says "none" with an exit code of its own; a system without it is taken for a machine."""
+    try:
+        said = run.run(["systemd-detect-virt", "--container"], check=False).stdout.strip()
+    except run.CommandError:
+        return ""
+    return "" if said == "none" else said
+
+
+def findings(machine: Machine, profile: HostProfile = host_profile.MACHINE) -> list[str]:
+    """Everything that keeps a machine from being a worker, each with what to do.
+
+    profile: what the site counts on; one for trying bears with containers and cgroup v1.
+    """
     found = []
     if not machine.root:
         found.append("not root: run the join command as root")
     if machine.architecture != "x86_64":
         found.append(f"architecture {machine.architecture}: the bundle is for x86_64")
-    if machine.swaps:
+    if machine.container and not profile.containers:
+        found.append(
+            f"a container ({machine.container}): its kernel and clock are another machine's; "
+            "only trial sites (spec.trial) take it"
+        )
+    if machine.swaps and not (machine.container and not profile.own_memory):
         found.append(
             f"swap is on ({', '.join(machine.swaps)}): `swapoff -a`, and take it out of /etc/fstab"
         )
-    if not machine.cgroup2:
+    if not machine.cgroup2 and not profile.containers:
         found.append("cgroup v1: boot with systemd.unified_cgroup_hierarchy=1")
     if not machine.machine_id:
         found.append("/etc/machine-id is empty: run systemd-machine-id-setup")
     return found
 
 
-def main(servers: Sequence[str], token: join.Token, ca_file: Path) -> None:
-    """Join this machine. Raises PreflightError, RefusedError (the token), HostError."""
+def main(servers: Sequence[str], token: join.Token, ca_file: Path, *, trial: bool = False) -> None:
+    """Join this machine. trial: the site is for trying (its join command says so).
+
+    Raises PreflightError, RefusedError (the token), HostError.
+    """
     machine = look()
-    problems = findings(machine)
+    problems = findings(machine, host_profile.TRIAL if trial else host_profile.MACHINE)
     if problems:
         raise PreflightError(
             f"{machine.hostname} cannot join", findings=problems, hint="then run the command again"

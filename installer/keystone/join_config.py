@@ -58,6 +58,7 @@ def dump(context: Context) -> str:
             },
             "authorized_keys": list(site.ssh.authorized_keys),
             "system_floor": site.system_floor,
+            "trial": site.trial,
             "pool": site.storage.pool,
             "patience": site.patience.profile,
             "bundle": {
@@ -104,6 +105,7 @@ def parse(fields: dict[str, Any]) -> Config:
         ),
         ssh=Ssh(authorized_keys=tuple(fields.get("authorized_keys", ()))),
         system_floor=fields.get("system_floor", Site.system_floor),
+        trial=fields.get("trial", Site.trial),
         storage=Storage(pool=fields["pool"]),
         patience=Patience(fields["patience"]),
     )

@@ -25,7 +25,7 @@ FILES_PORT, JOIN_PORT = 8443, 8444
 _TEMPLATE = '''\
 """Keystone: fetch the installer from a Primer and join. Needs root and Python 3 only."""
 import hashlib, http.client, os, ssl, sys, time
-CA, INSTALLER, PRIMERS, SERVERS = {values}
+CA, INSTALLER, PRIMERS, SERVERS, OPTIONS = {values}
 ROOT = os.environ.get("KEYSTONE_ROOT", "")
 CA_FILE = ROOT + "/etc/keystone/pki/site-ca.crt"
 TARGET = ROOT + "/usr/local/bin/keystone-install"
@@ -101,7 +101,7 @@ def main():
         os.makedirs(os.path.dirname(TARGET), exist_ok=True)
         installer()
     servers = [word for server in SERVERS for word in ("--server", server)]
-    os.execv(TARGET, [TARGET, "join", *servers, "--token", sys.argv[1]])
+    os.execv(TARGET, [TARGET, "join", *OPTIONS, *servers, "--token", sys.argv[1]])
 
 main()
 '''
@@ -114,7 +114,8 @@ def render(config: Config, ca: str) -> str:
     installer = config.bundle.of_kind("installer")[0].digest.hex
     # Tokens are known to the Primer that made them: it is the only server.
     servers = [f"https://{config.host.address}:{JOIN_PORT}"]
-    return _TEMPLATE.format(values=json.dumps([ca, installer, addresses, servers]))
+    options = ["--trial"] if config.site.trial else []
+    return _TEMPLATE.format(values=json.dumps([ca, installer, addresses, servers, options]))
 
 
 def write(config: Config, *, ca_file: Path = SITE_CA, path: Path = SCRIPT) -> str:

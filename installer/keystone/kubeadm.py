@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from keystone import host_profile
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -190,17 +192,20 @@ def kubelet_configuration(context: Context) -> dict[str, object]:
         "runtimeRequestTimeout": f"{max(120, patience.api_call * 2)}s",
         "shutdownGracePeriod": "30s",
         "shutdownGracePeriodCriticalPods": "10s",
+        **host_profile.of(context.site).kubelet,
     }
 
 
 def _registration(context: Context) -> dict[str, object]:
     labels = f"{POOL_LABEL}={context.site.storage.pool}"
     looks = PATIENCE[context.site.patience.profile].housekeeping
+    ignored = host_profile.of(context.site).ignored_preflight
     return {
         "name": context.host.name,
         "criSocket": CRI_SOCKET,
         # A Primer with a kubelet carries pods too: a small site has no machine to spare.
         "taints": [],
+        **({"ignorePreflightErrors": list(ignored)} if ignored else {}),
         "kubeletExtraArgs": _arguments(
             {
                 "node-ip": str(context.host.address),
@@ -297,6 +302,7 @@ def _proxy_configuration(site: Site) -> dict[str, object]:
         "clusterCIDR": str(site.networks.pods),
         "metricsBindAddress": "127.0.0.1:10249",
         "nftables": {"syncPeriod": f"{patience.proxy_sync}s", "minSyncPeriod": "1s"},
+        **host_profile.of(site).proxy,
     }
 
 

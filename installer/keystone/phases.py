@@ -51,16 +51,13 @@ def time(state: State) -> Actions:
 
 
 def prepare_storage(state: State) -> Actions:
-    """A mirrored pool on each Primer's NVMe disks, with a dataset for each kind of load."""
+    """A mirrored pool on each Primer's NVMe disks, with a dataset for each kind of load.
+
+    Without a pool (layout directory, trial sites) folders.
+    """
     hosts, making = [], []
     for node in state.site.primers:
-        seen = state.facts[node.name]
-        note = seen.intent  # a pool whose creation was cut is ours to make again
-        needed = storage.plan(
-            storage.spec_of(state.site.storage, node),
-            seen,
-            storage.Intent(note.pool, note.serials) if note else None,
-        )
+        needed = _storage_actions(state, node)
         if needed or not state.converged(node, "storage"):
             hosts.append(node.name)
             making += [f"{node.name}: {a.describe()}" for a in needed if a.destructive]
@@ -143,6 +140,16 @@ PHASES: tuple[Phase[World, State], ...] = (
     Phase("nodes", "Primers that carry pods join", nodes),
     Phase("verify", "every node Ready, every workload available", verify),
 )
+
+
+def _storage_actions(
+    state: State, node: Node
+) -> Sequence[storage.StorageAction | storage.MakeFolder]:
+    spec, seen = storage.spec_of(state.site.storage, node), state.facts[node.name]
+    if not state.site.storage.on_pool:
+        return storage.plan_folders(spec, seen.folders)
+    note = seen.intent  # a pool whose creation was cut is ours to make again
+    return storage.plan(spec, seen, storage.Intent(note.pool, note.serials) if note else None)
 
 
 def _wanting(state: State, roles: Sequence[str], among: Sequence[Node]) -> list[Node]:

@@ -7,12 +7,12 @@ do. Hosts that cannot be reached never get here: probing them raises HostError.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from keystone import log, storage
+from keystone import kernel_checks, log, storage
 from keystone.errors import PreflightError, RefusedError
+from keystone.fitness import Finding, Look
 from keystone.inventory import mirror
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from keystone.bundle.model import Manifest
     from keystone.host_facts import DiskFacts, HostFacts
-    from keystone.site import Node, Site
+    from keystone.site import Site
 
 GIB = 1 << 30
 
@@ -35,6 +35,8 @@ MEMORY = {
 """GiB by patience profile. A control plane with etcd, kubelet and containerd uses about 0.8 GiB
 idle, a Primer without it 0.4; ZFS caches in what is left. The kernel and firmware keep some of a
 machine's memory to themselves, hence MEMORY_SLACK."""
+FOLDERS_MEMORY = {"control_plane": 1.8, "primer": 0.8}
+"""GiB without ZFS, whatever the patience: kubeadm wants 1.7 for a control plane."""
 MEMORY_SLACK = 0.93
 
 ROOT_RESERVE = 1 << 29
@@ -60,53 +62,11 @@ PORT_OWNERS = {
 names them, which is the first 15 letters."""
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing that stops the installation, or with severity "warning" only deserves a look.
-
-    severity: "refused" (data would be lost or it is ambiguous: exit code 7), "failed" (the host is
-    not fit: exit code 6), "warning". host: its name in the site, or several.
-    """
-
-    severity: str
-    host: str
-    text: str
-    hint: str
-
-    def line(self) -> str:
-        """The finding in one line, for errors and logs."""
-        return f"{self.host}: {self.text}" + (f" ({self.hint})" if self.hint else "")
-
-
-@dataclass(frozen=True)
-class _Look:
-    """What every check may look at: the site, one node of it, that host, what the bundle has."""
-
-    site: Site
-    node: Node
-    facts: HostFacts
-    manifest: Manifest
-
-    def failed(self, text: str, hint: str) -> Finding:
-        return Finding("failed", self.node.name, text, hint)
-
-    def refused(self, text: str, hint: str) -> Finding:
-        return Finding("refused", self.node.name, text, hint)
-
-    def warning(self, text: str, hint: str) -> Finding:
-        return Finding("warning", self.node.name, text, hint)
-
-    @property
-    def begun(self) -> bool:
-        """Keystone has been at work on this host."""
-        return bool(self.facts.roles)
-
-
 def check(site: Site, facts: Mapping[str, HostFacts], manifest: Manifest) -> tuple[Finding, ...]:
     """Everything that speaks against installing, host by host in the site's order."""
     found: list[Finding] = []
     for node in site.primers:
-        look = _Look(site, node, facts[node.name], manifest)
+        look = Look(site, node, facts[node.name], manifest)
         for one_check in HOST_CHECKS:
             found += one_check(look)
     found += clocks(site, facts)
@@ -137,7 +97,7 @@ def enforce(findings: Iterable[Finding]) -> None:
 # One host -----------------------------------------------------------------------------------
 
 
-def operating_system(look: _Look) -> Iterator[Finding]:
+def operating_system(look: Look) -> Iterator[Finding]:
     """Debian 13 on amd64, logged in as root, with a Python that can run Keystone."""
     facts = look.facts
     if (facts.os_id, facts.os_version) != OS:
@@ -154,8 +114,10 @@ def operating_system(look: _Look) -> Iterator[Finding]:
         )
 
 
-def kernel(look: _Look) -> Iterator[Finding]:
+def kernel(look: Look) -> Iterator[Finding]:
     """A kernel that the bundle carries ZFS modules for, unless ZFS is loaded already."""
+    if not look.site.storage.on_pool:
+        return
     kernels = sorted({
         item.labels["kernel"] for item in look.manifest.of_kind("deb") if "kernel" in item.labels
     })  # fmt: skip
@@ -168,10 +130,11 @@ def kernel(look: _Look) -> Iterator[Finding]:
     )
 
 
-def memory(look: _Look) -> Iterator[Finding]:
+def memory(look: Look) -> Iterator[Finding]:
     """Enough of it for the node's role."""
     role = "control_plane" if look.node.control_plane else "primer"
-    wanted = MEMORY[look.site.patience.profile][role] * GIB
+    limits = MEMORY[look.site.patience.profile] if look.site.storage.on_pool else FOLDERS_MEMORY
+    wanted = limits[role] * GIB
     if look.facts.memory < wanted * MEMORY_SLACK:
         what = "a control plane" if look.node.control_plane else "a Primer"
         yield look.failed(
@@ -180,7 +143,7 @@ def memory(look: _Look) -> Iterator[Finding]:
         )
 
 
-def root_disk(look: _Look) -> Iterator[Finding]:
+def root_disk(look: Look) -> Iterator[Finding]:
     """Room on the root file system for packages, binaries and the installer itself."""
     if look.begun:
         return  # most of it is there already; what is missing now would be counted twice
@@ -202,16 +165,18 @@ def root_bytes(manifest: Manifest) -> int:
     return debs + binaries + total("installer") * 2 + ROOT_RESERVE
 
 
-def cgroups(look: _Look) -> Iterator[Finding]:
-    """The kubelet wants cgroup v2."""
-    if look.facts.cgroup != 2:  # noqa: PLR2004 its name
+def cgroups(look: Look) -> Iterator[Finding]:
+    """The kubelet wants cgroup v2; on a trial site it is told to bear with version 1."""
+    if look.facts.cgroup != 2 and not look.profile.containers:  # noqa: PLR2004 its name
         yield look.failed(
             "uses cgroup v1", "remove systemd.unified_cgroup_hierarchy=0 from its kernel arguments"
         )
 
 
-def swap(look: _Look) -> Iterator[Finding]:
-    """Off: the kubelet refuses it, and etcd's latency suffers."""
+def swap(look: Look) -> Iterator[Finding]:
+    """Off: the kubelet refuses it, and etcd's latency suffers. A container cannot turn it off."""
+    if look.facts.container and not look.profile.own_memory:
+        return
     if look.facts.swaps:
         yield look.failed(
             f"swap is on: {', '.join(look.facts.swaps)}",
@@ -219,7 +184,7 @@ def swap(look: _Look) -> Iterator[Finding]:
         )
 
 
-def address(look: _Look) -> Iterator[Finding]:
+def address(look: Look) -> Iterator[Finding]:
     """The address of the site file is one of its own, not of a NAT in front of it."""
     if str(look.node.address) not in look.facts.addresses:
         yield look.failed(
@@ -228,7 +193,7 @@ def address(look: _Look) -> Iterator[Finding]:
         )
 
 
-def ports(look: _Look) -> Iterator[Finding]:
+def ports(look: Look) -> Iterator[Finding]:
     """Nothing of others listens where our services will."""
     for port, program in sorted(look.facts.ports.items()):
         if port == mirror.BOOT_PORT and not look.site.network_boot:
@@ -240,7 +205,7 @@ def ports(look: _Look) -> Iterator[Finding]:
             )
 
 
-def foreign_cluster(look: _Look) -> Iterator[Finding]:
+def foreign_cluster(look: Look) -> Iterator[Finding]:
     """No etcd data and no Kubernetes of somebody else's making."""
     if look.facts.kubernetes and not look.begun:
         yield look.refused(
@@ -249,7 +214,7 @@ def foreign_cluster(look: _Look) -> Iterator[Finding]:
         )
 
 
-def disks(look: _Look) -> Iterator[Finding]:
+def disks(look: Look) -> Iterator[Finding]:
     """Each disk of the site file is there once, large enough, and blank or ours."""
     there = ", ".join(f"{d.serial or 'no serial'} ({d.name})" for d in look.facts.disks) or "none"
     for wanted in look.node.disks:
@@ -269,7 +234,7 @@ def disks(look: _Look) -> Iterator[Finding]:
             yield from _disk(look, found[0])
 
 
-def single_disk(look: _Look) -> Iterator[Finding]:
+def single_disk(look: Look) -> Iterator[Finding]:
     """A pool without redundancy is lost with its disk."""
     if look.site.storage.layout == "single":
         yield look.warning(
@@ -277,7 +242,23 @@ def single_disk(look: _Look) -> Iterator[Finding]:
         )
 
 
-def _disk(look: _Look, disk: DiskFacts) -> Iterator[Finding]:
+def folders(look: Look) -> Iterator[Finding]:
+    """Data on plain folders is for trying; there must be room for it."""
+    if look.site.storage.on_pool:
+        return
+    yield look.warning(
+        "its data lies on plain folders, without ZFS's checksums, mirror and quotas",
+        "for trying and testing, never for production",
+    )
+    need = pool_bytes(look.manifest)
+    if not look.begun and look.facts.var_free < need:
+        yield look.failed(
+            f"has {log.size(look.facts.var_free)} free on /var; {log.size(need)} are needed",
+            "make room, or give /var a larger file system",
+        )
+
+
+def _disk(look: Look, disk: DiskFacts) -> Iterator[Finding]:
     name = f"disk {disk.serial} ({disk.path}, {log.size(disk.size)})"
     need = pool_bytes(look.manifest)
     if disk.size < need:
@@ -303,7 +284,7 @@ def pool_bytes(manifest: Manifest) -> int:
     return sum(item.size for item in manifest.items) * POOL_COPIES + POOL_RESERVE
 
 
-def _ours(look: _Look, disk: DiskFacts) -> bool:
+def _ours(look: Look, disk: DiskFacts) -> bool:
     """Its content is the site file's pool, made on exactly these disks, or being made by us."""
     name, serials = look.site.storage.pool, {wanted.serial for wanted in look.node.disks}
     pool = look.facts.pool(name)
@@ -321,9 +302,9 @@ def _ours(look: _Look, disk: DiskFacts) -> bool:
     return len(labels) == 1 and disk.zpool_label is not None and disk.zpool_label.pool == name
 
 
-HOST_CHECKS: tuple[Callable[[_Look], Iterator[Finding]], ...] = (
-    operating_system, kernel, memory, root_disk, cgroups, swap, address, ports, foreign_cluster,
-    disks, single_disk,
+HOST_CHECKS: tuple[Callable[[Look], Iterator[Finding]], ...] = (
+    operating_system, kernel_checks.kind, kernel, kernel_checks.parts, kernel_checks.settings,
+    memory, root_disk, cgroups, swap, address, ports, foreign_cluster, disks, single_disk, folders,
 )  # fmt: skip
 
 

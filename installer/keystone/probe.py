@@ -6,6 +6,7 @@ decides. A tool that is not there yet (ZFS on a fresh machine) leaves its part e
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
@@ -39,6 +40,19 @@ DATASET_PROPERTIES = (
     "primarycache,dnodesize"
 )
 POOL_PROPERTIES = "ashift,autotrim,cachefile,failmode,multihost"
+FOLDERS = (
+    "/var/lib/etcd", "/var/lib/containerd", "/var/lib/keystone/store", "/var/lib/keystone/volumes",
+)  # fmt: skip
+"""Where a Primer's data lies (storage_spec.DATASETS)."""
+SETTINGS = ("fs.inotify.max_user_instances",)
+KERNEL_PARTS = {
+    "overlay": ("CONFIG_OVERLAY_FS", ""),
+    "br_netfilter": ("CONFIG_BRIDGE_NETFILTER", "/proc/sys/net/bridge"),
+    "nf_conntrack": ("CONFIG_NF_CONNTRACK", "/proc/sys/net/netfilter/nf_conntrack_max"),
+    "nf_tables": ("CONFIG_NF_TABLES", ""),
+    "vxlan": ("CONFIG_VXLAN", ""),
+}
+"""Module: its option in the kernel's configuration, and what is there once it works."""
 LARGE = 1 << 20
 """Above this a file is hashed only if it changed after its marker was written (or with deep)."""
 
@@ -234,6 +248,53 @@ def roles(deep: bool) -> dict[str, Any]:
     return found
 
 
+def kernel_configuration() -> str:
+    """What the running kernel was built with, when it or its package says so; else nothing."""
+    try:
+        return gzip.decompress(Path("/proc/config.gz").read_bytes()).decode(errors="replace")
+    except (OSError, EOFError):
+        return text_of(f"/boot/config-{platform.release()}")
+
+
+def kernel_parts() -> dict[str, str]:
+    """Each part: "there", "module" (known, not loaded), "missing", or "" for not known.
+
+    A container sees its host's kernel, but not the host's /lib/modules.
+    """
+    modules = Path("/lib/modules", platform.release())
+    files = text_of(modules / "modules.builtin") + text_of(modules / "modules.dep")
+    configuration = kernel_configuration()
+    mounted = text_of("/proc/filesystems").split()
+    found = {}
+    for name, (option, proof) in KERNEL_PARTS.items():
+        said = re.search(rf"^(?:# )?{option}[= ](.*)$", configuration, re.MULTILINE)
+        if (
+            name in mounted
+            or Path("/sys/module", name).exists()
+            or (proof and Path(proof).exists())
+        ):
+            found[name] = "there"
+        elif said:
+            found[name] = {"y": "there", "m": "module"}.get(said.group(1), "missing")
+        elif configuration:
+            found[name] = "missing"
+        else:
+            found[name] = "module" if f"/{name}.ko" in files else ""
+    return found
+
+
+def settings() -> dict[str, int]:
+    """Kernel settings by their sysctl names; those that are not there are left out."""
+    texts = {name: text_of(f"/proc/sys/{name.replace('.', '/')}") for name in SETTINGS}
+    return {name: int(text) for name, text in texts.items() if text.isdecimal()}
+
+
+def free(path: str) -> int:
+    """Bytes that the file system of a path has to give."""
+    seen = os.statvfs(path)
+    return seen.f_bavail * seen.f_frsize
+
+
 def intent() -> Any:  # noqa: ANN401 the note as it is
     """The note that a pool was being made (storage.Intent), None when there is none."""
     text = text_of(STATE / "storage-intent.json")
@@ -268,6 +329,10 @@ def main() -> None:
         "cpus": os.cpu_count() or 1,
         "memory": memory(),
         "root_free": root.f_bavail * root.f_frsize,
+        "var_free": free("/var"),
+        "folders": [path for path in FOLDERS if Path(path).is_dir()],
+        "kernel_parts": kernel_parts(),
+        "settings": settings(),
         "cgroup": 2 if Path("/sys/fs/cgroup/cgroup.controllers").exists() else 1,
         "virtualization": output(["systemd-detect-virt"]).strip(),
         "uptime": float(text_of("/proc/uptime").split()[0]),

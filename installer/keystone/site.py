@@ -78,11 +78,19 @@ class Networks:
 
 @dataclass(frozen=True)
 class Storage:
-    """The pool on every Primer. layout: "mirror" (2 disks) or "single" (1, with a warning)."""
+    """The pool on every Primer. layout: "mirror" (2 disks) or "single" (1, with a warning).
+
+    Layout "directory" is for trial sites: folders in place of the pool's datasets, and no disks.
+    """
 
     pool: str = "keystone"
     layout: str = "mirror"
     ashift: int = 12
+
+    @property
+    def on_pool(self) -> bool:
+        """Whether there is a pool: its datasets are mount points, folders are none."""
+        return self.layout != "directory"
 
 
 @dataclass(frozen=True)
@@ -109,7 +117,11 @@ class Patience:
 
 @dataclass(frozen=True)
 class Site:
-    """One site, as its file says it. network_boot: machines may start from its Primers."""
+    """One site, as its file says it. network_boot: machines may start from its Primers.
+
+    trial: for trying and testing, never for production; its machines may be containers
+    (keystone.host_profile).
+    """
 
     name: str
     primers: tuple[Node, ...]
@@ -121,6 +133,7 @@ class Site:
     time_sources: tuple[str, ...] = ()
     system_floor: int = 0
     network_boot: bool = False
+    trial: bool = False
 
     @property
     def control_planes(self) -> tuple[Node, ...]:
@@ -184,6 +197,7 @@ def from_document(document: documents.Document) -> Site:
         time_sources=tuple(spec.get("time", {}).get("sources", [])),
         system_floor=spec.get("systemFloor", Site.system_floor),
         network_boot=spec.get("networkBoot", Site.network_boot),
+        trial=spec.get("trial", Site.trial),
     )
 
 
@@ -191,7 +205,7 @@ def _node(primer: Mapping[str, Any]) -> Node:
     return Node(
         name=primer["name"],
         address=IPv4Address(primer["address"]),
-        disks=tuple(Disk(disk["serial"]) for disk in primer["disks"]),
+        disks=tuple(Disk(disk["serial"]) for disk in primer.get("disks", ())),
         control_plane=primer.get("controlPlane", Node.control_plane),
         kubelet=primer.get("kubelet", Node.kubelet),
         machine=machine(primer["machine"]) if "machine" in primer else None,

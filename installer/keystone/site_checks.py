@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 QUORUMS = (1, 3, 5)
 """Two members tolerate no more failures than one, four no more than three (etcd FAQ)."""
 
-DISKS = {"mirror": 2, "single": 1}
+DISKS = {"mirror": 2, "single": 1, "directory": 0}
+"""Layout: how many disks of each Primer it takes."""
 
 DEFAULT_NETWORKS = {"pods": "10.244.0.0/16", "services": "10.96.0.0/16"}
 
@@ -49,6 +50,7 @@ def check(document: Document, mistakes: Mistakes) -> None:
     primers = list(_entries(document, "primers"))
     _quorum(document, mistakes)
     _disks(document, primers, mistakes)
+    _trial(document, mistakes)
     _control_planes(primers, mistakes)
 
 
@@ -201,20 +203,35 @@ def _disks(document: Document, primers: list[_Entry], mistakes: Mistakes) -> Non
     wanted = DISKS.get(layout) if isinstance(layout, str) else None
     serials: list[tuple[str, Position]] = []
     for primer in primers:
+        if wanted != 0 and "disks" not in primer.value:
+            mistakes.add(primer.at, 'the key "disks" is missing')
         disks = primer.value.get("disks")
         if not isinstance(disks, list):
             continue
         if wanted is not None and len(disks) != wanted:
             mistakes.add(
                 (*primer.at, "disks"),
-                f"layout {layout} takes {wanted}, not {len(disks)}",
-                "list their serial numbers, or change spec.storage.layout",
+                f"layout {layout} takes {wanted or 'none'}, not {len(disks)}",
+                f"{'list their serial numbers' if wanted else 'leave disks out'}, "
+                "or change spec.storage.layout",
             )
         for index, disk in enumerate(disks):
             if isinstance(disk, dict) and isinstance(disk.get("serial"), str):
                 serials.append((disk["serial"], (*primer.at, "disks", index, "serial")))
         serials.append((primer.text("systemDisk"), (*primer.at, "systemDisk")))
     _duplicates(serials, "serial", mistakes)
+
+
+def _trial(document: Document, mistakes: Mistakes) -> None:
+    """What only a trial site may have."""
+    if document.spec.get("trial") is True or mistakes.touches("spec", "trial"):
+        return
+    if _section(document, "storage").get("layout") == "directory":
+        mistakes.add(
+            ("spec", "storage", "layout"),
+            "layout directory is for trial sites only: plain folders are not for production",
+            "for trying and testing add spec.trial: true; else use layout mirror",
+        )
 
 
 def _control_planes(primers: list[_Entry], mistakes: Mistakes) -> None:

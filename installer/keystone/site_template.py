@@ -70,6 +70,8 @@ kind: Site
 metadata:
   name: site
 spec:
+  # trial: true                    # for trying and testing, never for production: machines may
+  #                                # be containers, layout may be directory (folders, no disks)
   # How this machine, the first Primer, logs in to the others.
   ssh:
     user: root

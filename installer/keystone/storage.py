@@ -130,6 +130,18 @@ class SetProperties:
         return f"set on {self.kind} {self.name}: {pairs}"
 
 
+@dataclass(frozen=True)
+class MakeFolder:
+    """Make a folder in the place of a dataset, by the role `storage`: there is no ZFS to ask."""
+
+    path: str
+    destructive: ClassVar[bool] = False
+
+    def describe(self) -> str:
+        """One line for people."""
+        return f"make folder {self.path}"
+
+
 StorageAction = CreatePool | ImportPool | CreateDataset | MountDataset | SetProperties
 
 
@@ -162,6 +174,16 @@ def plan(
     if root and (drift := _drift(ROOT_PROPERTIES, _shown(root))):
         actions.append(SetProperties("dataset", spec.pool, drift))
     return (*actions, *_datasets(spec, seen))
+
+
+def plan_folders(spec: Spec, there: Iterable[str]) -> tuple[MakeFolder, ...]:
+    """What is missing of layout "directory": a folder in the place of each dataset.
+
+    there: those of the mount points that are folders. Making one destroys nothing.
+    """
+    known = set(there)
+    wanted = (dataset.mountpoint for dataset in spec.datasets)
+    return tuple(MakeFolder(path) for path in wanted if path not in known)
 
 
 def plan_id(spec: Spec, facts: StorageFacts, actions: Sequence[StorageAction]) -> str:

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 GIB = 1024**3
 LAYOUTS = {"single": 1, "mirror": 2}
-"""Layout: how many disks it takes at least ("single" takes exactly one)."""
+"""Layout: how many disks it takes at least ("single" takes exactly one).
+
+"directory" is not among them: it asks for no disks and no pool, so there is nothing to read here.
+"""
 PROPERTIES = ("recordsize", "logbias", "primarycache", "quota", "sync", "compression")
 """Properties that a dataset of a spec may have."""
 RESERVED_NAMES = re.compile(r"(mirror|raidz|draid|spare|log|c[0-9]).*")

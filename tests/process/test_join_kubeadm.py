@@ -19,24 +19,25 @@ def program() -> Path:
     return upstream.binary("kubeadm")
 
 
-def context(profile: str, control_planes: int) -> Context:
+def context(profile: str, control_planes: int, *, trial: bool = False) -> Context:
     primers = tuple(
         Node(f"p{n}", IPv4Address(f"10.77.0.1{n}"), control_plane=n <= control_planes)
         for n in (1, 2, 3)
     )
     networks = Networks(IPv4Network("10.77.0.0/24"))
-    site = Site("lab", primers, networks, patience=Patience(profile))
+    site = Site("lab", primers, networks, patience=Patience(profile), trial=trial)
     items = [Item("image", name, tag, Digest("a" * 64), 1) for name, tag in IMAGES.items()]
     items.append(Item("binary", "kubeadm", "v1.37.2", Digest("b" * 64), 1))
     return Context(site, primers[control_planes - 1], Manifest("platform", 1, tuple(items)))
 
 
-@pytest.mark.parametrize("profile", ["normal", "emulated"])
 @pytest.mark.parametrize("control_planes", [1, 3])
+@pytest.mark.parametrize("kind", ["normal", "emulated", "trial"])
 def test_kubeadm_finds_no_fault(
-    program: Path, tmp_path: Path, profile: str, control_planes: int
+    program: Path, tmp_path: Path, kind: str, control_planes: int
 ) -> None:
-    here = context(profile, control_planes)
+    trial = kind == "trial"
+    here = context("normal" if trial else kind, control_planes, trial=trial)
     joining = kubeadm.join_document(here, control_plane=True)
     texts = {
         "init": kubeadm.init_documents(here),

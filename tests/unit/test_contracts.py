@@ -16,7 +16,7 @@ import yaml
 
 from keystone.bundle.model import Digest, Item, Manifest
 from keystone.inventory import Context
-from keystone.site import Disk, Networks, Node, Patience, Site
+from keystone.site import Disk, Networks, Node, Patience, Site, Storage
 
 ROOT = Path(__file__).parents[2]
 ROLES = sorted(path.name for path in (ROOT / "roles").glob("*") if path.is_dir())
@@ -43,17 +43,21 @@ def item(kind: str, name: str, version: str) -> Item:
 
 
 def contexts() -> list[Context]:
-    """Every Primer of two sites: all alike; and only the first one in the control plane."""
+    """Every Primer of three sites: all alike; one control plane; all alike and for trying."""
     bundle = Manifest("platform", 1, items())
     made = []
-    for alike, profile in ((True, "normal"), (False, "emulated")):
+    for alike, profile, trial in (
+        (True, "normal", False),
+        (False, "emulated", False),
+        (True, "normal", True),
+    ):
         site = Site(
             name="lab",
             primers=tuple(
                 Node(
                     f"p{number}",
                     IPv4Address(f"10.77.0.1{number}"),
-                    (Disk(f"KEYP{number}A"), Disk(f"KEYP{number}B")),
+                    () if trial else (Disk(f"KEYP{number}A"), Disk(f"KEYP{number}B")),
                     control_plane=alike or number == 1,
                     kubelet=alike or number == 1,
                 )
@@ -62,6 +66,8 @@ def contexts() -> list[Context]:
             networks=Networks(IPv4Network("10.77.0.0/24")),
             patience=Patience(profile),
             network_boot=alike,
+            storage=Storage(layout="directory" if trial else "mirror"),
+            trial=trial,
         )
         made += [Context(site=site, host=host, bundle=bundle) for host in site.primers]
     return made
@@ -118,6 +124,7 @@ def test_inventory_and_argument_specs_agree(role: str) -> None:
         given = {**variables(context), f"{role}_inputs": "0" * 64}
         found += both_ways(f"{role} on {context.host.name}", options(role), given)
     assert found == []
+    assert {context.site.trial for context in contexts()} == {True, False}
 
 
 @pytest.mark.parametrize("role", ROLES)

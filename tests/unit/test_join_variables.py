@@ -1,13 +1,14 @@
 """What nodes are told: mirrors that never fall through, deadlines by profile, a complete worker."""
 
 import tomllib
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 import pytest
 import yaml
 
-from keystone import join_client, join_config, join_server, kubeadm
+from keystone import host_profile, join_client, join_config, join_server, kubeadm
 from keystone.bundle.model import Digest, Item, Manifest
 from keystone.inventory import Context, addons, containerd, control_plane, endpoint, node
 from keystone.site import Networks, Node, Patience, Site
@@ -123,13 +124,16 @@ def test_a_worker_takes_packages_from_a_primer_over_tls() -> None:
     assert ca_file
 
 
-def test_the_join_service_computes_what_the_primer_would() -> None:
+@pytest.mark.parametrize("trial", [False, True])
+def test_the_join_service_computes_what_the_primer_would(*, trial: bool) -> None:
     here = context("emulated", 1)
+    here = replace(here, site=replace(here.site, trial=trial))
     config = join_config.parse(yaml.safe_load(join_config.dump(here)))
     roles = join_server.worker_roles(config, WORKER.name, WORKER.address, ROLES)
     there = Context(here.site, WORKER, here.bundle)
     assert roles["containerd"] == containerd.variables(there)
     assert roles["node"] == node.variables(there)
+    assert ("SystemVerification" in str(roles["node"]["node_join"])) is trial
     wanted = {blob["name"] for blob in join_server.blobs(config, roles)}
     assert wanted == set(BINARIES)
 
@@ -147,3 +151,18 @@ def test_all_that_keeps_a_machine_out_is_said_at_once() -> None:
         root=True, architecture="x86_64", swaps=(), cgroup2=True, hostname="w1", machine_id="1" * 32
     )
     assert join_client.findings(good) == []
+
+
+def test_a_container_is_a_worker_of_a_trial_site_only() -> None:
+    container = join_client.Machine(
+        root=True, architecture="x86_64", swaps=("/dev/sda2",), cgroup2=False, hostname="w1",
+        machine_id="1" * 32, container="container-other",
+    )  # fmt: skip
+    assert join_client.findings(container, host_profile.TRIAL) == []
+    text = "\n".join(join_client.findings(container))
+    assert [word in text for word in ("container-other", "spec.trial", "/dev/sda2", "cgroup")] == (
+        [True] * 4
+    )
+    swapping = replace(container, container="")
+    (found,) = join_client.findings(swapping, host_profile.TRIAL)
+    assert found.startswith("swap is on")

@@ -18,6 +18,7 @@ from keystone.site import Disk, Networks, Node, Patience, Site, Storage
 
 ROOT = Path(__file__).parent.parent / "cases"
 CASES = json.loads((ROOT / "preflight" / "one-host.json").read_text())
+TRIAL_CASES = json.loads((ROOT / "preflight" / "one-trial-host.json").read_text())
 MIB = 1 << 20
 
 
@@ -62,8 +63,29 @@ def host(base: str = "blank", changes: dict[str, Any] | None = None) -> facts.Ho
 
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_one_host(name: str) -> None:
-    case = CASES[name]
-    found = preflight.check(site(), {"p1": host(case["base"], case["changes"])}, MANIFEST)
+    judge(CASES[name], site())
+
+
+@pytest.mark.parametrize("name", sorted(TRIAL_CASES))
+def test_one_host_of_a_trial_site(name: str) -> None:
+    judge(TRIAL_CASES[name], trial_site())
+
+
+def test_a_trial_site_with_disks_is_asked_for_zfs_all_the_same() -> None:
+    seen = {"p1": host(changes={"kernel": "6.18.44", "settings": {}})}
+    (found,) = preflight.check(replace(site(), trial=True), seen, MANIFEST)
+    assert (found.severity, found.text.partition(";")[0]) == ("failed", "runs kernel 6.18.44")
+
+
+def trial_site() -> Site:
+    bare = (replace(node(1), disks=()),)
+    return replace(
+        site(), trial=True, primers=bare, storage=Storage(layout="directory"), patience=Patience()
+    )
+
+
+def judge(case: dict[str, Any], wanted: Site) -> None:
+    found = preflight.check(wanted, {"p1": host(case["base"], case["changes"])}, MANIFEST)
     assert [finding.severity for finding in found] == [severity for severity, _ in case["findings"]]
     for finding, (_, text) in zip(found, case["findings"], strict=True):
         assert finding.text.startswith(text)

@@ -37,6 +37,17 @@ def test_a_good_file_becomes_a_site() -> None:
     assert loaded.patience.profile == "emulated"
 
 
+def test_a_trial_site_asks_for_no_disks() -> None:
+    loaded = site.load(CASES / "trial-good.yaml")
+    assert loaded.trial
+    assert not loaded.storage.on_pool
+    assert [node.disks for node in loaded.primers] == [(), (), ()]
+    assert loaded.control_planes == loaded.primers
+    ordinary = site.load(GOOD)
+    assert not ordinary.trial
+    assert ordinary.storage.on_pool
+
+
 def test_relative_paths_belong_to_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     loaded = site.load(GOOD)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
+from keystone import probe
 from keystone.bundle.model import Digest, Item, Manifest
 from keystone.inventory import Context, seed, storage, time
-from keystone.site import Disk, Networks, Node, Patience, Site
+from keystone.site import Disk, Networks, Node, Patience, Site, Storage
 
 PRIMERS = tuple(
     Node(f"p{n}", IPv4Address(f"10.77.0.1{n}"), (Disk(f"KEY{n}A"), Disk(f"KEY{n}B")))
@@ -53,3 +55,23 @@ def test_the_storage_role_gets_the_hosts_own_disks() -> None:
         "/var/lib/etcd", "/var/lib/containerd", "/var/lib/keystone/store",
         "/var/lib/keystone/volumes",
     ]  # fmt: skip
+
+
+def test_without_a_pool_the_seed_is_the_clock_and_datasets_are_folders() -> None:
+    there = context(PRIMERS[1])
+    bare = replace(PRIMERS[1], disks=())
+    site = replace(there.site, storage=Storage(layout="directory"), trial=True)
+    here = replace(there, site=site, host=bare)
+    assert seed.variables(here)["seed_packages"] == ["chrony"]
+    assert (seed.variables(here)["seed_zfs"], seed.variables(there)["seed_zfs"]) == (False, True)
+    told = storage.variables(here)
+    assert told["storage_on_pool"] is False
+    assert [folder["path"] for folder in told["storage_folders"]] == list(probe.FOLDERS)
+    assert storage.variables(there)["storage_folders"] == []
+
+
+def test_only_a_trial_site_leaves_the_clock_alone() -> None:
+    there = context(WORKER)
+    assert time.variables(there)["time_sets_clock"] is True
+    trial = replace(there, site=replace(there.site, trial=True))
+    assert time.variables(trial)["time_sets_clock"] is False

@@ -185,3 +185,21 @@ def test_a_layout_takes_so_many_disks(layout: str, serials: list[str]) -> None:
 def test_a_disk_without_a_stable_name_is_refused() -> None:
     with pytest.raises(RefusedError, match="KEY1A"):
         storage.stable_path(replace(BLANK[0], by_id=()))
+
+
+def test_without_a_pool_folders_are_made_that_are_not_there() -> None:
+    spec = replace(SPEC, layout="directory", serials=())
+    made = storage.plan_folders(spec, ["/var/lib/etcd", "/srv"])
+    assert [action.describe() for action in made] == [
+        "make folder /var/lib/containerd",
+        "make folder /var/lib/keystone/store",
+        "make folder /var/lib/keystone/volumes",
+    ]
+    assert not any(action.destructive for action in made)
+    assert storage.plan_folders(spec, [d.mountpoint for d in DATASETS]) == ()
+
+
+def test_the_storage_command_knows_pools_only() -> None:
+    document = {**SPEC.to_json(), "layout": "directory", "serials": []}
+    with pytest.raises(ConfigurationError, match="directory"):
+        parse_spec(document)

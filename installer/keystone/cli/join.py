@@ -18,10 +18,11 @@ from keystone.join import Token
 @click.option(
     "--ca-file", type=click.Path(path_type=Path), default=join_script.SITE_CA, show_default=True
 )
-def group(servers: tuple[str, ...], token: str, ca_file: Path) -> None:
+@click.option("--trial", is_flag=True, help="The site is for trying: take a container too.")
+def group(servers: tuple[str, ...], token: str, ca_file: Path, *, trial: bool) -> None:
     """Make this machine a worker of a site. Interrupted, run it again."""
     for server in servers:
         where = urllib.parse.urlsplit(server)
         if where.scheme != "https" or not where.hostname:
             raise UsageError(f"--server {server}: not https://<primer>:8444")
-    join_client.main(servers, Token.parse(token), ca_file)
+    join_client.main(servers, Token.parse(token), ca_file, trial=trial)

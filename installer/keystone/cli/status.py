@@ -15,18 +15,30 @@ from keystone.errors import HostError
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def group(file: Path, as_json: bool) -> None:
     """Look at every Primer of the site file; changes nothing."""
-    hosts = install.hosts_of(site.load(file))
+    wanted = site.load(file)
+    hosts = install.hosts_of(wanted)
     seen = facts.probe_all(hosts)
     first = next(iter(hosts.values()))
     etcd, cluster = facts.observe_etcd(first), facts.observe_cluster(first)
     if as_json:
-        log.out_json({"hosts": seen, "etcd": etcd, "cluster": cluster})
+        log.out_json({
+            "site": wanted.name, "trial": wanted.trial,
+            "hosts": seen, "etcd": etcd, "cluster": cluster,
+        })  # fmt: skip
         return
+    log.out(first_line(wanted))
     log.table(("host", "kernel", "pool", "store", "drift"), [_row(n, f) for n, f in seen.items()])
     if etcd is not None:
         log.info(f"etcd: {etcd.healthy} members healthy")
     if cluster is not None:
         log.info(f"nodes Ready: {', '.join(sorted(cluster.ready_nodes)) or 'none'}")
+
+
+def first_line(wanted: site.Site) -> str:
+    """Which site this is, and what nobody may forget about it."""
+    if wanted.trial:
+        return f"Site {wanted.name}: a trial site, for trying and testing, never for production"
+    return f"Site {wanted.name}"
 
 
 def _row(name: str, seen: facts.HostFacts | HostError) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING
 
-from keystone import kubeadm
+from keystone import host_profile, kubeadm
 from keystone.inventory.kernel import MODULES
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ def variables(context: Context) -> dict[str, object]:
     """Every variable of the role but `containerd_inputs`."""
     profile = context.site.patience.profile
     slow = profile == "emulated"
+    can = host_profile.of(context.site)
     upstreams = upstream_hosts(context)
     return {
         "containerd_programs": _programs(context),
@@ -39,13 +40,19 @@ def variables(context: Context) -> dict[str, object]:
         ],
         "containerd_sandbox_image": kubeadm.image_ref(context.bundle, "registry.k8s.io/pause"),
         "containerd_root": ROOT,
-        "containerd_on_pool": context.host in context.site.primers,
+        "containerd_on_pool": _has_pool(context),
         "containerd_kernel_modules": list(MODULES),
+        "containerd_kernel_modules_required": can.own_kernel,
+        "containerd_lowers_oom_score": can.own_memory,
         "containerd_pull_timeout": "30m" if slow else "5m",
         "containerd_stats_period": "60s" if slow else "10s",
         "containerd_start_timeout_seconds": 900 if slow else 120,
         "containerd_environment": dict(kubeadm.PATIENCE[profile].environment),
     }  # fmt: skip
+
+
+def _has_pool(context: Context) -> bool:
+    return context.site.storage.on_pool and context.host in context.site.primers
 
 
 def upstream_hosts(context: Context) -> list[str]:

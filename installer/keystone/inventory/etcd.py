@@ -28,6 +28,7 @@ def variables(context: Context) -> dict[str, object]:
         "etcd_election_ms": timing.election,
         "etcd_environment": dict(kubeadm.PATIENCE[site.patience.profile].environment),
         "etcd_mount": "/var/lib/etcd",
+        "etcd_on_pool": site.storage.on_pool,
         "etcd_data_dir": "/var/lib/etcd/data",
         "etcd_pki_dir": "/etc/etcd/pki",
     }

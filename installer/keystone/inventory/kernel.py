@@ -1,8 +1,10 @@
-"""What the role `kernel` is told: modules and settings of every node, whatever the site."""
+"""What the role `kernel` is told: modules and settings of every node."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+from keystone import host_profile
 
 if TYPE_CHECKING:
     from keystone.inventory import Context
@@ -21,5 +23,5 @@ SYSCTLS = {
 
 def variables(context: Context) -> dict[str, object]:
     """Every variable of the role but `kernel_inputs`. images/*/image.yaml say the same."""
-    del context
-    return {"kernel_modules": list(MODULES), "kernel_sysctls": dict(SYSCTLS)}
+    settings = host_profile.of(context.site).settings(SYSCTLS)
+    return {"kernel_modules": list(MODULES), "kernel_sysctls": settings}

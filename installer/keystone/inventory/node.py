@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from keystone import kubeadm
+from keystone import host_profile, kubeadm
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from keystone.inventory import Context
 
 VOLATILE = ("node_token", "node_ca_hash")
@@ -34,8 +36,8 @@ KUBELET_UNIT = """\
 Description=kubelet: the Kubernetes node agent
 Documentation=https://kubernetes.io/docs/
 Wants=network-online.target
-Requires=keystone-service-route.service
-After=network-online.target containerd.service keystone-service-route.service
+Requires=keystone-service-route.service{requires}
+After=network-online.target containerd.service keystone-service-route.service{requires}
 # kubeadm writes it; until then there is nothing to run.
 ConditionPathExists=/var/lib/kubelet/config.yaml
 
@@ -54,6 +56,22 @@ MemoryAccounting=true
 [Install]
 WantedBy=multi-user.target
 """
+SETTINGS_UNIT = """\
+[Unit]
+Description=Show kubelet the kernel settings and the kernel log that it wants
+# It makes the settings itself where it can. Where they are another machine's and read-only it would
+# end, so it is shown a file of ours in the place of each; nothing in the kernel changes. It would
+# end without a log to watch, too: where there is none, an empty one.
+ConditionPathIsReadWrite=!/proc/sys/kernel
+Before=kubelet.service
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/sh -c '[ -e /dev/kmsg ] || ln -s null /dev/kmsg'
+{commands}"""
+SETTINGS_UNIT_NAME = "keystone-kernel-settings.service"
+SETTINGS = "/usr/local/lib/keystone/kernel-settings"
 RESOLV_CONF = "# Written by Keystone: pods ask the cluster's DNS and nobody else.\n"
 
 
@@ -85,10 +103,27 @@ def kubelet_files(context: Context) -> list[dict[str, str]]:
         services=context.site.networks.services, address=context.host.address
     )
     patience = kubeadm.PATIENCE[context.site.patience.profile]
+    profile = host_profile.of(context.site)
     environment = "".join(f"Environment={k}={v}\n" for k, v in patience.environment.items())
     texts = {
-        "/etc/systemd/system/kubelet.service": KUBELET_UNIT.format(environment=environment),
+        "/etc/systemd/system/kubelet.service": KUBELET_UNIT.format(
+            environment=environment,
+            requires=f" {SETTINGS_UNIT_NAME}" if profile.shown_settings else "",
+        ),
         "/etc/systemd/system/keystone-service-route.service": route,
         kubeadm.RESOLV_CONF: RESOLV_CONF,
+        **_settings_files(profile.shown_settings),
     }
     return [{"path": path, "mode": "0644", "content": text} for path, text in texts.items()]
+
+
+def _settings_files(settings: Mapping[str, int]) -> dict[str, str]:
+    """A unit that binds one file over each setting, and those files; none for no settings."""
+    if not settings:
+        return {}
+    places = {f"{SETTINGS}.{name}": f"/proc/sys/{name.replace('.', '/')}" for name in settings}
+    commands = "".join(
+        f"ExecStart=/usr/bin/mount --bind {ours} {place}\n" for ours, place in places.items()
+    )
+    unit = {f"/etc/systemd/system/{SETTINGS_UNIT_NAME}": SETTINGS_UNIT.format(commands=commands)}
+    return {**unit, **{f"{SETTINGS}.{name}": f"{value}\n" for name, value in settings.items()}}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from keystone import host_profile
+
 if TYPE_CHECKING:
     from keystone.inventory import Context
 
@@ -19,4 +21,5 @@ def variables(context: Context) -> dict[str, object]:
         "time_preferred": str(context.site.primers[0].address),
         "time_allow": [str(context.site.networks.nodes)] if primer else [],
         "time_orphan": primer,
+        "time_sets_clock": host_profile.of(context.site).sets_clock,
     }

@@ -1,0 +1,156 @@
+"""Trial sites: one profile says what a container cannot do, and all that is told follows it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pytest
+import yaml
+
+from keystone import facts, host_profile, join_config, join_script, kubeadm, phases
+from keystone.certificate_plan import TrustFacts
+from keystone.cli import status
+from keystone.inventory import containerd, etcd, kernel, node
+from keystone.site import Storage
+from keystone.state import State
+
+from .test_contracts import contexts
+from .test_preflight import host
+
+ROLES = Path(__file__).parents[2] / "roles"
+ORDINARY = next(context for context in contexts() if not context.site.trial)
+TRIAL = next(context for context in contexts() if context.site.trial)
+
+
+def documents(text: str) -> dict[str, Any]:
+    return {document["kind"]: document for document in yaml.safe_load_all(text)}
+
+
+def rendered(role: str, template: str, values: dict[str, Any]) -> str:
+    """As Ansible renders it: trim_blocks is its default."""
+    text = (ROLES / role / "templates" / template).read_text()
+    environment = jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined)
+    defaults = yaml.safe_load((ROLES / role / "defaults" / "main.yml").read_text())
+    return environment.from_string(text).render({**defaults, **values})
+
+
+def test_an_ordinary_sites_profile_says_nothing_special() -> None:
+    assert host_profile.of(ORDINARY.site) == host_profile.HostProfile()
+    assert host_profile.of(TRIAL.site) is host_profile.TRIAL
+
+
+def test_kubeadm_and_kubelet_are_told_what_a_container_cannot_do() -> None:
+    found = documents(kubeadm.init_documents(TRIAL))
+    kubelet = found["KubeletConfiguration"]
+    assert kubelet["failCgroupV1"] is False
+    assert kubelet["featureGates"] == {"KubeletInUserNamespace": True}
+    assert kubelet["imageGCLowThresholdPercent"] < kubelet["imageGCHighThresholdPercent"] == 100
+    assert set(kubelet["evictionHard"].values()) == {"0%"}
+    assert found["KubeProxyConfiguration"]["conntrack"] == {"maxPerCore": 0, "min": 0}
+    ignored = ["SystemVerification"]
+    registration = found["InitConfiguration"]["nodeRegistration"]
+    assert registration["ignorePreflightErrors"] == ignored
+    joining = documents(kubeadm.join_document(TRIAL))["JoinConfiguration"]
+    assert joining["nodeRegistration"]["ignorePreflightErrors"] == ignored
+
+
+def test_an_ordinary_site_is_told_none_of_it() -> None:
+    text = kubeadm.init_documents(ORDINARY) + kubeadm.join_document(ORDINARY)
+    words = ("failCgroupV1", "ignorePreflight", "evictionHard", "conntrack", "featureGates")
+    assert [word for word in words if word in text] == []
+
+
+def test_only_settings_of_the_network_namespace_are_made() -> None:
+    made = kernel.variables(TRIAL)["kernel_sysctls"]
+    assert isinstance(made, dict)
+    assert made == {name: 1 for name in kernel.SYSCTLS if name.startswith("net.")}
+    assert kernel.variables(ORDINARY)["kernel_sysctls"] == kernel.SYSCTLS
+
+
+@pytest.mark.parametrize(
+    ("context", "before", "lowers"), [(ORDINARY, "", True), (TRIAL, "-", False)]
+)
+def test_containerd_starts_where_modules_and_oom_scores_are_the_hosts(
+    context: Any, before: str, *, lowers: bool
+) -> None:
+    values = containerd.variables(context)
+    unit = rendered("containerd", "containerd.service.j2", values)
+    assert f"ExecStartPre={before}/usr/sbin/modprobe" in unit
+    assert ("AssertPathIsMountPoint" in unit) is (not context.site.trial)
+    config = rendered("containerd", "config.toml.j2", values)
+    assert ("restrict_oom_score_adj = true" in config) is not lowers
+
+
+def test_etcd_wants_its_mount_point_where_there_is_a_pool() -> None:
+    assert "AssertPathIsMountPoint" in rendered("etcd", "etcd.service.j2", etcd.variables(ORDINARY))
+    assert "AssertPath" not in rendered("etcd", "etcd.service.j2", etcd.variables(TRIAL))
+
+
+def test_a_trial_site_on_disks_keeps_its_mount_points() -> None:
+    site = replace(TRIAL.site, storage=Storage())
+    here = replace(TRIAL, site=site)
+    assert etcd.variables(here)["etcd_on_pool"] is True
+    assert containerd.variables(here)["containerd_on_pool"] is True
+
+
+def test_kubelet_is_shown_settings_that_it_may_not_make() -> None:
+    files = {file["path"]: file["content"] for file in node.kubelet_files(TRIAL)}
+    unit = files[f"/etc/systemd/system/{node.SETTINGS_UNIT_NAME}"]
+    binds = [line.split()[-2:] for line in unit.splitlines() if "--bind" in line]
+    assert {place: files[ours] for ours, place in binds} == {
+        "/proc/sys/vm/overcommit_memory": "1\n",
+        "/proc/sys/vm/panic_on_oom": "0\n",
+        "/proc/sys/kernel/panic": "10\n",
+        "/proc/sys/kernel/panic_on_oops": "1\n",
+        "/proc/sys/kernel/keys/root_maxkeys": "1000000\n",
+        "/proc/sys/kernel/keys/root_maxbytes": "25000000\n",
+    }
+    kubelet = files["/etc/systemd/system/kubelet.service"]
+    assert kubelet.count(node.SETTINGS_UNIT_NAME) == 2
+    ordinary = {file["path"]: file["content"] for file in node.kubelet_files(ORDINARY)}
+    assert set(ordinary) < set(files)
+    assert "kernel-settings" not in ordinary["/etc/systemd/system/kubelet.service"]
+
+
+@pytest.mark.parametrize("context", [ORDINARY, TRIAL])
+def test_the_join_command_says_that_the_site_is_for_trying(context: Any) -> None:
+    config = join_config.parse(yaml.safe_load(join_config.dump(context)))
+    assert config.site.trial is context.site.trial
+    text = join_script.render(config, "a CA")
+    compile(text, "join.py", "exec")
+    assert ('["--trial"]' in text) is context.site.trial
+
+
+def test_status_begins_with_it() -> None:
+    assert "trial" in status.first_line(TRIAL.site)
+    assert "trial" not in status.first_line(ORDINARY.site)
+
+
+def state(seen: facts.HostFacts) -> State:
+    primers = TRIAL.site.primers
+    hosts = {primer.name: replace(seen, name=primer.name) for primer in primers}
+    return State(TRIAL.site, TRIAL.bundle, "b", "i", hosts, TrustFacts())
+
+
+def test_the_storage_phase_makes_folders_and_then_plans_to_nothing() -> None:
+    before = state(replace(host(), folders=("/var/lib/etcd",)))
+    (action,) = phases.prepare_storage(before)
+    assert action.describe() == "p1 p2 p3: converge storage"
+    assert not action.destructive
+    inputs = {
+        p.name: str(before.variables(p, "storage")["storage_inputs"]) for p in TRIAL.site.primers
+    }
+    every = tuple(
+        folder["path"] for folder in before.variables(TRIAL.host, "storage")["storage_folders"]
+    )  # type: ignore[attr-defined]
+    done = {
+        name: replace(seen, folders=every, roles={"storage": facts.RoleFacts(inputs[name])})
+        for name, seen in before.facts.items()
+    }
+    assert phases.prepare_storage(replace(before, facts=done)) == []
+    gone = {**done, "p2": replace(done["p2"], folders=every[1:])}
+    (again,) = phases.prepare_storage(replace(before, facts=gone))
+    assert again.describe() == "p2: converge storage"
