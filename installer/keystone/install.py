@@ -10,6 +10,7 @@ import fcntl
 import os
 import socket
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,19 +155,24 @@ def hosts_of(wanted: site.Site) -> dict[str, Host]:
 
 
 def _observe(world: World, wanted: site.Site) -> State:
-    """One look at everything: one round trip a host, and two questions to the cluster."""
+    """One look at everything: one round trip a host; quorum and cluster are asked from here."""
     seen: Mapping[str, facts.HostFacts] = facts.probe_all(world.hosts)
     first = world.hosts[wanted.primers[0].name]
     here = seen[first.name]
+    with ThreadPoolExecutor(2) as pool:
+        etcd = pool.submit(facts.observe_etcd, first) if "etcd" in here.roles else None
+        planes = "control_plane" in here.roles
+        cluster = pool.submit(facts.observe_cluster, first) if planes else None
+        trust = pki.observe(wanted, pki.DIRECTORY)
     state = State(
         site=wanted,
         manifest=world.bundle.manifest,
         bundle_digest=world.bundle.digest,
         installer_digest=str(world.bundle.manifest.of_kind("installer")[0].digest),
         facts=seen,
-        trust=pki.observe(wanted, pki.DIRECTORY),
-        etcd=facts.observe_etcd(first) if "etcd" in here.roles else None,
-        cluster=facts.observe_cluster(first) if "control_plane" in here.roles else None,
+        trust=trust,
+        etcd=etcd.result() if etcd else None,
+        cluster=cluster.result() if cluster else None,
     )
     world.state = state
     return state
