@@ -10,6 +10,7 @@ import fcntl
 import os
 import socket
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,9 @@ from typing import TYPE_CHECKING
 import click
 
 from keystone import bundle, facts, log, pki, plan, preflight, site
-from keystone.actions import World
+from keystone.actions import IngestStore, World
 from keystone.bundle.model import STORE
-from keystone.errors import ConfigurationError, RefusedError, UsageError
+from keystone.errors import ConfigurationError, DamagedBundleError, RefusedError, UsageError
 from keystone.phases import PHASES
 from keystone.run import Host
 from keystone.state import State
@@ -62,6 +63,7 @@ def main(options: Options) -> None:
             state = world.observe()
         _preflight(state)
         made = plan.make_plan(PHASES, state)
+        world.bundle = opened = _to_be_sent(made, options, opened)
         _show(made, as_json=options.as_json)
         if made.empty:
             log.info("Nothing to do: the site is as it should be.", event="converged")
@@ -82,11 +84,41 @@ def main(options: Options) -> None:
 
 
 def _open(options: Options) -> bundle.Bundle:
+    """The bundle, verified: its signatures in any case, its content unless the store has it."""
     with log.step(f"verify {options.bundle}"):
-        opened = bundle.open_verified(
-            options.bundle, fingerprint=options.fingerprint, confirm=_confirm_root, deltas=True
+        held = bundle.open_held(
+            options.bundle, Path(STORE), fingerprint=options.fingerprint, confirm=_confirm_root
         )
-        return bundle.over_store(opened, Path(STORE))
+        if held is None:
+            return _read_whole(options)
+        log.info(f"  signatures hold; content not read again: {STORE} has all of it", event="held")
+        return held
+
+
+def _read_whole(options: Options) -> bundle.Bundle:
+    opened = bundle.open_verified(
+        options.bundle, fingerprint=options.fingerprint, confirm=_confirm_root, deltas=True
+    )
+    return bundle.over_store(opened, Path(STORE))
+
+
+def _to_be_sent(made: plan.Plan[World], options: Options, opened: bundle.Bundle) -> bundle.Bundle:
+    """The same bundle, read whole when the plan sends the file to a Primer that lacks it.
+
+    That Primer hashes what comes; but nothing is to be changed, or approved, for a damaged file.
+    """
+    sends = any(isinstance(a, IngestStore) for planned in made.phases for a in planned.actions)
+    if opened.was_read or not sends:
+        return opened
+    with log.step(f"verify the content of {options.bundle}, which not every Primer has"):
+        again = _read_whole(options)
+    if again.digest != opened.digest:
+        raise DamagedBundleError(
+            f"{options.bundle}: changed since its signatures were checked",
+            hint="look at the medium; do not swap it during an installation",
+            code="KSB-30",
+        )
+    return again
 
 
 def _confirm_root(fingerprint: str) -> bool:
@@ -123,19 +155,24 @@ def hosts_of(wanted: site.Site) -> dict[str, Host]:
 
 
 def _observe(world: World, wanted: site.Site) -> State:
-    """One look at everything: one round trip a host, and two questions to the cluster."""
+    """One look at everything: one round trip a host; quorum and cluster are asked from here."""
     seen: Mapping[str, facts.HostFacts] = facts.probe_all(world.hosts)
     first = world.hosts[wanted.primers[0].name]
     here = seen[first.name]
+    with ThreadPoolExecutor(2) as pool:
+        etcd = pool.submit(facts.observe_etcd, first) if "etcd" in here.roles else None
+        planes = "control_plane" in here.roles
+        cluster = pool.submit(facts.observe_cluster, first) if planes else None
+        trust = pki.observe(wanted, pki.DIRECTORY)
     state = State(
         site=wanted,
         manifest=world.bundle.manifest,
         bundle_digest=world.bundle.digest,
         installer_digest=str(world.bundle.manifest.of_kind("installer")[0].digest),
         facts=seen,
-        trust=pki.observe(wanted, pki.DIRECTORY),
-        etcd=facts.observe_etcd(first) if "etcd" in here.roles else None,
-        cluster=facts.observe_cluster(first) if "control_plane" in here.roles else None,
+        trust=trust,
+        etcd=etcd.result() if etcd else None,
+        cluster=cluster.result() if cluster else None,
     )
     world.state = state
     return state

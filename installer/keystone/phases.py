@@ -89,11 +89,11 @@ def etcd(state: State) -> Actions:
 
 def control_plane(state: State) -> Actions:
     """Kernel, containerd, the local endpoint and the API servers, by kubeadm with our CAs."""
-    roles = ("kernel", "containerd", "endpoint", "control_plane")
+    first, *others = state.site.control_planes
     return [
-        action
-        for node in state.site.control_planes  # one after another: each joins the one before
-        for action in _converge(state, "control_plane", roles, nodes=(node,))
+        *_runtime(state, state.site.control_planes, "control_plane"),
+        *_converge(state, "control_plane", ("control_plane",), nodes=(first,)),
+        *_joining(state, others, "control_plane"),
     ]
 
 
@@ -105,8 +105,7 @@ def addons(state: State) -> Actions:
 def nodes(state: State) -> Actions:
     """Primers that only carry pods join as nodes; workers join by token, on their own."""
     joining = [node for node in state.site.primers if node.kubelet and not node.control_plane]
-    roles = ("kernel", "containerd", "endpoint", "node")
-    return [action for node in joining for action in _converge(state, "node", roles, nodes=(node,))]
+    return [*_runtime(state, joining, "node"), *_joining(state, joining, "node")]
 
 
 def join_service(state: State) -> Actions:
@@ -168,6 +167,26 @@ def _converge(
     among = state.site.primers if nodes is None else nodes
     wanting = list(among) if assume else _wanting(state, roles, among)
     return [Converge(playbook, tuple(node.name for node in wanting), roles)] if wanting else []
+
+
+def _runtime(state: State, nodes: Sequence[Node], role: str) -> list[Action[World]]:
+    """What kubelet needs, on hosts that `role` will make nodes of the cluster."""
+    roles = ("kernel", "containerd", "endpoint")
+    groups = _side_by_side(state, nodes, role)
+    return [a for group in groups for a in _converge(state, "runtime", roles, nodes=group)]
+
+
+def _joining(state: State, nodes: Sequence[Node], role: str) -> list[Action[World]]:
+    """Kubeadm joins several hosts at once, which is too much for an emulated API server."""
+    together = state.site.patience.profile != "emulated"
+    groups = _side_by_side(state, nodes, role) if together else [[node] for node in nodes]
+    return [a for group in groups for a in _converge(state, role, (role,), nodes=group)]
+
+
+def _side_by_side(state: State, nodes: Sequence[Node], role: str) -> list[list[Node]]:
+    """Hosts without the role at once, nothing runs there yet; the others one after another."""
+    new = [node for node in nodes if role not in state.facts[node.name].roles]
+    return [new, *([node] for node in nodes if node not in new)]
 
 
 def _push_installer(state: State) -> list[Action[World]]:

@@ -44,16 +44,21 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the main job is root'
 
 
 class Maker:
-    """A packager with keys and one tiny bundle."""
+    """A packager with keys, and one tiny bundle of two numbers."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.fingerprint = keys.init(folder / "keys", None, CREATED)
+        self.path, self.next = self.create(1), self.create(2)
+
+    def create(self, number: int) -> Path:
         digest = Digest(hashlib.sha256(TEXT.encode()).hexdigest())
         item = Item("file", "file", "1", digest, len(TEXT))
         blob = LockedBlob(digest, len(TEXT), f"inline:{TEXT}")
-        lock = Lock("tiny", 1, CREATED, 700, ("amd64",), (item,), (blob,))
-        self.path = folder / "offline.tar"
-        writer.create(lock, folder, self.path, writer.Signing(folder / "keys"), Sources())
+        lock = Lock("tiny", number, CREATED, 700, ("amd64",), (item,), (blob,))
+        path = self.folder / f"{number}.tar"
+        writer.create(lock, self.folder, path, writer.Signing(self.folder / "keys"), Sources())
+        return path
 
 
 @pytest.fixture(scope="module")
@@ -62,18 +67,37 @@ def maker(tmp_path_factory: pytest.TempPathFactory) -> Maker:
 
 
 def main_job(bundle: Path, site: str, fingerprint: str, folder: Path) -> tuple[int, str]:
+    """folder / "lib", if it is there, is the host's /var/lib: what it keeps from run to run."""
     file = folder / "site.yaml"
     file.write_text(site)
     pinned = Path("/var/lib/keystone/trust")
     before = sorted(pinned.rglob("*"))
-    done = subprocess.run(
-        [sys.executable, "-m", "keystone", "--bundle", str(bundle), "--site", str(file),
-         "--yes", "--root-fingerprint", fingerprint],
-        capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=120,
+    done = keystone(
+        folder, "--bundle", str(bundle), "--site", str(file), "--yes",
+        "--root-fingerprint", fingerprint,
     )  # fmt: skip
     assert "Traceback" not in done.stderr
     assert sorted(pinned.rglob("*")) == before, "a refused bundle leaves no trust behind"
     return done.returncode, done.stdout + done.stderr
+
+
+def keystone(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    host = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /var/lib; exec "$@"']
+    inside = [*host, str(folder / "lib")] if (folder / "lib").exists() else []
+    return subprocess.run(
+        [*inside, sys.executable, "-m", "keystone", *words],
+        capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=120,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def primer(maker: Maker, tmp_path: Path) -> Path:
+    """A folder in which commands find the first bundle in the host's store."""
+    (tmp_path / "lib/keystone/store").mkdir(parents=True)
+    words = ("store", "ingest", str(maker.path), "--root-fingerprint", maker.fingerprint)
+    done = keystone(tmp_path, *words)
+    assert done.returncode == 0, done.stderr
+    return tmp_path
 
 
 def test_an_honest_bundle_gets_as_far_as_the_hosts(maker: Maker, tmp_path: Path) -> None:
@@ -103,6 +127,40 @@ def test_a_damaged_bundle_is_refused(maker, tmp_path, damage, code, named) -> No
     bad.write_bytes(damage(maker.path.read_bytes()))
     got, said = main_job(bad, SITE, maker.fingerprint, tmp_path)
     assert (got, named in said) == (code, True), said
+
+
+SPOILT = TEXT.replace("only", "0nly").encode()
+
+
+def spoilt(bundle: Path, folder: Path) -> Path:
+    bad = folder / "offline.tar"
+    bad.write_bytes(bundle.read_bytes().replace(TEXT.encode(), SPOILT))
+    return bad
+
+
+def test_what_the_store_has_is_not_read_again(maker: Maker, primer: Path) -> None:
+    code, said = main_job(spoilt(maker.path, primer), SITE, maker.fingerprint, primer)
+    assert (code, "first Primer, but this machine" in said) == (3, True), said
+    assert "content not read again: /var/lib/keystone/store has all of it" in said
+
+
+def test_the_same_file_is_refused_where_no_store_has_it(maker: Maker, tmp_path: Path) -> None:
+    code, said = main_job(spoilt(maker.path, tmp_path), SITE, maker.fingerprint, tmp_path)
+    assert (code, "file file" in said) == (5, True), said
+
+
+def test_another_bundle_is_read_whole(maker: Maker, primer: Path) -> None:
+    code, said = main_job(maker.next, SITE, maker.fingerprint, primer)
+    assert (code, "not read again" in said) == (3, False), said
+    code, said = main_job(spoilt(maker.next, primer), SITE, maker.fingerprint, primer)
+    assert (code, "file file" in said) == (5, True), said
+
+
+def test_signatures_are_looked_at_in_any_case(maker: Maker, primer: Path) -> None:
+    bad = primer / "offline.tar"
+    bad.write_bytes(maker.path.read_bytes().replace(b'"_type":"targets"', b'"_type":"tarGets"'))
+    code, said = main_job(bad, SITE, maker.fingerprint, primer)
+    assert (code, "targets" in said) == (4, True), said
 
 
 def test_all_mistakes_of_the_site_file_are_told_at_once(maker: Maker, tmp_path: Path) -> None:

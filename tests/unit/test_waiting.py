@@ -81,9 +81,19 @@ def test_looking_takes_a_quarter_of_the_time_at_most(clock: Clock) -> None:
 
 
 def test_a_quick_look_is_taken_often_at_first(clock: Clock) -> None:
-    Until(clock, looks=9, seconds=0.1).apply(world())
-    assert clock.slept[0] == 1.5
+    Until(clock, looks=45, seconds=0.1).apply(world())
+    assert clock.slept[0] == 0.5
     assert max(clock.slept) == 15
+
+
+def test_what_came_true_is_seen_soon(clock: Clock) -> None:
+    """Late by an eighth of the time that it took, and by no more than 15 seconds."""
+    Until(clock, looks=45, seconds=0.1).apply(world())
+    passed = 0.0
+    for pause in clock.slept:
+        passed += 0.1
+        assert pause <= max(0.5, min(passed / 8, 15))
+        passed += pause
 
 
 def test_there_is_an_end(clock: Clock) -> None:

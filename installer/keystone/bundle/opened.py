@@ -102,6 +102,11 @@ class Bundle:
         """Whether it leaves out what its receiver has."""
         return trust.DELTA in self.verified.targets
 
+    @property
+    def was_read(self) -> bool:
+        """Whether every byte of its file was verified, not the signed head alone."""
+        return bool(self.offsets)
+
     def require_whole(self) -> None:
         """Raises DamagedBundleError (KSB-31) for a delta: what it leaves out is not here."""
         if self.is_delta:

@@ -240,6 +240,34 @@ def mark(store: Path, digest: str, *, complete: bool) -> None:
     write_file(store / "state.json", (json.dumps(document, sort_keys=True) + "\n").encode())
 
 
+def marked(store: Path) -> str:
+    """The bundle that state.json says is here and served ("sha256:..."); empty when there is none.
+
+    So it is, too, when the file is not whole: nothing is built on it then.
+    """
+    try:
+        document = strict_json.loads((store / "state.json").read_bytes())
+        return str(document["bundle"]) if document["complete"] is True else ""
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def holds(store: Path, verified: trust.Verified) -> bool:
+    """Whether all of this bundle is here: the same signed list, and each blob in its full size.
+
+    A name is only ever given to hashed bytes; whether they are still the same is not asked.
+    """
+    if marked(store) != str(verified.digest):
+        return False
+    try:
+        listed = (store / "metadata/targets.json").read_bytes()
+    except OSError:
+        return False
+    return _sha256(listed) == verified.digest.hex and all(
+        _there(store, name, target) for name, target in verified.targets.items()
+    )
+
+
 def as_json(value: Ingested | Status) -> dict[str, object]:
     """For --json."""
     return asdict(value)

@@ -1,0 +1,234 @@
+"""A site of three Primers that is as it should be, for `keystone-install` to look at once more.
+
+Bundle, store, trust tree and site file are real; the hosts are programs on PATH that answer the
+probe with a captured answer, in which each role's marker names the inputs of this very site. What
+was asked is written down: one line for each program that was started for a host.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess  # noqa: TID251 the command is tried from outside
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from keystone import facts, phases, pki, plan, site
+from keystone.actions import Converge
+from keystone.bundle import keys, store, trust, writer
+from keystone.bundle.held import open_held
+from keystone.bundle.lock import Lock, LockedBlob
+from keystone.bundle.model import Digest, Item
+from keystone.bundle.sources import Sources
+from keystone.state import State
+from keystone.storage_spec import DATASETS
+
+ROOT = Path(__file__).parents[2]
+CAPTURE = ROOT / "tests" / "cases" / "facts" / "debian13-converged.json"
+NAMES = ("p1", "p2", "p3")
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+SITE = """
+apiVersion: keystone/v1alpha1
+kind: Site
+metadata: {name: again}
+spec:
+  networks: {nodes: 198.51.100.0/24}
+  trust: {rootKeyFile: ./root.key, passphraseFile: ./pass}
+  primers:
+    - {name: p1, address: 198.51.100.1, disks: [{serial: KEYP1A}, {serial: KEYP1B}]}
+    - {name: p2, address: 198.51.100.2, disks: [{serial: KEYP2A}, {serial: KEYP2B}]}
+    - {name: p3, address: 198.51.100.3, disks: [{serial: KEYP3A}, {serial: KEYP3B}]}
+"""
+# Its own words come first; what is asked of a host is written down, its answer is told the time.
+ANSWER = """\
+#!/bin/sh
+cat > /dev/null
+echo "{program} $host" >> {folder}/asked
+sed "s/\\"clock\\": *[0-9.]*/\\"clock\\": $(date +%s.%N)/" {folder}/facts/$host.json
+"""
+INSIDE = """\
+ip link set lo up
+ip address add 198.51.100.1/24 dev lo
+mount --bind "$0" /var/lib
+exec "$@"
+"""
+PROGRAM = """\
+from keystone import cluster_facts
+cluster_facts.ETCDCTL, cluster_facts.KUBECTL = "etcdctl", "kubectl"
+from keystone.cli import main
+main()
+"""
+
+
+class Packager:
+    """Keys, and a bundle with every image and binary that roles ask for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.items, self.blobs = folder, [], {}
+        self.fingerprint = keys.init(folder / "keys", None, datetime(2026, 11, 1, tzinfo=UTC))
+        spec = yaml.safe_load((ROOT / "bundles" / "platform.yaml").read_text())["spec"]
+        for entry in spec["images"]:
+            self._image(*entry["ref"].rsplit(":", 1))
+        for entry in spec["binaries"]:
+            self._add("binary", entry["name"], entry["version"])
+        self._add("installer", "keystone-install", "1")
+        self.path = folder / "offline.tar"
+        lock = Lock(
+            "platform", 1, datetime(2026, 11, 2, tzinfo=UTC), 700, ("amd64",),
+            tuple(self.items), tuple(self.blobs.values()),
+        )  # fmt: skip
+        writer.create(lock, folder, self.path, writer.Signing(folder / "keys"), Sources())
+
+    def _blob(self, text: str, media: str = "application/octet-stream") -> Digest:
+        digest = Digest(hashlib.sha256(text.encode()).hexdigest())
+        self.blobs[digest] = LockedBlob(digest, len(text), f"inline:{text}", media)
+        return digest
+
+    def _add(self, kind: str, name: str, version: str) -> None:
+        text = f"the bytes of {name}"
+        self.items.append(Item(kind, name, version, self._blob(text), len(text)))
+
+    def _image(self, name: str, tag: str) -> None:
+        layer, config = f"the layer of {name}", "{}"
+        described = [
+            {"mediaType": "x", "digest": str(self._blob(text)), "size": len(text)}
+            for text in (config, layer)
+        ]
+        text = json.dumps({"schemaVersion": 2, "mediaType": MANIFEST,
+                           "config": described[0], "layers": described[1:]})  # fmt: skip
+        self.items.append(
+            Item("image", name, tag, self._blob(text, MANIFEST), len(text),
+                 {"mediaType": MANIFEST}, tuple(Digest.parse(d["digest"]) for d in described))
+        )  # fmt: skip
+
+
+class Settled:
+    """The first Primer's machine, and what the three of them answer."""
+
+    def __init__(self, folder: Path, packager: Packager) -> None:
+        self.folder, self.packager = folder, packager
+        self.medium, self.lib = packager.path, folder / "lib"
+        (folder / "site.yaml").write_text(SITE)
+        (folder / "pass").write_text("a passphrase")
+        for name in ("facts", "bin", "lib/keystone/store"):
+            (folder / name).mkdir(parents=True)
+        self._ingest()
+        self.site = site.load(folder / "site.yaml")
+        pki.init(self.site, self.lib / "keystone/pki", folder / "root.key", "a passphrase")
+        self.state = self._state()
+        for name in NAMES:
+            self.answer(name, roles=self._markers(name))
+        self._programs()
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """`keystone-install --bundle --site` on the first Primer."""
+        (self.folder / "asked").write_text("")
+        return subprocess.run(
+            ["unshare", "--mount", "--net", "sh", "-ec", INSIDE, str(self.lib),
+             sys.executable, "-c", PROGRAM, "--bundle", str(self.medium),
+             "--site", str(self.folder / "site.yaml"), *words],
+            capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=120,
+            env={**os.environ, "KEYSTONE_PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}"},
+        )  # fmt: skip
+
+    @property
+    def asked(self) -> list[str]:
+        """What was started for a host in the last run: "ssh p2"; sorted."""
+        return sorted((self.folder / "asked").read_text().splitlines())
+
+    def answer(self, host: str, **other: object) -> None:
+        """What the host says from now on, as far as it is another thing than before."""
+        path = self.folder / "facts" / f"{host}.json"
+        before = json.loads(path.read_text()) if path.exists() else self._captured(host)
+        path.write_text(json.dumps({**before, **other}))
+
+    def _ingest(self) -> None:
+        where = self.lib / "keystone"
+        pin = trust.host_pin(where / "trust", fingerprint=self.packager.fingerprint)
+        with self.medium.open("rb") as stream:
+            done, verified = store.ingest(stream, where / "store", pin)
+        trust.remember(verified, where / "trust")
+        store.mark(where / "store", done.digest, complete=True)
+        found = open_held(self.medium, where / "store", directory=where / "trust")
+        assert found is not None
+        self.manifest, self.digest = found.manifest, found.digest
+
+    def _captured(self, host: str) -> dict[str, Any]:
+        text = CAPTURE.read_text().replace("KEYP1", f"KEYP{host[1]}")
+        document: dict[str, Any] = json.loads(text.replace("abcd01", f"abcd0{host[1]}"))
+        datasets = document["zfs"]["datasets"]["datasets"]
+        for dataset in DATASETS:
+            properties = {
+                key: {"value": value}
+                for key, value in {**dataset.properties, "mountpoint": dataset.mountpoint}.items()
+            }
+            like = datasets["keystone/etcd"]
+            datasets[f"keystone/{dataset.name}"] = {
+                **like,
+                "properties": {**like["properties"], **properties},
+            }
+        return {**document, "store": {"bundle": self.digest, "complete": True},
+                "memory": 8 << 30, "hostname": host,
+                "addresses": [f"198.51.100.{host[1]}"]}  # fmt: skip
+
+    def _state(self) -> State:
+        return State(
+            site=self.site,
+            manifest=self.manifest,
+            bundle_digest=self.digest,
+            installer_digest=str(self.manifest.of_kind("installer")[0].digest),
+            facts={name: self._parsed(name, {}) for name in NAMES},
+            trust=pki.observe(self.site, self.lib / "keystone/pki"),
+        )
+
+    def _parsed(self, host: str, roles: dict[str, Any]) -> facts.HostFacts:
+        return facts.parse(host, {**self._captured(host), "roles": roles}, (0, 0))
+
+    def _markers(self, host: str) -> dict[str, Any]:
+        """Of each role that some phase would converge on this host."""
+        made = {"installer": {"inputs": self.state.installer_digest, "drift": []}}
+        node = next(node for node in self.site.primers if node.name == host)
+        for planned in plan.make_plan(phases.PHASES, self.state).phases:
+            for action in planned.actions:
+                if isinstance(action, Converge) and host in action.hosts:
+                    for role in action.roles:
+                        inputs = self.state.variables(node, role)[f"{role}_inputs"]
+                        made[role] = {"inputs": inputs, "drift": []}
+        return made
+
+    def _programs(self) -> None:
+        """What stands for ssh, for this host's python3, for etcd's and the cluster's own tools."""
+        addresses = [f"https://198.51.100.{name[1]}:2379" for name in NAMES]
+        members = [
+            {"ID": number, "name": name, "clientURLs": [address]}
+            for number, (name, address) in enumerate(zip(NAMES, addresses, strict=True), 1)
+        ]
+        health = [{"endpoint": address, "health": True} for address in addresses]
+        ready = {"conditions": [{"type": "Ready", "status": "True"}]}
+        nodes = [{"kind": "Node", "metadata": {"name": name}, "status": ready} for name in NAMES]
+        for name, text in {
+            "members": json.dumps({"members": members}),
+            "health": json.dumps(health),
+            "cluster": json.dumps({"items": nodes}),
+        }.items():
+            (self.folder / "facts" / name).write_text(text)
+        here = self.folder
+        self._program("python3", "host=p1\n" + ANSWER.format(program="python3", folder=here))
+        find = 'for word in "$@"; do case $word in *@198.51.100.*) host=p${word##*.};; esac; done\n'
+        self._program("ssh", find + ANSWER.format(program="ssh", folder=here))
+        self._program(
+            "etcdctl",
+            f"echo etcdctl >> {here}/asked\n"
+            f'case "$*" in *health*) cat {here}/facts/health;; *) cat {here}/facts/members;; esac',
+        )
+        self._program("kubectl", f"echo kubectl >> {here}/asked\ncat {here}/facts/cluster")
+
+    def _program(self, name: str, text: str) -> None:
+        path = self.folder / "bin" / name
+        path.write_text(f"#!/bin/sh\n{text.removeprefix('#!/bin/sh')}")
+        path.chmod(0o755)
