@@ -118,7 +118,8 @@ class _Files:
     def keep(self, event: Event) -> None:
         """Write one event to both."""
         said = {key: value for key, value in asdict(event).items() if value}
-        said["event"] = said.pop("kind", "")
+        if "kind" in said:
+            said["event"] = said.pop("kind")
         self._events.write(json.dumps(said, ensure_ascii=False) + "\n")
         if event.message and event.level != "event" and event.kind != "progress":
             stamp = time.strftime("%H:%M:%S")

@@ -131,21 +131,24 @@ def decode(at: float, source: str, line: str) -> Event:
         value = None
     if isinstance(value, dict) and isinstance(value.get("message"), str):
         return parse(at, source, value)
-    return Event(at, source, message=plain(line.rstrip()))
+    return Event(at, _word(source), message=plain(line.rstrip()))
 
 
 def parse(at: float, source: str, line: Mapping[str, object]) -> Event:
     """An object of the log as an event; fields of another kind than theirs are left out."""
-    words = ("message", "level", "step", "part", "phase", "host", "role", "task", "status", "bar")
+    words = ("level", "step", "part", "phase", "host", "role", "task", "status", "bar")
     lists = ("phases", "sentences", "hosts")
     values: dict[str, Any] = {name: _word(line[name]) for name in words if name in line}
     values |= {name: _words(line[name]) for name in lists if name in line}
     values |= {name: _number(line[name]) for name in ("done", "total") if name in line}
-    return Event(at, plain(source), kind=_word(line.get("event")), **values)
+    message = line.get("message")
+    values["message"] = plain(message.rstrip()) if isinstance(message, str) else ""
+    return Event(at, _word(source), kind=_word(line.get("event")), **values)
 
 
 def _word(value: object) -> str:
-    return plain(value) if isinstance(value, str) else ""
+    """A name: one line, whatever was sent."""
+    return " ".join(plain(value).split()) if isinstance(value, str) else ""
 
 
 def _words(value: object) -> tuple[str, ...]:
@@ -259,7 +262,7 @@ def _task(model: Model, event: Event) -> Model:
 
 def _busy(model: Model, event: Event, names: tuple[str, ...], doing: str) -> Model:
     hosts = {host.name: host for host in model.hosts}
-    hosts |= {name: HostNow(name, doing, RUNNING, event.at) for name in names if name}
+    hosts |= {name: HostNow(name, _word(doing), RUNNING, event.at) for name in names if name}
     return replace(model, hosts=tuple(hosts[name] for name in sorted(hosts)))
 
 
