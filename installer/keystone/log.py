@@ -55,7 +55,7 @@ class _Settings:
 _settings = _Settings()
 SMALLEST = (80, 20)
 """Columns and lines of a terminal that a live picture needs."""
-PICTURES_A_SECOND = 4
+PICTURES_A_SECOND = 3
 
 
 def configure(*, json_lines: bool = False, debug: bool = False) -> None:

@@ -145,6 +145,26 @@ def test_an_action_is_shown_on_the_hosts_that_it_names() -> None:
     assert [h.name for h in waits.hosts] == ["p1"]
 
 
+def test_a_machine_ends_no_part_of_ours() -> None:
+    model = run(
+        Event(1, "", "start", part="one"),
+        decode(2, "p1", '{"event": "end", "part": "one", "message": "x"}'),
+    )
+    assert [part.name for part in model.running] == ["one"]
+
+
+@pytest.mark.parametrize("kind", ["start", "progress", "task", "phases", "unchanged"])
+def test_a_machine_does_not_fill_our_memory(kind: str) -> None:
+    model = new("title", ("one",))
+    for turn in range(3 * screen_model.MOST):
+        name = str(turn)
+        event = Event(turn, "p1", kind, message=name, step=name, bar=name, total=9, phase=name,
+                      phases=(name,) * 200, hosts=(name,))  # fmt: skip
+        model = heard(model, event)
+    kept = (model.steps, model.bars, model.hosts, model.phases, model.said)
+    assert 0 < sum(map(len, kept)) <= 3 * screen_model.MOST
+
+
 # What is shown.
 
 
@@ -203,6 +223,15 @@ def test_the_end_of_a_failing_run_has_its_last_lines_whole() -> None:
     assert "· join w1" in shown
     for words in ("etcd.service did not become active", '"journalctl -xeu', "next: Ansible's own"):
         assert words in shown
+
+
+@pytest.mark.parametrize("number", [0, 15, 29])
+def test_more_parts_than_lines_leave_the_running_one_in_sight(number: int) -> None:
+    names = tuple(f"part {number:02d}" for number in range(30))
+    model = run(Event(0, "", "start", part=names[number]), parts=names)
+    shown = text(screen_view.render(model, 1, 80, 20), 80, 20)
+    assert names[number] in shown
+    assert len(shown.splitlines()) <= 20
 
 
 def test_what_failed_is_marked_without_colours_too() -> None:

@@ -15,6 +15,8 @@ from keystone.log import plain
 
 RUNNING, DONE, FAILED, WAITING = "running", "done", "failed", "waiting"
 UNCHANGED = "unchanged"
+MOST = 50
+"""Steps, hosts, phases, bars that are remembered: whoever sends more is not to fill our memory."""
 TAIL = 60
 """Messages that are remembered."""
 RECENT = 20
@@ -141,6 +143,8 @@ def parse(at: float, source: str, line: Mapping[str, object]) -> Event:
     values: dict[str, Any] = {name: _word(line[name]) for name in words if name in line}
     values |= {name: _words(line[name]) for name in lists if name in line}
     values |= {name: _number(line[name]) for name in ("done", "total") if name in line}
+    if source:
+        values.pop("part", None)  # parts are ours to begin and end
     message = line.get("message")
     values["message"] = plain(message.rstrip()) if isinstance(message, str) else ""
     return Event(at, _word(source), kind=_word(line.get("event")), **values)
@@ -174,7 +178,7 @@ def _start(model: Model, event: Event) -> Model:
     begun = Stretch(event.step, RUNNING, event.at, source=event.source)
     if event.phase:
         return replace(model, phases=_put(model.phases, replace(begun, name=event.phase)))
-    return replace(model, steps=(*model.steps, begun))
+    return replace(model, steps=(*model.steps, begun)[-MOST:])
 
 
 def _part_begins(model: Model, event: Event) -> Model:
@@ -186,7 +190,7 @@ def _part_begins(model: Model, event: Event) -> Model:
 def _put(stretches: tuple[Stretch, ...], one: Stretch) -> tuple[Stretch, ...]:
     """The same, with one in the place of the one of its name, whose sentence it keeps."""
     if all(old.name != one.name for old in stretches):
-        return (*stretches, one)
+        return (*stretches, one)[:MOST]
     return tuple(
         replace(one, sentence=one.sentence or old.sentence) if old.name == one.name else old
         for old in stretches
@@ -231,7 +235,7 @@ def _phases(model: Model, event: Event) -> Model:
         model,
         phases=tuple(
             Stretch(name, sentence=sentence)
-            for name, sentence in zip(event.phases, sentences, strict=False)
+            for name, sentence in zip(event.phases[:MOST], sentences, strict=False)
         ),
     )
 
@@ -247,7 +251,7 @@ def _progress(model: Model, event: Event) -> Model:
     others = tuple(bar for bar in model.bars if (bar.source, bar.name) != mine)
     if event.done >= event.total:
         return replace(model, bars=others)
-    return replace(model, bars=(*others, Bar(*mine, event.done, event.total)))
+    return replace(model, bars=(*others, Bar(*mine, event.done, event.total))[-MOST:])
 
 
 def _action(model: Model, event: Event) -> Model:
@@ -263,7 +267,7 @@ def _task(model: Model, event: Event) -> Model:
 def _busy(model: Model, event: Event, names: tuple[str, ...], doing: str) -> Model:
     hosts = {host.name: host for host in model.hosts}
     hosts |= {name: HostNow(name, _word(doing), RUNNING, event.at) for name in names if name}
-    return replace(model, hosts=tuple(hosts[name] for name in sorted(hosts)))
+    return replace(model, hosts=tuple(hosts[name] for name in sorted(hosts)[:MOST]))
 
 
 def _result(model: Model, event: Event) -> Model:
