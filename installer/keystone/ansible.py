@@ -181,21 +181,33 @@ class _Tasks:
 
     def __init__(self, title: str) -> None:
         self._title = title
-        self._task = ""
+        self._task, self._role = "", ""
+        self._hosts: list[str] = []
         self._start = 0.0
         self._results: dict[str, str] = {}
         self.failures: list[str] = []
 
     def see(self, event: dict[str, object]) -> None:
         """One event of playbooks/callback_plugins/keystone.py."""
-        if event.get("event") == "task_start":
+        kind = event.get("event")
+        if kind == "play_start":
+            hosts = event.get("hosts")
+            self._hosts = [str(host) for host in hosts] if isinstance(hosts, list) else []
+        elif kind == "task_start":
             self.close()
             self._task, self._start = str(event.get("task")), time.monotonic()
-        elif event.get("event") == "result":
-            host, status = str(event.get("host")), str(event.get("status"))
-            self._results[host] = status
-            if status in ("failed", "unreachable") and not event.get("ignored"):
-                self.failures.append(f"{host}: {self._task}: {event.get('message')}")
+            self._role = str(event.get("role") or "")
+            log.event("task", self._task, task=self._task, role=self._role, hosts=self._hosts)
+        elif kind == "result":
+            self._result(str(event.get("host")), str(event.get("status")), event)
+
+    def _result(self, host: str, status: str, event: dict[str, object]) -> None:
+        self._results[host] = status
+        if status in ("failed", "unreachable") and not event.get("ignored"):
+            self.failures.append(f"{host}: {self._task}: {event.get('message')}")
+            self._hosts = [name for name in self._hosts if name != host]
+        log.event("result", f"{host}: {self._task}: {status}", host=host, status=status,
+                  task=self._task, role=self._role)  # fmt: skip
 
     def close(self) -> None:
         """Print the line of the task that just ended."""

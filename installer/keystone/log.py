@@ -1,7 +1,21 @@
 """The only printer. People look rather than read: steps with times, progress, tables.
 
 Everything goes to standard error except what a command was asked for (`out`, `out_json`).
-Colours and bars appear on a terminal only; `--log-format json` makes every line a JSON object.
+Colours and bars appear on a terminal only; `--log-format json` makes every line a JSON object:
+
+    {"time": 1763000000.0, "level": "info", "message": "...", ...}
+
+`time` is in seconds since 1970; `level` is debug, info, warning, error or event (what only programs
+want to know: text has no such line). Many lines carry `event`, and with it:
+
+    start, end, failed   a step, named by `step`; some have `phase` or `part`
+    progress             `bar` (its name), `done` of `total`
+    phases               `phases`, `sentences`: what a run goes through, in order
+    unchanged            `phase` has nothing to do
+    action               what begins in `phase`, on `hosts`
+    task, result         of a playbook: `role`, `task` on `hosts`; `status` of it on `host`
+
+A program in this very process may hear the lines instead (`live`).
 """
 
 from __future__ import annotations
@@ -13,7 +27,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.live import Live
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -26,17 +41,21 @@ from rich.progress import (
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 
 @dataclass
 class _Settings:
     json: bool = False
     debug: bool = False
+    hear: Callable[[dict[str, Any]], None] | None = None
     console: Console = field(default_factory=lambda: Console(stderr=True, highlight=False))
 
 
 _settings = _Settings()
+SMALLEST = (80, 20)
+"""Columns and lines of a terminal that a live picture needs."""
+PICTURES_A_SECOND = 3
 
 
 def configure(*, json_lines: bool = False, debug: bool = False) -> None:
@@ -47,10 +66,12 @@ def configure(*, json_lines: bool = False, debug: bool = False) -> None:
 
 def _emit(level: str, text: str, style: str = "", **fields: Any) -> None:  # noqa: ANN401 JSON values
     text = plain(text)
-    if _settings.json:
-        line = {"time": time.time(), "level": level, "message": text, **fields}
+    line = {"time": time.time(), "level": level, "message": text, **fields}
+    if _settings.hear:
+        _settings.hear(line)
+    elif _settings.json:
         print(json.dumps(line, default=str), file=sys.stderr, flush=True)
-    else:
+    elif level != "event":
         body = escape(text)
         _settings.console.print(f"[{style}]{body}[/]" if style else body, soft_wrap=True)
 
@@ -76,6 +97,11 @@ def debug(text: str, **fields: Any) -> None:  # noqa: ANN401 JSON values
         _emit("debug", text, "dim", **fields)
 
 
+def event(name: str, text: str, **fields: Any) -> None:  # noqa: ANN401 JSON values
+    """What programs that follow a run want to know; people are told by other lines."""
+    _emit("event", text, event=name, **fields)
+
+
 def plain(text: str) -> str:
     """Text with nothing in it that commands a terminal: it may quote a bundle, a disk or a host.
 
@@ -85,19 +111,25 @@ def plain(text: str) -> str:
 
 
 @contextmanager
-def step(text: str) -> Iterator[None]:
+def step(text: str, **fields: Any) -> Iterator[None]:  # noqa: ANN401 JSON values
     """Say that something starts, and how long it took when it ends well."""
     start = time.monotonic()
-    _emit("info", f"· {text}", "dim", event="start")
-    yield
-    _emit("info", f"✓ {text} ({duration(time.monotonic() - start)})", "green", event="end")
+    _emit("info", f"· {text}", "dim", event="start", step=text, **fields)
+    try:
+        yield
+    except BaseException:
+        # People read the error itself; programs need the end of what they saw begin.
+        event("failed", text, step=text, **fields)
+        raise
+    spent = duration(time.monotonic() - start)
+    _emit("info", f"✓ {text} ({spent})", "green", event="end", step=text, **fields)
 
 
 class Bar:
     """Progress of one long piece of work: `advance` in the unit that `total` was given in."""
 
     def __init__(self, text: str, total: int, progress: Progress | None) -> None:
-        self._text, self._total, self._progress = text, total, progress
+        self._name, self._text, self._total, self._progress = text, text, total, progress
         self._done = 0
         self._said = 0
         self._task = progress.add_task(escape(text), total=total) if progress else None
@@ -108,10 +140,13 @@ class Bar:
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, advance=amount)
             return
-        tenth = self._done * 10 // max(self._total, 1)
-        if tenth > self._said:
-            self._said = tenth
-            _emit("info", f"  {self._text}: {min(tenth * 10, 100)} %", done=self._done)
+        # Whoever hears in this process draws a bar of its own; a line is for every tenth.
+        parts = 100 if _settings.hear else 10
+        now = min(self._done * parts // max(self._total, 1), parts)
+        if now > self._said:
+            self._said = now
+            _emit("info", f"  {self._text}: {now * 100 // parts} %", event="progress",
+                  bar=self._name, done=self._done, total=self._total)  # fmt: skip
 
     def describe(self, text: str) -> None:
         """Change what the bar says it is doing."""
@@ -123,7 +158,7 @@ class Bar:
 @contextmanager
 def progress(text: str, total: int, *, in_bytes: bool = True) -> Iterator[Bar]:
     """A bar for work of known size."""
-    if _settings.json or not _settings.console.is_terminal:
+    if _settings.json or _settings.hear or not _settings.console.is_terminal:
         yield Bar(text, total, None)
         return
     columns = [TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()]
@@ -131,6 +166,50 @@ def progress(text: str, total: int, *, in_bytes: bool = True) -> Iterator[Bar]:
         columns += [DownloadColumn(), TransferSpeedColumn()]
     with Progress(*columns, console=_settings.console) as bars:
         yield Bar(text, total, bars)
+
+
+def as_json() -> bool:
+    """Whether lines are JSON objects: programs that we start should say theirs alike."""
+    return _settings.json
+
+
+def watched() -> bool:
+    """Whether a live picture can be shown: standard error is a terminal that is large enough."""
+    console = _settings.console
+    able = console.is_terminal and not console.is_dumb_terminal
+    wide = console.width >= SMALLEST[0] and console.height >= SMALLEST[1]
+    return able and wide and not _settings.json and console.encoding.startswith("utf")
+
+
+@contextmanager
+def live(
+    picture: Callable[[int, int], RenderableType], hear: Callable[[dict[str, Any]], None]
+) -> Iterator[None]:
+    """While the block runs the terminal shows `picture(columns, lines)`, and nothing is printed.
+
+    hear: gets every line as the object of `--log-format json`, from whichever thread says it.
+    What the terminal showed before comes back at the end, however the block ends.
+    """
+    console = _settings.console
+    screen = Live(
+        get_renderable=lambda: picture(console.width, console.height),
+        console=console,
+        screen=True,
+        refresh_per_second=PICTURES_A_SECOND,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
+    _settings.hear = hear
+    try:
+        with screen:
+            yield
+    finally:
+        _settings.hear = None
+
+
+def show(picture: RenderableType) -> None:
+    """Print a picture once, where the log goes."""
+    _settings.console.print(picture)
 
 
 def table(

@@ -38,6 +38,10 @@ class Action(ABC, Generic[World]):
     def describe(self) -> str:
         """What it does, to which host, in one line."""
 
+    def where(self) -> tuple[str, ...]:
+        """The hosts that it works on, as far as it names them."""
+        return tuple(getattr(self, "hosts", ()))
+
     @abstractmethod
     def apply(self, world: World) -> None:
         """Do it. Raises KeystoneError; must be safe to repeat after being cut anywhere."""
@@ -133,6 +137,12 @@ def apply(
     HostError when a phase still wants something after it was applied.
     """
     state, outcomes = first, []
+    log.event(
+        "phases",
+        f"{len(phases)} phases",
+        phases=[phase.name for phase in phases],
+        sentences=[phase.sentence for phase in phases],
+    )
     for number, phase in enumerate(phases, start=1):
         start = time.monotonic()
         actions = tuple(phase.plan(state))
@@ -141,7 +151,7 @@ def apply(
             log.info(f"= {title}: nothing to do", phase=phase.name, event="unchanged")
             outcomes.append(Outcome(phase.name, 0, 0.0))
             continue
-        with log.step(f"{title}: {phase.sentence}"):
+        with log.step(f"{title}: {phase.sentence}", phase=phase.name):
             for action in actions:
                 _apply_one(action, phase.name, world, approved, journal)
             state = observe()
@@ -160,6 +170,7 @@ def _apply_one(
             hint="look at the new plan with --plan, then run again and approve it",
         )
     journal.write(phase=phase, action=what, event="start")
+    log.event("action", what, phase=phase, hosts=action.where())
     try:
         action.apply(world)
     except KeystoneError as error:

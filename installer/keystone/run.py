@@ -20,7 +20,7 @@ from keystone import log
 from keystone.errors import HostError, KeystoneError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 SSH_CONNECT_SECONDS = 60
 """Under load an emulated machine's sshd answers late; a dead host still fails in a minute."""
@@ -132,10 +132,11 @@ def spawned(
     log_file: Path | None = None,
     cwd: Path | None = None,
     stdout: int | None = None,
+    together: bool = False,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A program that runs while the block does; ended by SIGTERM, then SIGKILL, by its own id.
 
-    stdout: pass run.PIPE to read what it says line by line.
+    stdout: pass run.PIPE to read what it says line by line; together: standard error with it.
     """
     words = [os.fspath(word) for word in argv]
     log.debug(f"$ {shlex.join(words)} &")
@@ -145,7 +146,7 @@ def spawned(
             words,
             stdin=subprocess.DEVNULL,
             stdout=stdout if stdout is not None else (sink or subprocess.DEVNULL),
-            stderr=sink or subprocess.DEVNULL,
+            stderr=subprocess.STDOUT if together else (sink or subprocess.DEVNULL),
             env=environment(env),
             cwd=cwd,
         )
@@ -189,6 +190,20 @@ def attached(
         env=environment(env),
         check=False,
     ).returncode
+
+
+def heard(
+    argv: Sequence[str | os.PathLike[str]],
+    hear: Callable[[str], None],
+    *,
+    env: Mapping[str, str] | None = None,
+) -> int:
+    """A program whose lines, of both outputs, go to `hear` as they come; returns its exit code."""
+    with spawned(argv, env=env, stdout=PIPE, together=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            hear(line.decode(errors="replace").rstrip("\r\n"))
+        return process.wait()
 
 
 def daemon(argv: Sequence[str | os.PathLike[str]], *, log_file: Path, pid_file: Path) -> int:

@@ -83,7 +83,7 @@ def cut(rig: Rig, phase: str, signal: str) -> None:
             begins = re.search(r"\[\d+/\d+\] ([a-z -]+): ", seen[-1])
             if inside or (begins and begins[1] == phase and '"start"' in seen[-1]):
                 # The first task has ended, or the phase has one action only: it is under way.
-                if inside or phase == "store":
+                if (inside and '"results"' in seen[-1]) or phase == "store":
                     rig.sh("p1", f"kill -{signal} $(cat /run/keystone-install.lock)")
                     break
                 inside = True

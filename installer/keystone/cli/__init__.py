@@ -50,7 +50,13 @@ LARGE = 2 << 20
     help="SHA-256 of the bundle's trust root, as its makers told you on another way.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the plan or outcome as JSON.")
-@click.option("--log-format", type=click.Choice(["text", "json"]), default="text")
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    envvar="KEYSTONE_LOG_FORMAT",
+    show_envvar=True,
+)
 @click.option("--debug", is_flag=True, help="Show every command that is run.")
 @click.pass_context
 def cli(ctx: click.Context, /, **options: Any) -> None:  # noqa: ANN401 click's own

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -51,13 +52,30 @@ def up(name: str, kind: str, machines: str, fresh: bool, as_json: bool) -> None:
 
 @group.command("run")
 @NAME
-@click.option("--machines", default="", help="Names with commas between.  [default: all]")
-def run_(name: str, machines: str) -> None:
+@KIND
+@click.option(
+    "--machines", default="p1,p2,p3,w1", help="Names with commas between.", show_default=True
+)
+def run_(name: str, kind: str, machines: str) -> None:
     """Do the main job in the lab: from nothing to a running cluster."""
     from keystone.lab import demo  # noqa: PLC0415 only this verb needs all of it
 
-    lab = Lab(name)
-    demo.main(lab, tuple(_names(machines) or [m.name for m in lab.settings.machines]))
+    demo.main(Lab(name, kind=kind), tuple(_names(machines)))
+
+
+@group.command(hidden=True)
+@click.argument("recording", type=click.Path(path_type=Path))
+@click.option("--speed", default=1.0, help="So many times as fast.", show_default=True)
+@click.option("--at", default=0.0, help="Seconds after the start of the run, for --svg.")
+@click.option("--svg", type=click.Path(path_type=Path), help="Write a picture of that moment.")
+def replay(recording: Path, speed: float, at: float, svg: Path | None) -> None:
+    """Show a run again that `lab run` kept as demo.jsonl."""
+    from keystone.lab import screen_replay  # noqa: PLC0415 only this verb needs it
+
+    if svg:
+        svg.write_text(screen_replay.svg(recording, at), "utf-8")
+    else:
+        screen_replay.play(recording, speed)
 
 
 @group.command()

@@ -15,6 +15,7 @@ from keystone import run
 from keystone.ansible import data_root
 from keystone.errors import KeystoneError
 from keystone.lab import mirror, upstream
+from keystone.lab.screen import Screen
 
 DEFINITION = Path("bundles/platform.yaml")
 
@@ -27,25 +28,27 @@ class Carried:
     fingerprint: str
 
 
-def carry(state: Path) -> Carried:
+def carry(state: Path, screen: Screen | None = None) -> Carried:
     """Build upstream, lock and create; each only when its inputs changed.
 
+    screen: where what the packager says is shown; without one it is printed.
     Raises KeystoneError with the packager's own message when a verb fails.
     """
+    screen = screen or Screen("bundle", ())
     folder = state / "bundle"
     folder.mkdir(parents=True, exist_ok=True)
     bundle, lock, keys = folder / "offline.tar", folder / "platform.lock.json", folder / "keys"
     built = upstream.build()
     if not keys.exists():
-        _keystone("bundle", "keys", "init", "--dir", str(keys), "--no-passphrase")
+        _keystone(screen, "bundle", "keys", "init", "--dir", str(keys), "--no-passphrase")
     with mirror.serve(built) as serving:
         _keystone(
-            "bundle", "lock", str(data_root() / DEFINITION),
+            screen, "bundle", "lock", str(data_root() / DEFINITION),
             "--mirrors", str(serving.mirrors_file), "-o", str(lock),
             "--keys", str(keys),
         )  # fmt: skip
         _keystone(
-            "bundle", "create", str(lock), "--mirrors", str(serving.mirrors_file),
+            screen, "bundle", "create", str(lock), "--mirrors", str(serving.mirrors_file),
             "-o", str(bundle), "--keys", str(keys),
         )  # fmt: skip
     shown = run.run([sys.executable, "-m", "keystone", "bundle", "show", str(bundle), "--json"])
@@ -58,7 +61,7 @@ def discard(state: Path) -> None:
     shutil.rmtree(state / "bundle", ignore_errors=True)
 
 
-def _keystone(*words: str) -> None:
-    code = run.attached([sys.executable, "-m", "keystone", *words])
+def _keystone(screen: Screen, *words: str) -> None:
+    code = screen.run([sys.executable, "-m", "keystone", *words], who=" ".join(words[:2]))
     if code != 0:
         raise KeystoneError(f"keystone-install {' '.join(words)}: exit code {code}")

@@ -9,64 +9,42 @@ from __future__ import annotations
 
 import json
 import shlex
-import time
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import sys
 from typing import TYPE_CHECKING
 
-from keystone import log, run
+from keystone import log
 from keystone.errors import HostError
-from keystone.lab import network
+from keystone.lab import network, summary
 from keystone.lab.carry import Carried, carry
 from keystone.lab.machine import MEDIA
+from keystone.lab.screen import Screen, watching
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from keystone.lab.machines import Lab
 
 WORK = "/root/keystone"
 
 
-@dataclass
-class Times:
-    """How long each part took, for the table at the end and for the README."""
-
-    rows: list[tuple[str, float]] = field(default_factory=list)
-
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """Measure one part of the run."""
-        start = time.monotonic()
-        with log.step(name):
-            yield
-        self.rows.append((name, time.monotonic() - start))
-
-    def show(self) -> None:
-        """The table, with the sum."""
-        rows = [(name, log.duration(spent)) for name, spent in self.rows]
-        rows.append(("all", log.duration(sum(spent for _, spent in self.rows))))
-        log.table(["part", "time"], rows, title="Time")
-
-
 def main(lab: Lab, machines: tuple[str, ...]) -> None:
     """Run all of it. Raises KeystoneError of whatever part fails; re-running goes on."""
-    times = Times()
-    with times.part("bundle: build, lock, create"):
-        bundle = carry(lab.folder)
-    with times.part("machines: boot"):
-        lab.up(machines)
     primers = [name for name in machines if name.startswith("p")]
-    with times.part("USB stick: into p1"):
-        insert(lab, bundle)
-        write_site(lab, primers)
-    with times.part("Primers: install"):
-        install(lab, bundle)
-    for name in machines:
-        if name not in primers:
-            with times.part(f"{name}: join"):
-                join(lab, name)
-    show(lab, times)
+    workers = [name for name in machines if name not in primers]
+    joins = {name: f"join {name}" for name in workers}
+    parts = ("bundle", "machines boot", "USB stick", "install", *joins.values())
+    with watching(f"lab {lab.settings.name}", parts, lab.folder) as screen:
+        with screen.part("bundle"):
+            bundle = carry(lab.folder, screen)
+        with screen.part("machines boot"):
+            lab.up(machines)
+        with screen.part("USB stick"):
+            insert(lab, bundle)
+            write_site(lab, primers)
+        with screen.part("install"):
+            install(lab, bundle, screen)
+        for name, part in joins.items():
+            with screen.part(part):
+                join(lab, name, screen)
+    show(lab, screen)
 
 
 def insert(lab: Lab, bundle: Carried) -> None:
@@ -138,10 +116,11 @@ def install_argv(bundle: Carried, *extra: str) -> list[str]:
     ]  # fmt: skip
 
 
-def install(lab: Lab, bundle: Carried) -> None:
-    """Run the main job on p1, its output passed through. Raises HostError when it fails."""
+def install(lab: Lab, bundle: Carried, screen: Screen) -> None:
+    """Run the main job on p1, its output passed on. Raises HostError when it fails."""
     p1 = lab.machine("p1").host()
-    code = run.attached([*p1.ssh_argv(), "--", shlex.join(install_argv(bundle, "--yes"))])
+    command = screen.there(shlex.join(install_argv(bundle, "--yes")))
+    code = screen.run([*p1.ssh_argv(), "--", command], who="p1")
     if code != 0:
         raise HostError(
             f"p1: keystone-install ended with exit code {code}",
@@ -149,13 +128,18 @@ def install(lab: Lab, bundle: Carried) -> None:
         )
 
 
-def join(lab: Lab, name: str) -> None:
-    """Print a join command on p1 and run it, unchanged, on the worker."""
+def join(lab: Lab, name: str, screen: Screen | None = None) -> None:
+    """Print a join command on p1 and run it, unchanged, on the worker.
+
+    screen: where what it says is shown; without one it is printed.
+    """
+    screen = screen or Screen(f"join {name}", ())
     argv = ["keystone-install", "token", "create", "--role", "worker", "--json"]
     answer = json.loads(lab.machine("p1").host().run(argv, timeout=900).stdout)
     worker = lab.machine(name).host()
     log.info(f"  {name}$ {answer['command']}")
-    code = run.attached([*worker.ssh_argv(), "--", answer["command"]])
+    command = screen.there(answer["command"])
+    code = screen.run([*worker.ssh_argv(), "--", command], who=name)
     if code != 0:
         raise HostError(f"{name}: the join command ended with exit code {code}")
     ready = ["kubectl", "wait", "--for=condition=Ready", f"node/{name}", "--timeout=1800s"]
@@ -163,19 +147,21 @@ def join(lab: Lab, name: str) -> None:
         lab.machine("p1").host().run(ready, timeout=2000)
 
 
-def show(lab: Lab, times: Times) -> None:
+def show(lab: Lab, screen: Screen) -> None:
     """What a visitor wants to see first, and how to look around."""
     kubectl = ["kubectl", "get"]
     p1 = lab.machine("p1").host()
-    log.out(p1.run([*kubectl, "nodes", "-o", "wide"]).stdout)
-    log.out(p1.run([*kubectl, "pods", "-A", "-o", "wide"]).stdout)
-    leaks = network.counters(lab.settings)
-    log.table(["counter", "packets"], sorted(leaks.items()), title="Packets that tried to get out")
-    times.show()
-    log.out(
-        "Look around:\n"
-        "  keystone-install lab ssh p1\n"
-        "  keystone-install lab ssh p1 -- kubectl get pods -A\n"
-        "  keystone-install lab status\n"
-        "  make demo-down   removes it all"
+    summary.show(
+        (
+            p1.run([*kubectl, "nodes", "-o", "wide"]).stdout,
+            p1.run([*kubectl, "pods", "-A", "-o", "wide"]).stdout,
+        ),
+        network.counters(lab.settings),
+        screen.times(),
+        summary.around(
+            {machine.name: str(machine.settings.address) for machine in lab.machines()},
+            "p1",
+            sys.argv[0],
+        ),
+        kind=lab.kind,
     )
