@@ -50,10 +50,10 @@ bench: $(VENV)/.installed ## Ratios beside peers and limits in one table; BENCH=
 	$(BIN)/python tests/bench/bench.py $(BENCH)
 
 test-lab: tools $(VENV)/.installed ## Boot machines: one Primer and a worker the whole way, with a kill
-	$(BIN)/python -m pytest -v -rs --durations=0 tests/vm/test_install.py $(TESTS)
+	$(BIN)/python -m pytest -v -rs --durations=0 tests/lab/test_install.py $(TESTS)
 
 test-quorum: tools $(VENV)/.installed ## The lab itself, three Primers up to the quorum: refusals, kills; not part of CI
-	$(BIN)/python -m pytest -v --durations=0 tests/vm/test_lab.py tests/vm/test_quorum.py $(TESTS)
+	$(BIN)/python -m pytest -v --durations=0 tests/lab/test_lab.py tests/lab/test_quorum.py $(TESTS)
 
 test-medium: tools $(VENV)/.installed ## Build the ISO, and start one blank machine from it, by itself to its login
 	$(BIN)/python -m pytest -v --durations=0 tests/images/test_medium.py -k uefi-cd $(TESTS)

@@ -2,7 +2,8 @@
 
 Build upstream's artefacts and the base image, lock and create the bundle from the production
 definition, boot bare machines, carry the bundle to p1 on a USB stick, install, join the worker
-with the one command that p1 prints, and show what came out.
+with the one command that p1 prints, start a workload that answers across nodes, and show what
+came out.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from typing import TYPE_CHECKING
 
 from keystone import log
 from keystone.errors import HostError
-from keystone.lab import network, summary
+from keystone.lab import network, summary, workload
 from keystone.lab.carry import Carried, carry
 from keystone.lab.machine import MEDIA
 from keystone.lab.screen import Screen, watching
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from keystone.lab.machines import Lab
 
 WORK = "/root/keystone"
@@ -30,7 +33,7 @@ def main(lab: Lab, machines: tuple[str, ...]) -> None:
     primers = [name for name in machines if name.startswith("p")]
     workers = [name for name in machines if name not in primers]
     joins = {name: f"join {name}" for name in workers}
-    parts = ("bundle", "machines boot", "USB stick", "install", *joins.values())
+    parts = ("bundle", "machines boot", "USB stick", "install", *joins.values(), "workload")
     with watching(f"lab {lab.settings.name}", parts, lab.folder) as screen:
         with screen.part("bundle"):
             bundle = carry(lab.folder, screen)
@@ -44,7 +47,10 @@ def main(lab: Lab, machines: tuple[str, ...]) -> None:
         for name, part in joins.items():
             with screen.part(part):
                 join(lab, name, screen)
-    show(lab, screen)
+        with screen.part("workload"):
+            workload.deploy(lab.machine("p1").host())
+            answers = workload.answers(lab.machine("p1").host())
+    show(lab, screen, answers)
 
 
 def insert(lab: Lab, bundle: Carried) -> None:
@@ -147,8 +153,13 @@ def join(lab: Lab, name: str, screen: Screen | None = None) -> None:
         lab.machine("p1").host().run(ready, timeout=2000)
 
 
-def show(lab: Lab, screen: Screen) -> None:
-    """What a visitor wants to see first, and how to look around."""
+def show(lab: Lab, screen: Screen, answers: Mapping[str, Sequence[str]]) -> None:
+    """What a visitor wants to see first, and how to look around.
+
+    answers: what the workload's pods on each node heard (workload.answers).
+    """
+    heard = [(node, " ".join(said[:-1]), said[-1]) for node, said in sorted(answers.items())]
+    log.table(["a pod on", "hears, by address", "and by name"], heard, title="Workload")
     kubectl = ["kubectl", "get"]
     p1 = lab.machine("p1").host()
     summary.show(

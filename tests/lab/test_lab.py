@@ -15,7 +15,7 @@ from keystone.lab.machines import Lab
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.vm.conftest import Booted
+    from tests.lab.conftest import Booted
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(1800)]
 
