@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,10 +18,13 @@ from keystone.lab.carry import Carried
 from keystone.lab.machines import Lab
 
 if TYPE_CHECKING:
+    import subprocess  # noqa: TID251 the type of what run.spawned gives
     from collections.abc import Iterator, Sequence
 
     from keystone.lab.machines import Machine
 
+KIND = os.environ.get("KEYSTONE_KIND", "container")
+"""What the machines are: containers on every change, virtual ones before a release."""
 KUBECTL = "kubectl --kubeconfig /etc/kubernetes/admin.conf --request-timeout=120s"
 NVME = "/dev/disk/by-id/nvme-QEMU_NVMe_Ctrl_"
 
@@ -52,10 +54,15 @@ class Rig:
 
 @contextmanager
 def started(
-    name: str, bundle: Carried, primers: Sequence[str], others: Sequence[str] = ()
+    name: str,
+    bundle: Carried,
+    primers: Sequence[str],
+    others: Sequence[str] = (),
+    *,
+    kind: str = KIND,
 ) -> Iterator[Rig]:
     """Primers and other machines, the stick in p1 and a site of these Primers beside it."""
-    lab = Lab(name)
+    lab = Lab(name, kind=kind)
     keep = "KEYSTONE_KEEP_LAB" in os.environ  # to try one test again on the machines that are there
     if not keep:
         lab.down(purge=True)
@@ -69,8 +76,25 @@ def started(
             lab.down(purge=True)
 
 
+WITHOUT_TASKS = ("store",)
+"""Phases that run no playbook: they are under way as soon as their action has begun."""
+
+
 def cut(rig: Rig, phase: str, signal: str) -> None:
     """Cut the installer in the middle of a phase: a moment after its first change began."""
+    with under_way(rig, phase) as process:
+        rig.sh("p1", f"kill -{signal} $(cat /run/keystone-install.lock)")
+        if signal == "INT":
+            assert process.stdout is not None
+            rest = process.stdout.read().decode(errors="replace")
+            assert process.wait() == InterruptedRunError.exit_code, rest
+            assert "run the same command again" in rest
+            assert "Traceback" not in rest
+
+
+@contextmanager
+def under_way(rig: Rig, phase: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The installer, at work in a phase: its first task has ended."""
     host = rig.machine("p1").host()
     argv = demo.install_argv(rig.bundle, "--yes", "--log-format", "json")
     seen, inside = [], False
@@ -80,20 +104,12 @@ def cut(rig: Rig, phase: str, signal: str) -> None:
         assert process.stdout is not None
         for raw in process.stdout:
             seen.append(raw.decode(errors="replace"))
-            begins = re.search(r"\[\d+/\d+\] ([a-z -]+): ", seen[-1])
-            if inside or (begins and begins[1] == phase and '"start"' in seen[-1]):
-                # The first task has ended, or the phase has one action only: it is under way.
-                if (inside and '"results"' in seen[-1]) or phase == "store":
-                    rig.sh("p1", f"kill -{signal} $(cat /run/keystone-install.lock)")
-                    break
-                inside = True
-        else:
-            pytest.fail(f"phase {phase} never began:\n{''.join(seen[-30:])}")
-        if signal == "INT":
-            rest = process.stdout.read().decode(errors="replace")
-            assert process.wait() == InterruptedRunError.exit_code, rest
-            assert "run the same command again" in rest
-            assert "Traceback" not in rest
+            said = json.loads(seen[-1]) if seen[-1].startswith("{") else {}
+            inside = inside or (said.get("event"), said.get("phase")) == ("action", phase)
+            if inside and (phase in WITHOUT_TASKS or "results" in said):
+                yield process
+                return
+        pytest.fail(f"phase {phase} never began:\n{''.join(seen[-30:])}")
 
 
 def assert_pool(rig: Rig, name: str) -> None:
