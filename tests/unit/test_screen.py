@@ -234,6 +234,19 @@ def test_more_parts_than_lines_leave_the_running_one_in_sight(number: int) -> No
     assert len(shown.splitlines()) <= 20
 
 
+def test_more_hosts_than_lines_leave_room_for_the_last_lines() -> None:
+    hosts = tuple(f"h{number:02d}" for number in range(40))
+    model = run(
+        Event(0, "", "start", part="one"),
+        Event(1, "p1", "task", task="Put it", hosts=hosts),
+        *(Event(2, "p1", message=f"said {number}") for number in range(9)),
+    )
+    shown = text(screen_view.render(model, 3, 80, 24), 80, 24)
+    assert "h00" in shown
+    assert all(f"said {number}" in shown for number in range(5, 9))
+    assert len(shown.splitlines()) <= 24
+
+
 def test_what_failed_is_marked_without_colours_too() -> None:
     states = {"waiting", "done", "failed", "unchanged"}
     marks = {screen_view.MARKS[state] for state in states}
