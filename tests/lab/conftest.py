@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,8 @@ import pytest
 from keystone.lab import network
 from keystone.lab.carry import carry
 from keystone.lab.machines import Lab
+
+from .rig import KIND
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,9 +29,7 @@ class Booted:
 
 @pytest.fixture(scope="module")
 def booted() -> Iterator[Booted]:
-    if os.geteuid() != 0:
-        pytest.skip("machines need root: network namespaces and taps")
-    lab = Lab("test")
+    lab = Lab("test", kind=KIND)
     lab.down(purge=True)
     try:
         lab.up(["p1", "w1"])

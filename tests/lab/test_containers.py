@@ -1,0 +1,38 @@
+"""What a container machine may not do to the host that it runs on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from keystone.lab.machines import Lab
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    made = Lab("containers", kind="container")
+    made.down(purge=True)
+    try:
+        made.up(["p1"])
+        yield made
+    finally:
+        made.down(purge=True)
+
+
+def test_a_container_changes_nothing_of_its_host(lab: Lab) -> None:
+    p1 = lab.machine("p1")
+    assert p1.run(["systemd-detect-virt"]).strip() == "container-other"
+    for setting in ("kernel/panic", "vm/overcommit_memory"):
+        said = p1.run(["sh", "-c", f"(echo 1 > /proc/sys/{setting}) 2>&1 || :"])
+        assert "Read-only" in said
+    p1.run(["sysctl", "-w", "net.ipv4.ip_forward=1"])
+    assert p1.host().run(["date", "-s", "+1 day"], check=False).returncode != 0
+    assert p1.host().run(["modprobe", "dummy"], check=False).returncode != 0
+    said = p1.run(["sh", "-c", "mknod /root/disk b 254 0 2>&1 || :"])
+    assert "not permitted" in said

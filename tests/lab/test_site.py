@@ -1,0 +1,291 @@
+"""The whole way on three Primers and two workers: refusals, an installation that is cut in every
+phase, the same command again, workers that join, everything that the cluster must be able to do,
+and all machines off at once.
+
+The tests run in the order of this file and share one lab: each looks at what the one before left.
+On containers by default; KEYSTONE_KIND=virtual runs the same on virtual machines (one API server
+where they are emulated: docs/guide/lab.md).
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import TYPE_CHECKING
+
+import pytest
+
+from keystone.lab import demo, saves, workload
+from keystone.lab.machine import becomes
+
+from . import rig as rigs
+from .rig import KUBECTL, Rig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from keystone.lab.carry import Carried
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(3600)]
+
+PRIMERS = ("p1", "p2", "p3")
+WORKERS = ("w1", "w2")
+CUTS = {
+    "trust": "KILL",
+    "time": "KILL",
+    "storage": "INT",
+    "store": "KILL",
+    "registry": "KILL",
+    "etcd": "KILL",
+    "join service": "KILL",
+    "control plane": "KILL",
+    "add-ons": "KILL",
+}
+"""Phases in the middle of which the installer is cut, and how; INT is what Ctrl-C sends. Each run
+goes further than the last."""
+
+WITHOUT_CERTIFICATE = """
+import socket, ssl
+context = ssl.create_default_context(cafile="/etc/etcd/pki/peer-ca.crt")
+with socket.create_connection(("127.0.0.1", 2379), timeout=60) as plain:
+    try:
+        with context.wrap_socket(plain, server_hostname="127.0.0.1") as secure:
+            secure.sendall(b"GET /health HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n")
+            print("answered:", secure.recv(100))
+    except ssl.SSLError as error:
+        print("refused:", error)
+"""
+"""In TLS 1.3 the server asks for the certificate after the client believes itself connected."""
+
+VOLUME = """
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: data}
+spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 64Mi}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: keeper}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+    - name: keeper
+      image: docker.io/library/busybox:1.37
+      command: [sleep, "86400"]
+      volumeMounts: [{name: data, mountPath: /data}]
+  volumes: [{name: data, persistentVolumeClaim: {claimName: data}}]
+"""
+
+
+@pytest.fixture(scope="module")
+def rig(bundle: Carried) -> Iterator[Rig]:
+    with rigs.started("site", bundle, PRIMERS, WORKERS) as ready:
+        yield ready
+
+
+def untouched(rig: Rig) -> dict[str, str]:
+    """What a refusal must leave as it was, on every Primer."""
+    look = (
+        "find /etc /usr /var/lib /opt -xdev -newer /proc/1 -type f -not -path '/var/lib/systemd/*' "
+        "| sort; ls /var/lib/keystone 2>&1"
+    )
+    return {name: rig.sh(name, look, check=False) for name in PRIMERS}
+
+
+def write(rig: Rig, name: str, change: Callable[[dict[str, object]], None]) -> str:
+    """Another site file on p1; its path."""
+    document = demo.site_document(rig.lab, list(PRIMERS))
+    change(document["spec"])  # type: ignore[arg-type]
+    path = f"{demo.WORK}/{name}.yaml"
+    rig.machine("p1").host().run(["sh", "-c", f"cat > {path}"], data=json.dumps(document))
+    return path
+
+
+def test_hosts_that_are_not_fit_are_named_all_at_once(rig: Rig) -> None:
+    before = untouched(rig)
+    listening = "exec python3 -m http.server 2379 >/dev/null 2>&1"
+    rig.sh("p2", f"systemd-run --quiet --unit=squatter sh -c '{listening}'")
+    assert becomes(lambda: "2379" in rig.sh("p2", "ss -Hltn 'sport = :2379'"), 60)
+    rig.sh("p3", "cp /etc/machine-id /etc/machine-id.own")
+    copied = rig.sh("p2", "cat /etc/machine-id")
+    rig.machine("p3").host().run(["sh", "-c", "cat > /etc/machine-id"], data=copied)
+    try:
+        result = rig.install("--yes")
+        assert result.returncode == 6, result.stderr
+        for words in ("port 2379 is taken by python3", "have the same machine-id"):
+            assert words in result.stderr
+    finally:
+        rig.sh("p2", "systemctl stop squatter")
+        rig.sh("p3", "cat /etc/machine-id.own > /etc/machine-id; rm /etc/machine-id.own")
+    assert untouched(rig) == before
+
+
+def test_a_host_of_another_cluster_is_refused(rig: Rig) -> None:
+    rig.sh("p3", "mkdir -p /var/lib/etcd/member")
+    result = rig.install("--yes")
+    rig.sh("p3", "rm -r /var/lib/etcd")
+    assert result.returncode == 7, result.stderr
+    assert "p3: belongs to a cluster already: /var/lib/etcd/member" in result.stderr
+
+
+def test_a_host_that_does_not_answer_is_named(rig: Rig) -> None:
+    def dead(spec: dict[str, object]) -> None:
+        spec["primers"][2]["address"] = "10.77.0.99"  # type: ignore[index]
+
+    before = untouched(rig)
+    result = rig.install("--yes", site=write(rig, "dead", dead))
+    assert result.returncode == 8, result.stderr
+    assert "10.77.0.99" in result.stderr
+    assert untouched(rig) == before
+
+
+def test_a_machine_like_these_is_refused_by_a_site_that_is_not_for_trying(rig: Rig) -> None:
+    def serious(spec: dict[str, object]) -> None:
+        spec.pop("trial", None)
+        spec.pop("storage", None)
+        for primer in spec["primers"]:  # type: ignore[attr-defined]
+            primer["disks"] = [{"serial": f"{primer['name']}{letter}"} for letter in "AB"]
+
+    result = rig.install("--yes", site=write(rig, "serious", serious))
+    assert result.returncode == 6, result.stderr
+    assert "disk p1A not found" in result.stderr
+    for name in PRIMERS if rigs.KIND == "container" else ():
+        assert f"{name}: is a container" in result.stderr
+
+
+@pytest.mark.parametrize(("phase", "signal"), CUTS.items())
+def test_a_run_that_is_cut(rig: Rig, phase: str, signal: str) -> None:
+    rigs.cut(rig, phase, signal)
+
+
+def test_after_all_that_the_same_command_ends_well(rig: Rig) -> None:
+    result = rig.install("--yes")
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_same_command_again_looks_once_and_changes_nothing(rig: Rig) -> None:
+    logins = "journalctl -q -u ssh -o cat --grep 'Accepted publickey' | wc -l"
+    before = {name: int(rig.sh(name, logins, check=False)) for name in PRIMERS[1:]}
+    result = rig.install("--yes")
+    assert result.returncode == 0, result.stderr
+    assert "Nothing to do" in result.stderr
+    for name, count in before.items():
+        # One is ours, to count.
+        assert int(rig.sh(name, logins)) - count <= 2
+
+
+def test_three_etcd_members_healthy_over_tls_and_nobody_without_a_certificate(rig: Rig) -> None:
+    pki = "/etc/etcd/pki"
+    base = "etcdctl --endpoints https://127.0.0.1:2379 --command-timeout=60s"
+    certs = f"--cacert {pki}/peer-ca.crt --cert {pki}/client.crt --key {pki}/client.key"
+    health = rig.sh("p1", f"{base} {certs} endpoint health --cluster -w json")
+    assert [entry["health"] for entry in json.loads(health)] == [True] * 3
+    bare = f"{base} --cacert {pki}/peer-ca.crt endpoint health"
+    assert rig.machine("p1").host().run(shlex.split(bare), check=False).returncode != 0
+    said = rig.machine("p1").host().run(["python3", "-"], data=WITHOUT_CERTIFICATE).stdout
+    assert "certificate required" in said.lower().replace("_", " ")
+
+
+@pytest.mark.parametrize("name", WORKERS)
+def test_a_worker_joins_by_one_command(rig: Rig, name: str) -> None:
+    demo.join(rig.lab, name)
+    assert name in ready(rig)
+
+
+def test_every_machine_is_a_node(rig: Rig) -> None:
+    carrying = PRIMERS if not rig.lab.emulated else PRIMERS[:1]  # demo.site_document
+    assert ready(rig) == {*carrying, *WORKERS}
+
+
+def ready(rig: Rig) -> set[str]:
+    """The nodes that say they are Ready."""
+    return {
+        node["metadata"]["name"]
+        for node in json.loads(rig.kubectl("get nodes -o json"))["items"]
+        if {"type": "Ready", "status": "True"}.items()
+        <= next(c for c in node["status"]["conditions"] if c["type"] == "Ready").items()
+    }
+
+
+def test_the_clock_is_fed_by_a_primer(rig: Rig) -> None:
+    for name in (*PRIMERS[1:], *WORKERS):
+        rigs.assert_clock(rig, name)
+
+
+def test_pods_of_all_nodes_reach_each_other_and_a_service_by_name(rig: Rig) -> None:
+    host = rig.machine("p1").host()
+    workload.deploy(host)
+    assert_answers(rig)
+
+
+def assert_answers(rig: Rig) -> None:
+    nodes = ready(rig)
+    answers = workload.answers(rig.machine("p1").host())
+    assert set(answers) == nodes
+    for heard in answers.values():
+        assert set(heard[:-1]) == nodes
+        assert heard[-1] in nodes
+
+
+def apply(rig: Rig, manifest: str) -> None:
+    rig.machine("p1").host().run(["sh", "-c", f"{KUBECTL} apply -f -"], data=manifest, timeout=600)
+
+
+def test_a_volume_keeps_its_file_when_the_pod_is_recreated(rig: Rig) -> None:
+    apply(rig, VOLUME)
+    rig.kubectl("wait --for=condition=Ready pod/keeper --timeout=1200s")
+    rig.kubectl("exec keeper -- sh -c 'echo kept > /data/file && sync'")
+    rig.kubectl("delete pod keeper --wait --timeout=600s --grace-period=1")
+    apply(rig, VOLUME)
+    rig.kubectl("wait --for=condition=Ready pod/keeper --timeout=1200s")
+    assert rig.kubectl("exec keeper -- cat /data/file").strip() == "kept"
+    volume = json.loads(rig.kubectl("get pv -o json"))["items"][0]
+    path = next(
+        volume["spec"][kind]["path"] for kind in ("hostPath", "local") if kind in volume["spec"]
+    )
+    place = next(iter(volume["spec"]["nodeAffinity"]["required"]["nodeSelectorTerms"]))
+    node = place["matchExpressions"][0]["values"][0]
+    file_system = rig.sh(node, f"stat -fc %T {path}").strip()
+    assert (file_system == "zfs") == (rigs.KIND == "virtual")
+
+
+def test_nothing_tried_to_get_out(rig: Rig) -> None:
+    rigs.assert_no_leak(rig)
+
+
+def test_the_api_answers_while_a_primer_is_off_and_it_comes_back(rig: Rig) -> None:
+    gone = "p3" if rig.lab.emulated else "p2"  # emulated, p1 has the one API server
+    rig.machine(gone).power_cut()
+    rig.kubectl("get --raw /readyz")
+    if not rig.lab.emulated:
+        rig.kubectl(f"wait --for=condition=Ready=Unknown node/{gone} --timeout=1200s")
+    rig.lab.up([gone])
+    rig.kubectl("wait --for=condition=Ready nodes --all --timeout=1200s")
+
+
+def test_all_machines_off_at_once_and_on_again(rig: Rig) -> None:
+    saves.save(rig.lab, "whole")
+    comes_back(rig)
+
+
+def test_a_saved_site_is_brought_back_as_it_was(rig: Rig) -> None:
+    rig.kubectl("create configmap later")
+    saves.restore(rig.lab, "whole")
+    comes_back(rig)
+    assert "later" not in rig.kubectl("get configmaps")
+
+
+def comes_back(rig: Rig) -> None:
+    """Everything is as before: nodes, quorum, workload, volume; nothing is to be installed."""
+    look = ["sh", "-c", f"{KUBECTL} get --raw /readyz"]
+    assert becomes(lambda: "ok" in rig.machine("p1").run(look, check=False), 1200)
+    rig.kubectl("wait --for=condition=Ready nodes --all --timeout=1200s")
+    workload.deploy(rig.machine("p1").host())
+    assert_answers(rig)
+    rig.kubectl("wait --for=condition=Ready pod/keeper --timeout=1200s")
+    assert rig.kubectl("exec keeper -- cat /data/file").strip() == "kept"
+    demo.insert(rig.lab, rig.bundle)
+    result = rig.install("--yes")
+    assert result.returncode == 0, result.stderr
+    assert "Nothing to do" in result.stderr
+    rigs.assert_no_leak(rig)
