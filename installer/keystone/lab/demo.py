@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from keystone import log, run
 from keystone.errors import HostError
-from keystone.lab import network
+from keystone.lab import base, network
 from keystone.lab.carry import Carried, carry
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def main(lab: Lab, machines: tuple[str, ...]) -> None:
     """Run all of it. Raises KeystoneError of whatever part fails; re-running goes on."""
     times = Times()
     with times.part("bundle: build, lock, create"):
-        bundle = carry(lab.folder)
+        bundle = carry(lab.folder, beside={"base image": base.image})
     with times.part("machines: boot"):
         lab.up(machines)
     primers = [name for name in machines if name.startswith("p")]
