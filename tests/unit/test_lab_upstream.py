@@ -11,23 +11,40 @@ from pathlib import Path
 import pytest
 import yaml
 
-from keystone.errors import UsageError
-from keystone.lab import catalogue, golang, images, mirror
+from keystone.errors import ConfigurationError, UsageError
+from keystone.lab import (
+    carry,
+    catalogue,
+    definition,
+    golang,
+    images,
+    mirror,
+    real,
+    settings,
+    upstream,
+)
 from keystone.lab.fileserver import span
+from keystone.lab.parts import Part, table
 from keystone.lab.upstream import Upstream
 
 ROOT = Path(__file__).parents[2]
 WHOLE = catalogue.load()
+USUAL = WHOLE.usual()
+OLDER = "kubernetes-1.36"
 PLATFORM = yaml.safe_load((ROOT / "bundles" / "platform.yaml").read_text())["spec"]
 
 
 def test_mirror_holds_every_image_of_the_platform() -> None:
-    assert {entry["ref"] for entry in PLATFORM["images"]} == {image.ref for image in WHOLE.images}
+    assert {entry["ref"] for entry in PLATFORM["images"]} == {image.ref for image in USUAL.images}
 
 
 def test_mirror_holds_every_file_of_the_platform() -> None:
     wanted = {(entry["name"], entry["url"]) for entry in PLATFORM["binaries"]}
-    assert wanted == {(file.name, file.url) for file in WHOLE.files}
+    assert wanted == {(file.name, file.url) for file in USUAL.files}
+
+
+def test_what_the_platform_asks_for_is_what_is_built_without_names() -> None:
+    assert WHOLE.only(carry.asked(carry.wanted(), WHOLE)) == USUAL
 
 
 @pytest.mark.parametrize("file", WHOLE.files, ids=lambda file: file.name)
@@ -44,8 +61,153 @@ def test_urls_say_the_version_that_is_built(file: catalogue.File) -> None:
 )
 def test_modules_require_the_version_that_is_declared(program: catalogue.Program) -> None:
     folder = catalogue.FOLDER / program.module
-    assert f'"{program.package}"' in (folder / "tools.go").read_text()
-    assert f" {program.version}\n" in (folder / "go.mod").read_text()
+    module = (folder / "go.mod").read_text()
+    if module.startswith(f"module {program.package}\n"):
+        assert "\nfunc main() {\n" in (folder / "main.go").read_text()
+    else:
+        assert f'"{program.package}"' in (folder / "tools.go").read_text()
+    assert f" {program.version}\n" in module
+
+
+@pytest.mark.parametrize(
+    "program",
+    [program for program in WHOLE.programs.values() if program.shares],
+    ids=lambda program: program.name,
+)
+def test_modules_share_the_packages_that_cost_most(program: catalogue.Program) -> None:
+    """Go's cache knows a compiled package again where all that it imports is the same."""
+    theirs, ours = versions(program.shares), versions(program.module)
+    common = [name for name in ("k8s.io/client-go", "golang.org/x/net", "golang.org/x/text",
+                                "google.golang.org/protobuf") if name in ours]  # fmt: skip
+    assert common
+    assert {name: ours[name] for name in common} == {name: theirs[name] for name in common}
+
+
+def versions(module: str) -> dict[str, str]:
+    """Every module that a go.mod names with the version that is used: that of its replacement."""
+    found = {}
+    for line in (catalogue.FOLDER / module / "go.mod").read_text().splitlines():
+        words = line.removeprefix("require ").removeprefix("replace ").split()
+        if "=>" in words and len(words) == 4:
+            found[words[0]] = words[3]
+        elif len(words) > 1 and words[1].startswith("v"):
+            found.setdefault(words[0], words[1])
+    return found
+
+
+def test_older_release_is_built_only_when_asked_for_by_its_name() -> None:
+    assert WHOLE.releases == (OLDER,)
+    older = WHOLE.only([OLDER])
+    assert not older.programs.keys() & USUAL.programs.keys()
+    assert {program.version for program in older.programs.values()} == {"v1.36.3", "v1.14.2"}
+    assert {program.module for program in older.programs.values()} == {OLDER, "dns-1.14.2"}
+
+
+def test_definition_of_an_older_release_differs_in_kubernetes_alone() -> None:
+    older, now = carry.wanted(OLDER)["spec"], carry.wanted()["spec"]
+    changed = [
+        (old.get("ref", old.get("url")), new.get("ref", new.get("url")))
+        for key in ("images", "binaries")
+        for old, new in zip(older[key], now[key], strict=True)
+        if old != new
+    ]
+    assert len(changed) == 8
+    for old, new in changed:
+        assert old.replace("1.36.3", "1.37.2").replace("1.14.2", "1.14.6") == new
+    kubelet = next(entry for entry in older["binaries"] if entry["name"] == "kubelet")
+    assert kubelet["version"] == "v1.36.3"
+    assert {key: older[key] for key in ("debs", "kernelModules")} == {
+        key: now[key] for key in ("debs", "kernelModules")
+    }
+    asked = WHOLE.only(carry.asked(carry.wanted(OLDER), WHOLE))
+    older_files = {file.name for file in WHOLE.only([OLDER]).files}
+    older_images = {image.ref for image in WHOLE.only([OLDER]).images}
+    assert older_files < {file.name for file in asked.files}
+    assert older_images < {image.ref for image in asked.images}
+
+
+def test_unknown_release_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(UsageError, match=r"kubernetes-1\.35") as caught:
+        carry.wanted("kubernetes-1.35")
+    assert OLDER in caught.value.hint
+
+
+def test_modules_that_share_packages_follow_one_another_in_one_lane() -> None:
+    lanes = [[group[0].module for group in lane] for lane in upstream.lanes_of(USUAL.programs)]
+    assert sorted(module for lane in lanes for module in lane) == sorted(
+        {program.module for program in USUAL.programs.values()}
+    )
+    kubernetes = next(lane for lane in lanes if "kubernetes" in lane)
+    assert kubernetes[0] == "kubernetes"
+    assert {"helm", "dns", "distribution", "flannel"} < set(kubernetes)
+    assert kubernetes == lanes[0]
+    assert ["etcd"] in lanes
+
+
+@pytest.mark.parametrize(
+    ("package", "name"),
+    [
+        ("k8s.io/kubernetes/cmd/kubelet", "kubelet"),
+        ("go.etcd.io/etcd/server/v3", "server"),
+        ("example.com/v2", "example.com"),
+        ("example.com/tool/v1", "v1"),
+        ("pause.c", "pause.c"),
+    ],
+)
+def test_go_names_a_program_by_its_import_path(package: str, name: str) -> None:
+    assert catalogue.executable_name(package) == name
+
+
+def test_programs_of_one_module_never_have_one_name() -> None:
+    """They are built into one folder."""
+    for lane in upstream.lanes_of(WHOLE.programs):
+        for group in lane:
+            names = [catalogue.executable_name(program.package) for program in group]
+            assert len(set(names)) == len(names), group[0].module
+
+
+def test_table_of_times_has_the_longest_first_and_what_was_there_in_one_line() -> None:
+    rows = [Part("image", 2.0), Part("etcd", 0.1, made=False), Part("kubernetes", 600.0)]
+    assert table(rows, 630.0) == [
+        ("kubernetes", "10 min 00 s"),
+        ("image", "2.0 s"),
+        ("1 more", "cached"),
+        ("all, side by side", "10 min 30 s"),
+    ]
+
+
+DIGEST = "ab" * 32
+OTHER = "cd" * 32
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (DIGEST, DIGEST),
+        (f"{DIGEST}\n", DIGEST),
+        (f"{DIGEST}  tool.tgz\n", DIGEST),
+        (f"{DIGEST} *tool.tgz\n", DIGEST),
+        (f"{OTHER}  other.tgz\n{DIGEST}  ./dist/tool.tgz\n", DIGEST),
+        (f"{DIGEST}  other.tgz\n", ""),
+        (f"{DIGEST}  tool.tgz.sig\n", ""),
+        (f"{DIGEST}\n{OTHER}\n", ""),
+        ("<html>not found</html>", ""),
+        ("", ""),
+    ],
+)
+def test_checksum_files_as_upstreams_write_them(text: str, expected: str) -> None:
+    assert real.checksum_in(text, "tool.tgz") == expected
+
+
+def test_binaries_are_held_to_what_upstream_publishes() -> None:
+    document = carry.wanted()
+    kubelet, runc = (
+        next(file.url for file in USUAL.files if file.name == name) for name in ("kubelet", "runc")
+    )
+    given = definition.with_checksums(document, {kubelet: DIGEST})["spec"]["binaries"]
+    found = {entry["url"]: entry.get("sha256", "") for entry in given}
+    assert (found[kubelet], found[runc]) == (DIGEST, "")
+    assert document == carry.wanted()
 
 
 def test_only_takes_what_the_named_things_need() -> None:
@@ -166,3 +328,21 @@ def test_ranges(header: str, expected: tuple[int, int] | None) -> None:
 def test_ranges_that_cannot_be_satisfied(header: str) -> None:
     with pytest.raises(ValueError, match="of 100 bytes"):
         span(header, 100)
+
+
+@pytest.mark.parametrize("mode", ["auto", "real", "build"])
+def test_lab_says_where_its_artefacts_come_from(tmp_path: Path, mode: str) -> None:
+    document = yaml.safe_load((ROOT / "lab" / "lab.yaml").read_text())
+    assert document["spec"]["upstream"] == "auto"
+    document["spec"] |= {"upstream": mode, "mirrors": "mirrors.yaml"}
+    (tmp_path / "lab.yaml").write_text(yaml.safe_dump(document))
+    lab = settings.load(tmp_path / "lab.yaml")
+    assert (lab.upstream, lab.mirrors) == (mode, tmp_path / "mirrors.yaml")
+
+
+def test_lab_refuses_another_word_for_it(tmp_path: Path) -> None:
+    document = yaml.safe_load((ROOT / "lab" / "lab.yaml").read_text())
+    document["spec"]["upstream"] = "reel"
+    (tmp_path / "lab.yaml").write_text(yaml.safe_dump(document))
+    with pytest.raises(ConfigurationError, match="'reel' is none of auto, real, build"):
+        settings.load(tmp_path / "lab.yaml")

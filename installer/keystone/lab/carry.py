@@ -1,6 +1,8 @@
 """What a packager does on a connected workstation, in the lab: lock and create.
 
-The definition is the production one; only `mirrors:` points at the lab's upstream mirror.
+The definition is the production one; where the real upstreams do not answer, `mirrors:` points at
+the lab's upstream mirror. What does not need one another begins at once, side by side: upstream's
+programs, kernel modules, and what the caller adds (its base image).
 """
 
 from __future__ import annotations
@@ -8,16 +10,34 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from keystone import run
+import yaml
+
+from keystone import log, run
 from keystone.ansible import data_root
 from keystone.errors import KeystoneError
-from keystone.lab import mirror, upstream
+from keystone.image import modules
+from keystone.lab import catalogue, definition, golang, mirror, real, settings, upstream
+from keystone.lab.parts import Parts
 from keystone.lab.screen import Screen
+from keystone.wholefile import write_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from keystone.lab.catalogue import Catalogue
+    from keystone.lab.settings import LabSettings
 
 DEFINITION = Path("bundles/platform.yaml")
+LOOKED_UP = 2.0
+"""Seconds: a part of the caller that took less was there already."""
 
 
 @dataclass(frozen=True)
@@ -28,40 +48,136 @@ class Carried:
     fingerprint: str
 
 
-def carry(state: Path, screen: Screen | None = None) -> Carried:
+def carry(
+    state: Path,
+    *,
+    release: str = "",
+    beside: Mapping[str, Callable[[], object]] | None = None,
+    lab: LabSettings | None = None,
+    screen: Screen | None = None,
+    parts: Parts | None = None,
+) -> Carried:
     """Build upstream, lock and create; each only when its inputs changed.
 
-    screen: where what the packager says is shown; without one it is printed.
+    release: an older one of the catalogue ("kubernetes-1.36") in place of the platform's versions.
+    beside: other work, by what it makes, that begins with the first compiler and is done when this
+    returns. lab: lab/lab.yaml, unless given. screen: where what the packager says is shown; without
+    one it is printed. parts: where each part's time is added; without it a table is printed. All
+    bundles of one lab are signed with the same keys.
     Raises KeystoneError with the packager's own message when a verb fails.
     """
-    screen = screen or Screen("bundle", ())
+    lab, screen, times = lab or settings.load(), screen or Screen("bundle", ()), parts or Parts()
     folder = state / "bundle"
     folder.mkdir(parents=True, exist_ok=True)
-    bundle, lock, keys = folder / "offline.tar", folder / "platform.lock.json", folder / "keys"
-    built = upstream.build()
-    if not keys.exists():
-        _keystone(screen, "bundle", "keys", "init", "--dir", str(keys), "--no-passphrase")
-    with mirror.serve(built) as serving:
-        _keystone(
-            screen, "bundle", "lock", str(data_root() / DEFINITION),
-            "--mirrors", str(serving.mirrors_file), "-o", str(lock),
-            "--keys", str(keys),
-        )  # fmt: skip
-        _keystone(
-            screen, "bundle", "create", str(lock), "--mirrors", str(serving.mirrors_file),
-            "-o", str(bundle), "--keys", str(keys),
-        )  # fmt: skip
-    shown = run.run([sys.executable, "-m", "keystone", "bundle", "show", str(bundle), "--json"])
-    fingerprint = str(json.loads(shown.stdout)["fingerprint"])
-    return Carried(bundle, fingerprint)
+    stem, name = (release, f"{release}.tar") if release else ("platform", "offline.tar")
+    bundle, document = folder / name, wanted(release)
+    with (
+        _beginning({**_kernel_modules(document), **(beside or {})}, times),
+        source(lab, document, folder / f"{stem}.yaml", times) as (path, words),
+    ):
+        _pack(path, folder / f"{stem}.lock.json", bundle, words, screen, times)
+    if parts is None:
+        times.show("Bundle: what took how long")
+    shown = run.run([sys.executable, "-m", "keystone", "bundle", "show", bundle, "--json"])
+    return Carried(bundle, str(json.loads(shown.stdout)["fingerprint"]))
 
 
 def discard(state: Path) -> None:
-    """Forget the lab's bundle and its keys."""
+    """Forget the lab's bundles and their keys."""
     shutil.rmtree(state / "bundle", ignore_errors=True)
 
 
+def wanted(release: str = "") -> dict[str, Any]:
+    """The platform's definition, or the one of an older release. Raises UsageError."""
+    document: dict[str, Any] = yaml.safe_load((data_root() / DEFINITION).read_text())
+    return definition.of_release(document, catalogue.load(), release) if release else document
+
+
+def asked(document: Mapping[str, Any], whole: Catalogue) -> list[str]:
+    """What a definition asks for, by the catalogue's names of files and references of images."""
+    urls = {entry["url"] for entry in document["spec"]["binaries"]}
+    refs = {entry["ref"] for entry in document["spec"]["images"]}
+    return [
+        *(file.name for file in whole.files if file.url in urls),
+        *(image.ref for image in whole.images if image.ref in refs),
+    ]
+
+
+@contextmanager
+def source(
+    lab: LabSettings, document: Mapping[str, Any], path: Path, parts: Parts
+) -> Iterator[tuple[Path, list[str]]]:
+    """The definition to lock, and the words of a verb that say where its addresses lead.
+
+    Straight to the real upstreams, or to a mirror of what was built here, which runs while the
+    block does. path: where a definition goes that is not the production one.
+    """
+    whole = catalogue.load()
+    names = asked(document, whole)
+    if real.used(lab.upstream, lab.mirrors):
+        with log.step("upstream: checksums"), parts.measure("upstream: checksums"):
+            sources = real.sources_of(lab.mirrors)
+            digests = real.checksums(whole.only(names).files, sources)
+        given = definition.with_checksums(document, digests)
+        yield _written(given, path), ["--mirrors", str(lab.mirrors)] if lab.mirrors else []
+        return
+    built = upstream.build(names, parts=parts)
+    with mirror.serve(built) as serving:
+        yield _written(document, path), ["--mirrors", str(serving.mirrors_file)]
+
+
+def _written(document: Mapping[str, Any], path: Path) -> Path:
+    """The file of a definition: the production one itself where nothing differs from it."""
+    production = data_root() / DEFINITION
+    if document == yaml.safe_load(production.read_text()):
+        return production
+    write_whole(path, yaml.safe_dump(dict(document), sort_keys=False).encode(), 0o644)
+    return path
+
+
+def _pack(
+    path: Path, lock: Path, bundle: Path, words: list[str], screen: Screen, parts: Parts
+) -> None:
+    keys = bundle.parent / "keys"
+    if not keys.exists():
+        _keystone(screen, "bundle", "keys", "init", "--dir", str(keys), "--no-passphrase")
+    signed = ["--keys", str(keys)]
+    with parts.measure("bundle: lock"):
+        _keystone(screen, "bundle", "lock", str(path), *words, "-o", str(lock), *signed)
+    with parts.measure("bundle: create"):
+        _keystone(screen, "bundle", "create", str(lock), *words, "-o", str(bundle), *signed)
+
+
+def _kernel_modules(document: Mapping[str, Any]) -> dict[str, Callable[[], object]]:
+    """What `bundle lock` would compile in the end, to be begun first; it finds it in the cache."""
+    return {
+        f"{entry['name']} modules, kernel {kernel}": partial(
+            modules.build, entry["name"], entry["suite"], kernel
+        )
+        for entry in document["spec"].get("kernelModules", [])
+        for kernel in entry["kernels"]
+    }
+
+
+@contextmanager
+def _beginning(jobs: Mapping[str, Callable[[], object]], parts: Parts) -> Iterator[None]:
+    """Do the jobs while the block runs; they are done when it ends, or their error is raised."""
+
+    def timed(name: str, job: Callable[[], object]) -> None:
+        with parts.measure(name) as part:
+            start = time.monotonic()
+            job()
+            part.made = time.monotonic() - start >= LOOKED_UP
+
+    with ThreadPoolExecutor(max(1, len(jobs))) as pool:
+        running = [pool.submit(timed, name, job) for name, job in jobs.items()]
+        yield
+        for future in running:
+            future.result()
+
+
 def _keystone(screen: Screen, *words: str) -> None:
-    code = screen.run([sys.executable, "-m", "keystone", *words], who=" ".join(words[:2]))
+    argv = [sys.executable, "-m", "keystone", *words]
+    code = screen.run(argv, who=" ".join(words[:2]), env=golang.passed_on())
     if code != 0:
         raise KeystoneError(f"keystone-install {' '.join(words)}: exit code {code}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,10 +12,19 @@ import yaml
 from keystone.errors import PreflightError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 FOLDER = Path(__file__).resolve().parents[3] / "lab" / "upstream"
 """The modules and the catalogue: in a checkout only, the lab is not part of the wheel."""
+
+
+@dataclass(frozen=True)
+class Instead:
+    """A folder of ours that stands in for a package of a module that we build from."""
+
+    module: str
+    package: str
+    folder: str
 
 
 @dataclass(frozen=True)
@@ -22,7 +32,8 @@ class Program:
     """One executable of one module.
 
     package: a Go import path, or a C file of the module's folder. variables: strings set at link
-    time (import path.name -> value).
+    time (import path.name -> value). shares: the module that compiles most of its packages too;
+    that one is built first. published: where upstream publishes the bare program, if it does.
     """
 
     name: str
@@ -32,6 +43,9 @@ class Program:
     cgo: bool
     tags: tuple[str, ...]
     variables: Mapping[str, str]
+    shares: str = ""
+    published: str = ""
+    instead: Instead | None = None
 
 
 @dataclass(frozen=True)
@@ -39,13 +53,21 @@ class File:
     """One file under its upstream URL.
 
     members: path in the tar -> program; empty when the file is the program called `name` itself.
-    checksum: name of the checksum file that stands beside it.
+    checksum: name of the checksum file that stands beside it. release: the older release that it
+    belongs to, and binary: which of the platform's binaries it takes the place of there.
     """
 
     name: str
     url: str
     checksum: str
     members: Mapping[str, str]
+    release: str = ""
+    binary: str = ""
+
+    @property
+    def checksum_url(self) -> str:
+        """Where upstream publishes the checksum."""
+        return f"{self.url.rpartition('/')[0]}/{self.checksum}"
 
     @property
     def programs(self) -> frozenset[str]:
@@ -68,7 +90,10 @@ class Root:
 
 @dataclass(frozen=True)
 class Image:
-    """One image under its upstream reference. files: path in the image -> program."""
+    """One image under its upstream reference.
+
+    files: path in the image -> program. release: the older release that it belongs to.
+    """
 
     ref: str
     root: str
@@ -76,6 +101,7 @@ class Image:
     entrypoint: tuple[str, ...]
     command: tuple[str, ...]
     user: str
+    release: str = ""
 
     @property
     def repository(self) -> str:
@@ -104,27 +130,42 @@ class Catalogue:
             raise UsageError(f"{name}: no such program in the catalogue", hint=f"one of: {known}")
         return self.programs[name]
 
-    def only(self, names: Iterable[str]) -> Catalogue:
-        """The part that holds these names of files and references of images.
+    @property
+    def releases(self) -> tuple[str, ...]:
+        """Names of the older releases that are built only when they are asked for."""
+        entries: tuple[File | Image, ...] = (*self.files, *self.images)
+        return tuple(sorted({entry.release for entry in entries} - {""}))
 
-        Raises UsageError for a name that is neither.
+    def usual(self) -> Catalogue:
+        """What the platform's definition asks for: no older release."""
+        return self._part([e for e in self.files if not e.release],
+                          [e for e in self.images if not e.release])  # fmt: skip
+
+    def only(self, names: Iterable[str]) -> Catalogue:
+        """The part that holds these names of files, references of images, and older releases.
+
+        Raises UsageError for a name that is none of them.
         """
         wanted = set(names)
         known = {file.name for file in self.files} | {image.ref for image in self.images}
+        known |= set(self.releases)
         if unknown := sorted(wanted - known):
             raise UsageError(
                 f"not in the catalogue: {', '.join(unknown)}",
                 hint=f"one of: {', '.join(sorted(known))}",
             )
-        files = tuple(file for file in self.files if file.name in wanted)
-        images = tuple(image for image in self.images if image.ref in wanted)
+        return self._part([e for e in self.files if {e.name, e.release} & wanted],
+                          [e for e in self.images if {e.ref, e.release} & wanted])  # fmt: skip
+
+    def _part(self, files: Sequence[File], images: Sequence[Image]) -> Catalogue:
+        """These files and images, with the programs and roots that they need."""
         needed = {name for file in files for name in file.programs}
         needed |= {name for image in images for name in image.files.values()}
         return Catalogue(
             {name: program for name, program in self.programs.items() if name in needed},
-            files,
+            tuple(files),
             {image.root: self.roots[image.root] for image in images if image.root},
-            images,
+            tuple(images),
         )
 
 
@@ -143,10 +184,7 @@ def parse(document: Mapping[str, Any]) -> Catalogue:
         for program in _programs(module, entry)
     }
     roots = {name: _root(name, entry) for name, entry in document.get("roots", {}).items()}
-    files = tuple(
-        File(entry["name"], entry["url"], entry["checksum"], entry.get("members", {}))
-        for entry in document.get("files", [])
-    )
+    files = tuple(File(**{"members": {}, **entry}) for entry in document.get("files", []))
     images = tuple(_image(entry) for entry in document.get("images", []))
     catalogue = Catalogue(programs, files, roots, images)
     for name in {name for file in files for name in file.programs}:
@@ -159,6 +197,15 @@ def parse(document: Mapping[str, Any]) -> Catalogue:
     return catalogue
 
 
+def executable_name(package: str) -> str:
+    """What `go build` calls the program of an import path (go help build).
+
+    That is its last element, or the one before where the last is the module's major version.
+    """
+    *before, last = package.split("/")
+    return before[-1] if before and re.fullmatch(r"v[2-9]|v[1-9][0-9]+", last) else last
+
+
 def _programs(module: str, entry: Mapping[str, Any]) -> list[Program]:
     return [
         Program(
@@ -169,6 +216,9 @@ def _programs(module: str, entry: Mapping[str, Any]) -> list[Program]:
             entry.get("cgo", False),
             tuple(entry.get("tags", ())),
             entry.get("variables", {}),
+            entry.get("shares", ""),
+            entry.get("published", "").format(program=executable_name(package)),
+            Instead(**entry["instead"]) if "instead" in entry else None,
         )
         for name, package in entry["programs"].items()
     ]
@@ -188,4 +238,5 @@ def _image(entry: Mapping[str, Any]) -> Image:
         tuple(entry.get("entrypoint", ())),
         tuple(entry.get("command", ())),
         entry.get("user", ""),
+        entry.get("release", ""),
     )

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 from keystone import log
 from keystone.errors import HostError
-from keystone.lab import network, summary, workload
+from keystone.lab import base, network, summary, workload
 from keystone.lab.carry import Carried, carry
 from keystone.lab.machine import MEDIA
+from keystone.lab.parts import Parts
 from keystone.lab.screen import Screen, watching
 
 if TYPE_CHECKING:
@@ -34,9 +35,11 @@ def main(lab: Lab, machines: tuple[str, ...]) -> None:
     workers = [name for name in machines if name not in primers]
     joins = {name: f"join {name}" for name in workers}
     parts = ("bundle", "machines boot", "USB stick", "install", *joins.values(), "workload")
+    taken = Parts()
     with watching(f"lab {lab.settings.name}", parts, lab.folder) as screen:
         with screen.part("bundle"):
-            bundle = carry(lab.folder, screen)
+            system = base.tree if lab.kind == "container" else base.image
+            bundle = carry(lab.folder, beside={"base system": system}, screen=screen, parts=taken)
         with screen.part("machines boot"):
             lab.up(machines)
         with screen.part("USB stick"):
@@ -50,6 +53,7 @@ def main(lab: Lab, machines: tuple[str, ...]) -> None:
         with screen.part("workload"):
             workload.deploy(lab.machine("p1").host())
             answers = workload.answers(lab.machine("p1").host())
+    taken.show("Bundle: what took how long")
     show(lab, screen, answers)
 
 

@@ -1,7 +1,9 @@
 """Programs built from modules of ours, through the Go module proxy that this machine uses.
 
 Each program is built once for its inputs: the module's files, flags and compiler name its place
-in the cache. A build that was cut goes on where Go's own cache stands.
+in the cache. What is missing of a module is built by one `go build`: it loads the packages once,
+and links one program while it compiles for the next. A build that was cut goes on where Go's own
+cache stands.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from threading import get_ident
@@ -19,14 +22,15 @@ from keystone import log
 from keystone.errors import PreflightError
 from keystone.lab import catalogue
 from keystone.run import environment, run
+from keystone.turns import only_one
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from keystone.lab.catalogue import Program
 
-HOUR = 3600.0
-"""Longest patience for one program, in seconds: kube-apiserver took 7 minutes of two cores."""
+PATIENCE = 2 * 3600.0
+"""For one module, in seconds: Kubernetes took 15 minutes of two cores, with nothing beside it."""
 
 _PASSED_ON = ("GOPROXY", "GOSUMDB", "GONOSUMDB", "GONOPROXY", "GOPRIVATE", "GOCACHE", "GOMODCACHE",
               "GOTOOLCHAIN", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy",
@@ -45,16 +49,75 @@ def build(program: Program) -> Path:
 
     Raises PreflightError without a compiler, CommandError when the build fails.
     """
-    folder = catalogue.FOLDER / program.module
+    build_module([program])
+    return target(program)
+
+
+def target(program: Program) -> Path:
+    """Where the cache has the program, or will have it."""
     argv, env = _command(program)
-    name = key(argv, env, _compiler(program), sources(folder))
-    target = cache_folder() / "programs" / name / program.name
-    if target.is_file():
-        return target
-    with log.step(f"build {program.name} {program.version}"):
-        made(target, lambda path: run([*argv, path, program.package], env=env, cwd=folder,
-                                      timeout=HOUR))  # fmt: skip
-    return target
+    instead = [asdict(program.instead)] if program.instead else []
+    name = key(argv, env, _compiler(program), sources(catalogue.FOLDER / program.module), *instead)
+    return cache_folder() / "programs" / name / program.name
+
+
+def build_module(programs: Sequence[Program]) -> tuple[Program, ...]:
+    """Build what the cache lacks of some programs of one module; returns what was built.
+
+    Raises as `build` does.
+    """
+    if all(target(program).is_file() for program in programs):
+        return ()
+    module = programs[0].module
+    work = cache_folder() / "work" / module
+    with only_one(work.with_name(f"{module}.lock"), f"building {module}"):
+        missing = tuple(program for program in programs if not target(program).is_file())
+        if missing:
+            _build(missing, work)
+    return missing
+
+
+def _build(programs: Sequence[Program], work: Path) -> None:
+    """Build them side by side, then give each its final name. `work` is ours alone, and removed."""
+    shutil.rmtree(work, ignore_errors=True)
+    out = work / "out"
+    out.mkdir(parents=True)
+    first = programs[0]
+    argv, env = _command(first)
+    packages = [program.package for program in programs]
+    names = ", ".join(program.name for program in programs)
+    with log.step(f"build {names} {first.version}"):
+        folder = _staged(first, work)
+        if first.package.endswith(".c"):
+            run([*argv, out / first.package, *packages], env=env, cwd=folder)
+        else:
+            run([*argv, f"{out}/", *packages], env=env, cwd=folder, timeout=PATIENCE)
+    for program in programs:
+        built = out / catalogue.executable_name(program.package)
+        made(target(program), built.replace)
+    shutil.rmtree(work)
+
+
+def _staged(program: Program, work: Path) -> Path:
+    """The folder to build in: the module's own, or a copy of it with a package of ours inside.
+
+    The copy is needed because go refuses to lay files over its module cache, and a nested module
+    under the package's own path is ambiguous to it.
+    """
+    folder, instead = catalogue.FOLDER / program.module, program.instead
+    if not instead:
+        return folder
+    env = _environment(cgo=program.cgo)
+    stage, source = work / "stage", work / "stage" / "source"
+    shutil.copytree(folder, stage)
+    shown = run([_go(), "mod", "download", "-json", instead.module], env=env, cwd=folder).stdout
+    shutil.copytree(json.loads(shown)["Dir"], source, copy_function=shutil.copyfile)
+    for part in [source, *source.rglob("*/")]:  # the module cache's folders are read-only
+        part.chmod(0o755)
+    shutil.rmtree(source / instead.package)
+    shutil.copytree(folder / instead.folder, source / instead.package)
+    run([_go(), "mod", "edit", f"-replace={instead.module}=./source"], env=env, cwd=stage)
+    return stage
 
 
 def made(target: Path, make: Callable[[Path], object]) -> Path:
@@ -104,10 +167,20 @@ def _command(program: Program) -> tuple[list[str], dict[str, str]]:
     return argv, _environment(cgo=program.cgo)
 
 
+def passed_on() -> dict[str, str]:
+    """What a person has set about proxies, authorities, caches and Go: a child needs it too."""
+    return {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+
+
 def _environment(*, cgo: bool) -> dict[str, str]:
-    chosen = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     path = f"{Path(_go()).parent}:{environment()['PATH']}"
-    return {**chosen, "PATH": path, "CGO_ENABLED": str(int(cgo)), "GOFLAGS": "", "GOWORK": "off"}
+    return {
+        **passed_on(),
+        "PATH": path,
+        "CGO_ENABLED": str(int(cgo)),
+        "GOFLAGS": "",
+        "GOWORK": "off",
+    }
 
 
 @cache

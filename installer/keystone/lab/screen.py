@@ -11,6 +11,7 @@ import json
 import time
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import IO, TYPE_CHECKING, Any
@@ -65,15 +66,19 @@ class Screen:
         if not self.live:
             self._hear(Event(self.spent, "", kind=kind, part=part))
 
-    def run(self, argv: Sequence[str | Path], *, who: str) -> int:
+    def run(
+        self, argv: Sequence[str | Path], *, who: str, env: Mapping[str, str] | None = None
+    ) -> int:
         """Run a program that says what it does; returns its exit code. who: its name here.
 
         Programs of ours say it as we do, for they find KEYSTONE_LOG_FORMAT; see `there`.
         """
         if not self.live:
-            return run.attached(argv, env={FORM: "json"} if log.as_json() else None)
+            form = {FORM: "json"} if log.as_json() else {}
+            return run.attached(argv, env={**(env or {}), **form})
         try:
-            return run.heard(argv, lambda line: self._line(who, line), env={FORM: "json"})
+            heard = partial(self._line, who)
+            return run.heard(argv, heard, env={**(env or {}), FORM: "json"})
         finally:
             self._hear(Event(self.spent, who, kind="gone"))
 

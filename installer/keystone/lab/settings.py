@@ -15,6 +15,8 @@ from keystone.errors import ConfigurationError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+UPSTREAMS = ("auto", "real", "build")
+
 
 @dataclass(frozen=True)
 class MachineSettings:
@@ -44,13 +46,19 @@ class MachineSettings:
 
 @dataclass(frozen=True)
 class LabSettings:
-    """A whole lab; its name separates it from other labs on the same host."""
+    """A whole lab; its name separates it from other labs on the same host.
+
+    upstream: "real" takes upstream's artefacts, "build" makes them from source, "auto" looks which
+    is possible. mirrors: a Mirrors document, through which the real upstreams are reached.
+    """
 
     name: str
     network: IPv4Network
     gateway: IPv4Address
     disk_gib: int
     machines: tuple[MachineSettings, ...]
+    upstream: str = "auto"
+    mirrors: Path | None = None
 
     @property
     def namespace(self) -> str:
@@ -113,14 +121,14 @@ def load(path: Path | None = None, *, name: str = "") -> LabSettings:
     path = path or checkout() / "lab" / "lab.yaml"
     document = yaml.safe_load(path.read_text())
     try:
-        return _parse(document, name)
+        return _parse(document, name, path.parent)
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigurationError(
             f"{path}: not a Lab document: {error!r}", hint="compare it with lab/lab.yaml"
         ) from error
 
 
-def _parse(document: Mapping[str, Any], name: str) -> LabSettings:
+def _parse(document: Mapping[str, Any], name: str, folder: Path) -> LabSettings:
     if document["kind"] != "Lab":
         raise ValueError(document["kind"])
     spec = document["spec"]
@@ -133,4 +141,12 @@ def _parse(document: Mapping[str, Any], name: str) -> LabSettings:
             MachineSettings(**{**machine, "address": IPv4Address(machine["address"])})
             for machine in spec["machines"]
         ),
+        upstream=_one_of(spec.get("upstream", "auto"), UPSTREAMS),
+        mirrors=(folder / spec["mirrors"]).resolve() if spec.get("mirrors") else None,
     )
+
+
+def _one_of(value: object, known: tuple[str, ...]) -> str:
+    if value not in known:
+        raise ValueError(f"{value!r} is none of {', '.join(known)}")
+    return str(value)

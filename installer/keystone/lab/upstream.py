@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from keystone import log
-from keystone.lab import apt, catalogue, golang, images
+from keystone.lab import apt, catalogue, golang, images, real, settings
 from keystone.lab.images import Blob, Built
+from keystone.lab.parts import Parts
 from keystone.run import run
 
 if TYPE_CHECKING:
@@ -49,49 +50,73 @@ class Upstream:
 def binary(name: str) -> Path:
     """The path of one program ("etcd", "registry", "kube-apiserver" ...), built if need be.
 
-    Raises UsageError for a name that is not in the catalogue.
+    What was built here once is taken first; then what the real upstream publishes, where it
+    answers (lab/lab.yaml: spec.upstream). Raises UsageError for a name that is not in the
+    catalogue.
     """
-    return golang.build(catalogue.load().program(name))
+    whole = catalogue.load()
+    wanted = whole.program(name)
+    lab = settings.load()
+    if not golang.target(wanted).is_file() and real.used(lab.upstream, lab.mirrors):
+        found = real.program(wanted, whole, real.sources_of(lab.mirrors))
+        if found:
+            return found
+    return golang.build(wanted)
 
 
-def build(only: Iterable[str] | None = None) -> Upstream:
-    """Everything, or only these names of files and references of images.
+def build(only: Iterable[str] | None = None, *, parts: Parts | None = None) -> Upstream:
+    """Everything but older releases, or only these files, images and older releases, by name.
 
+    parts: where each part's time is added; without it a table is printed when something was made.
     Raises UsageError for an unknown name, CommandError when a build fails.
     """
     whole = catalogue.load()
-    wanted = whole if only is None else whole.only(only)
+    wanted = whole.usual() if only is None else whole.only(only)
+    times = parts or Parts()
     blobs = golang.cache_folder() / "blobs"
     count = sum(map(len, (wanted.programs, wanted.roots, wanted.files, wanted.images)))
     with (
         log.step(f"upstream: {count} artefacts"),
         log.progress("upstream", count, in_bytes=False) as bar,
     ):
-        roots = _each(wanted.roots.values(), _counted(_root, bar))
-        modules = _each(_by_module(wanted.programs.values()), partial(_programs, bar))
-        built = {name: path for _, programs in modules for name, path in programs.items()}
-        systems = {root.name: path for root, path in roots}
-        files = _each(wanted.files, _counted(partial(_file, built), bar))
-        make_image = partial(_image, blobs, built, systems, wanted.roots)
+        lanes = [partial(_programs, bar, times, lane) for lane in lanes_of(wanted.programs)]
+        roots = [partial(_root, bar, times, root) for root in wanted.roots.values()]
+        _side_by_side([*lanes, *roots])
+        built = {name: golang.target(program) for name, program in wanted.programs.items()}
+        files = _each(wanted.files, _counted(partial(_file, times, built), bar))
+        make_image = partial(_image, times, blobs, built, wanted.roots)
         made = _each(wanted.images, _counted(make_image, bar))
+    if parts is None:
+        times.show("Upstream: what took how long")
     return Upstream(built, files, made, blobs)
 
 
-def _by_module(programs: Iterable[Program]) -> list[tuple[Program, ...]]:
-    """Programs of one module go one after another.
+def lanes_of(programs: Mapping[str, Program]) -> list[list[tuple[Program, ...]]]:
+    """Programs by module; modules that share packages in one lane, one after another.
 
-    Two compilers at once, on an empty cache, would both compile what the programs share, and the
-    seven of Kubernetes share nearly everything.
+    Two compilers at once, on an empty cache, would both compile what they share. The lane with most
+    modules comes first: it takes as long as the others together.
     """
     modules: dict[str, list[Program]] = {}
-    for program in programs:
+    for program in programs.values():
         modules.setdefault(program.module, []).append(program)
-    return [tuple(group) for group in modules.values()]
+    lanes: dict[str, list[tuple[Program, ...]]] = {}
+    for name, group in modules.items():
+        lane = lanes.setdefault(group[0].shares or name, [])
+        lane.insert(len(lane) if group[0].shares else 0, tuple(group))
+    return sorted(lanes.values(), key=lambda lane: -len(lane))
 
 
-def _programs(bar: log.Bar, programs: tuple[Program, ...]) -> dict[str, Path]:
-    make = _counted(golang.build, bar)
-    return {program.name: make(program) for program in programs}
+def _programs(bar: log.Bar, times: Parts, lane: Sequence[Sequence[Program]]) -> None:
+    for programs in lane:
+        first = programs[0]
+        with times.measure(f"{first.module} {first.version}: compile") as part:
+            part.made = bool(golang.build_module(programs))
+        bar.advance(len(programs))
+
+
+def _side_by_side(jobs: Sequence[Callable[[], object]]) -> None:
+    _each(jobs, lambda job: job())
 
 
 def _counted(make: Callable[[T], R], bar: log.Bar) -> Callable[[T], R]:
@@ -115,53 +140,65 @@ def _each(things: Iterable[T], make: Callable[[T], R]) -> tuple[tuple[T, R], ...
     return tuple(results)
 
 
-def _file(programs: Mapping[str, Path], file: File) -> Path:
+def _file(times: Parts, programs: Mapping[str, Path], file: File) -> Path:
     """The file for one URL: a program itself, or an archive of some."""
     if not file.members:
         return programs[file.name]
     members = {path: programs[name] for path, name in file.members.items()}
     target = golang.cache_folder() / "files" / _key(file, members) / file.url.rpartition("/")[2]
-    if not target.is_file():
-        with log.step(f"pack {target.name}"):
+    with times.measure(f"{target.name}: pack") as part:
+        part.made = not target.is_file()
+        if part.made:
             golang.made(target, lambda path: images.archive(path, members))
     return target
 
 
-def _root(root: Root) -> Path:
+def _root_target(root: Root) -> Path:
+    return golang.cache_folder() / "roots" / golang.key(asdict(root)) / f"{root.name}.tar"
+
+
+def _root(bar: log.Bar, times: Parts, root: Root) -> None:
     """A small Debian system as a tar, out of the archive that this machine uses."""
-    target = golang.cache_folder() / "roots" / golang.key(asdict(root)) / f"{root.name}.tar"
-    if target.is_file():
-        return target
+    target = _root_target(root)
+    with times.measure(f"root system {root.name} ({root.suite})") as part:
+        part.made = not target.is_file()
+        if part.made:
+            with log.step(part.name):
+                _bootstrap(root, target)
+    bar.advance(1)
+
+
+def _bootstrap(root: Root, target: Path) -> None:
     sources = golang.made(
         target.with_name("apt.sources"), lambda path: path.write_text(apt.sources(root.suite))
     )
-    with log.step(f"root system {root.name} ({root.suite})"):
-        golang.made(target, lambda path: run([
-            "mmdebstrap", "--variant=extract", "--format=tar",
-            f"--include={','.join(root.packages)}",
-            '--aptopt=Apt::Install-Recommends "false"',
-            root.suite, path, sources,
-        ]))  # fmt: skip
-    return target
+    golang.made(target, lambda path: run([
+        "mmdebstrap", "--variant=extract", "--format=tar",
+        f"--include={','.join(root.packages)}",
+        '--aptopt=Apt::Install-Recommends "false"',
+        root.suite, path, sources,
+    ]))  # fmt: skip
 
 
 def _image(
+    times: Parts,
     blobs: Path,
     programs: Mapping[str, Path],
-    systems: Mapping[str, Path],
     roots: Mapping[str, Root],
     image: Image,
 ) -> Built:
     """The image's blobs, from the record of an earlier build where all of them still exist."""
     files = {path: programs[name] for path, name in image.files.items()}
-    system = systems.get(image.root)
+    root = roots.get(image.root)
+    system = _root_target(root) if root else None
     record = golang.cache_folder() / "images" / f"{_key(image, files, str(system))}.json"
-    if record.is_file():
-        built = _recorded(record)
-        if all(_present(blobs, blob) for blob in (built.index, built.manifest, *built.parts)):
-            return built
-    with log.step(f"image {image.ref}"):
-        layers = [images.rebased(blobs, system, roots[image.root].links)] if system else []
+    with times.measure(f"image {image.ref}: pack") as part:
+        if record.is_file():
+            built = _recorded(record)
+            if all(_present(blobs, blob) for blob in (built.index, built.manifest, *built.parts)):
+                part.made = False
+                return built
+        layers = [images.rebased(blobs, system, root.links)] if root and system else []
         if files:
             entries = [images.Entry(path, source) for path, source in files.items()]
             layers.append(images.layer(blobs, entries))

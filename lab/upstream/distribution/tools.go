@@ -1,8 +1,0 @@
-//go:build tools
-
-// Package tools names the programs that this module builds.
-package tools
-
-import (
-	_ "github.com/distribution/distribution/v3/cmd/registry"
-)
