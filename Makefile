@@ -14,16 +14,20 @@ QUICK := $(wildcard tests/unit tests/cases tests/process tests/hostile)
 SIDE_BY_SIDE := --numprocesses auto --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test test-lab test-quorum test-medium test-images molecule check fuzz kills bench lint lock clean tools programs
+.PHONY: help demo demo-machines demo-down test test-lab test-machines test-release test-medium test-images molecule check fuzz kills bench lint lock clean tools programs
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
-demo: tools $(VENV)/.installed ## From nothing to a running cluster on lab machines
+demo: tools $(VENV)/.installed ## From nothing to a running cluster: containers, or machines where KVM works
 	$(BIN)/keystone-install lab run
 
-demo-down: $(VENV)/.installed ## End the lab's machines and remove their disks
+demo-machines: tools $(VENV)/.installed ## The same on virtual machines, emulated without KVM: ZFS on NVMe
+	$(BIN)/keystone-install lab run --name machines --kind virtual
+
+demo-down: $(VENV)/.installed ## End both labs' machines and remove their disks
 	$(BIN)/keystone-install lab down --purge
+	$(BIN)/keystone-install lab down --name machines --purge
 
 check: $(VENV)/.installed ## The inner loop: lint, unit, cases, process without the slow ones
 	$(BIN)/python -m pytest -q $(SIDE_BY_SIDE) -m "not slow" $(QUICK) $(TESTS)
@@ -49,11 +53,16 @@ fuzz: $(VENV)/.installed ## 20,000 hostile bundles, also to GNU tar and tarfile,
 bench: $(VENV)/.installed ## Ratios beside peers and limits in one table; BENCH='--json --large'
 	$(BIN)/python tests/bench/bench.py $(BENCH)
 
-test-lab: tools $(VENV)/.installed ## Boot machines: one Primer and a worker the whole way, with a kill
-	$(BIN)/python -m pytest -v -rs --durations=0 tests/lab/test_install.py $(TESTS)
+test-lab: tools $(VENV)/.installed ## Containers: the whole way, three Primers and two workers, cut in each phase
+	$(BIN)/python -m pytest -v -rs --durations=15 $(addprefix tests/lab/,test_containers.py test_lab.py test_site.py) $(TESTS)
 
-test-quorum: tools $(VENV)/.installed ## The lab itself, three Primers up to the quorum: refusals, kills; not part of CI
-	$(BIN)/python -m pytest -v --durations=0 tests/lab/test_lab.py tests/lab/test_quorum.py $(TESTS)
+test-machines: tools $(VENV)/.installed ## Virtual machines: ZFS on NVMe with a power cut, the ISO to a login
+	$(BIN)/python -m pytest -v -rs --durations=15 tests/lab/test_machines.py $(TESTS)
+	$(MAKE) test-medium
+
+test-release: tools $(VENV)/.installed ## All of the lab on virtual machines; hours without KVM
+	KEYSTONE_KIND=virtual $(BIN)/python -m pytest -v -rs --durations=0 tests/lab --ignore tests/lab/test_containers.py $(TESTS)
+	$(MAKE) test-images
 
 test-medium: tools $(VENV)/.installed ## Build the ISO, and start one blank machine from it, by itself to its login
 	$(BIN)/python -m pytest -v --durations=0 tests/images/test_medium.py -k uefi-cd $(TESTS)

@@ -4,6 +4,7 @@
     make bench BENCH='--only memory --only delta'  some of it; each name is below
     make bench BENCH='--large'                   10 GB too; needs 25 GB of disk
     make bench BENCH='--only images'               an installer medium beside live-build's; root
+    make bench BENCH='--only lab'                  container machines, a site on them; root
     make bench BENCH='--json'
 
 Each pair is measured in turns, several times, and the best of each is compared: what else the
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING
 
 import delta
 import images
+import lab
 import memory
 import speed
 import workload
@@ -50,9 +52,10 @@ SECTIONS: dict[str, Callable[[Path, bool], Iterator[Row]]] = {
     "sbom": lambda folder, _: memory.of_sboms(folder),
     "delta": lambda folder, large: delta.rows(folder, large=large),
     "images": lambda folder, _: images.rows(folder),
+    "lab": lambda _, __: lab.rows(),
 }
-ASKED = frozenset({"images"})
-"""Not done unless it is named: it needs root and live-build, fetches packages and takes long."""
+ASKED = frozenset({"images", "lab"})
+"""Not done unless they are named: they need root, fetch and build much, and take long."""
 
 
 def rows(options: argparse.Namespace) -> Iterator[Row]:

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import json
 import shlex
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
-from keystone.lab import demo, saves, workload
+from keystone.lab import demo, nodes, saves, workload
 from keystone.lab.machine import becomes
 
 from . import rig as rigs
@@ -197,14 +198,9 @@ def test_every_machine_is_a_node(rig: Rig) -> None:
     assert ready(rig) == {*carrying, *WORKERS}
 
 
-def ready(rig: Rig) -> set[str]:
+def ready(rig: Rig) -> frozenset[str]:
     """The nodes that say they are Ready."""
-    return {
-        node["metadata"]["name"]
-        for node in json.loads(rig.kubectl("get nodes -o json"))["items"]
-        if {"type": "Ready", "status": "True"}.items()
-        <= next(c for c in node["status"]["conditions"] if c["type"] == "Ready").items()
-    }
+    return nodes.ready(rig.machine("p1").host())
 
 
 def test_the_clock_is_fed_by_a_primer(rig: Rig) -> None:
@@ -219,12 +215,12 @@ def test_pods_of_all_nodes_reach_each_other_and_a_service_by_name(rig: Rig) -> N
 
 
 def assert_answers(rig: Rig) -> None:
-    nodes = ready(rig)
+    there = ready(rig)
     answers = workload.answers(rig.machine("p1").host())
-    assert set(answers) == nodes
+    assert set(answers) == there
     for heard in answers.values():
-        assert set(heard[:-1]) == nodes
-        assert heard[-1] in nodes
+        assert set(heard[:-1]) == there
+        assert heard[-1] in there
 
 
 def apply(rig: Rig, manifest: str) -> None:
@@ -264,22 +260,22 @@ def test_the_api_answers_while_a_primer_is_off_and_it_comes_back(rig: Rig) -> No
 
 
 def test_all_machines_off_at_once_and_on_again(rig: Rig) -> None:
+    before, start = ready(rig), time.time()
     saves.save(rig.lab, "whole")
-    comes_back(rig)
+    comes_back(rig, before, start)
 
 
 def test_a_saved_site_is_brought_back_as_it_was(rig: Rig) -> None:
+    before, start = ready(rig), time.time()
     rig.kubectl("create configmap later")
     saves.restore(rig.lab, "whole")
-    comes_back(rig)
+    comes_back(rig, before, start)
     assert "later" not in rig.kubectl("get configmaps")
 
 
-def comes_back(rig: Rig) -> None:
+def comes_back(rig: Rig, expected: frozenset[str], since: float) -> None:
     """Everything is as before: nodes, quorum, workload, volume; nothing is to be installed."""
-    look = ["sh", "-c", f"{KUBECTL} get --raw /readyz"]
-    assert becomes(lambda: "ok" in rig.machine("p1").run(look, check=False), 1200)
-    rig.kubectl("wait --for=condition=Ready nodes --all --timeout=1200s")
+    nodes.wait_ready(rig.machine("p1").host(), expected, since=since)
     workload.deploy(rig.machine("p1").host())
     assert_answers(rig)
     rig.kubectl("wait --for=condition=Ready pod/keeper --timeout=1200s")

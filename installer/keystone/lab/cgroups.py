@@ -131,6 +131,17 @@ def processes(groups: Iterable[Path]) -> frozenset[int]:
     return frozenset(found)
 
 
+def processor_seconds(groups: Iterable[Path]) -> float:
+    """What the processes of the groups have taken of the processors, in seconds."""
+    for group in groups:
+        if (group / "cpuacct.usage").exists():
+            return int((group / "cpuacct.usage").read_text()) / 1e9
+        if (group / "cpu.stat").exists() and (group / "cgroup.freeze").exists():
+            said = dict(line.split() for line in (group / "cpu.stat").read_text().splitlines())
+            return int(said["usage_usec"]) / 1e6
+    return 0.0
+
+
 def freeze(groups: Sequence[Path], *, frozen: bool) -> None:
     """Stop every process of the groups where it is, or let them go on; returns when it is done.
 

@@ -57,14 +57,14 @@ class ContainerMachine(Machine):
     def _layout(self) -> cgroups.Layout:
         return cgroups.look()
 
-    def _groups(self) -> tuple[Path, ...]:
+    def groups(self) -> tuple[Path, ...]:
         """The machine's control groups, of whoever made them; empty before the first start."""
         listed = self.folder / "groups"
         return tuple(map(Path, listed.read_text().splitlines())) if listed.is_file() else ()
 
     def pid(self) -> int:
         """The process that is number 1 in its own namespace, in one of the machine's groups."""
-        for pid in cgroups.processes(self._groups()[:1]):
+        for pid in cgroups.processes(self.groups()[:1]):
             try:
                 status = Path(f"/proc/{pid}/status").read_text()
             except (FileNotFoundError, ProcessLookupError):
@@ -113,25 +113,25 @@ class ContainerMachine(Machine):
         pid = self.pid()
         if pid:
             os.kill(pid, signal.SIGKILL)
-            cgroups.freeze(self._groups(), frozen=False)  # what is frozen does not die
+            cgroups.freeze(self.groups(), frozen=False)  # what is frozen does not die
         self._clear()
 
     def stop(self) -> None:
         """Let systemd power off."""
         pid = self.pid()
         if pid:
-            cgroups.freeze(self._groups(), frozen=False)
+            cgroups.freeze(self.groups(), frozen=False)
             os.kill(pid, POWER_OFF)
             becomes(lambda: not self.pid(), machine.STOP_SECONDS)
         self.power_cut()
 
     def pause(self) -> None:
         """Freeze its control groups."""
-        cgroups.freeze(self._groups(), frozen=True)
+        cgroups.freeze(self.groups(), frozen=True)
 
     def resume(self) -> None:
         """Thaw them."""
-        cgroups.freeze(self._groups(), frozen=False)
+        cgroups.freeze(self.groups(), frozen=False)
 
     def status(self) -> Status:
         """Processors and memory are the host's: nothing is set aside for one machine."""
@@ -179,7 +179,7 @@ class ContainerMachine(Machine):
 
     def _clear(self) -> None:
         """Remove the groups of a machine that has ended."""
-        cgroups.remove(self._groups())
+        cgroups.remove(self.groups())
         if (self.folder / "groups").exists():
             (self.folder / "groups").unlink()
 
