@@ -1,4 +1,4 @@
-"""The lab at native speed: machines that start, a site installed, joined, looked at again, restored.
+"""The lab at native speed: machines that start, a site installed, joined, looked at, restored.
 
 Container machines, three Primers and a worker, on the bundle that `make demo` makes. Needs root.
 """
