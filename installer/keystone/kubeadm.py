@@ -233,6 +233,8 @@ def _cluster(context: Context) -> dict[str, object]:
         "clusterName": site.name,
         "kubernetesVersion": version(context.bundle),
         "controlPlaneEndpoint": ENDPOINT,
+        # As all of our tree. An RSA key takes a slow machine seconds, and kubeadm makes eight.
+        "encryptionAlgorithm": "ECDSA-P256",
         "networking": {
             "podSubnet": str(site.networks.pods),
             "serviceSubnet": str(site.networks.services),

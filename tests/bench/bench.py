@@ -3,6 +3,7 @@
     make bench                                   0.1 and 1 GB, 5,000 and 15,000 blobs
     make bench BENCH='--only memory --only delta'  some of it; each name is below
     make bench BENCH='--large'                   10 GB too; needs 25 GB of disk
+    make bench BENCH='--only again'                a second run of the installer; root
     make bench BENCH='--only images'               an installer medium beside live-build's; root
     make bench BENCH='--only lab'                  container machines, a site on them; root
     make bench BENCH='--json'
@@ -21,6 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import again
 import delta
 import images
 import lab
@@ -51,10 +53,11 @@ SECTIONS: dict[str, Callable[[Path, bool], Iterator[Row]]] = {
     "blobs": lambda folder, _: memory.by_blobs(folder),
     "sbom": lambda folder, _: memory.of_sboms(folder),
     "delta": lambda folder, large: delta.rows(folder, large=large),
+    "again": lambda folder, large: again.rows(folder, large=large),
     "images": lambda folder, _: images.rows(folder),
     "lab": lambda _, __: lab.rows(),
 }
-ASKED = frozenset({"images", "lab"})
+ASKED = frozenset({"again", "images", "lab"})
 """Not done unless they are named: they need root, fetch and build much, and take long."""
 
 

@@ -44,10 +44,9 @@ spec:
     - {name: p2, address: 198.51.100.2, disks: [{serial: KEYP2A}, {serial: KEYP2B}]}
     - {name: p3, address: 198.51.100.3, disks: [{serial: KEYP3A}, {serial: KEYP3B}]}
 """
-# Its own words come first; what is asked of a host is written down, its answer is told the time.
+# What is asked of a host is written down, and the answer is told the time.
 ANSWER = """\
-#!/bin/sh
-cat > /dev/null
+{probe} > /dev/null
 echo "{program} $host" >> {folder}/asked
 sed "s/\\"clock\\": *[0-9.]*/\\"clock\\": $(date +%s.%N)/" {folder}/facts/$host.json
 """
@@ -68,8 +67,11 @@ main()
 class Packager:
     """Keys, and a bundle with every image and binary that roles ask for."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.items, self.blobs = folder, [], {}
+    def __init__(self, folder: Path, fillers: int = 0) -> None:
+        """fillers: sparse files of 1 GB that nobody asks for."""
+        self.folder = folder
+        self.items: list[Item] = []
+        self.blobs: dict[Digest, LockedBlob] = {}
         self.fingerprint = keys.init(folder / "keys", None, datetime(2026, 11, 1, tzinfo=UTC))
         spec = yaml.safe_load((ROOT / "bundles" / "platform.yaml").read_text())["spec"]
         for entry in spec["images"]:
@@ -77,6 +79,8 @@ class Packager:
         for entry in spec["binaries"]:
             self._add("binary", entry["name"], entry["version"])
         self._add("installer", "keystone-install", "1")
+        for number in range(fillers):
+            self._filler(number, 10**9)
         self.path = folder / "offline.tar"
         lock = Lock(
             "platform", 1, datetime(2026, 11, 2, tzinfo=UTC), 700, ("amd64",),
@@ -92,6 +96,15 @@ class Packager:
     def _add(self, kind: str, name: str, version: str) -> None:
         text = f"the bytes of {name}"
         self.items.append(Item(kind, name, version, self._blob(text), len(text)))
+
+    def _filler(self, number: int, size: int) -> None:
+        with (self.folder / f"filler{number}").open("w+b") as file:
+            file.write(b"%d" % number)
+            file.truncate(size)
+            file.seek(0)
+            digest = Digest(hashlib.file_digest(file, "sha256").hexdigest())
+        self.items.append(Item("file", f"filler{number}", "1", digest, size))
+        self.blobs[digest] = LockedBlob(digest, size, f"local:filler{number}")
 
     def _image(self, name: str, tag: str) -> None:
         layer, config = f"the layer of {name}", "{}"
@@ -110,8 +123,10 @@ class Packager:
 class Settled:
     """The first Primer's machine, and what the three of them answer."""
 
-    def __init__(self, folder: Path, packager: Packager) -> None:
+    def __init__(self, folder: Path, packager: Packager, *, probing: bool = False) -> None:
+        """probing: the probe runs for each host, here, before its answer is the captured one."""
         self.folder, self.packager = folder, packager
+        self._probe = f"{sys.executable} - '{{}}'" if probing else "cat"
         self.medium, self.lib = packager.path, folder / "lib"
         (folder / "site.yaml").write_text(SITE)
         (folder / "pass").write_text("a passphrase")
@@ -218,9 +233,9 @@ class Settled:
         }.items():
             (self.folder / "facts" / name).write_text(text)
         here = self.folder
-        self._program("python3", "host=p1\n" + ANSWER.format(program="python3", folder=here))
+        self._program("python3", "host=p1\n" + self._answer("python3"))
         find = 'for word in "$@"; do case $word in *@198.51.100.*) host=p${word##*.};; esac; done\n'
-        self._program("ssh", find + ANSWER.format(program="ssh", folder=here))
+        self._program("ssh", find + self._answer("ssh"))
         self._program(
             "etcdctl",
             f"echo etcdctl >> {here}/asked\n"
@@ -228,7 +243,10 @@ class Settled:
         )
         self._program("kubectl", f"echo kubectl >> {here}/asked\ncat {here}/facts/cluster")
 
+    def _answer(self, program: str) -> str:
+        return ANSWER.format(program=program, folder=self.folder, probe=self._probe)
+
     def _program(self, name: str, text: str) -> None:
         path = self.folder / "bin" / name
-        path.write_text(f"#!/bin/sh\n{text.removeprefix('#!/bin/sh')}")
+        path.write_text(f"#!/bin/sh\n{text}")
         path.chmod(0o755)

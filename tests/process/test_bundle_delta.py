@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from keystone.bundle import lock as locks
-from keystone.bundle import open_verified, over_store
+from keystone.bundle import open_held, open_verified, over_store
 from keystone.bundle.lock import Lock, LockedBlob
 from keystone.bundle.model import Digest, Item
 from keystone.errors import DamagedBundleError, UntrustedBundleError
@@ -170,6 +170,25 @@ def test_installer_takes_the_delta_for_the_whole_bundle(made: Site) -> None:
                 assert hashlib.file_digest(file, "sha256").hexdigest() == digest.hex
     with pytest.raises(DamagedBundleError, match="not the one that this delta was made for"):
         over_store(delta, made.folder / "empty-store")
+
+
+def test_delta_that_is_in_the_store_is_not_read_again(made: Site) -> None:
+    """Its description names the full bundle; blobs come from the store, whatever it carries."""
+    name = copy(made, "held")
+    store, trust = made.folder / name, made.folder / f"{name}.trust"
+    assert open_held(made.folder / "delta.tar", store, directory=trust) is None
+    made.ingest("delta.tar", name)
+    data = (made.folder / "delta.tar").read_bytes()
+    bad = made.folder / "carried.tar"
+    bad.write_bytes(data.replace(CHANGED["registry.example/new"], noise(9, 50_000)))
+    assert bad.read_bytes() != data
+    whole = open_held(bad, store, directory=trust)
+    assert whole is not None
+    assert not whole.was_read
+    for item in whole.manifest.items:
+        for digest in (item.digest, *item.blobs):
+            with whole.open(digest) as file:
+                assert hashlib.file_digest(file, "sha256").hexdigest() == digest.hex
 
 
 def test_killed_ingest_of_a_delta_goes_on(made: Site) -> None:

@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 import yaml
 
-from keystone import host_profile, join_client, join_config, join_server, kubeadm
+from keystone import (
+    certificates,
+    host_profile,
+    join_client,
+    join_config,
+    join_server,
+    kubeadm,
+)
 from keystone.bundle.model import Digest, Item, Manifest
 from keystone.inventory import Context, addons, containerd, control_plane, endpoint, node
 from keystone.site import Networks, Node, Patience, Site
@@ -81,6 +88,12 @@ def test_at_normal_speed_kubernetes_own_deadlines_hold() -> None:
     found = documents(kubeadm.init_documents(context()))
     assert found["ClusterConfiguration"]["scheduler"]["extraArgs"] == []
     assert kubeadm.patches(context().site) == {}
+
+
+def test_kubeadm_makes_keys_of_the_kind_that_our_tree_has() -> None:
+    found = documents(kubeadm.init_documents(context()))
+    assert found["ClusterConfiguration"]["encryptionAlgorithm"] == "ECDSA-P256"
+    assert certificates.new_key().curve.name == "secp256r1"
 
 
 def told(profile: str) -> tuple[set[str], bool]:
