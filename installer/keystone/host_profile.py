@@ -44,6 +44,9 @@ class HostProfile:
     shown_settings: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     """Kernel settings by name that kubelet is shown where /proc/sys is read-only."""
 
+    sink: str = "type dummy"
+    """Words of ip-link(8) for a network device that leads nowhere."""
+
     def settings(self, wanted: Mapping[str, int]) -> dict[str, int]:
         """Those of some kernel settings (sysctl names) that are made on such a host."""
         own = self.own_kernel
@@ -89,6 +92,9 @@ TRIAL = HostProfile(
         "kernel.keys.root_maxkeys": 1_000_000,
         "kernel.keys.root_maxbytes": 25_000_000,
     }),
+    # Not every host's kernel has dummy devices; a bridge is there wherever pods are. Without ports
+    # it leads nowhere, without ARP it does not ask for an address first.
+    sink="arp off type bridge",
 )  # fmt: skip
 
 

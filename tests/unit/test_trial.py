@@ -112,6 +112,9 @@ def test_kubelet_is_shown_settings_that_it_may_not_make() -> None:
     assert kubelet.count(node.SETTINGS_UNIT_NAME) == 2
     ordinary = {file["path"]: file["content"] for file in node.kubelet_files(ORDINARY)}
     assert set(ordinary) < set(files)
+    route = "/etc/systemd/system/keystone-service-route.service"
+    assert "ip link add keystone-svc arp off type bridge" in files[route]
+    assert "ip link add keystone-svc type dummy" in ordinary[route]
     assert "kernel-settings" not in ordinary["/etc/systemd/system/kubelet.service"]
 
 

@@ -18,7 +18,7 @@ SERVICE_ROUTE_UNIT = """\
 [Unit]
 Description=Keep packets for the cluster's services on this machine
 # Until kube-proxy has its rules, a packet for a service would follow the default route and leave
-# the site. It ends in a dummy device instead; with the rules it is redirected before it gets there.
+# the site. It ends in a device that leads nowhere; with the rules it is redirected before that.
 Before=kubelet.service
 After=network-online.target
 Wants=network-online.target
@@ -26,7 +26,7 @@ Wants=network-online.target
 [Service]
 Type=oneshot
 RemainAfterExit=yes
-ExecStartPre=-/usr/sbin/ip link add keystone-svc type dummy
+ExecStartPre=-/usr/sbin/ip link add keystone-svc {device}
 ExecStart=/usr/sbin/ip link set keystone-svc up
 ExecStart=/usr/sbin/ip route replace {services} dev keystone-svc src {address}
 """
@@ -99,11 +99,13 @@ def programs(context: Context) -> list[dict[str, str]]:
 
 def kubelet_files(context: Context) -> list[dict[str, str]]:
     """The unit of kubelet, the route that it needs, and the resolver that it hands to pods."""
+    profile = host_profile.of(context.site)
     route = SERVICE_ROUTE_UNIT.format(
-        services=context.site.networks.services, address=context.host.address
+        services=context.site.networks.services,
+        address=context.host.address,
+        device=profile.sink,
     )
     patience = kubeadm.PATIENCE[context.site.patience.profile]
-    profile = host_profile.of(context.site)
     environment = "".join(f"Environment={k}={v}\n" for k, v in patience.environment.items())
     texts = {
         "/etc/systemd/system/kubelet.service": KUBELET_UNIT.format(
