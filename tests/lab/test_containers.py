@@ -34,5 +34,5 @@ def test_a_container_changes_nothing_of_its_host(lab: Lab) -> None:
     p1.run(["sysctl", "-w", "net.ipv4.ip_forward=1"])
     assert p1.host().run(["date", "-s", "+1 day"], check=False).returncode != 0
     assert p1.host().run(["modprobe", "dummy"], check=False).returncode != 0
-    said = p1.run(["sh", "-c", "mknod /root/disk b 254 0 2>&1 || :"])
+    said = p1.run(["sh", "-c", "mknod /root/disk b 254 0; cat /root/disk 2>&1 || :"])
     assert "not permitted" in said

@@ -45,12 +45,12 @@ chmod -R go= root/run/host/credentials
 cp boot_id root/run/host/boot_id
 
 mount -t proc -o nosuid,nodev,noexec proc root/proc
-mount --bind root/run/host/boot_id root/proc/sys/kernel/random/boot_id
 # What is not of a namespace is the host's: looked at, never set.
 mount --bind root/proc/sys root/proc/sys
 mount -o remount,bind,ro root/proc/sys
 mount --bind root/proc/sys/net root/proc/sys/net
 mount -o remount,bind,rw root/proc/sys/net
+mount --bind root/run/host/boot_id root/proc/sys/kernel/random/boot_id
 if [ -e root/proc/sysrq-trigger ]; then
     mount --bind root/proc/sysrq-trigger root/proc/sysrq-trigger
     mount -o remount,bind,ro root/proc/sysrq-trigger
