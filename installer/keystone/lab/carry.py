@@ -70,8 +70,10 @@ def carry(
     stem, bundle, stick = (release, f"{release}.tar", f"{release}.img") if release else names
     made = Carried(folder / bundle, folder / stick, "")
     document, parts = wanted(release), Parts()
-    with _beginning({**_kernel_modules(document), **(beside or {})}, parts):
+    kernel, others = _kernel_modules(document), beside or {}
+    with _beginning(kernel, parts) as modules_done, _beginning(others, parts):
         with source(lab, document, folder / f"{stem}.yaml", parts) as (path, words):
+            modules_done()
             _pack(path, folder / f"{stem}.lock.json", made.bundle, words, parts)
         with log.step("USB stick: write"), parts.measure("USB stick: write"):
             usb_stick([made.bundle], made.stick)
@@ -156,8 +158,13 @@ def _kernel_modules(document: Mapping[str, Any]) -> dict[str, Callable[[], objec
 
 
 @contextmanager
-def _beginning(jobs: Mapping[str, Callable[[], object]], parts: Parts) -> Iterator[None]:
-    """Do the jobs while the block runs; they are done when it ends, or their error is raised."""
+def _beginning(
+    jobs: Mapping[str, Callable[[], object]], parts: Parts
+) -> Iterator[Callable[[], None]]:
+    """Do the jobs while the block runs; they are done when it ends, or their error is raised.
+
+    The block may wait for them earlier, by what it is given.
+    """
 
     def timed(name: str, job: Callable[[], object]) -> None:
         with parts.measure(name) as part:
@@ -167,9 +174,13 @@ def _beginning(jobs: Mapping[str, Callable[[], object]], parts: Parts) -> Iterat
 
     with ThreadPoolExecutor(max(1, len(jobs))) as pool:
         running = [pool.submit(timed, name, job) for name, job in jobs.items()]
-        yield
-        for future in running:
-            future.result()
+
+        def done() -> None:
+            for future in running:
+                future.result()
+
+        yield done
+        done()
 
 
 def _keystone(*words: str) -> None:
