@@ -77,10 +77,38 @@ def test_modules_require_the_version_that_is_declared(program: catalogue.Program
 def test_modules_share_the_packages_that_cost_most(program: catalogue.Program) -> None:
     """Go's cache knows a compiled package again where all that it imports is the same."""
     theirs, ours = versions(program.shares), versions(program.module)
-    common = [name for name in ("k8s.io/client-go", "golang.org/x/net", "golang.org/x/text",
-                                "google.golang.org/protobuf") if name in ours]  # fmt: skip
-    assert common
+    common = {"google.golang.org/protobuf"}
+    if "k8s.io/client-go" in ours:
+        common |= {"k8s.io/client-go", "k8s.io/api", "golang.org/x/net", "golang.org/x/text"}
     assert {name: ours[name] for name in common} == {name: theirs[name] for name in common}
+
+
+def test_versions_that_are_lowered_are_those_that_upstream_asks_for() -> None:
+    ours = {
+        "Replace": [
+            {"Old": {"Path": "a"}, "New": {"Path": "a", "Version": "v1.0.0"}},
+            {"Old": {"Path": "b"}, "New": {"Path": "b", "Version": "v1.0.0"}},
+            {"Old": {"Path": "c"}, "New": {"Path": "./stub"}},
+        ]
+    }
+    theirs = {"Require": [{"Path": "a", "Version": "v1.1.0"}, {"Path": "c", "Version": "v1.1.0"}]}
+    assert golang.lowered(ours, theirs) == {"a": "v1.0.0"}
+    assert golang.lowered({"Replace": None}, {"Require": None}) == {}
+
+
+@pytest.mark.parametrize(
+    "program",
+    [program for program in WHOLE.programs.values() if program.patch],
+    ids=lambda program: program.name,
+)
+def test_patches_name_a_folder_of_ours_and_a_module_that_is_required(
+    program: catalogue.Program,
+) -> None:
+    assert program.patch is not None
+    assert program.patch.module in versions(program.module)
+    assert bool(program.patch.package) == bool(program.patch.folder)
+    if program.patch.folder:
+        assert [*(catalogue.FOLDER / program.module / program.patch.folder).glob("*.go")]
 
 
 def versions(module: str) -> dict[str, str]:

@@ -71,10 +71,13 @@ def carry(
     folder.mkdir(parents=True, exist_ok=True)
     stem, name = (release, f"{release}.tar") if release else ("platform", "offline.tar")
     bundle, document = folder / name, wanted(release)
+    kernel, others = _kernel_modules(document), beside or {}
     with (
-        _beginning({**_kernel_modules(document), **(beside or {})}, times),
+        _beginning(kernel, times) as modules_done,
+        _beginning(others, times),
         source(lab, document, folder / f"{stem}.yaml", times) as (path, words),
     ):
+        modules_done()
         _pack(path, folder / f"{stem}.lock.json", bundle, words, screen, times)
     if parts is None:
         times.show("Bundle: what took how long")
@@ -160,8 +163,13 @@ def _kernel_modules(document: Mapping[str, Any]) -> dict[str, Callable[[], objec
 
 
 @contextmanager
-def _beginning(jobs: Mapping[str, Callable[[], object]], parts: Parts) -> Iterator[None]:
-    """Do the jobs while the block runs; they are done when it ends, or their error is raised."""
+def _beginning(
+    jobs: Mapping[str, Callable[[], object]], parts: Parts
+) -> Iterator[Callable[[], None]]:
+    """Do the jobs while the block runs; they are done when it ends, or their error is raised.
+
+    The block may wait for them earlier, by what it is given.
+    """
 
     def timed(name: str, job: Callable[[], object]) -> None:
         with parts.measure(name) as part:
@@ -171,9 +179,13 @@ def _beginning(jobs: Mapping[str, Callable[[], object]], parts: Parts) -> Iterat
 
     with ThreadPoolExecutor(max(1, len(jobs))) as pool:
         running = [pool.submit(timed, name, job) for name, job in jobs.items()]
-        yield
-        for future in running:
-            future.result()
+
+        def done() -> None:
+            for future in running:
+                future.result()
+
+        yield done
+        done()
 
 
 def _keystone(screen: Screen, *words: str) -> None:

@@ -19,12 +19,17 @@ FOLDER = Path(__file__).resolve().parents[3] / "lab" / "upstream"
 
 
 @dataclass(frozen=True)
-class Instead:
-    """A folder of ours that stands in for a package of a module that we build from."""
+class Patch:
+    """What is changed in a copy of a module's source before a program is built from it.
+
+    package: gives way to `folder` of ours, where there is one. In the copy's go.mod every version
+    that our go.mod replaces by an older one of the same module is that older one: a replaced
+    module keeps the name of the version that was asked for, and Go's cache goes by that name.
+    """
 
     module: str
-    package: str
-    folder: str
+    package: str = ""
+    folder: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class Program:
     variables: Mapping[str, str]
     shares: str = ""
     published: str = ""
-    instead: Instead | None = None
+    patch: Patch | None = None
 
 
 @dataclass(frozen=True)
@@ -218,7 +223,7 @@ def _programs(module: str, entry: Mapping[str, Any]) -> list[Program]:
             entry.get("variables", {}),
             entry.get("shares", ""),
             entry.get("published", "").format(program=executable_name(package)),
-            Instead(**entry["instead"]) if "instead" in entry else None,
+            Patch(**entry["patch"]) if "patch" in entry else None,
         )
         for name, package in entry["programs"].items()
     ]

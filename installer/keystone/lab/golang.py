@@ -16,7 +16,7 @@ from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from threading import get_ident
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from keystone import log
 from keystone.errors import PreflightError
@@ -25,7 +25,7 @@ from keystone.run import environment, run
 from keystone.turns import only_one
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from keystone.lab.catalogue import Program
 
@@ -56,8 +56,8 @@ def build(program: Program) -> Path:
 def target(program: Program) -> Path:
     """Where the cache has the program, or will have it."""
     argv, env = _command(program)
-    instead = [asdict(program.instead)] if program.instead else []
-    name = key(argv, env, _compiler(program), sources(catalogue.FOLDER / program.module), *instead)
+    patch = [asdict(program.patch)] if program.patch else []
+    name = key(argv, env, _compiler(program), sources(catalogue.FOLDER / program.module), *patch)
     return cache_folder() / "programs" / name / program.name
 
 
@@ -99,25 +99,48 @@ def _build(programs: Sequence[Program], work: Path) -> None:
 
 
 def _staged(program: Program, work: Path) -> Path:
-    """The folder to build in: the module's own, or a copy of it with a package of ours inside.
+    """The folder to build in: the module's own, or a copy of it beside a patched source.
 
     The copy is needed because go refuses to lay files over its module cache, and a nested module
     under the package's own path is ambiguous to it.
     """
-    folder, instead = catalogue.FOLDER / program.module, program.instead
-    if not instead:
+    folder, patch = catalogue.FOLDER / program.module, program.patch
+    if not patch:
         return folder
     env = _environment(cgo=program.cgo)
     stage, source = work / "stage", work / "stage" / "source"
     shutil.copytree(folder, stage)
-    shown = run([_go(), "mod", "download", "-json", instead.module], env=env, cwd=folder).stdout
+    shown = run([_go(), "mod", "download", "-json", patch.module], env=env, cwd=folder).stdout
     shutil.copytree(json.loads(shown)["Dir"], source, copy_function=shutil.copyfile)
     for part in [source, *source.rglob("*/")]:  # the module cache's folders are read-only
         part.chmod(0o755)
-    shutil.rmtree(source / instead.package)
-    shutil.copytree(folder / instead.folder, source / instead.package)
-    run([_go(), "mod", "edit", f"-replace={instead.module}=./source"], env=env, cwd=stage)
+    if patch.package:
+        shutil.rmtree(source / patch.package)
+        shutil.copytree(folder / patch.folder, source / patch.package)
+    edit = [_go(), "mod", "edit"]
+    ours, theirs = (
+        json.loads(run([*edit, "-json"], env=env, cwd=place).stdout) for place in (stage, source)
+    )
+    older = lowered(ours, theirs)
+    words = [f"-require={path}@{version}" for path, version in older.items()]
+    if words:
+        run([*edit, *words], env=env, cwd=source)
+    words += [f"-dropreplace={path}" for path in older]
+    run([*edit, f"-replace={patch.module}=./source", *words], env=env, cwd=stage)
     return stage
+
+
+def lowered(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, str]:
+    """Modules that `theirs` requires and `ours` replaces by a version of the same, which it gives.
+
+    Both as `go mod edit -json` prints them.
+    """
+    asked = {entry["Path"] for entry in theirs["Require"] or ()}
+    return {
+        entry["Old"]["Path"]: entry["New"]["Version"]
+        for entry in ours["Replace"] or ()
+        if entry["Old"]["Path"] == entry["New"]["Path"] and entry["Old"]["Path"] in asked
+    }
 
 
 def made(target: Path, make: Callable[[Path], object]) -> Path:

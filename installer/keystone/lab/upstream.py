@@ -81,7 +81,8 @@ def build(only: Iterable[str] | None = None, *, parts: Parts | None = None) -> U
     ):
         lanes = [partial(_programs, bar, times, lane) for lane in lanes_of(wanted.programs)]
         roots = [partial(_root, bar, times, root) for root in wanted.roots.values()]
-        _side_by_side([*lanes, *roots])
+        # Roots second: beside the first lane's standard library, which the other lanes then find.
+        _side_by_side([*lanes[:1], *roots, *lanes[1:]])
         built = {name: golang.target(program) for name, program in wanted.programs.items()}
         files = _each(wanted.files, _counted(partial(_file, times, built), bar))
         make_image = partial(_image, times, blobs, built, wanted.roots)

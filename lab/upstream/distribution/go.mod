@@ -74,23 +74,3 @@ require (
 	google.golang.org/grpc v1.83.2 // indirect
 	google.golang.org/protobuf v1.36.12-0.20260120151049-f2248ac996af // indirect
 )
-
-replace github.com/go-logr/logr => github.com/go-logr/logr v1.4.3
-
-replace github.com/sirupsen/logrus => github.com/sirupsen/logrus v1.9.4
-
-replace golang.org/x/crypto => golang.org/x/crypto v0.54.0
-
-replace golang.org/x/net => golang.org/x/net v0.57.0
-
-replace golang.org/x/sync => golang.org/x/sync v0.22.0
-
-replace golang.org/x/sys => golang.org/x/sys v0.47.0
-
-replace golang.org/x/text => golang.org/x/text v0.40.0
-
-replace google.golang.org/genproto/googleapis/api => google.golang.org/genproto/googleapis/api v0.0.0-20260526163538-3dc84a4a5aaa
-
-replace google.golang.org/genproto/googleapis/rpc => google.golang.org/genproto/googleapis/rpc v0.0.0-20260526163538-3dc84a4a5aaa
-
-replace google.golang.org/grpc => google.golang.org/grpc v1.82.1
