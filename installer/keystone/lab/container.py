@@ -42,8 +42,8 @@ V1_WORDS = (
     "systemd.unified_cgroup_hierarchy=0",
     "systemd.legacy_systemd_cgroup_controller=1",
 )
-"""systemd 256 and newer refuse a cgroup v1 host without the first two (systemd's NEWS of 256). The last
-keeps it out of the host's cgroup2 hierarchy, in which the machine has no group of its own."""
+"""systemd 256 and newer refuse a cgroup v1 host without the first two (systemd's NEWS of 256). The
+last keeps it out of the host's cgroup2 hierarchy, in which the machine has no group of its own."""
 FOLDERS = ("upper", "work", "root", "containerd", "media", "lower", "credentials")
 MADE_ONCE = ("io.containerd.content.v1.content/blobs/", "/fs/")
 """Of containerd's folder: files that are never written again once they have their names (blobs, the
