@@ -37,7 +37,11 @@ WORDS = (
     "systemd.mask=serial-getty@ttyS0.service",
     "systemd.mask=console-getty.service",
 )
-V1_WORDS = ("SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1", "systemd.unified_cgroup_hierarchy=0")
+V1_WORDS = (
+    "SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1",
+    "systemd.unified_cgroup_hierarchy=0",
+    "systemd.legacy_systemd_cgroup_controller=1",
+)
 """systemd 256 and newer refuse a cgroup v1 host without them (systemd.io, release notes of 256)."""
 FOLDERS = ("upper", "work", "root", "containerd", "media", "lower", "credentials")
 MADE_ONCE = ("io.containerd.content.v1.content/blobs/", "/fs/")
