@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 HOST = "https://127.0.0.1:5000"
 ACCEPT = (
-    "--header=Accept: application/vnd.oci.image.index.v1+json",
-    "--header=Accept: application/vnd.oci.image.manifest.v1+json",
+    *("--header", "Accept: application/vnd.oci.image.index.v1+json"),
+    *("--header", "Accept: application/vnd.oci.image.manifest.v1+json"),
 )
 
 
