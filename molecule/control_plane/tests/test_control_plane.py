@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from testinfra.host import Host
 
 KUBECTL = "kubectl --kubeconfig /etc/kubernetes/admin.conf --request-timeout=60s"
+PKI = "/etc/kubernetes/pki"
 
 
 def test_the_api_server_is_ready_by_the_local_endpoint(host: Host) -> None:
@@ -35,9 +36,13 @@ def test_the_machine_is_a_node(host: Host) -> None:
     assert [node["metadata"]["name"] for node in nodes] == [host.check_output("hostname")]
 
 
-def test_its_authority_is_the_sites(host: Host) -> None:
-    verify = "openssl verify -CAfile /etc/keystone/pki/root.crt /etc/kubernetes/pki/ca.crt"
-    assert host.run(verify).rc == 0
+def test_its_authorities_are_the_sites(host: Host) -> None:
+    """kubeadm has made none of its own in their place."""
+    placed = json.loads(host.file("/var/lib/keystone/state/trust.json").content_string)["files"]
+    ours = {path: sha256 for path, sha256 in placed.items() if path.startswith(PKI)}
+    assert {f"{PKI}/ca.crt", f"{PKI}/front-proxy-ca.crt"} <= set(ours)
+    assert {path: host.file(path).sha256sum for path in ours} == ours
+    assert host.run(f"openssl verify -CAfile {PKI}/ca.crt {PKI}/apiserver.crt").rc == 0
 
 
 def test_its_data_is_in_the_sites_etcd(host: Host) -> None:
@@ -47,5 +52,5 @@ def test_its_data_is_in_the_sites_etcd(host: Host) -> None:
 
 
 def test_who_has_no_certificate_is_refused(http_status: Callable[..., str]) -> None:
-    url, ca_file = "https://127.0.0.1:6443/api/v1/secrets", "/etc/kubernetes/pki/ca.crt"
+    url, ca_file = "https://127.0.0.1:6443/api/v1/secrets", f"{PKI}/ca.crt"
     assert http_status(url, ca_file=ca_file) in ("401", "403")
