@@ -1,13 +1,16 @@
 """Lab machines for Molecule: boot them, and lay out what a role finds when its turn comes.
 
-Called by create.yml and prepare.yml:
+Called by the playbooks beside it:
 
-    machines.py up p1 p2          boot; prints Molecule's instance config (JSON is YAML)
-    machines.py lay etcd p1 p2    bundle, keys, variables; installer and seed onto the machines
-    machines.py blobs etcd p1 p2  the bundle's blobs that the scenario's variables name
+    machines.py up p1 w1         boot; prints Molecule's instance config (JSON is YAML)
+    machines.py lay node p1 w1   bundle, keys, variables; installer and seed onto the machines
+    machines.py store w1         a step: the bundle into the machine's store
+    machines.py token w1         a step: a bootstrap token of p1's among the machine's variables
+    machines.py down             ends and removes them
 
-Variables come from keystone.inventory, as in an installation: scenarios have no contract of their
-own. They are written to <ephemeral directory>/vars/<machine>.json.
+KEYSTONE_KIND says what the machines are: container (the default) or virtual. Variables come from
+keystone.inventory, as in an installation: scenarios have no contract of their own. They are
+written to <ephemeral directory>/vars/<machine>.json.
 """
 
 from __future__ import annotations
@@ -16,37 +19,91 @@ import importlib
 import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keystone import ansible, bundle, log, pki, site
-from keystone.actions import SEED, PushInstaller, World
-from keystone.bundle.model import STORE, Digest
+from keystone import ansible, bundle, join, log, pki, site
+from keystone.actions import INSTALLER, SEED, PushInstaller, World
 from keystone.deployment import deployment_digest
 from keystone.inventory import Context
+from keystone.inventory.endpoint import SITE_CA
 from keystone.inventory.trust import PKI_DIRECTORY
+from keystone.join_config import Config
+from keystone.join_server import WORKER_ROLES, worker_roles
 from keystone.lab.carry import carry
 from keystone.lab.demo import site_document
+from keystone.lab.machine import RUN
 from keystone.lab.machines import Lab
+from keystone.run import run
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import ModuleType
+
     from keystone.bundle import Bundle
-    from keystone.site import Node, Site
+    from keystone.lab.machine import Machine
+    from keystone.site import Site
     from keystone.state import State
 
 NAME = "molecule"
 PASSPHRASE = "the lab's own passphrase, not a secret"
-# The roles that have run before the scenario's own, in the order of keystone.phases.
-BEFORE = {
+FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+STEPS = ("store", "token")
+"""What comes before a role and is none: the engine does it, between roles."""
+NEEDS: Mapping[str, tuple[str, ...]] = {
     "trust": (),
+    "seed": (),
+    "time": ("seed",),
     "storage": ("seed",),
-    "etcd": ("seed", "storage", "trust"),
+    "store": ("storage",),
+    "registry": ("trust", "store"),
+    "mirror": ("trust", "store"),
+    "etcd": ("trust", "store"),
+    "join": ("trust", "store"),
+    "kernel": (),
+    "containerd": ("kernel", "registry"),
+    "endpoint": ("store",),
+    "control_plane": ("time", "containerd", "endpoint", "etcd"),
+    "addons": ("control_plane",),
 }
+"""What a role finds on its Primer, in the order of keystone.phases."""
+BESIDE = {"packages": ("mirror",), "node": ("mirror", "addons")}
+"""The roles of workers: what a Primer beside the worker has to be before."""
 
 
-def up(lab: Lab, names: list[str]) -> None:
-    """Boot new machines and print how to reach them."""
-    lab.up(names, fresh=True)
+def up_to(*last: str) -> list[str]:
+    """Those roles with all roles and steps that they need, in order."""
+    wanted = set(last)
+    for name in reversed(NEEDS):
+        if name in wanted:
+            wanted.update(NEEDS[name])
+    return [name for name in NEEDS if name in wanted]
+
+
+def before_on_worker(role: str) -> list[str]:
+    """The same on a worker: as it joins. What it would fetch by itself comes as a store."""
+    roles = list(WORKER_ROLES[: WORKER_ROLES.index(role)])
+    return ["store", *roles, "token"] if roles else []
+
+
+def steps(scenario: str, name: str) -> list[str]:
+    """What is done on a machine before the scenario's role is converged."""
+    if not is_primer(name):
+        return before_on_worker(scenario)
+    return up_to(*BESIDE[scenario]) if scenario in BESIDE else up_to(scenario)[:-1]
+
+
+def is_primer(name: str) -> bool:
+    """By the lab's names: p1, p2, p3; workers are w1 and w2."""
+    return name.startswith("p")
+
+
+def up(names: list[str]) -> None:
+    """Boot new machines and print how to reach them; what an earlier run left is removed."""
+    down()
+    lab = Lab(NAME, kind=os.environ.get("KEYSTONE_KIND", "container"))
+    lab.up(names)
     log.out_json(
         [
             {
@@ -61,72 +118,80 @@ def up(lab: Lab, names: list[str]) -> None:
     )
 
 
-def lay(lab: Lab, scenario: str, names: list[str]) -> None:
+def down() -> None:
+    """Remove the machines with all that they wrote, and the connections that ssh kept to them."""
+    for socket in RUN.glob(f"{NAME}-*"):
+        run(["ssh", "-F", "none", "-O", "exit", "-o", f"ControlPath={socket}", NAME], check=False)
+    Lab(NAME).down(purge=True)
+
+
+def lay(scenario: str, names: list[str]) -> None:
     """Everything that is there before the first role runs."""
-    wanted, opened = written_site(lab), carried(lab)
+    lab = Lab(NAME)
+    made = carry(Lab().folder)  # the demo's own, so that it is made once
+    scratch("carried.json").write_text(json.dumps(asdict(made), default=str))
+    opened = bundle.open_verified(
+        made.bundle, fingerprint=made.fingerprint, confirm=lambda _: False
+    )
+    wanted = written_site(lab, [name for name in names if is_primer(name)])
     directory = lab.folder / "pki"
     pki.init(wanted, directory, lab.folder / "root.key", PASSPHRASE)
-    for node in wanted.primers:
-        if node.name not in names:
-            continue
-        values = variables(wanted, node, opened, scenario, directory)
-        path = vars_file(node.name)
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        path.write_text(json.dumps(values, default=str))
-        push(lab, opened, node.name)
+    scratch("vars").mkdir(mode=0o700, exist_ok=True)
+    for machine in lab.machines(names):
+        todo = steps(scenario, machine.name)
+        beside = scenario in BESIDE and is_primer(machine.name)
+        roles = [step for step in (*todo, *([] if beside else [scenario])) if step not in STEPS]
+        values: dict[str, object] = {
+            "molecule_steps": todo,
+            "molecule_by_engine": STEPS,
+            "molecule_beside": beside,
+        }
+        write(machine.name, values | told_to(wanted, opened, machine, roles, directory))
+        push(opened, machine)
+        if not is_primer(machine.name):
+            place_ca(machine, directory)
 
 
-def blobs(lab: Lab, scenario: str, names: list[str]) -> None:
-    """Copy what the variables point to in the store, under the name it has there."""
-    opened, prefix = carried(lab), f"{STORE}/blobs/sha256/"
-    for name in names:
-        values = json.loads(vars_file(name).read_text())
-        mine = {k: v for k, v in values.items() if k.startswith(f"{scenario}_")}
-        paths = {v for v in mine.values() if isinstance(v, str) and v.startswith(prefix)}
-        host = lab.machine(name).host()
-        for path in sorted(paths):
-            host.run(["mkdir", "-p", prefix])
-            with opened.open(Digest(path.removeprefix(prefix))) as source:
-                host.run(["sh", "-c", f"cat > {path}"], stdin=source, timeout=1800)
-
-
-def written_site(lab: Lab) -> Site:
+def written_site(lab: Lab, primers: list[str]) -> Site:
     """The lab's site file, read as an operator's is."""
     path = lab.folder / "site.yaml"
-    primers = [m.name for m in lab.settings.machines if m.name.startswith("p")]
     path.write_text(json.dumps(site_document(lab, primers)))
     return site.load(path)
 
 
-def carried(lab: Lab) -> Bundle:
-    """The bundle out of the lab's upstream mirror, built when it is not there, verified."""
-    made = carry(lab.folder)
-    return bundle.open_verified(made.bundle, fingerprint=made.fingerprint, confirm=lambda _: False)
-
-
-def variables(
-    wanted: Site, node: Node, opened: Bundle, scenario: str, directory: Path
+def told_to(
+    wanted: Site, opened: Bundle, machine: Machine, roles: Sequence[str], directory: Path
 ) -> dict[str, object]:
-    """What the scenario's role and those before it are told, with the names of their inputs."""
-    context = Context(site=wanted, host=node, bundle=opened.manifest)
-    values: dict[str, object] = {"molecule_before": BEFORE[scenario]}
-    for role in (*BEFORE[scenario], scenario):
-        told = importlib.import_module(f"keystone.inventory.{role}").variables(context)
-        if role == "trust":
-            told["trust_digest"] = deployment_digest(directory, node.name)
-            # In an installation the controller is the first Primer; here it is this machine.
-            told["trust_source"] = str(told["trust_source"]).replace(
-                str(PKI_DIRECTORY), str(directory)
-            )
-        values |= told | {f"{role}_inputs": ansible.inputs(role, told)}
+    """What those roles are told, with the names of their inputs."""
+    if is_primer(machine.name):
+        (node,) = (node for node in wanted.primers if node.name == machine.name)
+        context = Context(site=wanted, host=node, bundle=opened.manifest)
+        told = {role: module(role).variables(context) for role in roles}
+    else:
+        config = Config(wanted, opened.manifest, wanted.primers[0])
+        told = worker_roles(config, machine.name, machine.settings.address, tuple(roles))
+    if "trust" in told:
+        digest = deployment_digest(directory, machine.name)
+        # In an installation the controller is the first Primer; here it is this machine.
+        source = str(told["trust"]["trust_source"]).replace(str(PKI_DIRECTORY), str(directory))
+        told["trust"] |= {"trust_digest": digest, "trust_source": source}
+    values: dict[str, object] = {}
+    for role, variables in told.items():
+        ignore = getattr(module(role), "VOLATILE", ())
+        values |= variables | {f"{role}_inputs": ansible.inputs(role, variables, ignore=ignore)}
     return values
 
 
-def push(lab: Lab, opened: Bundle, name: str) -> None:
+def module(role: str) -> ModuleType:
+    """The role's inventory function lives there."""
+    return importlib.import_module(f"keystone.inventory.{role}")
+
+
+def push(opened: Bundle, machine: Machine) -> None:
     """The installer and the packages that go ahead of the store."""
-    host = lab.machine(name).host()
-    world = World(opened, {name: host}, passphrase=lambda: PASSPHRASE, observe=_unobserved)
-    PushInstaller((name,)).apply(world)
+    host = machine.host()
+    world = World(opened, {host.name: host}, passphrase=lambda: PASSPHRASE, observe=_unobserved)
+    PushInstaller((host.name,)).apply(world)
     kernel = host.run(["uname", "-r"]).stdout.strip()
     host.run(["mkdir", "-p", SEED])
     with opened.seed_archive(kernel) as archive:
@@ -138,18 +203,49 @@ def _unobserved() -> State:
     raise AssertionError("nothing is observed outside an installation")
 
 
-def vars_file(name: str) -> Path:
-    """Where converge.yml reads a machine's variables."""
-    return Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "vars" / f"{name}.json"
+def place_ca(machine: Machine, directory: Path) -> None:
+    """Whose certificates a worker believes: the join command brings it."""
+    machine.run(["mkdir", "-p", str(Path(SITE_CA).parent)])
+    machine.copy_to(directory / "site-anchor.crt", SITE_CA)
+
+
+def store(machine: Machine) -> None:
+    """Bring the bundle into the machine's store, as the phase of that name does."""
+    made = json.loads(scratch("carried.json").read_text())
+    media = machine.carry_in([Path(made["bundle"])])
+    argv = [INSTALLER, "store", "ingest", "--root-fingerprint", made["fingerprint"]]
+    machine.run([*argv, f"{media}/{Path(made['bundle']).name}"], timeout=3600)
+    machine.pull()
+
+
+def token(machine: Machine) -> None:
+    """Let the machine join: the secret that the join service would answer with."""
+    minted = join.mint(Lab(NAME).machine("p1").host())
+    told = json.loads(scratch("vars", f"{machine.name}.json").read_text())
+    write(machine.name, told | minted.variables())
+
+
+def write(name: str, values: Mapping[str, object]) -> None:
+    """Put a machine's variables where converge.yml reads them; there are secrets among them."""
+    with os.fdopen(os.open(scratch("vars", f"{name}.json"), FLAGS, 0o600), "w") as file:
+        json.dump(values, file, default=str)
+
+
+def scratch(*names: str) -> Path:
+    """A path in Molecule's folder for this scenario."""
+    return Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"], *names)
 
 
 def main(verb: str, *words: str) -> None:
     """Dispatch one call of a playbook."""
-    lab = Lab(NAME)
     if verb == "up":
-        up(lab, list(words))
+        up(list(words))
+    elif verb == "down":
+        down()
+    elif verb == "lay":
+        lay(words[0], list(words[1:]))
     else:
-        {"lay": lay, "blobs": blobs}[verb](lab, words[0], list(words[1:]))
+        {"store": store, "token": token}[verb](Lab(NAME).machine(words[0]))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,9 @@
-"""What the role storage leaves on a Primer: a healthy mirror by stable names, and its datasets."""
+"""What the role storage leaves on a Primer: a healthy mirror with its datasets, or folders."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
-
-import pytest
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from testinfra.host import Host
@@ -18,7 +16,31 @@ DATASETS = {
 }
 
 
-def test_the_pool_is_online_and_mirrors_two_disks_by_id(host: Host) -> None:
+def test_each_kind_of_load_has_its_folder(host: Host) -> None:
+    there = [host.file(path) for path in DATASETS.values()]
+    seen = {(f.is_directory, f.user, f.mode) for f in there}
+    assert seen == {(True, "root", 0o755)}
+
+
+def test_folders_are_datasets_where_the_site_has_a_pool(host: Host, told: dict[str, Any]) -> None:
+    mounted = {
+        path: host.mount_point(path).device
+        for path in DATASETS.values()
+        if host.mount_point(path).exists and host.mount_point(path).filesystem == "zfs"
+    }
+    wanted = {path: name for name, path in DATASETS.items()}
+    assert mounted == (wanted if told["storage_on_pool"] else {})
+
+
+def test_the_pool_is_as_the_site_wants_it(host: Host, told: dict[str, Any]) -> None:
+    if told["storage_on_pool"]:
+        is_a_mirror_of_two_disks_by_id(host)
+        comes_back_after_a_boot(host)
+    else:
+        assert host.run("zpool list").rc != 0
+
+
+def is_a_mirror_of_two_disks_by_id(host: Host) -> None:
     status = json.loads(host.check_output("zpool status -j keystone"))["pools"]["keystone"]
     (root,) = status["vdevs"].values()
     (mirror,) = root["vdevs"].values()
@@ -26,22 +48,10 @@ def test_the_pool_is_online_and_mirrors_two_disks_by_id(host: Host) -> None:
     assert len(mirror["vdevs"]) == 2
     paths = host.check_output("zpool status -P keystone")
     assert paths.count("/dev/disk/by-id/nvme-") == 2
-
-
-def test_ashift_is_12(host: Host) -> None:
     assert host.check_output("zpool get -H -o value ashift keystone") == "12"
-
-
-@pytest.mark.parametrize(("dataset", "mountpoint"), DATASETS.items())
-def test_datasets_are_mounted(host: Host, dataset: str, mountpoint: str) -> None:
-    assert host.check_output("zfs get -H -o value mounted %s", dataset) == "yes"
-    assert host.mount_point(mountpoint).device == dataset
-
-
-def test_the_pools_root_is_not_mounted(host: Host) -> None:
     assert host.check_output("zfs get -H -o value canmount keystone") == "off"
 
 
-def test_the_pool_is_there_after_a_boot(host: Host) -> None:
+def comes_back_after_a_boot(host: Host) -> None:
     assert host.service("zfs-import-cache.service").is_enabled
     assert host.service("zfs-mount.service").is_enabled

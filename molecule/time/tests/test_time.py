@@ -1,0 +1,35 @@
+"""What the role time leaves on a Primer: a clock that the site follows, and that follows nobody."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from testinfra.host import Host
+
+ASK = """
+import socket, struct
+asked = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+asked.settimeout(10)
+asked.sendto(bytes([0x23]) + bytes(47), ("127.0.0.1", 123))
+answer = asked.recv(48)
+print(answer[0] & 7, answer[1])
+"""
+"""An SNTP client (RFC 4330): mode and stratum of the answer."""
+SERVER = 4
+
+
+def test_it_answers_with_the_stratum_of_an_orphan(host: Host) -> None:
+    assert host.check_output("python3 -c %s", ASK).split() == [str(SERVER), "10"]
+
+
+def test_it_asks_nobody_outside_the_site(host: Host) -> None:
+    lines = host.file("/etc/chrony/chrony.conf").content_string.splitlines()
+    assert [line for line in lines if line.startswith(("pool ", "server ", "sourcedir "))] == []
+
+
+def test_it_sets_the_clock_only_where_the_clock_is_its_own(
+    host: Host, told: dict[str, Any]
+) -> None:
+    (words,) = {process.args for process in host.process.filter(comm="chronyd")}
+    assert (" -x" in words) != told["time_sets_clock"]
