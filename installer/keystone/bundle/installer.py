@@ -40,7 +40,7 @@ def build(checkout: Path, cache: Path, day: date) -> Path:
     lock = checkout / "requirements.lock"
     if not lock.is_file():
         raise UsageError(f"{lock}: not there", hint="an installer is built from a source tree")
-    target = cache / "installer" / _key(checkout, day) / "keystone-install"
+    target = cache / "installer" / key(checkout, day) / "keystone-install"
     if target.is_file():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +64,7 @@ def build(checkout: Path, cache: Path, day: date) -> Path:
     return target
 
 
-def _key(checkout: Path, day: date) -> str:
+def key(checkout: Path, day: date) -> str:
     """Names everything that the executable is made of."""
     digest = hashlib.sha256(f"{PYTHONS}{PLATFORMS}{EPOCH}{UNUSED}{day}".encode())
     files = [checkout / "pyproject.toml", checkout / "requirements.lock"]

@@ -68,7 +68,7 @@ Before=kubelet.service
 [Service]
 Type=oneshot
 RemainAfterExit=yes
-ExecStart=/bin/sh -c '[ -e /dev/kmsg ] || ln -s null /dev/kmsg'
+ExecStart=/bin/sh -c '[ -e /dev/kmsg ] || mknod -m 600 /dev/kmsg c 1 3'
 {commands}"""
 SETTINGS_UNIT_NAME = "keystone-kernel-settings.service"
 SETTINGS = "/usr/local/lib/keystone/kernel-settings"

@@ -14,6 +14,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ import yaml
 
 from keystone import log, run
 from keystone.ansible import data_root
+from keystone.bundle import installer
 from keystone.errors import KeystoneError
 from keystone.image import modules
 from keystone.lab import catalogue, definition, golang, mirror, real, settings, upstream
@@ -57,7 +59,7 @@ def carry(
     screen: Screen | None = None,
     parts: Parts | None = None,
 ) -> Carried:
-    """Build upstream, lock and create; each only when its inputs changed.
+    """Build upstream, lock and create; nothing of it where nothing has changed since today's last.
 
     release: an older one of the catalogue ("kubernetes-1.36") in place of the platform's versions.
     beside: other work, by what it makes, that begins with the first compiler and is done when this
@@ -72,6 +74,10 @@ def carry(
     stem, name = (release, f"{release}.tar") if release else ("platform", "offline.tar")
     bundle, document = folder / name, wanted(release)
     kernel, others = _kernel_modules(document), beside or {}
+    record, inputs = folder / f"{stem}.made.json", _inputs(document, lab)
+    if there := _made(record, inputs, bundle):
+        with _beginning(others, times):
+            return there
     with (
         _beginning(kernel, times) as modules_done,
         _beginning(others, times),
@@ -82,7 +88,29 @@ def carry(
     if parts is None:
         times.show("Bundle: what took how long")
     shown = run.run([sys.executable, "-m", "keystone", "bundle", "show", bundle, "--json"])
-    return Carried(bundle, str(json.loads(shown.stdout)["fingerprint"]))
+    made = Carried(bundle, str(json.loads(shown.stdout)["fingerprint"]))
+    said = {"inputs": inputs, "size": bundle.stat().st_size, "fingerprint": made.fingerprint}
+    write_whole(record, json.dumps(said).encode(), 0o644)
+    return made
+
+
+def _inputs(document: Mapping[str, Any], lab: LabSettings) -> str:
+    """Names everything that a bundle is made of, Debian's packages as of today."""
+    today, root = datetime.now(UTC).date(), settings.checkout()
+    return golang.key(
+        document, lab.upstream, str(lab.mirrors), golang.sources(catalogue.FOLDER),
+        installer.key(root, today),
+    )  # fmt: skip
+
+
+def _made(record: Path, inputs: str, bundle: Path) -> Carried | None:
+    """The bundle that was made of these inputs, if it is still there."""
+    if not record.is_file() or not bundle.is_file():
+        return None
+    said = json.loads(record.read_text())
+    if (said["inputs"], said["size"]) != (inputs, bundle.stat().st_size):
+        return None
+    return Carried(bundle, said["fingerprint"])
 
 
 def discard(state: Path) -> None:
