@@ -32,11 +32,16 @@ def variables(context: Context) -> dict[str, object]:
             for name, text in mirrors(context).items()
         ],
         "containerd_directories": [
-            {"path": path}
-            for path in (
-                "/etc/containerd", CERTS, *(f"{CERTS}/{name}" for name in (*upstreams, "_default")),
-                "/etc/cni", "/etc/cni/net.d", "/opt/cni", "/opt/cni/bin", ROOT,
-            )
+            *(
+                {"path": path, "mode": "0755"}
+                for path in (
+                    "/etc/containerd", CERTS,
+                    *(f"{CERTS}/{name}" for name in (*upstreams, "_default")),
+                    "/etc/cni", "/etc/cni/net.d", "/opt/cni", "/opt/cni/bin",
+                )
+            ),
+            # containerd itself sets this at each start (cmd/containerd/server/server.go).
+            {"path": ROOT, "mode": "0700"},
         ],
         "containerd_sandbox_image": kubeadm.image_ref(context.bundle, "registry.k8s.io/pause"),
         "containerd_root": ROOT,
