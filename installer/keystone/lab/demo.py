@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from keystone import log
 from keystone.errors import HostError
-from keystone.lab import base, network, summary, workload
+from keystone.lab import network, summary, workload
 from keystone.lab.carry import Carried, carry
 from keystone.lab.machine import MEDIA
 from keystone.lab.parts import Parts
@@ -38,8 +38,8 @@ def main(lab: Lab, machines: tuple[str, ...]) -> None:
     taken = Parts()
     with watching(f"lab {lab.settings.name}", parts, lab.folder) as screen:
         with screen.part("bundle"):
-            system = base.tree if lab.kind == "container" else base.image
-            bundle = carry(lab.folder, beside={"base system": system}, screen=screen, parts=taken)
+            beside = {"base system": lab.system}
+            bundle = carry(lab.folder, beside=beside, screen=screen, parts=taken)
         with screen.part("machines boot"):
             lab.up(machines)
         with screen.part("USB stick"):

@@ -90,6 +90,12 @@ class Lab:
         """Whether its machines are so slow that deadlines have to be longer."""
         return self.kind == "virtual" and not self.kvm
 
+    def system(self) -> None:
+        """Make what machines start from, unless it is there: a tree, or a disk made of one."""
+        log.debug(f"base system: {base.tree()}")
+        if self.kind == "virtual":
+            log.debug(f"base image: {base.image().disk}")
+
     def machine(self, name: str) -> Machine:
         """One machine. Raises UsageError for a name that is not in the lab."""
         wanted = self.settings.machine(name)
@@ -168,9 +174,7 @@ class Lab:
             raise RefusedError("the lab makes network namespaces: it needs root", hint="use sudo")
         if self.kind == "virtual":
             qemu.check_tools()
-            log.debug(f"base image: {base.image().disk}")
-        else:
-            log.debug(f"base system: {base.tree()}")
+        self.system()
         self.folder.mkdir(parents=True, exist_ok=True)
         self._kept.write_text(self.kind)
         if not self.key.exists():
