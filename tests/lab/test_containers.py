@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from keystone.lab import cgroups
 from keystone.lab.machines import Lab
 
 if TYPE_CHECKING:
@@ -36,3 +38,28 @@ def test_a_container_changes_nothing_of_its_host(lab: Lab) -> None:
     assert p1.host().run(["modprobe", "dummy"], check=False).returncode != 0
     said = p1.run(["sh", "-c", "mknod /root/disk b 254 0; cat /root/disk 2>&1 || :"])
     assert "not permitted" in said
+
+
+def test_a_machine_runs_in_groups_of_cgroup_v2_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a hybrid host in its cgroup2 hierarchy, which has no controllers there."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    mounted = "\n".join(line for line in lines if " - cgroup2 " in line)
+    layout = cgroups.layout(mounted, "", exists=Path.is_dir)
+    assert layout.version == 2
+    monkeypatch.setattr(cgroups, "look", lambda: layout)
+    made = Lab("second", kind="container")
+    made.down(purge=True)
+    try:
+        made.up(["p1"])
+        p1 = made.machine("p1")
+        assert p1.run(["stat", "-fc", "%T", "/sys/fs/cgroup"]).strip() == "cgroup2fs"
+        assert p1.run(["systemctl", "--failed", "--no-legend"]) == ""
+        p1.pause()
+        events = Path(f"{layout.hierarchies[0].parent}/keystone-second-p1/cgroup.events")
+        assert "frozen 1" in events.read_text()
+        p1.resume()
+        p1.stop()
+        assert p1.pid() == 0
+        assert not events.exists()
+    finally:
+        made.down(purge=True)

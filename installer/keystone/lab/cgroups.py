@@ -8,6 +8,7 @@ may have both processes and children. Sources: cgroups(7), the kernel's admin-gu
 from __future__ import annotations
 
 import errno
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 from keystone.errors import HostError, PreflightError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 V2_CONTROLLERS = ("cpuset", "cpu", "io", "memory", "pids")
 V1_NEEDED = frozenset({"cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "pids"})
@@ -124,12 +125,18 @@ def processes(groups: Iterable[Path]) -> frozenset[int]:
     """Ids of all processes in the groups and below them."""
     found: set[int] = set()
     for group in groups:
-        for listing in group.rglob("cgroup.procs"):
+        for folder in _leaves_first(group):
             try:
-                found.update(int(word) for word in listing.read_text().split())
+                listed = (folder / "cgroup.procs").read_text()
             except OSError:  # a group that ends while we look
                 continue
+            found.update(int(word) for word in listed.split())
     return frozenset(found)
+
+
+def _leaves_first(group: Path) -> Iterator[Path]:
+    """The groups below and then the group itself; os.walk bears with those that end meanwhile."""
+    return (Path(folder) for folder, _, _ in os.walk(group, topdown=False))
 
 
 def processor_seconds(groups: Iterable[Path]) -> float:
@@ -152,13 +159,16 @@ def freeze(groups: Sequence[Path], *, frozen: bool) -> None:
     for group in groups:
         if (group / "cgroup.freeze").exists():
             (group / "cgroup.freeze").write_text(str(int(frozen)))
+            said, wanted = group / "cgroup.events", f"frozen {int(frozen)}"
         elif (group / "freezer.state").exists():
-            wanted = "FROZEN" if frozen else "THAWED"
-            (group / "freezer.state").write_text(wanted)
-            while (group / "freezer.state").read_text().strip() != wanted:
-                if time.monotonic() > deadline:
-                    raise HostError(f"{group}: not {wanted.lower()} after {END_SECONDS} s")
-                time.sleep(0.02)
+            said, wanted = group / "freezer.state", "FROZEN" if frozen else "THAWED"
+            said.write_text(wanted)
+        else:
+            continue
+        while wanted not in said.read_text().splitlines():
+            if time.monotonic() > deadline:
+                raise HostError(f"{said}: not {wanted} after {END_SECONDS} s")
+            time.sleep(0.02)
 
 
 def remove(groups: Iterable[Path]) -> None:
@@ -177,8 +187,7 @@ def remove(groups: Iterable[Path]) -> None:
 
 def _removed(group: Path) -> bool:
     """Remove from the leaves up (rmdir is all that a group knows); False when one is in use."""
-    below = [path for path in group.rglob("*") if path.is_dir()]
-    for folder in (*sorted(below, key=lambda path: -len(path.parts)), group):
+    for folder in _leaves_first(group):
         try:
             folder.rmdir()
         except OSError as error:
