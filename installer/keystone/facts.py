@@ -125,6 +125,7 @@ def parse(name: str, seen: Mapping[str, Any], asked: tuple[float, float]) -> Hos
         memory=int(seen["memory"]),
         root_free=int(seen["root_free"]),
         var_free=int(seen["var_free"]),
+        trial=bool(seen["trial"]),
         folders=tuple(seen["folders"]),
         kernel_parts=MappingProxyType(dict(seen["kernel_parts"])),
         settings=MappingProxyType({name: int(value) for name, value in seen["settings"].items()}),

@@ -146,7 +146,7 @@ class HostFacts:
     clock_error: by how much that may be wrong (half the round trip). virtualization: as
     systemd-detect-virt(1) says. folders: those of the datasets' mount points that are folders.
     kernel_parts: "there", "module", "missing" or "" (not known), by module. settings: kernel
-    settings by sysctl name. ports: those Keystone needs
+    settings by sysctl name. trial: it was installed for a trial site. ports: those Keystone needs
     that something listens on, with the program's name. kubernetes: paths of a cluster that exist
     (admin.conf, kubelet.conf, manifests, etcd data). clocks: active time services.
     """
@@ -183,6 +183,7 @@ class HostFacts:
     kubernetes: tuple[str, ...] = ()
     intent: PoolIntent | None = None
     var_free: int = 0
+    trial: bool = False
     folders: tuple[str, ...] = ()
     kernel_parts: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     settings: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))

@@ -121,6 +121,12 @@ def main(servers: Sequence[str], token: join.Token, ca_file: Path, *, trial: boo
     else:
         with log.step("ask to join"):
             answer = ask(servers, context, token, machine)
+        if answer.get("trial", False) is not trial:
+            is_not = "is no trial site" if trial else "is a trial site"
+            raise RefusedError(
+                f"the site {is_not}, and this command is not for it",
+                hint="run the command that its `token create` printed, unchanged",
+            )
         _keep(answer)
     place_ca(ca_file)
     fetch_all(answer["blobs"], answer["primers"], context)

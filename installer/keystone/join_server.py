@@ -65,6 +65,7 @@ class Service:
             "roles": roles,
             "blobs": blobs(self.config, roles),
             "primers": list(join.addresses(self.config.site)),
+            "trial": self.config.site.trial,
         }
 
     def _admit(self, body: bytes, address: IPv4Address, now: int) -> join.Request:

@@ -130,6 +130,18 @@ def kernel(look: Look) -> Iterator[Finding]:
     )
 
 
+def same_kind(look: Look) -> Iterator[Finding]:
+    """What was installed for trying never becomes production, and the other way round."""
+    if "time" in look.facts.roles and look.facts.trial != look.site.trial:
+        was, shall = (
+            ("a trial site", "production") if look.facts.trial else ("production", "a trial site")
+        )
+        yield look.refused(
+            f"was installed for {was}, and the site file asks for {shall}",
+            "put spec.trial back as it was, or install on a new system",
+        )
+
+
 def memory(look: Look) -> Iterator[Finding]:
     """Enough of it for the node's role."""
     role = "control_plane" if look.node.control_plane else "primer"
@@ -303,7 +315,8 @@ def _ours(look: Look, disk: DiskFacts) -> bool:
 
 
 HOST_CHECKS: tuple[Callable[[Look], Iterator[Finding]], ...] = (
-    operating_system, kernel_checks.kind, kernel, kernel_checks.parts, kernel_checks.settings,
+    operating_system, same_kind, kernel_checks.kind, kernel, kernel_checks.parts,
+    kernel_checks.settings,
     memory, root_disk, cgroups, swap, address, ports, foreign_cluster, disks, single_disk, folders,
 )  # fmt: skip
 

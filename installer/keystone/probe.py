@@ -53,6 +53,8 @@ KERNEL_PARTS = {
     "vxlan": ("CONFIG_VXLAN", ""),
 }
 """Module: its option in the kernel's configuration, and what is there once it works."""
+TRIAL = "/etc/default/keystone-chrony"
+"""What role time leaves on hosts of trial sites only."""
 LARGE = 1 << 20
 """Above this a file is hashed only if it changed after its marker was written (or with deep)."""
 
@@ -344,6 +346,7 @@ def main() -> None:
         "zfs": zfs(),
         "roles": roles(deep),
         "store": store(),
+        "trial": Path(TRIAL).exists(),
         "intent": intent(),
         "kubernetes": [path for path in CLUSTER if Path(path).exists()],
         "clock": time.time(),

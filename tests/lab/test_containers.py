@@ -33,7 +33,9 @@ def test_a_container_changes_nothing_of_its_host(lab: Lab) -> None:
     for setting in ("kernel/panic", "vm/overcommit_memory"):
         said = p1.run(["sh", "-c", f"(echo 1 > /proc/sys/{setting}) 2>&1 || :"])
         assert "Read-only" in said
-    p1.run(["sysctl", "-w", "net.ipv4.ip_forward=1"])
+    forwarding = Path("/proc/sys/net/ipv4/ip_forward").read_text()
+    p1.run(["sysctl", "-w", f"net.ipv4.ip_forward={1 - int(forwarding)}"])
+    assert Path("/proc/sys/net/ipv4/ip_forward").read_text() == forwarding
     assert p1.host().run(["date", "-s", "+1 day"], check=False).returncode != 0
     assert p1.host().run(["modprobe", "dummy"], check=False).returncode != 0
     said = p1.run(["sh", "-c", "mknod /root/disk b 254 0; cat /root/disk 2>&1 || :"])

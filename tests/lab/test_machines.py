@@ -29,7 +29,7 @@ FOREIGN_POOL = Path(__file__).with_name("foreign_pool.py").read_text()
 
 @pytest.fixture(scope="module")
 def rig(bundle: Carried) -> Iterator[Rig]:
-    with rigs.started("machines", bundle, ["p1"], kind="virtual") as ready:
+    with rigs.started("test-machines", bundle, ["p1"], kind="virtual") as ready:
         yield ready
 
 

@@ -203,6 +203,7 @@ def test_a_worker_is_told_everything_and_may_ask_again(
     assert first["roles"]["node"]["node_token"] == "abcdef.0123456789abcdef"
     assert first["roles"]["node"]["node_ca_hash"] == HASH
     assert {blob["name"] for blob in first["blobs"]} == set(BINARIES)
+    assert first["trial"] is False
     calls = (kubeadm / "calls").read_text().splitlines()
     assert len(calls) == 2
     assert calls[0].startswith("--kubeconfig /etc/kubernetes/admin.conf token create --ttl 15m")
@@ -258,6 +259,19 @@ def test_another_sites_ca_is_refused_before_anything_is_sent(
     foreign.write_text(pem(certificate("other CA")[0]))
     with pytest.raises(RefusedError, match="not the CA"):
         join_client.trust(foreign, token)
+
+
+def test_a_command_for_a_trial_site_does_not_join_another(
+    service: join_server.Server, pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(join_client, "ANSWER", tmp_path / "answer.json")
+    monkeypatch.setattr(join_client, "DONE", tmp_path / "done")
+    monkeypatch.setattr(join_client, "findings", lambda *_: [])
+    monkeypatch.setattr(join_client, "look", lambda: MACHINE)
+    server = f"https://{PRIMER}:{service.server_address[1]}"
+    with pytest.raises(RefusedError, match="the site is no trial site"):
+        join_client.main([server], token_of(service, pki), pki / "site-ca.crt", trial=True)
+    assert not (tmp_path / "answer.json").exists()
 
 
 def raw(service: join_server.Server, pki: Path, text: bytes) -> bytes:

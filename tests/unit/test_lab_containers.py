@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -118,7 +119,7 @@ class TestLayers:
                     machine.seal(tmp_path / "one")
             else:
                 machine.seal(tmp_path / "one")
-        machine.finish_seal()
+        machine.finish()
         assert layers(machine) == [tmp_path / "one/upper", tmp_path / "tree"]
         assert (tmp_path / "one/upper/file").read_text() == "before"
         assert (machine.folder / "containerd/meta.db").read_text() == "before"
@@ -143,7 +144,62 @@ class TestLayers:
         assert not shared("io.containerd.metadata.v1.bolt/meta.db")
 
 
+class TestCuts:
+    """A save or a restore that was cut, by what it leaves: the next start finishes it."""
+
+    def test_an_older_save_comes_back_though_a_newer_one_was_cut(
+        self, machine: ContainerMachine, tmp_path: Path
+    ) -> None:
+        (machine.folder / "upper" / "file").write_text("before")
+        machine.seal(tmp_path / "one")
+        (machine.folder / "upper" / "file").write_text("after")
+        (machine.folder / "sealing").symlink_to(tmp_path / "two")
+        (tmp_path / "two").mkdir()
+        machine.restore(tmp_path / "one")
+        machine.finish()
+        assert layers(machine) == [tmp_path / "one/upper", tmp_path / "tree"]
+        assert list((machine.folder / "upper").iterdir()) == []
+
+    def test_a_save_after_one_that_was_cut_has_both(
+        self, machine: ContainerMachine, tmp_path: Path
+    ) -> None:
+        (machine.folder / "upper" / "file").write_text("before")
+        (machine.folder / "sealing").symlink_to(tmp_path / "one")
+        machine.seal(tmp_path / "two")
+        assert (tmp_path / "one/upper/file").read_text() == "before"
+        assert layers(machine)[1:] == [tmp_path / "one/upper", tmp_path / "tree"]
+
+    def test_a_restore_that_was_cut_is_finished(
+        self, machine: ContainerMachine, tmp_path: Path
+    ) -> None:
+        (machine.folder / "upper" / "file").write_text("before")
+        machine.seal(tmp_path / "one")
+        (machine.folder / "restoring").symlink_to(tmp_path / "one")
+        for name in ("upper", "lower", "containerd"):
+            shutil.rmtree(machine.folder / name)
+        machine.finish()
+        assert layers(machine) == [tmp_path / "one/upper", tmp_path / "tree"]
+        assert not (machine.folder / "restoring").is_symlink()
+
+
 class TestStick:
+    def test_two_files_of_one_name_are_refused_and_none_is_written(
+        self, machine: ContainerMachine, tmp_path: Path
+    ) -> None:
+        for name in ("a", "b"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "x").write_text(name)
+        with pytest.raises(UsageError, match="two files of the stick are called x"):
+            machine.carry_in([tmp_path / "a/x", tmp_path / "b/x"])
+        assert (tmp_path / "a/x").read_text() == "a"
+
+    def test_what_the_machine_sees_is_a_copy(
+        self, machine: ContainerMachine, tmp_path: Path
+    ) -> None:
+        (tmp_path / "one").write_text("one")
+        machine.carry_in([tmp_path / "one"])
+        assert not (machine.folder / "media/one").samefile(tmp_path / "one")
+
     def test_a_stick_takes_the_place_of_the_one_before(
         self, machine: ContainerMachine, tmp_path: Path
     ) -> None:
@@ -153,6 +209,21 @@ class TestStick:
         assert [path.name for path in (machine.folder / "media").iterdir()] == ["two"]
         machine.pull()
         assert list((machine.folder / "media").iterdir()) == []
+
+
+class TestNames:
+    @pytest.mark.parametrize("name", ["/etc", "..", "a/b", "A", "-x", "a" * 40])
+    def test_a_lab_is_called_what_a_folder_and_a_namespace_can_be(self, name: str) -> None:
+        with pytest.raises(UsageError, match="is no name of a lab"):
+            settings.load(name=name)
+
+    def test_a_machine_named_twice_is_one(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        lab = Lab("names", kind="container")
+        assert [machine.name for machine in lab.machines(["p1", "p1"])] == ["p1"]
+        assert lab.machines([]) == []
 
 
 class TestSaves:

@@ -43,7 +43,7 @@ for verb in lab_machine.VERBS:
 def up(name: str, kind: str, machines: str, fresh: bool, as_json: bool) -> None:
     """Start machines and wait until they answer ssh."""
     lab = Lab(name, kind=kind)
-    times = lab.up(_names(machines), fresh=fresh)
+    times = lab.up(_names(machines) or None, fresh=fresh)
     if as_json:
         log.out_json({"kind": lab.kind, "emulated": lab.emulated, "seconds": times})
         return
@@ -139,7 +139,7 @@ def down(name: str, purge: bool) -> None:
 @click.option("--machines", default="", help="Names with commas between, such as p1,w1.")
 def inventory(name: str, machines: str) -> None:
     """Print the machines as an Ansible inventory (JSON, which is YAML)."""
-    log.out_json({"all": {"hosts": Lab(name).inventory(_names(machines))}})
+    log.out_json({"all": {"hosts": Lab(name).inventory(_names(machines) or None)}})
 
 
 @group.command()

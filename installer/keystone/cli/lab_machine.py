@@ -46,7 +46,7 @@ def console(name: str, machine: str, follow: bool) -> None:
 def plug(name: str, machine: str, files: Sequence[str]) -> None:
     """Carry FILES to MACHINE on a stick that it cannot write to."""
     paths = [Path(file).resolve() for file in files]
-    log.out(_machine(name, machine).carry_in(paths))
+    log.out(_running(name, machine).carry_in(paths))
 
 
 @click.command()
@@ -106,14 +106,20 @@ def connect(name: str, machine: str) -> None:
 def _machine(name: str, machine: str) -> Machine:
     lab = Lab(name)
     if not lab.there:
-        raise UsageError(f"the lab {lab.settings.name} has no machines", hint="lab up")
-    return lab.machine(machine)
+        hint = f"lab up --name {lab.settings.name}"
+        raise UsageError(f"the lab {lab.settings.name} has no machines", hint=hint)
+    target = lab.machine(machine)
+    if not target.made():
+        hint = f"lab up --name {lab.settings.name} --machines {machine}"
+        raise UsageError(f"{machine} was never started", hint=hint)
+    return target
 
 
 def _running(name: str, machine: str) -> Machine:
     target = _machine(name, machine)
     if not target.pid():
-        raise UsageError(f"{machine} does not run", hint=f"lab up --machines {machine}")
+        hint = f"lab up --name {Lab(name).settings.name} --machines {machine}"
+        raise UsageError(f"{machine} does not run", hint=hint)
     return target
 
 

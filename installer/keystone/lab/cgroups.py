@@ -150,6 +150,16 @@ def processor_seconds(groups: Iterable[Path]) -> float:
     return 0.0
 
 
+def frozen(groups: Iterable[Path]) -> bool:
+    """Whether the processes of the groups are stopped."""
+    for group in groups:
+        if (group / "cgroup.freeze").exists():
+            return "frozen 1" in (group / "cgroup.events").read_text().splitlines()
+        if (group / "freezer.state").exists():
+            return (group / "freezer.state").read_text().strip() != "THAWED"
+    return False
+
+
 def freeze(groups: Sequence[Path], *, frozen: bool) -> None:
     """Stop every process of the groups where it is, or let them go on; returns when it is done.
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keystone import run
-from keystone.errors import HostError
+from keystone.errors import HostError, RefusedError
 from keystone.lab import base, cgroups, machine, network, qemu
 from keystone.lab.machine import Machine, Status, becomes
 
@@ -82,6 +82,8 @@ class ContainerMachine(Machine):
     def start(self) -> None:
         """Make its groups and namespaces and let systemd start in them."""
         if self.pid():
+            if not network.plugged(self._place.settings, self.settings):
+                network.pair(self._place.settings, self.settings, self.pid())
             return
         self._clear()
         self._make_files()
@@ -102,10 +104,14 @@ class ContainerMachine(Machine):
         network.pair(self._place.settings, self.settings, self.pid())
 
     def carry_in(self, files: Sequence[Path]) -> str:
-        """Link the files into the folder that the machine sees read-only; copied where need be."""
+        """Copy the files into the folder that the machine sees read-only.
+
+        No links: root on a machine can make its mounts writable.
+        """
+        machine.check_stick(files)
         self.pull()
         for source in files:
-            _link_or_copy(source, self.folder / "media" / source.name)
+            run.run(["cp", "--reflink=auto", "--", source, self.folder / "media" / source.name])
         return machine.MEDIA
 
     def pull(self) -> None:
@@ -129,6 +135,10 @@ class ContainerMachine(Machine):
             os.kill(pid, POWER_OFF)
             becomes(lambda: not self.pid(), machine.STOP_SECONDS)
         self.power_cut()
+
+    def paused(self) -> bool:
+        """Whether its groups are frozen."""
+        return cgroups.frozen(self.groups())
 
     def pause(self) -> None:
         """Freeze its control groups."""
@@ -160,7 +170,8 @@ class ContainerMachine(Machine):
     def unseal(self, source: Path) -> None:
         """Above `source` with a new layer, and with a copy of containerd's folder."""
         for name in ("upper", "work", "lower", "containerd"):
-            shutil.rmtree(self.folder / name, ignore_errors=True)
+            if (self.folder / name).exists():
+                shutil.rmtree(self.folder / name)
         for name in ("upper", "work", "lower"):
             (self.folder / name).mkdir(parents=True)
         below = [link.resolve() for link in _numbered(source / "lower")]
@@ -205,7 +216,18 @@ class ContainerMachine(Machine):
         name = f"{lab.namespace}-{self.name}"
         listed = "".join(f"{group}\n" for group in self._layout.groups(name))
         (self.folder / "groups").write_text(listed)
+        self._refuse_another()
         cgroups.make(self._layout, name)
+
+    def _refuse_another(self) -> None:
+        """A lab of this name, of another user or cache folder, has groups of the same names."""
+        if taken := cgroups.processes(self.groups()):
+            (self.folder / "groups").unlink()
+            raise RefusedError(
+                f"{self.name}: another lab called {self._place.settings.name} has such a machine: "
+                f"process {min(taken)}",
+                hint="choose another name: --name",
+            )
 
 
 def _numbered(folder: Path) -> list[Path]:
@@ -223,10 +245,3 @@ def _unshare_what_is_written(folder: Path) -> None:
                 half = path.with_name(f"{name}.partial")
                 shutil.copy2(path, half)
                 half.replace(path)
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    try:
-        target.hardlink_to(source)
-    except OSError:  # another file system
-        shutil.copyfile(source, target)

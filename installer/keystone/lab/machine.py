@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keystone.errors import HostError
+from keystone.errors import HostError, UsageError
 from keystone.lab import network
 from keystone.run import Host
 
@@ -104,6 +104,10 @@ class Machine(ABC):
         """Ask it to power off, and end it when it does not do so in time."""
 
     @abstractmethod
+    def paused(self) -> bool:
+        """Whether it was paused and does not go on yet."""
+
+    @abstractmethod
     def pause(self) -> None:
         """Let nothing on it run on until `resume`; it keeps its network and its connections."""
 
@@ -121,7 +125,7 @@ class Machine(ABC):
 
     @abstractmethod
     def unseal(self, source: Path) -> None:
-        """Give it the disks that `seal` put into `source`; what it has written since is lost."""
+        """Begin anew above the disks in `source`; may be repeated after being cut anywhere."""
 
     @abstractmethod
     def look_while_starting(self, seen: int) -> None:
@@ -139,11 +143,23 @@ class Machine(ABC):
 
         The machine is off. What is in `target` is never written again.
         """
+        self.finish()
         self._sealing.symlink_to(target)
-        self.finish_seal()
+        self.finish()
 
-    def finish_seal(self) -> None:
-        """Do the rest of a `seal` that was cut, if there is one."""
+    def restore(self, source: Path) -> None:
+        """Give it the disks that `seal` put into `source`; what it has written since is lost."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._sealing.unlink(missing_ok=True)
+        self._restoring.unlink(missing_ok=True)
+        self._restoring.symlink_to(source)
+        self.finish()
+
+    def finish(self) -> None:
+        """Do the rest of a `seal` or a `restore` that was cut, if there is one."""
+        if self._restoring.is_symlink():
+            self.unseal(self._restoring.readlink())
+            self._restoring.unlink()
         if self._sealing.is_symlink():
             target = self._sealing.readlink()
             target.mkdir(parents=True, exist_ok=True)
@@ -154,6 +170,10 @@ class Machine(ABC):
     @property
     def _sealing(self) -> Path:
         return self.folder / "sealing"
+
+    @property
+    def _restoring(self) -> Path:
+        return self.folder / "restoring"
 
     def made(self) -> bool:
         """Whether it was ever started."""
@@ -216,6 +236,10 @@ class Machine(ABC):
             argv = ["sh", "-c", script, "copy", half, f"{mode:o}", target]
             self.host().run(argv, stdin=file, timeout=3600)
 
+    def connected(self) -> bool:
+        """Whether it is on the network."""
+        return network.joined(self._place.settings, self.settings)
+
     def disconnect(self) -> None:
         """Take the machine off the network; it does not notice but for the silence."""
         network.join(self._place.settings, network.device(self.settings), joined=False)
@@ -229,6 +253,13 @@ class Machine(ABC):
         self.power_cut()
         if self.folder.exists():
             shutil.rmtree(self.folder)
+
+
+def check_stick(files: Sequence[Path]) -> None:
+    """Raise UsageError where two files of a stick would have one name."""
+    names = [path.name for path in files]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UsageError(f"two files of the stick are called {', '.join(twice)}")
 
 
 def becomes(condition: Callable[[], bool], seconds: float) -> bool:

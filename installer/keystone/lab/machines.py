@@ -21,6 +21,7 @@ from keystone.lab.machine import CONNECT_SECONDS, RUN, Machine, Place
 from keystone.lab.virtual import VirtualMachine
 from keystone.run import run
 from keystone.turns import only_one
+from keystone.wholefile import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,7 +82,8 @@ class Lab:
         if self._asked not in (AUTO, there):
             raise RefusedError(
                 f"lab {self.settings.name}: its machines are {there}, asked for is {self._asked}",
-                hint="remove them first: keystone-install lab down --purge",
+                hint=f"remove them first: keystone-install lab down --name {self.settings.name} "
+                "--purge",
             )
         return there
 
@@ -111,11 +113,16 @@ class Lab:
             raise UsageError(f"{name} is a container", hint="lab up --kind virtual")
         return machine
 
-    def machines(self, names: Sequence[str] = ()) -> list[Machine]:
-        """Those named, or all."""
-        return [self.machine(n) for n in names or [m.name for m in self.settings.machines]]
+    def machines(self, names: Sequence[str] | None = None) -> list[Machine]:
+        """Those named, each once, or all."""
+        every = [machine.name for machine in self.settings.machines]
+        return [self.machine(name) for name in dict.fromkeys(every if names is None else names)]
 
-    def up(self, names: Sequence[str] = (), *, fresh: bool = False) -> dict[str, float]:
+    def made(self) -> list[Machine]:
+        """Those that were ever started."""
+        return [machine for machine in self.machines() if machine.made()] if self.there else []
+
+    def up(self, names: Sequence[str] | None = None, *, fresh: bool = False) -> dict[str, float]:
         """Start machines and wait for their ssh; returns the seconds each start took.
 
         Machines that run already take no time. fresh: begin with new, empty machines, and, when
@@ -125,14 +132,14 @@ class Lab:
         with self.alone():
             for machine in machines if fresh else ():
                 machine.forget()
-            if fresh and not names:
+            if fresh and names is None:
                 network.down(self.settings)
             self._prepare()
             with ThreadPoolExecutor(AT_ONCE_EMULATED if self.emulated else AT_ONCE) as pool:
                 times = list(pool.map(_bring_up, machines))
         return {machine.name: seconds for machine, seconds in zip(machines, times, strict=True)}
 
-    def inventory(self, names: Sequence[str] = ()) -> dict[str, dict[str, str]]:
+    def inventory(self, names: Sequence[str] | None = None) -> dict[str, dict[str, str]]:
         """Machines as Ansible's inventory has them, for Molecule and testinfra: host, variables.
 
         The way into the lab's network is a ProxyCommand, which every ssh program understands.
@@ -156,11 +163,9 @@ class Lab:
     def down(self, *, purge: bool = False) -> None:
         """Stop every machine and remove the network; purge: and all they wrote."""
         with self.alone():
-            if self.there:
-                made = [machine for machine in self.machines() if machine.made()]
-                end = methodcaller("power_cut" if purge else "stop")
-                with ThreadPoolExecutor() as pool:
-                    list(pool.map(end, made))
+            end = methodcaller("power_cut" if purge else "stop")
+            with ThreadPoolExecutor() as pool:
+                list(pool.map(end, self.made()))
             network.down(self.settings)
             if purge and self.folder.exists():
                 shutil.rmtree(self.folder)
@@ -176,7 +181,8 @@ class Lab:
             qemu.check_tools()
         self.system()
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._kept.write_text(self.kind)
+        if not self.there:
+            write_whole(self._kept, self.kind.encode(), 0o644)
         if not self.key.exists():
             comment = f"keystone lab {self.settings.name}"
             run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", self.key])
@@ -185,9 +191,15 @@ class Lab:
 
 def _bring_up(machine: Machine) -> float:
     if machine.pid():
+        if machine.paused():
+            raise RefusedError(f"{machine.name} is paused", hint=f"lab resume {machine.name}")
+        machine.start()
+        if not machine.connected():
+            hint = f"lab connect {machine.name}"
+            raise RefusedError(f"{machine.name} is off the network", hint=hint)
         machine.wait_ssh()
         return 0.0
     with log.step(f"{machine.name} ({machine.settings.address}) starts"):
-        machine.finish_seal()
+        machine.finish()
         machine.start()
         return machine.wait_ssh()

@@ -94,9 +94,8 @@ def device(machine: MachineSettings) -> str:
 def plug(lab: LabSettings, tap: str) -> None:
     """Make a virtual machine's tap on the bridge, unless it is there."""
     inside = prefix(lab)
-    if run([*inside, "ip", "link", "show", tap], check=False).returncode == 0:
-        return
-    run([*inside, "ip", "tuntap", "add", tap, "mode", "tap"])
+    if run([*inside, "ip", "link", "show", tap], check=False).returncode != 0:
+        run([*inside, "ip", "tuntap", "add", tap, "mode", "tap"])
     run([*inside, "ip", "link", "set", tap, "master", BRIDGE, "up"])
 
 
@@ -112,6 +111,19 @@ def pair(lab: LabSettings, machine: MachineSettings, pid: int) -> None:
         "peer", "name", "lan", "address", machine.mac, "netns", str(pid),
     ])  # fmt: skip
     run([*inside, "ip", "link", "set", name, "master", BRIDGE, "up"])
+
+
+def plugged(lab: LabSettings, machine: MachineSettings) -> bool:
+    """Whether the machine's device is there, on the bridge or not."""
+    argv = [*prefix(lab), "ip", "link", "show", device(machine)]
+    return run(argv, check=False).returncode == 0
+
+
+def joined(lab: LabSettings, machine: MachineSettings) -> bool:
+    """Whether the machine's device is on the bridge."""
+    argv = [*prefix(lab), "ip", "-json", "link", "show", device(machine)]
+    said = run(argv, check=False).stdout
+    return bool(said) and json.loads(said)[0].get("master") == BRIDGE
 
 
 def join(lab: LabSettings, name: str, *, joined: bool) -> None:

@@ -51,14 +51,14 @@ def save(lab: Lab, name: str) -> dict[str, float]:
     if not NAME.fullmatch(name):
         raise UsageError(f"{name!r} is no name", hint="small letters, digits, . _ -")
     target = lab.folder / "saves" / name
-    if target.exists():
-        whole = (target / "save.json").exists()
-        why = "is taken" if whole else "was cut while it was made, and is no whole site"
-        raise UsageError(f"{name} {why}", hint="choose another name")
-    machines = [machine for machine in lab.machines() if machine.made()] if lab.there else []
-    if not machines:
-        raise UsageError("there are no machines to save", hint="lab up")
     with lab.alone():
+        machines = lab.made()
+        if target.exists():
+            whole = (target / "save.json").exists()
+            why = "is taken" if whole else "was cut while it was made, and is no whole site"
+            raise UsageError(f"{name} {why}", hint="choose another name")
+        if not machines:
+            raise UsageError("there are no machines to save", hint="lab up")
         running = [machine for machine in machines if machine.pid()]
         _cut(running)
         for machine in machines:
@@ -78,13 +78,13 @@ def restore(lab: Lab, name: str) -> dict[str, float]:
         raise UsageError(f"{name}: no such site is kept", hint=f"saved: {known}")
     saved = _read(folder)
     with lab.alone():
-        there = [machine for machine in lab.machines() if machine.made()]
+        back, there = lab.machines(saved.machines), lab.made()
         _cut([machine for machine in there if machine.pid()])
         for machine in there:
             if machine.name not in saved.machines:
                 machine.forget()
         with ThreadPoolExecutor() as pool:
-            list(pool.map(lambda m: m.unseal(folder / m.name), lab.machines(saved.machines)))
+            list(pool.map(lambda machine: machine.restore(folder / machine.name), back))
     return lab.up(saved.running)
 
 

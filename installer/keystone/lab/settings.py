@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 UPSTREAMS = ("auto", "real", "build")
+
+
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
+"""What a lab may be called."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +121,11 @@ def cache() -> Path:
 def load(path: Path | None = None, *, name: str = "") -> LabSettings:
     """Read a lab file; `name` overrides its metadata.name.
 
-    Raises ConfigurationError when a field is missing, unknown or not of its kind.
+    Raises ConfigurationError when a field is missing, unknown or not of its kind, UsageError for a
+    name that is none: folders and namespaces are called after it.
     """
+    if name and not NAME.fullmatch(name):
+        raise UsageError(f"{name!r} is no name of a lab", hint="small letters, digits and -")
     path = path or checkout() / "lab" / "lab.yaml"
     document = yaml.safe_load(path.read_text())
     try:
@@ -132,6 +140,8 @@ def _parse(document: Mapping[str, Any], name: str, folder: Path) -> LabSettings:
     if document["kind"] != "Lab":
         raise ValueError(document["kind"])
     spec = document["spec"]
+    if not NAME.fullmatch(str(document["metadata"]["name"])):
+        raise ValueError(document["metadata"]["name"])
     return LabSettings(
         name=name or str(document["metadata"]["name"]),
         network=IPv4Network(spec["network"]),

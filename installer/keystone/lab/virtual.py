@@ -81,6 +81,7 @@ class VirtualMachine(Machine):
 
     def carry_in(self, files: Sequence[Path]) -> str:
         """Make a USB stick of the files, plug it and mount it read-only."""
+        machine.check_stick(files)
         self.replug_usb(usb_stick(files, self.folder / "stick.img"))
         self.host().run(["sh", "-c", MOUNT], timeout=900)
         return machine.MEDIA
@@ -136,6 +137,11 @@ class VirtualMachine(Machine):
                 log.warn(f"{self.name}: {error.message}")
         if not becomes(lambda: not self.pid(), machine.STOP_SECONDS):
             self._kill(signal.SIGTERM)
+
+    def paused(self) -> bool:
+        """Whether its processors stand."""
+        with qemu.Qmp(self.files.qmp) as door:
+            return str(door.ask("query-status")["status"]) == "paused"
 
     def pause(self) -> None:
         """Stop its processors."""
