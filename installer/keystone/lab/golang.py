@@ -69,8 +69,10 @@ def build_module(programs: Sequence[Program]) -> tuple[Program, ...]:
     if all(target(program).is_file() for program in programs):
         return ()
     module = programs[0].module
-    work = cache_folder() / "work" / module
-    with only_one(work.with_name(f"{module}.lock"), f"building {module}"):
+    # A module may be a folder outside the catalogue: its path is no path below ours.
+    name = f"{Path(module).name}-{key(str(catalogue.FOLDER / module))}"
+    work = cache_folder() / "work" / name
+    with only_one(work.with_name(f"{name}.lock"), f"building {module}"):
         missing = tuple(program for program in programs if not target(program).is_file())
         if missing:
             _build(missing, work)
