@@ -22,7 +22,7 @@ SUMMARIES = {
     "etcd": "the quorum",
     "image": "appliance images: the installer ISO, disks",
     "join": "make this machine a worker",
-    "lab": "the built-in lab of virtual machines",
+    "lab": "the built-in lab: containers or virtual machines",
     "site": "write and check site files",
     "status": "the state of the site",
     "storage": "disks and ZFS pools of this host",

@@ -21,7 +21,8 @@ NAME = lab_machine.NAME
 
 KIND = click.option(
     "--kind", default="auto", type=click.Choice(["auto", "virtual", "container"]),
-    help="What machines are: QEMU, or Debian in namespaces.  [default: virtual where KVM works]",
+    help="virtual: QEMU; container: Debian in namespaces; auto: virtual where KVM works.",
+    show_default=True,
 )  # fmt: skip
 
 
@@ -37,7 +38,9 @@ for verb in lab_machine.VERBS:
 @group.command()
 @NAME
 @KIND
-@click.option("--machines", default="", help="Names with commas between, such as p1,w1.")
+@click.option(
+    "--machines", default="", help="Names with commas between.  [default: all in lab/lab.yaml]"
+)
 @click.option("--fresh", is_flag=True, help="Begin with new, empty machines.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def up(name: str, kind: str, machines: str, fresh: bool, as_json: bool) -> None:
@@ -57,13 +60,13 @@ def up(name: str, kind: str, machines: str, fresh: bool, as_json: bool) -> None:
     "--machines", default="p1,p2,p3,w1", help="Names with commas between.", show_default=True
 )
 def run_(name: str, kind: str, machines: str) -> None:
-    """Do the main job in the lab: from nothing to a running cluster."""
+    """Make the bundle, start machines, install a cluster, join a worker: `make demo`."""
     from keystone.lab import demo  # noqa: PLC0415 only this verb needs all of it
 
     demo.main(Lab(name, kind=kind), tuple(_names(machines)))
 
 
-@group.command(hidden=True)
+@group.command()
 @click.argument("recording", type=click.Path(path_type=Path))
 @click.option("--speed", default=1.0, help="So many times as fast.", show_default=True)
 @click.option("--at", default=0.0, help="Seconds after the start of the run, for --svg.")
@@ -82,7 +85,7 @@ def replay(recording: Path, speed: float, at: float, svg: Path | None) -> None:
 @NAME
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(name: str, as_json: bool) -> None:
-    """Which machines run, and what they sent to where they should not."""
+    """Which machines run, and which packets tried to leave."""
     lab = Lab(name)
     machines = [machine.status() for machine in lab.machines()] if lab.there else []
     counters, leaked = network.counters(lab.settings), network.leaked(lab.settings)
@@ -111,7 +114,7 @@ def status(name: str, as_json: bool) -> None:
 @NAME
 @click.argument("what", metavar="NAME")
 def save(name: str, what: str) -> None:
-    """Keep the whole site as NAME: cut all machines off, keep their disks, start them again."""
+    """Keep the whole site as NAME; its machines are cut off for a moment and start again."""
     lab = Lab(name)
     _started(lab, saves.save(lab, what), f"saved as {what}")
 

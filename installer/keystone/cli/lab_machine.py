@@ -62,7 +62,7 @@ def pull(name: str, machine: str) -> None:
 @MACHINE
 @click.option("--cut", is_flag=True, help="Cut its power instead of asking it to power off.")
 def off(name: str, machine: str, cut: bool) -> None:
-    """Power MACHINE off; `lab up` starts it again."""
+    """Power MACHINE off; `lab up --machines MACHINE` starts it again."""
     target = _machine(name, machine)
     with log.step(f"{machine} off"):
         if cut:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from keystone import run
 from keystone.errors import HostError, RefusedError
+from keystone.inventory.kernel import MODULES
 from keystone.lab import base, cgroups, machine, network, qemu
 from keystone.lab.machine import Machine, Status, becomes
 
@@ -48,6 +49,16 @@ FOLDERS = ("upper", "work", "root", "containerd", "media", "lower", "credentials
 MADE_ONCE = ("io.containerd.content.v1.content/blobs/", "/fs/")
 """Of containerd's folder: files that are never written again once they have their names (blobs, the
 files of unpacked layers). A copy may share them."""
+
+
+def load_modules() -> None:
+    """Load on this host what machines use of its kernel and cannot load themselves.
+
+    What is built in, or not there, is left to preflight to say.
+    """
+    for name in MODULES:
+        if not Path("/sys/module", name).exists():
+            run.run(["modprobe", "--quiet", name], check=False)
 
 
 class ContainerMachine(Machine):

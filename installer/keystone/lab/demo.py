@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from keystone import log
 from keystone.errors import HostError
-from keystone.lab import network, summary, workload
+from keystone.lab import network, settings, summary, workload
 from keystone.lab.carry import Carried, carry
 from keystone.lab.machine import MEDIA
 from keystone.lab.parts import Parts
@@ -174,9 +174,10 @@ def show(lab: Lab, screen: Screen, answers: Mapping[str, Sequence[str]]) -> None
         network.counters(lab.settings),
         screen.times(),
         summary.around(
-            {machine.name: str(machine.settings.address) for machine in lab.machines()},
+            {machine.name: str(machine.settings.address) for machine in lab.made()},
             "p1",
             sys.argv[0],
+            lab.settings.name if lab.settings.name != settings.load().name else "",
         ),
         kind=lab.kind,
     )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from keystone import log
 from keystone.errors import RefusedError, UsageError
-from keystone.lab import base, network, qemu, settings
+from keystone.lab import base, container, network, qemu, settings
 from keystone.lab.container import ContainerMachine
 from keystone.lab.machine import CONNECT_SECONDS, RUN, Machine, Place
 from keystone.lab.virtual import VirtualMachine
@@ -179,6 +179,8 @@ class Lab:
             raise RefusedError("the lab makes network namespaces: it needs root", hint="use sudo")
         if self.kind == "virtual":
             qemu.check_tools()
+        else:
+            container.load_modules()
         self.system()
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self.there:

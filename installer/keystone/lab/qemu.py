@@ -212,7 +212,7 @@ def kvm_works(vmlinuz: Callable[[], Path], verdicts: Path) -> bool:
     for old in verdicts.glob("kvm-*"):
         old.unlink()
     verdict.write_text("yes" if works else "no")
-    log.info("KVM works here" if works else "KVM does not run a kernel here: machines are emulated")
+    log.info("KVM works here" if works else "KVM does not run a kernel here")
     return works
 
 

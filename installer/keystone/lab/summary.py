@@ -28,24 +28,30 @@ def limits(kind: str) -> tuple[str, ...]:
     )
 
 
-def commands(primer: str) -> tuple[tuple[str, str], ...]:
-    """Commands to look around with, each with what it is for. primer: one with an API server."""
-    lab = "keystone-install lab"
+def commands(primer: str, name: str = "") -> tuple[tuple[str, str], ...]:
+    """Commands to look around with, each with what it is for.
+
+    primer: one with an API server. name: of the lab, where it is not the usual one.
+    """
+    lab, which = "keystone-install lab", f" --name {name}" if name else ""
     return (
-        (f"{lab} ssh {primer}", f"a shell on {primer}"),
-        (f"{lab} ssh {primer} -- kubectl get pods -A", "what runs in the cluster"),
-        (f"{lab} ssh {primer} -- keystone-install etcd status", "the quorum"),
-        (f"{lab} status", "machines, and packets that tried to get out"),
+        (f"{lab} ssh{which} {primer}", f"a shell on {primer}"),
+        (f"{lab} ssh{which} {primer} -- kubectl get pods -A", "what runs in the cluster"),
+        (f"{lab} ssh{which} {primer} -- keystone-install etcd status", "the quorum"),
+        (f"{lab} status{which}", "machines, and packets that tried to get out"),
         ("make demo-down", "removes it all"),
     )
 
 
-def around(addresses: Mapping[str, str], primer: str, program: str) -> str:
-    """Text: the machines' addresses and what to type. program: how keystone-install is called."""
+def around(addresses: Mapping[str, str], primer: str, program: str, name: str = "") -> str:
+    """Text: the machines' addresses and what to type.
+
+    program: how keystone-install is called. name: of the lab, where it is not the usual one.
+    """
     wide = max((len(name) for name in addresses), default=0)
     typed = [
         (line.replace("keystone-install lab", f"{program} lab", 1), what)
-        for line, what in commands(primer)
+        for line, what in commands(primer, name)
     ]
     return "\n".join((
         "Machines",
