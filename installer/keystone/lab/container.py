@@ -54,8 +54,8 @@ files of unpacked layers). A copy may share them."""
 def load_modules() -> None:
     """Load on this host what machines use of its kernel and cannot load themselves.
 
-    What is built in, or not there, is left to preflight to say; so it is on a host without modprobe,
-    which is a container itself.
+    What is built in, or not there, is left to preflight to say; so is all of it on a host without
+    modprobe, which is a container itself.
     """
     if not shutil.which("modprobe", path=run.environment()["PATH"]):
         return
