@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from keystone import log
 from keystone.errors import UsageError
+from keystone.wholefile import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,6 +103,4 @@ def _read(folder: Path) -> Saved:
 
 def _write(target: Path, machines: Sequence[Machine], running: Sequence[Machine]) -> None:
     value = {"machines": [m.name for m in machines], "running": [m.name for m in running]}
-    half = target / "save.json.partial"
-    half.write_text(json.dumps(value))
-    half.rename(target / "save.json")
+    write_whole(target / "save.json", json.dumps(value).encode(), 0o644)
