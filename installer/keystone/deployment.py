@@ -73,7 +73,7 @@ def _placed_for_kubeadm(leaves: str) -> tuple[PlacedFile, ...]:
 
 
 def deployment_file(directory: Path, host: str) -> Path:
-    """Everything a host gets, as JSON arguments of the module keystone_files; holds its keys."""
+    """Everything a host gets, as JSON arguments of the module keystone_host; holds its keys."""
     return directory / "deploy" / f"{host}.json"
 
 

@@ -21,11 +21,11 @@ PLAY = """
   gather_facts: false
   tasks:
     - name: Put a file
-      keystone_files:
+      keystone_host:
         files: [{path: "@/public", mode: "0644", content: "hello"}]
     - name: Put a secret
       no_log: true
-      keystone_files:
+      keystone_host:
         files: [{path: "@/secret", mode: "0600", content: "topsecret"}]
     - name: Leave out
       ansible.builtin.command: /bin/true

@@ -78,7 +78,7 @@ def state_of(tmp_path: Path) -> dict[str, Any]:
     return state
 
 
-# keystone_files
+# files
 
 
 def test_files_are_written_once_with_mode_and_then_left_alone(
@@ -89,11 +89,11 @@ def test_files_are_written_once_with_mode_and_then_left_alone(
         "directories": [{"path": str(directory), "mode": "0750"}],
         "files": [{"path": str(path), "mode": "0640", "content": "a = 1\n"}],
     }
-    assert module("keystone_files", **wanted)["changed_paths"] == [str(directory), str(path)]
+    assert module("keystone_host", **wanted)["changed_paths"] == [str(directory), str(path)]
     assert path.read_text() == "a = 1\n"
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
     inode = path.stat().st_ino
-    assert module("keystone_files", **wanted)["changed"] is False
+    assert module("keystone_host", **wanted)["changed"] is False
     assert path.stat().st_ino == inode
     assert [entry.name for entry in directory.iterdir()] == ["a.conf"]
 
@@ -111,12 +111,12 @@ def test_files_check_mode_tells_the_same_and_writes_nothing(module: Module, tmp_
         ],
         "absent": [str(gone)],
     }
-    checked = module("keystone_files", check=True, **wanted)
+    checked = module("keystone_host", check=True, **wanted)
     assert old.read_text() == "before\n"
     assert gone.exists()
     assert not (tmp_path / "d").exists()
     assert {"before": "before\n", "after": "after\n"}.items() <= checked["diff"][2].items()
-    applied = module("keystone_files", **wanted)
+    applied = module("keystone_host", **wanted)
     assert applied["changed_paths"] == checked["changed_paths"]
     assert not gone.exists()
 
@@ -126,16 +126,14 @@ def test_files_only_the_mode_differs(module: Module, tmp_path: Path) -> None:
     path.write_text("same")
     path.chmod(0o666)
     inode = path.stat().st_ino
-    answer = module(
-        "keystone_files", files=[{"path": str(path), "mode": "0600", "content": "same"}]
-    )
+    answer = module("keystone_host", files=[{"path": str(path), "mode": "0600", "content": "same"}])
     assert answer["changed"] is True
     assert (stat.S_IMODE(path.stat().st_mode), path.stat().st_ino) == (0o600, inode)
 
 
 def test_files_diff_does_not_show_what_others_may_not_read(module: Module, tmp_path: Path) -> None:
     answer = module(
-        "keystone_files",
+        "keystone_host",
         files=[{"path": str(tmp_path / "key"), "mode": "0600", "content": "topsecret"}],
     )
     assert "topsecret" not in json.dumps(answer["diff"])
@@ -144,9 +142,7 @@ def test_files_diff_does_not_show_what_others_may_not_read(module: Module, tmp_p
 def test_files_replace_what_a_killed_run_left(module: Module, tmp_path: Path) -> None:
     left = tmp_path / ".a.keystone-new"
     left.write_text("half")
-    module(
-        "keystone_files", files=[{"path": str(tmp_path / "a"), "mode": "0644", "content": "all"}]
-    )
+    module("keystone_host", files=[{"path": str(tmp_path / "a"), "mode": "0644", "content": "all"}])
     assert (tmp_path / "a").read_text() == "all"
     assert not left.exists()
 
@@ -154,7 +150,7 @@ def test_files_replace_what_a_killed_run_left(module: Module, tmp_path: Path) ->
 def test_files_a_link_is_replaced_not_followed(module: Module, tmp_path: Path) -> None:
     (tmp_path / "victim").write_text("untouched")
     (tmp_path / "a").symlink_to(tmp_path / "victim")
-    module("keystone_files", files=[{"path": str(tmp_path / "a"), "mode": "0644", "content": "x"}])
+    module("keystone_host", files=[{"path": str(tmp_path / "a"), "mode": "0644", "content": "x"}])
     assert (tmp_path / "victim").read_text() == "untouched"
     assert not (tmp_path / "a").is_symlink()
 
@@ -179,10 +175,10 @@ def test_files_members_come_out_of_an_archive(module: Module, tmp_path: Path, ki
         {"path": str(tmp_path / name), "mode": "0755", "source": str(source), "member": member}
         for name, member in (("b", "bin/b"), ("a", "bin/a"))
     ]
-    assert module("keystone_files", files=wanted)["changed"] is True
+    assert module("keystone_host", files=wanted)["changed"] is True
     assert (tmp_path / "a").read_bytes() == b"A" * 3_000_000
     assert (tmp_path / "b").read_bytes() == b"B"
-    again = module("keystone_files", files=wanted)
+    again = module("keystone_host", files=wanted)
     assert again["changed"] is False
 
 
@@ -194,7 +190,7 @@ def test_files_refuse_a_member_that_is_no_file(
 ) -> None:
     source = archive(tmp_path / "x.tar", "gz", {"bin/a": b"A"})
     answer = module(
-        "keystone_files",
+        "keystone_host",
         files=[
             {"path": str(tmp_path / "a"), "mode": "0755", "source": str(source), "member": member}
         ],
@@ -209,7 +205,7 @@ def test_files_cut_archive_leaves_the_old_file(module: Module, tmp_path: Path) -
     source.write_bytes(source.read_bytes()[:50_000])
     (tmp_path / "a").write_text("old")
     answer = module(
-        "keystone_files",
+        "keystone_host",
         files=[
             {"path": str(tmp_path / "a"), "mode": "0755", "source": str(source), "member": "bin/a"}
         ],
@@ -225,10 +221,10 @@ def test_files_a_blob_must_hash_to_its_name(module: Module, tmp_path: Path) -> N
     blob = blobs / hashlib.sha256(b"kubelet").hexdigest()
     blob.write_bytes(b"kubelet")
     wanted = [{"path": str(tmp_path / "kubelet"), "mode": "0755", "source": str(blob)}]
-    assert module("keystone_files", files=wanted)["changed"] is True
-    assert module("keystone_files", files=wanted)["changed"] is False
+    assert module("keystone_host", files=wanted)["changed"] is True
+    assert module("keystone_host", files=wanted)["changed"] is False
     blob.write_bytes(b"kube1et")
-    answer = module("keystone_files", files=wanted)
+    answer = module("keystone_host", files=wanted)
     assert "damaged" in answer["msg"]
     assert (tmp_path / "kubelet").read_bytes() == b"kubelet"
 
@@ -247,12 +243,24 @@ def test_files_a_blob_must_hash_to_its_name(module: Module, tmp_path: Path) -> N
     ],
 )
 def test_files_refusals_name_the_thing(module: Module, spec: dict[str, object], said: str) -> None:
-    answer = module("keystone_files", files=[spec])
+    answer = module("keystone_host", files=[spec])
     assert answer["failed"] is True
     assert said in answer["msg"]
 
 
-# keystone_packages
+def test_files_that_their_program_refuses_are_not_put(module: Module, tmp_path: Path) -> None:
+    path = tmp_path / "conf"
+    path.write_text("old")
+    wanted = {"path": str(path), "mode": "0644", "validate": ["grep", "-q", "good", "%s"]}
+    refused = module("keystone_host", files=[{**wanted, "content": "bad"}])
+    assert refused["msg"] == f"{path}: grep does not accept it: "
+    assert [entry.name for entry in tmp_path.iterdir()] == ["conf"]
+    assert path.read_text() == "old"
+    assert module("keystone_host", files=[{**wanted, "content": "good"}])["changed"] is True
+    assert path.read_text() == "good"
+
+
+# packages
 
 DPKG_QUERY = """
 names = args[args.index("-f") + 2:]
@@ -326,7 +334,7 @@ def test_packages_that_are_there_cost_no_apt(
     module: Module, dpkg: Callable[..., None], tmp_path: Path
 ) -> None:
     dpkg({"chrony": ("installed", "4.6")})
-    answer = module("keystone_packages", names=["chrony"], source="directory:/nowhere")
+    answer = module("keystone_host", packages={"names": ["chrony"], "source": "directory:/nowhere"})
     assert answer["changed"] is False
     assert calls(tmp_path, "apt-get") == []
 
@@ -341,9 +349,9 @@ def test_packages_come_from_the_given_source_only(
         "source": repository(tmp_path),
         "state_directory": str(state),
     }
-    checked = module("keystone_packages", check=True, **wanted)
+    checked = module("keystone_host", check=True, packages=wanted)
     assert calls(tmp_path, "apt-get") == []
-    answer = module("keystone_packages", **wanted)
+    answer = module("keystone_host", packages=wanted)
     assert answer["missing"] == checked["missing"] == ["chrony", "zfsutils-linux=2.3.9"]
     update, simulate, install = calls(tmp_path, "apt-get")
     assert simulate == [*install, "--simulate"]
@@ -353,7 +361,7 @@ def test_packages_come_from_the_given_source_only(
     assert "--no-install-recommends" in install
     assert install[-2:] == ["chrony", "zfsutils-linux=2.3.9"]
     assert (state / "sources.list").read_text() == f"deb [trusted=yes] file:{tmp_path}/seed ./\n"
-    assert module("keystone_packages", **wanted)["changed"] is False
+    assert module("keystone_host", packages=wanted)["changed"] is False
 
 
 def test_packages_heal_an_interrupted_dpkg_once_its_lock_is_free(
@@ -361,10 +369,12 @@ def test_packages_heal_an_interrupted_dpkg_once_its_lock_is_free(
 ) -> None:
     dpkg({"chrony": ("half-configured", "4.6")}, interrupted=True, locked=2)
     answer = module(
-        "keystone_packages",
-        names=["chrony"],
-        source=repository(tmp_path),
-        state_directory=str(tmp_path / "apt"),
+        "keystone_host",
+        packages={
+            "names": ["chrony"],
+            "source": repository(tmp_path),
+            "state_directory": str(tmp_path / "apt"),
+        },
     )
     assert answer["changed"] is True
     assert state_of(tmp_path)["interrupted"] is False
@@ -387,9 +397,8 @@ def test_packages_start_no_service_but_restart_an_upgraded_one(
     offline: str,
 ) -> None:
     dpkg({}, simulated=simulated)
-    state = str(tmp_path / "apt")
-    module("keystone_packages", names=["chrony"], source=repository(tmp_path),
-           state_directory=state)  # fmt: skip
+    wanted = {"names": ["chrony"], "source": repository(tmp_path)}
+    module("keystone_host", packages={**wanted, "state_directory": str(tmp_path / "apt")})
     assert state_of(tmp_path)["offline"] == offline
 
 
@@ -398,10 +407,12 @@ def test_packages_refuse_a_directory_that_is_no_repository(
 ) -> None:
     dpkg({})
     answer = module(
-        "keystone_packages",
-        names=["chrony"],
-        source=f"directory:{tmp_path}",
-        state_directory=str(tmp_path / "apt"),
+        "keystone_host",
+        packages={
+            "names": ["chrony"],
+            "source": f"directory:{tmp_path}",
+            "state_directory": str(tmp_path / "apt"),
+        },
     )
     assert "no file Packages" in answer["msg"]
 
@@ -424,20 +435,23 @@ def test_packages_real_apt_takes_our_options_and_resolves(
         f'APT::Get::Simulate "true";\nDir::State::status "{tmp_path}/status";\n'
     )
     found = module(
-        "keystone_packages",
-        names=["keystone-tiny"],
-        source=source,
-        state_directory=str(tmp_path / "apt"),
+        "keystone_host",
+        packages={
+            "names": ["keystone-tiny"],
+            "source": source,
+            "state_directory": str(tmp_path / "apt"),
+        },
     )
     assert found["msg"] == "apt succeeded, but not installed: keystone-tiny"
     unknown = module(
-        "keystone_packages", names=["bash"], source=source, state_directory=str(tmp_path / "apt")
+        "keystone_host",
+        packages={"names": ["bash"], "source": source, "state_directory": str(tmp_path / "apt")},
     )
     assert "E: " in unknown["msg"]
     assert "bash" in unknown["msg"]
 
 
-# keystone_units
+# units
 
 SYSTEMCTL = """
 verb, names = args[0], [arg for arg in args[1:] if not arg.startswith("-")]
@@ -522,7 +536,7 @@ def test_units_that_are_as_wanted_are_asked_once(
 ) -> None:
     systemd(etcd=ACTIVE, apt_daily=STOPPED)
     answer = module(
-        "keystone_units",
+        "keystone_host",
         units=[
             {"name": "etcd", "state": "started", "enabled": True},
             {"name": "apt_daily", "state": "stopped", "enabled": False},
@@ -538,7 +552,7 @@ def test_units_are_enabled_and_started_after_a_reload(
     systemd(on_disk={"etcd.service": dict(STOPPED)})
     reads = [str(tmp_path)]
     unit = {"name": "etcd", "state": "started", "enabled": True, "reads": reads}
-    answer = module("keystone_units", units=[unit])
+    answer = module("keystone_host", units=[unit])
     assert answer["actions"] == ["enable etcd.service", "start etcd.service"]
     assert verbs(tmp_path) == ["daemon-reload", "enable", "start"]
 
@@ -559,11 +573,11 @@ def test_units_restart_what_began_before_its_files_were_written(
             for name in ("old", "new", "idle")
         ]
     }
-    told = module("keystone_units", restart=False, **wanted)
+    told = module("keystone_host", restart=False, **wanted)
     assert (told["stale"], told["changed"]) == (["old.service"], False)
-    assert module("keystone_units", **wanted)["actions"] == ["restart old.service"]
+    assert module("keystone_host", **wanted)["actions"] == ["restart old.service"]
     wanted = {"units": [{"name": "old", "reads": [str(future), str(tmp_path / "gone")]}]}
-    assert module("keystone_units", **wanted)["stale"] == []
+    assert module("keystone_host", **wanted)["stale"] == []
 
 
 def test_units_check_mode_does_nothing(
@@ -571,7 +585,7 @@ def test_units_check_mode_does_nothing(
 ) -> None:
     systemd(etcd=dict(STOPPED))
     answer = module(
-        "keystone_units",
+        "keystone_host",
         check=True,
         units=[{"name": "etcd", "state": "started", "enabled": True}],
     )
@@ -583,7 +597,7 @@ def test_units_that_failed_are_reset_and_started(
     module: Module, systemd: Callable[..., None], tmp_path: Path
 ) -> None:
     systemd(etcd=dict(FAILED))
-    assert module("keystone_units", units=[{"name": "etcd", "state": "started"}])["changed"]
+    assert module("keystone_host", units=[{"name": "etcd", "state": "started"}])["changed"]
     assert verbs(tmp_path) == ["reset-failed", "start"]
 
 
@@ -591,7 +605,7 @@ def test_units_failure_carries_the_units_last_words(
     module: Module, systemd: Callable[..., None], tmp_path: Path
 ) -> None:
     systemd(etcd={**STOPPED, "broken": "yes"})
-    answer = module("keystone_units", units=[{"name": "etcd", "state": "started"}])
+    answer = module("keystone_host", units=[{"name": "etcd", "state": "started"}])
     assert answer["failed"] is True
     assert "Job for etcd.service failed" in answer["msg"]
     assert "etcd: bad member id" in answer["msg"]
@@ -608,10 +622,10 @@ def test_units_in_a_tree_are_enabled_and_disabled_and_never_started(
         {"name": "chrony", "state": "restarted", "enabled": True},
     ]
     expected = ["enable etcd.service", "disable nginx.service"]
-    assert module("keystone_units", check=True, units=wanted)["actions"] == expected
-    assert module("keystone_units", units=wanted, daemon_reload=True)["actions"] == expected
+    assert module("keystone_host", check=True, units=wanted)["actions"] == expected
+    assert module("keystone_host", units=wanted)["actions"] == expected
     assert set(verbs(tmp_path)) == {"is-system-running", "is-enabled", "enable", "disable"}
-    assert module("keystone_units", units=wanted)["changed"] is False
+    assert module("keystone_host", units=wanted)["changed"] is False
 
 
 def test_units_that_a_tree_does_not_have_are_named(
@@ -619,7 +633,7 @@ def test_units_that_a_tree_does_not_have_are_named(
 ) -> None:
     systemd(offline="chroot", etcd=dict(STOPPED))
     wanted = [{"name": "etcd", "enabled": True}, {"name": "etdc", "enabled": True}]
-    answer = module("keystone_units", units=wanted)
+    answer = module("keystone_host", units=wanted)
     assert answer["failed"] is True
     assert "etdc.service does not exist" in answer["msg"]
 
@@ -630,16 +644,16 @@ def test_units_a_systemd_that_does_not_answer_is_no_tree(
     systemd(etcd=dict(STOPPED))
     state = state_of(tmp_path)
     (tmp_path / "state.json").write_text(json.dumps({**state, "deaf": True}))
-    answer = module("keystone_units", units=[{"name": "etcd", "enabled": True}])
+    answer = module("keystone_host", units=[{"name": "etcd", "enabled": True}])
     assert answer["failed"] is True
     assert "Failed to connect to bus" in answer["msg"]
     assert "enable" not in verbs(tmp_path)
 
 
-# keystone_marker
+# record
 
 
-def test_marker_records_inputs_files_and_units(module: Module, tmp_path: Path) -> None:
+def test_record_names_inputs_files_and_units(module: Module, tmp_path: Path) -> None:
     conf = tmp_path / "etcd.yaml"
     conf.write_text("x")
     wanted = {
@@ -649,26 +663,28 @@ def test_marker_records_inputs_files_and_units(module: Module, tmp_path: Path) -
         "units": ["etcd"],
         "directory": str(tmp_path / "state"),
     }
-    assert module("keystone_marker", check=True, **wanted)["changed"] is True
+    assert module("keystone_host", check=True, record=wanted)["changed"] is True
     assert not (tmp_path / "state").exists()
-    assert module("keystone_marker", **wanted)["changed"] is True
+    assert module("keystone_host", record=wanted)["changed"] is True
     assert json.loads((tmp_path / "state" / "etcd.json").read_text()) == {
         "inputs": "abc",
         "files": {str(conf): hashlib.sha256(b"x").hexdigest()},
         "units": ["etcd"],
     }
-    assert module("keystone_marker", **wanted)["changed"] is False
+    assert module("keystone_host", record=wanted)["changed"] is False
     conf.write_text("y")
-    assert module("keystone_marker", **wanted)["changed"] is True
+    assert module("keystone_host", record=wanted)["changed"] is True
 
 
-def test_marker_refuses_to_answer_for_a_missing_file(module: Module, tmp_path: Path) -> None:
+def test_record_refuses_to_answer_for_a_missing_file(module: Module, tmp_path: Path) -> None:
     answer = module(
-        "keystone_marker",
-        role="etcd",
-        inputs="abc",
-        files=[str(tmp_path / "none")],
-        directory=str(tmp_path / "state"),
+        "keystone_host",
+        record={
+            "role": "etcd",
+            "inputs": "abc",
+            "files": [str(tmp_path / "none")],
+            "directory": str(tmp_path / "state"),
+        },
     )
     assert f"{tmp_path}/none: no such file" in answer["msg"]
     assert not (tmp_path / "state").exists()

@@ -177,6 +177,12 @@ class TestCommandLine:
 
 
 class TestInventory:
+    @pytest.fixture(autouse=True)
+    def _none_of_the_labs_that_are_there(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
     def test_machines_for_ansible_are_reached_through_the_network_of_the_lab(self) -> None:
         hosts = Lab("demo", kind="virtual").inventory(["p1", "w1"])
         assert list(hosts) == ["p1", "w1"]

@@ -21,9 +21,7 @@ import yaml
 from keystone.errors import ConfigurationError
 
 INNER = ("block", "rescue", "always", "tasks", "pre_tasks", "post_tasks", "handlers")
-MODULES = (
-    "keystone_files", "keystone_packages", "keystone_units", "command", "shell", "template", "copy",
-)  # fmt: skip
+MODULES = ("keystone_host", "command", "shell", "template", "copy")
 _EXPRESSION = re.compile(r"\s*\{\{((?:(?!\{\{|\}\}).)*)\}\}\s*", re.DOTALL)
 OPEN = object()
 """Stands for a value that only a host knows."""
@@ -111,12 +109,19 @@ def converge(role: Role, variables: Mapping[str, object]) -> Converged:
         if name in {"command", "shell", "template", "copy"}:
             _builtin(found, name, value, render)
         elif isinstance(value, dict):
-            found.files += [_placed(entry) for entry in _known(value.get("files"))]
-            source = value.get("source", "")
-            found.packages += [(str(n), str(source)) for n in _known(value.get("names"))]
-            found.units += [str(u["name"]) for u in _known(value.get("units"))]
-            found.units += [str(u) for u in _known(value.get("restart"))]
+            _host(found, value)
     return found
+
+
+def _host(found: Converged, value: Mapping[str, Any]) -> None:
+    """The arguments of our own module."""
+    files = _known(value.get("files"))
+    found.files += [_placed(entry) for entry in files]
+    found.commands += [entry["validate"] for entry in files if entry.get("validate")]
+    packages = value.get("packages") or {}
+    source = str(packages.get("source", ""))
+    found.packages += [(str(name), source) for name in _known(packages.get("names"))]
+    found.units += [str(unit["name"]) for unit in _known(value.get("units"))]
 
 
 def _builtin(found: Converged, name: str, value: Any, render: _Renderer) -> None:  # noqa: ANN401 YAML

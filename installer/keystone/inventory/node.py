@@ -89,7 +89,7 @@ def variables(context: Context) -> dict[str, object]:
 
 
 def programs(context: Context) -> list[dict[str, str]]:
-    """kubelet, kubeadm and kubectl, as keystone_files takes files."""
+    """kubelet, kubeadm and kubectl, as keystone_host takes files."""
     return [
         {"path": f"/usr/local/bin/{name}", "mode": "0755",
          "source": context.bundle.item("binary", name).path}

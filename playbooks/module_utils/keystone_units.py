@@ -1,71 +1,8 @@
-#!/usr/bin/python3
-"""Ansible module: all systemd units of a role in one call."""
-
-DOCUMENTATION = r"""
-module: keystone_units
-short_description: Converge systemd units in one call
-description:
-  - One C(systemctl show) tells what is; only what differs is done, each verb once for all units.
-  - systemd re-reads its unit files when a named unit has changed on disk or is not known yet.
-  - A failed start ends with the unit's own last log lines in the message.
-  - Where no systemd runs (the tree that becomes an image) units are enabled and disabled only. The
-    first start of the host brings up what is enabled.
-options:
-  units:
-    description: Units and what they shall be.
-    type: list
-    elements: dict
-    default: []
-    suboptions:
-      name: {description: Unit name; C(.service) may be left out., type: str, required: true}
-      state:
-        description: Left out means leave as it is.
-        type: str
-        choices: [started, restarted, stopped]
-      enabled: {description: Left out means leave as it is., type: bool}
-      reads:
-        description:
-          - Files and directories that the unit reads when it starts, its unit file too.
-          - A running unit that began to start before one of them was written is restarted. The
-            times decide, not what this run wrote, so a run that was cut here heals with the next.
-        type: list
-        elements: str
-        default: []
-  restart:
-    description: False only reports in C(stale) which units would be restarted.
-    type: bool
-    default: true
-  daemon_reload:
-    description: Re-read unit files even if systemd sees no difference.
-    type: bool
-    default: false
-"""
-
-EXAMPLES = r"""
-- name: Run etcd
-  keystone_units:
-    units:
-      - {name: etcd, state: started, enabled: true, reads: [/etc/etcd/etcd.yaml]}
-"""
-
-RETURN = r"""
-actions:
-  description: What was (or, in check mode, would be) done, like C(start etcd.service).
-  returned: always
-  type: list
-  elements: str
-stale:
-  description: Running units that read their files before these were last written.
-  returned: always
-  type: list
-  elements: str
-"""
+"""systemd units of one host, converged: one question, then each verb once for all units."""
 
 import datetime as dt
 import os
 import time
-
-from ansible.module_utils.basic import AnsibleModule
 
 PROPERTIES = "Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload,InactiveExitTimestamp"
 STAMP = "%a %Y-%m-%d %H:%M:%S.%f %Z"
@@ -77,7 +14,7 @@ SUFFIXES = (".service", ".socket", ".timer", ".mount", ".target", ".path", ".sli
 
 
 class Units:
-    """One call: the units' states at its beginning, and the verbs done since."""
+    """The units' states at the beginning of one call, and the verbs done since."""
 
     def __init__(self, module):
         self.module = module
@@ -153,13 +90,16 @@ class Units:
             states[name]["NeedDaemonReload"] == "yes" or states[name]["LoadState"] == "not-found"
             for name in self.wanted
         )
-        reload = not self.offline and (stale or self.module.params["daemon_reload"])
+        reload = not self.offline and stale
         if reload and not self.module.check_mode:
             self.systemctl("daemon-reload")
             states = self.show()
         return states
 
     def converge(self):
+        """Do what differs; `actions` and `stale` say what that was."""
+        if not self.names:
+            return
         states = self.current()
 
         def those(key, value):
@@ -216,40 +156,3 @@ def is_older(state, paths):
 
 def full(name):
     return name if name.endswith(SUFFIXES) else f"{name}.service"
-
-
-def main():
-    module = AnsibleModule(
-        argument_spec={
-            "units": {
-                "type": "list",
-                "elements": "dict",
-                "default": [],
-                "options": {
-                    "name": {"type": "str", "required": True},
-                    "state": {"type": "str", "choices": ["started", "restarted", "stopped"]},
-                    "enabled": {"type": "bool"},
-                    "reads": {"type": "list", "elements": "str", "default": []},
-                },
-            },
-            "restart": {"type": "bool", "default": True},
-            "daemon_reload": {"type": "bool", "default": False},
-        },
-        supports_check_mode=True,
-    )
-    units = Units(module)
-    if units.names:
-        units.converge()
-    elif module.params["daemon_reload"] and not module.check_mode:
-        units.systemctl("daemon-reload")
-    after = "".join(f"{action}\n" for action in units.actions)
-    module.exit_json(
-        changed=bool(units.actions),
-        actions=units.actions,
-        stale=units.stale,
-        diff={"before": "", "after": after},
-    )
-
-
-if __name__ == "__main__":
-    main()

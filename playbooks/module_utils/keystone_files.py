@@ -1,67 +1,7 @@
-#!/usr/bin/python3
-"""Ansible module: all files and directories of a role in one call, each written atomically."""
+"""Directories, files and absences of one host, converged: each file whole or not at all.
 
-DOCUMENTATION = r"""
-module: keystone_files
-short_description: Converge directories, files and absences in one call
-description:
-  - Writes each file under a temporary name, syncs it, renames it. No final name holds half a file.
-  - Touches only what differs in bytes, mode or owner. Order is directories, files, absences.
-  - The diff of a file that others may not read shows digests only.
-  - Set C(no_log) where I(content) is secret.
-options:
-  directories:
-    description: Directories that must exist, parents first.
-    type: list
-    elements: dict
-    default: []
-    suboptions: &place
-      path: {description: Absolute path., type: str, required: true}
-      mode: {description: Four octal digits as a string., type: str, required: true}
-      owner: {description: User name; left out, the user that runs the module., type: str}
-      group: {description: Group name; left out, the primary group of that user., type: str}
-  files:
-    description: Files that must exist with exactly these bytes, from I(content) or I(source).
-    type: list
-    elements: dict
-    default: []
-    suboptions:
-      <<: *place
-      content: {description: The text itself., type: str}
-      source:
-        description: File on the target host. One in C(blobs/sha256) must hash to its name.
-        type: str
-      member: {description: Name of a regular file in the tar archive I(source)., type: str}
-  absent:
-    description: Files, links or empty directories that must not exist.
-    type: list
-    elements: str
-    default: []
-"""
-
-EXAMPLES = r"""
-- name: Put etcd and its configuration
-  keystone_files:
-    directories:
-      - {path: /etc/etcd, mode: "0755"}
-    files:
-      - path: /usr/local/bin/etcd
-        mode: "0755"
-        source: "{{ etcd_archive }}"
-        member: etcd-v3.6.16-linux-amd64/etcd
-      - path: /etc/etcd/etcd.yaml
-        mode: "0640"
-        group: etcd
-        content: "{{ lookup('template', 'etcd.yaml.j2') }}"
-  register: etcd_files
-"""
-
-RETURN = r"""
-changed_paths:
-  description: What was (or, in check mode, would be) created, rewritten, re-owned or removed.
-  returned: always
-  type: list
-  elements: str
+No final name holds half a file. Only what differs in bytes, mode or owner is touched. The diff of a
+file that others may not read shows digests only.
 """
 
 import grp
@@ -71,23 +11,15 @@ import re
 import stat
 import tarfile
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.keystone_archive import members
 from ansible.module_utils.keystone_atomic import Staged, chunks, digest, hash_of, is_file, look
 from ansible.module_utils.keystone_atomic import own, sync_directory
 
 SHOWN_BYTES = 100_000
-PLACE = {
-    "path": {"type": "str", "required": True},
-    "mode": {"type": "str", "required": True},
-    "owner": {"type": "str"},
-    "group": {"type": "str"},
-}
-BYTES = {"content": {"type": "str"}, "source": {"type": "str"}, "member": {"type": "str"}}
 
 
 class Files:
-    """One call: what it changed so far and how to go on."""
+    """What one call changed so far in files and directories, and how to go on."""
 
     def __init__(self, module):
         self.module = module
@@ -159,6 +91,7 @@ class Files:
                 return
             self.note(path, *self.shown(spec, found, sha256, mode))
             if staged:
+                self.check_with_program(spec, staged.temporary)
                 staged.commit(mode, uid, gid)
         finally:
             if staged:
@@ -169,6 +102,15 @@ class Files:
         whole = not spec["member"] and directory.endswith("/blobs/sha256")
         if whole and name != sha256:
             self.fail(spec["source"], f"damaged: its bytes hash to {sha256}")
+
+    def check_with_program(self, spec, temporary):
+        """The program that reads the file says whether it can, before the file has its name."""
+        argv = spec["validate"]
+        if argv:
+            code, out, err = self.module.run_command([w.replace("%s", temporary) for w in argv])
+            if code:
+                said = err.strip() or out.strip()
+                self.fail(spec["path"], f"{argv[0]} does not accept it: {said}")
 
     def shown(self, spec, found, sha256, mode):
         """Before and after for the diff; bytes only of small text that everybody may read."""
@@ -216,6 +158,21 @@ class Files:
                     return
             self.file(spec, chunks(source))
 
+    def converge(self, directories, files, absent):
+        """Directories with parents first, then files, then absences."""
+        sources = {}
+        for spec in directories:
+            self.directory(spec)
+        for spec in files:
+            if spec["source"]:
+                sources.setdefault(spec["source"], []).append(spec)
+            else:
+                self.file(spec, [spec["content"].encode()])
+        for source, specs in sources.items():
+            self.source(source, specs)
+        for path in absent:
+            self.absence(path)
+
     def absence(self, path):
         found = look(path)
         if found is None:
@@ -229,40 +186,3 @@ class Files:
 
 def permission_line(mode, uid, gid):
     return f"mode {mode:04o}, owner {uid}:{gid}\n"
-
-
-def main():
-    file_options = {
-        "options": PLACE | BYTES,
-        "mutually_exclusive": [("content", "source")],
-        "required_one_of": [("content", "source")],
-        "required_by": {"member": "source"},
-    }
-    module = AnsibleModule(
-        argument_spec={
-            "directories": {"type": "list", "elements": "dict", "default": [], "options": PLACE},
-            "files": {"type": "list", "elements": "dict", "default": []} | file_options,
-            "absent": {"type": "list", "elements": "str", "default": []},
-        },
-        supports_check_mode=True,
-    )
-    files = Files(module)
-    sources = {}
-    for spec in module.params["directories"]:
-        files.directory(spec)
-    for spec in module.params["files"]:
-        if spec["source"]:
-            sources.setdefault(spec["source"], []).append(spec)
-        else:
-            files.file(spec, [spec["content"].encode()])
-    for source, specs in sources.items():
-        files.source(source, specs)
-    for path in module.params["absent"]:
-        files.absence(path)
-    module.exit_json(
-        changed=bool(files.changed_paths), changed_paths=files.changed_paths, diff=files.diffs
-    )
-
-
-if __name__ == "__main__":
-    main()

@@ -1,69 +1,9 @@
-#!/usr/bin/python3
-"""Ansible module: Debian packages from one local source, and from nothing else."""
-
-DOCUMENTATION = r"""
-module: keystone_packages
-short_description: Install Debian packages from the bundle only
-description:
-  - What is installed already costs one C(dpkg-query) and no call to apt.
-  - Otherwise apt is run with a source list, package lists and caches of its own, so the sources,
-    pins and proxies of the host take no part.
-  - No recommended packages. Configuration files that were edited stay.
-  - When nothing is upgraded, no package starts a service. Its own first configuration would serve
-    or ask what nobody wanted (nginx an example page, chrony the Internet's clocks); the role that
-    configures a service starts it. systemd reads the new units once, not once a package.
-  - Heals what an interrupted dpkg left behind, and waits for its lock. Whether that is an upgrade
-    is not known then, so packages that are healed start their services.
-options:
-  names:
-    description: Package names, or C(name=version) where the version must be that one.
-    type: list
-    elements: str
-    required: true
-  source:
-    description:
-      - C(directory:/path) of a flat repository (it holds C(Packages)), or one full apt C(deb) line.
-    type: str
-    required: true
-  ca_file:
-    description: PEM file that the certificate of an https source is checked against.
-    type: str
-  lock_timeout:
-    description: Seconds to wait for another process that holds dpkg's lock.
-    type: int
-    default: 600
-  state_directory:
-    description: Where apt's lists and caches for this source are kept.
-    type: str
-    default: /var/lib/keystone/apt
-"""
-
-EXAMPLES = r"""
-- name: Install the ZFS user land from the seed
-  keystone_packages:
-    names: [zfsutils-linux, python3-pyzfs]
-    source: directory:/var/lib/keystone/seed
-- name: Install haproxy from a Primer
-  keystone_packages:
-    names: [haproxy]
-    source: deb [trusted=yes] https://10.77.0.11:8443/apt/trixie ./
-    ca_file: /etc/keystone/pki/site-ca.crt
-"""
-
-RETURN = r"""
-missing:
-  description: The packages that were not installed before.
-  returned: always
-  type: list
-  elements: str
-"""
+"""Debian packages from one local source, and from nothing else."""
 
 import glob
 import os
 import re
 import time
-
-from ansible.module_utils.basic import AnsibleModule
 
 QUIET = {
     "DEBIAN_FRONTEND": "noninteractive",
@@ -77,11 +17,19 @@ KEEP_EDITED = ["--force-confdef", "--force-confold"]
 
 
 class Packages:
-    """One call: what is wanted, and dpkg and apt to ask and to do it."""
+    """What is wanted of packages, and dpkg and apt to ask and to do it."""
 
-    def __init__(self, module):
+    def __init__(self, module, params):
         self.module = module
-        self.wanted = dict(name.partition("=")[::2] for name in module.params["names"])
+        self.params = params
+        self.wanted = dict(name.partition("=")[::2] for name in params["names"])
+
+    def converge(self):
+        """Install what is missing, and say what that was."""
+        missing = self.missing() if self.wanted else []
+        if missing and not self.module.check_mode:
+            self.install(missing)
+        return missing
 
     def run(self, argv, what, env=None):
         code, out, err = self.module.run_command(argv, environ_update={**QUIET, **(env or {})})
@@ -116,7 +64,7 @@ class Packages:
             ["dpkg", "--audit"], "dpkg --audit"
         ):
             return
-        deadline = time.monotonic() + self.module.params["lock_timeout"]
+        deadline = time.monotonic() + self.params["lock_timeout"]
         argv = ["dpkg", *KEEP_EDITED, "--configure", "--pending"]
         while True:
             code, _, err = self.module.run_command(argv, environ_update=QUIET)
@@ -128,7 +76,7 @@ class Packages:
             time.sleep(1)
 
     def source_line(self):
-        kind, _, directory = self.module.params["source"].partition(":")
+        kind, _, directory = self.params["source"].partition(":")
         if kind == "directory":
             if not os.path.isfile(f"{directory}/Packages"):
                 self.module.fail_json(
@@ -136,15 +84,15 @@ class Packages:
                 )
             # Its bytes were checked against the bundle's signed metadata when they were put there.
             return f"deb [trusted=yes] file:{directory} ./"
-        if not self.module.params["source"].startswith("deb "):
+        if not self.params["source"].startswith("deb "):
             self.module.fail_json(
                 msg="source is neither directory:/path nor an apt line that starts with 'deb '"
             )
-        return self.module.params["source"]
+        return self.params["source"]
 
     def options(self):
         """apt options that leave nothing of the host's own configuration of sources in force."""
-        state = self.module.params["state_directory"]
+        state = self.params["state_directory"]
         for directory in ("lists/partial", "cache/archives/partial"):
             os.makedirs(f"{state}/{directory}", mode=0o755, exist_ok=True)
         with open(f"{state}/sources.list", "w") as file:
@@ -161,10 +109,10 @@ class Packages:
             "Acquire::https::Proxy": "DIRECT",
             # apt's own user may not read a 0700 state directory; the bytes are checked already.
             "APT::Sandbox::User": "root",
-            "DPkg::Lock::Timeout": str(self.module.params["lock_timeout"]),
+            "DPkg::Lock::Timeout": str(self.params["lock_timeout"]),
         }
-        if self.module.params["ca_file"]:
-            settings["Acquire::https::CaInfo"] = self.module.params["ca_file"]
+        if self.params["ca_file"]:
+            settings["Acquire::https::CaInfo"] = self.params["ca_file"]
         return [word for key, value in settings.items() for word in ("-o", f"{key}={value}")]
 
     def install(self, names):
@@ -184,26 +132,3 @@ class Packages:
         left = self.missing()
         if left:
             self.module.fail_json(msg=f"apt succeeded, but not installed: {' '.join(left)}")
-
-
-def main():
-    module = AnsibleModule(
-        argument_spec={
-            "names": {"type": "list", "elements": "str", "required": True},
-            "source": {"type": "str", "required": True},
-            "ca_file": {"type": "str"},
-            "lock_timeout": {"type": "int", "default": 600},
-            "state_directory": {"type": "str", "default": "/var/lib/keystone/apt"},
-        },
-        supports_check_mode=True,
-    )
-    packages = Packages(module)
-    missing = packages.missing() if packages.wanted else []
-    if missing and not module.check_mode:
-        packages.install(missing)
-    after = "".join(f"{name}\n" for name in missing)
-    module.exit_json(changed=bool(missing), missing=missing, diff={"before": "", "after": after})
-
-
-if __name__ == "__main__":
-    main()
