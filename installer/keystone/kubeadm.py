@@ -6,7 +6,7 @@ the release that the bundle carries. Pure; tests let the real kubeadm validate t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import yaml
@@ -76,6 +76,16 @@ PATIENCE = {
         environment={"GOMAXPROCS": "1", "GOGC": "300"},
     ),
 }
+
+
+def patience_of(site: Site) -> Patience:
+    """What the site's profile stands for, on hosts of its kind."""
+    usual, can = PATIENCE[site.patience.profile], host_profile.of(site)
+    return replace(
+        usual,
+        housekeeping=max(usual.housekeeping, can.housekeeping),
+        environment={**can.environment, **usual.environment},
+    )
 
 
 def image_tag(bundle: Manifest, name: str) -> str:
@@ -155,10 +165,10 @@ def join_document(context: Context, *, control_plane: bool = False) -> str:
 
 def patches(site: Site) -> dict[str, str]:
     """Kubeadm patches by file name: probes that a slow machine can pass."""
-    patience = PATIENCE[site.patience.profile]
-    if not patience.patched:
+    slow = patience_of(site)
+    if not slow.patched:
         return {}
-    probe = {"timeoutSeconds": patience.probe, "periodSeconds": 30, "failureThreshold": 60}
+    probe = {"timeoutSeconds": slow.probe, "periodSeconds": 30, "failureThreshold": 60}
     soon = {**probe, "periodSeconds": 10, "failureThreshold": 180}
     both = {"livenessProbe": probe, "startupProbe": soon}
     probes = {
@@ -174,7 +184,7 @@ def patches(site: Site) -> dict[str, str]:
 
 def kubelet_configuration(context: Context) -> dict[str, object]:
     """The configuration that `kubeadm init` publishes for every kubelet of the cluster."""
-    networks, patience = context.site.networks, PATIENCE[context.site.patience.profile]
+    networks, patience = context.site.networks, patience_of(context.site)
     return {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
@@ -198,7 +208,7 @@ def kubelet_configuration(context: Context) -> dict[str, object]:
 
 def _registration(context: Context) -> dict[str, object]:
     labels = f"{POOL_LABEL}={context.site.storage.pool}"
-    looks = PATIENCE[context.site.patience.profile].housekeeping
+    looks = patience_of(context.site).housekeeping
     ignored = host_profile.of(context.site).ignored_preflight
     return {
         "name": context.host.name,
@@ -221,7 +231,7 @@ def _has_pool(context: Context) -> bool:
 
 
 def _cluster(context: Context) -> dict[str, object]:
-    site, patience = context.site, PATIENCE[context.site.patience.profile]
+    site, patience = context.site, patience_of(context.site)
     manager = {
         "node-monitor-grace-period": f"{patience.node_grace}s",
         "node-monitor-period": f"{max(5, patience.node_status // 3)}s",
@@ -259,13 +269,13 @@ def _cluster(context: Context) -> dict[str, object]:
 
 
 def _api_server(site: Site) -> dict[str, object]:
-    answer = f"{max(2, PATIENCE[site.patience.profile].probe)}s"
+    answer = f"{max(2, patience_of(site).probe)}s"
     return {
         "certSANs": ["127.0.0.1", "localhost", *_names(site)],
         "extraArgs": _arguments(
             {"etcd-healthcheck-timeout": answer, "etcd-readycheck-timeout": answer}
         ),
-        **_environment(PATIENCE[site.patience.profile]),
+        **_environment(patience_of(site)),
     }
 
 
@@ -296,7 +306,7 @@ def _election(site: Site) -> dict[str, str]:
 
 
 def _proxy_configuration(site: Site) -> dict[str, object]:
-    patience = PATIENCE[site.patience.profile]
+    patience = patience_of(site)
     return {
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
         "kind": "KubeProxyConfiguration",
@@ -309,7 +319,7 @@ def _proxy_configuration(site: Site) -> dict[str, object]:
 
 
 def _timeouts(site: Site) -> dict[str, str]:
-    patience = PATIENCE[site.patience.profile]
+    patience = patience_of(site)
     wait, call = f"{patience.wait}s", f"{patience.api_call}s"
     return {
         "controlPlaneComponentHealthCheck": wait,

@@ -52,7 +52,7 @@ def variables(context: Context) -> dict[str, object]:
         "containerd_pull_timeout": "30m" if slow else "5m",
         "containerd_stats_period": "60s" if slow else "10s",
         "containerd_start_timeout_seconds": 900 if slow else 120,
-        "containerd_environment": dict(kubeadm.PATIENCE[profile].environment),
+        "containerd_environment": dict(kubeadm.patience_of(context.site).environment),
     }  # fmt: skip
 
 

@@ -29,7 +29,8 @@ def variables(context: Context) -> dict[str, object]:
             for node in context.site.control_planes
         ],
         "endpoint_connect_seconds": 60 if slow else 5,
-        "endpoint_check_seconds": 30 if slow else 2,
+        "endpoint_check_seconds": 30 if slow else 5,
+        "endpoint_check_again_seconds": 30 if slow else 1,
     }
 
 

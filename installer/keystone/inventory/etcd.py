@@ -26,7 +26,7 @@ def variables(context: Context) -> dict[str, object]:
         "etcd_initial_cluster_token": etcd.cluster_token(site),
         "etcd_heartbeat_ms": timing.heartbeat,
         "etcd_election_ms": timing.election,
-        "etcd_environment": dict(kubeadm.PATIENCE[site.patience.profile].environment),
+        "etcd_environment": dict(kubeadm.patience_of(site).environment),
         "etcd_mount": "/var/lib/etcd",
         "etcd_on_pool": site.storage.on_pool,
         "etcd_data_dir": "/var/lib/etcd/data",

@@ -84,7 +84,7 @@ def variables(context: Context) -> dict[str, object]:
         "node_join": kubeadm.join_document(context),
         "node_token": "",
         "node_ca_hash": "",
-        "node_lock_seconds": kubeadm.PATIENCE[context.site.patience.profile].wait * 2,
+        "node_lock_seconds": kubeadm.patience_of(context.site).wait * 2,
     }
 
 
@@ -105,7 +105,7 @@ def kubelet_files(context: Context) -> list[dict[str, str]]:
         address=context.host.address,
         device=profile.sink,
     )
-    patience = kubeadm.PATIENCE[context.site.patience.profile]
+    patience = kubeadm.patience_of(context.site)
     environment = "".join(f"Environment={k}={v}\n" for k, v in patience.environment.items())
     texts = {
         "/etc/systemd/system/kubelet.service": KUBELET_UNIT.format(
