@@ -272,7 +272,9 @@ def _leaves(vdev: Mapping[str, Any]) -> Iterable[str]:
         for child in vdev["vdevs"].values():
             yield from _leaves(child)
     else:
-        yield re.sub(r"(/by-id/.*)-part[0-9]+$", r"\1", str(vdev.get("path") or vdev.get("name", "")))
+        yield re.sub(
+            r"(/by-id/.*)-part[0-9]+$", r"\1", str(vdev.get("path") or vdev.get("name", ""))
+        )
 
 
 def _datasets(zfs: Mapping[str, Any]) -> tuple[DatasetFacts, ...]:

@@ -37,9 +37,7 @@ def require_same(
         )
 
 
-def members(
-    pool: PoolFacts, every: Sequence[DiskFacts], wanted: Container[str]
-) -> tuple[str, ...]:
+def members(pool: PoolFacts, every: Sequence[DiskFacts], wanted: Container[str]) -> tuple[str, ...]:
     """Serial numbers of the disks of a pool, one for each place; a path where none is known.
 
     While one disk takes over for another both hold the place: the one that is wanted counts.

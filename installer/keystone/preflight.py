@@ -300,7 +300,7 @@ def _sectors(look: Look, disk: DiskFacts, name: str) -> Iterator[Finding]:
     ashift = look.site.storage.ashift
     if storage.too_small(ashift, disk):
         yield look.failed(
-            f"{name} has sectors of {disk.logical_sector} bytes; ashift {ashift} makes smaller ones",
+            f"{name} has sectors of {disk.logical_sector} bytes, ashift {ashift} smaller ones",
             "set spec.storage.ashift to 12",
         )
     elif 1 << ashift < disk.physical_sector:

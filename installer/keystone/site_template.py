@@ -57,7 +57,8 @@ def start(seen: HostFacts) -> Start:
         address=ours[0] if ours else EXAMPLE.address,
         disks=tuple((d.serial, _about(d)) for d in blank[:2]) or EXAMPLE.disks,
         others=tuple(
-            _about(d, serial=True) + (", not the only one of its serial" if d.serial in same else "")
+            _about(d, serial=True)
+            + (", not the only one of its serial" if d.serial in same else "")
             for d in seen.disks
             if d not in blank[:2]
         ),

@@ -6,8 +6,6 @@ for preflight and `site init`; a disk that one calls blank and the other does no
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 import pytest
 
 from keystone import disks, facts, probe, storage
+from keystone.run import run
 
 SIZE = 64 << 20
 SECTOR = 512
@@ -26,8 +25,7 @@ CDROM = b"\x01CD001\x01"
 
 
 def tool(*words: object, given: str = "") -> None:
-    found = shutil.which(str(words[0]), path="/usr/sbin:/sbin:/usr/bin:/bin") or str(words[0])
-    subprocess.run([found, *map(str, words[1:])], input=given.encode(), check=True)
+    run(list(map(str, words)), data=given)
 
 
 def table(disk: Path, text: str) -> None:

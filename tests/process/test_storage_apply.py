@@ -237,7 +237,7 @@ def test_without_libzfs_core_it_says_which_package(
 
 def test_a_disk_that_cannot_be_read_is_not_taken_for_blank(fake: Fake) -> None:
     fake.state(wipefs_fails=True)
-    with pytest.raises(RefusedError, match="KEY1A .*cannot be read: exit code 1: wipefs"):
+    with pytest.raises(RefusedError, match=r"KEY1A .*cannot be read: exit code 1: wipefs"):
         invoke(fake, "apply", "--approve-blank")
     assert not fake.calls("zpool", "create")
 
@@ -254,7 +254,7 @@ def test_probe_shows_the_other_disks_beside_one_that_cannot_be_read(fake: Fake) 
     assert (good["serial"], good["unreadable"]) == ("KEY1B", "")
     result = CliRunner().invoke(group, ["probe"], catch_exceptions=False)
     assert "cannot be read: Input/output error" in result.stdout
-    with pytest.raises(RefusedError, match="KEY1A .*cannot be read: Input/output error") as error:
+    with pytest.raises(RefusedError, match=r"KEY1A .*cannot be read: Input/output error") as error:
         invoke(fake, "apply", "--approve-blank")
     assert "wipefs" not in error.value.hint, "there is nothing to empty"
     assert not fake.calls("zpool", "create")
