@@ -44,7 +44,8 @@ def write_whole(file: Path, content: bytes, mode: int) -> None:
         stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
-    temporary.rename(file)
+    with half_made(temporary, file):
+        temporary.rename(file)
     folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)

@@ -257,9 +257,11 @@ class _Writer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(OSError):  # what is whole has its final name
-            self._part.unlink(missing_ok=True)
-        self._file.close()
+        try:
+            self._file.close()
+        finally:
+            with suppress(OSError):  # what is whole has its final name
+                self._part.unlink(missing_ok=True)
 
     def add(self, chunk: bytes) -> None:
         """The next chunk of data."""
