@@ -7,43 +7,67 @@ themselves are asked for signatures (wipefs(8), blkid(8)): udev's memory may be 
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyudev
 
 from keystone.facts import DiskFacts, PoolLabel
-from keystone.run import run
+from keystone.host_facts import TABLES
+from keystone.run import CommandError, run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 COLUMNS = "NAME,PATH,TYPE,SERIAL,MODEL,SIZE,LOG-SEC,PHY-SEC,TRAN,RM,RO,PTTYPE,MOUNTPOINTS"
-NOT_DISKS = ("loop", "ram", "zram", "zd", "sr", "fd")
+NOT_DISKS = ("loop", "ram", "zram", "zd", "sr", "fd", "nbd")
+SAMPLE = 4096
+"""Bytes that are read at each end: wipefs(8) takes what it cannot read for nothing found."""
 
 
 def observe() -> tuple[DiskFacts, ...]:
-    """All whole disks of this host. Raises CommandError when a tool fails."""
+    """All whole disks of this host, those that cannot be read too.
+
+    Raises CommandError when there is no list of them.
+    """
     listed = json.loads(run(["lsblk", "-J", "-b", "-o", COLUMNS]).stdout)
-    found = []
-    for entry in whole_disks(listed):
-        nodes = [entry["path"], *(part["path"] for part in partitions(entry))]
-        found.append(
-            parse(
-                entry,
-                links(entry["path"]),
-                {node: _signatures(node) for node in nodes},
-                next(filter(None, map(_label, nodes)), None),
-            )
-        )
-    return tuple(found)
+    return tuple(_look(entry) for entry in whole_disks(listed))
+
+
+def _look(entry: Mapping[str, Any]) -> DiskFacts:
+    """One disk. What fails is said of it alone: the others are what somebody looks for."""
+    nodes = [entry["path"], *(part["path"] for part in partitions(entry))]
+    by_id: list[str] = []
+    try:
+        by_id = links(entry["path"])
+        require_readable(entry["path"], int(entry["size"]))
+        signatures = {node: _signatures(node) for node in nodes}
+        return parse(entry, by_id, signatures, next(filter(None, map(_label, nodes)), None))
+    except (CommandError, OSError, pyudev.DeviceNotFoundError) as error:
+        why = getattr(error, "strerror", None) or " ".join(str(error).split())
+        return replace(parse(entry, by_id, {}, None), unreadable=why)
+
+
+def require_readable(path: str, size: int) -> None:
+    """Read both ends of a disk of so many bytes. Raises OSError."""
+    with Path(path).open("rb", buffering=0) as disk:
+        for offset in (0, max(size - SAMPLE, 0)):
+            os.pread(disk.fileno(), SAMPLE, offset)
 
 
 def whole_disks(listed: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The disks of `lsblk -J`, sorted by name; loops, RAM disks, zvols and drives left out."""
+    """The disks of `lsblk -J`, sorted by name.
+
+    Left out: loops, RAM disks, zvols, drives, and what has no bytes (a reader without its card).
+    """
     entries = [
         entry
         for entry in listed["blockdevices"]
-        if entry["type"] == "disk" and not entry["name"].startswith(NOT_DISKS)
+        if entry["type"] == "disk"
+        and int(entry["size"] or 0)
+        and not entry["name"].startswith(NOT_DISKS)
     ]
     return sorted(entries, key=lambda entry: str(entry["name"]))
 
@@ -56,13 +80,15 @@ def partitions(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
 def parse(
     entry: Mapping[str, Any],
     by_id: Iterable[str],
-    signatures: Mapping[str, Iterable[str]],
+    signatures: Mapping[str, Sequence[str]],
     label: PoolLabel | None,
 ) -> DiskFacts:
     """One disk of `lsblk -J`, with its links, the signatures of its nodes and its pool label."""
     parts = partitions(entry)
     below = list(_below(entry))
     mounts = [m for node in (entry, *below) for m in node.get("mountpoints") or [] if m]
+    # udev's memory may be older than the bytes: a table that the kernel was not told of.
+    tables = [kind for kind in signatures.get(entry["path"], ()) if kind in TABLES]
     return DiskFacts(
         name=entry["name"],
         path=entry["path"],
@@ -75,13 +101,13 @@ def parse(
         transport=entry["tran"] or "",
         removable=bool(entry["rm"]),
         read_only=bool(entry["ro"]),
-        partition_table=entry["pttype"] or "",
+        partition_table=entry["pttype"] or next(iter(tables), ""),
         partitions=tuple(part["name"] for part in parts),
         signatures=tuple(
             f"{node.rpartition('/')[2]}: {kind}"
             for node, kinds in signatures.items()
             for kind in kinds
-            if kind not in ("gpt", "PMBR", "dos")
+            if kind not in TABLES
         ),
         mounted=tuple(sorted(set(mounts))),
         holders=tuple(node["name"] for node in below if node["type"] != "part"),
@@ -92,7 +118,9 @@ def parse(
 def links(path: str) -> list[str]:
     """The links in /dev/disk/by-id that udev has made to a whole disk."""
     device = pyudev.Devices.from_device_file(pyudev.Context(), path)
-    return [link for link in device.device_links if link.startswith("/dev/disk/by-id/")]
+    names = [link for link in device.device_links if link.startswith("/dev/disk/by-id/")]
+    # Of two disks that claim one name, one has it.
+    return [link for link in names if Path(link).resolve() == Path(path).resolve()]
 
 
 def _below(entry: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

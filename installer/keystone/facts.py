@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from keystone.cluster_facts import ClusterFacts, EtcdFacts, observe_cluster, observe_etcd
 from keystone.errors import HostError
 from keystone.host_facts import (
+    TABLES,
     DatasetFacts,
     DiskFacts,
     HostFacts,
@@ -165,10 +166,9 @@ def _disk(seen: Mapping[str, Any]) -> DiskFacts:
     found = [(tree["kname"], signature) for signature in seen["signatures"].get(tree["path"], [])]
     for part in parts:
         found += [(part["kname"], s) for s in seen["signatures"].get(part["path"], [])]
-    tables = {"gpt", "PMBR", "dos"}
-    signatures = {f"{device}: {s['type']}" for device, s in found if s["type"] not in tables}
+    signatures = {f"{device}: {s['type']}" for device, s in found if s["type"] not in TABLES}
     mounted = [m for part in [tree, *parts] for m in part.get("mountpoints") or [] if m]
-    table = [s["type"] for device, s in found if device == tree["kname"] and s["type"] in tables]
+    table = [s["type"] for device, s in found if device == tree["kname"] and s["type"] in TABLES]
     return DiskFacts(
         name=tree["name"],
         path=tree["path"],
@@ -187,6 +187,7 @@ def _disk(seen: Mapping[str, Any]) -> DiskFacts:
         mounted=tuple(dict.fromkeys(mounted)),
         holders=tuple(seen["holders"]),
         zpool_label=_pool_label([s for _, s in found], int(seen["hostid"])),
+        unreadable=str(seen.get("unreadable", "")),
     )
 
 
@@ -232,12 +233,37 @@ def _pool(name: str, status: Mapping[str, Any], properties: Mapping[str, Any]) -
         guid=int(status["pool_guid"]),
         health=status["state"],
         ashift=int(values.get("ashift", "0")),
-        vdevs=tuple(
-            VdevFacts(vdev["vdev_type"], vdev["state"], tuple(_leaves(vdev)))
-            for vdev in root.get("vdevs", {}).values()
-        ),
+        vdevs=vdevs(root),
         properties=MappingProxyType(values),
     )
+
+
+STAND_IN = frozenset({"replacing", "spare"})
+"""Kinds of a vdev whose disks hold the place of one (zpoolconcepts(7))."""
+NO_DISK = frozenset({"hole", "indirect", "missing"})
+"""Kinds of what is left of a vdev that was removed (zpool-remove(8))."""
+
+
+def vdevs(root: Mapping[str, Any]) -> tuple[VdevFacts, ...]:
+    """The top-level vdevs that hold data, of a pool's root in `zpool status -j -P`."""
+    return tuple(_vdev(top) for top in root.get("vdevs", {}).values()
+                 if top.get("vdev_type") not in NO_DISK)  # fmt: skip
+
+
+def _vdev(top: Mapping[str, Any]) -> VdevFacts:
+    kind = str(top.get("vdev_type", ""))
+    shared = tuple(tuple(_leaves(vdev)) for vdev in _stand_ins(top))
+    # The place of a pool's only disk is its top-level vdev.
+    kind = "disk" if kind in STAND_IN else kind
+    return VdevFacts(kind, str(top.get("state", "")), tuple(_leaves(top)), shared)
+
+
+def _stand_ins(vdev: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
+    if vdev.get("vdev_type") in STAND_IN:
+        yield vdev
+        return
+    for child in vdev.get("vdevs", {}).values():
+        yield from _stand_ins(child)
 
 
 def _leaves(vdev: Mapping[str, Any]) -> Iterable[str]:
@@ -246,7 +272,9 @@ def _leaves(vdev: Mapping[str, Any]) -> Iterable[str]:
         for child in vdev["vdevs"].values():
             yield from _leaves(child)
     else:
-        yield re.sub(r"(/by-id/.*)-part[0-9]+$", r"\1", str(vdev.get("path", vdev["name"])))
+        yield re.sub(
+            r"(/by-id/.*)-part[0-9]+$", r"\1", str(vdev.get("path") or vdev.get("name", ""))
+        )
 
 
 def _datasets(zfs: Mapping[str, Any]) -> tuple[DatasetFacts, ...]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 
 CONTAINERS = frozenset({
@@ -15,6 +16,14 @@ CONTAINERS = frozenset({
     "systemd-nspawn", "wsl",
 })  # fmt: skip
 """What systemd-detect-virt(1) calls a container; a virtual machine has another name."""
+
+
+TABLES = frozenset({"PMBR", "dos", "gpt"})
+"""What wipefs(8) calls partition tables of its own; others ("mac", "sun") are left signatures."""
+PORTABLE = frozenset({"ieee1394", "memstick", "mmc", "sbp", "usb"})
+"""Ways (lsblk(8), TRAN) by which what comes is carried away again."""
+BUILT_IN = frozenset({"ata", "fc", "fcoe", "iscsi", "nvme", "sas", "sata", "spi", "virtio"})
+"""Ways of disks, hot-swapped ones too: the kernel calls a disk in such a bay removable."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +47,8 @@ class DiskFacts:
     size and sector sizes in bytes. partition_table: "gpt", "dos", ... or "". signatures: what
     libblkid finds, on the disk ("nvme0n1: ext4") and on partitions ("nvme0n1p1: vfat").
     mounted: mount points, and "[SWAP]". holders: what sits on top of it in the kernel (dm, md).
-    zpool_label: set when the disk or its first partition carries ZFS labels.
+    zpool_label: set when the disk or its first partition carries ZFS labels. unreadable: why it
+    cannot be read ("Input/output error"): what is on it is not known then.
     """
 
     name: str
@@ -58,12 +68,20 @@ class DiskFacts:
     mounted: tuple[str, ...] = ()
     holders: tuple[str, ...] = ()
     zpool_label: PoolLabel | None = None
+    unreadable: str = ""
+
+    @property
+    def portable(self) -> bool:
+        """A stick, a card: nothing that a site is built on. A disk in a hot-swap bay is none."""
+        carried = self.removable and self.transport not in BUILT_IN
+        return carried or self.transport in PORTABLE
 
     @property
     def blank(self) -> bool:
-        """Nothing is on it and nothing uses it."""
+        """It can be read, nothing is on it and nothing uses it."""
         return not (
-            self.partition_table
+            self.unreadable
+            or self.partition_table
             or self.partitions
             or self.signatures
             or self.mounted
@@ -72,16 +90,33 @@ class DiskFacts:
         )
 
 
+def twins(disks: Iterable[DiskFacts]) -> frozenset[str]:
+    """Serial numbers that several disks have: none of them can be named by it.
+
+    One disk by two paths, two namespaces of one, or a maker that numbers nothing.
+    """
+    counted = Counter(disk.serial for disk in disks)
+    return frozenset(serial for serial, count in counted.items() if count > 1)
+
+
 @dataclass(frozen=True)
 class VdevFacts:
     """One top-level vdev. kind: "mirror", "disk", "raidz1" ...; paths: its disks, as imported.
 
-    state: ONLINE, DEGRADED ... (zpoolconcepts(7)).
+    state: ONLINE, DEGRADED ... (zpoolconcepts(7)). shared: those of the paths that hold one place
+    together, while one takes over for another (zpool-replace(8)) or a spare stands in.
     """
 
     kind: str
     state: str
     paths: tuple[str, ...]
+    shared: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def places(self) -> tuple[tuple[str, ...], ...]:
+        """The paths, place by place: nearly always one each."""
+        several = {path for place in self.shared for path in place}
+        return (*self.shared, *((path,) for path in self.paths if path not in several))
 
 
 @dataclass(frozen=True)

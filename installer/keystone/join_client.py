@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keystone import ansible, host_profile, join, join_script, log, run
+from keystone.bundle import disk
 from keystone.bundle.model import STORE
 from keystone.errors import HostError, PreflightError, RefusedError
 
@@ -268,6 +269,10 @@ def fetch(
             part.unlink()
             problem = f"{address} gave other bytes than the bundle's for {digest}"
         except (OSError, http.client.HTTPException) as error:
+            if (
+                isinstance(error, OSError) and error.errno in disk.NEXT
+            ):  # this machine's disk, no Primer's
+                raise disk.refusal(error, part, size) from error
             problem = f"{address}: {error}"
         if time.monotonic() > deadline:
             raise HostError(f"no Primer gave blob {digest}: {problem}", hint="are they up?")

@@ -238,12 +238,24 @@ def table(
 
 def out(text: str) -> None:
     """The answer itself, on standard output, untouched."""
-    print(text, flush=True)
+    with _answering():
+        print(text, flush=True)
 
 
 def out_json(value: Any) -> None:  # noqa: ANN401 any JSON value
     """The answer for machines."""
-    print(json.dumps(value, indent=2, sort_keys=True, default=str), flush=True)
+    with _answering():
+        print(json.dumps(value, indent=2, sort_keys=True, default=str), flush=True)
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """What a full disk behind standard output refuses is said of that."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = "standard output"
+        raise
 
 
 def duration(seconds: float) -> str:

@@ -10,7 +10,7 @@ from collections import defaultdict
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from keystone import kernel_checks, log, storage
+from keystone import kernel_checks, log, pool_members, storage
 from keystone.errors import PreflightError, RefusedError
 from keystone.fitness import Finding, Look
 from keystone.inventory import mirror
@@ -277,8 +277,12 @@ def _disk(look: Look, disk: DiskFacts) -> Iterator[Finding]:
         yield look.failed(f"{name} is too small", f"{log.size(need)} are needed")
     if disk.read_only:
         yield look.failed(f"{name} is read-only", "remove its write protection")
-    if disk.removable:
+    if disk.portable:
         yield look.failed(f"{name} is removable", "name a built-in disk")
+    if disk.unreadable:
+        yield look.failed(f"{name} cannot be read: {disk.unreadable}", "replace it")
+        return
+    yield from _sectors(look, disk, name)
     if not disk.by_id:
         yield look.failed(
             f"{name} has no link in /dev/disk/by-id", "look: udevadm info " + disk.path
@@ -287,7 +291,23 @@ def _disk(look: Look, disk: DiskFacts) -> Iterator[Finding]:
     if content and not _ours(look, disk):
         yield look.refused(
             f"{name} is not blank: {content}",
-            f"name another disk, or if nothing on it is needed: wipefs --all {disk.path}*",
+            f"name another disk, or if nothing on it is needed: {storage.emptied(disk)}",
+        )
+
+
+def _sectors(look: Look, disk: DiskFacts, name: str) -> Iterator[Finding]:
+    """What the disk reads and writes at once fits in a sector of the pool."""
+    ashift = look.site.storage.ashift
+    if storage.too_small(ashift, disk):
+        yield look.failed(
+            f"{name} has sectors of {disk.logical_sector} bytes, ashift {ashift} smaller ones",
+            "set spec.storage.ashift to 12",
+        )
+    elif 1 << ashift < disk.physical_sector:
+        yield look.warning(
+            f"{name} writes {disk.physical_sector} bytes at once; with ashift {ashift} each write "
+            "of fewer is a read and a write",
+            "set spec.storage.ashift to 12; it cannot be changed later",
         )
 
 
@@ -301,11 +321,9 @@ def _ours(look: Look, disk: DiskFacts) -> bool:
     name, serials = look.site.storage.pool, {wanted.serial for wanted in look.node.disks}
     pool = look.facts.pool(name)
     if pool is not None:
-        members = {path for vdev in pool.vdevs for path in vdev.paths}
-        held = {other.serial for other in look.facts.disks if members & {other.path, *other.by_id}}
-        return held == serials
+        return set(pool_members.members(pool, look.facts.disks, serials)) == serials
     foreign = [s for s in disk.signatures if not s.endswith(": zfs_member")]
-    if foreign or disk.mounted or disk.holders or not look.begun:
+    if foreign or disk.mounted or disk.holders or disk.unreadable or not look.begun:
         return False
     intent = look.facts.intent
     if intent is not None and intent.pool == name and set(intent.serials) == serials:

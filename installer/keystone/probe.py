@@ -157,6 +157,20 @@ def signatures(paths: list[str]) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+def unreadable(path: str, size: int) -> str:
+    """Why both ends of a disk cannot be read; "" when they can.
+
+    wipefs takes what it cannot read for nothing found, and so a failing disk for a blank one.
+    """
+    try:
+        with open(path, "rb", buffering=0) as disk:  # noqa: PTH123 as the one below
+            for offset in (0, max(size - 4096, 0)):
+                os.pread(disk.fileno(), 4096, offset)
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
 def hostid(devices: list[str]) -> int:
     """Of the machine that last imported the pool on these devices (zdb -l), 0 if unknown."""
     for device in devices:
@@ -171,7 +185,7 @@ def disks() -> list[dict[str, Any]]:
     tree = output_json(["lsblk", "--json", "--bytes", "-o", COLUMNS]) or {}
     links, found = by_id(), []
     for disk in tree.get("blockdevices", []):
-        virtual = disk["kname"].startswith(("zram", "zd", "ram", "loop", "nbd", "fd"))
+        virtual = disk["kname"].startswith(("zram", "zd", "ram", "loop", "nbd", "fd", "sr"))
         if disk["type"] != "disk" or virtual or not int(disk["size"] or 0):
             continue
         own = [dev for dev in below(disk) if dev["type"] in ("disk", "part")]
@@ -187,6 +201,7 @@ def disks() -> list[dict[str, Any]]:
                 for holder in Path("/sys/class/block", dev["kname"], "holders").glob("*")
             }),
             "hostid": hostid(zfs),
+            "unreadable": unreadable(disk["path"], int(disk["size"])),
         })  # fmt: skip
     return found
 

@@ -8,12 +8,17 @@ from ipaddress import IPv4Interface
 from typing import TYPE_CHECKING
 
 from keystone import facts, log
+from keystone.host_facts import twins
 from keystone.run import Host
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from keystone.host_facts import DiskFacts, HostFacts
+
+
+SERIAL = r"[A-Za-z0-9_.:-]{1,64}"
+"""What the schema takes for a disk's serial number."""
 
 
 @dataclass(frozen=True)
@@ -45,19 +50,34 @@ def start(seen: HostFacts) -> Start:
     """The parts of a machine that a site file names. Pure."""
     name = re.sub(r"[^a-z0-9-]+", "-", seen.hostname.partition(".")[0].lower()).strip("-")
     ours = [IPv4Interface(f"{text}/24") for text in seen.addresses if ":" not in text]
-    blank = [d for d in seen.disks if d.blank and d.serial and not (d.read_only or d.removable)]
+    same = twins(seen.disks)
+    blank = [disk for disk in seen.disks if _usable(disk) and disk.serial not in same]
     return Start(
         name=name if name not in ("", "localhost") else EXAMPLE.name,
         address=ours[0] if ours else EXAMPLE.address,
         disks=tuple((d.serial, _about(d)) for d in blank[:2]) or EXAMPLE.disks,
-        others=tuple(_about(d, serial=True) for d in seen.disks if d not in blank[:2]),
+        others=tuple(
+            _about(d, serial=True)
+            + (", not the only one of its serial" if d.serial in same else "")
+            for d in seen.disks
+            if d not in blank[:2]
+        ),
     )
 
 
+def _usable(disk: DiskFacts) -> bool:
+    """Whether a pool may be made of it, and a site file can name it."""
+    named = re.fullmatch(SERIAL, disk.serial) is not None
+    return named and disk.blank and not (disk.read_only or disk.portable)
+
+
 def _about(disk: DiskFacts, *, serial: bool = False) -> str:
+    """For a comment: one line, whatever the hardware says of itself."""
     first = f"{disk.serial or 'no serial'}: " if serial else ""
-    state = "blank" if disk.blank else "not blank"
-    return f"{first}{disk.path}, {log.size(disk.size)}, {disk.model or 'no model'}, {state}"
+    state = "cannot be read" if disk.unreadable else "blank" if disk.blank else "not blank"
+    model = disk.model or "no model"
+    text = f"{first}{disk.path}, {log.size(disk.size)}, {model}, {state}"
+    return re.sub(r"[^ -~]", "?", text)
 
 
 def render(with_: Start) -> str:

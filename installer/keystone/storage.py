@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from keystone import pool_members
 from keystone.errors import RefusedError
 from keystone.storage_spec import Spec
 
@@ -165,7 +166,7 @@ def plan(
         first = _obtain(spec, disks, intent)
         # What an exported pool holds is known once it is imported: plan again then.
         return (first,) if isinstance(first, ImportPool) else (first, *_datasets(spec, {}))
-    _same_pool(spec, pool, disks, facts.disks)
+    pool_members.require_same(spec, pool, disks, facts.disks)
     seen = {dataset.name: dataset for dataset in facts.datasets}
     actions: list[StorageAction] = []
     if drift := _drift(POOL_PROPERTIES, pool.properties):
@@ -210,6 +211,16 @@ def actions_to_json(actions: Iterable[StorageAction]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+OWN_NAMES = ("wwn-", "nvme-eui.", "nvme-uuid.", "scsi-3", "dm-uuid-mpath-")
+"""Links to what a disk carries in itself; others without its serial may name a bay or a port."""
+
+
+def _names_serial(name: str, serial: str) -> bool:
+    """Whether a link ends in the serial number (and a namespace, or a unit behind a bridge)."""
+    ending = re.escape(re.sub(r"[^A-Za-z0-9#+.:=@_-]", "_", serial))
+    return re.search(rf"[-_]{ending}(_\d+|-\d+:\d+)?$", name) is not None
+
+
 def stable_path(disk: DiskFacts) -> str:
     """The link that zpool is given: "/dev/disk/by-id/nvme-<model>_<serial>".
 
@@ -218,9 +229,9 @@ def stable_path(disk: DiskFacts) -> str:
     Raises RefusedError when there is no link.
     """
     names = [link.rpartition("/")[2] for link in disk.by_id]
-    with_serial = [n for n in names if disk.serial in n and not n.startswith(("wwn-", "nvme-eui."))]
+    with_serial = [n for n in names if _names_serial(n, disk.serial)]
     best = sorted(with_serial, key=lambda n: (not n.startswith("nvme-"), len(n), n)) or sorted(
-        names
+        names, key=lambda n: (not n.startswith(OWN_NAMES), n)
     )
     if not best:
         raise RefusedError(
@@ -243,7 +254,10 @@ def by_serial(serials: Iterable[str], disks: Sequence[DiskFacts]) -> tuple[DiskF
             problems.append(f"disk {named}: not found; disks of this host: {there}")
         elif len(same) > 1:
             paths = ", ".join(disk.path for disk in same)
-            problems.append(f"disk {serial}: {len(same)} disks have this serial: {paths}")
+            problems.append(
+                f"disk {serial}: {len(same)} disks have this serial: {paths}; one disk by several "
+                "paths, or disks that are not told apart"
+            )
         else:
             found.append(same[0])
     if problems:
@@ -259,6 +273,7 @@ def _obtain(
 ) -> CreatePool | ImportPool:
     """The pool is not there: make it, make it again, or import it."""
     paths = tuple(stable_path(disk) for disk in disks)
+    require_sectors(spec.ashift, disks)
     create = CreatePool(spec.pool, spec.layout, spec.ashift, paths, spec.serials)
     if all(disk.blank and not disk.read_only for disk in disks):
         return create
@@ -275,18 +290,44 @@ def _obtain(
         for disk in disks
         if (why := found_on(disk) or ("is read-only" if disk.read_only else ""))
     ]
+    unread = [disk.serial for disk in disks if disk.unreadable]
     raise RefusedError(
         "\n".join(problems),
-        hint="Keystone uses blank disks only. If nothing on it is needed, empty it yourself, "
-        f"then re-run: wipefs --all {' '.join(paths)}",
+        hint=f"replace {', '.join(unread)}, or name other disks"
+        if unread
+        else "Keystone uses blank disks only. If nothing on it is needed, empty it yourself, "
+        f"then re-run: {'; '.join(emptied(disk) for disk in disks if found_on(disk))}",
     )
+
+
+def require_sectors(ashift: int, disks: Sequence[DiskFacts]) -> None:
+    """Raise RefusedError where a disk's sectors are larger than the pool's (zpoolprops(7))."""
+    if small := [disk for disk in disks if too_small(ashift, disk)]:
+        shown = ", ".join(f"disk {d.serial} of {d.logical_sector} bytes" for d in small)
+        raise RefusedError(
+            f"ashift {ashift} makes sectors of {1 << ashift} bytes, smaller than those of {shown}",
+            hint="set ashift: 12 (spec.storage in the site file)",
+        )
+
+
+def too_small(ashift: int, disk: DiskFacts) -> bool:
+    """Whether ZFS would refuse the disk: it addresses no sector so small."""
+    return 1 << ashift < disk.logical_sector
+
+
+def emptied(disk: DiskFacts) -> str:
+    """The command that empties a disk, for somebody to decide on: each node by its whole name.
+
+    With a star behind it /dev/sda would be /dev/sdaa too.
+    """
+    return " ".join(["wipefs --all", *(f"/dev/{name}" for name in disk.partitions), disk.path])
 
 
 def _only_ours(disk: DiskFacts, pool: str) -> bool:
     """Nothing but ZFS labels of our pool and the partitions that ZFS makes, and not in use."""
     foreign = [s for s in disk.signatures if not s.endswith("zfs_member")]
     label = disk.zpool_label
-    used = disk.mounted or disk.holders or disk.read_only
+    used = disk.mounted or disk.holders or disk.read_only or disk.unreadable
     return not foreign and not used and (label is None or label.pool == pool)
 
 
@@ -294,6 +335,7 @@ def found_on(disk: DiskFacts) -> str:
     """What is on a disk, in words; empty when it is blank."""
     label = disk.zpool_label
     parts = [
+        f"cannot be read: {disk.unreadable}" if disk.unreadable else "",
         f"mounted at {', '.join(disk.mounted)}" if disk.mounted else "",
         f"in use by {', '.join(disk.holders)}" if disk.holders else "",
         f"holds pool {label.pool} (guid {label.guid})" if label else "",
@@ -302,30 +344,6 @@ def found_on(disk: DiskFacts) -> str:
         f"partitions {', '.join(disk.partitions)}" if disk.partitions else "",
     ]
     return "; ".join(filter(None, parts))
-
-
-def _same_pool(
-    spec: Spec, pool: PoolFacts, disks: Sequence[DiskFacts], every: Sequence[DiskFacts]
-) -> None:
-    """The imported pool of that name is the one that the spec means."""
-    names = {_whole(name): disk.serial for disk in every for name in (disk.path, *_links(disk))}
-    members = [path for vdev in pool.vdevs for path in vdev.paths]
-    held = sorted(names.get(_whole(path), path) for path in members)
-    wanted = sorted(disk.serial for disk in disks)
-    kinds = {vdev.kind for vdev in pool.vdevs}
-    kind = "disk" if spec.layout == "single" else spec.layout
-    problems = []
-    if held != wanted:
-        problems.append(f"is on {', '.join(held)}, the spec names {', '.join(wanted)}")
-    if kinds != {kind}:
-        problems.append(f"is made of {', '.join(sorted(kinds))}, the spec wants {spec.layout}")
-    if pool.ashift != spec.ashift:
-        problems.append(f"has ashift {pool.ashift}, the spec wants {spec.ashift}")
-    if problems:
-        raise RefusedError(
-            f"pool {pool.name} (guid {pool.guid}) {'; '.join(problems)}",
-            hint=f"correct the spec, or move the pool away: zpool export {pool.name}",
-        )
 
 
 def _datasets(spec: Spec, seen: Mapping[str, DatasetFacts]) -> Iterator[StorageAction]:
@@ -354,14 +372,3 @@ def _drift(wanted: Mapping[str, str], seen: Mapping[str, str]) -> dict[str, str]
         for key, value in wanted.items()
         if key in seen and value not in (seen[key], same.get(seen[key]) if key == "xattr" else None)
     }
-
-
-def _links(disk: DiskFacts) -> Iterator[str]:
-    for link in disk.by_id:
-        yield f"/dev/disk/by-id/{link.rpartition('/')[2]}"
-
-
-def _whole(path: str) -> str:
-    """The disk of ZFS's data partition: ".../nvme-X_S-part1" and "/dev/nvme0n1p1" without it."""
-    by_id = re.sub(r"-part\d+$", "", path)
-    return re.sub(r"^(/dev/(?:nvme\d+n\d+(?=p)|[sv]d[a-z]+(?=\d)))p?\d+$", r"\1", by_id)

@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+
+@contextmanager
+def half_made(temporary: Path, final: Path, *, goes_on: bool = False) -> Iterator[None]:
+    """Have no litter left: the temporary file is removed when the block fails.
+
+    An OSError says then that it was about `final`: write(2) and fsync(2) name no file. goes_on:
+    the next run uses what is there; it is removed only where it can never become whole (EFBIG).
+    """
+    try:
+        yield
+    except BaseException as error:
+        too_large = isinstance(error, OSError) and error.errno == errno.EFBIG
+        if isinstance(error, OSError) and error.filename in (None, temporary, str(temporary)):
+            error.filename = str(final)
+        if too_large or not goes_on:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        raise
 
 
 def write_whole(file: Path, content: bytes, mode: int) -> None:
@@ -17,12 +39,13 @@ def write_whole(file: Path, content: bytes, mode: int) -> None:
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.new")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with os.fdopen(descriptor, "wb") as stream:
+    with half_made(temporary, file), os.fdopen(descriptor, "wb") as stream:
         os.fchmod(stream.fileno(), mode)
         stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
-    temporary.rename(file)
+    with half_made(temporary, file):
+        temporary.rename(file)
     folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from keystone import log
 from keystone.errors import HostError, RefusedError
-from keystone.facts import DatasetFacts, PoolFacts, VdevFacts
+from keystone.facts import DatasetFacts, PoolFacts, vdevs
 from keystone.run import CommandError, run
 from keystone.storage import (
     POOL_PROPERTIES,
@@ -75,14 +75,13 @@ def parse_pools(listed: Mapping[str, Any], status: Mapping[str, Any]) -> tuple[P
     for name, pool in listed.get("pools", {}).items():
         values = {key: str(entry["value"]) for key, entry in pool["properties"].items()}
         tree = status.get("pools", {}).get(name, {}).get("vdevs", {})
-        tops = [top for root in tree.values() for top in root.get("vdevs", {}).values()]
         found.append(
             PoolFacts(
                 name=name,
                 guid=int(values.get("guid", "0")),
                 health=values.get("health", ""),
                 ashift=int(values.get("ashift", "0")),
-                vdevs=tuple(_vdev(top) for top in tops),
+                vdevs=tuple(vdev for root in tree.values() for vdev in vdevs(root)),
                 properties=values,
             )
         )
@@ -207,13 +206,6 @@ def _mount(name: str, mountpoint: str) -> None:
             hint=f"move what is in {mountpoint} away, then re-run",
         )
     run(["zfs", "mount", name])
-
-
-def _vdev(top: Mapping[str, Any]) -> VdevFacts:
-    kind = str(top.get("vdev_type", ""))
-    leaves = list(top.get("vdevs", {}).values()) or [top]
-    paths = tuple(str(leaf.get("path") or leaf.get("name", "")) for leaf in leaves)
-    return VdevFacts(kind, str(top.get("state", "")), paths)
 
 
 def _json(argv: list[str]) -> dict[str, Any]:

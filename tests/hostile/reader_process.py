@@ -175,12 +175,12 @@ def have(task: Answer) -> Answer:
 
 
 def verify_parts(task: Answer) -> Answer:
-    from keystone.bundle import parts_join, parts_verify, trust
+    from keystone.bundle import parts_gather, parts_verify, trust
     from keystone.errors import DamagedBundleError
 
     def work() -> None:
         pin = trust.host_pin(Path(task["trust"]), fingerprint=task["pin"])
-        report = parts_verify.verify(parts_join.gather([Path(task["path"])], strict=True), pin)
+        report = parts_verify.verify(parts_gather.gather([Path(task["path"])], strict=True), pin)
         if report.damaged:
             # As cli/bundle_parts.py says it.
             raise DamagedBundleError("damaged", hint="copy again", code="KSB-08")
@@ -190,10 +190,10 @@ def verify_parts(task: Answer) -> Answer:
 
 def join(task: Answer) -> Answer:
     """Join, and when that goes well verify the result: only both together let anything in."""
-    from keystone.bundle import opened, parts_join
+    from keystone.bundle import opened, parts_gather, parts_join
 
     out, path = Path(task["out"]), Path(task["path"])
-    answer = attempt(lambda: parts_join.join_to_file(parts_join.gather([path]), out))
+    answer = attempt(lambda: parts_join.join_to_file(parts_gather.gather([path]), out))
     if answer["is"] != "accepted":
         assert not out.exists(), "something half-made has a final name"
         return answer

@@ -190,3 +190,46 @@ def test_parts_of_another_bundle_are_refused(courier: Courier) -> None:
     assert "different bundles" in courier.run(*words, code=5).stderr.decode()
     courier.run("bundle", "verify", str(courier.parts[0]), "--root-fingerprint", "0" * 64, code=4)
     courier.run("bundle", "split", "a.tar", "--size", "10K", code=2)
+
+
+def test_what_other_systems_leave_on_a_stick_is_passed_over(courier: Courier) -> None:
+    stick = courier.folder / courier.stick("touched", *range(1, 14))
+    (stick / "README.txt").write_text("hello\n")
+    (stick / "empty").touch()
+    (stick / ".Trash-1000").mkdir()
+    windows = stick / "System Volume Information"
+    windows.mkdir()
+    (windows / "IndexerVolumeGuid").write_text("x")
+    for given in (sorted(stick.iterdir()), [stick]):
+        found = courier.verify(*given)
+        assert len(found["parts"]) == 13
+        assert found["joinable"] is True
+    said = courier.verify(*sorted(stick.iterdir()))["said"]
+    assert "README.txt" in str(said)
+    assert "passed over" in str(said)
+    courier.run("bundle", "join", "touched", "-o", "touched.tar")
+    assert (courier.folder / "touched.tar").read_bytes() == courier.data
+
+
+def test_a_part_whose_begin_is_damaged_is_no_litter(courier: Courier) -> None:
+    stick = courier.folder / courier.stick("eaten", *range(1, 14))
+    part = stick / courier.parts[2].name
+    part.write_bytes(bytes(4096) + part.read_bytes()[4096:])
+    for given in (sorted(stick.iterdir()), [stick]):
+        words = ("--root-fingerprint", courier.fingerprint)
+        failed = courier.run("bundle", "verify", *map(str, given), *words, code=5)
+        assert part.name in failed.stderr.decode()
+
+
+def test_litter_alone_is_no_bundle(courier: Courier) -> None:
+    stick = courier.folder / courier.stick("litter")
+    (stick / "README.txt").write_text("hello\n")
+    failed = courier.run("bundle", "join", "litter", "-o", "litter.tar", code=5)
+    assert "no usable part" in failed.stderr.decode()
+
+
+def test_a_size_may_have_a_fraction(courier: Courier) -> None:
+    done = courier.run("bundle", "split", "a.tar", "--size", "1.5M", "-o", "fraction", "--json")
+    assert 1 << 20 < json.loads(done.stdout)["size"] <= 3 << 19
+    failed = courier.run("bundle", "split", "a.tar", "--size", "1,5M", "-o", "comma", code=2)
+    assert "1,5M: give a number" in failed.stderr.decode()

@@ -6,6 +6,7 @@ import json
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,7 +20,6 @@ from keystone.storage_spec import DATASETS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 FAKE = f"""#!{sys.executable}
 import json, os, pathlib, sys
@@ -32,7 +32,8 @@ def save(): (here / "state.json").write_text(json.dumps(state))
 def values(of): return {{key: {{"value": value}} for key, value in of.items()}}
 if name == "lsblk":
     keys = ["tran", "pttype"]
-    print(json.dumps({{"blockdevices": [dict(dict.fromkeys(keys), name=n, path="/dev/" + n,
+    print(json.dumps({{"blockdevices": [dict(dict.fromkeys(keys), name=n,
+        path=state.get("broken", {{}}).get(n, str(here / n)),
         type="disk", serial=s, model="QEMU", size=1 << 33, rm=False, ro=False,
         mountpoints=[None], **{{"log-sec": 512, "phy-sec": 512}}) for n, s in state["disks"]]}}))
 elif name == "wipefs" and not state.get("wipefs_fails"):
@@ -114,8 +115,12 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
     monkeypatch.setattr(zfs, "MODULE", tmp_path)
     monkeypatch.setattr(zfs, "HOSTID", tmp_path / "hostid")
     monkeypatch.setattr(verbs, "LOCK", tmp_path / "lock")
-    serial_of = {"/dev/nvme0n1": "KEY1A", "/dev/nvme1n1": "KEY1B"}
-    monkeypatch.setattr(disks, "links", lambda p: [f"/dev/disk/by-id/nvme-QEMU_{serial_of[p]}"])
+    serial_of = {"nvme0n1": "KEY1A", "nvme1n1": "KEY1B"}
+    for name in serial_of:
+        (tmp_path / name).touch()
+    monkeypatch.setattr(
+        disks, "links", lambda p: [f"/dev/disk/by-id/nvme-QEMU_{serial_of.get(Path(p).name, 'X')}"]
+    )
     one = Fake(tmp_path)
     one.state(disks=[("nvme0n1", "KEY1A"), ("nvme1n1", "KEY1B")])
     yield one
@@ -232,8 +237,26 @@ def test_without_libzfs_core_it_says_which_package(
 
 def test_a_disk_that_cannot_be_read_is_not_taken_for_blank(fake: Fake) -> None:
     fake.state(wipefs_fails=True)
-    with pytest.raises(HostError, match="wipefs"):
+    with pytest.raises(RefusedError, match=r"KEY1A .*cannot be read: exit code 1: wipefs"):
         invoke(fake, "apply", "--approve-blank")
+    assert not fake.calls("zpool", "create")
+
+
+BAD_SECTORS = "/proc/self/mem"
+"""To read its begin is an EIO (proc(5)): address 0 is not mapped."""
+
+
+def test_probe_shows_the_other_disks_beside_one_that_cannot_be_read(fake: Fake) -> None:
+    fake.state(broken={"nvme0n1": BAD_SECTORS})
+    result = CliRunner().invoke(group, ["probe", "--json"], catch_exceptions=False)
+    bad, good = json.loads(result.stdout)["disks"]
+    assert (bad["serial"], bad["unreadable"]) == ("KEY1A", "Input/output error")
+    assert (good["serial"], good["unreadable"]) == ("KEY1B", "")
+    result = CliRunner().invoke(group, ["probe"], catch_exceptions=False)
+    assert "cannot be read: Input/output error" in result.stdout
+    with pytest.raises(RefusedError, match=r"KEY1A .*cannot be read: Input/output error") as error:
+        invoke(fake, "apply", "--approve-blank")
+    assert "wipefs" not in error.value.hint, "there is nothing to empty"
     assert not fake.calls("zpool", "create")
 
 

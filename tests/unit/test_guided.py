@@ -203,7 +203,7 @@ def test_only_blank_disks_are_offered_and_the_others_say_why() -> None:
     disks = (
         disk("USB", transport="usb"), disk("RO", read_only=True),
         disk("OLD", partition_table="gpt"), disk("", 40), disk("TINY", 1), disk("GOOD"),
-        disk("A"), disk("B"),
+        disk("A", removable=True, transport="sata"), disk("B"),
     )  # fmt: skip
     script = Script(None, *new(2)[:4], "GOOD", ("A", "B"), SAVE)
     found = questions.ask(script, Seen(Hardware("M2", ()), disks, "/stick", keys=(KEY,)))
@@ -217,6 +217,16 @@ def test_only_blank_disks_are_offered_and_the_others_say_why() -> None:
         "TINY: sm",
     ):
         assert why in text
+
+
+def test_disks_of_one_serial_number_and_those_that_fail_are_not_offered() -> None:
+    bad = disk("BAD", unreadable="Input/output error")
+    disks = (disk("TWIN"), disk("TWIN"), bad, disk("GOOD"), disk("A"), disk("B"))
+    script = Script(None, *new(2)[:4], "GOOD", ("A", "B"), SAVE)
+    assert questions.ask(script, Seen(Hardware("M2", ()), disks, "/stick", keys=(KEY,)))
+    text = dict(script.asked)["The system's disk"]
+    assert "TWIN: another disk has the same serial number" in text
+    assert "BAD: cannot be read: Input/output error" in text
 
 
 def test_a_machine_with_many_disks_leaves_room_for_what_must_be_read() -> None:

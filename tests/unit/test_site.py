@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from keystone import documents, site, site_template
+from keystone import documents, facts, site, site_template
 from keystone.cli.site import group
 from keystone.errors import ConfigurationError
 
@@ -90,6 +92,45 @@ def test_check_as_json() -> None:
     assert json.loads(good.output)["site"]["name"] == "lab"
     bad = CliRunner().invoke(group, ["check", "--json", str(CASES / "quorum.yaml")])
     assert len(json.loads(bad.output)["mistakes"]) == 7
+
+
+def host(*found: facts.DiskFacts) -> facts.HostFacts:
+    seen = json.loads((CASES.parent / "facts" / "debian13-blank.json").read_text())
+    return replace(facts.parse("p1", seen, (0, 0)), disks=found)
+
+
+def blank(name: str, serial: str, **more: Any) -> facts.DiskFacts:
+    fields = {"model": "X", "size": 1 << 40, "logical_sector": 512, "physical_sector": 4096}
+    return facts.DiskFacts(name, f"/dev/{name}", (), serial, **{**fields, **more})
+
+
+@pytest.mark.parametrize(
+    ("disks", "written"),
+    [
+        ((blank("sda", "D1"), blank("sdb", "D1"), blank("sdc", "D2"), blank("sdd", "D3")),
+         ["D2", "D3"]),
+        ((blank("sda", "D1"), blank("sdb", "D1"), blank("sdc", "D2")), ["D2"]),
+        ((blank("sda", "D1"), blank("sdb", "D1", mounted=("/",))), ["SERIAL-A", "SERIAL-B"]),
+        ((blank("sda", ""), blank("sdb", ""), blank("sdc", "D2")), ["D2"]),
+        ((blank("sda", "A 1"), blank("sdb", 'x"\n- y'), blank("sdc", "D2")), ["D2"]),
+        ((blank("sda", "D1", unreadable="Input/output error"), blank("sdc", "D2")), ["D2"]),
+        ((blank("sda", "D1", removable=True, transport="sata"),), ["D1"]),
+        ((blank("sda", "D1", transport="usb"), blank("sdc", "D2")), ["D2"]),
+        ((blank("sda", "D1", model="two\nlines: [x"),), ["D1"]),
+    ],
+)  # fmt: skip
+def test_init_names_disks_that_are_told_apart(
+    tmp_path: Path, disks: tuple[facts.DiskFacts, ...], written: list[str]
+) -> None:
+    file = tmp_path / "site.yaml"
+    file.write_text(site_template.render(site_template.start(host(*disks))))
+    (primer,) = site.load(file).primers
+    assert [disk.serial for disk in primer.disks] == written
+
+
+def test_init_and_the_schema_agree_on_serial_numbers() -> None:
+    text = json.dumps(documents.packaged_schema("site"))
+    assert f'"pattern": "^{site_template.SERIAL}$"' in text
 
 
 def test_init_writes_a_file_that_check_accepts(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from keystone import storage
+from keystone import storage, zfs
 from keystone.errors import ConfigurationError, RefusedError
 from keystone.facts import DatasetFacts, DiskFacts, PoolFacts, PoolLabel, VdevFacts
 from keystone.storage_spec import DATASETS, Spec, parse_spec
@@ -139,6 +139,94 @@ def test_a_pool_of_our_name_that_is_another_is_refused(change: dict, words: tupl
     with pytest.raises(RefusedError) as error:
         storage.plan(SPEC, replace(facts, pools=(replace(facts.pools[0], **change),)))
     assert all(word in error.value.message for word in words)
+
+
+def leaf(serial: str) -> dict:
+    path = f"/dev/disk/by-id/nvme-QEMU_NVMe_Ctrl_{serial}-part1"
+    return {"name": serial, "vdev_type": "disk", "path": path, "state": "ONLINE"}
+
+
+def group(kind: str, *serials: str) -> dict:
+    leaves = {serial: leaf(serial) for serial in serials}
+    return {"name": f"{kind}-9", "vdev_type": kind, "state": "DEGRADED", "vdevs": leaves}
+
+
+def pool_of(*tops: dict) -> PoolFacts:
+    """As `zpool status -j -P` nests it (OpenZFS 2.3)."""
+    root = {"vdev_type": "root", "vdevs": {str(number): top for number, top in enumerate(tops)}}
+    values = {"guid": 7, "health": "DEGRADED", "ashift": 12, "autotrim": "on"}
+    told = {key: {"value": value} for key, value in values.items()}
+    listed = {"pools": {"keystone": {"properties": told}}}
+    (pool,) = zfs.parse_pools(listed, {"pools": {"keystone": {"vdevs": {"keystone": root}}}})
+    return pool
+
+
+def mirror(*children: dict) -> dict:
+    return {"vdev_type": "mirror", "vdevs": {child["name"]: child for child in children}}
+
+
+GONE = {"vdev_type": "disk", "name": "1722", "state": "UNAVAIL", "path": "/dev/nvme1n1p1"}
+INDIRECT = {"name": "indirect-0", "vdev_type": "indirect", "state": "ONLINE"}
+SINGLE = Spec("keystone", "single", 12, ("KEY1A",))
+TAKING_OVER = {
+    "by the disk that the site names": (
+        SPEC, mirror(leaf("KEY1A"), group("replacing", "OLD", "KEY1B"))),
+    "of a disk that the site names still": (
+        SPEC, mirror(leaf("KEY1A"), group("replacing", "KEY1B", "NEW"))),
+    "by a spare": (SPEC, mirror(group("spare", "KEY1A", "SPARE"), leaf("KEY1B"))),
+    "of a pool's only disk": (SINGLE, group("replacing", "OLD", "KEY1A")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TAKING_OVER)
+def test_a_pool_is_the_sites_while_one_disk_takes_over_for_another(name: str) -> None:
+    spec, top = TAKING_OVER[name]
+    assert storage.plan(spec, replace(converged(), pools=(pool_of(top),))) == ()
+
+
+def test_a_disk_that_was_pulled_while_it_is_replaced_holds_its_place() -> None:
+    missing = {**group("replacing", "KEY1B"), "vdevs": {"1722": {**GONE, "path": "/dev/sdx1"},
+                                                        "KEY1B": leaf("KEY1B")}}  # fmt: skip
+    top = mirror(leaf("KEY1A"), missing)
+    assert storage.plan(SPEC, replace(converged(), pools=(pool_of(top, INDIRECT),))) == ()
+
+
+def test_a_replacement_by_another_disk_than_the_sites_is_said() -> None:
+    top = mirror(leaf("KEY1A"), group("replacing", "OLD", "OTHER"))
+    with pytest.raises(RefusedError, match=r"OTHER.*the spec names KEY1A, KEY1B") as error:
+        storage.plan(SPEC, replace(converged(), pools=(pool_of(top),)))
+    assert error.value.hint.startswith("correct the site file: zpool status")
+
+
+@pytest.mark.parametrize(("ashift", "sector"), [(9, 4096), (12, 16384)])
+def test_sectors_larger_than_the_pools_are_refused(ashift: int, sector: int) -> None:
+    large = (BLANK[0], replace(BLANK[1], logical_sector=sector, physical_sector=sector))
+    with pytest.raises(RefusedError, match=f"ashift {ashift} .*KEY1B of {sector} bytes"):
+        storage.plan(replace(SPEC, ashift=ashift), Facts(large))
+
+
+def test_sectors_of_512_bytes_on_a_disk_of_4096_are_the_pools_affair() -> None:
+    emulating = tuple(replace(one, physical_sector=4096) for one in BLANK)
+    assert storage.plan(replace(SPEC, ashift=9), Facts(emulating))[0].destructive
+
+
+@pytest.mark.parametrize(
+    ("serial", "links", "best"),
+    [
+        ("S1", ("scsi-0QEMU_QEMU_HARDDISK_drive-bay0", "wwn-0x5000c5001"), "wwn-0x5000c5001"),
+        ("Z1X", ("scsi-35000c5001", "scsi-SSEAGATE_ST4000_Z1X"), "scsi-SSEAGATE_ST4000_Z1X"),
+        ("A", ("ata-AXA_B_C", "ata-MODEL_A"), "ata-MODEL_A"),
+        ("A B", ("ata-MODEL_A_B",), "ata-MODEL_A_B"),
+        ("K1", ("nvme-M_K1_1", "nvme-M_K1", "nvme-eui.00K1"), "nvme-M_K1"),
+        ("VD", ("virtio-VD",), "virtio-VD"),
+        ("OLD1", ("usb-Seagate_BUP_OLD1-0:0",), "usb-Seagate_BUP_OLD1-0:0"),
+    ],
+)
+def test_a_link_names_the_disk_and_not_its_bay(
+    serial: str, links: tuple[str, ...], best: str
+) -> None:
+    named = replace(BLANK[0], serial=serial, by_id=tuple(f"/dev/disk/by-id/{n}" for n in links))
+    assert storage.stable_path(named) == f"/dev/disk/by-id/{best}"
 
 
 def test_a_half_made_pool_of_other_disks_is_not_ours() -> None:

@@ -32,6 +32,7 @@ from keystone.bundle.model import Digest, Manifest
 from keystone.bundle.opened import Bundle, read_head
 from keystone.bundle.store import stored_targets
 from keystone.errors import ConfigurationError, DamagedBundleError, UntrustedBundleError
+from keystone.wholefile import half_made
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -171,7 +172,7 @@ def _write(source: Source, output: Path, key_folder: Path) -> Written:
     content = output.with_name(f".{output.name}.content")
     output.parent.mkdir(parents=True, exist_ok=True)
     seen = hashlib.sha256()
-    with content.open("wb") as file:
+    with half_made(content, output), content.open("wb") as file:
         for piece in _frame(blobs, heads):
             seen.update(piece)
             file.write(piece)
@@ -186,7 +187,8 @@ def _write(source: Source, output: Path, key_folder: Path) -> Written:
     }
     signed = {**statement, "signature": key.sign(_canonical(statement)).hex()}
     line = json.dumps(signed, sort_keys=True).encode() + b"\n"
-    write_chunks(output, _line_then(line, content), output.with_name(f".{output.name}.part"))
+    with half_made(content, output):
+        write_chunks(output, _line_then(line, content), output.with_name(f".{output.name}.part"))
     sync_directory(output.parent)
     content.unlink()
     return Written(source.number, source.digest, len(blobs), public, len(line) + size)

@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING
 
 from keystone import log
 from keystone.bundle import parity, parts
-from keystone.bundle.disk import sync_directory, write_file, writing
+from keystone.bundle.disk import require_room, sync_directory, write_file, writing
 from keystone.bundle.parts import CHUNK, DIGEST, Part, Range, Set
 from keystone.errors import DamagedBundleError, RefusedError
 
@@ -129,64 +129,6 @@ class Collection:
         return data
 
 
-def gather(paths: Iterable[Path], *, strict: bool = False) -> list[Part]:
-    """The parts that these files are and these folders hold, of one bundle.
-
-    A part whose description is damaged is passed over with a warning; strict: it is an error.
-    Raises DamagedBundleError, also for parts of different bundles.
-    """
-    found: list[Part] = []
-    shared: dict[str, bytes] = {}
-    for path in paths:
-        files = _inside(path) if path.is_dir() else [path]
-        for file in files:
-            if path.is_dir() and not (file.is_file() and parts.is_part(file)):
-                continue
-            try:
-                found.append(parts.open_part(file, shared))
-            except DamagedBundleError as error:
-                if strict:
-                    raise
-                log.warn(f"{error.message}: passed over")
-    if not found:
-        raise DamagedBundleError(
-            "no usable part of a bundle among these",
-            hint="name parts, or folders with parts",
-            code="KSB-19",
-        )
-    _require_one(found)
-    return found
-
-
-def _inside(folder: Path) -> list[Path]:
-    try:
-        return sorted(folder.iterdir())
-    except OSError as error:
-        raise DamagedBundleError(
-            f"{folder}: cannot be read: {error.strerror}",
-            hint="look at the medium, or copy the parts to another one",
-            code="KSB-30",
-        ) from error
-
-
-def _require_one(found: Sequence[Part]) -> None:
-    sets: dict[Set, list[Part]] = {}
-    for part in found:
-        sets.setdefault(part.set, []).append(part)
-    if len(sets) > 1:
-        lines = [
-            f"bundle {one.digest} number {one.number} in {one.data} parts of {one.part_bytes} "
-            f"bytes: {', '.join(str(part.path) for part in several)}"
-            for one, several in sets.items()
-        ]
-        raise DamagedBundleError(
-            "parts of different bundles, or of one that was split twice with other sizes:\n  "
-            + "\n  ".join(lines),
-            hint="join those of one line",
-            code="KSB-06",
-        )
-
-
 def join_to_pipe(found: Sequence[Part], sink: IO[bytes]) -> Joined:
     """Write the bundle to a pipe. Raises DamagedBundleError before the first missing byte."""
     collection = _collection(found)
@@ -211,7 +153,7 @@ def join_to_file(found: Sequence[Part], output: Path) -> Joined:
     Raises DamagedBundleError when something is missing: the next call goes on, with other parts.
     Raises HostError when the disk does not take it.
     """
-    with writing(output):
+    with writing(output, found[0].set.size):
         return _join_to_file(found, output)
 
 
@@ -226,6 +168,7 @@ def _join_to_file(found: Sequence[Part], output: Path) -> Joined:
         shutil.rmtree(folder, ignore_errors=True)
         return Joined(wanted.digest, wanted.number, wanted.size, 0)
     with _unfinished(folder, wanted) as file:
+        require_room(output, wanted.size, os.fstat(file).st_blocks * 512)
         collection = _collection(found)
         seen = dict(_journal(folder, wanted))
         for number, chunks in seen.items():

@@ -5,17 +5,17 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import IO, TYPE_CHECKING, Self
 
 from keystone import log
 from keystone.bundle import parity, parts, shape, tar
-from keystone.bundle.disk import sync_directory, writing
+from keystone.bundle.disk import free, require_room, sync_directory, writing
 from keystone.bundle.medium import open_medium
 from keystone.bundle.parts import CHUNK, Set
 from keystone.bundle.reader import MANIFEST, TarStream, read_metadata
-from keystone.errors import DamagedBundleError, RefusedError, UsageError
+from keystone.errors import DamagedBundleError, HostError, RefusedError, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,6 +83,7 @@ def _split(bundle: Path, folder: Path, size: int, extra: int) -> Cut:
     names = [folder / f"{bundle.name}.{n:03d}" for n in range(1, source.set.total + 1)]
     folder.mkdir(parents=True, exist_ok=True)
     missing = [n for n, path in enumerate(names, 1) if not _is_there(path, source, n)]
+    _require_room(source, names, missing)
     work = sum(source.set.length(n) for n in range(1, source.set.total + 1))
     every: list[bytes] = []
     with bundle.open("rb", buffering=0) as file, log.progress(f"split {bundle.name}", work) as bar:
@@ -100,6 +101,17 @@ def _split(bundle: Path, folder: Path, size: int, extra: int) -> Cut:
         source.set.digest, tuple(str(path) for path in names), source.set.data, source.set.parity,
         max(path.stat().st_size for path in names), len(missing),
     )  # fmt: skip
+
+
+def _require_room(source: _Source, names: list[Path], missing: list[int]) -> None:
+    """Raise HostError where the missing parts have no room, each for itself or all of them."""
+    sizes = [source.file_size(number) for number in missing]
+    require_room(names[0], max(sizes, default=0))
+    if (left := free(names[0])) < sum(sizes):
+        raise HostError(
+            f"{names[0].parent}: {log.size(sum(sizes))} are needed, {log.size(left)} are free",
+            hint="make room, or choose another folder",
+        )
 
 
 def _look(path: Path) -> _Source:
@@ -245,7 +257,11 @@ class _Writer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        try:
+            self._file.close()
+        finally:
+            with suppress(OSError):  # what is whole has its final name
+                self._part.unlink(missing_ok=True)
 
     def add(self, chunk: bytes) -> None:
         """The next chunk of data."""

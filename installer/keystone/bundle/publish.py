@@ -23,10 +23,12 @@ from typing import TYPE_CHECKING, Protocol
 from keystone import log
 from keystone.bundle import media
 from keystone.bundle.blobs import blob_path
+from keystone.bundle.disk import writing
 from keystone.bundle.model import OCI_KINDS
 from keystone.bundle.store import load_manifest, stored_targets
 from keystone.bundle.trust import CREATED
 from keystone.errors import DamagedBundleError
+from keystone.wholefile import half_made
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -57,11 +59,14 @@ class Published:
 
 
 def publish(store: Path) -> Published:
-    """Fill registry/, apt/ and files/ from the store. Raises DamagedBundleError for a lost blob."""
+    """Fill registry/, apt/ and files/ from the store.
+
+    Raises DamagedBundleError for a lost blob, HostError when the disk does not take it.
+    """
     wanted = dict(plan(load_manifest(store), _Stored(store)))
-    removed = _remove_others(store, wanted)
     made = 0
-    with log.progress("publish the store", len(wanted), in_bytes=False) as bar:
+    with writing(store), log.progress("publish the store", len(wanted), in_bytes=False) as bar:
+        removed = _remove_others(store, wanted)
         for name, planned in wanted.items():
             made += _place(store, store / name, planned)
             bar.advance(1)
@@ -205,8 +210,9 @@ def _write(path: Path, data: bytes) -> bool:
     except FileNotFoundError:
         path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
-    part.write_bytes(data)
-    part.replace(path)
+    with half_made(part, path):
+        part.write_bytes(data)
+        part.replace(path)
     return True
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import socket
 import ssl
 import threading
 import time
@@ -259,6 +260,15 @@ def _proxies(url: str, origin: Origin) -> dict[str, str]:
     return dict(requests.utils.get_environ_proxies(url))
 
 
+def _require_name(url: str, error: socket.gaierror) -> None:
+    """Raise SourceError where the name server answers that there is no such name."""
+    if error.errno != socket.EAI_AGAIN:
+        raise SourceError(
+            f"{Origin.of(url)}: its name does not resolve: {error.strerror}",
+            hint="check the name and this machine's name server, or the proxy that it goes through",
+        ) from error
+
+
 def _explain(url: str, error: Exception) -> str:
     """What to say before the next attempt. Raises SourceError where another one cannot help."""
     seen: BaseException | None = error
@@ -268,6 +278,10 @@ def _explain(url: str, error: Exception) -> str:
                 f"{Origin.of(url)}: its certificate is not trusted: {seen.verify_message}",
                 hint="give the authority that signed it: --ca-file, or spec.caFile",
             ) from error
+        if isinstance(seen, socket.gaierror):
+            _require_name(url, seen)
+        if isinstance(seen, OSError) and seen.strerror:
+            return seen.strerror
         reason = getattr(seen, "reason", None)
         inner = reason if isinstance(reason, BaseException) else None
         seen = inner or getattr(seen, "__cause__", None) or _first(seen)

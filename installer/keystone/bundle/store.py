@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -17,7 +18,7 @@ from keystone import log
 from keystone.bundle import delta, delta_reader, layout, reader, strict_json, trust
 from keystone.bundle import manifest as contents_file
 from keystone.bundle.blobs import InFolder, blob_path, is_there
-from keystone.bundle.disk import sync_directory, write_file
+from keystone.bundle.disk import refusal, sync_directory, write_file
 from keystone.bundle.intake import Arrival, Intake
 from keystone.bundle.model import Digest, Manifest
 from keystone.bundle.opened import Head, read_head
@@ -75,6 +76,9 @@ class Writer:
 
     def __exit__(self, *_: object) -> None:
         self._intake.close()
+        with suppress(OSError):  # what is whole has its place among the blobs
+            for left in self._incoming.iterdir():
+                left.unlink()
 
     def take(
         self,
@@ -161,10 +165,7 @@ def ingest(
             mark(store, digest, complete=False)
             blobs, written = _receive(archive, head, store, exact=exact)
     except OSError as error:
-        raise HostError(
-            f"{error.filename or store}: {error.strerror}",
-            hint="correct it and run the same command again: it goes on from here",
-        ) from error
+        raise refusal(error, store) from error
     return _result(head, blobs=blobs, written=written, changed=True), head.verified
 
 

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING
 
 from keystone import log
 from keystone.bundle import attached, keys, manifest, media, tar
-from keystone.bundle.disk import Flusher, sync_directory, write_all
+from keystone.bundle.disk import Flusher, require_room, sync_directory, write_all, writing
 from keystone.bundle.layout import OCI_LAYOUT
 from keystone.bundle.model import OCI_KINDS, Digest, Manifest
 from keystone.bundle.opened import member_name
 from keystone.bundle.reader import CHUNK, INSTALLER, INSTALLER_MODE, MANIFEST, METADATA, Target
 from keystone.bundle.supply import Supply
+from keystone.wholefile import half_made
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -91,7 +92,8 @@ def write(parts: list[Part], lock: Lock, output: Path, supply: Supply) -> Create
     digest = next(p.target.digest for p in parts if p.name == f"{METADATA}targets.json")
     if _is_there(output, parts, size, lock):
         return Created(changed=False, digest=str(digest), size=size)
-    _write(parts, lock, output, size, supply)
+    with writing(output, size):
+        _write(parts, lock, output, size, supply)
     return Created(changed=True, digest=str(digest), size=size)
 
 
@@ -206,8 +208,10 @@ def _is_there(output: Path, parts: list[Part], size: int, lock: Lock) -> bool:
 def _write(parts: list[Part], lock: Lock, output: Path, size: int, supply: Supply) -> None:
     part_file = output.with_name(f"{output.name}.part")
     output.parent.mkdir(parents=True, exist_ok=True)
+    require_room(output, size, part_file.stat().st_size if part_file.exists() else 0)
     # Unbuffered: what was written survives a kill, so no whole member is fetched again.
     with (
+        half_made(part_file, output, goes_on=True),
         part_file.open("a+b", buffering=0) as file,
         log.progress(f"write {output.name}", size) as bar,
         Flusher(file.fileno()) as flusher,

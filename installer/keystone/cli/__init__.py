@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import errno
+import os
 import signal
 import sys
 from pathlib import Path
@@ -34,6 +36,12 @@ MODULES = {
     name: f"keystone.cli.{name.replace('-', '_')}:group" for name in (*SUMMARIES, "join-server")
 }
 """`join-server` is run by systemd and not listed."""
+REFUSALS = frozenset({
+    errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EISDIR, errno.EMLINK,
+    errno.ENAMETOOLONG, errno.ENOENT, errno.ENOSPC, errno.ENOTDIR, errno.ENXIO, errno.EPERM,
+    errno.EROFS, errno.ESTALE, errno.ETXTBSY,
+})  # fmt: skip
+"""What a person's file, folder or medium answers (errno(3)); any other is our mistake."""
 M_MMAP_THRESHOLD = -3
 LARGE = 2 << 20
 """Bytes; buffers of 1 MiB come and go with each chunk and are better kept."""
@@ -120,6 +128,23 @@ def main() -> NoReturn:
     except KeystoneError as failure:
         _show(failure)
         sys.exit(failure.exit_code)
+    except OSError as failure:
+        sys.exit(_refused(failure))
+
+
+def _refused(failure: OSError) -> int:
+    """Say what a file system refused where no one verb said it better. Raises what is our bug."""
+    if failure.errno == errno.EPIPE:
+        # Whoever read this has had enough; Python would complain again at its end (signal(7)).
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return InterruptedRunError.exit_code
+    if failure.errno not in REFUSALS:
+        raise failure
+    from keystone.bundle.disk import refusal  # noqa: PLC0415 seldom needed
+
+    said = refusal(failure)
+    _show(said)
+    return said.exit_code
 
 
 def _show(failure: KeystoneError) -> None:

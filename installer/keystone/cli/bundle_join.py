@@ -20,9 +20,9 @@ def verb(source: tuple[Path, ...], output: str, as_json: bool) -> None:
     """Make the bundle of its parts, from several media, in any order, at once or one by one."""
     from dataclasses import asdict  # noqa: PLC0415
 
-    from keystone.bundle import parts_join  # noqa: PLC0415 slow to import
+    from keystone.bundle import parts_gather, parts_join  # noqa: PLC0415 slow to import
 
-    found = parts_join.gather(source)
+    found = parts_gather.gather(source)
     if output == "-":
         if as_json:
             raise click.UsageError("--json and -o - would both write to standard output")

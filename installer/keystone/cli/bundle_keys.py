@@ -9,11 +9,13 @@ from typing import Any
 import click
 
 from keystone import log
+from keystone.cli.options import Renamed
 from keystone.errors import ConfigurationError
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 dir_option = click.option(
-    "--dir", "folder", type=click.Path(path_type=Path, file_okay=False), required=True,
+    "--dir", "--directory", "folder", cls=Renamed,
+    type=click.Path(path_type=Path, file_okay=False), required=True,
     help="The folder with the release key and the roots.",
 )  # fmt: skip
 passphrase_option = click.option(

@@ -23,11 +23,11 @@ def verify(
 
     Raises DamagedBundleError when a part is damaged.
     """
-    from keystone.bundle import parts, parts_join, parts_verify, trust  # noqa: PLC0415
+    from keystone.bundle import parts, parts_gather, parts_join, parts_verify, trust  # noqa: PLC0415
 
     if len(files) == 1 and not files[0].is_dir() and not parts.is_part(files[0]):
         return False
-    found = parts_join.gather(files, strict=True)
+    found = parts_gather.gather(files, strict=True)
     report = parts_verify.verify(found, trust.host_pin(fingerprint=fingerprint, confirm=confirm))
     rows = [
         (part.file, f"{part.part} of {report.data}+{report.parity}",

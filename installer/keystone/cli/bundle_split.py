@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import click
 
 from keystone import log
+from keystone.cli.options import Size
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
-UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-
-
-class Size(click.ParamType[int]):
-    """A number of bytes: 4G is 4 x 1024 x 1024 x 1024, as `split -b` and `ls -h` count."""
-
-    name = "size"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
-        """Bytes from text."""
-        match = re.fullmatch(r"([0-9]+)([KMGT]?)(i?B)?", str(value))
-        if match is None:
-            self.fail(f"{value}: give a number with K, M or G, as in 4G", param, ctx)
-        return int(match[1]) * UNITS[match[2]]
 
 
 @click.command("split")
 @click.argument("bundle", type=FILE)
-@click.option("--size", type=Size(), required=True, help="Of a part's file at most: 4G, 700M.")
+@click.option("--size", type=Size(), required=True, help="Of a part's file at most: 4000M, 1.5G.")
 @click.option(
     "--parity", type=click.IntRange(0), default=0, show_default=True,
     help="Parts more, as many as may be lost: one for each ten is a good number.",

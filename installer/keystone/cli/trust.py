@@ -8,17 +8,18 @@ from pathlib import Path
 import click
 
 from keystone import log
+from keystone.cli.options import Renamed
 from keystone.errors import RefusedError
 
 DIRECTORY = Path("/var/lib/keystone/pki")
 
 _directory = click.option(
-    "--directory",
+    "--dir", "--directory", "directory", cls=Renamed,
     type=click.Path(path_type=Path),
     default=DIRECTORY,
     show_default=True,
     help="Where the trust tree is.",
-)
+)  # fmt: skip
 
 
 @click.group()

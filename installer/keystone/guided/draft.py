@@ -17,6 +17,7 @@ import yaml
 
 from keystone import documents, log, site, site_checks, storage
 from keystone.errors import ConfigurationError
+from keystone.host_facts import twins
 from keystone.image import introduction, layout
 from keystone.image import write as writing
 
@@ -249,7 +250,8 @@ def wrong_whole(draft: Document) -> str:
 
 def usable(disks: Sequence[DiskFacts]) -> tuple[DiskFacts, ...]:
     """Those that a pool may be made of: blank, built in, with a serial number."""
-    return tuple(disk for disk in disks if not unusable(disk))
+    same = twins(disks)
+    return tuple(disk for disk in disks if not unusable(disk) and disk.serial not in same)
 
 
 def unusable(disk: DiskFacts, least: int = 0, begun: frozenset[str] = frozenset()) -> str:
@@ -259,7 +261,7 @@ def unusable(disk: DiskFacts, least: int = 0, begun: frozenset[str] = frozenset(
     """
     if not disk.serial:
         return "no serial number"
-    if disk.removable or disk.transport == "usb":
+    if disk.portable:
         return "removable"
     if disk.read_only:
         return "read-only"

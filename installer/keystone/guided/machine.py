@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from keystone import log, storage
 from keystone.guided import draft as drafts
 from keystone.guided.answers import few
+from keystone.host_facts import twins
 from keystone.image import write as writing
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ def _refused(seen: Seen) -> str:
 
 def _why(seen: Seen, disk: DiskFacts) -> str:
     """Why the system cannot be on this disk; "" when it can."""
+    if disk.serial and disk.serial in twins(seen.disks):
+        return "another disk has the same serial number"
     return drafts.unusable(disk, drafts.SYSTEM_LEAST, seen.begun) or writing.not_started(
         disk, uefi=seen.uefi
     )

@@ -13,6 +13,7 @@ from keystone.image import boot, converge, disk, pxe, recipe, release, root, roo
 from keystone.image import iso as isos
 from keystone.image import oci as ocis
 from keystone.image.pieces import Pieces
+from keystone.wholefile import half_made
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -93,14 +94,15 @@ def build(
 def place(made: Path, output: Path, *, own: bool) -> None:
     """The finished file under its name: by link, or copied to another file system.
 
-    own: always a copy.
+    own: always a copy. Raises HostError when the disk does not take it.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     half = output.with_name(f"{output.name}.part")
     half.unlink(missing_ok=True)
-    if own or not _linked(made, half):
-        steps.copy(made, half)
-    half.replace(output)
+    with half_made(half, output):
+        if own or not _linked(made, half):
+            steps.copy(made, half)
+        half.replace(output)
     sync_directory(output.parent)
 
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from keystone import log
 from keystone.bundle import cache
-from keystone.run import run
+from keystone.errors import HostError
+from keystone.run import CommandError, run
 from keystone.turns import only_one
 
 if TYPE_CHECKING:
@@ -101,6 +102,12 @@ def remove(folder: Path) -> None:
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy a file with its holes, sharing blocks where that can be, and have it on the disk."""
-    run(["cp", "--sparse=always", "--reflink=auto", source, target])
-    run(["sync", target])
+    """Copy a file with its holes, sharing blocks where that can be, and have it on the disk.
+
+    Raises HostError when the disk does not take it.
+    """
+    try:
+        run(["cp", "--sparse=always", "--reflink=auto", source, target])
+        run(["sync", target])
+    except CommandError as error:
+        raise HostError(error.message, hint="make room, or choose another place") from error

@@ -27,7 +27,7 @@ from keystone.image.write import FIRMWARE, Running, verify
 from keystone.image.write import observe as running
 from keystone.run import run
 from keystone.turns import only_one
-from keystone.wholefile import write_whole
+from keystone.wholefile import half_made, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -259,9 +259,10 @@ def _offer_to_firmware(esp: Path, offer: Offer, wanted: Plan) -> None:
             target = esp / name
             target.parent.mkdir(parents=True, exist_ok=True)
             half = target.with_name(f"{target.name}.part")
-            shutil.copyfile(source, half)
-            run(["sync", half])
-            half.rename(target)
+            with half_made(half, target):
+                shutil.copyfile(source, half)
+                run(["sync", half])
+                half.rename(target)
             sync_directory(target.parent)
     _menus(esp, {wanted.running, wanted.version})
     block = bios.environment({

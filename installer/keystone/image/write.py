@@ -132,7 +132,7 @@ def plan(now: Running, disks: Sequence[DiskFacts], serial: str, slot: str, *, be
         raise RefusedError(
             f"disk {disk.serial} ({disk.path}): {why}",
             hint="Keystone uses blank disks only. If nothing on it is needed, empty it yourself, "
-            f"then re-run: wipefs --all {disk.path}",
+            f"then re-run: {storage.emptied(disk)}",
         )
     if disk.size < layout.SMALLEST_MIB * layout.MIB:
         raise RefusedError(

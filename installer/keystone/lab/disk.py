@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from keystone import log
 from keystone.errors import UsageError
 from keystone.run import run
+from keystone.wholefile import half_made
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,6 +93,7 @@ def usb_stick(files: Sequence[Path], target: Path) -> Path:
     half.unlink(missing_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     with (
+        half_made(half, target),
         log.step(f"USB stick {target.name}: {log.size(total)}"),
         tempfile.TemporaryDirectory(dir=target.parent, prefix=".stick-") as folder,
     ):
