@@ -120,8 +120,9 @@ def _carried(content: Content) -> tuple[str, ...]:
     found = set()
     for item in content.manifest.of_kind("image"):
         for child in media.parse(content.read(item.digest)).manifests:
-            if child.digest in content.inside and child.platform.startswith("linux/"):
-                found.add(child.platform.split("/")[1])
+            system, _, machine = media.platform(child.platform).partition("/")
+            if child.digest in content.inside and system == "linux":
+                found.add(machine)
     return tuple(sorted(found))
 
 
