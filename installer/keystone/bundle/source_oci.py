@@ -7,10 +7,10 @@ import json
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import urljoin
+from urllib.parse import urljoin, urlsplit
 
 from keystone.bundle import media
-from keystone.bundle.addresses import Origin, SourceError, StatusError, WrongContentError
+from keystone.bundle.addresses import SourceError, StatusError, WrongContentError
 from keystone.bundle.media import Descriptor
 from keystone.bundle.model import Digest
 from keystone.errors import KeystoneError
@@ -137,13 +137,10 @@ class Remote:
                     return None
                 raise
             children += children_of(url, data)
-            following = re.search(r'<([^>]+)>\s*;[^,]*rel="?next', link)
+            following = next_page(url, link)
             if not following:
                 return children
-            target = urljoin(url, following[1])
-            if Origin.of(target) != Origin.of(url):
-                raise SourceError(f"{url}: its next page is on another server: {target}")
-            url = target
+            url = following
         raise WrongContentError(f"{url}: more than {MAX_PAGES} pages of referrers")
 
     def blob(self, blob: Descriptor, limit: int) -> bytes:
@@ -280,6 +277,24 @@ def single_platform(repository: Repository, parsed: media.Parsed) -> str:
         return media.platform(said)
     except (ValueError, AttributeError, TypeError) as error:
         raise WrongContentError(f"{repository.reference}: its configuration: {error}") from error
+
+
+def next_page(url: str, link: str) -> str:
+    """Where the next page is, as a Link header says (RFC 8288); "" when this was the last.
+
+    Behind a proxy a registry may call itself http or give another port: its host is what counts.
+    Raises SourceError when the page is on another host.
+    """
+    following = re.search(r'<([^>]+)>\s*;[^,]*rel="?next', link)
+    if not following:
+        return ""
+    try:
+        here, target = urlsplit(url), urlsplit(urljoin(url, following[1]))
+    except ValueError as error:
+        raise SourceError(f"{url}: its next page has a bad address: {error}") from error
+    if target.hostname != here.hostname:
+        raise SourceError(f"{url}: its next page is on another server: {target.geturl()}")
+    return target._replace(scheme=here.scheme, netloc=here.netloc).geturl()
 
 
 def children_of(where: str, data: bytes) -> list[dict[str, Any]]:
