@@ -70,15 +70,15 @@ class ExcludedImage:
 class Chart:
     """A chart, how it will be installed, and what rendering cannot tell of its images.
 
-    source.repository of a folder is absolute. values win over values_files, later files over
-    earlier ones. keyring: None to take the chart without provenance.
+    source.repository of a folder is absolute. values (YAML as helm reads it, "" for none) win over
+    values_files, later files over earlier ones. keyring: None to take the chart without provenance.
     """
 
     source: Dependency
     group: str
     release: str
     namespace: str
-    values: Mapping[str, Any]
+    values: str
     values_files: tuple[Path, ...]
     api_versions: tuple[str, ...]
     keyring: Path | None
@@ -172,7 +172,10 @@ def load(path: Path) -> Definition:
     ]
     charts = []
     for index, value in enumerate(spec.get("charts", [])):
-        charts.append(_chart(value, path.parent))
+        values = value.get("values")
+        at = ("spec", "charts", index, "values")
+        text = documents.as_written(document, at, values) if values else ""
+        charts.append(_chart(value, path.parent, text))
         mistakes += _chart_mistakes(document, index, charts[-1])
     if mistakes:
         raise ConfigurationError(f"{path}: {len(mistakes)} mistakes", mistakes=mistakes)
@@ -247,7 +250,7 @@ def _wheels(value: Mapping[str, Any]) -> Wheels:
     )
 
 
-def _chart(value: Mapping[str, Any], folder: Path) -> Chart:
+def _chart(value: Mapping[str, Any], folder: Path, values: str) -> Chart:
     repository, keyring = value["repository"], value.get("keyring")
     if repository.startswith("file://"):
         repository = f"file://{(folder / repository.removeprefix('file://')).resolve()}"
@@ -256,7 +259,7 @@ def _chart(value: Mapping[str, Any], folder: Path) -> Chart:
         group=value.get("group", ""),
         release=value.get("release", value["name"].lower().replace("_", "-").replace(".", "-")),
         namespace=value.get("namespace", "default"),
-        values=value.get("values", {}),
+        values=values,
         values_files=tuple((folder / name).resolve() for name in value.get("valuesFiles", [])),
         api_versions=tuple(value.get("apiVersions", [])),
         keyring=(folder / keyring).resolve() if keyring else None,

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 CONTENT = "application/vnd.cncf.helm.chart.content.v1.tar+gzip"
 PROVENANCE = "application/vnd.cncf.helm.chart.provenance.v1.prov"
+CHARTS_PARTS = ("charts/", "Chart.yaml", "requirements.")
 MAX_INDEX = 128 << 20
 MAX_PROVENANCE = 1 << 20
 MAX_TAG_PAGES = 1000
@@ -215,15 +216,23 @@ class Charts:
                 raise SourceError(f"chart {chart.name}: charts/{dependency.name} is not there")
             inner = self._get(self._pinned(chart, dependency), folder, depth - 1, prove=False)
             files[f"charts/{inner.chart.name}-{inner.chart.version}.tgz"] = inner.data
+        whole = Chart(files)
+        twice = any(len(charts.versions(whole, one.name)) > 1 for one in whole.dependencies)
+        try:
+            packed = charts.read(self._packed(charts.bare(whole) if twice else whole))
+        except run.CommandError as error:
+            raise SourceError(f"chart {folder or chart.name}: {error.message}") from error
+        if twice:
+            apart = {name: data for name, data in files.items() if name.startswith(CHARTS_PARTS)}
+            packed = Chart({**packed.files, **apart})
+        return Fetched(packed, charts.pack(packed), "")
+
+    def _packed(self, chart: Chart) -> bytes:
         with tempfile.TemporaryDirectory(dir=self.helm.scratch) as scratch:
-            for name, data in files.items():
+            for name, data in chart.files.items():
                 (Path(scratch) / name).parent.mkdir(parents=True, exist_ok=True)
                 (Path(scratch) / name).write_bytes(data)
-            try:
-                packed = charts.read(self.helm.package(Path(scratch)))
-            except run.CommandError as error:
-                raise SourceError(f"chart {folder or chart.name}: {error.message}") from error
-        return Fetched(packed, charts.pack(packed), "")
+            return self.helm.package(Path(scratch))
 
     def _pinned(self, chart: Chart, dependency: Dependency) -> Dependency:
         """The dependency at its locked version. Raises SourceError when the lock is another's."""
