@@ -21,8 +21,11 @@ from typing import Any
 
 import yaml
 
-CONTAINERS = ("containers", "initContainers", "ephemeralContainers")
-SPLIT = ("registry", "hub", "repository", "image", "name", "version", "tag", "digest")
+from keystone.bundle import arguments, config_files, split_names
+from keystone.bundle.split_names import Around
+
+CONTAINERS = re.compile(r".*[cC]ontainers|steps|sidecars")
+"""Of pods, of Tekton's tasks and Argo's workflows, and what operators add to pods."""
 DIGEST = r"sha256:[0-9a-f]{64}"
 _LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
 _PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
@@ -31,16 +34,11 @@ _NAME = re.compile(
     rf"(?P<repository>{_PART}(?:/{_PART})*)"
     rf"(?::(?P<tag>\w[\w.-]{{0,127}}))?(?:@(?P<digest>{DIGEST}))?"
 )
-_IMAGE_KEY = re.compile(
-    r"(?:^|[_.\-/])images?(?:$|[_-]?(?:name|ref|reference|url)$)"
-    r"|(?:^|.*[a-z0-9])Images?(?:Name|Ref|Reference|U[Rr][Ll])?$"
-    r"|^images?(?:Name|Ref|Reference|U[Rr][Ll])$"
-)
 _VERSION_WORDS = {"latest", "stable", "main", "master", "edge", "nightly"}
 _LOCAL_NAMES = (".svc", ".local", ".internal", ".localdomain")
 _TEMPLATE = re.compile(r"\{\{|\}\}|\$\(|\$\{|%s|<[a-zA-Z]")
 _SPLIT = re.compile(r"[\s\"'`=,;|&()<>\[\]{}]+")
-_IMAGE_LINE = re.compile(r"(?m)^[ \t-]*[\"']?image[\"']?[ \t]*:[ \t]*[\"']?([^\s\"'#{}]+)")
+_FILE = re.compile(r"\.(png|jpe?g|svg|gif|ico|webp|iso|img|raw|qcow2|vmdk|efi|[tg]z|xz|zst|zip)$")
 _PROSE = {"description", "message", "summary", "title", "notes"}
 _MAX_DEPTH = 100
 
@@ -70,6 +68,8 @@ class ImageName:
         if match is None:
             raise ValueError(f"{text!r} is not the name of an image")
         host, repository = match["host"] or "", match["repository"]
+        if not host and repository == "sha256":
+            raise ValueError(f"{text!r} is not the name of an image, but a digest")
         if host and not ("." in host or ":" in host or host == "localhost"):
             if host != host.lower():
                 raise ValueError(f"{text!r} is not the name of an image: upper case")
@@ -153,54 +153,69 @@ def _owner(value: Mapping[str, Any]) -> Place:
 
 
 class _Walk:
-    """Goes through one object and remembers whose it is."""
+    """Goes through one object and remembers whose it is, and what holds where it is."""
 
     def __init__(self, owner: Place) -> None:
         self.owner = owner
+        self.around = Around()
 
     def mapping(self, value: Mapping[str, Any], at: str, key: str) -> Iterator[Asked]:
         """A dict: first what its shape says, then what is in it."""
         if at.count(".") + at.count("[") > _MAX_DEPTH:
             return
-        done: set[object] = set()
-        joined = _joined(value, key)
-        if joined is not None:
-            done = {key for key in SPLIT if not isinstance(value.get(key), Mapping | list)}
-            yield from self._give(joined, at, "image", _named)
+        fields, before = arguments.scalars(value), self.around
+        done: set[str] = set()
+        for joined in split_names.joined(fields, key, before):
+            done |= joined.keys
+            yield from self._give(joined.text, at, "image", _named)
+        self.around = split_names.inside(fields, key, before)
         for inner, child in value.items():
             name = str(inner)
             # What stands in a status was asked for elsewhere.
             if name in done or name in _PROSE or (at == "$" and name == "status"):
                 continue
-            yield from self._member(name, child, _step(at, name))
+            yield from self._member(name, child, _step(at, name), key)
+        self.around = before
 
-    def _member(self, key: str, child: object, at: str) -> Iterator[Asked]:
+    def _member(self, key: str, child: object, at: str, parent: str) -> Iterator[Asked]:
         """One entry of a dict, by what its key says about it."""
-        if key in CONTAINERS and isinstance(child, list):
+        if CONTAINERS.fullmatch(key) and isinstance(child, list):
             yield from self._containers(child, at)
         elif key in {"args", "command"} and isinstance(child, list):
-            yield from self._arguments(child, at)
-        elif key == "env" and isinstance(child, list):
-            yield from self._environment(child, at)
+            yield from self._arguments(list(map(str, child)), [f"{at}[{n}]" for n in range(len(child))])
         elif key in {"data", "stringData"} and self.owner.kind in {"ConfigMap", "Secret"}:
             yield from self._files(child, at, coded=key == "data" and self.owner.kind == "Secret")
         elif key == "image" and isinstance(child, Mapping) and "reference" in child:
             yield from self._give(child["reference"], f"{at}.reference", "container", _any)
+        elif isinstance(child, str) and split_names.words(parent)[-1:] == ["images"]:
+            # `images: {proxy: quay.io/x:v1}`: the name of the dict speaks for its entries.
+            yield from self._text(child, at, "image", _named)
         elif key != "labels" and not key.endswith("last-applied-configuration"):
             yield from self._value(child, at, key)
 
     def _value(self, value: object, at: str, key: str) -> Iterator[Asked]:
         if isinstance(value, Mapping):
             yield from self.mapping(value, at, key)
+        elif isinstance(value, list) and value and all(map(arguments.is_variable, value)):
+            yield from self._environment(value, at)
         elif isinstance(value, list):
             for index, entry in enumerate(value):
                 yield from self._value(entry, f"{at}[{index}]", key)
-        elif isinstance(value, str) and _IMAGE_KEY.search(key):
-            yield from self._give(value, at, "image", _named)
         elif isinstance(value, str):
-            # `images: {proxy: quay.io/x:v1}`: the name of the dict speaks for its entries.
-            about = re.search(r"(?i)images$", at.rsplit(".", 1)[0])
-            yield from self._give(value, at, "image" if about else "text", _plain)
+            speaks = split_names.speaks(key)
+            how, rule = ("image", _named) if speaks else ("text", _plain)
+            yield from self._text(value, at, how, rule)
+
+    def _text(self, text: str, at: str, how: str, rule: _Rule) -> Iterator[Asked]:
+        """A value, a list of values, or a file."""
+        if "\n" in text.strip() or text.lstrip()[:1] in {"{", "["}:
+            yield from self._embedded(text, at)
+            return
+        given = list(self._give(text, at, how, rule))
+        yield from given
+        for word in _SPLIT.split(text) if not given else ():
+            if word and word != text:
+                yield from self._give(word, at, how, rule)
 
     def _containers(self, value: Sequence[Any], at: str) -> Iterator[Asked]:
         for index, container in enumerate(value):
@@ -212,66 +227,103 @@ class _Walk:
             if isinstance(image, str) and image != "auto":
                 yield from self._give(image, f"{here}.image", "container", _any)
             rest = {k: v for k, v in container.items() if k != "image" or not isinstance(v, str)}
-            yield from self.mapping(rest, here, "")
+            yield from self.mapping(arguments.expanded(rest), here, "")
 
-    def _arguments(self, value: Sequence[Any], at: str) -> Iterator[Asked]:
-        """Flags, "--x=value" or "--x", "value", and scripts behind `sh -c`."""
+    def _arguments(self, argv: Sequence[str], places: Sequence[str]) -> Iterator[Asked]:
+        """Flags, "--x=value" or "--x", "value"; assignments; and scripts behind `sh -c`.
+
+        places: where each word stands.
+        """
+        flags = dict(arguments.flags(argv))
+        done: set[str] = set()
+        for joined in split_names.joined(flags, "", self.around):
+            done |= joined.keys
+            at = next(p for w, p in zip(argv, places, strict=True) if arguments.flag(w) in joined.keys)
+            yield from self._give(joined.text, at, "argument", _named)
         before = ""
-        for index, word in enumerate(map(str, value)):
-            here = f"{at}[{index}]"
+        for word, at in zip(argv, places, strict=True):
             flag, equals, rest = word.partition("=")
-            about_image = "image" in (flag if equals else before).lower()
-            if flag.startswith("-") and equals:
-                yield from self._give(rest, here, "argument", _named if about_image else _plain)
-            elif before.startswith("-") and about_image and not word.startswith("-"):
-                yield from self._give(word, here, "argument", _named)
+            if arguments.flag(word) in done or (before.startswith("-") and before.lstrip("-") in done):
+                pass
+            elif re.fullmatch(r"-*[A-Za-z_][\w.-]*", flag) and equals:
+                rule = _named if split_names.mentions(flag) else _plain
+                yield from self._text(rest, at, "argument", rule)
+            elif arguments.takes_image(before) and not word.startswith("-"):
+                yield from self._text(word, at, "argument", _named)
+            elif re.search(r"\s", word):
+                yield from self._embedded(word, at)
             else:
                 for text in in_text(word):
-                    yield from self._give(text, here, "argument", _plain)
+                    yield from self._give(text, at, "argument", _plain)
             before = word
 
     def _environment(self, value: Sequence[Any], at: str) -> Iterator[Asked]:
+        """Variables of a container, parameters of a pipeline: name, and value or default."""
+        texts = {str(entry["name"]): arguments.given(entry) for entry in value}
+        done: set[str] = set()
+        for joined in split_names.joined(texts, "", self.around):
+            done |= joined.keys
+            index = next(n for n, entry in enumerate(value) if entry["name"] in joined.keys)
+            yield from self._give(joined.text, f"{at}[{index}].value", "environment", _named)
         for index, entry in enumerate(value):
-            if not isinstance(entry, Mapping) or not isinstance(entry.get("value"), str):
+            name, text = str(entry["name"]), arguments.given(entry)
+            if name in done or not text:
                 continue
-            name, text, here = str(entry.get("name", "")), entry["value"], f"{at}[{index}].value"
-            if "\n" in text or text.lstrip()[:1] in {"{", "["}:
-                yield from self._embedded(text, here)
-            elif re.search(r"(?i)image", name):
-                yield from self._give(text, here, "environment", _named)
-            else:
-                yield from self._give(text, here, "environment", _plain)
+            rule = _named if split_names.mentions(name) else _plain
+            yield from self._text(text, f"{at}[{index}].value", "environment", rule)
 
     def _files(self, value: object, at: str, *, coded: bool) -> Iterator[Asked]:
         """What a ConfigMap or Secret carries: a value, a YAML or JSON file, a script."""
+        texts = {}
         for key, content in value.items() if isinstance(value, Mapping) else ():
-            here, text = _step(at, str(key)), content
-            if not isinstance(text, str):
-                continue
-            if coded:
+            text = content
+            if coded and isinstance(text, str):
                 try:
                     text = base64.b64decode(text, validate=True).decode()
                 except (binascii.Error, UnicodeDecodeError):
                     continue
-            if "\n" in text or text.lstrip()[:1] in {"{", "["}:
-                yield from self._embedded(text, here)
-            else:
-                about_image = _IMAGE_KEY.search(str(key))
-                yield from self._give(text, here, "image", _named if about_image else _plain)
+            if isinstance(text, str):
+                texts[str(key)] = text
+        done: set[str] = set()
+        lines = {key: text for key, text in texts.items() if "\n" not in text}
+        for joined in split_names.joined(lines, "", self.around):
+            done |= joined.keys
+            yield from self._give(joined.text, at, "image", _named)
+        for key, text in texts.items():
+            rule = _named if split_names.speaks(key) or split_names.mentions(key) else _plain
+            if key not in done:
+                yield from self._text(text, _step(at, key), "image", rule)
 
     def _embedded(self, text: str, at: str) -> Iterator[Asked]:
         """A file inside an object. What does not parse is looked through line by line."""
         try:
             documents = load(text)
         except ValueError:
-            documents = [text]
+            documents = [config_files.toml(text) or text]
         for value in documents:
             if isinstance(value, Mapping | list):
                 yield from self._value(value, at, "")
-                continue
-            seen = {match[1] for match in _IMAGE_LINE.finditer(str(value)) if _named(match[1])}
-            for found in sorted(seen | set(in_text(str(value)))):
-                yield from self._give(found, at, "image", _named)
+            elif isinstance(value, str):
+                # One name often stands in a line and among a script's words.
+                found = [*self._lines(text, at), *self._script(text, at)]
+                yield from {asked.image: asked for asked in found}.values()
+
+    def _lines(self, text: str, at: str) -> Iterator[Asked]:
+        for fields in config_files.assignments(text):
+            done: set[str] = set()
+            for joined in split_names.joined(fields, "", self.around):
+                done |= joined.keys
+                yield from self._give(joined.text, at, "image", _named)
+            for key, value in fields.items():
+                if key not in done and split_names.speaks(key):
+                    yield from self._give(value, at, "image", _named)
+
+    def _script(self, text: str, at: str) -> Iterator[Asked]:
+        argv = config_files.tokens(text)
+        argv = [word for word in argv if not re.search(r"\s", word)]
+        yield from self._arguments(argv, [at] * len(argv))
+        for word in in_text(text):
+            yield from self._give(word, at, "image", _plain)
 
     def schema(self, value: object, at: str, key: str) -> Iterator[Asked]:
         """A custom resource's schema asks for an image only by a default."""
@@ -280,14 +332,23 @@ class _Walk:
                 yield from self.schema(entry, f"{at}[{index}]", key)
         if not isinstance(value, Mapping):
             return
-        default = value.get("default")
-        if isinstance(default, str) and _IMAGE_KEY.search(key):
-            yield from self._give(default, f"{at}.default", "image", _named)
-        elif isinstance(default, Mapping):
-            yield from self.mapping(default, f"{at}.default", key)
+        defaults = {
+            str(name): field["default"]
+            for name, field in value.items()
+            if isinstance(field, Mapping) and isinstance(field.get("default"), str | int | float)
+        }
+        done: set[str] = set()
+        for joined in split_names.joined(arguments.scalars(defaults), key, self.around):
+            done |= joined.keys
+            yield from self._give(joined.text, at, "image", _named)
+        if "default" in value:
+            yield from self._member(key, value["default"], f"{at}.default", "")
         for inner, child in value.items():
+            name = key if inner in {"properties", "items"} else str(inner)
+            if inner in done and isinstance(child, Mapping):
+                continue
             if inner not in {"default", "example", "enum", "description"}:
-                yield from self.schema(child, _step(at, str(inner)), str(inner))
+                yield from self.schema(child, _step(at, str(inner)), name)
 
     def _give(self, text: object, at: str, how: str, rule: _Rule) -> Iterator[Asked]:
         image = rule(text) if isinstance(text, str) else None
@@ -318,6 +379,10 @@ def _named(text: str) -> ImageName | None:
     first, slash, _ = text.strip().partition("/")
     has_host = bool(slash) and ("." in first or ":" in first)
     tagged = bool(re.search(rf":\w[\w.-]*$|@{DIGEST}$", text.strip()))
+    if not slash and (_FILE.search(first) or re.fullmatch(r"[\w-]*\.[\w.-]*:\d+", first)):
+        return None  # "logo.png", "registry.example:5000"
+    if not tagged and _FILE.search(image.repository):
+        return None
     return image if tagged or has_host else None
 
 
@@ -335,37 +400,6 @@ def _plain(text: str) -> ImageName | None:
     port = tag.isdigit() and (int(tag) in {80, 443} or 1000 <= int(tag) <= 65535)  # noqa: PLR2004 ports
     versioned = tag in _VERSION_WORDS or re.search(r"\d", tag)
     return image if versioned and not port else None
-
-
-def _joined(value: Mapping[str, Any], key: str) -> str | None:
-    """A reference that is split over several keys, as Helm values and operators have it.
-
-    {repository, tag}, {registry, repository, tag, digest}, {repository, image, version} (GPU
-    operator), {hub, image, tag} (Istio), {image, version} (Prometheus).
-    """
-    text = {
-        name: str(value[name])
-        for name in SPLIT
-        if isinstance(value.get(name), str | int | float) and str(value[name])
-    }
-    about_image = bool(re.search(r"(?i)image$", key))
-    prefix = text.get("registry") or text.get("hub")
-    # A name alone is a name: it is a repository only inside something that is called an image.
-    parts = [prefix, text.get("repository"), text.get("image")]
-    if len([part for part in parts if part]) == 0 and about_image:
-        parts.append(text.get("name"))
-    tag, digest = text.get("tag", ""), text.get("digest", "")
-    name = "/".join(part.strip("/") for part in parts if part)
-    if not tag and (about_image or ("image" in text and "/" in name)):
-        tag = text.get("version", "")
-    if not name or not (tag or digest) or re.search(r"[:@][^/]*$", name):
-        return None
-    # {repository, tag} alone may be a git repository, unless it starts with a registry.
-    if not (about_image or prefix or "image" in text or "." in name.partition("/")[0]):
-        return None
-    if tag.startswith("sha256:"):
-        tag, digest = "", tag
-    return name + (f":{tag}" if tag else "") + (f"@{digest}" if digest else "")
 
 
 def _step(at: str, key: str) -> str:
