@@ -20,6 +20,11 @@ _LINE = re.compile(
 _SECTION = re.compile(r"[ \t]*\[[^\]]*\]+[ \t]*(?:[#;].*)?")
 _DEFAULT = re.compile(r"\$\{(\w+):?[-=]([^}$]+)\}")
 _ELEMENT = re.compile(r"<(\w+)>\s*([^<\s]+)\s*</\1>")
+_INNER = re.compile(
+    r"[\"'](\w*[iI]mage)[\"']\s*:\s*[\"']([^\"'\s]+)[\"']"
+    r"|(?<![\w.-])(\w*[iI]mage)\s+=\s+[\"']([^\"'\s]+)[\"']"
+)
+"""Within a line: JSON with templates in it, HCL. PromQL's {image="x"} asks for nothing."""
 _FROM = re.compile(r"(?m)^FROM[ \t]+(?:--\S+[ \t]+)*(\S+)")
 _TOKEN = re.compile(r"(?:[^\s\"'`;|&()<>]|\"(?:\\.|[^\"\\])*\"|'[^']*')+")
 _QUOTED = re.compile(r"\"([^\"]*)\"|'([^']*)'")
@@ -50,6 +55,7 @@ def assignments(text: str) -> Iterator[Mapping[str, str]]:
     yield section
     yield from ({match[1]: match[2].strip("\"'")} for match in _DEFAULT.finditer(text))
     yield from ({match[1]: match[2]} for match in _ELEMENT.finditer(text))
+    yield from ({m[1] or m[3]: m[2] or m[4]} for m in _INNER.finditer(text))
     yield from ({"image": match[1]} for match in _FROM.finditer(text))
 
 

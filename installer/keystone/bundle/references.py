@@ -7,7 +7,7 @@ what counts as a reference, so that ordinary text is never taken for one:
   image      a key, flag or variable that speaks of an image: a name with host, tag or digest
   text       any other string: only host/path:tag with a tag like a version, or a digest
 
-Names follow github.com/distribution/reference; "busybox" is docker.io/library/busybox:latest.
+What is a name says `image_names`, what keys mean `split_names`.
 """
 
 from __future__ import annotations
@@ -21,65 +21,17 @@ from typing import Any
 
 import yaml
 
-from keystone.bundle import arguments, config_files, split_names
+from keystone.bundle import arguments, config_files, image_names, split_names
+from keystone.bundle.image_names import ImageName
 from keystone.bundle.split_names import Around
 
 CONTAINERS = re.compile(r".*[cC]ontainers|steps|sidecars")
 """Of pods, of Tekton's tasks and Argo's workflows, and what operators add to pods."""
-DIGEST = r"sha256:[0-9a-f]{64}"
-_LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
-_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
-_NAME = re.compile(
-    rf"(?:(?P<host>{_LABEL}(?:\.{_LABEL})*(?::[0-9]+)?|\[[0-9a-fA-F:]+\](?::[0-9]+)?)/)?"
-    rf"(?P<repository>{_PART}(?:/{_PART})*)"
-    rf"(?::(?P<tag>\w[\w.-]{{0,127}}))?(?:@(?P<digest>{DIGEST}))?"
-)
-_VERSION_WORDS = {"latest", "stable", "main", "master", "edge", "nightly"}
-_LOCAL_NAMES = (".svc", ".local", ".internal", ".localdomain")
-_TEMPLATE = re.compile(r"\{\{|\}\}|\$\(|\$\{|%s|<[a-zA-Z]")
+_INSIDE = re.compile(r"\s*(?:[{\[]|[\"']?[\w.\-/]+[\"']?:\s)")
+"""How YAML or JSON inside a string begins."""
 _SPLIT = re.compile(r"[\s\"'`=,;|&()<>\[\]{}]+")
-_FILE = re.compile(r"\.(png|jpe?g|svg|gif|ico|webp|iso|img|raw|qcow2|vmdk|efi|[tg]z|xz|zst|zip)$")
 _PROSE = {"description", "message", "summary", "title", "notes"}
 _MAX_DEPTH = 100
-
-
-@dataclass(frozen=True, order=True)
-class ImageName:
-    """An image as a node would pull it: host and repository always there, tag or digest or both."""
-
-    host: str
-    repository: str
-    tag: str = ""
-    digest: str = ""
-
-    @property
-    def name(self) -> str:
-        """Without tag and digest: "docker.io/library/busybox"."""
-        return f"{self.host}/{self.repository}"
-
-    def __str__(self) -> str:
-        tag = f":{self.tag}" if self.tag else ""
-        return self.name + tag + (f"@{self.digest}" if self.digest else "")
-
-    @classmethod
-    def parse(cls, text: str) -> ImageName:
-        """From a full or a short name. Raises ValueError when no node could pull it."""
-        match = _NAME.fullmatch(text.strip())
-        if match is None:
-            raise ValueError(f"{text!r} is not the name of an image")
-        host, repository = match["host"] or "", match["repository"]
-        if not host and repository == "sha256":
-            raise ValueError(f"{text!r} is not the name of an image, but a digest")
-        if host and not ("." in host or ":" in host or host == "localhost"):
-            if host != host.lower():
-                raise ValueError(f"{text!r} is not the name of an image: upper case")
-            host, repository = "", f"{host}/{repository}"
-        if host in {"", "index.docker.io", "registry-1.docker.io"}:
-            host = "docker.io"
-        if host == "docker.io" and "/" not in repository:
-            repository = f"library/{repository}"
-        tag, digest = match["tag"] or "", match["digest"] or ""
-        return cls(host, repository, tag if tag or digest else "latest", digest)
 
 
 @dataclass(frozen=True, order=True)
@@ -141,7 +93,7 @@ def in_text(text: str) -> Iterator[str]:
     """Full references that stand in prose or in a script, as they are written."""
     for word in _SPLIT.split(text):
         candidate = word.rstrip(".:")
-        if _plain(candidate) is not None:
+        if image_names.plain(candidate) is not None:
             yield candidate
 
 
@@ -167,7 +119,7 @@ class _Walk:
         done: set[str] = set()
         for joined in split_names.joined(fields, key, before):
             done |= joined.keys
-            yield from self._give(joined.text, at, "image", _named)
+            yield from self._give(joined.text, at, "image", image_names.named)
         self.around = split_names.inside(fields, key, before)
         for inner, child in value.items():
             name = str(inner)
@@ -186,10 +138,10 @@ class _Walk:
         elif key in {"data", "stringData"} and self.owner.kind in {"ConfigMap", "Secret"}:
             yield from self._files(child, at, coded=key == "data" and self.owner.kind == "Secret")
         elif key == "image" and isinstance(child, Mapping) and "reference" in child:
-            yield from self._give(child["reference"], f"{at}.reference", "container", _any)
+            yield from self._give(child["reference"], f"{at}.reference", "container", image_names.anything)
         elif isinstance(child, str) and split_names.words(parent)[-1:] == ["images"]:
             # `images: {proxy: quay.io/x:v1}`: the name of the dict speaks for its entries.
-            yield from self._text(child, at, "image", _named)
+            yield from self._text(child, at, "image", image_names.named)
         elif key != "labels" and not key.endswith("last-applied-configuration"):
             yield from self._value(child, at, key)
 
@@ -202,20 +154,18 @@ class _Walk:
             for index, entry in enumerate(value):
                 yield from self._value(entry, f"{at}[{index}]", key)
         elif isinstance(value, str):
-            speaks = split_names.speaks(key)
-            how, rule = ("image", _named) if speaks else ("text", _plain)
-            yield from self._text(value, at, how, rule)
+            how = "image" if split_names.speaks(key) else "text"
+            yield from self._text(value, at, how, _rule(key, split_names.speaks(key)))
 
-    def _text(self, text: str, at: str, how: str, rule: _Rule) -> Iterator[Asked]:
+    def _text(self, text: str, at: str, how: str, rule: image_names.Rule) -> Iterator[Asked]:
         """A value, a list of values, or a file."""
-        if "\n" in text.strip() or text.lstrip()[:1] in {"{", "["}:
-            yield from self._embedded(text, at)
-            return
-        given = list(self._give(text, at, how, rule))
-        yield from given
-        for word in _SPLIT.split(text) if not given else ():
-            if word and word != text:
-                yield from self._give(word, at, how, rule)
+        found = list(self._give(text, at, how, rule))
+        inside = not found and ("\n" in text or _INSIDE.match(text))
+        for word in _SPLIT.split(text) if not found else ():
+            if word != text and (rule is not image_names.plain or not inside):
+                found += self._give(word, at, how, rule)
+        found += self._embedded(text, at) if inside else ()
+        yield from {asked.image: asked for asked in found}.values()
 
     def _containers(self, value: Sequence[Any], at: str) -> Iterator[Asked]:
         for index, container in enumerate(value):
@@ -225,7 +175,7 @@ class _Walk:
             image = container.get("image")
             # Istio's webhook puts its own image where a chart writes "auto".
             if isinstance(image, str) and image != "auto":
-                yield from self._give(image, f"{here}.image", "container", _any)
+                yield from self._give(image, f"{here}.image", "container", image_names.anything)
             rest = {k: v for k, v in container.items() if k != "image" or not isinstance(v, str)}
             yield from self.mapping(arguments.expanded(rest), here, "")
 
@@ -239,22 +189,22 @@ class _Walk:
         for joined in split_names.joined(flags, "", self.around):
             done |= joined.keys
             at = next(p for w, p in zip(argv, places, strict=True) if arguments.flag(w) in joined.keys)
-            yield from self._give(joined.text, at, "argument", _named)
+            yield from self._give(joined.text, at, "argument", image_names.named)
         before = ""
         for word, at in zip(argv, places, strict=True):
             flag, equals, rest = word.partition("=")
             if arguments.flag(word) in done or (before.startswith("-") and before.lstrip("-") in done):
                 pass
             elif re.fullmatch(r"-*[A-Za-z_][\w.-]*", flag) and equals:
-                rule = _named if split_names.mentions(flag) else _plain
+                rule = _rule(flag, split_names.mentions(flag))
                 yield from self._text(rest, at, "argument", rule)
             elif arguments.takes_image(before) and not word.startswith("-"):
-                yield from self._text(word, at, "argument", _named)
+                yield from self._text(word, at, "argument", _rule(before, True))
             elif re.search(r"\s", word):
                 yield from self._embedded(word, at)
             else:
                 for text in in_text(word):
-                    yield from self._give(text, at, "argument", _plain)
+                    yield from self._give(text, at, "argument", image_names.plain)
             before = word
 
     def _environment(self, value: Sequence[Any], at: str) -> Iterator[Asked]:
@@ -264,12 +214,12 @@ class _Walk:
         for joined in split_names.joined(texts, "", self.around):
             done |= joined.keys
             index = next(n for n, entry in enumerate(value) if entry["name"] in joined.keys)
-            yield from self._give(joined.text, f"{at}[{index}].value", "environment", _named)
+            yield from self._give(joined.text, f"{at}[{index}].value", "environment", image_names.named)
         for index, entry in enumerate(value):
             name, text = str(entry["name"]), arguments.given(entry)
             if name in done or not text:
                 continue
-            rule = _named if split_names.mentions(name) else _plain
+            rule = _rule(name, split_names.mentions(name))
             yield from self._text(text, f"{at}[{index}].value", "environment", rule)
 
     def _files(self, value: object, at: str, *, coded: bool) -> Iterator[Asked]:
@@ -288,10 +238,10 @@ class _Walk:
         lines = {key: text for key, text in texts.items() if "\n" not in text}
         for joined in split_names.joined(lines, "", self.around):
             done |= joined.keys
-            yield from self._give(joined.text, at, "image", _named)
+            yield from self._give(joined.text, at, "image", image_names.named)
         for key, text in texts.items():
-            rule = _named if split_names.speaks(key) or split_names.mentions(key) else _plain
             if key not in done:
+                rule = _rule(key, split_names.speaks(key) or split_names.mentions(key))
                 yield from self._text(text, _step(at, key), "image", rule)
 
     def _embedded(self, text: str, at: str) -> Iterator[Asked]:
@@ -313,17 +263,17 @@ class _Walk:
             done: set[str] = set()
             for joined in split_names.joined(fields, "", self.around):
                 done |= joined.keys
-                yield from self._give(joined.text, at, "image", _named)
+                yield from self._give(joined.text, at, "image", image_names.named)
             for key, value in fields.items():
                 if key not in done and split_names.speaks(key):
-                    yield from self._give(value, at, "image", _named)
+                    yield from self._give(value, at, "image", _rule(key, True))
 
     def _script(self, text: str, at: str) -> Iterator[Asked]:
         argv = config_files.tokens(text)
         argv = [word for word in argv if not re.search(r"\s", word)]
         yield from self._arguments(argv, [at] * len(argv))
         for word in in_text(text):
-            yield from self._give(word, at, "image", _plain)
+            yield from self._give(word, at, "image", image_names.plain)
 
     def schema(self, value: object, at: str, key: str) -> Iterator[Asked]:
         """A custom resource's schema asks for an image only by a default."""
@@ -340,7 +290,7 @@ class _Walk:
         done: set[str] = set()
         for joined in split_names.joined(arguments.scalars(defaults), key, self.around):
             done |= joined.keys
-            yield from self._give(joined.text, at, "image", _named)
+            yield from self._give(joined.text, at, "image", image_names.named)
         if "default" in value:
             yield from self._member(key, value["default"], f"{at}.default", "")
         for inner, child in value.items():
@@ -350,7 +300,7 @@ class _Walk:
             if inner not in {"default", "example", "enum", "description"}:
                 yield from self.schema(child, _step(at, str(inner)), name)
 
-    def _give(self, text: object, at: str, how: str, rule: _Rule) -> Iterator[Asked]:
+    def _give(self, text: object, at: str, how: str, rule: image_names.Rule) -> Iterator[Asked]:
         image = rule(text) if isinstance(text, str) else None
         if image is not None:
             owner = self.owner
@@ -358,48 +308,11 @@ class _Walk:
             yield Asked(image, place, str(text).strip(), how)
 
 
-_Rule = Callable[[str], ImageName | None]
-
-
-def _any(text: str) -> ImageName | None:
-    """The image of a container: whatever is written there will be pulled."""
-    if _TEMPLATE.search(text):
-        return None
-    try:
-        return ImageName.parse(text)
-    except ValueError:
-        return None
-
-
-def _named(text: str) -> ImageName | None:
-    """Something that is called an image: it names a tag, a digest or a registry with a path."""
-    image = _any(text)
-    if image is None:
-        return None
-    first, slash, _ = text.strip().partition("/")
-    has_host = bool(slash) and ("." in first or ":" in first)
-    tagged = bool(re.search(rf":\w[\w.-]*$|@{DIGEST}$", text.strip()))
-    if not slash and (_FILE.search(first) or re.fullmatch(r"[\w-]*\.[\w.-]*:\d+", first)):
-        return None  # "logo.png", "registry.example:5000"
-    if not tagged and _FILE.search(image.repository):
-        return None
-    return image if tagged or has_host else None
-
-
-def _plain(text: str) -> ImageName | None:
-    """Any text: a registry's name, a path, and a tag that reads like a version, or a digest."""
-    image = _any(text) if "/" in text else None
-    if image is None or not text.strip().startswith(f"{image.host}/"):
-        return None
-    if image.digest:
-        return image
-    host = image.host.partition(":")[0]
-    if image.host == "localhost" or re.fullmatch(r"[\d.]+", host) or host.endswith(_LOCAL_NAMES):
-        return None
-    tag = image.tag if text.strip().endswith(f":{image.tag}") else ""
-    port = tag.isdigit() and (int(tag) in {80, 443} or 1000 <= int(tag) <= 65535)  # noqa: PLR2004 ports
-    versioned = tag in _VERSION_WORDS or re.search(r"\d", tag)
-    return image if versioned and not port else None
+def _rule(key: str, speaks: bool) -> image_names.Rule:  # noqa: FBT001 one of two answers
+    """What counts under a key, flag or variable that speaks of an image, or does not."""
+    if not speaks:
+        return image_names.plain
+    return image_names.whole if "base" in split_names.words(key) else image_names.named
 
 
 def _step(at: str, key: str) -> str:

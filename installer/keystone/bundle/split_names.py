@@ -22,6 +22,7 @@ SLOTS = {
     "registry": "prefix", "hub": "prefix",
     "repository": "repository", "repo": "repository", "name": "name",
     "ref": "image", "reference": "image", "url": "image", "uri": "image",
+    "organization": "organization", "org": "organization",
     "tag": "tag", "version": "version", "digest": "digest", "sha": "digest", "sha256": "digest",
 }  # fmt: skip
 OTHER = frozenset({
@@ -29,14 +30,16 @@ OTHER = frozenset({
     "registries", "secret", "secrets", "server", "size", "threshold", "type", *SLOTS,
 }) - CALLED  # fmt: skip
 """Last words of a key that is about images and names none."""
+_IMAGE = re.compile("(images$|image)")
 _WORD = re.compile(r"[A-Z]+(?![a-z])\d*|[A-Z]?[a-z]+\d*|\d+")
+_KUSTOMIZE = {"newName": "name", "newTag": "tag"}
 _TAGGED = re.compile(r"[:@][^/]*$")
 _HOST = re.compile(r"[\w-]+(\.[\w-]+)*(:\d+)?(/[\w./-]+)?")
 
 
 def words(key: str) -> list[str]:
     """The words of a key in lower case: "helperImageName" is helper, image, name."""
-    found = (part for word in _WORD.findall(key) for part in re.split("(images?)", word.lower()))
+    found = (part for word in _WORD.findall(key) for part in _IMAGE.split(word.lower()))
     return [part for part in found if part]
 
 
@@ -96,17 +99,17 @@ def joined(fields: Mapping[str, str], key: str, around: Around) -> list[Joined]:
     {image, imageTag}, {name, newName, newTag} (Kustomize).
     """
     about = speaks(key) or around.images
-    if about and {"newTag", "newName"} & fields.keys():
-        names = {"name": fields.get("newName") or fields.get("name", ""),
-                 "tag": fields.get("newTag", ""), "digest": fields.get("digest", "")}  # fmt: skip
-        fields = {name: value for name, value in names.items() if value}
+    if about and _KUSTOMIZE.keys() & fields.keys():
+        renamed = joined(_kustomized(fields), key, around)
+        return [Joined(one.text, one.keys | _KUSTOMIZE.keys()) for one in renamed]
     groups = _groups(fields)
     plain = groups.get((), _Group())
     named = [stem for stem, group in groups.items() if {"image", "repository"} & group.keys.keys()]
     made = []
     for stem, group in groups.items():
         if stem and named == [stem]:  # {operatorImage, tag}: there is nothing else it could be
-            for slot in {"tag", "digest"} & plain.values.keys():
+            slots = {"tag", "digest", "version" if stem == ("base",) else "tag"}
+            for slot in slots & plain.values.keys():
                 group.put(slot, plain.keys[slot], plain.values[slot], image=slot in plain.image)
         prefix = group.values.get("prefix") or _registry(plain.values.get("prefix", ""))
         if not speaks(key) and "/" not in group.values.get("name", ""):
@@ -115,6 +118,12 @@ def joined(fields: Mapping[str, str], key: str, around: Around) -> list[Joined]:
         if found:
             made.append(Joined(found, frozenset(group.keys.values())))
     return made
+
+
+def _kustomized(fields: Mapping[str, str]) -> dict[str, str]:
+    """An entry of Kustomize's images, with what it puts in place of a name and its tag."""
+    kept = {key: value for key, value in fields.items() if key not in _KUSTOMIZE}
+    return kept | {_KUSTOMIZE[key]: fields[key] for key in _KUSTOMIZE.keys() & fields.keys()}
 
 
 def inside(fields: Mapping[str, str], key: str, around: Around) -> Around:
@@ -148,7 +157,8 @@ def _slot(key: str) -> Iterator[tuple[tuple[str, ...], str, bool]]:
     elif slot == "image" and not image:
         return
     elif slot:
-        yield tuple(core[:-1]), slot, image
+        # Airflow: worker_container_repository.
+        yield tuple(core[:-1]), slot, image or "container" in core
     elif image and found[-1] in IMAGE:
         yield tuple(core), "image", True
 
@@ -156,16 +166,19 @@ def _slot(key: str) -> Iterator[tuple[tuple[str, ...], str, bool]]:
 def _join(group: _Group, prefix: str, around: Around, *, about: bool) -> str:
     """The name of one group; "" where it is none, or whole already."""
     values = group.values
+    about = about or bool({"tag", "digest"} & group.image)
     parts = [part for part in (values.get("repository"), values.get("image")) if part]
     if not parts and about:
         parts = [values.get("name", "")]
+    if any(parts):
+        parts.insert(0, values.get("organization", ""))
     name = "/".join(part.strip("/") for part in parts if part)
     outer = ""
     if name and not prefix and not _hosted(name):
         prefix = outer = around.prefix
     if prefix and not f"{name}/".startswith(f"{prefix.strip('/')}/"):
         name = name and f"{prefix.strip('/')}/{name}"
-    sure = about or "image" in values or "repository" in group.image
+    sure = about or "image" in values or group.image
     # {repository, tag} alone may be a git repository, unless it starts with a registry.
     if not name or "://" in name or not (sure or prefix or _hosted(name)):
         return ""
