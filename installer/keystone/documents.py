@@ -33,9 +33,7 @@ MAX_BYTES = 4 << 20
 MAX_DEPTH = 40
 
 
-_OTHERWISE = re.compile(
-    r"(?i)[-+.]?[0-9][-+.\w]*|y|n|yes|no|on|off|true|false|null"
-)
+_OTHERWISE = re.compile(r"(?i)[-+.]?[0-9][-+.\w]*|y|n|yes|no|on|off|true|false|null")
 """Plain words that may be a number or a boolean in YAML 1.1 and are text in ours."""
 
 
@@ -115,7 +113,9 @@ def as_written(document: Document, at: Position, value: object) -> str:
     they are written, so that the program reads what it would read in a file of its own.
     """
     if isinstance(value, dict):
-        entries = (f"{_quoted(k)}: {as_written(document, (*at, k), value[k])}" for k in sorted(value))
+        entries = (
+            f"{_quoted(k)}: {as_written(document, (*at, k), value[k])}" for k in sorted(value)
+        )
         return f"{{{', '.join(entries)}}}"
     if isinstance(value, list):
         entries = (as_written(document, (*at, n), entry) for n, entry in enumerate(value))

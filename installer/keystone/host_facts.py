@@ -147,9 +147,10 @@ class HostFacts:
     systemd-detect-virt(1) says. folders: those of the datasets' mount points that are folders.
     kernel_parts: "there", "module", "missing" or "" (not known), by module. settings: kernel
     settings by sysctl name. trial: it was installed for a trial site. networks: the addresses with
-    their masks ("10.77.0.11/24"), the likeliest to be the machine's own first. ports: those Keystone needs
-    that something listens on, with the program's name. kubernetes: paths of a cluster that exist
-    (admin.conf, kubelet.conf, manifests, etcd data). clocks: active time services.
+    their masks ("10.77.0.11/24"), the likeliest to be the machine's own first. ports: those
+    Keystone needs that something listens on, with the program's name. kubernetes: paths of a
+    cluster that exist (admin.conf, kubelet.conf, manifests, etcd data). clocks: active time
+    services.
     """
 
     name: str

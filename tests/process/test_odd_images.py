@@ -1,4 +1,4 @@
-"""Images in every shape that registries hold them in: what is carried, and what check then misses."""
+"""Images in every shape that registries hold them in: what is carried, what check then misses."""
 
 from __future__ import annotations
 
@@ -209,9 +209,7 @@ def of_the_first_schema(parts: Parts) -> None:
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_what_cannot_be_carried_says_why(
-    shape: Callable[..., None], code: int, words: str
-) -> None:
+def test_what_cannot_be_carried_says_why(shape: Callable[..., None], code: int, words: str) -> None:
     parts = Parts()
     shape(parts)
     with pytest.raises(KeystoneError, match=words) as caught:

@@ -18,8 +18,8 @@ from keystone.bundle.addresses import SourceError
 from keystone.bundle.chart import Chart, Dependency
 from keystone.bundle.definition import Image
 from keystone.bundle.discovery import Need
+from keystone.bundle.image_names import ImageName
 from keystone.bundle.model import Digest
-from keystone.bundle.references import ImageName
 from keystone.bundle.source_helm import Charts
 from keystone.bundle.source_oci import Reference
 from keystone.errors import ConfigurationError

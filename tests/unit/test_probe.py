@@ -10,7 +10,6 @@ import pytest
 from keystone import probe
 
 
-
 def card(name: str, *addresses: str, scope: str = "global", **more: object) -> dict[str, Any]:
     """One interface as `ip -j -d address` prints it."""
     entries = []

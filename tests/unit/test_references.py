@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from keystone.bundle.references import ImageName, find, in_text, load
+from keystone.bundle.image_names import ImageName
+from keystone.bundle.references import find, in_text, load
 
 CASES = Path(__file__).parent.parent / "cases" / "images"
 DIGEST = "sha256:" + "a" * 64
@@ -36,7 +37,17 @@ def test_names_as_a_node_completes_them(short: str, full: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [f"sha256:{'a' * 64}", "", "Busybox", "a b", "https://a.b/c:1", "a:b:c", "quay.io/a@sha256:12", "/etc/passwd"]
+    "text",
+    [
+        f"sha256:{'a' * 64}",
+        "",
+        "Busybox",
+        "a b",
+        "https://a.b/c:1",
+        "a:b:c",
+        "quay.io/a@sha256:12",
+        "/etc/passwd",
+    ],
 )
 def test_what_no_node_could_pull(text: str) -> None:
     with pytest.raises(ValueError, match="not the name of an image"):

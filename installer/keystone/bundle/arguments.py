@@ -1,4 +1,4 @@
-"""What containers are told: arguments and variables, as plain words. What is an image is not said."""
+"""What containers are told: arguments and variables, as plain words, whatever they are about."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from keystone import documents
 from keystone.bundle.chart import Dependency
-from keystone.bundle.references import ImageName
+from keystone.bundle.image_names import ImageName
 from keystone.bundle.source_apt import KEYRING, Archive
 from keystone.bundle.source_oci import Reference
 from keystone.bundle.source_wheels import Wheels

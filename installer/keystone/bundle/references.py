@@ -15,7 +15,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,11 +134,15 @@ class _Walk:
         if CONTAINERS.fullmatch(key) and isinstance(child, list):
             yield from self._containers(child, at)
         elif key in {"args", "command"} and isinstance(child, list):
-            yield from self._arguments(list(map(str, child)), [f"{at}[{n}]" for n in range(len(child))])
+            yield from self._arguments(
+                list(map(str, child)), [f"{at}[{n}]" for n in range(len(child))]
+            )
         elif key in {"data", "stringData"} and self.owner.kind in {"ConfigMap", "Secret"}:
             yield from self._files(child, at, coded=key == "data" and self.owner.kind == "Secret")
         elif key == "image" and isinstance(child, Mapping) and "reference" in child:
-            yield from self._give(child["reference"], f"{at}.reference", "container", image_names.anything)
+            yield from self._give(
+                child["reference"], f"{at}.reference", "container", image_names.anything
+            )
         elif isinstance(child, str) and split_names.words(parent)[-1:] == ["images"]:
             # `images: {proxy: quay.io/x:v1}`: the name of the dict speaks for its entries.
             yield from self._text(child, at, "image", image_names.named)
@@ -188,12 +192,16 @@ class _Walk:
         done: set[str] = set()
         for joined in split_names.joined(flags, "", self.around):
             done |= joined.keys
-            at = next(p for w, p in zip(argv, places, strict=True) if arguments.flag(w) in joined.keys)
+            at = next(
+                p for w, p in zip(argv, places, strict=True) if arguments.flag(w) in joined.keys
+            )
             yield from self._give(joined.text, at, "argument", image_names.named)
         before = ""
         for word, at in zip(argv, places, strict=True):
             flag, equals, rest = word.partition("=")
-            if arguments.flag(word) in done or (before.startswith("-") and before.lstrip("-") in done):
+            if arguments.flag(word) in done or (
+                before.startswith("-") and before.lstrip("-") in done
+            ):
                 pass
             elif re.fullmatch(r"-*[A-Za-z_][\w.-]*", flag) and equals:
                 rule = _rule(flag, split_names.mentions(flag))
@@ -214,7 +222,9 @@ class _Walk:
         for joined in split_names.joined(texts, "", self.around):
             done |= joined.keys
             index = next(n for n, entry in enumerate(value) if entry["name"] in joined.keys)
-            yield from self._give(joined.text, f"{at}[{index}].value", "environment", image_names.named)
+            yield from self._give(
+                joined.text, f"{at}[{index}].value", "environment", image_names.named
+            )
         for index, entry in enumerate(value):
             name, text = str(entry["name"]), arguments.given(entry)
             if name in done or not text:
@@ -308,7 +318,7 @@ class _Walk:
             yield Asked(image, place, str(text).strip(), how)
 
 
-def _rule(key: str, speaks: bool) -> image_names.Rule:  # noqa: FBT001 one of two answers
+def _rule(key: str, speaks: bool) -> image_names.Rule:
     """What counts under a key, flag or variable that speaks of an image, or does not."""
     if not speaks:
         return image_names.plain

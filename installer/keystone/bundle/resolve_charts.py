@@ -15,9 +15,9 @@ from keystone import log, run
 from keystone.bundle import cache, discovery, helm, media, references
 from keystone.bundle.addresses import SourceError
 from keystone.bundle.discovery import Need
+from keystone.bundle.image_names import ImageName
 from keystone.bundle.lock import LockedBlob
 from keystone.bundle.model import Item
-from keystone.bundle.references import ImageName
 from keystone.bundle.source_helm import CONTENT, PROVENANCE, Charts, digest_of
 from keystone.errors import ConfigurationError
 

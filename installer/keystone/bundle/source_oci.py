@@ -7,7 +7,7 @@ import json
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from keystone.bundle import media
 from keystone.bundle.addresses import SourceError, StatusError, WrongContentError
@@ -179,9 +179,9 @@ def resolve_in(repository: Repository, platforms: frozenset[str]) -> ResolvedIma
         return ResolvedImage(reference, root, (), parsed.blobs)
     search = _Below(repository, platforms)
     manifests = search.index(parsed.manifests, 1)
-    missing = platforms - search.platforms
-    if missing:
-        raise SourceError(f"{reference}: no image for {', '.join(sorted(missing))}")
+    lacking = ", ".join(sorted(platforms - search.platforms))
+    if lacking:
+        raise SourceError(f"{reference}: no image for {lacking}")
     return ResolvedImage(
         reference, root, tuple(dict.fromkeys(manifests)), tuple(search.blobs.values())
     )
@@ -294,7 +294,7 @@ def next_page(url: str, link: str) -> str:
         raise SourceError(f"{url}: its next page has a bad address: {error}") from error
     if target.hostname != here.hostname:
         raise SourceError(f"{url}: its next page is on another server: {target.geturl()}")
-    return target._replace(scheme=here.scheme, netloc=here.netloc).geturl()
+    return urlunsplit((here.scheme, here.netloc, target.path, target.query, ""))
 
 
 def children_of(where: str, data: bytes) -> list[dict[str, Any]]:

@@ -16,8 +16,8 @@ from keystone.errors import DamagedBundleError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from keystone.bundle.image_names import ImageName
     from keystone.bundle.model import Item
-    from keystone.bundle.references import ImageName
     from keystone.closure.content import Content
 
 INDEXES = {media.INDEX, media.DOCKER_LIST}
@@ -116,7 +116,9 @@ class _Image:
                 where not in self.wanted if where else digest not in self.content.inside
             ):
                 continue  # other platforms are named, and left out on purpose
-            inner, problem = self._document(digest, f"its manifest for {where}".removesuffix(" for "))
+            inner, problem = self._document(
+                digest, f"its manifest for {where}".removesuffix(" for ")
+            )
             if inner is None:
                 found.append(where)
                 yield problem
