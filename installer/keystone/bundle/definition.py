@@ -200,6 +200,15 @@ def load(path: Path) -> Definition:
     )
 
 
+def beside(lock: Path) -> Definition | None:
+    """The definition that a lock (x.lock.json) was made of, where it still lies beside it."""
+    for ending in (".yaml", ".yml"):
+        path = lock.with_name(lock.name.removesuffix(".lock.json") + ending)
+        if lock.name.endswith(".lock.json") and path.is_file():
+            return load(path)
+    return None
+
+
 def load_mirrors(path: Path | None) -> dict[str, str]:
     """The mirrors file, empty without one."""
     if path is None:

@@ -355,7 +355,8 @@ def _reasons(result: run.Result) -> str:
     """What apt says: errors, and what its solver printed before them."""
     noise = re.compile(r"(Reading|Building|Done|\d+ upgraded|E: Unable to correct problems)")
     said = [*result.stdout.splitlines(), *result.stderr.splitlines()]
-    return "\n".join(line for line in said if line.strip() and not noise.match(line))
+    kept = [line for line in said if line.strip() and not noise.match(line)]
+    return "\n".join(kept) or result.stderr.strip()
 
 
 def _path(url: str) -> str:

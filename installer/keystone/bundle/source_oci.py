@@ -27,7 +27,7 @@ MAX_PAGES = 16
 MAX_CHILDREN = 256
 """Manifests of one image that are read, however they name each other."""
 NOT_FOUND = 404
-NO_API = frozenset({400, 404, 405})
+NO_API = frozenset({400, 403, 404, 405, 406, 501})
 """How registries without the referrers API answer."""
 
 
