@@ -215,12 +215,14 @@ def _gateway(
     if not isinstance(text, str) or nodes is None or mistakes.touches(*at):
         return
     try:
-        inside = IPv4Address(text) in nodes
+        address = IPv4Address(text)
     except ValueError as error:
         mistakes.add(at, f'"{text}" is not an IPv4 address: {error}')
         return
-    if not inside:
+    if address not in nodes:
         mistakes.add(at, f"{text} is outside networks.nodes {nodes}")
+    elif address in (nodes.network_address, nodes.broadcast_address):
+        mistakes.add(at, f"{text} is the first or last of {nodes}: no machine can have it")
     if text in [primer.text("address") for primer in primers]:
         what = {"primers": "a Primer", "workers": "a worker"}[str(primers[0].at[1])]
         mistakes.add(at, f"{text} is {what}'s own address")

@@ -13,7 +13,8 @@ import pytest
 
 from keystone.bundle import media
 from keystone.bundle.model import Digest, Item, Manifest
-from keystone.bundle.source_oci import Reference, ResolvedImage, resolve
+from keystone.bundle.source_oci import Reference, Remote, ResolvedImage, resolve, resolve_in
+from keystone.bundle.source_referrers import attached
 from keystone.bundle.sources import Sources
 from keystone.closure.content import Content
 from keystone.closure.images import whole
@@ -215,3 +216,30 @@ def test_what_cannot_be_carried_says_why(shape: Callable[..., None], code: int, 
     with pytest.raises(KeystoneError, match=words) as caught:
         found(parts)
     assert caught.value.exit_code == code
+
+
+ARTIFACT = "application/vnd.oci.artifact.manifest.v1+json"
+
+
+def test_what_is_attached_in_a_form_that_nobody_serves_is_left_out() -> None:
+    """Artifact manifests of a draft of the specification are in registries still."""
+    parts = Parts()
+    image = parts.image("a")
+    config = parts.put(b"{}", media.EMPTY_TYPE)
+    document = {"schemaVersion": 2, "mediaType": media.MANIFEST, "config": config, "layers": [],
+                "subject": image}  # fmt: skip
+    sbom = parts.put(json.dumps(document).encode(), media.MANIFEST)
+    old = parts.put(json.dumps({"mediaType": ARTIFACT, "subject": image}).encode(), ARTIFACT)
+    listed = {"schemaVersion": 2, "mediaType": media.INDEX, "manifests": [old, sbom]}
+    with serving() as server:
+        for name, data in parts.blobs.items():
+            server.says(f"/v2/team/app/manifests/{name}", Answer(data))
+            server.says(f"/v2/team/app/blobs/{name}", Answer(data))
+        server.says("/v2/team/app/manifests/v1", Answer(parts.blobs[image["digest"]]))
+        where = f"/v2/team/app/referrers/{image['digest']}"
+        server.says(where, Answer(json.dumps(listed).encode()))
+        sources = Sources({"registry.example": server.address}, pause=lambda _: None)
+        remote = Remote(sources, Reference.parse("registry.example/team/app:v1"))
+        found = attached(remote, resolve_in(remote, frozenset({"linux/amd64"})))
+    assert [str(one.digest) for each in found for one in each.manifests] == [sbom["digest"]]
+    assert old["digest"] not in found[0].made.decode()
