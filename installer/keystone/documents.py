@@ -33,12 +33,17 @@ MAX_BYTES = 4 << 20
 MAX_DEPTH = 40
 
 
+_OTHERWISE = re.compile(r"(?i)[-+.]?[0-9][-+.\w]*|y|n|yes|no|on|off|true|false|null")
+"""Plain words that may be a number or a boolean in YAML 1.1 and are text in ours."""
+
+
 @dataclass(frozen=True)
 class Document:
     """One document, valid against its schema.
 
     spec: plain dicts, lists, str, int, float, bool, None. lines: the line (from 1) of each place.
     path: the file, None for standard input; relative paths inside mean relative to its folder.
+    written: each scalar's text, and whether it was quoted.
     """
 
     kind: str
@@ -47,6 +52,7 @@ class Document:
     lines: Mapping[Position, int]
     source: str
     path: Path | None = None
+    written: Mapping[Position, tuple[str, bool]] = field(default_factory=dict)
 
     def line(self, at: Position) -> int:
         """The line of a place, or of the nearest one around it that the file has."""
@@ -98,6 +104,30 @@ def loads(
     if mistakes:
         raise _wrong(name, list(mistakes))
     return document
+
+
+def as_written(document: Document, at: Position, value: object) -> str:
+    """A part of a document as YAML for a program that reads YAML 1.1 (helm).
+
+    JSON, but for plain words that both versions read differently (0640, yes, 1e3): these stay as
+    they are written, so that the program reads what it would read in a file of its own.
+    """
+    if isinstance(value, dict):
+        entries = (
+            f"{_quoted(k)}: {as_written(document, (*at, k), value[k])}" for k in sorted(value)
+        )
+        return f"{{{', '.join(entries)}}}"
+    if isinstance(value, list):
+        entries = (as_written(document, (*at, n), entry) for n, entry in enumerate(value))
+        return f"[{', '.join(entries)}]"
+    text, quoted = document.written.get(at, ("", True))
+    if isinstance(value, str) and not quoted and _OTHERWISE.fullmatch(text):
+        return text
+    return _quoted(value)
+
+
+def _quoted(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def envelope(kind: str, spec: Mapping[str, Any], **more: object) -> dict[str, Any]:
@@ -285,6 +315,7 @@ def _document(tree: _Tree, kind: str, name: str, path: Path | None) -> Document:
         lines=tree.lines,
         source=name,
         path=path,
+        written=tree.written,
     )
 
 

@@ -137,6 +137,7 @@ def parse(name: str, seen: Mapping[str, Any], asked: tuple[float, float]) -> Hos
         uptime=float(seen["uptime"]),
         swaps=tuple(seen["swaps"]),
         addresses=tuple(seen["addresses"]),
+        networks=tuple(seen["networks"]),
         ports=MappingProxyType({int(port): str(who) for port, who in seen["ports"].items()}),
         clocks=tuple(seen["clocks"]),
         zfs_module=seen["zfs"]["module"],

@@ -181,9 +181,11 @@ class HostFacts:
     clock_error: by how much that may be wrong (half the round trip). virtualization: as
     systemd-detect-virt(1) says. folders: those of the datasets' mount points that are folders.
     kernel_parts: "there", "module", "missing" or "" (not known), by module. settings: kernel
-    settings by sysctl name. trial: it was installed for a trial site. ports: those Keystone needs
-    that something listens on, with the program's name. kubernetes: paths of a cluster that exist
-    (admin.conf, kubelet.conf, manifests, etcd data). clocks: active time services.
+    settings by sysctl name. trial: it was installed for a trial site. networks: the addresses with
+    their masks ("10.77.0.11/24"), the likeliest to be the machine's own first. ports: those
+    Keystone needs that something listens on, with the program's name. kubernetes: paths of a
+    cluster that exist (admin.conf, kubelet.conf, manifests, etcd data). clocks: active time
+    services.
     """
 
     name: str
@@ -222,6 +224,7 @@ class HostFacts:
     folders: tuple[str, ...] = ()
     kernel_parts: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     settings: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    networks: tuple[str, ...] = ()
 
     @property
     def container(self) -> bool:

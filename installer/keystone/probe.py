@@ -94,21 +94,32 @@ def memory() -> int:
     return int(found.group(1)) * 1024 if found else 0
 
 
-def addresses() -> list[str]:
-    """IPv4 and IPv6 addresses of all interfaces, loopback left out; the default route's first.
+VIRTUAL = ("bridge", "veth", "tun", "dummy", "vxlan", "wireguard")
+"""Kinds of interfaces that machines make for themselves: Docker's bridge, say."""
 
-    A site file begins with the first one: another card may only be there to look after the machine.
+
+def networks() -> list[str]:
+    """Addresses of all interfaces with their masks, loopback left out; the likeliest first.
+
+    A site file begins with the first one: the default route's, then a card's own. Another card
+    may only be there to look after the machine, with an address of its link alone.
     """
     routes = output_json(["ip", "-j", "route", "show", "default"]) or []
     ways = {route.get("dev") for route in routes}
-    links = output_json(["ip", "-j", "address"]) or []
-    links.sort(key=lambda link: link.get("ifname") not in ways)
-    return [
-        entry["local"]
+    links = output_json(["ip", "-j", "-d", "address"]) or []
+    found = [
+        (
+            entry.get("scope") == "link" or entry["local"].startswith("169.254."),
+            link.get("ifname") not in ways,
+            (link.get("linkinfo") or {}).get("info_kind") in VIRTUAL,
+            f"{entry['local']}/{entry['prefixlen']}",
+        )
         for link in links
         for entry in link.get("addr_info", [])
         if "local" in entry and entry.get("scope") != "host"
     ]
+    found.sort(key=lambda one: one[:3])
+    return [text for *_, text in found]
 
 
 def ports() -> dict[str, str]:
@@ -333,7 +344,7 @@ def main() -> None:
     root = os.statvfs("/")
     if root.f_flag & os.ST_RDONLY:  # an appliance: what comes in goes where it is writable
         root = os.statvfs("/var")
-    clocks = active(list(CLOCKS))
+    clocks, found = active(list(CLOCKS)), networks()
     seen = {
         "hostname": platform.node(),
         "machine_id": text_of("/etc/machine-id"),
@@ -354,7 +365,8 @@ def main() -> None:
         "virtualization": output(["systemd-detect-virt"]).strip(),
         "uptime": float(text_of("/proc/uptime").split()[0]),
         "swaps": [line.split()[0] for line in text_of("/proc/swaps").splitlines()[1:]],
-        "addresses": addresses(),
+        "addresses": [network.partition("/")[0] for network in found],
+        "networks": found,
         "ports": ports(),
         "clocks": [unit for unit, state in clocks.items() if state == "active"],
         "disks": disks(),

@@ -6,6 +6,7 @@ out at once: what is not of the right shape is left out, the schema has named it
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from itertools import combinations
@@ -28,7 +29,31 @@ DISKS = {"mirror": 2, "single": 1, "directory": 0}
 DEFAULT_NETWORKS = {"pods": "10.244.0.0/16", "services": "10.96.0.0/16"}
 
 LARGEST_PREFIX = {"nodes": 30, "pods": 20, "services": 24}
-"""A /24 is cut out of the pods' network for each node; kube-apiserver wants /12 to /24 or so."""
+"""A /24 is cut out of the pods' network for each node."""
+
+SMALLEST_PREFIX = {"pods": 8, "services": 12}
+"""kubeadm's own (ValidatePodSubnetNodeMask, ValidateServiceSubnetSize): a node's /24 has at most 16
+bits more than the pods' mask, and services have at most 20 bits."""
+
+NOT_FOR_MACHINES = {
+    IPv4Network("0.0.0.0/8"): "this network (RFC 791)",
+    IPv4Network("127.0.0.0/8"): "loopback",
+    IPv4Network("169.254.0.0/16"): "link-local (RFC 3927)",
+    IPv4Network("224.0.0.0/4"): "multicast",
+    IPv4Network("240.0.0.0/4"): "reserved (RFC 1112)",
+}
+"""What no machine, pod or service can have; kubeadm takes global unicast addresses alone."""
+
+LONGEST_NAME = 51
+"""Characters: a common name has 64 at most (RFC 5280, ub-common-name), and "NAME health check" and
+"system:node:NAME" are some."""
+
+RESERVED = {
+    "localhost": "names every machine",
+    "all": "is Ansible's word for every machine",
+    "ungrouped": "is Ansible's word for machines without a group",
+    "kubernetes": "is the API's own name inside the cluster",
+}
 
 
 @dataclass(frozen=True)
@@ -93,6 +118,16 @@ def _networks(document: Document, mistakes: Mistakes) -> dict[str, IPv4Network]:
             mistakes.add(at, f'"{text}" has bits set beyond its mask', f'write "{network}"')
         if network.prefixlen > longest:
             mistakes.add(at, f"{network} is too small", f"/{longest} or wider")
+        shortest = SMALLEST_PREFIX.get(name, 0)
+        if network.prefixlen < shortest:
+            why = f"{network} is too large: kubeadm refuses it"
+            mistakes.add(at, why, f"/{shortest} or narrower")
+        for other, what in NOT_FOR_MACHINES.items():
+            if network.overlaps(other):
+                mistakes.add(
+                    at, f"{network} has addresses of {other}, which are {what}",
+                    "choose private addresses (RFC 1918)",
+                )  # fmt: skip
         found[name] = network
     return found
 
@@ -122,8 +157,20 @@ def _quorum(document: Document, mistakes: Mistakes) -> None:
 def _names(primers: list[_Entry], mistakes: Mistakes) -> None:
     _duplicates([(p.text("name"), (*p.at, "name")) for p in primers], "name", mistakes)
     for primer in primers:
-        if primer.text("name") == "localhost":
-            mistakes.add((*primer.at, "name"), '"localhost" names every machine', "choose another")
+        wrong = unusable(primer.text("name"))
+        if wrong:
+            mistakes.add((*primer.at, "name"), wrong, "choose another")
+
+
+def unusable(name: str) -> str:
+    """Why later programs (Ansible, kubeadm, resolvers, X.509) cannot call a machine this; or ""."""
+    if name in RESERVED:
+        return f'"{name}" {RESERVED[name]}'
+    if re.fullmatch(r"[0-9]+|0x[0-9a-f]*", name):
+        return f'"{name}" is read as an address (inet_aton(3))'
+    if len(name) > LONGEST_NAME:
+        return f'"{name}" is too long for a certificate: {len(name)} of {LONGEST_NAME} characters'
+    return ""
 
 
 def _duplicates(values: list[tuple[str, Position]], what: str, mistakes: Mistakes) -> None:
@@ -168,12 +215,14 @@ def _gateway(
     if not isinstance(text, str) or nodes is None or mistakes.touches(*at):
         return
     try:
-        inside = IPv4Address(text) in nodes
+        address = IPv4Address(text)
     except ValueError as error:
         mistakes.add(at, f'"{text}" is not an IPv4 address: {error}')
         return
-    if not inside:
+    if address not in nodes:
         mistakes.add(at, f"{text} is outside networks.nodes {nodes}")
+    elif address in (nodes.network_address, nodes.broadcast_address):
+        mistakes.add(at, f"{text} is the first or last of {nodes}: no machine can have it")
     if text in [primer.text("address") for primer in primers]:
         what = {"primers": "a Primer", "workers": "a worker"}[str(primers[0].at[1])]
         mistakes.add(at, f"{text} is {what}'s own address")

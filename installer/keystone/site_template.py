@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Interface, IPv4Network
 from typing import TYPE_CHECKING
 
 from keystone import facts, log
 from keystone.host_facts import twins
 from keystone.run import Host
+from keystone.site_checks import LARGEST_PREFIX, unusable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,6 +37,11 @@ EXAMPLE = Start(
 )
 
 
+PODS = ("10.244.0.0/16", "172.20.0.0/16")
+SERVICES = ("10.96.0.0/16", "172.21.0.0/16")
+"""What a site has by default, and what it has where its machines are in 10.0.0.0/8."""
+
+
 def example() -> str:
     """Filled in with an example."""
     return render(EXAMPLE)
@@ -49,11 +55,11 @@ def probed() -> str:
 def start(seen: HostFacts) -> Start:
     """The parts of a machine that a site file names. Pure."""
     name = re.sub(r"[^a-z0-9-]+", "-", seen.hostname.partition(".")[0].lower()).strip("-")
-    ours = [IPv4Interface(f"{text}/24") for text in seen.addresses if ":" not in text]
     same = twins(seen.disks)
-    blank = [disk for disk in seen.disks if _usable(disk) and disk.serial not in same]
+    blank = [disk for disk in seen.disks if _blank(disk) and disk.serial not in same]
+    ours = [interface for interface in _interfaces(seen) if usable(interface)]
     return Start(
-        name=name if name not in ("", "localhost") else EXAMPLE.name,
+        name=name if name and not unusable(name) else EXAMPLE.name,
         address=ours[0] if ours else EXAMPLE.address,
         disks=tuple((d.serial, _about(d)) for d in blank[:2]) or EXAMPLE.disks,
         others=tuple(
@@ -65,10 +71,24 @@ def start(seen: HostFacts) -> Start:
     )
 
 
-def _usable(disk: DiskFacts) -> bool:
+def _blank(disk: DiskFacts) -> bool:
     """Whether a pool may be made of it, and a site file can name it."""
     named = re.fullmatch(SERIAL, disk.serial) is not None
     return named and disk.blank and not (disk.read_only or disk.portable)
+
+
+def _interfaces(seen: HostFacts) -> list[IPv4Interface]:
+    return [IPv4Interface(text) for text in seen.networks if ":" not in text]
+
+
+def usable(interface: IPv4Interface) -> bool:
+    """Whether a site can be there: no address of one link alone, and room for machines."""
+    return not interface.is_link_local and interface.network.prefixlen <= LARGEST_PREFIX["nodes"]
+
+
+def apart(nodes: IPv4Network, choices: Sequence[str]) -> str:
+    """The first of these networks that has no address in common with the machines' own."""
+    return next((text for text in choices if not nodes.overlaps(IPv4Network(text))), choices[0])
 
 
 def _about(disk: DiskFacts, *, serial: bool = False) -> str:
@@ -100,8 +120,8 @@ spec:
   # Three ranges with no address in common. Every Primer and LAN worker is in nodes.
   networks:
     nodes: {with_.address.network}
-    pods: 10.244.0.0/16
-    services: 10.96.0.0/16
+    pods: {apart(with_.address.network, PODS)}
+    services: {apart(with_.address.network, SERVICES)}
     clusterDomain: cluster.local
   # One ZFS pool on each Primer. mirror takes two disks, single one (and is lost with it).
   storage:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess  # noqa: TID251 the command is tried from outside
 import sys
 from pathlib import Path
 
 import pytest
+
+from .faulty import Answer, serving
 
 pytestmark = pytest.mark.slow
 
@@ -89,6 +92,23 @@ def test_a_whole_bundle_is_exit_code_0(packager: Packager, name: str) -> None:
     report = json.loads(packager.check(name, "--json", code=0).stdout)
     assert report["complete"]
     assert report["missing"] == []
+
+
+@pytest.mark.parametrize("verb", ["check", "create"])
+def test_a_lock_is_read_with_the_mirrors_of_its_definition(packager: Packager, verb: str) -> None:
+    pod = b"kind: ConfigMap\napiVersion: v1\ndata: {a: b}\n"
+    with serving() as server:
+        server.says("/pod.yaml", Answer(pod))
+        (packager.folder / "files.yaml").write_text(
+            DEFINITION.partition("  files:")[0]
+            + f"  mirrors: {{'https://up.example': '{server.address}'}}\n"
+            "  binaries:\n  - {name: pod.yaml, version: '1', url: 'https://up.example/pod.yaml', "
+            f"sha256: {hashlib.sha256(pod).hexdigest()}}}\n"
+        )
+        packager.run("lock", "files.yaml", "--no-sbom")
+        more = ("-o", "a.tar", "--keys", "keys") if verb == "create" else ()
+        packager.run(verb, "files.lock.json", *more)
+        assert server.of("/pod.yaml")
 
 
 def test_nothing_is_read_before_it_was_verified(packager: Packager) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
+from keystone.bundle import definition
 from keystone.lab import upstream
 from keystone.run import spawned
 
@@ -328,6 +329,53 @@ def test_what_changed_since_the_last_lock(packager: Packager) -> None:
     assert "- image images.example/team/probe 3.0" in said
     excluded = packager.items()["chart web 1.2.0"]["excluded"]
     assert excluded == "*/probe:*: helm test is never run on this site"
+
+
+SCALARS = (
+    "0640", "0o17", "0x1F", "0b11", "1_000", "1e3", "1.10", ".5", "+1", "-0", "007", "123456789012",
+    "yes", "No", "on", "OFF", "y", "n", "true", "FALSE", "null", "~", "2001-01-01", "12:30",
+    "1.2.3", "10Gi", "text", "a, b", '"0640"', "'yes'", '"x: y"', '"grüße 🚀"', "'1e3'",
+)  # fmt: skip
+
+
+def test_values_mean_the_same_in_the_definition_and_in_a_file(helm: Path, tmp_path: Path) -> None:
+    """helm reads YAML 1.1, where 0640 is 416 and yes is true."""
+    values = "".join(f"v{number}: {text}\n" for number, text in enumerate(SCALARS))
+    values += 'list: [0640, {deep: 0640, "0640": "0640"}]\n'
+    (tmp_path / "values.yaml").write_text(values)
+    inline = values.replace("\n", "\n      ")
+    (tmp_path / "d.yaml").write_text(
+        "apiVersion: keystone/v1alpha1\nkind: BundleDefinition\nmetadata: {name: d}\nspec:\n"
+        "  number: 1\n  architectures: [amd64]\n  charts:\n  - name: echo\n"
+        f"    repository: file://echo\n    values:\n      {inline}\n"
+    )
+    echo = chart(tmp_path, "echo", "1.0.0", "kind: ConfigMap\ndata: {{ toJson .Values }}\n")
+    (tmp_path / "inline.yaml").write_text(definition.load(tmp_path / "d.yaml").charts[0].values)
+    first, second = (
+        call(helm, "template", "x", echo, "--values", tmp_path / name)
+        for name in ("values.yaml", "inline.yaml")
+    )
+    assert first == second
+    assert '"v0":416' in first
+
+
+def test_two_versions_of_one_dependency_under_aliases(packager: Packager) -> None:
+    dependencies = []
+    for alias, made, wanted, image in (
+        ("one", "1.0.0", "1.0.0", WEB["Job"]), ("two", "2.1.0", "^2", WEB["Pod"])
+    ):  # fmt: skip
+        noted = {"helm.sh/images": yaml.safe_dump([{"image": image}])}
+        chart(packager.folder / alias, "lib", made, workload("Job", image), annotations=noted)
+        dependencies.append({"name": "lib", "alias": alias, "version": wanted,
+                             "repository": f"file://../{alias}/lib"})  # fmt: skip
+    dependencies.append({**dependencies[0], "alias": "again"})
+    chart(packager.folder, "both", "1.0.0", dependencies=dependencies)
+    packager.lock({"name": "both", "repository": "file://both"})
+    whys = {name.split()[1]: labels.get("why") for name, labels in packager.items().items()}
+    for name in ("migrate", "probe"):
+        assert "annotation helm.sh/images of chart both" in whys[f"images.example/team/{name}"]
+    packager.create("a.tar")
+    packager.run("bundle", "check", "a.tar", "--root-fingerprint", packager.fingerprint)
 
 
 def test_folder_is_packed_from_its_lock(packager: Packager) -> None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from keystone.bundle import source_apt
+
 from .command_line import CommandLine
 from .faulty import Answer, Faulty, self_signed, serving
 
@@ -27,14 +29,17 @@ def call(*words: str | Path, cwd: Path, **more: str) -> bytes:
     ).stdout
 
 
-def deb(folder: Path, name: str, architecture: str, needs: str = "", version: str = "1.0") -> None:
+def deb(
+    folder: Path, name: str, architecture: str, needs: str = "", version: str = "1.0",
+    more: str = "",
+) -> None:  # fmt: skip
     """A package with nothing in it but its name."""
     root = folder / "root"
     control = root / "DEBIAN/control"
     control.parent.mkdir(parents=True, exist_ok=True)
     control.write_text(
         f"Package: {name}\nVersion: {version}\nArchitecture: {architecture}\n"
-        f"Maintainer: nobody <nobody@example>\nDescription: empty\n"
+        f"Maintainer: nobody <nobody@example>\nDescription: empty\n{more}"
         + (f"Depends: {needs}\n" if needs else "")
     )
     call("dpkg-deb", "--root-owner-group", "--build", root, folder, cwd=folder)
@@ -53,6 +58,10 @@ class Archive:
             deb(pool, "libtool1", architecture, "", version)
         deb(pool, "tool-data", "all", "", version)
         deb(pool, "unwanted", "amd64", "", version)
+        deb(pool, "torn", "amd64", "libtool1 (>= 9)", version)
+        deb(pool, "odd++", "amd64", "", f"1:{version}")
+        (pool / f"odd++_{version}_amd64.deb").rename(pool / "vendor_amd64.deb")
+        deb(pool, "agent", "amd64", "", version, "Provides: some-agent\n")
         top = self.folder / "dists" / suite
         for architecture in ("amd64", "arm64"):
             where = top / f"main/binary-{architecture}"
@@ -128,6 +137,116 @@ def test_two_releases_for_two_architectures(
         assert server.address not in text
         packager.said(0, "bundle", "keys", "init", "--dir", "keys")
         packager.said(0, "bundle", "create", "small.yaml", "-o", "a.tar", "--keys", "keys")
+
+
+def only(packager: Packager, *names: str) -> None:
+    """Ask for these in noble alone, for amd64."""
+    path = packager.folder / "small.yaml"
+    text = path.read_text().partition("  - suite: jammy")[0]
+    text = text.replace("[amd64, arm64]", "[amd64]")
+    path.write_text(text.replace("[tool]", f"[{', '.join(names)}]"))
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("odd++", ["odd++ 1:1.24"]),  # a sign at its end, an epoch, a file with another name
+        ("some-agent", ["agent 1.24"]),  # a name that another package provides
+        ("tool-data", ["tool-data 1.24"]),
+    ],
+)
+def test_packages_by_every_name_that_they_have(
+    archives: tuple[list[Archive], Path], tmp_path: Path, name: str, found: list[str]
+) -> None:
+    with serving() as server:
+        archives[0][0].serve(server)
+        packager = Packager(tmp_path, archives[1], server.address)
+        only(packager, name)
+        packager.said(0, "bundle", "lock", "small.yaml", "--no-sbom")
+    debs = [item for item in packager.items() if item["kind"] == "deb"]
+    assert [f"{item['name']} {item['version']}" for item in debs] == found
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["tool-", "libtool1"], "no package tool- for amd64"),  # to apt: remove it
+        (["tool+"], "no package tool+ for amd64"),  # to apt: install it
+        (["to.l", "nothing"], "no package nothing, to.l for amd64"),  # to apt: a pattern
+        (["torn"], "torn : Depends: libtool1 (>= 9)"),
+    ],
+)
+def test_what_is_no_package_and_what_cannot_be_installed_says_why(
+    archives: tuple[list[Archive], Path], tmp_path: Path, names: list[str], words: str
+) -> None:
+    with serving() as server:
+        archives[0][0].serve(server)
+        packager = Packager(tmp_path, archives[1], server.address)
+        only(packager, *names)
+        assert words in packager.said(3, "bundle", "lock", "small.yaml")
+
+
+def test_a_flat_archive(archives: tuple[list[Archive], Path], tmp_path: Path) -> None:
+    """One folder for the index and the files: what many vendors have."""
+    archive = archives[0][0]
+    folder = tmp_path / "flat"
+    folder.mkdir()
+    deb(folder, "lone", "amd64", "", "2.0")
+    (folder / "Packages").write_bytes(call("apt-ftparchive", "packages", ".", cwd=folder))
+    (folder / "Release").write_bytes(call("apt-ftparchive", "release", ".", cwd=folder))
+    archive.gpg("--clearsign", "--output", folder / "InRelease", folder / "Release")
+    (folder / "Release").unlink()
+    with serving() as server:
+        for file in ("Packages", "InRelease", "lone_2.0_amd64.deb"):
+            server.says(f"/ubuntu/flat/{file}", Answer((folder / file).read_bytes()))
+        packager = Packager(tmp_path, archives[1], server.address)
+        only(packager, "lone")
+        path = tmp_path / "small.yaml"
+        path.write_text(
+            path.read_text().replace("suite: noble, signedBy", "suite: flat/, signedBy")
+        )
+        packager.said(0, "bundle", "lock", "small.yaml", "--no-sbom")
+    assert [item["name"] for item in packager.items() if item["kind"] == "deb"] == ["lone"]
+
+
+SOURCES = """\
+# Types: deb
+types: deb deb-src
+URIs: http://one.example/debian
+ http://two.example/debian
+Suites: noble noble-updates
+Components: main
+Signed-By:
+ -----BEGIN PGP PUBLIC KEY BLOCK-----
+ .
+ mQINBF
+ -----END PGP PUBLIC KEY BLOCK-----
+
+Types: deb
+URIs: http://off.example/
+Suites: noble
+Enabled: False
+
+Types: deb-src
+URIs: http://source.example/
+Suites: noble
+
+Types: deb
+URIs: http://three.example/
+# said between
+Suites: noble-security
+Signed-By: /usr/share/keyrings/three.gpg
+"""
+
+
+def test_sources_in_every_form_of_deb822() -> None:
+    pairs = [
+        (f"http://{one}.example/debian", suite, "")
+        for one in ("one", "two")
+        for suite in ("noble", "noble-updates")
+    ]
+    last = ("http://three.example/", "noble-security", "/usr/share/keyrings/three.gpg")
+    assert list(source_apt.deb822(SOURCES)) == [*pairs, last]
 
 
 def test_an_archive_that_another_key_signed_is_refused(

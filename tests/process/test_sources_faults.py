@@ -116,6 +116,32 @@ def test_a_server_that_asks_for_an_hour_is_not_waited_for(server: Faulty) -> Non
     assert "60 min" in error.message
 
 
+LIMIT = "You have reached your unauthenticated pull rate limit."
+SAID = json.dumps({"errors": [{"code": "TOOMANYREQUESTS", "message": f"{LIMIT}\x1b[31m"}]}).encode()
+
+
+@pytest.mark.parametrize("headers", [(), (("Retry-After", "3600"),)])
+def test_what_a_registry_says_of_a_limit_reaches_the_reader(
+    server: Faulty, headers: tuple[tuple[str, str], ...]
+) -> None:
+    error = refusal(server, Answer(SAID, status=429, headers=headers), sources=Waits().sources())
+    assert LIMIT in error.message
+    assert "\x1b" not in error.message
+    assert "docker login 127.0.0.1" in error.hint
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"errors": 3}', b'{"errors": [{}]}'])
+def test_an_error_without_words_is_its_status(server: Faulty, body: bytes) -> None:
+    assert refusal(server, Answer(body, status=403)).message.endswith("HTTP 403 Forbidden")
+
+
+def test_an_address_that_is_signed_for_get_alone_tells_its_size(server: Faulty) -> None:
+    """Object stores refuse HEAD for such addresses."""
+    url = server.says("/thing", Answer(status=403), Answer(BODY))
+    assert Waits().sources().size_of(url) == len(BODY)
+    assert [one.method for one in server.asked] == ["HEAD", "GET"]
+
+
 def test_nobody_there_is_a_host_that_cannot_be_reached() -> None:
     with serving() as server:
         url = server.says("/thing", Answer(BODY))

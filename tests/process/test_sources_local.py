@@ -178,6 +178,17 @@ def test_docker_hub_s_short_names(packager: Packager) -> None:
     packager.lock(f"  images: [{{ref: '{ref}', from: saved.tar}}]\n")
 
 
+@pytest.mark.parametrize("kind", ["docker-archive", "oci"])
+def test_an_image_of_another_name_is_not_taken_and_its_name_is_said(
+    packager: Packager, image: str, kind: str
+) -> None:
+    other = REF.replace(":v1", ":v2")
+    skopeo("copy", PLAIN, image, f"{kind}:{packager.folder}/saved:{other}")
+    said = packager.lock(f"  images: [{{ref: '{REF}', from: saved}}]\n", 3)
+    assert f"no image {REF} in it" in said
+    assert f"it holds {other}" in said
+
+
 @pytest.mark.parametrize("case", ["flipped", "zipped", "other", "gone"])
 def test_what_is_no_layout_is_refused(packager: Packager, image: str, case: str) -> None:
     path = packager.folder / "layout"

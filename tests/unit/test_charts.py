@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import tarfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
@@ -18,8 +18,8 @@ from keystone.bundle.addresses import SourceError
 from keystone.bundle.chart import Chart, Dependency
 from keystone.bundle.definition import Image
 from keystone.bundle.discovery import Need
+from keystone.bundle.image_names import ImageName
 from keystone.bundle.model import Digest
-from keystone.bundle.references import ImageName
 from keystone.bundle.source_helm import Charts
 from keystone.bundle.source_oci import Reference
 from keystone.errors import ConfigurationError
@@ -152,10 +152,10 @@ class Newest:
 
 
 class Pages:
-    """Sources with a dict for the network."""
+    """Sources with a dict for the network. links: the Link header of some."""
 
-    def __init__(self, pages: Mapping[str, bytes]) -> None:
-        self.pages, self.asked = pages, list[str]()
+    def __init__(self, pages: Mapping[str, bytes], links: Mapping[str, str] | None = None) -> None:
+        self.pages, self.links, self.asked = pages, links or {}, list[str]()
 
     def rewrite(self, url: str) -> str:
         return url
@@ -168,6 +168,9 @@ class Pages:
         if digest and hashlib.sha256(data).hexdigest() != digest.hex:
             raise SourceError("other bytes")
         return data
+
+    def page(self, url: str, *, limit: int) -> tuple[bytes, str]:
+        return self.read(url, limit=limit), self.links.get(url, "")
 
     def registry(self, host: str, repository: str) -> str:
         return f"https://{host}/v2/{repository}"
@@ -205,11 +208,35 @@ def test_index_leads_to_the_archive() -> None:
         (repository(), "9", "no chart web 9"),
         (Pages({f"{REPOSITORY}/index.yaml": b"<html>"}), "any", "not the index"),
         (Pages({f"{REPOSITORY}/index.yaml": b"entries:"}), "any", "no chart web"),
+        (Pages({f"{REPOSITORY}/index.yaml": b""}), "any", "not the index"),
+        (Pages({f"{REPOSITORY}/index.yaml": b"entries: [web]"}), "any", "not the index"),
+        (Pages({f"{REPOSITORY}/index.yaml": b"{" * 100_000}), "any", "not the index"),
+        (Pages({f"{REPOSITORY}/index.yaml": b"entries: {web: none}"}), "any", "no chart web"),
+        (repository(urls=["oci://r.example/web"]), "any", "is not host/repository:tag"),
     ],
 )
 def test_repository_that_is_not_true_is_refused(pages: Pages, version: str, message: str) -> None:
     with pytest.raises(SourceError, match=message):
         get(pages, version)
+
+
+BROKEN_ENTRIES = [
+    "text", {}, {"version": None}, {"version": "1.2.0", "urls": []}, {"version": "1.3.0"},
+    {"version": "1.4.0", "urls": None}, {"version": "1.5.0", "urls": [""]},
+    {"version": "1.6.0", "urls": ["file:///etc/passwd"]}, {"version": "latest", "urls": ["a"]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("entry", BROKEN_ENTRIES, ids=str)
+def test_broken_entries_are_passed_over_and_named_when_asked_for(entry: Any) -> None:
+    good = {"version": "1.1.0", "urls": ["a/web.tgz"]}
+    index = json.dumps({"entries": {"web": [entry, good], "other": entry}})
+    pages = {f"{REPOSITORY}/index.yaml": index.encode(), f"{REPOSITORY}/a/web.tgz": WEB}
+    assert get(Pages(pages), "any") == f"{REPOSITORY}/a/web.tgz"
+    version = entry.get("version") or "none" if isinstance(entry, dict) else entry
+    with pytest.raises(SourceError, match=f"chart web {version}") as raised:
+        get(Pages(pages), version)
+    assert raised.value.exit_code == 8
 
 
 def test_index_is_read_once() -> None:
@@ -240,6 +267,52 @@ def test_all_pages_of_tags_are_read() -> None:
     with pytest.raises(SourceError) as raised:
         source.get(Dependency("web", "3", "oci://r.example/team"), None)
     assert raised.value.hint == "there is: 1.0.0, 1.1.0+b, 2.0.0"
+
+
+TAGS = "https://r.example/v2/team/web/tags/list"
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        '</v2/team/web/tags/list?token=opaque%3D&n=1000>; rel="next"',
+        "<list?token=opaque%3D&n=1000>; rel=next",
+        '<http://r.example:8080/v2/team/web/tags/list?token=opaque%3D&n=1000>; rel="next"',
+    ],
+    ids=["from the root", "relative", "as the registry calls itself behind a proxy"],
+)
+def test_pages_of_tags_that_only_the_link_header_tells(link: str) -> None:
+    second = f"{TAGS}?token=opaque%3D&n=1000"
+    pages = Pages(
+        {
+            f"{TAGS}?n=1000": json.dumps({"tags": ["1.0.0"]}).encode(),
+            second: json.dumps({"tags": ["2.0.0"]}).encode(),
+        },
+        {f"{TAGS}?n=1000": link},
+    )
+    source = Charts(Newest(), pages)  # type: ignore[arg-type] honest fakes
+    with pytest.raises(SourceError) as raised:
+        source.get(Dependency("web", "3", "oci://r.example/team"), None)
+    assert raised.value.hint == "there is: 1.0.0, 2.0.0"
+    assert pages.asked == [f"{TAGS}?n=1000", second]
+
+
+@pytest.mark.parametrize(
+    ("answer", "link"),
+    [
+        (b"[]", ""),
+        (b"<html>", ""),
+        (b'{"tags": [1]}', ""),
+        (b'{"tags": ["1.0.0"]}', '<https://evil.example/>; rel="next"'),
+        (b'{"tags": ["1.0.0"]}', '<http://[/>; rel="next"'),
+        (b'{"tags": ["1.0.0"]}', '<?n=1000>; rel="next"'),
+    ],
+)
+def test_tags_that_are_none_or_do_not_end_are_refused(answer: bytes, link: str) -> None:
+    pages = Pages({f"{TAGS}?n=1000": answer}, {f"{TAGS}?n=1000": link})
+    source = Charts(Newest(), pages)  # type: ignore[arg-type] honest fakes
+    with pytest.raises(SourceError):
+        source.get(Dependency("web", "3", "oci://r.example/team"), None)
 
 
 # Images and reasons.

@@ -9,35 +9,43 @@ import pytest
 
 from keystone import probe
 
-LINKS = [
-    {"ifname": "lo", "addr_info": [{"local": "127.0.0.1", "scope": "host"}]},
-    {"ifname": "enp5s0", "addr_info": [{"local": "10.77.1.132", "scope": "global"}]},
-    {
-        "ifname": "enp6s0",
-        "addr_info": [
-            {"local": "10.77.0.11", "scope": "global"},
-            {"local": "fe80::11", "scope": "link"},
-        ],
-    },
-]
+
+def card(name: str, *addresses: str, scope: str = "global", **more: object) -> dict[str, Any]:
+    """One interface as `ip -j -d address` prints it."""
+    entries = []
+    for text in addresses:
+        local, _, mask = text.partition("/")
+        ours = "link" if local.startswith("fe80:") else scope
+        entries.append({"local": local, "prefixlen": int(mask), "scope": ours})
+    return {"ifname": name, "addr_info": entries, **more}
+
+
+LOOPBACK = card("lo", "127.0.0.1/8", scope="host")
+FIRST = card("enp5s0", "10.77.1.132/24")
+SECOND = card("enp6s0", "10.77.0.11/22", "fe80::11/64")
+SERVICE = card("enx0", "169.254.3.1/24", scope="link")
+DOCKER = card("docker0", "172.17.0.1/16", linkinfo={"info_kind": "bridge"})
 
 
 @pytest.mark.parametrize(
-    ("way", "wanted"),
+    ("way", "links", "wanted"),
     [
-        ("enp6s0", ["10.77.0.11", "fe80::11", "10.77.1.132"]),
-        ("enp5s0", ["10.77.1.132", "10.77.0.11", "fe80::11"]),
-        (None, ["10.77.1.132", "10.77.0.11", "fe80::11"]),
+        ("enp6s0", [FIRST, SECOND], ["10.77.0.11/22", "10.77.1.132/24", "fe80::11/64"]),
+        ("enp5s0", [FIRST, SECOND], ["10.77.1.132/24", "10.77.0.11/22", "fe80::11/64"]),
+        ("", [FIRST, SECOND], ["10.77.1.132/24", "10.77.0.11/22", "fe80::11/64"]),
+        # The service processor's card, with an address of its link alone; Docker's own bridge.
+        ("", [SERVICE, SECOND], ["10.77.0.11/22", "169.254.3.1/24", "fe80::11/64"]),
+        ("enx0", [SERVICE, SECOND], ["10.77.0.11/22", "169.254.3.1/24", "fe80::11/64"]),
+        ("", [DOCKER, FIRST], ["10.77.1.132/24", "172.17.0.1/16"]),
     ],
 )
-def test_the_default_routes_address_comes_first(
-    way: str | None, wanted: list[str], monkeypatch: pytest.MonkeyPatch
+def test_the_address_that_a_site_can_use_comes_first(
+    way: str, links: list[dict[str, Any]], wanted: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def ip(argv: list[str]) -> str:
-        said: list[dict[str, Any]] = LINKS
         if "route" in argv:
-            said = [{"dst": "default", "dev": way}] if way else []
-        return json.dumps(said)
+            return json.dumps([{"dst": "default", "dev": way}] if way else [])
+        return json.dumps([LOOPBACK, *links])
 
     monkeypatch.setattr(probe, "output", ip)
-    assert probe.addresses() == wanted
+    assert probe.networks() == wanted

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
+import yaml
 
-from keystone.bundle.references import ImageName, find, in_text, load
+from keystone.bundle.image_names import ImageName
+from keystone.bundle.references import find, in_text, load
 
+CASES = Path(__file__).parent.parent / "cases" / "images"
 DIGEST = "sha256:" + "a" * 64
 
 
@@ -31,7 +37,17 @@ def test_names_as_a_node_completes_them(short: str, full: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "Busybox", "a b", "https://a.b/c:1", "a:b:c", "quay.io/a@sha256:12", "/etc/passwd"]
+    "text",
+    [
+        f"sha256:{'a' * 64}",
+        "",
+        "Busybox",
+        "a b",
+        "https://a.b/c:1",
+        "a:b:c",
+        "quay.io/a@sha256:12",
+        "/etc/passwd",
+    ],
 )
 def test_what_no_node_could_pull(text: str) -> None:
     with pytest.raises(ValueError, match="not the name of an image"):
@@ -94,6 +110,20 @@ def test_every_way_to_ask_for_an_image(fields: str, image: str) -> None:
 )
 def test_what_only_looks_like_one(fields: str) -> None:
     assert images(f"kind: Anything\nspec: {{{fields}}}\n") == []
+
+
+def cases(name: str) -> list[Any]:
+    return list(yaml.safe_load((CASES / f"{name}.yaml").read_text()))
+
+
+@pytest.mark.parametrize("case", cases("asked"), ids=lambda case: case["objects"][:60])
+def test_every_image_that_real_charts_ask_for(case: dict[str, Any]) -> None:
+    assert sorted(set(images(case["objects"]))) == case["images"]
+
+
+@pytest.mark.parametrize("case", cases("silent"), ids=lambda case: case["objects"][:60])
+def test_no_image_where_none_is_asked_for(case: dict[str, Any]) -> None:
+    assert images(case["objects"]) == []
 
 
 def test_a_place_says_whose_it_is_and_where() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from keystone import documents, facts, site, site_template
+from keystone import certificate_plan, documents, facts, site, site_template
 from keystone.cli.site import group
 from keystone.errors import ConfigurationError
 
@@ -140,6 +140,48 @@ def test_init_writes_a_file_that_check_accepts(tmp_path: Path) -> None:
     assert loaded.primers[0].disks == (site.Disk("SERIAL-A"), site.Disk("SERIAL-B"))
 
 
+HOST = facts.parse(
+    "p1", json.loads((CASES.parent / "facts/debian13-blank.json").read_text()), (0, 0)
+)
+
+
+@pytest.mark.parametrize(
+    ("networks", "wanted"),
+    [
+        (["10.0.5.130/22"], "10.0.5.130 in 10.0.4.0/22, 10.244.0.0/16, 10.96.0.0/16"),
+        (["169.254.3.1/24", "fe80::1/64", "192.168.1.7/23"],
+         "192.168.1.7 in 192.168.0.0/23, 10.244.0.0/16, 10.96.0.0/16"),
+        (["10.1.2.3/32", "10.1.2.3/8"], "10.1.2.3 in 10.0.0.0/8, 172.20.0.0/16, 172.21.0.0/16"),
+        (["169.254.3.1/24"], "10.77.0.11 in 10.77.0.0/24, 10.244.0.0/16, 10.96.0.0/16"),
+    ],
+)  # fmt: skip
+def test_init_takes_this_machine_s_address_and_mask(
+    networks: list[str], wanted: str, tmp_path: Path
+) -> None:
+    seen = replace(HOST, networks=tuple(networks))
+    file = tmp_path / "site.yaml"
+    file.write_text(site_template.render(site_template.start(seen)))
+    loaded = site.load(file)
+    ours = loaded.networks
+    found = f"{loaded.primers[0].address} in {ours.nodes}, {ours.pods}, {ours.services}"
+    assert found == wanted
+
+
+@pytest.mark.parametrize(
+    ("hostname", "name"),
+    [("P7.example", "p7"), ("localhost", "p1"), ("all", "p1"), ("12", "p1"), ("n" * 60, "p1")],
+)
+def test_init_takes_a_name_that_check_accepts(hostname: str, name: str) -> None:
+    assert site_template.start(replace(HOST, hostname=hostname)).name == name
+
+
 def test_the_schema_is_printed() -> None:
     result = CliRunner().invoke(group, ["schema"])
     assert json.loads(result.output)["title"] == "Site"
+
+
+def test_what_later_programs_take_is_taken() -> None:
+    """kubeadm's widest networks, and a name that just fits into a certificate (X.509: 64)."""
+    loaded = site.load(CASES / "widest-good.yaml")
+    longest = max(len(spec.profile.common_name) for spec in certificate_plan.desired(loaded))
+    assert longest == 64

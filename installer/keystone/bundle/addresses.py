@@ -18,8 +18,8 @@ class SourceError(HostError):
 class StatusError(SourceError):
     """The server's answer is final, and not what was asked for. status: of HTTP."""
 
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message, hint="check the name, the credentials and the mirrors")
+    def __init__(self, message: str, status: int, hint: str = "") -> None:
+        super().__init__(message, hint=hint or "check the name, the credentials and the mirrors")
         self.status = status
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import re
 import tarfile
 import zlib
@@ -37,12 +38,14 @@ class Dependency:
     """A chart as Chart.yaml asks for one.
 
     version: a constraint, "" for the newest release. repository: https://, oci:// (without the
-    chart's name) or file://; "" in a Chart.yaml means that the chart lies in charts/.
+    chart's name) or file://; "" in a Chart.yaml means that the chart lies in charts/. alias: what
+    it is called instead of its name; with aliases one chart may be there twice, in two versions.
     """
 
     name: str
     version: str
     repository: str
+    alias: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,9 +94,12 @@ class Chart:
         source = old if old in self.files else new
         entries = self._mapping(source).get("dependencies") if source in self.files else ()
         return tuple(
-            Dependency(str(e["name"]), str(e.get("version", "")), str(e.get("repository", "")))
+            Dependency(
+                str(e["name"]), str(e.get("version", "")), str(e.get("repository", "")),
+                str(e.get("alias") or ""),
+            )
             for e in entries or ()
-        )
+        )  # fmt: skip
 
     def _mapping(self, name: str) -> Mapping[str, Any]:
         try:
@@ -123,15 +129,50 @@ def subcharts(chart: Chart) -> Iterator[tuple[str, Chart]]:
             budget -= size
             if depth == MAX_DEPTH:
                 raise SourceError(f"chart {chart.name}: more than {MAX_DEPTH} charts in each other")
-            where = f"{path}/charts/{child.name}"
-            yield where, child
-            stack.append((where, child, depth + 1))
+            for name in _called(parent, child):
+                where = f"{path}/charts/{name}"
+                yield where, child
+                stack.append((where, child, depth + 1))
 
 
 def missing(chart: Chart) -> tuple[Dependency, ...]:
     """The dependencies that are not in charts/."""
-    there = {child.name for child, _ in _children(chart, MAX_UNPACKED)}
-    return tuple(wanted for wanted in chart.dependencies if wanted.name not in there)
+    there: dict[str, set[str]] = {}
+    for child, _ in _children(chart, MAX_UNPACKED):
+        there.setdefault(child.name, set()).add(child.version.removeprefix("v"))
+    return tuple(
+        wanted
+        for wanted in chart.dependencies
+        if wanted.version.removeprefix("v") not in there.get(wanted.name, ())
+        and len(there.get(wanted.name, ())) < len(versions(chart, wanted.name))
+    )
+
+
+def versions(chart: Chart, name: str) -> set[str]:
+    """The versions in which it depends on the chart of this name: several, under aliases."""
+    return {wanted.version for wanted in chart.dependencies if wanted.name == name}
+
+
+def bare(chart: Chart) -> Chart:
+    """Without its dependencies, and not asking for any: for `helm package`.
+
+    helm packs each of them as a folder by its name, and so one of two versions over the other.
+    """
+    metadata = {key: value for key, value in chart.metadata.items() if key != "dependencies"}
+    kept = {
+        name: data
+        for name, data in chart.files.items()
+        if not name.startswith("charts/") and name not in {"requirements.yaml", "requirements.lock"}
+    }
+    return Chart({**kept, "Chart.yaml": json.dumps(metadata).encode()})
+
+
+def _called(parent: Chart, child: Chart) -> list[str]:
+    """What helm calls a chart inside another one: its aliases there, or its name."""
+    asked = [wanted for wanted in parent.dependencies if wanted.name == child.name]
+    exact = [w for w in asked if w.version.removeprefix("v") == child.version.removeprefix("v")]
+    names = dict.fromkeys(wanted.alias or wanted.name for wanted in exact or asked)
+    return list(names) or [child.name]
 
 
 def pack(chart: Chart) -> bytes:
@@ -197,8 +238,14 @@ def _members(archive: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
             raise SourceError(f"chart: {entry.name!r} is no file inside the chart")
         name = "/".join(path.parts[1:])
         tops.add(path.parts[0])
-        if not name or name in seen or len(tops) > 1 or len(seen) == MAX_FILES:
-            raise SourceError(f"chart: {entry.name!r} is there twice, outside, or one too many")
+        if name in seen:
+            raise SourceError(
+                f"chart: {entry.name!r} is there twice",
+                hint="helm package writes two versions of one dependency into one folder: "
+                "take the chart from its source (file://)",
+            )
+        if not name or len(tops) > 1 or len(seen) == MAX_FILES:
+            raise SourceError(f"chart: {entry.name!r} is outside, or one too many")
         seen.add(name)
         content = archive.extractfile(entry)
         yield name, content.read() if content else b""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from keystone import documents
 from keystone.bundle.chart import Dependency
-from keystone.bundle.references import ImageName
+from keystone.bundle.image_names import ImageName
 from keystone.bundle.source_apt import KEYRING, Archive
 from keystone.bundle.source_oci import Reference
 from keystone.bundle.source_wheels import Wheels
@@ -70,15 +70,15 @@ class ExcludedImage:
 class Chart:
     """A chart, how it will be installed, and what rendering cannot tell of its images.
 
-    source.repository of a folder is absolute. values win over values_files, later files over
-    earlier ones. keyring: None to take the chart without provenance.
+    source.repository of a folder is absolute. values (YAML as helm reads it, "" for none) win over
+    values_files, later files over earlier ones. keyring: None to take the chart without provenance.
     """
 
     source: Dependency
     group: str
     release: str
     namespace: str
-    values: Mapping[str, Any]
+    values: str
     values_files: tuple[Path, ...]
     api_versions: tuple[str, ...]
     keyring: Path | None
@@ -172,7 +172,10 @@ def load(path: Path) -> Definition:
     ]
     charts = []
     for index, value in enumerate(spec.get("charts", [])):
-        charts.append(_chart(value, path.parent))
+        values = value.get("values")
+        at = ("spec", "charts", index, "values")
+        text = documents.as_written(document, at, values) if values else ""
+        charts.append(_chart(value, path.parent, text))
         mistakes += _chart_mistakes(document, index, charts[-1])
     if mistakes:
         raise ConfigurationError(f"{path}: {len(mistakes)} mistakes", mistakes=mistakes)
@@ -195,6 +198,15 @@ def load(path: Path) -> Definition:
         ca_file=(path.parent / spec["caFile"]).resolve() if "caFile" in spec else None,
         token_servers=dict(spec.get("tokenServers", {})),
     )
+
+
+def beside(lock: Path) -> Definition | None:
+    """The definition that a lock (x.lock.json) was made of, where it still lies beside it."""
+    for ending in (".yaml", ".yml"):
+        path = lock.with_name(lock.name.removesuffix(".lock.json") + ending)
+        if lock.name.endswith(".lock.json") and path.is_file():
+            return load(path)
+    return None
 
 
 def load_mirrors(path: Path | None) -> dict[str, str]:
@@ -247,7 +259,7 @@ def _wheels(value: Mapping[str, Any]) -> Wheels:
     )
 
 
-def _chart(value: Mapping[str, Any], folder: Path) -> Chart:
+def _chart(value: Mapping[str, Any], folder: Path, values: str) -> Chart:
     repository, keyring = value["repository"], value.get("keyring")
     if repository.startswith("file://"):
         repository = f"file://{(folder / repository.removeprefix('file://')).resolve()}"
@@ -256,7 +268,7 @@ def _chart(value: Mapping[str, Any], folder: Path) -> Chart:
         group=value.get("group", ""),
         release=value.get("release", value["name"].lower().replace("_", "-").replace(".", "-")),
         namespace=value.get("namespace", "default"),
-        values=value.get("values", {}),
+        values=values,
         values_files=tuple((folder / name).resolve() for name in value.get("valuesFiles", [])),
         api_versions=tuple(value.get("apiVersions", [])),
         keyring=(folder / keyring).resolve() if keyring else None,

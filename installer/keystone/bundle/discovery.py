@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from keystone.bundle import chart as charts
 from keystone.bundle import references
 from keystone.bundle.addresses import SourceError
-from keystone.bundle.references import ImageName
+from keystone.bundle.image_names import ImageName
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -25,6 +25,10 @@ SUBJECT_TAG = "sha256-"
 DESCRIBES = "vnd.docker.reference.digest"
 MAX_MANIFEST = 4 << 20
 """Bytes; the distribution specification asks registries to take at least this much."""
+MAX_NESTED = 3
+"""Indexes in each other, the outermost counted; `layout` takes a manifest below the third."""
+NAMES = {"x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64"}
+"""What some builders call machines, as containerd normalises it."""
 ELSEWHERE = "nondistributable", "rootfs.foreign"
 """Media types of layers that are not meant to travel."""
 HINT = "ask for an image that is all there; nothing inside may be fetched from elsewhere"
@@ -53,6 +57,13 @@ class Parsed:
     blobs: tuple[Descriptor, ...]
 
 
+def platform(text: str) -> str:
+    """os/architecture of "os/architecture[/variant]"; "" where one of the two is missing."""
+    system, _, machine = text.partition("/")
+    machine = machine.partition("/")[0]
+    return f"{system}/{NAMES.get(machine, machine)}" if system and machine else ""
+
+
 def parse(data: bytes) -> Parsed:
     """Read a manifest or an index. Raises DamagedBundleError (KSB-23, -24, -25) for anything else.
 
@@ -78,7 +89,7 @@ def _parsed(document: dict[str, Any]) -> Parsed:
     if is_index and document.keys() & {"layers", "config"}:
         raise ValueError("index and manifest at once")
     if document["schemaVersion"] != 2:  # noqa: PLR2004 the only one that names by digest
-        raise ValueError("schemaVersion is not 2")
+        raise ValueError("schemaVersion is not 2 (schema 1 names nothing by its digest)")
     kinds = INDEXES if is_index else MANIFESTS
     media_type = document.get("mediaType", kinds[0])
     if media_type not in kinds:
@@ -86,17 +97,20 @@ def _parsed(document: dict[str, Any]) -> Parsed:
     if is_index:
         return Parsed(media_type, _descriptors(document["manifests"]), ())
     layers = _descriptors(document["layers"])
-    return Parsed(media_type, (), (_descriptor(document["config"]), *layers))
+    return Parsed(media_type, (), (describe(document["config"]), *layers))
 
 
 def _descriptors(values: object) -> tuple[Descriptor, ...]:
     if not isinstance(values, list):
         raise TypeError("not a list of descriptors")
-    return tuple(_descriptor(value) for value in values)
+    return tuple(describe(value) for value in values)
 
 
-def _descriptor(value: dict[str, Any]) -> Descriptor:
-    """One descriptor (image-spec, descriptor.md), with types as the specification has them."""
+def describe(value: dict[str, Any]) -> Descriptor:
+    """One descriptor (image-spec, descriptor.md), with types as the specification has them.
+
+    Raises ValueError, KeyError, TypeError or AttributeError for what is none.
+    """
     where = value.get("platform") or {}
     parts = [where.get("os", ""), where.get("architecture", ""), where.get("variant", "")]
     media_type, size = value["mediaType"], value["size"]

@@ -7,7 +7,7 @@ what counts as a reference, so that ordinary text is never taken for one:
   image      a key, flag or variable that speaks of an image: a name with host, tag or digest
   text       any other string: only host/path:tag with a tag like a version, or a digest
 
-Names follow github.com/distribution/reference; "busybox" is docker.io/library/busybox:latest.
+What is a name says `image_names`, what keys mean `split_names`.
 """
 
 from __future__ import annotations
@@ -15,71 +15,23 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
-CONTAINERS = ("containers", "initContainers", "ephemeralContainers")
-SPLIT = ("registry", "hub", "repository", "image", "name", "version", "tag", "digest")
-DIGEST = r"sha256:[0-9a-f]{64}"
-_LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
-_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
-_NAME = re.compile(
-    rf"(?:(?P<host>{_LABEL}(?:\.{_LABEL})*(?::[0-9]+)?|\[[0-9a-fA-F:]+\](?::[0-9]+)?)/)?"
-    rf"(?P<repository>{_PART}(?:/{_PART})*)"
-    rf"(?::(?P<tag>\w[\w.-]{{0,127}}))?(?:@(?P<digest>{DIGEST}))?"
-)
-_IMAGE_KEY = re.compile(
-    r"(?:^|[_.\-/])images?(?:$|[_-]?(?:name|ref|reference|url)$)"
-    r"|(?:^|.*[a-z0-9])Images?(?:Name|Ref|Reference|U[Rr][Ll])?$"
-    r"|^images?(?:Name|Ref|Reference|U[Rr][Ll])$"
-)
-_VERSION_WORDS = {"latest", "stable", "main", "master", "edge", "nightly"}
-_LOCAL_NAMES = (".svc", ".local", ".internal", ".localdomain")
-_TEMPLATE = re.compile(r"\{\{|\}\}|\$\(|\$\{|%s|<[a-zA-Z]")
+from keystone.bundle import arguments, config_files, image_names, split_names
+from keystone.bundle.image_names import ImageName
+from keystone.bundle.split_names import Around
+
+CONTAINERS = re.compile(r".*[cC]ontainers|steps|sidecars")
+"""Of pods, of Tekton's tasks and Argo's workflows, and what operators add to pods."""
+_INSIDE = re.compile(r"\s*(?:[{\[]|[\"']?[\w.\-/]+[\"']?:\s)")
+"""How YAML or JSON inside a string begins."""
 _SPLIT = re.compile(r"[\s\"'`=,;|&()<>\[\]{}]+")
-_IMAGE_LINE = re.compile(r"(?m)^[ \t-]*[\"']?image[\"']?[ \t]*:[ \t]*[\"']?([^\s\"'#{}]+)")
 _PROSE = {"description", "message", "summary", "title", "notes"}
 _MAX_DEPTH = 100
-
-
-@dataclass(frozen=True, order=True)
-class ImageName:
-    """An image as a node would pull it: host and repository always there, tag or digest or both."""
-
-    host: str
-    repository: str
-    tag: str = ""
-    digest: str = ""
-
-    @property
-    def name(self) -> str:
-        """Without tag and digest: "docker.io/library/busybox"."""
-        return f"{self.host}/{self.repository}"
-
-    def __str__(self) -> str:
-        tag = f":{self.tag}" if self.tag else ""
-        return self.name + tag + (f"@{self.digest}" if self.digest else "")
-
-    @classmethod
-    def parse(cls, text: str) -> ImageName:
-        """From a full or a short name. Raises ValueError when no node could pull it."""
-        match = _NAME.fullmatch(text.strip())
-        if match is None:
-            raise ValueError(f"{text!r} is not the name of an image")
-        host, repository = match["host"] or "", match["repository"]
-        if host and not ("." in host or ":" in host or host == "localhost"):
-            if host != host.lower():
-                raise ValueError(f"{text!r} is not the name of an image: upper case")
-            host, repository = "", f"{host}/{repository}"
-        if host in {"", "index.docker.io", "registry-1.docker.io"}:
-            host = "docker.io"
-        if host == "docker.io" and "/" not in repository:
-            repository = f"library/{repository}"
-        tag, digest = match["tag"] or "", match["digest"] or ""
-        return cls(host, repository, tag if tag or digest else "latest", digest)
 
 
 @dataclass(frozen=True, order=True)
@@ -141,7 +93,7 @@ def in_text(text: str) -> Iterator[str]:
     """Full references that stand in prose or in a script, as they are written."""
     for word in _SPLIT.split(text):
         candidate = word.rstrip(".:")
-        if _plain(candidate) is not None:
+        if image_names.plain(candidate) is not None:
             yield candidate
 
 
@@ -153,54 +105,71 @@ def _owner(value: Mapping[str, Any]) -> Place:
 
 
 class _Walk:
-    """Goes through one object and remembers whose it is."""
+    """Goes through one object and remembers whose it is, and what holds where it is."""
 
     def __init__(self, owner: Place) -> None:
         self.owner = owner
+        self.around = Around()
 
     def mapping(self, value: Mapping[str, Any], at: str, key: str) -> Iterator[Asked]:
         """A dict: first what its shape says, then what is in it."""
         if at.count(".") + at.count("[") > _MAX_DEPTH:
             return
-        done: set[object] = set()
-        joined = _joined(value, key)
-        if joined is not None:
-            done = {key for key in SPLIT if not isinstance(value.get(key), Mapping | list)}
-            yield from self._give(joined, at, "image", _named)
+        fields, before = arguments.scalars(value), self.around
+        done: set[str] = set()
+        for joined in split_names.joined(fields, key, before):
+            done |= joined.keys
+            yield from self._give(joined.text, at, "image", image_names.named)
+        self.around = split_names.inside(fields, key, before)
         for inner, child in value.items():
             name = str(inner)
             # What stands in a status was asked for elsewhere.
             if name in done or name in _PROSE or (at == "$" and name == "status"):
                 continue
-            yield from self._member(name, child, _step(at, name))
+            yield from self._member(name, child, _step(at, name), key)
+        self.around = before
 
-    def _member(self, key: str, child: object, at: str) -> Iterator[Asked]:
+    def _member(self, key: str, child: object, at: str, parent: str) -> Iterator[Asked]:
         """One entry of a dict, by what its key says about it."""
-        if key in CONTAINERS and isinstance(child, list):
+        if CONTAINERS.fullmatch(key) and isinstance(child, list):
             yield from self._containers(child, at)
         elif key in {"args", "command"} and isinstance(child, list):
-            yield from self._arguments(child, at)
-        elif key == "env" and isinstance(child, list):
-            yield from self._environment(child, at)
+            yield from self._arguments(
+                list(map(str, child)), [f"{at}[{n}]" for n in range(len(child))]
+            )
         elif key in {"data", "stringData"} and self.owner.kind in {"ConfigMap", "Secret"}:
             yield from self._files(child, at, coded=key == "data" and self.owner.kind == "Secret")
         elif key == "image" and isinstance(child, Mapping) and "reference" in child:
-            yield from self._give(child["reference"], f"{at}.reference", "container", _any)
+            yield from self._give(
+                child["reference"], f"{at}.reference", "container", image_names.anything
+            )
+        elif isinstance(child, str) and split_names.words(parent)[-1:] == ["images"]:
+            # `images: {proxy: quay.io/x:v1}`: the name of the dict speaks for its entries.
+            yield from self._text(child, at, "image", image_names.named)
         elif key != "labels" and not key.endswith("last-applied-configuration"):
             yield from self._value(child, at, key)
 
     def _value(self, value: object, at: str, key: str) -> Iterator[Asked]:
         if isinstance(value, Mapping):
             yield from self.mapping(value, at, key)
+        elif isinstance(value, list) and value and all(map(arguments.is_variable, value)):
+            yield from self._environment(value, at)
         elif isinstance(value, list):
             for index, entry in enumerate(value):
                 yield from self._value(entry, f"{at}[{index}]", key)
-        elif isinstance(value, str) and _IMAGE_KEY.search(key):
-            yield from self._give(value, at, "image", _named)
         elif isinstance(value, str):
-            # `images: {proxy: quay.io/x:v1}`: the name of the dict speaks for its entries.
-            about = re.search(r"(?i)images$", at.rsplit(".", 1)[0])
-            yield from self._give(value, at, "image" if about else "text", _plain)
+            how = "image" if split_names.speaks(key) else "text"
+            yield from self._text(value, at, how, _rule(key, split_names.speaks(key)))
+
+    def _text(self, text: str, at: str, how: str, rule: image_names.Rule) -> Iterator[Asked]:
+        """A value, a list of values, or a file."""
+        found = list(self._give(text, at, how, rule))
+        inside = not found and ("\n" in text or _INSIDE.match(text))
+        for word in _SPLIT.split(text) if not found else ():
+            if word != text and (rule is not image_names.plain or not inside):
+                found += self._give(word, at, how, rule)
+        found += self._embedded(text, at) if inside else ()
+        yield from {asked.image: asked for asked in found}.values()
 
     def _containers(self, value: Sequence[Any], at: str) -> Iterator[Asked]:
         for index, container in enumerate(value):
@@ -210,68 +179,111 @@ class _Walk:
             image = container.get("image")
             # Istio's webhook puts its own image where a chart writes "auto".
             if isinstance(image, str) and image != "auto":
-                yield from self._give(image, f"{here}.image", "container", _any)
+                yield from self._give(image, f"{here}.image", "container", image_names.anything)
             rest = {k: v for k, v in container.items() if k != "image" or not isinstance(v, str)}
-            yield from self.mapping(rest, here, "")
+            yield from self.mapping(arguments.expanded(rest), here, "")
 
-    def _arguments(self, value: Sequence[Any], at: str) -> Iterator[Asked]:
-        """Flags, "--x=value" or "--x", "value", and scripts behind `sh -c`."""
+    def _arguments(self, argv: Sequence[str], places: Sequence[str]) -> Iterator[Asked]:
+        """Flags, "--x=value" or "--x", "value"; assignments; and scripts behind `sh -c`.
+
+        places: where each word stands.
+        """
+        flags = dict(arguments.flags(argv))
+        done: set[str] = set()
+        for joined in split_names.joined(flags, "", self.around):
+            done |= joined.keys
+            at = next(
+                p for w, p in zip(argv, places, strict=True) if arguments.flag(w) in joined.keys
+            )
+            yield from self._give(joined.text, at, "argument", image_names.named)
         before = ""
-        for index, word in enumerate(map(str, value)):
-            here = f"{at}[{index}]"
+        for word, at in zip(argv, places, strict=True):
             flag, equals, rest = word.partition("=")
-            about_image = "image" in (flag if equals else before).lower()
-            if flag.startswith("-") and equals:
-                yield from self._give(rest, here, "argument", _named if about_image else _plain)
-            elif before.startswith("-") and about_image and not word.startswith("-"):
-                yield from self._give(word, here, "argument", _named)
+            if arguments.flag(word) in done or (
+                before.startswith("-") and before.lstrip("-") in done
+            ):
+                pass
+            elif re.fullmatch(r"-*[A-Za-z_][\w.-]*", flag) and equals:
+                rule = _rule(flag, split_names.mentions(flag))
+                yield from self._text(rest, at, "argument", rule)
+            elif arguments.takes_image(before) and not word.startswith("-"):
+                yield from self._text(word, at, "argument", _rule(before, True))
+            elif re.search(r"\s", word):
+                yield from self._embedded(word, at)
             else:
                 for text in in_text(word):
-                    yield from self._give(text, here, "argument", _plain)
+                    yield from self._give(text, at, "argument", image_names.plain)
             before = word
 
     def _environment(self, value: Sequence[Any], at: str) -> Iterator[Asked]:
+        """Variables of a container, parameters of a pipeline: name, and value or default."""
+        texts = {str(entry["name"]): arguments.given(entry) for entry in value}
+        done: set[str] = set()
+        for joined in split_names.joined(texts, "", self.around):
+            done |= joined.keys
+            index = next(n for n, entry in enumerate(value) if entry["name"] in joined.keys)
+            yield from self._give(
+                joined.text, f"{at}[{index}].value", "environment", image_names.named
+            )
         for index, entry in enumerate(value):
-            if not isinstance(entry, Mapping) or not isinstance(entry.get("value"), str):
+            name, text = str(entry["name"]), arguments.given(entry)
+            if name in done or not text:
                 continue
-            name, text, here = str(entry.get("name", "")), entry["value"], f"{at}[{index}].value"
-            if "\n" in text or text.lstrip()[:1] in {"{", "["}:
-                yield from self._embedded(text, here)
-            elif re.search(r"(?i)image", name):
-                yield from self._give(text, here, "environment", _named)
-            else:
-                yield from self._give(text, here, "environment", _plain)
+            rule = _rule(name, split_names.mentions(name))
+            yield from self._text(text, f"{at}[{index}].value", "environment", rule)
 
     def _files(self, value: object, at: str, *, coded: bool) -> Iterator[Asked]:
         """What a ConfigMap or Secret carries: a value, a YAML or JSON file, a script."""
+        texts = {}
         for key, content in value.items() if isinstance(value, Mapping) else ():
-            here, text = _step(at, str(key)), content
-            if not isinstance(text, str):
-                continue
-            if coded:
+            text = content
+            if coded and isinstance(text, str):
                 try:
                     text = base64.b64decode(text, validate=True).decode()
                 except (binascii.Error, UnicodeDecodeError):
                     continue
-            if "\n" in text or text.lstrip()[:1] in {"{", "["}:
-                yield from self._embedded(text, here)
-            else:
-                about_image = _IMAGE_KEY.search(str(key))
-                yield from self._give(text, here, "image", _named if about_image else _plain)
+            if isinstance(text, str):
+                texts[str(key)] = text
+        done: set[str] = set()
+        lines = {key: text for key, text in texts.items() if "\n" not in text}
+        for joined in split_names.joined(lines, "", self.around):
+            done |= joined.keys
+            yield from self._give(joined.text, at, "image", image_names.named)
+        for key, text in texts.items():
+            if key not in done:
+                rule = _rule(key, split_names.speaks(key) or split_names.mentions(key))
+                yield from self._text(text, _step(at, key), "image", rule)
 
     def _embedded(self, text: str, at: str) -> Iterator[Asked]:
         """A file inside an object. What does not parse is looked through line by line."""
         try:
             documents = load(text)
         except ValueError:
-            documents = [text]
+            documents = [config_files.toml(text) or text]
         for value in documents:
             if isinstance(value, Mapping | list):
                 yield from self._value(value, at, "")
-                continue
-            seen = {match[1] for match in _IMAGE_LINE.finditer(str(value)) if _named(match[1])}
-            for found in sorted(seen | set(in_text(str(value)))):
-                yield from self._give(found, at, "image", _named)
+            elif isinstance(value, str):
+                # One name often stands in a line and among a script's words.
+                found = [*self._lines(text, at), *self._script(text, at)]
+                yield from {asked.image: asked for asked in found}.values()
+
+    def _lines(self, text: str, at: str) -> Iterator[Asked]:
+        for fields in config_files.assignments(text):
+            done: set[str] = set()
+            for joined in split_names.joined(fields, "", self.around):
+                done |= joined.keys
+                yield from self._give(joined.text, at, "image", image_names.named)
+            for key, value in fields.items():
+                if key not in done and split_names.speaks(key):
+                    yield from self._give(value, at, "image", _rule(key, True))
+
+    def _script(self, text: str, at: str) -> Iterator[Asked]:
+        argv = config_files.tokens(text)
+        argv = [word for word in argv if not re.search(r"\s", word)]
+        yield from self._arguments(argv, [at] * len(argv))
+        for word in in_text(text):
+            yield from self._give(word, at, "image", image_names.plain)
 
     def schema(self, value: object, at: str, key: str) -> Iterator[Asked]:
         """A custom resource's schema asks for an image only by a default."""
@@ -280,16 +292,25 @@ class _Walk:
                 yield from self.schema(entry, f"{at}[{index}]", key)
         if not isinstance(value, Mapping):
             return
-        default = value.get("default")
-        if isinstance(default, str) and _IMAGE_KEY.search(key):
-            yield from self._give(default, f"{at}.default", "image", _named)
-        elif isinstance(default, Mapping):
-            yield from self.mapping(default, f"{at}.default", key)
+        defaults = {
+            str(name): field["default"]
+            for name, field in value.items()
+            if isinstance(field, Mapping) and isinstance(field.get("default"), str | int | float)
+        }
+        done: set[str] = set()
+        for joined in split_names.joined(arguments.scalars(defaults), key, self.around):
+            done |= joined.keys
+            yield from self._give(joined.text, at, "image", image_names.named)
+        if "default" in value:
+            yield from self._member(key, value["default"], f"{at}.default", "")
         for inner, child in value.items():
+            name = key if inner in {"properties", "items"} else str(inner)
+            if inner in done and isinstance(child, Mapping):
+                continue
             if inner not in {"default", "example", "enum", "description"}:
-                yield from self.schema(child, _step(at, str(inner)), str(inner))
+                yield from self.schema(child, _step(at, str(inner)), name)
 
-    def _give(self, text: object, at: str, how: str, rule: _Rule) -> Iterator[Asked]:
+    def _give(self, text: object, at: str, how: str, rule: image_names.Rule) -> Iterator[Asked]:
         image = rule(text) if isinstance(text, str) else None
         if image is not None:
             owner = self.owner
@@ -297,75 +318,11 @@ class _Walk:
             yield Asked(image, place, str(text).strip(), how)
 
 
-_Rule = Callable[[str], ImageName | None]
-
-
-def _any(text: str) -> ImageName | None:
-    """The image of a container: whatever is written there will be pulled."""
-    if _TEMPLATE.search(text):
-        return None
-    try:
-        return ImageName.parse(text)
-    except ValueError:
-        return None
-
-
-def _named(text: str) -> ImageName | None:
-    """Something that is called an image: it names a tag, a digest or a registry with a path."""
-    image = _any(text)
-    if image is None:
-        return None
-    first, slash, _ = text.strip().partition("/")
-    has_host = bool(slash) and ("." in first or ":" in first)
-    tagged = bool(re.search(rf":\w[\w.-]*$|@{DIGEST}$", text.strip()))
-    return image if tagged or has_host else None
-
-
-def _plain(text: str) -> ImageName | None:
-    """Any text: a registry's name, a path, and a tag that reads like a version, or a digest."""
-    image = _any(text) if "/" in text else None
-    if image is None or not text.strip().startswith(f"{image.host}/"):
-        return None
-    if image.digest:
-        return image
-    host = image.host.partition(":")[0]
-    if image.host == "localhost" or re.fullmatch(r"[\d.]+", host) or host.endswith(_LOCAL_NAMES):
-        return None
-    tag = image.tag if text.strip().endswith(f":{image.tag}") else ""
-    port = tag.isdigit() and (int(tag) in {80, 443} or 1000 <= int(tag) <= 65535)  # noqa: PLR2004 ports
-    versioned = tag in _VERSION_WORDS or re.search(r"\d", tag)
-    return image if versioned and not port else None
-
-
-def _joined(value: Mapping[str, Any], key: str) -> str | None:
-    """A reference that is split over several keys, as Helm values and operators have it.
-
-    {repository, tag}, {registry, repository, tag, digest}, {repository, image, version} (GPU
-    operator), {hub, image, tag} (Istio), {image, version} (Prometheus).
-    """
-    text = {
-        name: str(value[name])
-        for name in SPLIT
-        if isinstance(value.get(name), str | int | float) and str(value[name])
-    }
-    about_image = bool(re.search(r"(?i)image$", key))
-    prefix = text.get("registry") or text.get("hub")
-    # A name alone is a name: it is a repository only inside something that is called an image.
-    parts = [prefix, text.get("repository"), text.get("image")]
-    if len([part for part in parts if part]) == 0 and about_image:
-        parts.append(text.get("name"))
-    tag, digest = text.get("tag", ""), text.get("digest", "")
-    name = "/".join(part.strip("/") for part in parts if part)
-    if not tag and (about_image or ("image" in text and "/" in name)):
-        tag = text.get("version", "")
-    if not name or not (tag or digest) or re.search(r"[:@][^/]*$", name):
-        return None
-    # {repository, tag} alone may be a git repository, unless it starts with a registry.
-    if not (about_image or prefix or "image" in text or "." in name.partition("/")[0]):
-        return None
-    if tag.startswith("sha256:"):
-        tag, digest = "", tag
-    return name + (f":{tag}" if tag else "") + (f"@{digest}" if digest else "")
+def _rule(key: str, speaks: bool) -> image_names.Rule:
+    """What counts under a key, flag or variable that speaks of an image, or does not."""
+    if not speaks:
+        return image_names.plain
+    return image_names.whole if "base" in split_names.words(key) else image_names.named
 
 
 def _step(at: str, key: str) -> str:

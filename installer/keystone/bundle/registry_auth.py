@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
+from urllib3.exceptions import HTTPError
+
 from keystone.bundle import docker_credentials
 from keystone.bundle.addresses import Origin, SourceError
 from keystone.errors import ConfigurationError, RefusedError
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 WELL_KNOWN = {"registry-1.docker.io": "https://auth.docker.io"}
 MAX_ANSWER = 1 << 20
 MAX_TOKEN = 64 << 10
+MAX_SAID = 16 << 10
+MAX_WORDS = 300
+"""Characters of what a registry says that reach a terminal."""
 OK = 200
 
 
@@ -66,6 +71,22 @@ def challenges(header: str) -> list[Challenge]:
     return [Challenge(scheme, parameters) for scheme, parameters in found]
 
 
+def login(registry: Origin) -> str:
+    """The command that leaves credentials where `docker_credentials` finds them."""
+    return f"docker login {'docker.io' if registry.name in WELL_KNOWN else registry.name}"
+
+
+def said(answer: Any) -> str:  # noqa: ANN401 a requests.Response
+    """What a registry says of an error (distribution-spec, "Error Codes"): ": its words", or ""."""
+    try:
+        document = json.loads(answer.raw.read(MAX_SAID, decode_content=True))
+        words = "; ".join(str(one.get("message") or one["code"]) for one in document["errors"])
+    except (HTTPError, OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return ""
+    plain = re.sub(r"[^\x20-\x7e]+", " ", words).strip()[:MAX_WORDS]
+    return f": {plain}" if plain else ""
+
+
 def authorization(client: _Client, url: str, header: str, token_servers: Mapping[str, str]) -> str:
     """The Authorization header that a 401 from `url` asks for.
 
@@ -80,9 +101,7 @@ def authorization(client: _Client, url: str, header: str, token_servers: Mapping
         return _token(client, origin, name, offered["bearer"], credentials, token_servers)
     if "basic" in offered and credentials:
         return f"Basic {credentials.basic}"
-    raise SourceError(
-        f"{url}: the server wants credentials", hint=f"docker login {origin.name}, then again"
-    )
+    raise SourceError(f"{url}: the server wants credentials", hint=f"{login(origin)}, then again")
 
 
 def check_realm(
@@ -115,7 +134,9 @@ def _token(
 ) -> str:
     realm = offered.get("realm", "")
     check_realm(registry, realm, credentials=credentials is not None, token_servers=token_servers)
-    fields = {"service": offered.get("service", ""), "scope": f"repository:{name}:pull"}
+    fields = {"scope": f"repository:{name}:pull"}
+    if offered.get("service"):
+        fields = {"service": offered["service"], **fields}
     if credentials and credentials.identity_token:
         form = {
             **fields,
@@ -132,8 +153,9 @@ def _token(
     with closing(answer):
         if answer.status_code != OK:
             raise SourceError(
-                f"{realm}: HTTP {answer.status_code}: no token for {registry.name}/{name}",
-                hint=f"docker login {registry.name}, then again",
+                f"{realm}: HTTP {answer.status_code}: no token for {registry.name}/{name}"
+                f"{said(answer)}",
+                hint=f"{login(registry)}, then again",
             )
         return f"Bearer {_read_token(realm, answer.raw.read(MAX_ANSWER + 1, decode_content=True))}"
 

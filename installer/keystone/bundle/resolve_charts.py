@@ -15,9 +15,9 @@ from keystone import log, run
 from keystone.bundle import cache, discovery, helm, media, references
 from keystone.bundle.addresses import SourceError
 from keystone.bundle.discovery import Need
+from keystone.bundle.image_names import ImageName
 from keystone.bundle.lock import LockedBlob
 from keystone.bundle.model import Item
-from keystone.bundle.references import ImageName
 from keystone.bundle.source_helm import CONTENT, PROVENANCE, Charts, digest_of
 from keystone.errors import ConfigurationError
 
@@ -156,20 +156,20 @@ def _values_sources(wanted: Chart, folder: Path) -> Iterator[tuple[bytes, str]]:
     for file in wanted.values_files:
         yield file.read_bytes(), f"local:{os.path.relpath(file, folder.resolve())}"
     if wanted.values:
-        text = json.dumps(wanted.values, sort_keys=True)
-        yield text.encode(), f"inline:{text}"
+        yield wanted.values.encode(), f"inline:{wanted.values}"
 
 
 def _given(wanted: Chart) -> dict[str, Any]:
     """All values of the definition in one mapping, to judge conditions of annotations by."""
     given: dict[str, Any] = {}
-    for file in wanted.values_files:
+    texts = [(str(file), file.read_text()) for file in wanted.values_files]
+    for where, text in [*texts, (f"values of chart {wanted.source.name}", wanted.values)]:
         try:
-            (values,) = references.load(file.read_text()) or [{}]
-        except ValueError as error:
-            raise ConfigurationError(f"{file}: no file of values: {error}") from error
-        given = discovery.over(given, values)
-    return discovery.over(given, wanted.values)
+            (values,) = references.load(text) or [{}]
+            given = discovery.over(given, values)
+        except (ValueError, AttributeError) as error:
+            raise ConfigurationError(f"{where}: no values: {error}") from error
+    return given
 
 
 def _needs(
@@ -227,9 +227,9 @@ def _declared(wanted: Chart) -> Iterator[Need]:
 def _template(
     running: Helm, wanted: Chart, got: Fetched, more: Sequence[str], kube_version: str
 ) -> str:
-    chart, inline = running.scratch / "chart.tgz", running.scratch / "values.json"
+    chart, inline = running.scratch / "chart.tgz", running.scratch / "values.yaml"
     chart.write_bytes(got.data)
-    inline.write_text(json.dumps(wanted.values))
+    inline.write_text(wanted.values)
     words: list[str | Path] = ["--namespace", wanted.namespace, *more]
     for file in (*wanted.values_files, inline):
         words += ["--values", file]

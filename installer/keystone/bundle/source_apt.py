@@ -35,6 +35,12 @@ ETC_APT = Path("/etc/apt")
 OS_RELEASE = Path("/etc/os-release")
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 SYSTEM_CA = "/etc/ssl/certs/ca-certificates.crt"
+OFF = {"no", "false", "without", "off", "disable", "0"}
+"""How apt says no (apt.conf(5))."""
+NAME = re.compile(
+    r"(?P<name>[a-z0-9][a-z0-9+.-]+)(?::[a-z0-9-]+)?(?:=[A-Za-z0-9.+:~*-]+|/[A-Za-z0-9.~-]+)?"
+)
+"""A package as apt-get(8) takes one: name, :architecture, =version or /release."""
 PLAIN_SUITES = ("", "-updates", "-security")
 
 
@@ -70,9 +76,12 @@ class Archive:
         return not self.architectures or architecture in self.architectures
 
     def __str__(self) -> str:
+        # A suite that is a path has no components (sources.list(5), "flat repository").
+        flat = self.suite.endswith("/")
+        components = "" if flat else f"Components: {' '.join(self.components)}\n"
         return (
             f"Types: deb\nURIs: {self.uri}\nSuites: {self.suite}\n"
-            f"Components: {' '.join(self.components)}\nSigned-By: {self.signed_by}\n"
+            f"{components}Signed-By: {self.signed_by}\n"
         )
 
 
@@ -103,20 +112,35 @@ def machine_archives(suite: str, components: Sequence[str]) -> tuple[Archive, ..
 def _entries() -> Iterator[tuple[str, str, str]]:
     """(URI, suite, Signed-By) of every active source, in both of apt's formats."""
     for path in sorted((ETC_APT / "sources.list.d").glob("*.sources")):
-        for stanza in re.split(r"\n\s*\n", path.read_text()):
-            lines = "\n".join(line for line in stanza.splitlines() if not line.startswith("#"))
-            if "deb" not in _field(lines, "Types").split() or _field(lines, "Enabled") == "no":
-                continue
-            for uri in _field(lines, "URIs").split():
-                for suite in _field(lines, "Suites").split():
-                    yield uri, suite, _field(lines, "Signed-By")
+        yield from deb822(path.read_text())
     old = [ETC_APT / "sources.list", *sorted((ETC_APT / "sources.list.d").glob("*.list"))]
     for path in filter(Path.exists, old):
         for line in path.read_text().splitlines():
-            match = re.match(r"deb\s+(?:\[([^]]*)\]\s+)?(\S+)\s+(\S+)\s", line)
+            match = re.match(r"\s*deb\s+(?:\[([^]]*)\]\s+)?(\S+)\s+(\S+)(?:\s|$)", line)
             if match:
                 key = re.search(r"signed-by=(\S+)", match[1] or "")
                 yield match[2], match[3], key[1] if key else ""
+
+
+def deb822(text: str) -> Iterator[tuple[str, str, str]]:
+    """(URI, suite, Signed-By) of the active sources in a *.sources file (sources.list(5)).
+
+    Fields may go on in lines that begin with a blank; a key that is written there counts as none.
+    """
+    kept = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
+    for stanza in re.split(r"\n[ \t]*\n", kept):
+        fields = {
+            name.lower(): re.sub(r"\s+", " ", value).strip()
+            for name, value in re.findall(r"(?m)^([\w-]+):((?:.*(?:\n[ \t].*)*))", stanza)
+        }
+        if "deb" not in fields.get("types", "").split():
+            continue
+        if fields.get("enabled", "yes").lower() in OFF:
+            continue
+        signed_by = fields.get("signed-by", "")
+        for uri in fields.get("uris", "").split():
+            for suite in fields.get("suites", "").split():
+                yield uri, suite, "" if "-----BEGIN" in signed_by else signed_by
 
 
 @dataclass(frozen=True)
@@ -171,18 +195,36 @@ class Tree:
 
         Raises ConfigurationError with apt's own explanation when there is no solution.
         """
+        wanted = sorted(set(names))
+        self._require_known(wanted)
         result = self._apt(
-            "apt-get", "install", "--print-uris", "-qq", "-y", "--no-install-recommends",
-            *sorted(set(names)), check=False,
+            "apt-get", "install", "--print-uris", "-q", "-y", "--no-install-recommends",
+            *wanted, check=False,
         )  # fmt: skip
         if result.returncode != 0:
             raise ConfigurationError(
-                f"apt finds no solution for {' '.join(sorted(set(names)))}:\n"
-                f"{(result.stderr + result.stdout).strip()}",
+                f"apt finds no solution for {' '.join(wanted)}:\n{_reasons(result)}",
                 hint="correct the names in spec.debs, or the sources",
             )
-        uris = list(_uris(result.stdout))
-        return tuple(sorted(self._debs(uris), key=lambda deb: (deb.name, deb.version)))
+        files = dict(_uris(result.stdout))
+        return tuple(sorted(self._debs(files), key=lambda deb: (deb.name, deb.version)))
+
+    def _require_known(self, wanted: Sequence[str]) -> None:
+        """Refuse what apt would take for something else than a package's name.
+
+        To apt "name-" is a removal, "name+" an installation, "a.b" a pattern, unless a package is
+        called so. Raises ConfigurationError with all that are no package, real or virtual.
+        """
+        names = {text: match["name"] for text in wanted if (match := NAME.fullmatch(text))}
+        shown = self._apt("apt-cache", "showpkg", *names.values()).stdout if names else ""
+        known = set(re.findall(r"(?m)^Package: (\S+)", shown))
+        wrong = [text for text in wanted if names.get(text) not in known]
+        if wrong:
+            raise ConfigurationError(
+                f"there is no package {', '.join(wrong)} for {self.architecture}",
+                hint="correct the names in spec.debs, or the sources; "
+                "apt's name- for removal and its patterns are not taken",
+            )
 
     def required(self) -> frozenset[str]:
         """Names of the closure of priority "required": what the smallest system has."""
@@ -194,18 +236,25 @@ class Tree:
         ]
         return frozenset(deb.name for deb in self.closure(names))
 
-    def _debs(self, uris: Iterable[str]) -> Iterator[Deb]:
-        """The stanzas of the signed index that belong to these files."""
-        if not uris:
+    def _debs(self, files: Mapping[str, str]) -> Iterator[Deb]:
+        """The stanzas of the signed index that belong to these files: name by URL."""
+        if not files:
             return
-        left = {_filename(url): url for url in uris}
-        names = sorted({name.split("_", 1)[0] for name in left})
-        shown = self._apt("apt-cache", "show", *names).stdout
+        left = {_path(url): url for url in files}
+        shown = self._apt("apt-cache", "show", *sorted(set(files.values()))).stdout
         for stanza in shown.strip().split("\n\n"):
-            url = left.pop(_filename(_field(stanza, "Filename")), None)
-            if url is None:
+            name = _field(stanza, "Filename").removeprefix("./")
+            path = next((path for path in left if path.endswith(f"/{name}")), "")
+            if not path:
                 continue
-            yield deb_of(stanza, self.sources.upstream(url))
+            url = self.sources.upstream(left.pop(path))
+            try:
+                yield deb_of(stanza, url)
+            except ValueError as error:
+                raise SourceError(
+                    f"{url}: its archive names no SHA-256 and size of it: {error}",
+                    hint="its Packages file is too old to be checked: take another archive",
+                ) from error
         if left:
             raise ConfigurationError(f"apt does not describe {', '.join(left)}")
 
@@ -294,11 +343,25 @@ def local_deb(path: Path) -> Deb:
     return deb_of(stanza, path.name)
 
 
-def _uris(text: str) -> Iterator[str]:
-    """The URL of each line of --print-uris: 'URL' file size HASH:hex."""
+def _uris(text: str) -> Iterator[tuple[str, str]]:
+    """URL and package of each line of --print-uris: 'URL' name_version_arch.deb size HASH:hex."""
     for line in text.splitlines():
         if line.startswith("'"):
-            yield shlex.split(line)[0]
+            url, stored, *_ = shlex.split(line)
+            yield url, stored.partition("_")[0]
+
+
+def _reasons(result: run.Result) -> str:
+    """What apt says: errors, and what its solver printed before them."""
+    noise = re.compile(r"(Reading|Building|Done|\d+ upgraded|E: Unable to correct problems)")
+    said = [*result.stdout.splitlines(), *result.stderr.splitlines()]
+    kept = [line for line in said if line.strip() and not noise.match(line)]
+    return "\n".join(kept) or result.stderr.strip()
+
+
+def _path(url: str) -> str:
+    """The path of an address, as the archive's index writes it."""
+    return unquote(url.partition("://")[2] if "://" in url else f"/{url}")
 
 
 def _filename(url: str) -> str:

@@ -14,7 +14,7 @@ import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urljoin
+from urllib.parse import quote, urljoin
 
 from keystone import run
 from keystone.bundle import chart as charts
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 CONTENT = "application/vnd.cncf.helm.chart.content.v1.tar+gzip"
 PROVENANCE = "application/vnd.cncf.helm.chart.provenance.v1.prov"
+CHARTS_PARTS = ("charts/", "Chart.yaml", "requirements.")
 MAX_INDEX = 128 << 20
 MAX_PROVENANCE = 1 << 20
 MAX_TAG_PAGES = 1000
@@ -107,14 +108,19 @@ class Charts:
 
     def _repository(self, wanted: Dependency, *, prove: bool) -> Fetched:
         repository = wanted.repository.rstrip("/")
-        entries = self._index(repository).get(wanted.name) or []
-        by_version = {str(entry["version"]): entry for entry in reversed(entries)}
-        version = self._choose(wanted, list(by_version))
-        url = urljoin(f"{repository}/", str(by_version[version]["urls"][0]))
-        named = str(by_version[version].get("digest") or "").removeprefix("sha256:")
+        listed = _versions(self._index(repository).get(wanted.name))
+        usable = {version: entry for version, entry in listed.items() if _address(entry)}
+        if wanted.version in listed.keys() - usable.keys():
+            raise SourceError(
+                f"{repository}: chart {wanted.name} {wanted.version} has no address in the index",
+                hint="tell who keeps the repository; until then take another version",
+            )
+        version = self._choose(wanted, list(usable))
+        entry = usable[version]
+        url = urljoin(f"{repository}/", _address(entry))
+        named = str(entry.get("digest") or "").removeprefix("sha256:")
         if url.startswith("oci://"):
-            host, _, path = url.removeprefix("oci://").partition("/")
-            found = self._pull(Reference(host, *path.rsplit(":", 1)))
+            found = self._pull(_reference(url))
         else:
             data = self.sources.read(url, limit=charts.MAX_PACKED, digest=_said(url, named))
             proof = self._provenance(url) if prove else b""
@@ -134,10 +140,12 @@ class Charts:
             url = f"{repository}/index.yaml"
             text = self.sources.read(url, limit=MAX_INDEX)
             try:
-                entries = _parse_index(text)["entries"]
-            except (ValueError, KeyError, TypeError) as error:
+                entries = _parse_index(text)["entries"] or {}
+                if not isinstance(entries, dict):
+                    raise TypeError("entries is no mapping")
+            except (ValueError, LookupError, TypeError, RecursionError) as error:
                 raise SourceError(f"{url}: not the index of a Helm repository: {error}") from error
-            self._indexes[repository] = entries or {}
+            self._indexes[repository] = entries
         return self._indexes[repository]
 
     def _registry(self, wanted: Dependency) -> Fetched:
@@ -150,17 +158,23 @@ class Charts:
         return _expected(found, wanted.name, version)
 
     def _tags(self, reference: Reference) -> list[str]:
-        """All tags (distribution-spec, "Listing Tags"), however many pages they are."""
+        """All tags (distribution-spec, "Listing Tags"), however many pages they are.
+
+        Where the next page is says the Link header; registries without it take the last tag.
+        """
         base = f"{self.sources.registry(reference.host, reference.repository)}/tags/list"
+        url, linked = f"{base}?n=1000", False
         tags: dict[str, None] = {}
         for _ in range(MAX_TAG_PAGES):
-            last = f"&last={list(tags)[-1]}" if tags else ""
-            answer = json.loads(self.sources.read(f"{base}?n=1000{last}", limit=MAX_INDEX))
-            new = dict.fromkeys(answer.get("tags") or ())
-            if new.keys() <= tags.keys():
-                break
+            data, link = self.sources.page(url, limit=MAX_INDEX)
+            new = dict.fromkeys(_listed(url, data))
+            following = source_oci.next_page(url, link)
+            if not following and (linked or new.keys() <= tags.keys()):
+                return [*tags, *(tag for tag in new if tag not in tags)]
             tags |= new
-        return list(tags)
+            linked = bool(following)
+            url = following or f"{base}?n=1000&last={quote(list(tags)[-1])}"
+        raise SourceError(f"{base}: more than {MAX_TAG_PAGES} pages of tags")
 
     def _pull(self, reference: Reference) -> Fetched:
         origin = f"oci://{reference.name}:{reference.tag}"
@@ -202,15 +216,23 @@ class Charts:
                 raise SourceError(f"chart {chart.name}: charts/{dependency.name} is not there")
             inner = self._get(self._pinned(chart, dependency), folder, depth - 1, prove=False)
             files[f"charts/{inner.chart.name}-{inner.chart.version}.tgz"] = inner.data
+        whole = Chart(files)
+        twice = any(len(charts.versions(whole, one.name)) > 1 for one in whole.dependencies)
+        try:
+            packed = charts.read(self._packed(charts.bare(whole) if twice else whole))
+        except run.CommandError as error:
+            raise SourceError(f"chart {folder or chart.name}: {error.message}") from error
+        if twice:
+            apart = {name: data for name, data in files.items() if name.startswith(CHARTS_PARTS)}
+            packed = Chart({**packed.files, **apart})
+        return Fetched(packed, charts.pack(packed), "")
+
+    def _packed(self, chart: Chart) -> bytes:
         with tempfile.TemporaryDirectory(dir=self.helm.scratch) as scratch:
-            for name, data in files.items():
+            for name, data in chart.files.items():
                 (Path(scratch) / name).parent.mkdir(parents=True, exist_ok=True)
                 (Path(scratch) / name).write_bytes(data)
-            try:
-                packed = charts.read(self.helm.package(Path(scratch)))
-            except run.CommandError as error:
-                raise SourceError(f"chart {folder or chart.name}: {error.message}") from error
-        return Fetched(packed, charts.pack(packed), "")
+            return self.helm.package(Path(scratch))
 
     def _pinned(self, chart: Chart, dependency: Dependency) -> Dependency:
         """The dependency at its locked version. Raises SourceError when the lock is another's."""
@@ -235,6 +257,44 @@ class Charts:
                 hint=f"there is: {some}",
             )
         return version
+
+
+def _versions(entries: object) -> dict[str, Mapping[str, Any]]:
+    """The entries of one chart by version, as helm reads them: broken ones are passed over."""
+    sound = [
+        entry
+        for entry in (entries if isinstance(entries, list) else [])
+        if isinstance(entry, dict) and charts.VERSION.fullmatch(str(entry.get("version")))
+    ]
+    return {str(entry["version"]): entry for entry in reversed(sound)}
+
+
+def _address(entry: Mapping[str, Any]) -> str:
+    """The first address of a version that can be asked for; "" without one."""
+    urls = entry.get("urls")
+    for url in urls if isinstance(urls, list) else []:
+        if isinstance(url, str) and re.match(r"(https?|oci)://[^/]|(?![a-z]+:)[^\s/]|/", url):
+            return url
+    return ""
+
+
+def _reference(url: str) -> Reference:
+    """Of "oci://host/repository:tag"."""
+    try:
+        return Reference.parse(url.removeprefix("oci://"))
+    except ValueError as error:
+        raise SourceError(f"{url}: the repository's index: {error}") from error
+
+
+def _listed(url: str, data: bytes) -> list[str]:
+    """The tags of one page."""
+    try:
+        found = json.loads(data)["tags"] or []
+        if not all(isinstance(tag, str) for tag in found):
+            raise TypeError("a tag is no text")
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise SourceError(f"{url}: no list of tags: {error}") from error
+    return list(found)
 
 
 def _said(url: str, digest: str) -> Digest | None:

@@ -40,6 +40,7 @@ TIMEOUT = (20, 120)
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MAX_REDIRECTS = 10
 UNAUTHORIZED = 401
+TOO_MANY = "HTTP 429"
 PROGRESS = 1 << 20
 """Bytes; who gave at least so many since it last broke off has all its attempts again."""
 BROKEN = (
@@ -83,8 +84,8 @@ class Client:
             else:
                 if answer.status_code in {OK, PARTIAL}:
                     return answer
+                why = f"HTTP {answer.status_code} {answer.reason}{registry_auth.said(answer)}"
                 answer.close()
-                why = f"HTTP {answer.status_code} {answer.reason}"
                 if answer.status_code not in backoff.TRY_AGAIN:
                     raise StatusError(f"{url}: {why}", answer.status_code)
                 header = answer.headers.get("Retry-After", "")
@@ -112,14 +113,18 @@ class Client:
 
     def again(self, url: str, why: str, attempt: int, after: float | None = None) -> None:
         """Wait before the next attempt. Raises SourceError when this was the last."""
+        more = ""
+        if why.startswith(TOO_MANY):
+            more = f"; who is logged in may ask more often: {registry_auth.login(Origin.of(url))}"
         if attempt >= backoff.ATTEMPTS:
             raise SourceError(
-                f"{url}: {why}, {attempt} times", hint="check the connection, then run it again"
+                f"{url}: {why}, {attempt} times",
+                hint=f"check the connection, then run it again{more}",
             )
         if after is not None and after > backoff.LONGEST_WAIT:
             raise SourceError(
                 f"{url}: {why}; the server asks to come back in {log.duration(after)}",
-                hint="run it again then: what is there is not fetched again",
+                hint=f"run it again then: what is there is not fetched again{more}",
             )
         seconds = backoff.wait(attempt, after, random.random())  # noqa: S311 spreads clients
         log.debug(f"{url}: {why}; again in {seconds:.1f} s")
@@ -178,10 +183,11 @@ class Client:
         self._tokens[key] = token
         answer = self.once(method, url, {**headers, "Authorization": token})
         if answer.status_code == UNAUTHORIZED:
+            words = registry_auth.said(answer)
             answer.close()
             raise SourceError(
-                f"{url}: the server does not take the credentials",
-                hint=f"log in anew: docker login {key[0].name}",
+                f"{url}: the server does not take the credentials{words}",
+                hint=f"log in anew: {registry_auth.login(key[0])}",
             )
         return answer
 

@@ -217,14 +217,14 @@ class Layout:
         return self.place.source(name)
 
     def _choose(self, tag: str) -> dict[str, Any] | None:
-        wanted = {tag, f"{self.reference.name}:{tag}"}
-        named = []
-        for entry in self.entries:
-            notes = entry.get("annotations") or {}
-            if wanted & {notes.get(REF_NAME), notes.get(CONTAINERD_NAME)}:
-                named.append(entry)
-        if not named and tag == self.reference.tag and len(self.entries) == 1:
-            named = self.entries
+        wanted = {tag, *familiar(self.reference)}
+        named = [entry for entry in self.entries if wanted & _names(entry)]
+        if not named and tag == self.reference.tag:
+            others = sorted(set().union(*map(_names, self.entries)))
+            if others:
+                raise _other_names(self.place, self.reference, others)
+            if len(self.entries) == 1:
+                named = self.entries
         if len({entry["digest"] for entry in named}) > 1:
             raise ConfigurationError(f"{self.place.path}: several images are called {tag}")
         return named[0] if named else None
@@ -291,13 +291,10 @@ class DockerArchive(Layout):
             listed = json.loads(self.place.read("manifest.json", media.MAX_MANIFEST))
             names = familiar(self.reference)
             named = [entry for entry in listed if names & set(entry.get("RepoTags") or ())]
-            chosen = named or (listed if len(listed) == 1 else [])
+            tags = sorted(tag for entry in listed for tag in entry.get("RepoTags") or ())
+            chosen = named or (listed if len(listed) == 1 and not tags else [])
             if len(chosen) != 1:
-                tags = sorted(tag for entry in listed for tag in entry.get("RepoTags") or ())
-                raise ConfigurationError(
-                    f"{self.place.path}: no image {self.reference} in it",
-                    hint=f"it holds {', '.join(tags) or 'no names'}",
-                )
+                raise _other_names(self.place, self.reference, tags)
             return dict(chosen[0])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigurationError(f"{self.place.path}: manifest.json: {error}") from error
@@ -346,6 +343,20 @@ class _Stream(io.RawIOBase):
         self._rest = self._rest[len(part) :]
         buffer[: len(part)] = part
         return len(part)
+
+
+def _names(entry: dict[str, Any]) -> set[str]:
+    """What an entry of index.json is called: a tag, or a whole name."""
+    notes = entry.get("annotations") or {}
+    return {str(notes[key]) for key in (REF_NAME, CONTAINERD_NAME) if notes.get(key)}
+
+
+def _other_names(place: Place, reference: Reference, names: list[str]) -> ConfigurationError:
+    return ConfigurationError(
+        f"{place.path}: no image {reference} in it",
+        hint=f"it holds {', '.join(names) or 'no names'}: write one of them as ref, or give the "
+        "image this name (docker tag, skopeo copy) before it is saved",
+    )
 
 
 def familiar(reference: Reference) -> set[str]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import urljoin
+from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from keystone.bundle import media
-from keystone.bundle.addresses import Origin, SourceError, StatusError, WrongContentError
+from keystone.bundle.addresses import SourceError, StatusError, WrongContentError
 from keystone.bundle.media import Descriptor
 from keystone.bundle.model import Digest
 from keystone.errors import KeystoneError
@@ -24,8 +24,10 @@ CONFIGURATIONS = (
 )
 MAX_CONFIGURATION = 4 << 20
 MAX_PAGES = 16
+MAX_CHILDREN = 256
+"""Manifests of one image that are read, however they name each other."""
 NOT_FOUND = 404
-NO_API = frozenset({400, 404, 405})
+NO_API = frozenset({400, 403, 404, 405, 406, 501})
 """How registries without the referrers API answer."""
 
 
@@ -135,13 +137,10 @@ class Remote:
                     return None
                 raise
             children += children_of(url, data)
-            following = re.search(r'<([^>]+)>\s*;[^,]*rel="?next', link)
+            following = next_page(url, link)
             if not following:
                 return children
-            target = urljoin(url, following[1])
-            if Origin.of(target) != Origin.of(url):
-                raise SourceError(f"{url}: its next page is on another server: {target}")
-            url = target
+            url = following
         raise WrongContentError(f"{url}: more than {MAX_PAGES} pages of referrers")
 
     def blob(self, blob: Descriptor, limit: int) -> bytes:
@@ -164,12 +163,12 @@ def resolve(sources: Sources, reference: Reference, platforms: frozenset[str]) -
 def resolve_in(repository: Repository, platforms: frozenset[str]) -> ResolvedImage:
     """Look an image up: its root, and what belongs to the wanted platforms ("linux/amd64").
 
-    Attestations that BuildKit keeps inside the index go with the image that they describe.
-    Raises SourceError when there is no image for one of the platforms.
+    An index may name other indexes. Attestations that BuildKit keeps inside the index go with the
+    image that they describe. Raises SourceError when there is no image for one of the platforms.
     """
     reference = repository.reference
     parsed, root = read_manifest(repository, reference.digest or reference.tag)
-    if not parsed.manifests:
+    if parsed.media_type not in media.INDEXES:
         found = single_platform(repository, parsed)
         if found and platforms - {found}:
             missing = ", ".join(sorted(platforms - {found}))
@@ -178,12 +177,72 @@ def resolve_in(repository: Repository, platforms: frozenset[str]) -> ResolvedIma
                 hint="say which it is for: architectures: [...] beside its ref",
             )
         return ResolvedImage(reference, root, (), parsed.blobs)
-    wanted = choose(str(reference), parsed.manifests, platforms)
-    blobs: dict[Digest, Descriptor] = {}
-    for child in wanted:
-        inner, _ = read_manifest(repository, str(child.digest))
-        blobs.update((blob.digest, blob) for blob in inner.blobs)
-    return ResolvedImage(reference, root, wanted, tuple(blobs.values()))
+    search = _Below(repository, platforms)
+    manifests = search.index(parsed.manifests, 1)
+    lacking = ", ".join(sorted(platforms - search.platforms))
+    if lacking:
+        raise SourceError(f"{reference}: no image for {lacking}")
+    return ResolvedImage(
+        reference, root, tuple(dict.fromkeys(manifests)), tuple(search.blobs.values())
+    )
+
+
+@dataclass
+class _Below:
+    """What an index names for these platforms, however deep: as containerd looks for an image."""
+
+    repository: Repository
+    wanted: frozenset[str]
+    platforms: set[str] = field(default_factory=set)
+    blobs: dict[Digest, Descriptor] = field(default_factory=dict)
+    left: int = MAX_CHILDREN
+
+    def index(self, children: tuple[Descriptor, ...], depth: int) -> list[Descriptor]:
+        """What is wanted of one index and below it, and what describes that, in its order."""
+        taken = {child.digest: self._take(child, depth) for child in children}
+        digests = {str(digest) for digest, found in taken.items() if found}
+        for child in children:
+            if child.describes in digests:
+                self._read(child)
+                taken[child.digest] = [child]
+        return [found for child in children for found in taken[child.digest]]
+
+    def _take(self, child: Descriptor, depth: int) -> list[Descriptor]:
+        where = media.platform(child.platform)
+        if child.describes or child.media_type not in media.ACCEPTED:
+            return []
+        if where and where not in self.wanted:
+            return []
+        if not where and self.repository.manifest(str(child.digest)) is None:
+            return []  # an index may name what its registry does not have (distribution-spec)
+        parsed = self._read(child)
+        if parsed.media_type in media.INDEXES:
+            if depth == media.MAX_NESTED:
+                raise self._endless()
+            below = self.index(parsed.manifests, depth + 1)
+            return [child, *below] if below else []
+        # Without a platform beside it an image says itself what it is for.
+        where = where or single_platform(self.repository, parsed)
+        if where not in self.wanted:
+            return []
+        self.platforms.add(where)
+        self.blobs.update((blob.digest, blob) for blob in parsed.blobs)
+        return [child]
+
+    def _read(self, child: Descriptor) -> media.Parsed:
+        self.left -= 1
+        if self.left < 0:
+            raise self._endless()
+        parsed, _ = read_manifest(self.repository, str(child.digest))
+        if child.describes:
+            self.blobs.update((blob.digest, blob) for blob in parsed.blobs)
+        return parsed
+
+    def _endless(self) -> WrongContentError:
+        return WrongContentError(
+            f"{self.repository.reference}: more than {MAX_CHILDREN} manifests, or indexes "
+            f"more than {media.MAX_NESTED} deep in each other"
+        )
 
 
 def read_manifest(repository: Repository, name: str) -> tuple[media.Parsed, Descriptor]:
@@ -200,28 +259,11 @@ def read_manifest(repository: Repository, name: str) -> tuple[media.Parsed, Desc
     return parsed, Descriptor(parsed.media_type, digest, len(data))
 
 
-def choose(
-    name: str, children: tuple[Descriptor, ...], platforms: frozenset[str]
-) -> tuple[Descriptor, ...]:
-    """The children of an index for these platforms, and what describes them, in its order."""
-    wanted = [child for child in children if platform(child) in platforms]
-    missing = platforms - {platform(child) for child in wanted}
-    if missing:
-        raise SourceError(f"{name}: no image for {', '.join(sorted(missing))}")
-    digests = {str(child.digest) for child in wanted}
-    return tuple(child for child in children if child in wanted or child.describes in digests)
-
-
 def address(sources: Sources, name: str, digest: Digest, media_type: str) -> str:
     """Where a manifest or blob of the repository `name` (with its host) is."""
     host, _, repository = name.partition("/")
     kind = "manifests" if media_type in media.ACCEPTED else "blobs"
     return f"{sources.registry(host, repository)}/{kind}/{digest}"
-
-
-def platform(descriptor: Descriptor) -> str:
-    """os/architecture, without the variant."""
-    return "/".join(descriptor.platform.split("/")[:2])
 
 
 def single_platform(repository: Repository, parsed: media.Parsed) -> str:
@@ -231,9 +273,28 @@ def single_platform(repository: Repository, parsed: media.Parsed) -> str:
         return ""
     try:
         document = json.loads(repository.blob(config, MAX_CONFIGURATION))
-        return "/".join(filter(None, (document.get("os"), document.get("architecture"))))
+        said = "/".join(filter(None, (document.get("os"), document.get("architecture"))))
+        return media.platform(said)
     except (ValueError, AttributeError, TypeError) as error:
         raise WrongContentError(f"{repository.reference}: its configuration: {error}") from error
+
+
+def next_page(url: str, link: str) -> str:
+    """Where the next page is, as a Link header says (RFC 8288); "" when this was the last.
+
+    Behind a proxy a registry may call itself http or give another port: its host is what counts.
+    Raises SourceError when the page is on another host.
+    """
+    following = re.search(r'<([^>]+)>\s*;[^,]*rel="?next', link)
+    if not following:
+        return ""
+    try:
+        here, target = urlsplit(url), urlsplit(urljoin(url, following[1]))
+    except ValueError as error:
+        raise SourceError(f"{url}: its next page has a bad address: {error}") from error
+    if target.hostname != here.hostname:
+        raise SourceError(f"{url}: its next page is on another server: {target.geturl()}")
+    return urlunsplit((here.scheme, here.netloc, target.path, target.query, ""))
 
 
 def children_of(where: str, data: bytes) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from keystone import log
 from keystone.bundle import cosign, media, source_oci
 from keystone.bundle.addresses import WrongContentError
 from keystone.bundle.media import Descriptor
@@ -115,7 +116,9 @@ class _Search:
                 return None
             _, root = source_oci.read_manifest(self.repository, tag)
             children = source_oci.children_of(f"{self.repository.reference.name}:{tag}", data)
-            return self._with(Attachment(tag, subject, root), children)
+            if children == self._readable(children):
+                return self._with(Attachment(tag, subject, root), children)
+        children = self._readable(children)
         if not children:
             return None
         children.sort(key=lambda child: str(child["digest"]))
@@ -124,6 +127,17 @@ class _Search:
         digest = Digest(hashlib.sha256(data).hexdigest())
         root = Descriptor(media.INDEX, digest, len(data))
         return self._with(Attachment(tag, subject, root, made=data), children)
+
+    def _readable(self, children: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Those that are manifests: artifacts of the specification before 1.1 have none."""
+        kept = [child for child in children if child.get("mediaType") in media.MANIFESTS]
+        for child in children:
+            if child not in kept:
+                log.warn(
+                    f"{self.repository.reference}: {child['digest']} is attached to it as a "
+                    f"{child.get('mediaType')}, which no registry inside can serve: left out"
+                )
+        return kept
 
     def _with(self, bare: Attachment, children: list[dict[str, Any]]) -> Attachment:
         """Read each child: what it is made of, and that it is attached to what it is listed for."""

@@ -17,7 +17,12 @@ from urllib.parse import urlsplit
 
 from keystone import log
 from keystone.bundle import backoff
-from keystone.bundle.addresses import SourceError, WrongContentError, require_private
+from keystone.bundle.addresses import (
+    SourceError,
+    StatusError,
+    WrongContentError,
+    require_private,
+)
 from keystone.bundle.model import Digest
 from keystone.bundle.ranges import ChangedError, Cursor
 
@@ -27,6 +32,7 @@ if TYPE_CHECKING:
 
     from keystone.bundle.source_http import Client
 
+NO_HEAD = frozenset({400, 403, 404, 405, 501})
 HINT_CHANGED = "upstream changed, or the mirror is wrong: lock again, look at what changed"
 
 
@@ -132,13 +138,22 @@ class Sources:
         return Digest(seen.hexdigest()), cursor.done
 
     def size_of(self, url: str) -> int:
-        """Content-Length by HEAD. Raises SourceError when the server does not tell."""
+        """Content-Length by HEAD, or by GET where HEAD is refused (addresses signed for GET alone).
+
+        Raises SourceError when the server does not tell.
+        """
         address = self.rewrite(url)
-        with closing(self.client.ask("HEAD", address, {})) as answer:
-            length = answer.headers.get("Content-Length", "")
-        if not length.isdigit():
-            raise SourceError(f"{address}: the server does not tell its size")
-        return int(length)
+        for method in ("HEAD", "GET"):
+            try:
+                with closing(self.client.ask(method, address, {})) as answer:
+                    length = answer.headers.get("Content-Length", "")
+            except StatusError as error:
+                if method == "HEAD" and error.status in NO_HEAD:
+                    continue
+                raise
+            if length.isdigit():
+                return int(length)
+        raise SourceError(f"{address}: the server does not tell its size")
 
     def fetch(
         self, url: str, digest: Digest, size: int, headers: Mapping[str, str] | None = None

@@ -127,7 +127,7 @@ def create(
     from keystone.bundle.sources import Sources  # noqa: PLC0415
 
     path = source if source.name.endswith(".json") else source.with_suffix(".lock.json")
-    definition = None if path == source else definitions.load(source)
+    definition = definitions.beside(path) if path == source else definitions.load(source)
     sources = Sources(
         {**(definition.mirrors if definition else {}), **definitions.load_mirrors(mirrors)},
         ca_file or (definition.ca_file if definition else None),

@@ -173,13 +173,17 @@ def _dependencies(item: Item, chart: Chart) -> Iterator[Finding]:
 
 def _versions(item: Item, path: str, chart: Chart) -> Iterator[Finding]:
     """A dependency by one exact version must be there in that version."""
-    here = {c.name: c.version for p, c in charts.subcharts(chart) if p.count("/charts/") == 1}
+    here: dict[str, set[str]] = {}
+    for place, inner in charts.subcharts(chart):
+        if place.count("/charts/") == 1:
+            here.setdefault(inner.name, set()).add(inner.version.lstrip("v"))
     for wanted in (*chart.dependencies, *chart.locked):
         exact = re.fullmatch(r"v?\d+\.\d+\.\d+[\w.+-]*", wanted.version)
         found = here.get(wanted.name)
-        if exact and found and found.lstrip("v") != wanted.version.lstrip("v"):
+        if exact and found and wanted.version.lstrip("v") not in found:
+            inside = ", ".join(sorted(found))
             yield Finding(
-                "chart-dependency", f"chart {wanted.name} {wanted.version} (inside: {found})",
+                "chart-dependency", f"chart {wanted.name} {wanted.version} (inside: {inside})",
                 f"{describe(item)}: Chart.yaml of {path}", "lock again",
             )  # fmt: skip
 

@@ -99,9 +99,13 @@ def read_bundle(path: Path, fingerprint: str | None, confirm: Callable[[str], bo
 
 
 def read_lock(path: Path, mirrors: Path | None) -> Content:
-    """A lock's file. Raises ConfigurationError when it is none."""
-    sources = Sources(definition.load_mirrors(mirrors))
-    return of_lock(locks.load(path), path.parent, sources)
+    """A lock's file, with the mirrors of the definition beside it. Raises ConfigurationError."""
+    lock, made_of = locks.load(path), definition.beside(path)
+    given = definition.load_mirrors(mirrors)
+    if made_of is None:
+        return of_lock(lock, path.parent, Sources(given))
+    sources = Sources({**made_of.mirrors, **given}, made_of.ca_file, made_of.token_servers)
+    return of_lock(lock, path.parent, sources)
 
 
 def architectures(manifest: Manifest) -> tuple[str, ...]:
@@ -120,8 +124,9 @@ def _carried(content: Content) -> tuple[str, ...]:
     found = set()
     for item in content.manifest.of_kind("image"):
         for child in media.parse(content.read(item.digest)).manifests:
-            if child.digest in content.inside and child.platform.startswith("linux/"):
-                found.add(child.platform.split("/")[1])
+            system, _, machine = media.platform(child.platform).partition("/")
+            if child.digest in content.inside and system == "linux":
+                found.add(machine)
     return tuple(sorted(found))
 
 

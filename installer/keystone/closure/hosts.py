@@ -10,8 +10,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from keystone.bundle import references
+from keystone.bundle.image_names import ImageName
 from keystone.bundle.model import STORE, Digest
-from keystone.bundle.references import ImageName
 from keystone.closure.commands import ALWAYS, interpreters, unit_commands, words
 from keystone.closure.content import describe
 from keystone.closure.debs import usr

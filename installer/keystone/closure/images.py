@@ -16,8 +16,8 @@ from keystone.errors import DamagedBundleError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from keystone.bundle.image_names import ImageName
     from keystone.bundle.model import Item
-    from keystone.bundle.references import ImageName
     from keystone.closure.content import Content
 
 INDEXES = {media.INDEX, media.DOCKER_LIST}
@@ -92,7 +92,7 @@ class _Image:
         self.name = describe(item)
         # A definition may carry an image for fewer architectures than the bundle is for.
         own = item.labels.get("architectures", "").split()
-        self.wanted = set(own or content.architectures)
+        self.wanted = {f"linux/{name}" for name in own or content.architectures}
 
     def root(self) -> Iterator[Finding]:
         document, problem = self._document(self.item.digest, "its manifest")
@@ -103,21 +103,34 @@ class _Image:
             yield from self._manifest(document)
             yield from self._platforms([self._platform(document)])
             return
-        found = []
-        for child in document["manifests"]:
-            where = child.get("platform") or {}
-            architecture = where.get("architecture", "")
-            fits = where.get("os") == "linux" and architecture in self.wanted
-            if not fits and self.item.kind == "image":
-                continue  # other platforms are named, and left out on purpose
-            found.append(architecture)
-            digest = Digest.parse(child["digest"])
-            inner, problem = self._document(digest, f"its manifest for linux/{architecture}")
-            if inner is None:
-                yield problem
-            else:
-                yield from self._manifest(inner)
+        found: list[str] = []
+        yield from self._index(document, found, 1)
         yield from self._platforms(found)
+
+    def _index(self, document: dict[str, Any], found: list[str], depth: int) -> Iterator[Finding]:
+        """What an index names for the wanted platforms, however deep. found: what they are for."""
+        for child in document["manifests"]:
+            where = media.platform(media.describe(child).platform)
+            digest = Digest.parse(child["digest"])
+            if self.item.kind == "image" and (
+                where not in self.wanted if where else digest not in self.content.inside
+            ):
+                continue  # other platforms are named, and left out on purpose
+            inner, problem = self._document(
+                digest, f"its manifest for {where}".removesuffix(" for ")
+            )
+            if inner is None:
+                found.append(where)
+                yield problem
+            elif "manifests" not in inner:
+                found.append(where or self._platform(inner))
+                yield from self._manifest(inner)
+            elif depth < media.MAX_NESTED:
+                yield from self._index(inner, found, depth + 1)
+            else:
+                raise DamagedBundleError(
+                    f"{self.name}: indexes in each other, more than {media.MAX_NESTED} deep"
+                )
 
     def _document(self, digest: Digest, what: str) -> tuple[dict[str, Any] | None, Finding]:
         """A manifest as JSON, or why there is none."""
@@ -140,13 +153,14 @@ class _Image:
                 yield self._finding(f"{what} {part['digest']}")
 
     def _platform(self, document: dict[str, Any]) -> str:
-        """The architecture that an image without an index is for; "" for what is no program."""
+        """What an image says that it is for ("linux/amd64"); "" for what is no program."""
         config = document["config"]
         digest = Digest.parse(config["digest"])
         if config.get("mediaType") not in CONFIGS or digest not in self.content.inside:
             return ""
         try:
-            return str(json.loads(self.content.read(digest)).get("architecture", ""))
+            said = json.loads(self.content.read(digest))
+            return media.platform(f"{said.get('os', '')}/{said.get('architecture', '')}")
         except (ValueError, AttributeError) as error:
             raise DamagedBundleError(f"{self.name}: its config is no JSON object") from error
 
@@ -154,10 +168,10 @@ class _Image:
         here = set(found)
         if here == {""} or self.item.kind != "image":
             return
-        for architecture in sorted(self.wanted - here):
+        for platform in sorted(self.wanted - here):
             yield Finding(
-                "platform", f"linux/{architecture}", self.name,
-                f"an image for linux/{architecture}, or spec.architectures without it",
+                "platform", platform, self.name,
+                f"an image for {platform}, or spec.architectures without it",
             )  # fmt: skip
 
     def _finding(self, what: str) -> Finding:

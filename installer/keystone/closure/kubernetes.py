@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from keystone import kubeadm, log, run
-from keystone.bundle.references import ImageName
+from keystone.bundle.image_names import ImageName
 from keystone.closure.content import MACHINES
 from keystone.closure.images import Question
 from keystone.closure.sites import NOT_INSIDE

@@ -93,7 +93,7 @@ def make(folder: Path, site: str, now: dt.datetime) -> Keys:
             )
     for name in NAMES:
         key = rsa.generate_private_key(public_exponent=65537, key_size=BITS)
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{site} {name}")])
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{site[:60]} {name}")])
         certificate = (
             x509.CertificateBuilder()
             .subject_name(subject)

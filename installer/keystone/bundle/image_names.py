@@ -1,0 +1,113 @@
+"""Names of images, and what counts as one where: github.com/distribution/reference.
+
+"busybox" is docker.io/library/busybox:latest. A rule takes a text and gives the image that it
+names there, or None.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+DIGEST = r"sha256:[0-9a-f]{64}"
+_LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
+_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_NAME = re.compile(
+    rf"(?:(?P<host>{_LABEL}(?:\.{_LABEL})*(?::[0-9]+)?|\[[0-9a-fA-F:]+\](?::[0-9]+)?)/)?"
+    rf"(?P<repository>{_PART}(?:/{_PART})*)"
+    rf"(?::(?P<tag>\w[\w.-]{{0,127}}))?(?:@(?P<digest>{DIGEST}))?"
+)
+_VERSION_WORDS = {"latest", "stable", "main", "master", "edge", "nightly"}
+_LOCAL_NAMES = (".svc", ".local", ".internal", ".localdomain")
+_TEMPLATE = re.compile(r"\{\{|\}\}|\$\(|\$\{|%s|<[a-zA-Z]")
+_FILE = re.compile(r"\.(png|jpe?g|svg|gif|ico|webp|iso|img|raw|qcow2|vmdk|efi|[tg]z|xz|zst|zip)$")
+
+
+@dataclass(frozen=True, order=True)
+class ImageName:
+    """An image as a node would pull it: host and repository always there, tag or digest or both."""
+
+    host: str
+    repository: str
+    tag: str = ""
+    digest: str = ""
+
+    @property
+    def name(self) -> str:
+        """Without tag and digest: "docker.io/library/busybox"."""
+        return f"{self.host}/{self.repository}"
+
+    def __str__(self) -> str:
+        tag = f":{self.tag}" if self.tag else ""
+        return self.name + tag + (f"@{self.digest}" if self.digest else "")
+
+    @classmethod
+    def parse(cls, text: str) -> ImageName:
+        """From a full or a short name. Raises ValueError when no node could pull it."""
+        match = _NAME.fullmatch(text.strip())
+        if match is None:
+            raise ValueError(f"{text!r} is not the name of an image")
+        host, repository = match["host"] or "", match["repository"]
+        if not host and repository == "sha256":
+            raise ValueError(f"{text!r} is not the name of an image, but a digest")
+        if host and not ("." in host or ":" in host or host == "localhost"):
+            if host != host.lower():
+                raise ValueError(f"{text!r} is not the name of an image: upper case")
+            host, repository = "", f"{host}/{repository}"
+        if host in {"", "index.docker.io", "registry-1.docker.io"}:
+            host = "docker.io"
+        if host == "docker.io" and "/" not in repository:
+            repository = f"library/{repository}"
+        tag, digest = match["tag"] or "", match["digest"] or ""
+        return cls(host, repository, tag if tag or digest else "latest", digest)
+
+
+Rule = Callable[[str], ImageName | None]
+
+
+def anything(text: str) -> ImageName | None:
+    """The image of a container: whatever is written there will be pulled."""
+    if _TEMPLATE.search(text):
+        return None
+    try:
+        return ImageName.parse(text)
+    except ValueError:
+        return None
+
+
+def named(text: str) -> ImageName | None:
+    """Something that is called an image: it names a tag, a digest or a registry with a path."""
+    image = anything(text)
+    if image is None:
+        return None
+    first, slash, _ = text.strip().partition("/")
+    has_host = bool(slash) and ("." in first or ":" in first)
+    tagged = bool(re.search(rf":\w[\w.-]*$|@{DIGEST}$", text.strip()))
+    if not slash and (_FILE.search(first) or re.fullmatch(r"[\w-]*\.[\w.-]*:\d+", first)):
+        return None  # "logo.png", "registry.example:5000"
+    if not tagged and _FILE.search(image.repository):
+        return None
+    return image if tagged or has_host else None
+
+
+def whole(text: str) -> ImageName | None:
+    """What is called the base of an image: an operator adds its own tag where there is none."""
+    image = named(text)
+    return image if image and re.search(r":\w[\w.-]*$|@", text.strip()) else None
+
+
+def plain(text: str) -> ImageName | None:
+    """Any text: a registry's name, a path, and a tag that reads like a version, or a digest."""
+    image = anything(text) if "/" in text else None
+    if image is None or not text.strip().startswith(f"{image.host}/"):
+        return None
+    if image.digest:
+        return image
+    host = image.host.partition(":")[0]
+    if image.host == "localhost" or re.fullmatch(r"[\d.]+", host) or host.endswith(_LOCAL_NAMES):
+        return None
+    tag = image.tag if text.strip().endswith(f":{image.tag}") else ""
+    port = tag.isdigit() and (int(tag) in {80, 443} or 1000 <= int(tag) <= 65535)  # noqa: PLR2004 ports
+    versioned = tag in _VERSION_WORDS or re.search(r"\d", tag)
+    return image if versioned and not port else None

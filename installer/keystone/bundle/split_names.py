@@ -1,0 +1,210 @@
+"""What keys say of images, and names that stand in several keys: repository here, tag there.
+
+Keys are read by their words, however they are joined: "helperImage", "helper_image",
+"HELPER_IMAGE", "spark.helper.image". Which keys belong together their other words say:
+controllerImage and controllerImageVersion, AGENT_IMAGE_REPOSITORY and AGENT_IMAGE_TAG.
+Everything here is pure and knows text only; what a name is says `references`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+IMAGE = ("image", "images")
+CALLED = frozenset({"name", "names", "ref", "reference", "url", "uri", "default", "override"})
+"""Words after "image" that leave it an image's name."""
+SLOTS = {
+    "registry": "prefix", "hub": "prefix",
+    "repository": "repository", "repo": "repository", "name": "name",
+    "ref": "image", "reference": "image", "url": "image", "uri": "image",
+    "organization": "organization", "org": "organization",
+    "tag": "tag", "version": "version", "digest": "digest", "sha": "digest", "sha256": "digest",
+}  # fmt: skip
+OTHER = frozenset({
+    "address", "dir", "endpoint", "format", "host", "hub", "path", "policy", "port", "prefix",
+    "registries", "secret", "secrets", "server", "size", "threshold", "type", *SLOTS,
+}) - CALLED  # fmt: skip
+"""Last words of a key that is about images and names none."""
+_IMAGE = re.compile("(images$|image)")
+_WORD = re.compile(r"[A-Z]+(?![a-z])\d*|[A-Z]?[a-z]+\d*|\d+")
+_KUSTOMIZE = {"newName": "name", "newTag": "tag"}
+_TAGGED = re.compile(r"[:@][^/]*$")
+_HOST = re.compile(r"[\w-]+(\.[\w-]+)*(:\d+)?(/[\w./-]+)?")
+
+
+def words(key: str) -> list[str]:
+    """The words of a key in lower case: "helperImageName" is helper, image, name."""
+    found = (part for word in _WORD.findall(key) for part in _IMAGE.split(word.lower()))
+    return [part for part in found if part]
+
+
+def speaks(key: str) -> bool:
+    """Whether what stands under this key is called an image: "workerImage", "image_name"."""
+    found = words(key)
+    while found and found[-1] in CALLED:
+        found.pop()
+    return bool(found) and found[-1] in IMAGE
+
+
+def mentions(key: str) -> bool:
+    """Whether a flag or variable may name an image: "RELATED_IMAGE_X", "--image-of-agent"."""
+    found = words(key)
+    if found[:2] == ["related", "image"]:
+        return True
+    return any(word in IMAGE for word in found) and found[-1] not in OTHER
+
+
+@dataclass(frozen=True)
+class Around:
+    """What mappings further out say: a registry and a tag for all, and that it is all images."""
+
+    prefix: str = ""
+    tag: str = ""
+    images: bool = False
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A name put together, and the keys that it was made of."""
+
+    text: str
+    keys: frozenset[str]
+
+
+@dataclass
+class _Group:
+    """Keys with the same other words. values, keys: by slot. image: slots whose key says image."""
+
+    values: dict[str, str] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)
+    image: set[str] = field(default_factory=set)
+
+    def put(self, slot: str, key: str, value: str, *, image: bool) -> None:
+        if slot in self.values and not image:
+            return
+        self.values[slot], self.keys[slot] = value, key
+        self.image |= {slot} if image else set()
+
+
+def joined(fields: Mapping[str, str], key: str, around: Around) -> list[Joined]:
+    """Every name that is split over these fields. key: what the mapping itself stands under.
+
+    {repository, tag}, {registry, repository, tag, digest}, {repository, image, version} (GPU
+    operator), {hub, image, tag} (Istio), {base, image, tag}, {image, version} (Prometheus),
+    {image, imageTag}, {name, newName, newTag} (Kustomize).
+    """
+    about = speaks(key) or around.images
+    if about and _KUSTOMIZE.keys() & fields.keys():
+        renamed = joined(_kustomized(fields), key, around)
+        return [Joined(one.text, one.keys | _KUSTOMIZE.keys()) for one in renamed]
+    groups = _groups(fields)
+    plain = groups.get((), _Group())
+    named = [stem for stem, group in groups.items() if {"image", "repository"} & group.keys.keys()]
+    made = []
+    for stem, group in groups.items():
+        if stem and named == [stem]:  # {operatorImage, tag}: there is nothing else it could be
+            slots = {"tag", "digest", "version" if stem == ("base",) else "tag"}
+            for slot in slots & plain.values.keys():
+                group.put(slot, plain.keys[slot], plain.values[slot], image=slot in plain.image)
+        prefix = group.values.get("prefix") or _registry(plain.values.get("prefix", ""))
+        if not speaks(key) and "/" not in group.values.get("name", ""):
+            group.values.pop("name", None)
+        found = _join(group, prefix, around, about=about)
+        if found:
+            made.append(Joined(found, frozenset(group.keys.values())))
+    return made
+
+
+def _kustomized(fields: Mapping[str, str]) -> dict[str, str]:
+    """An entry of Kustomize's images, with what it puts in place of a name and its tag."""
+    kept = {key: value for key, value in fields.items() if key not in _KUSTOMIZE}
+    return kept | {_KUSTOMIZE[key]: fields[key] for key in _KUSTOMIZE.keys() & fields.keys()}
+
+
+def inside(fields: Mapping[str, str], key: str, around: Around) -> Around:
+    """What holds for the mappings inside this one."""
+    plain = _groups(fields).get((), _Group()).values
+    prefix = _registry(plain.get("prefix", ""))
+    images = around.images or words(key)[-1:] == ["images"]
+    if prefix:
+        return Around(prefix, plain.get("tag", ""), images)
+    return Around(around.prefix, around.tag, images)
+
+
+def _groups(fields: Mapping[str, str]) -> dict[tuple[str, ...], _Group]:
+    groups: dict[tuple[str, ...], _Group] = {}
+    for key, value in fields.items():
+        for stem, slot, image in _slot(key):
+            groups.setdefault(stem, _Group()).put(slot, key, value, image=image)
+    return groups
+
+
+def _slot(key: str) -> Iterator[tuple[tuple[str, ...], str, bool]]:
+    """Its other words, what it gives, and whether it speaks of an image."""
+    found = words(key)
+    core = [word for word in found if word not in IMAGE]
+    image = len(core) < len(found)
+    slot = SLOTS.get(core[-1], "") if core else "image"
+    if key == "base":
+        yield (), "prefix", False
+    elif slot == "name" and image:
+        yield tuple(core[:-1]), "image", True
+    elif slot == "image" and not image:
+        return
+    elif slot:
+        # Airflow: worker_container_repository.
+        yield tuple(core[:-1]), slot, image or "container" in core
+    elif image and found[-1] in IMAGE:
+        yield tuple(core), "image", True
+
+
+def _join(group: _Group, prefix: str, around: Around, *, about: bool) -> str:
+    """The name of one group; "" where it is none, or whole already."""
+    values = group.values
+    about = about or bool({"tag", "digest"} & group.image)
+    parts = [part for part in (values.get("repository"), values.get("image")) if part]
+    if not parts and about:
+        parts = [values.get("name", "")]
+    if any(parts):
+        parts.insert(0, values.get("organization", ""))
+    name = "/".join(part.strip("/") for part in parts if part)
+    outer = ""
+    if name and not prefix and not _hosted(name):
+        prefix = outer = around.prefix
+    if prefix and not f"{name}/".startswith(f"{prefix.strip('/')}/"):
+        name = name and f"{prefix.strip('/')}/{name}"
+    sure = about or "image" in values or group.image
+    # {repository, tag} alone may be a git repository, unless it starts with a registry.
+    if not name or "://" in name or not (sure or prefix or _hosted(name)):
+        return ""
+    tag, digest = values.get("tag", ""), _digest(values.get("digest", ""))
+    versioned = about or "version" in group.image or ("image" in values and "/" in name)
+    tag = tag or (values.get("version", "") if versioned else "") or (around.tag if outer else "")
+    if tag.startswith("sha256:"):
+        tag, digest = "", tag
+    if _TAGGED.search(name):
+        return f"{name}@{digest}" if digest and "@" not in name else ""
+    if not (tag or digest):
+        return ""
+    return name + (f":{tag}" if tag else "") + (f"@{digest}" if digest else "")
+
+
+def _digest(text: str) -> str:
+    """Prometheus has its digest without the algorithm."""
+    bare = re.fullmatch(r"(?:sha256:)?([0-9a-f]{64})", text)
+    return f"sha256:{bare[1]}" if bare else ""
+
+
+def _hosted(name: str) -> bool:
+    first, slash, _ = name.partition("/")
+    return bool(slash) and ("." in first or ":" in first)
+
+
+def _registry(text: str) -> str:
+    """A registry with or without a path; "" for what only has that name."""
+    return text if _HOST.fullmatch(text) and re.search("[.:]", text) else ""

@@ -1,0 +1,245 @@
+"""Images in every shape that registries hold them in: what is carried, what check then misses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from keystone.bundle import media
+from keystone.bundle.model import Digest, Item, Manifest
+from keystone.bundle.source_oci import Reference, Remote, ResolvedImage, resolve, resolve_in
+from keystone.bundle.source_referrers import attached
+from keystone.bundle.sources import Sources
+from keystone.closure.content import Content
+from keystone.closure.images import whole
+from keystone.errors import KeystoneError
+
+from .faulty import Answer, serving
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+pytestmark = pytest.mark.slow
+
+CONFIG = "application/vnd.oci.image.config.v1+json"
+LAYER = "application/vnd.oci.image.layer.v1.tar+zstd"
+AMD, ARM = ({"os": "linux", "architecture": name} for name in ("amd64", "arm64"))
+UNKNOWN = {"os": "unknown", "architecture": "unknown"}
+
+
+@dataclass
+class Parts:
+    """Blobs by digest; those that are wanted on linux/amd64; of them what nothing needs to run."""
+
+    blobs: dict[str, bytes] = field(default_factory=dict)
+    wanted: set[str] = field(default_factory=set)
+    spare: set[str] = field(default_factory=set)
+
+    def put(self, data: bytes, kind: str, *, wanted: bool = True, **more: Any) -> dict[str, Any]:
+        digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        self.blobs[digest] = data
+        if wanted:
+            self.wanted.add(digest)
+        return {"mediaType": kind, "digest": digest, "size": len(data), **more}
+
+    def image(
+        self, name: str, machine: str = "amd64", *, kind: str = media.MANIFEST, wanted: bool = True,
+        **more: Any,
+    ) -> dict[str, Any]:  # fmt: skip
+        system = "unknown" if machine == "unknown" else "linux"
+        config = json.dumps({"architecture": machine, "os": system, "name": name}).encode()
+        document = {
+            "schemaVersion": 2, "mediaType": kind,
+            "config": self.put(config, CONFIG, wanted=wanted),
+            "layers": [self.put(name.encode(), LAYER, wanted=wanted)],
+        }  # fmt: skip
+        return self.put(json.dumps(document).encode(), kind, wanted=wanted, **more)
+
+    def index(
+        self, *children: dict[str, Any], kind: str = media.INDEX, wanted: bool = True, **more: Any
+    ) -> dict[str, Any]:
+        document = {"schemaVersion": 2, "mediaType": kind, "manifests": list(children)}
+        return self.put(json.dumps(document).encode(), kind, wanted=wanted, **more)
+
+    def about(self, image: dict[str, Any], **more: Any) -> dict[str, Any]:
+        notes = {"vnd.docker.reference.digest": image["digest"]}
+        before = set(self.blobs)
+        made = self.image("about", "unknown", platform=UNKNOWN, annotations=notes, **more)
+        self.spare |= self.blobs.keys() - before
+        return made
+
+
+def plain(parts: Parts) -> None:
+    other = parts.image("b", "arm64", wanted=False, platform=ARM)
+    parts.index(parts.image("a", platform=AMD), other)
+
+
+def without_platform(parts: Parts) -> None:
+    parts.index(parts.image("a"), parts.image("b", "arm64", wanted=False))
+
+
+def attested(parts: Parts) -> None:
+    image = parts.image("a", platform=AMD)
+    parts.index(image, parts.about(image))
+
+
+def nested(parts: Parts) -> None:
+    image = parts.image("a", platform=AMD)
+    parts.index(parts.index(image, parts.about(image), platform=AMD))
+
+
+def nested_without_platform(parts: Parts) -> None:
+    arm = parts.index(parts.image("b", "arm64", wanted=False), wanted=False)
+    parts.index(parts.index(parts.index(parts.image("a"))), arm)
+
+
+def of_docker(parts: Parts) -> None:
+    image = parts.image("a", kind=media.DOCKER_MANIFEST, platform=AMD)
+    parts.index(image, kind=media.DOCKER_LIST)
+
+
+def names_of_uname(parts: Parts) -> None:
+    parts.index(parts.image("a", platform={"os": "linux", "architecture": "x86_64"}))
+
+
+def half_a_platform(parts: Parts) -> None:
+    parts.index(parts.image("a", platform={"architecture": "amd64"}))
+
+
+def with_what_is_not_there(parts: Parts) -> None:
+    gone = {"mediaType": media.MANIFEST, "digest": f"sha256:{'0' * 64}", "size": 1}
+    parts.index(gone, {**gone, "platform": ARM}, parts.image("a"))
+
+
+def with_a_stranger(parts: Parts) -> None:
+    first = "application/vnd.docker.distribution.manifest.v1+prettyjws"
+    parts.index(parts.put(b"{}", first, wanted=False), parts.image("a", platform=AMD))
+
+
+GOOD = [
+    plain, without_platform, attested, nested, nested_without_platform, of_docker, names_of_uname,
+    half_a_platform, with_what_is_not_there, with_a_stranger,
+]  # fmt: skip
+
+
+def found(parts: Parts) -> ResolvedImage:
+    """What `lock` would carry of the image whose root was put last."""
+    root = list(parts.blobs)[-1]
+    with serving() as server:
+        for name in [*parts.blobs, "v1"]:
+            data = parts.blobs[root if name == "v1" else name]
+            server.says(f"/v2/team/app/manifests/{name}", Answer(data))
+            server.says(f"/v2/team/app/blobs/{name}", Answer(data))
+        sources = Sources({"registry.example": server.address}, pause=lambda _: None)
+        reference = Reference.parse("registry.example/team/app:v1")
+        return resolve(sources, reference, frozenset({"linux/amd64"}))
+
+
+def carried(image: ResolvedImage) -> list[str]:
+    return [str(one.digest) for one in (image.root, *image.manifests, *image.blobs)]
+
+
+@pytest.mark.parametrize("shape", GOOD, ids=lambda shape: shape.__name__)
+def test_what_the_platform_needs_is_carried_and_nothing_else(shape: Callable[..., None]) -> None:
+    parts = Parts()
+    shape(parts)
+    assert set(carried(found(parts))) == parts.wanted
+
+
+@pytest.mark.parametrize("shape", GOOD, ids=lambda shape: shape.__name__)
+def test_check_misses_whatever_is_lost(shape: Callable[..., None]) -> None:
+    parts = Parts()
+    shape(parts)
+    image = found(parts)
+    root, *inner = [Digest.parse(text) for text in carried(image)]
+    labels = {"mediaType": image.root.media_type}
+    item = Item("image", "registry.example/team/app", "v1", root, image.root.size, labels,
+                tuple(inner))  # fmt: skip
+
+    @contextmanager
+    def opener(digest: Digest) -> Iterator[BytesIO]:
+        yield BytesIO(parts.blobs[str(digest)])
+
+    def missing(inside: set[str]) -> list[str]:
+        digests = frozenset(map(Digest.parse, inside))
+        content = Content(Manifest("made", 1, (item,)), digests, ("amd64",), opener)
+        return [one.missing for one in whole(content)]
+
+    assert missing(parts.wanted) == []
+    for lost in parts.wanted - parts.spare:
+        assert missing(parts.wanted - {lost}), lost
+
+
+def empty(parts: Parts) -> None:
+    parts.index()
+
+
+def only_another_platform(parts: Parts) -> None:
+    parts.index(parts.index(parts.image("a", "arm64"), platform=ARM))
+
+
+def endless(parts: Parts) -> None:
+    inner = parts.image("a")
+    for _ in range(4):
+        inner = parts.index(inner)
+
+
+def crowd(parts: Parts) -> None:
+    parts.index(*(parts.image(str(number), "arm64") for number in range(300)))
+
+
+def of_the_first_schema(parts: Parts) -> None:
+    first = {"schemaVersion": 1, "name": "team/app", "tag": "v1", "fsLayers": [], "history": []}
+    parts.put(json.dumps(first).encode(), "")
+
+
+@pytest.mark.parametrize(
+    ("shape", "code", "words"),
+    [
+        (empty, 8, "no image for linux/amd64"),
+        (only_another_platform, 8, "no image for linux/amd64"),
+        (endless, 5, "more than 3 deep"),
+        (crowd, 5, "more than 256 manifests"),
+        (of_the_first_schema, 5, "schema 1"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_what_cannot_be_carried_says_why(shape: Callable[..., None], code: int, words: str) -> None:
+    parts = Parts()
+    shape(parts)
+    with pytest.raises(KeystoneError, match=words) as caught:
+        found(parts)
+    assert caught.value.exit_code == code
+
+
+ARTIFACT = "application/vnd.oci.artifact.manifest.v1+json"
+
+
+def test_what_is_attached_in_a_form_that_nobody_serves_is_left_out() -> None:
+    """Artifact manifests of a draft of the specification are in registries still."""
+    parts = Parts()
+    image = parts.image("a")
+    config = parts.put(b"{}", media.EMPTY_TYPE)
+    document = {"schemaVersion": 2, "mediaType": media.MANIFEST, "config": config, "layers": [],
+                "subject": image}  # fmt: skip
+    sbom = parts.put(json.dumps(document).encode(), media.MANIFEST)
+    old = parts.put(json.dumps({"mediaType": ARTIFACT, "subject": image}).encode(), ARTIFACT)
+    listed = {"schemaVersion": 2, "mediaType": media.INDEX, "manifests": [old, sbom]}
+    with serving() as server:
+        for name, data in parts.blobs.items():
+            server.says(f"/v2/team/app/manifests/{name}", Answer(data))
+            server.says(f"/v2/team/app/blobs/{name}", Answer(data))
+        server.says("/v2/team/app/manifests/v1", Answer(parts.blobs[image["digest"]]))
+        where = f"/v2/team/app/referrers/{image['digest']}"
+        server.says(where, Answer(json.dumps(listed).encode()))
+        sources = Sources({"registry.example": server.address}, pause=lambda _: None)
+        remote = Remote(sources, Reference.parse("registry.example/team/app:v1"))
+        found = attached(remote, resolve_in(remote, frozenset({"linux/amd64"})))
+    assert [str(one.digest) for each in found for one in each.manifests] == [sbom["digest"]]
+    assert old["digest"] not in found[0].made.decode()
