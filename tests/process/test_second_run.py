@@ -51,3 +51,14 @@ def test_a_primer_without_the_bundle_has_the_file_read_before_the_plan(settled: 
     done = settled.run("--yes")
     assert (done.returncode, "binary etcd" in done.stderr) == (5, True), done.stderr
     assert "p2: bring the bundle into" not in done.stdout + done.stderr
+
+
+def test_each_run_says_where_the_offline_roots_key_still_lies(settled: Settled) -> None:
+    file, words = settled.folder / "root.key", settled.folder / "pass"
+    for more in ((), ("--plan",)):
+        said = " ".join(settled.run(*more).stderr.split())
+        assert f"{file}: the offline root's key lies on this Primer" in said
+        assert f"shred -u {file} {words}" in said
+    file.unlink()
+    done = settled.run()
+    assert (done.returncode, "root's key" in done.stderr) == (0, False), done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -62,38 +63,54 @@ def show(directory: Path, as_json: bool) -> None:
 @_directory
 def init(site_file: Path, directory: Path) -> None:
     """Make the trust tree, or finish one that was begun; a complete one stays as it is."""
-    from keystone import pki, site  # noqa: PLC0415 cryptography is slow to import
+    from keystone import passphrase, pki, root_key, site  # noqa: PLC0415 cryptography is slow
 
     wanted = site.load(site_file)
-
-    def passphrase() -> str:
-        if wanted.trust.passphrase_file:
-            return Path(wanted.trust.passphrase_file).read_text().strip()
-        words: str = click.prompt(
-            "Passphrase for the offline root's key", hide_input=True, confirmation_prompt=True
-        )
-        return words
-
-    if pki.init(wanted, directory, Path(wanted.trust.root_key_file), passphrase):
+    file = Path(wanted.trust.root_key_file)
+    if pki.init(wanted, directory, file, lambda: passphrase.of_root(wanted.trust)):
         log.info(f"The trust tree is in {directory}")
-        log.info(f"Carry away {wanted.trust.root_key_file}: it is the only copy of the root's key")
     else:
         log.info(f"Nothing to do: the trust tree in {directory} is complete")
+    _remind(root_key.reminder(wanted, directory))
 
 
 @group.command()
 @click.option(
     "--site", "site_file", type=click.Path(path_type=Path), required=True, help="The site file."
 )
+@click.option(
+    "--root-key", "key_file", type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Open this file too: is it the key of this tree's root?",
+)  # fmt: skip
+@click.option(
+    "--passphrase-file", type=click.Path(path_type=Path, dir_okay=False),
+    help="Opens it; else the site file's, else asked for.",
+)  # fmt: skip
 @_directory
-def verify(site_file: Path, directory: Path) -> None:
+def verify(
+    site_file: Path, key_file: Path | None, passphrase_file: Path | None, directory: Path
+) -> None:
     """Check every certificate, key, signature and the log; exit 7 when something is wrong."""
-    from keystone import pki, site  # noqa: PLC0415 cryptography is slow to import
+    from keystone import passphrase, pki, root_key, site  # noqa: PLC0415 cryptography is slow
 
-    wrong = pki.verify(site.load(site_file), directory)
+    wanted = site.load(site_file)
+    wrong = pki.verify(wanted, directory)
+    if key_file and (directory / root_key.CERTIFICATE).exists():
+        given = str(passphrase_file or wanted.trust.passphrase_file)
+        trust = replace(wanted.trust, root_key_file=str(key_file), passphrase_file=given)
+        wrong += root_key.compare(directory, key_file, passphrase.of_root(trust))
     if wrong:
+        lines = "\n".join(f"  {line}" for line in dict.fromkeys(wrong))
         raise RefusedError(
-            "the trust tree is not sound:\n" + "\n".join(f"  {line}" for line in wrong),
+            f"the trust tree is not sound:\n{lines}",
             hint="trust init makes what is missing or expired; anything else needs a person",
         )
     log.info("Every certificate, key and signature fits, and the log is unbroken")
+    if key_file:
+        log.info(f"{key_file}: the key of this site's root")
+    _remind(root_key.reminder(wanted, directory))
+
+
+def _remind(said: str) -> None:
+    if said:
+        log.warn(said)
