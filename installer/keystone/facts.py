@@ -25,6 +25,7 @@ from keystone.host_facts import (
     PoolIntent,
     PoolLabel,
     RoleFacts,
+    StandingFacts,
     StoreFacts,
     VdevFacts,
 )
@@ -37,8 +38,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ClusterFacts", "DatasetFacts", "DiskFacts", "EtcdFacts", "HostFacts", "PoolFacts",
-    "PoolIntent", "PoolLabel", "RoleFacts", "StoreFacts", "VdevFacts", "local_addresses",
-    "observe_cluster", "observe_etcd", "parse", "probe", "probe_all",
+    "PoolIntent", "PoolLabel", "RoleFacts", "StandingFacts", "StoreFacts", "VdevFacts",
+    "local_addresses", "observe_cluster", "observe_etcd", "parse", "probe", "probe_all",
+    "probe_each",
 ]  # fmt: skip
 
 PROBE_SECONDS = 180
@@ -66,21 +68,30 @@ def probe(host: Host, *, deep: bool = False) -> HostFacts:
 
 def probe_all(hosts: Mapping[str, Host], *, deep: bool = False) -> dict[str, HostFacts]:
     """Look at all hosts side by side. Raises one HostError that names every host that failed."""
-    seen: dict[str, HostFacts] = {}
-    failures: list[HostError] = []
-    with ThreadPoolExecutor(max_workers=max(len(hosts), 1)) as pool:
-        started = {name: pool.submit(probe, host, deep=deep) for name, host in hosts.items()}
-        for name, future in started.items():
-            try:
-                seen[name] = future.result()
-            except HostError as error:
-                failures.append(error)
+    seen, failed = probe_each(hosts, deep=deep)
+    failures = list(failed.values())
     if failures:
         raise HostError(
             "\n".join(failure.message for failure in failures),
             hint=failures[0].hint or "nothing was changed; make the host answer and run again",
         )
     return seen
+
+
+def probe_each(
+    hosts: Mapping[str, Host], *, deep: bool = False
+) -> tuple[dict[str, HostFacts], dict[str, HostError]]:
+    """Look at all hosts side by side: what was seen, and why others did not answer, by name."""
+    seen: dict[str, HostFacts] = {}
+    failed: dict[str, HostError] = {}
+    with ThreadPoolExecutor(max_workers=max(len(hosts), 1)) as pool:
+        started = {name: pool.submit(probe, host, deep=deep) for name, host in hosts.items()}
+        for name, future in started.items():
+            try:
+                seen[name] = future.result()
+            except HostError as error:
+                failed[name] = error
+    return seen, failed
 
 
 def local_addresses() -> frozenset[str]:
@@ -146,6 +157,7 @@ def parse(name: str, seen: Mapping[str, Any], asked: tuple[float, float]) -> Hos
         store=StoreFacts(seen["store"].get("bundle"), seen["store"].get("complete") is True),
         kubernetes=tuple(seen["kubernetes"]),
         intent=_intent(seen["intent"]),
+        standing=StandingFacts(**seen.get("standing", {})),
     )
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from keystone import bundle, facts, log, passphrase, pki, plan, preflight, root_key, site
+from keystone import bundle, facts, log, passphrase, pki, plan, preflight, root_key, site, standing
 from keystone.actions import IngestStore, World
 from keystone.bundle.model import STORE
 from keystone.errors import ConfigurationError, DamagedBundleError, RefusedError, UsageError
@@ -139,6 +139,11 @@ def hosts_of(wanted: site.Site) -> dict[str, Host]:
             f"({socket.gethostname()}) has {', '.join(sorted(here))}",
             hint=f"run keystone-install on {first.name}, or list this machine first in the site",
         )
+    return reach(wanted, frozenset({str(first.address)}))
+
+
+def reach(wanted: site.Site, here: frozenset[str]) -> dict[str, Host]:
+    """Every Primer by its name. here: addresses that are this very machine's: no ssh to those."""
     return {
         node.name: Host(
             name=node.name,
@@ -146,7 +151,7 @@ def hosts_of(wanted: site.Site) -> dict[str, Host]:
             user=wanted.ssh.user,
             port=wanted.ssh.port,
             key_file=wanted.ssh.key_file,
-            local=node is first,
+            local=str(node.address) in here,
             options=("-o", "ControlMaster=auto", "-o", "ControlPersist=300",
                      "-o", "ControlPath=/run/keystone-%C"),
         )
@@ -179,7 +184,11 @@ def _observe(world: World, wanted: site.Site) -> State:
 
 
 def _preflight(state: State) -> None:
-    findings = preflight.check(state.site, state.facts, state.manifest)
+    findings = (
+        *preflight.check(state.site, state.facts, state.manifest),
+        *standing.authorities(state.trust, state.facts),
+        *standing.versions(state.manifest, state.facts),
+    )
     preflight.render(findings)
     preflight.enforce(findings)
 

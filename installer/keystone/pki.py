@@ -85,7 +85,9 @@ def observe(site: Site, directory: Path = DIRECTORY, now: dt.datetime | None = N
             for node in site.primers
             if is_deployed(directory, node)
         }
-    found = TrustFacts(incomplete, tuple(leaves), deployed)
+    root = directory / root_key.CERTIFICATE
+    pem = root.read_text() if root.exists() else ""
+    found = TrustFacts(incomplete, tuple(leaves), deployed, root=pem)
     due = plan_trust(site, found, now or dt.datetime.now(dt.UTC))
     return replace(found, complete=not due)
 

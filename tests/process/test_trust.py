@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess  # noqa: TID251 commands are tried from outside, two at once
 import sys
 from typing import TYPE_CHECKING
@@ -30,8 +31,13 @@ spec:
 """
 
 
+def arguments(verb: str, tree: str = "tree") -> tuple[str, ...]:
+    new = ("--new-site",) if verb == "init" else ()
+    return ("trust", verb, "--site", "site.yaml", "--directory", tree, *new)
+
+
 class Desk(CommandLine):
-    """A folder with a site file; nothing answers at its Primer's address."""
+    """A folder with a site file. Its Primer is none yet: nothing answers at its address."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -39,12 +45,16 @@ class Desk(CommandLine):
         (folder / "pass").write_text(f"{SECRET}\n")
 
     def trust(self, verb: str, *words: str, code: int = 0) -> str:
-        given = ("--site", "site.yaml", "--directory", "tree")
-        return self.said(code, "trust", verb, *given, *words)
+        return self.said(code, *arguments(verb), *words)
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    ssh = tmp_path / "bin/ssh"
+    ssh.parent.mkdir()
+    ssh.write_text("#!/bin/sh\necho 'connect to host 198.51.100.1: No route to host' >&2; exit 255")
+    ssh.chmod(0o755)
+    monkeypatch.setenv("KEYSTONE_PATH", f"{ssh.parent}:{os.environ['PATH']}")
     return Desk(tmp_path)
 
 
@@ -124,8 +134,7 @@ def test_as_long_as_the_key_lies_here_it_is_said_with_path_and_what_to_do(made: 
 
 def test_two_at_once_make_one_tree_and_its_key(desk: Desk) -> None:
     """Whoever comes second waits, looks anew and finds nothing to do."""
-    argv = [sys.executable, "-m", "keystone", "trust", "init", "--site", "site.yaml",
-            "--directory", "tree"]  # fmt: skip
+    argv = [sys.executable, "-m", "keystone", *arguments("init")]
     both = [subprocess.Popen(argv, cwd=desk.folder, stderr=subprocess.PIPE) for _ in range(6)]
     codes = [(process.communicate()[1], process.returncode) for process in both]
     assert [code for _, code in codes] == [0] * len(both), codes
@@ -134,14 +143,14 @@ def test_two_at_once_make_one_tree_and_its_key(desk: Desk) -> None:
 
 def test_two_trees_do_not_share_a_key_file(made: Desk) -> None:
     key = (made.folder / "root.key").read_bytes()
-    made.run(0, "trust", "init", "--site", "site.yaml", "--directory", "other")
+    made.run(0, *arguments("init", "other"))
     assert (made.folder / "root.key").read_bytes() == key
 
 
 def test_a_key_of_another_root_is_found(made: Desk) -> None:
     root, mine = made.folder / "root.key", made.folder / "mine.key"
     root.rename(mine)
-    made.run(0, "trust", "init", "--site", "site.yaml", "--directory", "other")
+    made.run(0, *arguments("init", "other"))
     # The other's key lies where this tree's was: what today's race leaves.
     said = made.trust("verify", code=7)
     assert f"{root}: the key of another root" in said

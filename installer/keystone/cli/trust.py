@@ -5,11 +5,16 @@ from __future__ import annotations
 import datetime as dt
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from keystone import log
 from keystone.errors import RefusedError
+
+if TYPE_CHECKING:
+    from keystone.certificate_plan import TrustFacts
+    from keystone.site import Site
 
 DIRECTORY = Path("/var/lib/keystone/pki")
 
@@ -60,12 +65,19 @@ def show(directory: Path, as_json: bool) -> None:
 @click.option(
     "--site", "site_file", type=click.Path(path_type=Path), required=True, help="The site file."
 )
+@click.option(
+    "--new-site", is_flag=True,
+    help="Primers that do not answer have never been installed: make authorities all the same.",
+)  # fmt: skip
 @_directory
-def init(site_file: Path, directory: Path) -> None:
+def init(site_file: Path, directory: Path, *, new_site: bool) -> None:
     """Make the trust tree, or finish one that was begun; a complete one stays as it is."""
     from keystone import passphrase, pki, root_key, site  # noqa: PLC0415 cryptography is slow
 
     wanted = site.load(site_file)
+    found = pki.observe(wanted, directory)
+    if found.incomplete:
+        _require_new(wanted, found, new_site=new_site)
     file = Path(wanted.trust.root_key_file)
     if pki.init(wanted, directory, file, lambda: passphrase.of_root(wanted.trust)):
         log.info(f"The trust tree is in {directory}")
@@ -109,6 +121,24 @@ def verify(
     if key_file:
         log.info(f"{key_file}: the key of this site's root")
     _remind(root_key.reminder(wanted, directory))
+
+
+def _require_new(wanted: Site, found: TrustFacts, *, new_site: bool) -> None:
+    """Authorities are made once: raises RefusedError where a Primer has some, or does not say."""
+    from keystone import facts, install, standing  # noqa: PLC0415 slow to import
+
+    with log.step("look whether a Primer belongs to a site already"):
+        seen, silent = facts.probe_each(install.reach(wanted, facts.local_addresses()))
+    refused = [finding.line() for finding in standing.authorities(found, seen)]
+    if refused:
+        raise RefusedError("\n".join(refused), hint="nothing was made")
+    if silent and not new_site:
+        lines = "\n".join(f"  {name}: {error.message}" for name, error in silent.items())
+        raise RefusedError(
+            f"not known whether these Primers have authorities of site {wanted.name}:\n{lines}",
+            hint="make them answer and run again; nothing of this site was ever installed: "
+            "--new-site",
+        )
 
 
 def _remind(said: str) -> None:
