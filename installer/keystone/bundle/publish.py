@@ -1,9 +1,9 @@
 """From the store to what services serve: a registry, apt repositories, files; all by hard link.
 
 The plan (served.py) is a pure function of the bundle's contents; applying it compares names, inodes
-and bytes, so a published store plans to nothing. Packages and files that an older bundle published and this
-one does not are removed. Its images stay: nodes, and workloads that are not running now, ask for
-them by name until they were brought to the new ones (docs/adr/0068-names-stay-served.md).
+and bytes, so a published store plans to nothing. Packages and files that an older bundle published
+and this one does not are removed. Its images stay: nodes, and workloads that are not running now,
+ask for them by name until they were brought to the new ones (docs/adr/0068-names-stay-served.md).
 
 registry/: the filesystem storage of CNCF distribution v3 ("docker/registry/v2/..."): blobs by link,
 and small `link` files that hold a digest. Names keep the upstream host.
