@@ -262,3 +262,22 @@ def test_a_lost_or_old_deployment_file_is_written_again(made: Path) -> None:
     assert deployment_digest(made, "p1") == digest
     pki.issue(SITE, made, NOW + dt.timedelta(days=80))
     assert deployment_digest(made, "p1") != digest
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["links", "as on FAT"])
+def test_a_key_file_is_never_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    if not links:
+        monkeypatch.setattr(Path, "hardlink_to", refuse)
+    file = tmp_path / "root.key"
+    write_new(file, b"first", 0o600)
+    with pytest.raises(FileExistsError):
+        write_new(file, b"second", 0o600)
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [
+        ("root.key", b"first")
+    ]
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
