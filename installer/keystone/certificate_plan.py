@@ -61,13 +61,14 @@ class TrustFacts:
 
     incomplete: names of what init has still to make. deployed: SHA-256 of each host's deployment
     file, of those that hold what the leaves are now. complete: nothing was due when it was looked
-    at.
+    at. root: certificate of the root (PEM), "" when there is none yet.
     """
 
     incomplete: tuple[str, ...] = ()
     leaves: tuple[Issued, ...] = ()
     deployed: Mapping[str, str] = field(default_factory=dict)
     complete: bool = False
+    root: str = ""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from keystone import pkcs8
 from keystone.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -184,13 +185,13 @@ def certificate_pem(*certificates: x509.Certificate) -> bytes:
 
 
 def key_pem(key: ec.EllipticCurvePrivateKey, passphrase: str = "") -> bytes:
-    """PKCS#8; with a passphrase encrypted (PBES2: scrypt or PBKDF2, AES-256)."""
-    encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
-    if passphrase:
-        encryption = serialization.BestAvailableEncryption(passphrase.encode())
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption
+    """PKCS#8 in PEM; with a passphrase locked with scrypt and AES-256."""
+    plain = key.private_bytes(
+        serialization.Encoding.DER if passphrase else serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
     )
+    return pkcs8.encrypted(plain, passphrase) if passphrase else plain
 
 
 def public_pem(key: object) -> bytes:

@@ -26,6 +26,7 @@ from keystone.host_facts import (
     PoolIntent,
     PoolLabel,
     RoleFacts,
+    StandingFacts,
     StoreFacts,
     VdevFacts,
 )
@@ -38,8 +39,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ClusterFacts", "DatasetFacts", "DiskFacts", "EtcdFacts", "HostFacts", "PoolFacts",
-    "PoolIntent", "PoolLabel", "RoleFacts", "StoreFacts", "VdevFacts", "local_addresses",
-    "observe_cluster", "observe_etcd", "parse", "probe", "probe_all",
+    "PoolIntent", "PoolLabel", "RoleFacts", "StandingFacts", "StoreFacts", "VdevFacts",
+    "local_addresses", "observe_cluster", "observe_etcd", "parse", "probe", "probe_all",
+    "probe_each",
 ]  # fmt: skip
 
 PROBE_SECONDS = 180
@@ -67,21 +69,30 @@ def probe(host: Host, *, deep: bool = False) -> HostFacts:
 
 def probe_all(hosts: Mapping[str, Host], *, deep: bool = False) -> dict[str, HostFacts]:
     """Look at all hosts side by side. Raises one HostError that names every host that failed."""
-    seen: dict[str, HostFacts] = {}
-    failures: list[HostError] = []
-    with ThreadPoolExecutor(max_workers=max(len(hosts), 1)) as pool:
-        started = {name: pool.submit(probe, host, deep=deep) for name, host in hosts.items()}
-        for name, future in started.items():
-            try:
-                seen[name] = future.result()
-            except HostError as error:
-                failures.append(error)
+    seen, failed = probe_each(hosts, deep=deep)
+    failures = list(failed.values())
     if failures:
         raise HostError(
             "\n".join(failure.message for failure in failures),
             hint=failures[0].hint or "nothing was changed; make the host answer and run again",
         )
     return seen
+
+
+def probe_each(
+    hosts: Mapping[str, Host], *, deep: bool = False
+) -> tuple[dict[str, HostFacts], dict[str, HostError]]:
+    """Look at all hosts side by side: what was seen, and why others did not answer, by name."""
+    seen: dict[str, HostFacts] = {}
+    failed: dict[str, HostError] = {}
+    with ThreadPoolExecutor(max_workers=max(len(hosts), 1)) as pool:
+        started = {name: pool.submit(probe, host, deep=deep) for name, host in hosts.items()}
+        for name, future in started.items():
+            try:
+                seen[name] = future.result()
+            except HostError as error:
+                failed[name] = error
+    return seen, failed
 
 
 def local_addresses() -> frozenset[str]:
@@ -109,7 +120,6 @@ def parse(name: str, seen: Mapping[str, Any], asked: tuple[float, float]) -> Hos
     Raises KeyError, TypeError or ValueError on what the probe cannot have said.
     """
     middle, half = sum(asked) / 2, abs(asked[1] - asked[0]) / 2
-    major, minor = seen["python"][:2]
     return HostFacts(
         name=name,
         hostname=seen["hostname"],
@@ -121,7 +131,7 @@ def parse(name: str, seen: Mapping[str, Any], asked: tuple[float, float]) -> Hos
         os_name=seen["os"].get("PRETTY_NAME", "unknown"),
         kernel=seen["kernel"],
         architecture=seen["architecture"],
-        python=(int(major), int(minor)),
+        python=(int(seen["python"][0]), int(seen["python"][1])),
         cpus=int(seen["cpus"]),
         memory=int(seen["memory"]),
         root_free=int(seen["root_free"]),
@@ -148,6 +158,7 @@ def parse(name: str, seen: Mapping[str, Any], asked: tuple[float, float]) -> Hos
         store=StoreFacts(seen["store"].get("bundle"), seen["store"].get("complete") is True),
         kubernetes=tuple(seen["kubernetes"]),
         intent=_intent(seen["intent"]),
+        standing=StandingFacts(**seen.get("standing", {})),
     )
 
 

@@ -173,6 +173,21 @@ class PoolIntent:
 
 
 @dataclass(frozen=True)
+class StandingFacts:
+    """What a host has of a site that was installed, whether it runs now or not.
+
+    root: certificate of the site's root (PEM), "" for none. member: an etcd member's data is
+    there, so a quorum once formed. kubernetes: version of its API server ("v1.37.2"); etcd: of its
+    member's program ("3.7.3"); "" where there is none or it does not say.
+    """
+
+    root: str = ""
+    member: bool = False
+    kubernetes: str = ""
+    etcd: str = ""
+
+
+@dataclass(frozen=True)
 class HostFacts:
     """One host as it was seen, in one round trip.
 
@@ -219,6 +234,7 @@ class HostFacts:
     store: StoreFacts = field(default_factory=StoreFacts)
     kubernetes: tuple[str, ...] = ()
     intent: PoolIntent | None = None
+    standing: StandingFacts = field(default_factory=StandingFacts)
     var_free: int = 0
     trial: bool = False
     folders: tuple[str, ...] = ()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from keystone import bundle, facts, log, pki, plan, preflight, site
+from keystone import bundle, facts, log, passphrase, pki, plan, preflight, root_key, site, standing
 from keystone.actions import IngestStore, World
 from keystone.bundle.model import STORE
 from keystone.errors import ConfigurationError, DamagedBundleError, RefusedError, UsageError
@@ -56,7 +56,7 @@ def main(options: Options) -> None:
         world = World(
             bundle=opened,
             hosts=hosts,
-            passphrase=lambda: _passphrase(wanted),
+            passphrase=lambda: passphrase.of_root(wanted.trust),
             observe=lambda: _observe(world, wanted),
         )
         with log.step(f"look at {', '.join(hosts)}"):
@@ -67,8 +67,8 @@ def main(options: Options) -> None:
         _show(made, as_json=options.as_json)
         if made.empty:
             log.info("Nothing to do: the site is as it should be.", event="converged")
-            return
-        if options.plan_only:
+        if made.empty or options.plan_only:
+            _remind(wanted)
             return
         _approve(made, options)
         opened.pin()
@@ -139,6 +139,11 @@ def hosts_of(wanted: site.Site) -> dict[str, Host]:
             f"({socket.gethostname()}) has {', '.join(sorted(here))}",
             hint=f"run keystone-install on {first.name}, or list this machine first in the site",
         )
+    return reach(wanted, frozenset({str(first.address)}))
+
+
+def reach(wanted: site.Site, here: frozenset[str]) -> dict[str, Host]:
+    """Every Primer by its name. here: addresses that are this very machine's: no ssh to those."""
     return {
         node.name: Host(
             name=node.name,
@@ -146,7 +151,7 @@ def hosts_of(wanted: site.Site) -> dict[str, Host]:
             user=wanted.ssh.user,
             port=wanted.ssh.port,
             key_file=wanted.ssh.key_file,
-            local=node is first,
+            local=str(node.address) in here,
             options=("-o", "ControlMaster=auto", "-o", "ControlPersist=300",
                      "-o", "ControlPath=/run/keystone-%C"),
         )
@@ -179,7 +184,11 @@ def _observe(world: World, wanted: site.Site) -> State:
 
 
 def _preflight(state: State) -> None:
-    findings = preflight.check(state.site, state.facts, state.manifest)
+    findings = (
+        *preflight.check(state.site, state.facts, state.manifest),
+        *standing.authorities(state.trust, state.facts),
+        *standing.versions(state.manifest, state.facts),
+    )
     preflight.render(findings)
     preflight.enforce(findings)
 
@@ -212,20 +221,6 @@ def _approve(made: plan.Plan[World], options: Options) -> None:
         raise RefusedError(f"plan {made.id} was not approved", hint="nothing was changed")
 
 
-def _passphrase(wanted: site.Site) -> str:
-    if wanted.trust.passphrase_file:
-        return Path(wanted.trust.passphrase_file).read_text().strip()
-    if not sys.stdin.isatty():
-        raise ConfigurationError(
-            "spec.trust.passphraseFile is not set and there is no terminal to ask on",
-            hint="name a file that holds the offline root's passphrase",
-        )
-    answer: str = click.prompt(
-        "Passphrase for the offline root's key", hide_input=True, confirmation_prompt=True
-    )
-    return answer
-
-
 @contextmanager
 def _alone() -> Iterator[None]:
     """Two runs at once on one Primer would undo each other; the kernel drops the lock with us."""
@@ -244,6 +239,11 @@ def _alone() -> Iterator[None]:
         yield
 
 
+def _remind(wanted: site.Site) -> None:
+    if said := root_key.reminder(wanted, pki.DIRECTORY):
+        log.warn(said, event="root-key")
+
+
 def _report(outcomes: tuple[plan.Outcome, ...], wanted: site.Site) -> None:
     log.table(
         ["phase", "changes", "time"],
@@ -254,11 +254,7 @@ def _report(outcomes: tuple[plan.Outcome, ...], wanted: site.Site) -> None:
         title=f"Site {wanted.name}",
     )
     log.info("Done. Add a worker with: keystone-install token create --role worker")
-    if wanted.trust.root_key_file:
-        log.warn(
-            f"carry {wanted.trust.root_key_file} away: "
-            "the offline root's key must not stay on a Primer"
-        )
+    _remind(wanted)
 
 
 __all__ = ["Options", "main"]

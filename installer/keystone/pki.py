@@ -8,6 +8,7 @@ Everything lies in one directory on the first Primer, mode 0700:
     sa.key  sa.pub              signs service account tokens
     leaves/<host>/<name>.{crt,key}
     deploy/<host>.json          what the host gets, as the role `trust` places it
+    root-key-file               where that file is, so that a run can say it still lies here
     issued.jsonl                every certificate ever issued, each line hashing the one before
 
 Anchors exist because TLS stacks differ: Go takes any certificate as a trust anchor, OpenSSL before
@@ -25,13 +26,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cryptography.hazmat.primitives.asymmetric import ec
-
-from keystone import certificates
+from keystone import certificates, root_key
 from keystone.certificate_plan import (
     ISSUING,
     ISSUING_LIFETIME,
-    ROOT_LIFETIME,
     CertificateSpec,
     Issued,
     Missing,
@@ -42,12 +40,15 @@ from keystone.certificate_plan import (
 from keystone.deployment import deployment, deployment_digest, deployment_file, is_deployed
 from keystone.errors import RefusedError
 from keystone.issuelog import IssueLog
+from keystone.turns import only_one
 from keystone.wholefile import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric import ec
 
     from keystone.site import Site
 
@@ -84,7 +85,9 @@ def observe(site: Site, directory: Path = DIRECTORY, now: dt.datetime | None = N
             for node in site.primers
             if is_deployed(directory, node)
         }
-    found = TrustFacts(incomplete, tuple(leaves), deployed)
+    root = directory / root_key.CERTIFICATE
+    pem = root.read_text() if root.exists() else ""
+    found = TrustFacts(incomplete, tuple(leaves), deployed, root=pem)
     due = plan_trust(site, found, now or dt.datetime.now(dt.UTC))
     return replace(found, complete=not due)
 
@@ -129,25 +132,35 @@ def init(
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     directory.chmod(0o700)
-    before = observe(site, directory, now)
-    if before.complete:
-        return False
-    if before.incomplete:
-        if root_key_file.is_dir() or root_key_file.resolve().is_relative_to(directory.resolve()):
-            raise RefusedError(
-                f"{root_key_file}: the offline root's key needs a file outside {directory}",
-                hint="set spec.trust.rootKeyFile to a file that you carry away",
-            )
-        words = passphrase if isinstance(passphrase, str) else passphrase()
-        _init_authorities(site, directory, root_key_file, words, _start(now))
-    issue(site, directory, now)
-    return True
+    with _alone(directory):
+        before = observe(site, directory, now)
+        if before.complete:
+            return False
+        if before.incomplete:
+            _require_outside(root_key_file, directory)
+            words = passphrase if isinstance(passphrase, str) else passphrase()
+            _init_authorities(site, directory, root_key_file, words, _start(now))
+        _issue(site, directory, now)
+        return True
+
+
+def _alone(directory: Path) -> AbstractContextManager[None]:
+    """Two at once would each make a root, and the tree would be of one, the key of the other."""
+    return only_one(directory / ".lock", f"the trust tree in {directory}")
+
+
+def _require_outside(root_key_file: Path, directory: Path) -> None:
+    if root_key_file.is_dir() or root_key_file.resolve().is_relative_to(directory.resolve()):
+        raise RefusedError(
+            f"{root_key_file}: the offline root's key needs a file outside {directory}",
+            hint="set spec.trust.rootKeyFile to a file that you carry away",
+        )
 
 
 def _init_authorities(
     site: Site, directory: Path, root_key_file: Path, passphrase: str, start: dt.datetime
 ) -> None:
-    root = _root(site, directory, root_key_file, passphrase, start)
+    root = root_key.obtain(site, directory, root_key_file, passphrase, start)
     log = IssueLog(directory / "issued.jsonl")
     if not (directory / "root.crt").exists():
         log.add(root.certificate)
@@ -155,51 +168,6 @@ def _init_authorities(
     for name in ISSUING:
         _issuing_authority(site, directory, name, root, log, start)
     _service_account_key(directory)
-
-
-def _root(
-    site: Site, directory: Path, root_key_file: Path, passphrase: str, start: dt.datetime
-) -> certificates.Pair:
-    believed = directory / "root.crt"
-    if not root_key_file.exists():
-        if believed.exists():
-            raise RefusedError(
-                f"{root_key_file}: the root key is needed to finish the trust tree",
-                hint="bring back the file that was written when the tree was begun, then re-run",
-            )
-        if not passphrase:
-            raise RefusedError(
-                "no passphrase for the offline root's key",
-                hint="set spec.trust.passphraseFile, or run where it can be asked for",
-            )
-        return _new_root(site, root_key_file, passphrase, start)
-    pem = root_key_file.read_bytes()
-    pair = certificates.Pair(
-        certificates.load_certificate(pem, str(root_key_file)),
-        certificates.load_key(pem, str(root_key_file), passphrase),
-    )
-    same_site = pair.certificate.subject == pair.certificate.issuer and certificates.matches(
-        pair.certificate, _root_profile(site)
-    )
-    known = not believed.exists() or _certificate(believed) == pair.certificate
-    if not same_site or not known or not certificates.same_key(pair.certificate, pair.key):
-        raise RefusedError(
-            f"{root_key_file}: not the root key of site {site.name}",
-            hint="give this site a file of its own in spec.trust.rootKeyFile",
-        )
-    return pair
-
-
-def _root_profile(site: Site) -> certificates.Profile:
-    return certificates.Profile("Keystone root", site.name, (), ROOT_LIFETIME, path_length=1)
-
-
-def _new_root(site: Site, file: Path, passphrase: str, start: dt.datetime) -> certificates.Pair:
-    key = certificates.new_key(ec.SECP384R1())
-    certificate = certificates.sign(_root_profile(site), key, None, start)
-    pem = certificates.key_pem(key, passphrase) + certificates.certificate_pem(certificate)
-    write_whole(file, pem, 0o600)
-    return certificates.Pair(certificate, key)
 
 
 def _issuing_authority(
@@ -239,6 +207,12 @@ def issue(
     Then writes the deployment file of every host where it differs.
     Raises RefusedError when the tree is not complete.
     """
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _alone(directory):
+        return _issue(site, directory, now)
+
+
+def _issue(site: Site, directory: Path, now: dt.datetime | None) -> tuple[CertificateSpec, ...]:
     observed = observe(site, directory, now)
     if observed.incomplete:
         raise RefusedError(
@@ -275,6 +249,8 @@ def verify(site: Site, directory: Path = DIRECTORY, now: dt.datetime | None = No
     wrong = [f"{name}: missing" for name in observed.incomplete]
     if not wrong:
         wrong += _verify_authorities(directory, moment)
+        for file in root_key.left(site, directory):
+            wrong += root_key.differing(directory, file)
     existing = {(leaf.host, leaf.name): leaf for leaf in observed.leaves}
     for spec in desired(site):
         leaf, label = existing.get((spec.host, spec.name)), f"{spec.host}/{spec.name}"

@@ -55,6 +55,11 @@ KERNEL_PARTS = {
 """Module: its option in the kernel's configuration, and what is there once it works."""
 TRIAL = "/etc/default/keystone-chrony"
 """What role time leaves on hosts of trial sites only."""
+ROOT = "/etc/keystone/pki/root.crt"
+MEMBER = "/var/lib/etcd/data/member"
+ETCD = "/usr/local/bin/etcd"
+API_SERVER = "/etc/kubernetes/manifests/kube-apiserver.yaml"
+"""What the roles trust, etcd and control_plane leave."""
 LARGE = 1 << 20
 """Above this a file is hashed only if it changed after its marker was written (or with deep)."""
 
@@ -329,6 +334,22 @@ def intent() -> Any:  # noqa: ANN401 the note as it is
     return json.loads(text) if text else None
 
 
+def standing() -> dict[str, Any]:
+    """The site that this host belongs to: its root, its etcd member, and their versions.
+
+    A member that was is one that counts, whether etcd runs or not; so is an API server's manifest.
+    """
+    member = Path(MEMBER).exists()
+    image = re.search(r"kube-apiserver:(v[0-9][\w.+-]*)", text_of(API_SERVER))
+    etcd = re.search(r"etcd Version: (\S+)", output([ETCD, "--version"]) if member else "")
+    return {
+        "root": text_of(ROOT),
+        "member": member,
+        "kubernetes": image.group(1) if image else "",
+        "etcd": etcd.group(1) if etcd else "",
+    }
+
+
 def store() -> dict[str, Any]:
     """What the ingest wrote down last."""
     try:
@@ -375,6 +396,7 @@ def main() -> None:
         "store": store(),
         "trial": Path(TRIAL).exists(),
         "intent": intent(),
+        "standing": standing(),
         "kubernetes": [path for path in CLUSTER if Path(path).exists()],
         "clock": time.time(),
     }

@@ -46,7 +46,25 @@ def write_whole(file: Path, content: bytes, mode: int) -> None:
         os.fsync(stream.fileno())
     with half_made(temporary, file):
         temporary.rename(file)
-    folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
+    _sync_folder(file.parent)
+
+
+def write_new(file: Path, content: bytes, mode: int) -> None:
+    """As write_whole, but never over a file that is there: raises FileExistsError."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    write_whole(temporary, content, mode)
+    try:
+        file.hardlink_to(temporary)
+    except PermissionError:  # FAT has no links: the empty file is the claim, then it is replaced
+        os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
+        temporary.rename(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(file.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)
     finally:

@@ -214,7 +214,9 @@ def test_a_primer_starts_the_next_machine_over_the_network(
         with files.open("rb") as source:
             host.run(["sh", "-c", "cat >/var/tmp/primer-pxe.tar"], stdin=source, timeout=1800)
         words = ["keystone-install", "image", "serve"]
-        files_there = ["/var/tmp/primer-pxe.tar", "--site", "/var/tmp/site.yaml"]
+        named = json.loads(files.with_suffix(".json").read_text())["release"]
+        files_there = ["/var/tmp/primer-pxe.tar", "--site", "/var/tmp/site.yaml",
+                       "--release", named]  # fmt: skip
         script = "http://10.77.0.11:8080/boot/boot.ipxe"
         assert script in host.run([*words, *files_there], timeout=1800).stdout
         with dhcp(wire, next_one.mac, script), next_one:

@@ -48,6 +48,7 @@ spec:
 ANSWER = """\
 {probe} > /dev/null
 echo "{program} $host" >> {folder}/asked
+test -e {folder}/facts/$host.json || exit 255
 sed "s/\\"clock\\": *[0-9.]*/\\"clock\\": $(date +%s.%N)/" {folder}/facts/$host.json
 """
 INSIDE = """\
@@ -128,6 +129,7 @@ class Settled:
         self.folder, self.packager = folder, packager
         self._probe = f"{sys.executable} - '{{}}'" if probing else "cat"
         self.medium, self.lib = packager.path, folder / "lib"
+        self.site_file = str(folder / "site.yaml")
         (folder / "site.yaml").write_text(SITE)
         (folder / "pass").write_text("a passphrase")
         for name in ("facts", "bin", "lib/keystone/store"):
@@ -142,11 +144,14 @@ class Settled:
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         """`keystone-install --bundle --site` on the first Primer."""
+        return self.keystone("--bundle", str(self.medium), "--site", self.site_file, *words)
+
+    def keystone(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """`keystone-install` on the first Primer."""
         (self.folder / "asked").write_text("")
         return subprocess.run(
             ["unshare", "--mount", "--net", "sh", "-ec", INSIDE, str(self.lib),
-             sys.executable, "-c", PROGRAM, "--bundle", str(self.medium),
-             "--site", str(self.folder / "site.yaml"), *words],
+             sys.executable, "-c", PROGRAM, *words],
             capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=120,
             env={**os.environ, "KEYSTONE_PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}"},
         )  # fmt: skip
@@ -155,6 +160,10 @@ class Settled:
     def asked(self) -> list[str]:
         """What was started for a host in the last run: "ssh p2"; sorted."""
         return sorted((self.folder / "asked").read_text().splitlines())
+
+    def silence(self, host: str) -> None:
+        """Have the host answer nobody from now on."""
+        (self.folder / "facts" / f"{host}.json").unlink()
 
     def answer(self, host: str, **other: object) -> None:
         """What the host says from now on, as far as it is another thing than before."""

@@ -6,8 +6,10 @@ import hashlib
 from typing import TYPE_CHECKING
 
 import pytest
+from click.testing import CliRunner
 
-from keystone.errors import DamagedBundleError, HostError
+from keystone.cli.image import group
+from keystone.errors import DamagedBundleError, HostError, RefusedError
 from keystone.image import serve
 
 from .media import Builder, fakes
@@ -130,3 +132,17 @@ def test_stopped_it_serves_and_keeps_nothing(builder: Builder) -> None:
     serve.serve(builder.packed(builder.files()), SERVER)
     serve.stop()
     assert (serve.LINK.is_symlink(), kept()) == (False, 0)
+
+
+def test_it_asks_who_made_the_files(builder: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "require_server", lambda: None)
+    monkeypatch.setattr(serve, "address", lambda: SERVER)
+    tar = builder.packed(builder.files())
+    for words in ((), ("--release", "0" * 64)):
+        with pytest.raises(RefusedError, match="not the one that was named") as error:
+            CliRunner().invoke(group, ["serve", str(tar), *words], catch_exceptions=False)
+        assert (serve.LINK.is_symlink(), kept()) == (False, 0)
+    named = error.value.message.partition("its release is ")[2][:64]
+    words = ("--release", named)
+    done = CliRunner().invoke(group, ["serve", str(tar), *words], catch_exceptions=False)
+    assert (done.exit_code, serve.LINK.is_symlink()) == (0, True), done.output

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from keystone import kubeadm, run
+from keystone import kubeadm, probe, run
 from keystone.bundle.model import Digest, Item, Manifest
 from keystone.inventory import Context
 from keystone.lab import upstream
@@ -57,3 +57,29 @@ def test_kubeadm_asks_for_the_images_that_the_bundle_carries(program: Path, tmp_
     listed = run.run([program, "config", "images", "list", "--config", path]).stdout.split()
     assert {f"{name}:{tag}" for name, tag in IMAGES.items()} <= set(listed)
     assert not [name for name in listed if "/etcd:" in name]
+
+
+def test_the_probe_reads_the_versions_that_kubeadm_and_etcd_leave(
+    program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing = {"root": "", "member": False, "kubernetes": "", "etcd": ""}
+    for name in ("ROOT", "MEMBER", "API_SERVER"):
+        monkeypatch.setattr(probe, name, str(tmp_path / name))
+    assert probe.standing() == nothing
+    config = tmp_path / "init.yaml"
+    text = kubeadm.init_documents(context("normal", 1))
+    config.write_text(text.replace(f"{kubeadm.CONFIG}/patches", str(tmp_path)))
+    run.run(
+        [program, "init", "phase", "control-plane", "apiserver", "--config", config, "--dry-run"],
+        env={"KUBEADM_INIT_DRYRUN_DIR": str(tmp_path)},
+    )
+    (manifest,) = tmp_path.glob("**/kube-apiserver.yaml")
+    monkeypatch.setattr(probe, "API_SERVER", str(manifest))
+    etcd = upstream.binary("etcd")
+    monkeypatch.setattr(probe, "ETCD", str(etcd))
+    (tmp_path / "MEMBER").mkdir()
+    (tmp_path / "ROOT").write_text("a certificate")
+    said = run.run([etcd, "--version"]).stdout.split()
+    assert probe.standing() == {
+        "root": "a certificate", "member": True, "kubernetes": "v1.37.2", "etcd": said[2],
+    }  # fmt: skip

@@ -51,3 +51,100 @@ def test_a_primer_without_the_bundle_has_the_file_read_before_the_plan(settled: 
     done = settled.run("--yes")
     assert (done.returncode, "binary etcd" in done.stderr) == (5, True), done.stderr
     assert "p2: bring the bundle into" not in done.stdout + done.stderr
+
+
+def test_each_run_says_where_the_offline_roots_key_still_lies(settled: Settled) -> None:
+    file, words = settled.folder / "root.key", settled.folder / "pass"
+    for more in ((), ("--plan",)):
+        said = " ".join(settled.run(*more).stderr.split())
+        assert f"{file}: the offline root's key lies on this Primer" in said
+        assert f"shred -u {file} {words}" in said
+    file.unlink()
+    done = settled.run()
+    assert (done.returncode, "root's key" in done.stderr) == (0, False), done.stderr
+
+
+STANDING = {"root": "", "member": False, "kubernetes": "", "etcd": ""}
+
+
+def replaced(settled: Settled) -> str:
+    """The first Primer has lost the tree. Returns the root that the others know."""
+    root = (settled.lib / "keystone/pki/root.crt").read_text()
+    (settled.lib / "keystone/pki").rename(settled.folder / "copy")
+    return root
+
+
+@pytest.mark.parametrize("left", ["anchor", "quorum"])
+def test_authorities_are_not_made_anew_over_a_site_that_runs(settled: Settled, left: str) -> None:
+    root = replaced(settled)
+    seen = {"root": root.strip()} if left == "anchor" else {"member": True}
+    settled.answer("p2", standing={**STANDING, **seen})
+    for words in (("--yes",), ("--plan",)):
+        done = settled.run(*words)
+        assert done.returncode == 7, done.stderr
+        said = " ".join(done.stderr.split())
+        assert "p2: has" in said
+        assert "bring that folder back" in said
+    init = ("trust", "init", "--site", settled.site_file)
+    for more in ((), ("--new-site",)):
+        done = settled.keystone(*init, *more)
+        assert (done.returncode, "p2: has" in done.stderr) == (7, True), done.stderr
+    assert not (settled.lib / "keystone/pki/root.crt").exists()
+    # With the tree back all is as it was.
+    (settled.folder / "copy").rename(settled.lib / "keystone/pki")
+    settled.answer("p2", standing={**STANDING, "root": root, "member": True})
+    done = settled.run("--plan")
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_a_silent_primer_has_is_not_guessed(settled: Settled) -> None:
+    replaced(settled)
+    settled.silence("p3")
+    init = ("trust", "init", "--site", settled.site_file)
+    done = settled.keystone(*init)
+    assert done.returncode == 7, done.stderr
+    assert "not known whether" in done.stderr
+    assert "p3" in done.stderr
+    assert not (settled.lib / "keystone/pki/root.crt").exists()
+    assert settled.run("--yes").returncode == 8
+    assert not (settled.lib / "keystone/pki/root.crt").exists()
+    (settled.folder / "root.key").unlink()
+    done = settled.keystone(*init, "--new-site")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_tree_of_another_root_replaces_nothing(settled: Settled) -> None:
+    root = replaced(settled)
+    (settled.folder / "root.key").unlink()
+    done = settled.keystone("trust", "init", "--site", settled.site_file)
+    assert done.returncode == 0, done.stderr
+    settled.answer("p3", standing={**STANDING, "root": root})
+    done = settled.run("--yes")
+    assert (done.returncode, "p3: has another root" in done.stderr) == (7, True), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("standing", "said"),
+    [
+        ({"kubernetes": "v1.36.3"}, "runs Kubernetes 1.36.3, and the bundle has 1.37.2"),
+        ({"kubernetes": "v1.37.1"}, "runs Kubernetes 1.37.1, and the bundle has 1.37.2"),
+        ({"etcd": "3.5.16", "member": True}, "runs etcd 3.5.16, and the bundle has"),
+    ],
+)
+def test_a_bundle_with_other_versions_is_refused_with_both(
+    settled: Settled, standing: dict[str, object], said: str
+) -> None:
+    settled.answer("p2", standing={**STANDING, **standing})
+    for words in (("--yes",), ("--plan",)):
+        done = settled.run(*words)
+        assert (done.returncode, said in done.stderr) == (6, True), done.stderr
+
+
+def test_a_bundle_with_the_same_versions_goes_on(settled: Settled) -> None:
+    same = {
+        "kubernetes": "v" + settled.manifest.item("binary", "kubeadm").version.removeprefix("v"),
+        "etcd": settled.manifest.item("binary", "etcd").version.removeprefix("v"),
+    }
+    settled.answer("p2", standing={**STANDING, **same, "member": True})
+    done = settled.run()
+    assert done.returncode == 0, done.stderr

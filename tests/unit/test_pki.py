@@ -15,10 +15,11 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from keystone import certificates, pki
+from keystone import certificates, pkcs8, pki, root_key
 from keystone.deployment import deployment_digest, deployment_file
 from keystone.errors import RefusedError
 from keystone.site import Networks, Node, Site
+from keystone.wholefile import write_new
 
 NOW = dt.datetime(2026, 6, 1, 12, 0, tzinfo=dt.UTC)
 SITE = Site(
@@ -134,13 +135,20 @@ class CutError(BaseException):
     """Stands for the end of power."""
 
 
+def cut_writes(patch: pytest.MonkeyPatch, write: object, new: object) -> None:
+    for module in (pki, root_key):
+        patch.setattr(module, "write_whole", write)
+    patch.setattr(root_key, "write_new", new)
+
+
 def test_init_cut_at_every_write_ends_in_one_sound_tree(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cut before and after each rename; the re-run keeps every CA that was already believed."""
     whole = pki.write_whole
-    # Thousands of writes: that they are synced is not what is tried here.
+    # Thousands of writes and hundreds of locks: neither syncing nor scrypt's cost is tried here.
     monkeypatch.setattr(os, "fsync", lambda _: None)
+    monkeypatch.setattr(pkcs8, "SCRYPT_N", 2)
     cuts = 0
     for cut in range(100):
         directory, root_file = tmp_path / f"{cut}/pki", tmp_path / f"{cut}/root.pem"
@@ -155,12 +163,12 @@ def test_init_cut_at_every_write_ends_in_one_sound_tree(
                 raise CutError
             left[0] -= 1
 
-        monkeypatch.setattr(pki, "write_whole", write)
+        cut_writes(monkeypatch, write, write)
         try:
             pki.init(SITE, directory, root_file, "pass", NOW)
         except CutError:
             cuts += 1
-        monkeypatch.setattr(pki, "write_whole", whole)
+        cut_writes(monkeypatch, whole, write_new)
         if cuts <= cut:
             break
         believed = {path: path.read_bytes() for path in directory.glob("*") if path.is_file()}
@@ -254,3 +262,22 @@ def test_a_lost_or_old_deployment_file_is_written_again(made: Path) -> None:
     assert deployment_digest(made, "p1") == digest
     pki.issue(SITE, made, NOW + dt.timedelta(days=80))
     assert deployment_digest(made, "p1") != digest
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["links", "as on FAT"])
+def test_a_key_file_is_never_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    if not links:
+        monkeypatch.setattr(Path, "hardlink_to", refuse)
+    file = tmp_path / "root.key"
+    write_new(file, b"first", 0o600)
+    with pytest.raises(FileExistsError):
+        write_new(file, b"second", 0o600)
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [
+        ("root.key", b"first")
+    ]
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600

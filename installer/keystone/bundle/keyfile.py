@@ -1,18 +1,11 @@
-"""Private keys at rest: Ed25519 in PKCS#8 PEM, encrypted with scrypt and AES-256 (PBES2).
-
-`cryptography` reads that form, but writes PBKDF2 with 2,048 rounds only, which a graphics card
-tries millions of times a second. So the envelope is built here (RFC 5958, RFC 8018 appendix A.4,
-RFC 7914 section 7.1) around its scrypt and AES; `openssl pkey -in FILE` reads it too.
-"""
+"""Private keys at rest: Ed25519 in PKCS#8 PEM, encrypted as keystone.pkcs8 says."""
 
 from __future__ import annotations
 
-import base64
-import os
-import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from keystone import pkcs8
 from keystone.bundle.disk import write_file
 from keystone.errors import ConfigurationError, RefusedError
 
@@ -23,16 +16,9 @@ if TYPE_CHECKING:
     from securesystemslib.signer._crypto_signer import CryptoSigner
     from securesystemslib.signer._key import SSlibKey
 
-SCRYPT_N, SCRYPT_R, SCRYPT_P = 2**14, 8, 5
-"""16 MiB and about a quarter of a second; one of OWASP's equivalents (Password Storage)."""
 NAME = "x-keystone-name"
 """A field of a public key in a root: who holds it."""
 ENCRYPTED = b"BEGIN ENCRYPTED PRIVATE KEY"
-
-_SEQUENCE, _INTEGER, _OCTETS, _OID = 0x30, 0x02, 0x04, 0x06
-_PBES2 = bytes.fromhex("2a864886f70d01050d")
-_SCRYPT = bytes.fromhex("2b06010401da47040b")
-_AES256_CBC = bytes.fromhex("60864801650304012a")
 
 
 def generate(path: Path, passphrase: str | None) -> SSlibKey:
@@ -155,43 +141,4 @@ def _pem(key: Ed25519PrivateKey, passphrase: str | None) -> bytes:
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
-    return _encrypted(plain, passphrase) if passphrase else plain
-
-
-def _encrypted(plain: bytes, passphrase: str) -> bytes:
-    """EncryptedPrivateKeyInfo around a PrivateKeyInfo (DER), in PEM."""
-    from cryptography.hazmat.primitives.ciphers import (  # noqa: PLC0415 slow to import
-        Cipher,
-        algorithms,
-        modes,
-    )
-    from cryptography.hazmat.primitives.kdf.scrypt import Scrypt  # noqa: PLC0415
-    from cryptography.hazmat.primitives.padding import PKCS7  # noqa: PLC0415
-
-    salt, vector = os.urandom(16), os.urandom(16)
-    secret = Scrypt(salt, 32, SCRYPT_N, SCRYPT_R, SCRYPT_P).derive(passphrase.encode())
-    padder = PKCS7(128).padder()
-    cipher = Cipher(algorithms.AES256(secret), modes.CBC(vector)).encryptor()
-    body = cipher.update(padder.update(plain) + padder.finalize()) + cipher.finalize()
-    costs = b"".join(_number(value) for value in (SCRYPT_N, SCRYPT_R, SCRYPT_P))
-    derivation = _der(_SEQUENCE, _der(_OID, _SCRYPT), _der(_SEQUENCE, _der(_OCTETS, salt), costs))
-    scheme = _der(_SEQUENCE, _der(_OID, _AES256_CBC), _der(_OCTETS, vector))
-    algorithm = _der(_SEQUENCE, _der(_OID, _PBES2), _der(_SEQUENCE, derivation, scheme))
-    text = base64.b64encode(_der(_SEQUENCE, algorithm, _der(_OCTETS, body))).decode()
-    lines = "\n".join(textwrap.wrap(text, 64))
-    mark = "ENCRYPTED PRIVATE KEY"
-    return f"-----BEGIN {mark}-----\n{lines}\n-----END {mark}-----\n".encode()
-
-
-def _der(tag: int, *parts: bytes) -> bytes:
-    """One DER element (X.690): tag, definite length, content."""
-    content = b"".join(parts)
-    size = len(content)
-    if size < 0x80:  # noqa: PLR2004 the short form ends there
-        return bytes([tag, size]) + content
-    octets = size.to_bytes((size.bit_length() + 7) // 8, "big")
-    return bytes([tag, 0x80 | len(octets)]) + octets + content
-
-
-def _number(value: int) -> bytes:
-    return _der(_INTEGER, value.to_bytes(value.bit_length() // 8 + 1, "big"))
+    return pkcs8.encrypted(plain, passphrase) if passphrase else plain

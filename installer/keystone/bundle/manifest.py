@@ -21,7 +21,7 @@ ARCHITECTURES = re.compile(r"[a-z0-9-]+(?: [a-z0-9-]+)*")
 """Of a package list there may be several."""
 VERSION = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._+~:@%=-]{0,254})?")
 KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,126}")
-PATHS = frozenset({"filename", "suite", "kernel"})
+PATHS = frozenset({"filename", "suite", "kernel", "repository"})
 """Labels that become parts of paths."""
 ITEM = frozenset({"kind", "name", "version", "digest", "size", "labels", "blobs"})
 FIELDS = frozenset({"apiVersion", "kind", "metadata", "number", "items"})

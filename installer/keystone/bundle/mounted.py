@@ -17,7 +17,7 @@ from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-from keystone.bundle import publish
+from keystone.bundle import served
 from keystone.errors import DamagedBundleError, PreflightError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def tree(bundle: Bundle) -> dict[str, File]:
         if name in bundle.offsets
     }
     found = {}
-    for name, planned in publish.plan(bundle.manifest, _Blobs(bundle, members)):
+    for name, planned in served.plan(bundle.manifest, _Blobs(bundle, members)):
         if planned.link is None:
             found[name] = File(len(planned.data), data=planned.data)
         elif planned.link in members:

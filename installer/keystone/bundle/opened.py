@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from keystone import log
-from keystone.bundle import delta, hashing, layout, reader, signedform, tar, trust
+from keystone.bundle import delta, hashing, layout, publishable, reader, signedform, tar, trust
 from keystone.bundle import manifest as contents_file
 from keystone.bundle.blobs import MAX_READ, InFile
 from keystone.bundle.medium import open_medium
@@ -281,6 +281,7 @@ def _look_inside(handle: int, head: Head, offsets: Mapping[str, int]) -> None:
         return blobs.read(targets[name].digest, 0, MAX_READ)
 
     layout.check(head.manifest, targets, read, blobs)
+    publishable.check(head.manifest, blobs, head.verified.created)
 
 
 def open_metadata(

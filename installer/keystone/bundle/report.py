@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from keystone.bundle.attached import DESCRIBING
 from keystone.bundle.compare import Comparison, compare
 from keystone.bundle.manifest import item_to_json
+from keystone.bundle.reader import INSTALLER
 from keystone.errors import DamagedBundleError
 
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ class Line:
 class Report:
     """Everything that is shown of one bundle.
 
-    licences: how many things name each; things: of how many.
+    licences: how many things name each; things: of how many. installer: SHA-256 of its
+    keystone-install in hexadecimal, "" when it has none.
     """
 
     name: str
@@ -83,6 +85,7 @@ class Report:
     licences: tuple[tuple[str, int], ...]
     things: int
     against: Comparison | None = None
+    installer: str = ""
 
     def as_document(self) -> dict[str, Any]:
         """For --json."""
@@ -91,6 +94,7 @@ class Report:
             "number": self.number,
             "digest": self.digest,
             "fingerprint": self.fingerprint,
+            "installer": self.installer,
             "created": self.created,
             "expires": self.expires,
             "keys": list(self.keys),
@@ -116,6 +120,7 @@ def make(looked: Looked, against: Looked | None = None) -> Report:
     stated = _stated(looked.document("sbom.cdx.json"))
     items = bundle.manifest.items
     owners = _owners(items)
+    first = bundle.verified.targets.get(INSTALLER)
     return Report(
         name=bundle.manifest.name,
         number=bundle.manifest.number,
@@ -131,6 +136,7 @@ def make(looked: Looked, against: Looked | None = None) -> Report:
         licences=tuple(_licences(stated.values())),
         things=len(stated),
         against=compare(against.bundle, bundle) if against else None,
+        installer=first.digest.hex if first else "",
     )
 
 

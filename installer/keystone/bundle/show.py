@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from keystone import log
+from keystone.bundle.reader import INSTALLER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +24,8 @@ def print_report(report: Report) -> None:
     log.out(f"locked   {report.created}")
     log.out(f"signed   until {report.expires} by {', '.join(key[:12] for key in report.keys)}")
     log.out(f"digest   {report.digest}")
-    log.out(f"root     {report.fingerprint}\n")
+    log.out(f"root     {report.fingerprint}")
+    log.out(f"first    {installer_line(report.installer) if report.installer else 'none inside'}\n")
     log.table(
         ("kind", "group", "items", "size", "share"),
         [
@@ -43,6 +45,11 @@ def print_report(report: Report) -> None:
     if report.against:
         log.out("")
         print_comparison(report.against)
+
+
+def installer_line(digest: str) -> str:
+    """The program that runs first, as sha256sum(1) writes it and `sha256sum -c` reads it."""
+    return f"{digest}  {INSTALLER}"
 
 
 def _print_shared(report: Report) -> None:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
 from keystone import log
-from keystone.bundle import delta, delta_reader, layout, reader, strict_json, trust
+from keystone.bundle import delta, delta_reader, layout, publishable, reader, strict_json, trust
 from keystone.bundle import manifest as contents_file
 from keystone.bundle.blobs import InFolder, blob_path, is_there
 from keystone.bundle.disk import refusal, sync_directory, write_file
@@ -125,6 +125,7 @@ class Writer:
         sync_directory(self._store / "blobs/sha256")
         blobs = InFolder(self._store / "blobs/sha256")
         layout.check(manifest, self._verified.targets, self._read, blobs)
+        publishable.check(manifest, blobs, self._verified.created)
         for name in LOOSE:
             (self._incoming / name).replace(self._store / name)
         metadata = self._store / "metadata"

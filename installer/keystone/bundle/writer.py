@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -59,11 +59,17 @@ class Part:
 
 @dataclass(frozen=True)
 class Created:
-    """What `create` did. size of the bundle in bytes; digest names it."""
+    """What `create` did. size of the bundle in bytes; digest names it.
+
+    fingerprint: of its root; installer: SHA-256 of its keystone-install, "" when it has none. Both
+    in hexadecimal, for operators to compare, who get them by another way.
+    """
 
     changed: bool
     digest: str
     size: int
+    fingerprint: str = ""
+    installer: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,13 +94,20 @@ def write(parts: list[Part], lock: Lock, output: Path, supply: Supply) -> Create
 
     supply: what the members with a blob are read from.
     """
-    size = _size(parts, lock)
-    digest = next(p.target.digest for p in parts if p.name == f"{METADATA}targets.json")
-    if _is_there(output, parts, size, lock):
-        return Created(changed=False, digest=str(digest), size=size)
-    with writing(output, size):
-        _write(parts, lock, output, size, supply)
-    return Created(changed=True, digest=str(digest), size=size)
+    digests = {part.name: part.target.digest for part in parts}
+    installer = digests.get(INSTALLER)
+    done = Created(
+        changed=True,
+        digest=str(digests[f"{METADATA}targets.json"]),
+        size=_size(parts, lock),
+        fingerprint=digests[f"{METADATA}1.root.json"].hex,
+        installer=installer.hex if installer else "",
+    )
+    if _is_there(output, parts, done.size, lock):
+        return replace(done, changed=False)
+    with writing(output, done.size):
+        _write(parts, lock, output, done.size, supply)
+    return done
 
 
 def plan(lock: Lock, signing: Signing, supply: Supply) -> list[Part]:

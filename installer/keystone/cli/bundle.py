@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,7 @@ def create(
     from keystone.bundle import ledger, writer  # noqa: PLC0415
     from keystone.bundle import lock as locks  # noqa: PLC0415
     from keystone.bundle.sbom import describe as sbom  # noqa: PLC0415
+    from keystone.bundle.show import installer_line  # noqa: PLC0415
     from keystone.bundle.sources import Sources  # noqa: PLC0415
 
     path = source if source.name.endswith(".json") else source.with_suffix(".lock.json")
@@ -141,8 +143,12 @@ def create(
     done = make(wanted, path.parent, output, signing, sources)
     state = "written" if done.changed else "is there already, unchanged"
     log.info(f"{output}: {state}, {log.size(done.size)}, {done.digest}")
+    log.info("tell operators, by another way than the bundle's:")
+    log.info(f"  root fingerprint  {done.fingerprint}")
+    if done.installer:
+        log.info(f"  {installer_line(done.installer)}")
     if as_json:
-        log.out_json({"changed": done.changed, "digest": done.digest, "size": done.size})
+        log.out_json(asdict(done))
 
 
 @group.command()

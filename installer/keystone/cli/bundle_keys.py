@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from keystone import log
+from keystone import log, passphrase
 from keystone.cli.options import Renamed
 from keystone.errors import ConfigurationError
 
@@ -168,14 +168,10 @@ def show(path: Path, as_json: bool) -> None:
 def choosing(path: Path | None, *, plain: bool = False) -> str | None:
     """The passphrase of a key that is made: from its file, or asked for twice."""
     if path is not None:
-        return _first_line(path)
-    if sys.stdin.isatty() and not plain:
-        typed: str = click.prompt(
-            "Passphrase for the new keys", hide_input=True, confirmation_prompt=True, default="",
-            show_default=False,
-        )  # fmt: skip
-        if typed:
-            return typed
+        return passphrase.require(_first_line(path), str(path))
+    ask = sys.stdin.isatty() and not plain
+    if ask and (typed := passphrase.chosen("Passphrase for the new keys", optional=True)):
+        return typed
     log.warn("keys are NOT encrypted: whoever reads them can sign (--passphrase-file encrypts)")
     return None
 
@@ -193,10 +189,7 @@ def opening(key: Path, path: Path | None) -> str | None:
 
 
 def _first_line(path: Path) -> str:
-    try:
-        lines = path.read_text().splitlines()
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"{path}: cannot be read: {error}") from error
+    lines = passphrase.read(path).splitlines()
     if not lines or not lines[0]:
         raise ConfigurationError(f"{path}: its first line is empty, and no passphrase")
     return lines[0]

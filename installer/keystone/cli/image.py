@@ -10,7 +10,7 @@ import click
 
 from keystone import log
 from keystone.cli.bundle import ca_file_option, json_option, mirrors_option
-from keystone.errors import ConfigurationError, UsageError
+from keystone.errors import ConfigurationError, RefusedError, UsageError
 
 FILE = click.Path(path_type=Path)
 TAR = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -174,7 +174,6 @@ def write(serial: str, *, plan_only: bool, yes: bool, as_json: bool) -> None:
     from dataclasses import asdict  # noqa: PLC0415
 
     from keystone import disks  # noqa: PLC0415 slow to import
-    from keystone.errors import RefusedError  # noqa: PLC0415
     from keystone.image import write as writing  # noqa: PLC0415
 
     now = writing.observe()
@@ -237,7 +236,6 @@ def guided() -> None:
 @click.option("--plan", "plan_only", is_flag=True, help="Show what would be done and stop.")
 def upgrade(image: Path, digest: str | None, *, plan_only: bool) -> None:
     """Write the version of IMAGE, an installer ISO, to the slot that is not running."""
-    from keystone.errors import RefusedError  # noqa: PLC0415
     from keystone.image import release  # noqa: PLC0415 slow to import
     from keystone.image import upgrade as upgrading  # noqa: PLC0415
     from keystone.image import write as writing  # noqa: PLC0415
@@ -250,24 +248,32 @@ def upgrade(image: Path, digest: str | None, *, plan_only: bool) -> None:
         log.info(wanted.describe())
         if plan_only:
             return
-        found = release.digest(release.check(place / "boot"))
-        if digest is None and sys.stdin.isatty():
-            log.info(f"Its release, which stands for every byte of it:\n  {found}")
-            digest = found if click.confirm("Is it what its makers told you?") else ""
-        if digest != found:
-            raise RefusedError(
-                f"{image}: its release is {found}, not the one that was named",
-                hint="--release DIGEST, as its makers told you by another way than this file",
-            )
+        _require_makers(image, release.digest(release.check(place / "boot")), digest)
         upgrading.apply(wanted, offer)
     log.info(f"Done: version {wanted.version} is started next. Restart when it suits.")
+
+
+def _require_makers(file: Path, found: str, digest: str | None) -> None:
+    """Raises RefusedError unless `found` is the release that the makers of the file told.
+
+    digest: as it was given; None to ask, where there is a terminal.
+    """
+    if digest is None and sys.stdin.isatty():
+        log.info(f"Its release, which stands for every byte of it:\n  {found}")
+        digest = found if click.confirm("Is it what its makers told you?") else ""
+    if digest != found:
+        raise RefusedError(
+            f"{file}: its release is {found}, not the one that was named",
+            hint="--release DIGEST, as its makers told you by another way than this file",
+        )
 
 
 @group.command()
 @click.argument("file", type=TAR, required=False)
 @click.option("--site", "site_file", type=TAR, help="Site file that these machines shall follow.")
+@click.option("--release", "digest", help="Digest of its release, as its makers told you.")
 @click.option("--stop", is_flag=True, help="Serve nothing any more.")
-def serve(file: Path | None, site_file: Path | None, *, stop: bool) -> None:
+def serve(file: Path | None, site_file: Path | None, digest: str | None, *, stop: bool) -> None:
     """Serve FILE, of `image build --format pxe`, to machines that start over the network.
 
     Run it on a Primer of a site whose file says `networkBoot: true`.
@@ -287,7 +293,8 @@ def serve(file: Path | None, site_file: Path | None, *, stop: bool) -> None:
     address = serving.address()
     if site_file:
         site.load(site_file)
-    found = serving.serve(file, address, site_file.read_bytes() if site_file else None)
+    given = site_file.read_bytes() if site_file else None
+    found = serving.serve(file, address, given, lambda named: _require_makers(file, named, digest))
     log.info(f"Served: version {found.version}, system {found.digest}")
     log.out(serving.dhcp(address))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from keystone import log, site, site_template
+from keystone import log, passphrase, site, site_template
 from keystone.errors import ConfigurationError
 
 
@@ -65,7 +65,10 @@ def introduce(file: str, folder: Path, root_fingerprint: str, passphrase_file: P
     wanted = site.load(file)
     if passphrase_file:
         introduction.require_alone(wanted)
-    secret = passphrase_file.read_text().strip() if passphrase_file else ""
+    secret = ""
+    if passphrase_file:
+        words = passphrase.read(passphrase_file).strip()
+        secret = passphrase.require(words, str(passphrase_file))
     place = introduction.save(introduction.make(wanted, root_fingerprint, secret), folder)
     names = ", ".join(node.name for node in wanted.primers)
     log.out(

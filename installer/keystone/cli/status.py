@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from keystone import facts, install, log, site
+from keystone import facts, install, log, pki, root_key, site
 from keystone.errors import HostError
 
 
@@ -24,6 +24,7 @@ def group(file: Path, as_json: bool) -> None:
         log.out_json({
             "site": wanted.name, "trial": wanted.trial,
             "hosts": seen, "etcd": etcd, "cluster": cluster,
+            "rootKeyOnPrimer": [str(path) for path in root_key.left(wanted, pki.DIRECTORY)],
         })  # fmt: skip
         return
     log.out(first_line(wanted))
@@ -32,6 +33,8 @@ def group(file: Path, as_json: bool) -> None:
         log.info(f"etcd: {etcd.healthy} members healthy")
     if cluster is not None:
         log.info(f"nodes Ready: {', '.join(sorted(cluster.ready_nodes)) or 'none'}")
+    if said := root_key.reminder(wanted, pki.DIRECTORY):
+        log.warn(said)
 
 
 def first_line(wanted: site.Site) -> str:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from keystone import log
 from keystone.cli.options import Renamed
 from keystone.errors import RefusedError
+
+if TYPE_CHECKING:
+    from keystone.certificate_plan import TrustFacts
+    from keystone.site import Site
 
 DIRECTORY = Path("/var/lib/keystone/pki")
 
@@ -60,41 +66,82 @@ def show(directory: Path, as_json: bool) -> None:
 @click.option(
     "--site", "site_file", type=click.Path(path_type=Path), required=True, help="The site file."
 )
+@click.option(
+    "--new-site", is_flag=True,
+    help="Primers that do not answer have never been installed: make authorities all the same.",
+)  # fmt: skip
 @_directory
-def init(site_file: Path, directory: Path) -> None:
+def init(site_file: Path, directory: Path, *, new_site: bool) -> None:
     """Make the trust tree, or finish one that was begun; a complete one stays as it is."""
-    from keystone import pki, site  # noqa: PLC0415 cryptography is slow to import
+    from keystone import passphrase, pki, root_key, site  # noqa: PLC0415 cryptography is slow
 
     wanted = site.load(site_file)
-
-    def passphrase() -> str:
-        if wanted.trust.passphrase_file:
-            return Path(wanted.trust.passphrase_file).read_text().strip()
-        words: str = click.prompt(
-            "Passphrase for the offline root's key", hide_input=True, confirmation_prompt=True
-        )
-        return words
-
-    if pki.init(wanted, directory, Path(wanted.trust.root_key_file), passphrase):
+    found = pki.observe(wanted, directory)
+    if found.incomplete:
+        _require_new(wanted, found, new_site=new_site)
+    file = Path(wanted.trust.root_key_file)
+    if pki.init(wanted, directory, file, lambda: passphrase.of_root(wanted.trust)):
         log.info(f"The trust tree is in {directory}")
-        log.info(f"Carry away {wanted.trust.root_key_file}: it is the only copy of the root's key")
     else:
         log.info(f"Nothing to do: the trust tree in {directory} is complete")
+    _remind(root_key.reminder(wanted, directory))
 
 
 @group.command()
 @click.option(
     "--site", "site_file", type=click.Path(path_type=Path), required=True, help="The site file."
 )
+@click.option(
+    "--root-key", "key_file", type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Open this file too: is it the key of this tree's root?",
+)  # fmt: skip
+@click.option(
+    "--passphrase-file", type=click.Path(path_type=Path, dir_okay=False),
+    help="Opens it; else the site file's, else asked for.",
+)  # fmt: skip
 @_directory
-def verify(site_file: Path, directory: Path) -> None:
+def verify(
+    site_file: Path, key_file: Path | None, passphrase_file: Path | None, directory: Path
+) -> None:
     """Check every certificate, key, signature and the log; exit 7 when something is wrong."""
-    from keystone import pki, site  # noqa: PLC0415 cryptography is slow to import
+    from keystone import passphrase, pki, root_key, site  # noqa: PLC0415 cryptography is slow
 
-    wrong = pki.verify(site.load(site_file), directory)
+    wanted = site.load(site_file)
+    wrong = pki.verify(wanted, directory)
+    if key_file and (directory / root_key.CERTIFICATE).exists():
+        given = str(passphrase_file or wanted.trust.passphrase_file)
+        trust = replace(wanted.trust, root_key_file=str(key_file), passphrase_file=given)
+        wrong += root_key.compare(directory, key_file, passphrase.of_root(trust))
     if wrong:
+        lines = "\n".join(f"  {line}" for line in dict.fromkeys(wrong))
         raise RefusedError(
-            "the trust tree is not sound:\n" + "\n".join(f"  {line}" for line in wrong),
+            f"the trust tree is not sound:\n{lines}",
             hint="trust init makes what is missing or expired; anything else needs a person",
         )
     log.info("Every certificate, key and signature fits, and the log is unbroken")
+    if key_file:
+        log.info(f"{key_file}: the key of this site's root")
+    _remind(root_key.reminder(wanted, directory))
+
+
+def _require_new(wanted: Site, found: TrustFacts, *, new_site: bool) -> None:
+    """Authorities are made once: raises RefusedError where a Primer has some, or does not say."""
+    from keystone import facts, install, standing  # noqa: PLC0415 slow to import
+
+    with log.step("look whether a Primer belongs to a site already"):
+        seen, silent = facts.probe_each(install.reach(wanted, facts.local_addresses()))
+    refused = [finding.line() for finding in standing.authorities(found, seen)]
+    if refused:
+        raise RefusedError("\n".join(refused), hint="nothing was made")
+    if silent and not new_site:
+        lines = "\n".join(f"  {name}: {error.message}" for name, error in silent.items())
+        raise RefusedError(
+            f"not known whether these Primers have authorities of site {wanted.name}:\n{lines}",
+            hint="make them answer and run again; nothing of this site was ever installed: "
+            "--new-site",
+        )
+
+
+def _remind(said: str) -> None:
+    if said:
+        log.warn(said)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from keystone import passphrase
 from keystone.guided import draft as drafts
 from keystone.guided import machine, worker
 from keystone.guided.answers import FIRST, JOINING, SAVE, WORKER, WRITE, Answers, Field, few
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from keystone.guided.answers import Screen, Seen
-
-LEAST_PASSPHRASE = 12
-"""Characters: it guards the root of the site's trust."""
 
 
 def ask(screen: Screen, seen: Seen) -> Answers | None:
@@ -195,9 +193,9 @@ def _trust(screen: Screen, _seen: Seen, answers: Answers) -> Answers | None:
         return answers
 
     def wrong(said: dict[str, str]) -> str:
-        if len(said["passphrase"]) < LEAST_PASSPHRASE:
-            return f"a passphrase has {LEAST_PASSPHRASE} characters or more"
-        return "" if said["passphrase"] == said["again"] else "the two are not the same"
+        if said["passphrase"] != said["again"]:
+            return "the two are not the same"
+        return passphrase.wrong(said["passphrase"])
 
     given = screen.fill(
         "The root of trust",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from keystone import log
 from keystone.bundle import cache
-from keystone.bundle.publish import release_file
+from keystone.bundle.served import release_file
 from keystone.bundle.supply import Supply
 from keystone.errors import ConfigurationError, KeystoneError
 from keystone.image import secureboot, steps

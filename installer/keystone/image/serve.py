@@ -30,7 +30,7 @@ from keystone.run import CommandError, run
 from keystone.turns import only_one
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 LINK = Path(mirror.BOOT)
 """What nginx serves: a link to a folder beside it."""
@@ -51,13 +51,19 @@ class Found:
     version: int
 
 
-def serve(file: Path, server: str, site: bytes | None = None) -> Found:
+def serve(
+    file: Path,
+    server: str,
+    site: bytes | None = None,
+    approve: Callable[[str], None] = lambda _: None,
+) -> Found:
     """Have these files served instead of those before, when all of them are whole.
 
     server: the address of this Primer.
-    site: the site file that machines follow which start from them; it has been checked. Raises
-    DamagedBundleError for a tar file that is not as `image build` makes it, HostError when this
-    machine cannot keep it.
+    site: the site file that machines follow which start from them; it has been checked.
+    approve: is given the release of the files (release.py) and raises unless its makers told it.
+    Raises DamagedBundleError for a tar file that is not as `image build` makes it, HostError when
+    this machine cannot keep it.
     """
     with only_one(LINK.with_name("lock"), str(LINK)), _kept():
         LINK.parent.chmod(0o755)
@@ -65,7 +71,8 @@ def serve(file: Path, server: str, site: bytes | None = None) -> Found:
         with log.step(f"unpack {file}"), file.open("rb") as source:
             unpack(source, str(file), new)
         with log.step("check the medium"):
-            found = check(new, str(file))
+            found, named = check(new, str(file))
+        approve(named)
         script = new / "boot.ipxe"
         script.write_text(pxe.served_at(script.read_text(), url(server)))
         if site is not None:
@@ -149,10 +156,11 @@ def _not_ours(source: BinaryIO, name: str, what: str) -> DamagedBundleError:
     return DamagedBundleError(f"{name}, before byte {source.tell()}: {what}", hint=AGAIN)
 
 
-def check(folder: Path, name: str) -> Found:
+def check(folder: Path, name: str) -> tuple[Found, str]:
     """The files belong together: script, kernel and initrd are of the medium, and that is whole.
 
-    name: the tar file's, for messages. Raises DamagedBundleError.
+    name: the tar file's, for messages. Returns what they are, and the digest of their release.
+    Raises DamagedBundleError.
     """
     try:
         with upgrade.medium_of(folder / "medium.iso") as place:
@@ -168,7 +176,7 @@ def check(folder: Path, name: str) -> Found:
                     "boot.ipxe has no place for an address: another version of Keystone made it",
                     hint=AGAIN,
                 )
-            release.check(place / "boot")
+            named = release.digest(release.check(place / "boot"))
             write.verify(offer.system, offer.system.file)
     except CommandError as error:
         raise DamagedBundleError(
@@ -176,7 +184,7 @@ def check(folder: Path, name: str) -> Found:
         ) from error
     except DamagedBundleError as error:
         raise DamagedBundleError(f"{name}: {error.message}", hint=AGAIN) from error
-    return Found(offer.system.digest, offer.version)
+    return Found(offer.system.digest, offer.version), named
 
 
 def options(text: bytes) -> list[bytes]:

@@ -44,10 +44,14 @@ LOOKED_UP = 2.0
 
 @dataclass(frozen=True)
 class Carried:
-    """A bundle ready to be carried in: the file, and the fingerprint of its root."""
+    """A bundle ready to be carried in: the file, and what its makers tell operators.
+
+    fingerprint: of its root; installer: SHA-256 of its keystone-install; in hexadecimal.
+    """
 
     bundle: Path
     fingerprint: str
+    installer: str
 
 
 def carry(
@@ -88,8 +92,12 @@ def carry(
     if parts is None:
         times.show("Bundle: what took how long")
     shown = run.run([sys.executable, "-m", "keystone", "bundle", "show", bundle, "--json"])
-    made = Carried(bundle, str(json.loads(shown.stdout)["fingerprint"]))
-    said = {"inputs": inputs, "size": bundle.stat().st_size, "fingerprint": made.fingerprint}
+    told = json.loads(shown.stdout)
+    made = Carried(bundle, str(told["fingerprint"]), str(told["installer"]))
+    said = {
+        "inputs": inputs, "size": bundle.stat().st_size,
+        "fingerprint": made.fingerprint, "installer": made.installer,
+    }  # fmt: skip
     write_whole(record, json.dumps(said).encode(), 0o644)
     return made
 
@@ -110,7 +118,7 @@ def _made(record: Path, inputs: str, bundle: Path) -> Carried | None:
     said = json.loads(record.read_text())
     if (said["inputs"], said["size"]) != (inputs, bundle.stat().st_size):
         return None
-    return Carried(bundle, said["fingerprint"])
+    return Carried(bundle, said["fingerprint"], said["installer"])
 
 
 def discard(state: Path) -> None:

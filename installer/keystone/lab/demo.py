@@ -58,11 +58,18 @@ def main(lab: Lab, machines: tuple[str, ...]) -> None:
 
 
 def insert(lab: Lab, bundle: Carried) -> None:
-    """Plug the stick in, and take the installer out of the bundle."""
+    """Plug the stick in, take the installer out, and compare it before it ever runs.
+
+    The stick cannot vouch for the program on it: the digest came by another way.
+    """
     p1 = lab.machine("p1")
     media = p1.carry_in([bundle.bundle])
-    script = f"mkdir -p {WORK} && tar -xf {media}/offline.tar -C {WORK} keystone-install"
-    p1.host().run(["sh", "-c", script], timeout=900)
+    script = (
+        f"mkdir -p {WORK} && cd {WORK} && tar -xf {media}/offline.tar keystone-install && "
+        "sha256sum -c --quiet -"
+    )
+    line = f"{bundle.installer}  keystone-install\n"
+    p1.host().run(["sh", "-c", script], data=line, timeout=900)
 
 
 def write_site(lab: Lab, primers: list[str]) -> None:

@@ -1,0 +1,116 @@
+"""Which names a Primer serves of a bundle, as paths of its store, and what stands there. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from email.utils import format_datetime
+from typing import TYPE_CHECKING, Protocol
+
+from keystone.bundle import media
+from keystone.bundle.model import OCI_KINDS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+
+    from keystone.bundle.model import Digest, Item, Manifest
+
+REGISTRY = "registry/docker/registry/v2"
+KINDS_OF_FILES = {"binary", "file", "boot", "wheel", "sbom", "provenance"}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What should be at one path of the store: a link to a blob, or bytes."""
+
+    link: Digest | None = None
+    data: bytes = b""
+
+
+class Blobs(Protocol):
+    """What the plan has to read: image manifests, package lists and the bundle's date."""
+
+    def read(self, digest: Digest) -> bytes:
+        """A whole blob, checked against its digest."""
+
+    def has(self, digest: Digest) -> bool:
+        """Whether the blob is there."""
+
+    def created(self) -> str:
+        """When the bundle's lock was made (ISO 8601)."""
+
+
+def plan(manifest: Manifest, blobs: Blobs) -> Iterator[tuple[str, Planned]]:
+    """Every path below the store that should be there, with what it should be."""
+    for item in manifest.items:
+        yield from plan_item(item, blobs)
+
+
+def plan_item(item: Item, blobs: Blobs) -> Iterator[tuple[str, Planned]]:
+    """The paths of one item. Raises KeyError for a label that its kind needs and it has not."""
+    plain_chart = item.kind == "chart" and "mediaType" not in item.labels
+    if item.kind in OCI_KINDS and not plain_chart:
+        yield from _image(item, blobs)
+    elif item.kind == "deb":
+        yield f"apt/{item.labels['suite']}/{item.labels['filename']}", Planned(item.digest)
+    elif item.kind == "packages":
+        yield from _packages(item, blobs)
+    elif item.kind in KINDS_OF_FILES or plain_chart:
+        yield f"files/{item.labels.get('filename', item.name)}", Planned(item.digest)
+        yield f"files/sha256/{item.digest.hex}", Planned(item.digest)
+    elif item.kind == "installer":
+        yield "files/keystone-install", Planned(item.digest)
+        yield f"files/sha256/{item.digest.hex}", Planned(item.digest)
+
+
+def _image(item: Item, blobs: Blobs) -> Iterator[tuple[str, Planned]]:
+    repository = f"{REGISTRY}/repositories/{item.repository}"
+    root = Planned(data=str(item.digest).encode())
+    if not item.tag.startswith("sha256:"):
+        tag = f"{repository}/_manifests/tags/{item.tag}"
+        yield f"{tag}/current/link", root
+        yield f"{tag}/index/sha256/{item.digest.hex}/link", root
+    yield from _manifest(repository, item.digest, blobs)
+
+
+def _manifest(repository: str, digest: Digest, blobs: Blobs) -> Iterator[tuple[str, Planned]]:
+    link = f"{repository}/_manifests/revisions/sha256/{digest.hex}/link"
+    yield link, Planned(data=str(digest).encode())
+    yield _data(digest), Planned(digest)
+    parsed = media.parse(blobs.read(digest))
+    for child in parsed.manifests:
+        # An index names all platforms; the bundle holds the ones its definition asks for.
+        if blobs.has(child.digest):
+            yield from _manifest(repository, child.digest, blobs)
+    for layer in parsed.blobs:
+        name = f"{repository}/_layers/sha256/{layer.digest.hex}/link"
+        yield name, Planned(data=str(layer.digest).encode())
+        yield _data(layer.digest), Planned(layer.digest)
+
+
+def _data(digest: Digest) -> str:
+    return f"{REGISTRY}/blobs/sha256/{digest.hex[:2]}/{digest.hex}/data"
+
+
+def _packages(item: Item, blobs: Blobs) -> Iterator[tuple[str, Planned]]:
+    from datetime import datetime  # noqa: PLC0415 publishing alone needs it
+
+    suite = item.labels["suite"]
+    data = blobs.read(item.digest)
+    created = datetime.fromisoformat(blobs.created())
+    release = release_file(suite, item.labels["architecture"], created, data)
+    yield f"apt/{suite}/Packages", Planned(item.digest)
+    yield f"apt/{suite}/Release", Planned(data=release)
+
+
+def release_file(suite: str, architectures: str, created: datetime, packages: bytes) -> bytes:
+    """The Release of a flat apt repository with one Packages (Debian Repository Format)."""
+    date = format_datetime(created).replace("+0000", "UTC")
+    text = (
+        f"Origin: Keystone\nLabel: Keystone\nSuite: {suite}\nCodename: {suite}\n"
+        f"Date: {date}\nArchitectures: {architectures}\n"
+        f"Description: what the bundle holds for {suite}\n"
+        f"SHA256:\n {hashlib.sha256(packages).hexdigest()} {len(packages)} Packages\n"
+    )
+    return text.encode()

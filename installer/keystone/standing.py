@@ -1,0 +1,71 @@
+"""What stands on the site's hosts already, and forbids what a run would do. Pure.
+
+Authorities are made once in the life of a site: a second set would lock out every machine that
+trusts the first. And a bundle with another Kubernetes or etcd is an upgrade, which has an order of
+its own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from keystone import kubeadm
+from keystone.fitness import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from keystone.bundle.model import Manifest
+    from keystone.certificate_plan import TrustFacts
+    from keystone.host_facts import HostFacts
+
+TREE = "/var/lib/keystone/pki"
+GIVE_UP = (
+    "to give that site up, stop etcd and kubelet on each of its Primers and remove "
+    "/etc/keystone/pki and /var/lib/etcd there"
+)
+
+
+def authorities(trust: TrustFacts, facts: Mapping[str, HostFacts]) -> Iterator[Finding]:
+    """Hosts that belong to a site whose authorities are not those of the tree here."""
+    for name, seen in facts.items():
+        root, member = seen.standing.root.strip(), seen.standing.member
+        if trust.incomplete and (root or member):
+            what = "the root of a site" if root else "data of an etcd quorum that once formed"
+            yield Finding(
+                "refused", name,
+                f"has {what}, and {TREE} on the first Primer is not complete "
+                f"({len(trust.incomplete)} files are missing): new authorities would lock out "
+                "every machine that trusts the old ones",
+                f"bring that folder back, from the first Primer's disk or a copy; {GIVE_UP}",
+            )  # fmt: skip
+        elif root and root != trust.root.strip():
+            yield Finding(
+                "refused", name,
+                f"has another root than {TREE} on the first Primer: its certificates would be "
+                "replaced by those of another site",
+                f"bring back the folder that was made with that root; {GIVE_UP}",
+            )  # fmt: skip
+
+
+def versions(manifest: Manifest, facts: Mapping[str, HostFacts]) -> Iterator[Finding]:
+    """Hosts on which another Kubernetes or etcd runs than the bundle has."""
+    for name, seen in facts.items():
+        runs = (("Kubernetes", seen.standing.kubernetes), ("etcd", seen.standing.etcd))
+        for what, now in runs:
+            if now and now.removeprefix("v") != (then := _carried(manifest, what)):
+                yield Finding(
+                    "failed", name,
+                    f"runs {what} {now.removeprefix('v')}, and the bundle has {then}",
+                    f"take a bundle with {what} {now.removeprefix('v')}: this Keystone cannot "
+                    "upgrade it yet, and a mixture of both is not tried by anybody",
+                )  # fmt: skip
+
+
+def _carried(manifest: Manifest, what: str) -> str:
+    version = (
+        kubeadm.version(manifest)
+        if what == "Kubernetes"
+        else manifest.item("binary", "etcd").version
+    )
+    return version.removeprefix("v")

@@ -1,0 +1,51 @@
+"""The program that verifies a bundle comes out of it: what its makers tell operators to compare."""
+
+from __future__ import annotations
+
+import json
+import subprocess  # noqa: TID251 tar and sha256sum are typed as the guide has them
+from typing import TYPE_CHECKING
+
+from keystone.bundle import lock as locks
+from keystone.bundle.lock import Lock
+from keystone.bundle.model import Item
+
+from .test_publish import CREATED, Maker
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+PROGRAM = b"#!/bin/sh\necho this program verifies bundles\n"
+
+
+def compared(folder: Path, line: str) -> int:
+    """`tar -xf offline.tar keystone-install`, then `sha256sum -c` before it ever runs."""
+    subprocess.run(["tar", "-xf", "offline.tar", "keystone-install"], cwd=folder, check=True)
+    argv = ["sha256sum", "-c", "--quiet", "-"]
+    return subprocess.run(argv, cwd=folder, input=line, text=True, check=False).returncode
+
+
+def test_create_and_show_say_what_sha256sum_compares(tmp_path: Path) -> None:
+    maker = Maker(tmp_path)
+    size = len(PROGRAM)
+    item = Item("installer", "keystone-install", "1", maker.blob(PROGRAM.decode()), size)
+    lock = Lock("tiny", 1, CREATED, 700, ("amd64",), (item,), tuple(maker.blobs.values()))
+    (tmp_path / "tiny.lock.json").write_bytes(locks.dump(lock))
+    words = ("bundle", "create", "tiny.lock.json", "-o", "offline.tar", "--keys", "keys", "--json")
+    for _ in range(2):  # once more it is there already
+        done = maker.run(0, *words)
+        told = json.loads(done.stdout)
+        assert (told["fingerprint"], told["installer"]) == (maker.fingerprint, item.digest.hex)
+        lines = [line for line in done.stderr.splitlines() if line.endswith("  keystone-install")]
+        assert [compared(tmp_path, line.strip()) for line in lines] == [0]
+        assert f"root fingerprint  {maker.fingerprint}" in done.stderr
+    shown = json.loads(maker.run(0, "bundle", "show", "offline.tar", "--json").stdout)
+    assert shown["installer"] == item.digest.hex
+    said = maker.run(0, "bundle", "show", "offline.tar").stdout
+    (line,) = [line for line in said.splitlines() if line.endswith("  keystone-install")]
+    assert compared(tmp_path, line.partition(" ")[2].strip()) == 0
+    # A medium that was changed on the way: another program of the same size.
+    changed = (tmp_path / "offline.tar").read_bytes().replace(PROGRAM, PROGRAM.swapcase())
+    (tmp_path / "offline.tar").write_bytes(changed)
+    assert compared(tmp_path, line.partition(" ")[2].strip()) == 1

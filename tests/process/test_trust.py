@@ -1,0 +1,165 @@
+"""`keystone-install trust` as processes: the offline root's key, its lock, and where it lies."""
+
+from __future__ import annotations
+
+import os
+import subprocess  # noqa: TID251 commands are tried from outside, two at once
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat
+
+from keystone import certificates
+
+from .command_line import CommandLine
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SECRET = "correct horse battery"
+SITE = """
+apiVersion: keystone/v1alpha1
+kind: Site
+metadata: {name: north}
+spec:
+  networks: {nodes: 198.51.100.0/24}
+  trust: {rootKeyFile: ./root.key, passphraseFile: ./pass}
+  primers:
+    - {name: p1, address: 198.51.100.1, disks: [{serial: A}, {serial: B}]}
+"""
+
+
+def arguments(verb: str, tree: str = "tree") -> tuple[str, ...]:
+    new = ("--new-site",) if verb == "init" else ()
+    return ("trust", verb, "--site", "site.yaml", "--directory", tree, *new)
+
+
+class Desk(CommandLine):
+    """A folder with a site file. Its Primer is none yet: nothing answers at its address."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        (folder / "site.yaml").write_text(SITE)
+        (folder / "pass").write_text(f"{SECRET}\n")
+
+    def trust(self, verb: str, *words: str, code: int = 0) -> str:
+        return self.said(code, *arguments(verb), *words)
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    ssh = tmp_path / "bin/ssh"
+    ssh.parent.mkdir()
+    ssh.write_text("#!/bin/sh\necho 'connect to host 198.51.100.1: No route to host' >&2; exit 255")
+    ssh.chmod(0o755)
+    monkeypatch.setenv("KEYSTONE_PATH", f"{ssh.parent}:{os.environ['PATH']}")
+    return Desk(tmp_path)
+
+
+@pytest.fixture
+def made(desk: Desk) -> Desk:
+    desk.trust("init")
+    return desk
+
+
+def lock_as_before(file: Path) -> bytes:
+    """The lock that an older Keystone put on: PBKDF2 with 2,048 rounds, as `cryptography` does."""
+    pem = file.read_bytes()
+    key = certificates.load_key(pem, "test", SECRET)
+    weak = serialization.BestAvailableEncryption(SECRET.encode())
+    old = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, weak)
+    file.write_bytes(old + pem[pem.index(b"-----BEGIN CERTIFICATE") :])
+    return old
+
+
+def derivation(file: Path) -> str:
+    """What OpenSSL says that it is locked with."""
+    argv = ["openssl", "asn1parse", "-in", str(file)]
+    text = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+    return next(name for name in ("scrypt", "PBKDF2") if f":{name}" in text)
+
+
+@pytest.mark.parametrize("words", ["pw", "elevenchars", "   padded   "])
+def test_a_short_passphrase_locks_no_root_key(desk: Desk, words: str) -> None:
+    (desk.folder / "pass").write_text(words)
+    said = desk.trust("init", code=3)
+    assert "12 characters or more" in said
+    assert str(desk.folder / "pass") in said
+    assert not (desk.folder / "root.key").exists()
+
+
+def test_a_short_passphrase_locks_no_release_key(desk: Desk) -> None:
+    (desk.folder / "pass").write_text("pw\n")
+    words = ("bundle", "keys", "init", "--dir", "keys", "--passphrase-file", "pass")
+    assert "12 characters or more" in desk.said(3, *words)
+
+
+def test_the_root_key_is_locked_with_scrypt_and_openssl_opens_it(made: Desk) -> None:
+    file = made.folder / "root.key"
+    assert derivation(file) == "scrypt"
+    argv = ["openssl", "pkey", "-in", str(file), "-passin", "file:pass", "-noout", "-text"]
+    done = subprocess.run(argv, cwd=made.folder, capture_output=True, text=True, check=True)
+    assert "secp384r1" in done.stdout
+
+
+def test_a_weak_lock_is_replaced_when_the_key_is_used(made: Desk) -> None:
+    file = made.folder / "root.key"
+    old = lock_as_before(file)
+    assert derivation(file) == "PBKDF2"
+    assert "locked with scrypt" in made.trust("verify", "--root-key", "root.key")
+    assert derivation(file) == "scrypt"
+    assert old not in file.read_bytes()
+    made.trust("verify", "--root-key", "root.key")
+    lock_as_before(file)
+    (made.folder / "tree/site.crt").unlink()
+    (made.folder / "tree/site-anchor.crt").unlink()
+    assert "locked with scrypt" in made.trust("init")
+    assert derivation(file) == "scrypt"
+
+
+def test_as_long_as_the_key_lies_here_it_is_said_with_path_and_what_to_do(made: Desk) -> None:
+    file = made.folder / "root.key"
+    for words in ("init", "verify"):
+        said = made.trust(words)
+        assert f"{file}: the offline root's key lies on this Primer" in said
+        assert f"shred -u {file}" in said
+    # The site file speaks of another place now: the tree remembers.
+    (made.folder / "site.yaml").write_text(SITE.replace("./root.key", "./other.key"))
+    assert f"shred -u {file}" in made.trust("verify")
+    file.unlink()
+    assert "root's key" not in made.trust("verify")
+
+
+def test_two_at_once_make_one_tree_and_its_key(desk: Desk) -> None:
+    """Whoever comes second waits, looks anew and finds nothing to do."""
+    argv = [sys.executable, "-m", "keystone", *arguments("init")]
+    both = [subprocess.Popen(argv, cwd=desk.folder, stderr=subprocess.PIPE) for _ in range(6)]
+    codes = [(process.communicate()[1], process.returncode) for process in both]
+    assert [code for _, code in codes] == [0] * len(both), codes
+    desk.trust("verify", "--root-key", "root.key")
+
+
+def test_two_trees_do_not_share_a_key_file(made: Desk) -> None:
+    key = (made.folder / "root.key").read_bytes()
+    made.run(0, *arguments("init", "other"))
+    assert (made.folder / "root.key").read_bytes() == key
+
+
+def test_a_key_of_another_root_is_found(made: Desk) -> None:
+    root, mine = made.folder / "root.key", made.folder / "mine.key"
+    root.rename(mine)
+    made.run(0, *arguments("init", "other"))
+    # The other's key lies where this tree's was: what today's race leaves.
+    said = made.trust("verify", code=7)
+    assert f"{root}: the key of another root" in said
+    said = made.trust("verify", "--root-key", "root.key", code=7)
+    assert "it can sign nothing here" in said
+    root.unlink()
+    assert "mine.key: the key of this site's root" in made.trust("verify", "--root-key", "mine.key")
+    # The right certificate beside another's key.
+    pem = mine.read_bytes()
+    wrong = certificates.key_pem(certificates.new_key(), SECRET)
+    mine.write_bytes(wrong + pem[pem.index(b"-----BEGIN CERTIFICATE") :])
+    assert "it can sign nothing here" in made.trust("verify", "--root-key", "mine.key", code=7)
