@@ -8,6 +8,7 @@ from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 from keystone import certificates
+from keystone.encryption import REQUIRED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -68,6 +69,8 @@ class TrustFacts:
     leaves: tuple[Issued, ...] = ()
     deployed: Mapping[str, str] = field(default_factory=dict)
     complete: bool = False
+    encryption: str = REQUIRED
+    """The stage of the file that encrypts secrets, or that it will be made with."""
 
 
 @dataclass(frozen=True)

@@ -121,9 +121,10 @@ def test_only_the_first_control_plane_starts_the_cluster() -> None:
     assert names[1] - names[0] == {f"{kubeadm.CONFIG}/join.yaml"}
 
 
-def test_only_nodes_with_a_pool_are_labelled_with_it() -> None:
-    assert kubeadm.POOL_LABEL in kubeadm.join_document(context(host=2))
-    assert kubeadm.POOL_LABEL not in kubeadm.join_document(context(host=None))
+def test_no_kubelet_is_told_a_label_of_its_own() -> None:
+    """What a kubelet may set on its node decides nothing: the installer labels nodes."""
+    for host in (0, 2, None):
+        assert "node-labels" not in kubeadm.join_document(context(host=host))
 
 
 def test_a_token_is_no_input_of_the_role_node() -> None:
