@@ -47,7 +47,7 @@ def _none(**what: object) -> dict[str, object]:
 
 
 def policy_path() -> str:
-    """Named after its content: an API server reads it when it starts, so another one is a change."""
+    """Named after its content, which an API server reads when it starts: another is a change."""
     return f"{POLICY_DIRECTORY}/policy-{hashlib.sha256(policy().encode()).hexdigest()[:12]}.yaml"
 
 

@@ -63,7 +63,7 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     "join": ("trust", "store"),
     "kernel": (),
     "containerd": ("kernel", "registry"),
-    "endpoint": ("store",),
+    "endpoint": ("trust", "store"),
     "control_plane": ("time", "containerd", "endpoint", "etcd"),
     "addons": ("control_plane",),
 }
