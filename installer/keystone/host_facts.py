@@ -149,6 +149,7 @@ class HostFacts:
     settings by sysctl name. trial: it was installed for a trial site. ports: those Keystone needs
     that something listens on, with the program's name. kubernetes: paths of a cluster that exist
     (admin.conf, kubelet.conf, manifests, etcd data). clocks: active time services.
+    silent_name_servers: addresses in /etc/resolv.conf that do not answer.
     """
 
     name: str
@@ -187,6 +188,7 @@ class HostFacts:
     folders: tuple[str, ...] = ()
     kernel_parts: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     settings: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    silent_name_servers: tuple[str, ...] = ()
 
     @property
     def container(self) -> bool:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from keystone.join_config import Config
 
-WORKER_ROLES = ("packages", "time", "kernel", "containerd", "endpoint", "node")
+WORKER_ROLES = ("packages", "names", "time", "kernel", "containerd", "endpoint", "node")
 """The roles of playbooks/worker.yml, in its order."""
 BODY_LIMIT = 16 * 1024
 CONNECTIONS = 64

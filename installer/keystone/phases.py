@@ -45,13 +45,17 @@ def trust(state: State) -> Actions:
 
 
 def time(state: State) -> Actions:
-    """The Primers are the site's clock; the packages that cannot wait for the store go ahead."""
-    wanting = _wanting(state, ("seed", "time"), state.site.primers)
+    """The Primers are the site's clock and know each other's names.
+
+    The packages that cannot wait for the store go ahead.
+    """
+    roles = ("names", "seed", "time")
+    wanting = _wanting(state, roles, state.site.primers)
     seeding = tuple(node.name for node in _wanting(state, ("seed",), state.site.primers))
     return [
         *_push_installer(state),
         *([PushSeed(seeding)] if seeding else []),
-        *([Converge("time", tuple(n.name for n in wanting), ("seed", "time"))] if wanting else []),
+        *([Converge("time", tuple(n.name for n in wanting), roles)] if wanting else []),
     ]
 
 

@@ -53,6 +53,7 @@ STEPS = ("store", "token")
 """What comes before a role and is none: the engine does it, between roles."""
 NEEDS: Mapping[str, tuple[str, ...]] = {
     "trust": (),
+    "names": (),
     "seed": (),
     "time": ("seed",),
     "storage": ("seed",),
