@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from keystone import documents, site, site_template
 from keystone.cli.site import group
-from keystone.errors import ConfigurationError
+from keystone.errors import ConfigurationError, UsageError
 
 CASES = Path(__file__).parent.parent / "cases" / "site"
 GOOD = CASES / "good.yaml"
@@ -102,3 +102,14 @@ def test_init_writes_a_file_that_check_accepts(tmp_path: Path) -> None:
 def test_the_schema_is_printed() -> None:
     result = CliRunner().invoke(group, ["schema"])
     assert json.loads(result.output)["title"] == "Site"
+
+
+def test_the_installed_site_is_the_same_wherever_it_is_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(site, "INSTALLED", tmp_path / "lib/site.yaml")
+    with pytest.raises(UsageError, match="no site file is given"):
+        site.installed()
+    site.keep(site.read(GOOD))
+    assert site.load(site.installed()) == site.load(GOOD)
+    assert site.INSTALLED.stat().st_mode & 0o777 == 0o600

@@ -83,14 +83,17 @@ def init(site_file: Path, directory: Path) -> None:
 
 @group.command()
 @click.option(
-    "--site", "site_file", type=click.Path(path_type=Path), required=True, help="The site file."
+    "--site",
+    "site_file",
+    type=click.Path(path_type=Path),
+    help="The site file.  [default: of the site that is installed here]",
 )
 @_directory
-def verify(site_file: Path, directory: Path) -> None:
+def verify(site_file: Path | None, directory: Path) -> None:
     """Check every certificate, key, signature and the log; exit 7 when something is wrong."""
     from keystone import pki, site  # noqa: PLC0415 cryptography is slow to import
 
-    wrong = pki.verify(site.load(site_file), directory)
+    wrong = pki.verify(site.load(site_file or site.installed()), directory)
     if wrong:
         raise RefusedError(
             "the trust tree is not sound:\n" + "\n".join(f"  {line}" for line in wrong),
