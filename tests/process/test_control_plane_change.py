@@ -7,6 +7,7 @@ a fake.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a mount namespace is 
 
 IN = (
     'mount --bind "$1/etc" /etc; mount --bind "$1/lib" /usr/local/lib; '
-    'PATH="$1/bin:$PATH"; shift; "$@"'
+    'PATH="$1/bin:$PATH"; kube-apiserver 60 & shift; "$@"'
 )
 MANIFESTS = "etc/kubernetes/manifests"
 
@@ -51,7 +52,7 @@ def host(tmp_path: Path, program: Path) -> Path:
     text = script.get_template("change.sh.j2").render({**told, "control_plane_first": False})
     place(tmp_path / "lib/keystone/change", text)
     place(tmp_path / "lib/keystone/wait-for-api", f'#!/bin/sh\necho "$@" > {tmp_path}/waited\n')
-    place(tmp_path / "bin/pidof", "#!/bin/sh\necho 4711\n")
+    shutil.copy2("/bin/sleep", tmp_path / "bin/kube-apiserver")
     write(tmp_path, context("normal", 3))
     inside(tmp_path, "kubeadm", "init", "phase", "control-plane", "all",
            "--config", f"{kubeadm.CONFIG}/kubeadm.yaml")  # fmt: skip
@@ -68,7 +69,23 @@ def write(host: Path, now: Context) -> None:
 
 
 def inside(host: Path, *words: str) -> Result:
-    return run(["unshare", "--mount", "sh", "-ec", IN, "sh", host, *words], timeout=120)
+    return run(
+        [
+            "unshare",
+            "--mount",
+            "--pid",
+            "--fork",
+            "--mount-proc",
+            "--kill-child",
+            "sh",
+            "-ec",
+            IN,
+            "sh",
+            host,
+            *words,
+        ],
+        timeout=120,
+    )
 
 
 def test_nothing_new_starts_nothing_anew(host: Path) -> None:
@@ -84,4 +101,4 @@ def test_a_new_argument_reaches_the_api_server_and_its_start_is_waited_for(host:
     assert "keystone: changed" in inside(host, "/usr/local/lib/keystone/change").stdout
     manifest = (host / MANIFESTS / "kube-apiserver.yaml").read_text()
     assert "--etcd-healthcheck-timeout=60s" in manifest
-    assert (host / "waited").read_text().split() == ["300", "4711"]
+    assert re.fullmatch(r"300 /proc/\d+/comm\n", (host / "waited").read_text())
