@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import time
 from abc import abstractmethod
 from concurrent.futures import ThreadPoolExecutor
@@ -10,9 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keystone import ansible, log
-from keystone.cluster_facts import observe_cluster, observe_etcd
+from keystone import ansible, encryption, log
+from keystone.cluster_facts import KUBECTL_ADMIN, observe_cluster, observe_etcd
 from keystone.errors import HostError
+from keystone.kubeadm import POOL_LABEL
 from keystone.plan import Action
 
 if TYPE_CHECKING:
@@ -66,6 +69,25 @@ class InitTrust(Action[World]):
         site = world.seen.site
         pki.init(site, pki.DIRECTORY, Path(self.root_key_file), world.passphrase)
         world.state = replace(world.seen, trust=pki.observe(site, pki.DIRECTORY))
+
+
+@dataclass(frozen=True)
+class EncryptSecrets(Action[World]):
+    """Take the key of secrets in etcd to its next stage, in the tree; `Converge` places it."""
+
+    stage: str
+
+    def describe(self) -> str:
+        if self.stage == encryption.REQUIRED:
+            return "let the API servers read no plain text where secrets are"
+        return "let the API servers encrypt secrets before they write them to etcd"
+
+    def apply(self, world: World) -> None:
+        from keystone import pki  # noqa: PLC0415 cryptography is slow to import
+
+        encryption.advance(pki.DIRECTORY, self.stage)
+        pki.issue(world.seen.site, pki.DIRECTORY)
+        world.state = replace(world.seen, trust=pki.observe(world.seen.site, pki.DIRECTORY))
 
 
 @dataclass(frozen=True)
@@ -185,22 +207,17 @@ class _Wait(Action[World]):
     """Look again until a named condition holds, or its deadline (seconds) has passed."""
 
     @abstractmethod
-    def look(self, world: World) -> State:
-        """What was seen before, with what the condition is about looked at anew."""
-
-    @abstractmethod
-    def satisfied(self, state: State) -> bool:
-        """Whether the condition holds in what was just seen."""
+    def holds(self, world: World) -> bool:
+        """Look whether the condition holds."""
 
     def apply(self, world: World) -> None:
         start = time.monotonic()
         deadline = start + self.patience(world.seen)
         while True:
             began = time.monotonic()
-            world.state = self.look(world)
-            now = time.monotonic()
-            if self.satisfied(world.state):
+            if self.holds(world):
                 return
+            now = time.monotonic()
             if now > deadline:
                 raise HostError(f"no end of waiting: {self.describe()}", hint=self.hint)
             # What is waited for needs the processors that looking takes: a quarter at most. And
@@ -218,7 +235,62 @@ def _first(world: World) -> Host:
 
 
 @dataclass(frozen=True)
-class WaitEtcd(_Wait):
+class _WaitState(_Wait):
+    """A condition that one of the facts decides."""
+
+    @abstractmethod
+    def look(self, world: World) -> State:
+        """What was seen before, with what the condition is about looked at anew."""
+
+    @abstractmethod
+    def satisfied(self, state: State) -> bool:
+        """Whether the condition holds in what was just seen."""
+
+    def holds(self, world: World) -> bool:
+        world.state = self.look(world)
+        return self.satisfied(world.state)
+
+
+@dataclass(frozen=True)
+class WaitKey(_Wait):
+    """All API servers have loaded the tree's key file; they look at it once a minute."""
+
+    def describe(self) -> str:
+        return "wait until all API servers have read the new key file"
+
+    def holds(self, world: World) -> bool:
+        from keystone import pki  # noqa: PLC0415 cryptography is slow to import
+
+        loaded = f'last_config_info{{.*"{encryption.digest(pki.DIRECTORY)}"'
+        for node in world.seen.site.control_planes:
+            server = f"--server=https://{node.address}:6443"
+            asked = [*KUBECTL_ADMIN, server, "get", "--raw", "/metrics"]
+            if not re.search(loaded, _first(world).run(asked, check=False).stdout):
+                return False
+        return True
+
+
+@dataclass(frozen=True)
+class RewriteSecrets(_Wait):
+    """Every secret is written anew, as API servers write now.
+
+    Kubernetes' own way ("Encrypting Confidential Data at Rest"). One that was changed meanwhile is
+    refused, and then all are written once more.
+    """
+
+    def describe(self) -> str:
+        return "write every secret of the cluster anew"
+
+    def holds(self, world: World) -> bool:
+        kubectl = shlex.join(KUBECTL_ADMIN)
+        script = (
+            f"{kubectl} get secrets --all-namespaces -o json | {kubectl} replace -f - >/dev/null"
+        )
+        return _first(world).run(["sh", "-c", script], check=False).returncode == 0
+
+
+@dataclass(frozen=True)
+class WaitEtcd(_WaitState):
     """All members answer."""
 
     members: int
@@ -234,7 +306,7 @@ class WaitEtcd(_Wait):
 
 
 @dataclass(frozen=True)
-class _WaitCluster(_Wait):
+class _WaitCluster(_WaitState):
     """A condition that the API knows."""
 
     def look(self, world: World) -> State:
@@ -252,6 +324,21 @@ class WaitNodes(_WaitCluster):
 
     def satisfied(self, state: State) -> bool:
         return state.cluster is not None and set(self.nodes) <= set(state.cluster.ready_nodes)
+
+
+@dataclass(frozen=True)
+class LabelNodes(Action[World]):
+    """Say which nodes have the pool: volumes are made there, and nowhere else."""
+
+    nodes: tuple[str, ...]
+    pool: str
+
+    def describe(self) -> str:
+        return f"label the nodes that have pool {self.pool}: {' '.join(self.nodes)}"
+
+    def apply(self, world: World) -> None:
+        label = f"{POOL_LABEL}={self.pool}"
+        _first(world).run([*KUBECTL_ADMIN, "label", "--overwrite", "node", *self.nodes, label])
 
 
 @dataclass(frozen=True)

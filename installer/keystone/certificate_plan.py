@@ -8,6 +8,7 @@ from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 from keystone import certificates
+from keystone.encryption import REQUIRED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,6 +70,8 @@ class TrustFacts:
     deployed: Mapping[str, str] = field(default_factory=dict)
     complete: bool = False
     root: str = ""
+    encryption: str = REQUIRED
+    """The stage of the file that encrypts secrets, or that it will be made with."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from keystone.kubeadm import POOL_LABEL
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -16,6 +18,8 @@ ETCDCTL = "/usr/local/bin/etcdctl"
 ETCD_PKI = "/etc/etcd/pki"
 KUBECTL = "/usr/local/bin/kubectl"
 ADMIN = "/etc/kubernetes/admin.conf"
+KUBECTL_ADMIN = (KUBECTL, "--kubeconfig", ADMIN, "--request-timeout=60s")
+"""What asks the API as its administrator, on a control plane."""
 
 ASK_SECONDS = 120
 """Under emulation a loaded member or API server takes most of a minute to answer."""
@@ -49,12 +53,13 @@ class EtcdFacts:
 
 @dataclass(frozen=True)
 class NodeFacts:
-    """One node of the cluster."""
+    """One node of the cluster. pool: the pool that its label names, "" without one."""
 
     name: str
     ready: bool
     addresses: tuple[str, ...] = ()
     version: str = ""
+    pool: str = ""
 
 
 @dataclass(frozen=True)
@@ -134,10 +139,7 @@ def observe_cluster(host: Host) -> ClusterFacts | None:
     Raises HostError when the host cannot be reached.
     """
     what = "nodes,deployments.apps,daemonsets.apps"
-    argv = [
-        KUBECTL, "--kubeconfig", ADMIN, "--request-timeout=60s",
-        "get", what, "--all-namespaces", "-o", "json",
-    ]  # fmt: skip
+    argv = [*KUBECTL_ADMIN, "get", what, "--all-namespaces", "-o", "json"]
     result = host.run(argv, check=False, timeout=ASK_SECONDS)
     answer = _json(result.stdout) if result.returncode == 0 else None
     return None if answer is None else parse_cluster(answer)
@@ -170,6 +172,7 @@ def _node(item: Mapping[str, Any]) -> NodeFacts:
             if entry["type"] == "InternalIP"
         ),
         version=status.get("nodeInfo", {}).get("kubeletVersion", ""),
+        pool=item["metadata"].get("labels", {}).get(POOL_LABEL, ""),
     )
 
 

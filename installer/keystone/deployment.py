@@ -7,6 +7,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from keystone import encryption
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -46,6 +48,7 @@ def placed(node: Node) -> tuple[PlacedFile, ...]:
         PlacedFile(f"{keystone}/site-ca.crt", "site-anchor.crt"),
         PlacedFile(f"{keystone}/site.crt", f"{leaves}/site.crt"),
         PlacedFile(f"{keystone}/site.key", f"{leaves}/site.key", "0600"),
+        PlacedFile(f"{keystone}/kubernetes-ca.crt", "kubernetes-anchor.crt"),
         PlacedFile(f"{etcd}/peer-ca.crt", "etcd-peer-anchor.crt"),
         PlacedFile(f"{etcd}/client-ca.crt", "etcd-client-anchor.crt"),
     ]
@@ -66,6 +69,7 @@ def _placed_for_kubeadm(leaves: str) -> tuple[PlacedFile, ...]:
         PlacedFile(f"{to}/front-proxy-ca.key", "front-proxy.key", "0600"),
         PlacedFile(f"{to}/sa.key", "sa.key", "0600"),
         PlacedFile(f"{to}/sa.pub", "sa.pub"),
+        PlacedFile(encryption.PLACE, encryption.FILE, "0600"),
         PlacedFile(f"{to}/{client}.crt", f"{leaves}/{client}.crt"),
         PlacedFile(f"{to}/{client}.key", f"{leaves}/{client}.key", "0600"),
         PlacedFile(f"{to}/etcd/ca.crt", "etcd-peer-anchor.crt"),

@@ -140,6 +140,7 @@ def parse(name: str, seen: Mapping[str, Any], asked: tuple[float, float]) -> Hos
         folders=tuple(seen["folders"]),
         kernel_parts=MappingProxyType(dict(seen["kernel_parts"])),
         settings=MappingProxyType({name: int(value) for name, value in seen["settings"].items()}),
+        silent_name_servers=tuple(seen["silent_name_servers"]),
         cgroup=int(seen["cgroup"]),
         virtualization=seen["virtualization"],
         clock_offset=float(seen["clock"]) - middle,

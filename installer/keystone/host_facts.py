@@ -200,7 +200,7 @@ class HostFacts:
     their masks ("10.77.0.11/24"), the likeliest to be the machine's own first. ports: those
     Keystone needs that something listens on, with the program's name. kubernetes: paths of a
     cluster that exist (admin.conf, kubelet.conf, manifests, etcd data). clocks: active time
-    services.
+    services. silent_name_servers: addresses in /etc/resolv.conf that do not answer.
     """
 
     name: str
@@ -241,6 +241,7 @@ class HostFacts:
     kernel_parts: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     settings: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     networks: tuple[str, ...] = ()
+    silent_name_servers: tuple[str, ...] = ()
 
     @property
     def container(self) -> bool:

@@ -49,7 +49,8 @@ def main(options: Options) -> None:
     """Do the main job. Raises a KeystoneError with its exit code for everything expected."""
     if os.geteuid() != 0:
         raise UsageError("keystone-install must run as root on the first Primer")
-    wanted = site.load(options.site)
+    document = site.read(options.site)
+    wanted = site.from_document(document)
     with _alone():
         opened = _open(options)
         hosts = hosts_of(wanted)
@@ -65,12 +66,12 @@ def main(options: Options) -> None:
         made = plan.make_plan(PHASES, state)
         world.bundle = opened = _to_be_sent(made, options, opened)
         _show(made, as_json=options.as_json)
-        if made.empty:
-            log.info("Nothing to do: the site is as it should be.", event="converged")
+        if not options.plan_only:
+            _approve(made, options)
+            site.keep(document)
         if made.empty or options.plan_only:
             _remind(wanted)
             return
-        _approve(made, options)
         opened.pin()
         outcomes = plan.apply(
             PHASES,
@@ -207,10 +208,12 @@ def _show(made: plan.Plan[World], *, as_json: bool) -> None:
         })  # fmt: skip
     elif rows:
         log.table(["phase", "action", ""], rows, title=f"Plan {made.id}")
+    if made.empty:
+        log.info("Nothing to do: the site is as it should be.", event="converged")
 
 
 def _approve(made: plan.Plan[World], options: Options) -> None:
-    if options.yes:
+    if options.yes or made.empty:
         return
     if not sys.stdin.isatty():
         raise RefusedError(

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from keystone.join_config import Config
 
-WORKER_ROLES = ("packages", "time", "kernel", "containerd", "endpoint", "node")
+WORKER_ROLES = ("packages", "names", "time", "kernel", "containerd", "endpoint", "node")
 """The roles of playbooks/worker.yml, in its order."""
 BODY_LIMIT = 16 * 1024
 CONNECTIONS = 64
@@ -37,11 +37,15 @@ IO_SECONDS = 60.0
 
 @dataclass
 class Service:
-    """What requests are answered from. roles: the worker's; clock: seconds since 1970."""
+    """What requests are answered from. roles: the worker's; clock: seconds since 1970.
+
+    kubernetes_ca: PEM text of the CA of API servers.
+    """
 
     config: Config
     tokens: join.Tokens
     mint: Callable[[], join.Bootstrap]
+    kubernetes_ca: str
     roles: tuple[str, ...] = WORKER_ROLES
     clock: Callable[[], float] = time.time
     failures: join.Failures = field(default_factory=join.Failures)
@@ -61,6 +65,7 @@ class Service:
         bootstrap = self.mint()
         roles = worker_roles(self.config, request.hostname, IPv4Address(address), self.roles)
         roles["node"].update(bootstrap.variables())
+        roles["endpoint"]["endpoint_ca"] = self.kubernetes_ca
         return {
             "roles": roles,
             "blobs": blobs(self.config, roles),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from keystone import host_profile
+from keystone import audit, encryption, host_profile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,7 +25,8 @@ ENDPOINT = "127.0.0.1:7443"
 CRI_SOCKET = "unix:///run/containerd/containerd.sock"
 RESOLV_CONF = "/etc/kubernetes/resolv.conf"
 CONFIG = "/etc/kubernetes/keystone"
-POOL_LABEL = "storage.keystone/pool"
+POOL_LABEL = "node-restriction.kubernetes.io/keystone-pool"
+"""Set by the installer: a kubelet may set no label with this prefix (NodeRestriction)."""
 TOKEN, CA_HASH = "@TOKEN@", "@CA_HASH@"
 
 
@@ -207,7 +208,6 @@ def kubelet_configuration(context: Context) -> dict[str, object]:
 
 
 def _registration(context: Context) -> dict[str, object]:
-    labels = f"{POOL_LABEL}={context.site.storage.pool}"
     looks = patience_of(context.site).housekeeping
     ignored = host_profile.of(context.site).ignored_preflight
     return {
@@ -220,14 +220,9 @@ def _registration(context: Context) -> dict[str, object]:
             {
                 "node-ip": str(context.host.address),
                 **({"housekeeping-interval": f"{looks}s"} if looks else {}),
-                **({"node-labels": labels} if _has_pool(context) else {}),
             }
         ),
     }
-
-
-def _has_pool(context: Context) -> bool:
-    return any(node.name == context.host.name for node in context.site.primers)
 
 
 def _cluster(context: Context) -> dict[str, object]:
@@ -273,8 +268,15 @@ def _api_server(site: Site) -> dict[str, object]:
     return {
         "certSANs": ["127.0.0.1", "localhost", *_names(site)],
         "extraArgs": _arguments(
-            {"etcd-healthcheck-timeout": answer, "etcd-readycheck-timeout": answer}
+            {
+                "etcd-healthcheck-timeout": answer,
+                "etcd-readycheck-timeout": answer,
+                "encryption-provider-config": encryption.PLACE,
+                "encryption-provider-config-automatic-reload": "true",
+                **audit.arguments(),
+            }
         ),
+        "extraVolumes": audit.volumes(),
         **_environment(patience_of(site)),
     }
 

@@ -12,15 +12,20 @@ from typing import TYPE_CHECKING
 from keystone import storage
 from keystone.actions import (
     Converge,
+    EncryptSecrets,
     IngestStore,
     InitTrust,
+    LabelNodes,
     PushInstaller,
     PushSeed,
+    RewriteSecrets,
     WaitEtcd,
+    WaitKey,
     WaitNodes,
     WaitWorkloads,
     World,
 )
+from keystone.encryption import READABLE, REQUIRED, WRITTEN
 from keystone.plan import Action, Phase
 
 if TYPE_CHECKING:
@@ -40,13 +45,17 @@ def trust(state: State) -> Actions:
 
 
 def time(state: State) -> Actions:
-    """The Primers are the site's clock; the packages that cannot wait for the store go ahead."""
-    wanting = _wanting(state, ("seed", "time"), state.site.primers)
+    """The Primers are the site's clock and know each other's names.
+
+    The packages that cannot wait for the store go ahead.
+    """
+    roles = ("names", "seed", "time")
+    wanting = _wanting(state, roles, state.site.primers)
     seeding = tuple(node.name for node in _wanting(state, ("seed",), state.site.primers))
     return [
         *_push_installer(state),
         *([PushSeed(seeding)] if seeding else []),
-        *([Converge("time", tuple(n.name for n in wanting), ("seed", "time"))] if wanting else []),
+        *([Converge("time", tuple(n.name for n in wanting), roles)] if wanting else []),
     ]
 
 
@@ -94,6 +103,7 @@ def control_plane(state: State) -> Actions:
         *_runtime(state, state.site.control_planes, "control_plane"),
         *_converge(state, "control_plane", ("control_plane",), nodes=(first,)),
         *_joining(state, others, "control_plane"),
+        *_encryption(state),
     ]
 
 
@@ -114,11 +124,15 @@ def join_service(state: State) -> Actions:
 
 
 def verify(state: State) -> Actions:
-    """Every node Ready, every workload of ours available."""
+    """Every node Ready, labelled with its pool, every workload of ours available."""
     expected = {n.name for n in state.site.primers if n.kubelet or n.control_plane}
     actions: list[Action[World]] = []
     if state.cluster is None or not expected <= set(state.cluster.ready_nodes):
         actions.append(WaitNodes(tuple(sorted(expected))))
+    pools = {node.name: node.pool for node in state.cluster.nodes} if state.cluster else {}
+    unlabelled = sorted(name for name in expected if pools.get(name) != state.site.storage.pool)
+    if unlabelled:
+        actions.append(LabelNodes(tuple(unlabelled), state.site.storage.pool))
     if state.cluster is None or state.cluster.unavailable:
         actions.append(WaitWorkloads())
     return actions
@@ -187,6 +201,18 @@ def _side_by_side(state: State, nodes: Sequence[Node], role: str) -> list[list[N
     """Hosts without the role at once, nothing runs there yet; the others one after another."""
     new = [node for node in nodes if role not in state.facts[node.name].roles]
     return [new, *([node] for node in nodes if node not in new)]
+
+
+def _encryption(state: State) -> list[Action[World]]:
+    """What is left until no secret lies in etcd as plain text; nothing on a site that began so."""
+    hosts = tuple(node.name for node in state.site.control_planes)
+    placed = Converge("trust", hosts, ("trust",))
+    begin: list[Action[World]] = [EncryptSecrets(WRITTEN), placed]
+    return {
+        READABLE: [*begin, WaitKey(), RewriteSecrets(), EncryptSecrets(REQUIRED), placed],
+        WRITTEN: [WaitKey(), RewriteSecrets(), EncryptSecrets(REQUIRED), placed],
+        REQUIRED: [],
+    }[state.trust.encryption]
 
 
 def _push_installer(state: State) -> list[Action[World]]:

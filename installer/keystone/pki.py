@@ -9,6 +9,7 @@ Everything lies in one directory on the first Primer, mode 0700:
     leaves/<host>/<name>.{crt,key}
     deploy/<host>.json          what the host gets, as the role `trust` places it
     root-key-file               where that file is, so that a run can say it still lies here
+    encryption.yaml             the key of secrets in etcd (keystone.encryption)
     issued.jsonl                every certificate ever issued, each line hashing the one before
 
 Anchors exist because TLS stacks differ: Go takes any certificate as a trust anchor, OpenSSL before
@@ -26,7 +27,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keystone import certificates, root_key
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from keystone import certificates, encryption, root_key
 from keystone.certificate_plan import (
     ISSUING,
     ISSUING_LIFETIME,
@@ -78,8 +81,8 @@ def observe(site: Site, directory: Path = DIRECTORY, now: dt.datetime | None = N
     """Read the directory. Raises RefusedError for a file that is not what its name says."""
     incomplete = tuple(name for name in _authority_files() if not (directory / name).exists())
     leaves = [leaf for spec in desired(site) if (leaf := _observe_leaf(directory, spec))]
-    deployed = {}
-    if not incomplete and len(leaves) == len(desired(site)):
+    deployed, has_key = {}, (directory / encryption.FILE).exists()
+    if not incomplete and has_key and len(leaves) == len(desired(site)):
         deployed = {
             node.name: deployment_digest(directory, node.name)
             for node in site.primers
@@ -87,7 +90,9 @@ def observe(site: Site, directory: Path = DIRECTORY, now: dt.datetime | None = N
         }
     root = directory / root_key.CERTIFICATE
     pem = root.read_text() if root.exists() else ""
-    found = TrustFacts(incomplete, tuple(leaves), deployed, root=pem)
+    made_with = encryption.REQUIRED if incomplete else encryption.READABLE
+    stage = encryption.stage(directory) if has_key else made_with
+    found = TrustFacts(incomplete, tuple(leaves), deployed, root=pem, encryption=stage)
     due = plan_trust(site, found, now or dt.datetime.now(dt.UTC))
     return replace(found, complete=not due)
 
@@ -167,6 +172,7 @@ def _init_authorities(
         write_whole(directory / "root.crt", certificates.certificate_pem(root.certificate), 0o644)
     for name in ISSUING:
         _issuing_authority(site, directory, name, root, log, start)
+    encryption.ensure(directory, encryption.REQUIRED)
     _service_account_key(directory)
 
 
@@ -220,6 +226,7 @@ def _issue(site: Site, directory: Path, now: dt.datetime | None) -> tuple[Certif
             hint="run trust init first",
         )
     moment = now or dt.datetime.now(dt.UTC)
+    encryption.ensure(directory, encryption.READABLE)
     due = plan_trust(site, observed, moment).leaves
     log = IssueLog(directory / "issued.jsonl")
     for spec in due:
@@ -251,6 +258,8 @@ def verify(site: Site, directory: Path = DIRECTORY, now: dt.datetime | None = No
         wrong += _verify_authorities(directory, moment)
         for file in root_key.left(site, directory):
             wrong += root_key.differing(directory, file)
+    if not wrong and not (directory / encryption.FILE).exists():
+        wrong.append(f"{encryption.FILE}: missing")
     existing = {(leaf.host, leaf.name): leaf for leaf in observed.leaves}
     for spec in desired(site):
         leaf, label = existing.get((spec.host, spec.name)), f"{spec.host}/{spec.name}"

@@ -205,6 +205,15 @@ def address(look: Look) -> Iterator[Finding]:
         )
 
 
+def name_servers(look: Look) -> Iterator[Finding]:
+    """A silent one costs each start of kubelet and API server ten seconds a look-up."""
+    for server in look.facts.silent_name_servers:
+        yield look.warning(
+            f"its name server {server} does not answer: every look-up of a name waits for it",
+            "make it answer, or take it out of /etc/resolv.conf; the site needs none",
+        )
+
+
 def ports(look: Look) -> Iterator[Finding]:
     """Nothing of others listens where our services will."""
     for port, program in sorted(look.facts.ports.items()):
@@ -335,7 +344,8 @@ def _ours(look: Look, disk: DiskFacts) -> bool:
 HOST_CHECKS: tuple[Callable[[Look], Iterator[Finding]], ...] = (
     operating_system, same_kind, kernel_checks.kind, kernel, kernel_checks.parts,
     kernel_checks.settings,
-    memory, root_disk, cgroups, swap, address, ports, foreign_cluster, disks, single_disk, folders,
+    memory, root_disk, cgroups, swap, address, name_servers, ports, foreign_cluster, disks,
+    single_disk, folders,
 )  # fmt: skip
 
 

@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from keystone import documents, site_checks
+from keystone.errors import UsageError
+from keystone.wholefile import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+INSTALLED = Path("/var/lib/keystone/site.yaml")
+"""The site file that was applied last, on the Primer that the installer ran on; root reads it."""
 PODS = IPv4Network("10.244.0.0/16")
 SERVICES = IPv4Network("10.96.0.0/16")
 
@@ -146,8 +150,38 @@ def load(path: Path | str) -> Site:
 
     Raises ConfigurationError with all the mistakes in it, each with its line.
     """
-    document = documents.load(path, kind="Site", schema=schema(), check=site_checks.check)
-    return from_document(document)
+    return from_document(read(path))
+
+
+def read(path: Path | str) -> documents.Document:
+    """The document that `load` makes a site of; raises what that raises."""
+    return documents.load(path, kind="Site", schema=schema(), check=site_checks.check)
+
+
+def installed() -> Path:
+    """The file of the site that is installed here. Raises UsageError when there is none."""
+    if not INSTALLED.exists():
+        raise UsageError(
+            f"no site file is given, and none was applied on this machine ({INSTALLED})",
+            hint="run this on the Primer that keystone-install ran on, or add --site FILE",
+        )
+    return INSTALLED
+
+
+def keep(document: documents.Document) -> None:
+    """Make it the installed one: the same document, in JSON, whose relative paths are absolute."""
+    spec = json.loads(json.dumps(document.spec))
+    for section, key in (("ssh", "keyFile"), ("trust", "rootKeyFile"), ("trust", "passphraseFile")):
+        if key in spec.get(section, {}):
+            spec[section][key] = _resolved(document, spec[section][key])
+    whole = {
+        "apiVersion": documents.API_VERSION,
+        "kind": document.kind,
+        "metadata": {"name": document.name},
+        "spec": spec,
+    }
+    INSTALLED.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    write_whole(INSTALLED, json.dumps(whole, indent=1).encode() + b"\n", 0o600)
 
 
 def schema() -> dict[str, Any]:

@@ -53,6 +53,7 @@ STEPS = ("store", "token")
 """What comes before a role and is none: the engine does it, between roles."""
 NEEDS: Mapping[str, tuple[str, ...]] = {
     "trust": (),
+    "names": (),
     "seed": (),
     "time": ("seed",),
     "storage": ("seed",),
@@ -63,7 +64,7 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     "join": ("trust", "store"),
     "kernel": (),
     "containerd": ("kernel", "registry"),
-    "endpoint": ("store",),
+    "endpoint": ("trust", "store"),
     "control_plane": ("time", "containerd", "endpoint", "etcd"),
     "addons": ("control_plane",),
 }

@@ -225,6 +225,24 @@ def assert_answers(rig: Rig) -> None:
         assert heard[-1] in there
 
 
+def test_no_secret_lies_in_etcd_as_plain_text(rig: Rig) -> None:
+    etcdctl = "set -a; . /etc/etcd/etcdctl.env; etcdctl get /registry/secrets/ --prefix"
+    keys = rig.sh("p1", f"{etcdctl} --keys-only").split()
+    assert keys
+    assert rig.sh("p1", f"{etcdctl} | grep -ac k8s:enc:secretbox:v1:key1:").strip() == str(
+        len(keys)
+    )
+    for name in PRIMERS:
+        assert "Metadata" in rig.sh(name, "head -n 1 /var/log/kubernetes/audit/audit.log")
+
+
+def test_machines_know_the_primers_by_name_and_status_the_site(rig: Rig) -> None:
+    for name in (*PRIMERS, *WORKERS):
+        found = rig.sh(name, "getent ahostsv4 p1 p2 p3")
+        assert {f"10.77.0.1{n}" for n in (1, 2, 3)} <= set(found.split())
+    assert rig.sh("p1", "keystone-install status").startswith("Site lab")
+
+
 def apply(rig: Rig, manifest: str) -> None:
     rig.machine("p1").host().run(["sh", "-c", f"{KUBECTL} apply -f -"], data=manifest, timeout=600)
 

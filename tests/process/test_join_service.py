@@ -164,7 +164,7 @@ def service(
     tmp_path: Path, pki: Path, config: join_config.Config, kubeadm: Path
 ) -> Iterator[join_server.Server]:
     tokens = join.Tokens(tmp_path / "tokens")
-    made = join_server.Service(config, tokens, join.mint)
+    made = join_server.Service(config, tokens, join.mint, "the CA of API servers")
     tls = join_server.tls_context(pki / "site.crt", pki / "site.key")
     server = join_server.Server((PRIMER, 0), made, tls)
     with serving(server):

@@ -168,3 +168,13 @@ def test_all_mistakes_of_the_site_file_are_told_at_once(maker: Maker, tmp_path: 
     assert code == 3
     for word in ("ashfit", "ashift", "198.51.100.1", "10.96.0.0", "two", "site.yaml:"):
         assert word in said.lower(), f"{word} is missing in:\n{said}"
+
+
+def test_status_is_of_the_site_that_is_installed_here(tmp_path: Path) -> None:
+    (tmp_path / "lib/keystone").mkdir(parents=True)
+    done = keystone(tmp_path, "status")
+    assert done.returncode == 2
+    assert "no site file is given" in done.stderr
+    (tmp_path / "lib/keystone/site.yaml").write_text(SITE)
+    done = keystone(tmp_path, "status")
+    assert "p1 (198.51.100.1) is the first Primer" in done.stderr

@@ -10,6 +10,7 @@ import yaml
 
 from keystone import (
     certificates,
+    encryption,
     host_profile,
     join_client,
     join_config,
@@ -17,7 +18,7 @@ from keystone import (
     kubeadm,
 )
 from keystone.bundle.model import Digest, Item, Manifest
-from keystone.inventory import Context, addons, containerd, control_plane, endpoint, node
+from keystone.inventory import Context, addons, containerd, control_plane, endpoint, names, node
 from keystone.site import Networks, Node, Patience, Site
 
 BINARIES = ("kubelet", "kubeadm", "kubectl", "containerd", "runc", "cni-plugins")
@@ -121,9 +122,35 @@ def test_only_the_first_control_plane_starts_the_cluster() -> None:
     assert names[1] - names[0] == {f"{kubeadm.CONFIG}/join.yaml"}
 
 
-def test_only_nodes_with_a_pool_are_labelled_with_it() -> None:
-    assert kubeadm.POOL_LABEL in kubeadm.join_document(context(host=2))
-    assert kubeadm.POOL_LABEL not in kubeadm.join_document(context(host=None))
+def test_no_kubelet_is_told_a_label_of_its_own() -> None:
+    """What a kubelet may set on its node decides nothing: the installer labels nodes."""
+    for host in (0, 2, None):
+        assert "node-labels" not in kubeadm.join_document(context(host=host))
+
+
+def test_machines_know_the_primers_and_themselves_by_name() -> None:
+    primers = ["10.77.0.11 p1", "10.77.0.12 p2", "10.77.0.13 p3"]
+    assert names.variables(context(host=1)) == {"names_lines": primers}
+    assert names.variables(context(host=None)) == {"names_lines": [*primers, "10.77.0.21 w1"]}
+
+
+def test_the_api_server_encrypts_logs_and_finds_its_files() -> None:
+    here = context()
+    told = documents(kubeadm.init_documents(here))["ClusterConfiguration"]["apiServer"]
+    arguments = {argument["name"]: argument["value"] for argument in told["extraArgs"]}
+    assert arguments["encryption-provider-config"] == encryption.PLACE
+    policy = arguments["audit-policy-file"]
+    (written,) = [
+        file["content"]
+        for file in control_plane.variables(here)["control_plane_files"]
+        if file["path"] == policy
+    ]
+    levels = {rule["level"] for rule in yaml.safe_load(written)["rules"]}
+    assert levels == {"None", "Metadata"}
+    assert yaml.safe_load(written)["rules"][-1] == {"level": "Metadata"}
+    mounted = {volume["mountPath"] for volume in told["extraVolumes"]}
+    assert {policy.rpartition("/")[0], arguments["audit-log-path"].rpartition("/")[0]} == mounted
+    assert int(arguments["audit-log-maxsize"]) * (int(arguments["audit-log-maxbackup"]) + 1) <= 250
 
 
 def test_a_token_is_no_input_of_the_role_node() -> None:

@@ -198,7 +198,8 @@ class TestInventory:
     def test_a_person_gets_a_terminal_and_a_command_does_not(self) -> None:
         p1 = Lab("demo", kind="virtual").machine("p1")
         assert "-tt" in p1.shell_argv()
-        assert p1.shell_argv(["ls", "a b"])[-1] == "ls 'a b'"
+        assert p1.shell_argv(["ls /; true"])[-2:] == ["--", "ls /; true"]
+        assert p1.shell_argv(["ls", "-l", "a"])[-4:] == ["--", "ls", "-l", "a"]
         assert "-T" in p1.shell_argv(["ls"])
 
 

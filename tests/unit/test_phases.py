@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from keystone import facts, phases
-from keystone.actions import Converge
+from keystone.actions import Converge, LabelNodes
 from keystone.bundle.model import Manifest
 from keystone.certificate_plan import TrustFacts
+from keystone.cluster_facts import ClusterFacts, NodeFacts
+from keystone.encryption import READABLE, WRITTEN
 from keystone.host_facts import RoleFacts
 from keystone.site import Networks, Node, Patience, Site
 from keystone.state import State
@@ -52,6 +54,26 @@ def state(profile: str = "normal", *, planes: int = 3, joined: str = "") -> Stat
     )
     trust = TrustFacts((), (), {})
     return State(site, Manifest("platform", 1, items()), "sha256:0", "sha256:1", seen, trust)
+
+
+def test_a_site_in_plain_text_takes_three_stages_after_its_api_servers_changed() -> None:
+    trust = TrustFacts((), (), {}, encryption=READABLE)
+    planned = phases.control_plane(replace(state(), trust=trust))
+    kinds = [type(action).__name__ for action in planned]
+    assert kinds[-6:] == [
+        "EncryptSecrets", "Converge", "WaitKey", "RewriteSecrets", "EncryptSecrets", "Converge",
+    ]  # fmt: skip
+    assert kinds[:-6] == ["Converge"] * len(kinds[:-6])
+    cut = phases.control_plane(replace(state(), trust=replace(trust, encryption=WRITTEN)))
+    assert [type(action).__name__ for action in cut][-4:] == kinds[-4:]
+
+
+def test_nodes_are_labelled_with_the_pool_once() -> None:
+    labelled = [NodeFacts(f"p{n}", ready=True, pool="keystone" if n < 3 else "") for n in (1, 2, 3)]
+    (action,) = phases.verify(replace(state(), cluster=ClusterFacts(tuple(labelled))))
+    assert action == LabelNodes(("p3",), "keystone")
+    labelled[2] = replace(labelled[2], pool="keystone")
+    assert phases.verify(replace(state(), cluster=ClusterFacts(tuple(labelled)))) == []
 
 
 def said(actions: phases.Actions) -> list[str]:

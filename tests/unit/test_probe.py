@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
+from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -49,3 +52,28 @@ def test_the_address_that_a_site_can_use_comes_first(
 
     monkeypatch.setattr(probe, "output", ip)
     assert probe.networks() == wanted
+
+
+def test_a_name_server_that_lets_one_wait_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One answers, one refuses the port, one is deaf."""
+    answering, deaf = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
+    with answering, deaf:
+        answering.bind(("127.77.0.2", 0))
+        port = answering.getsockname()[1]
+        deaf.bind(("127.77.0.3", port))
+
+        def answer() -> None:
+            question, peer = answering.recvfrom(512)
+            answering.sendto(question, peer)
+
+        server = Thread(target=answer)
+        server.start()
+        (tmp_path / "resolv.conf").write_text(
+            "search lab\nnameserver 127.77.0.2\nnameserver 127.77.0.3\nnameserver 127.77.0.4\n"
+        )
+        monkeypatch.setattr(probe, "RESOLV_CONF", str(tmp_path / "resolv.conf"))
+        monkeypatch.setattr(probe, "NAME_SERVER_PORT", port)
+        assert probe.silent_name_servers() == ["127.77.0.3"]
+        server.join()

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from keystone import certificate_plan, documents, facts, site, site_template
 from keystone.cli.site import group
-from keystone.errors import ConfigurationError
+from keystone.errors import ConfigurationError, UsageError
 
 CASES = Path(__file__).parent.parent / "cases" / "site"
 GOOD = CASES / "good.yaml"
@@ -185,3 +185,14 @@ def test_what_later_programs_take_is_taken() -> None:
     loaded = site.load(CASES / "widest-good.yaml")
     longest = max(len(spec.profile.common_name) for spec in certificate_plan.desired(loaded))
     assert longest == 64
+
+
+def test_the_installed_site_is_the_same_wherever_it_is_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(site, "INSTALLED", tmp_path / "lib/site.yaml")
+    with pytest.raises(UsageError, match="no site file is given"):
+        site.installed()
+    site.keep(site.read(GOOD))
+    assert site.load(site.installed()) == site.load(GOOD)
+    assert site.INSTALLED.stat().st_mode & 0o777 == 0o600

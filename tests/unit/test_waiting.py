@@ -32,7 +32,7 @@ class Clock:
 
 
 @dataclass(frozen=True)
-class Until(actions._Wait):
+class Until(actions._WaitState):
     """Holds at a number of looks, each of which takes some seconds."""
 
     clock: Clock

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from keystone import join, join_config, join_script, join_server
+from keystone.inventory.endpoint import KUBERNETES_CA
 
 PKI = Path("/etc/keystone/pki")
 
@@ -25,7 +26,10 @@ def group(config: Path, pki: Path, listen: str, port: int) -> None:
     # On slow machines a join outlasts kubeadm's usual quarter of an hour.
     ttl = "2h" if known.site.patience.profile == "emulated" else "15m"
     service = join_server.Service(
-        known, join.Tokens(folder / "tokens"), partial(join.mint, ttl=ttl)
+        known,
+        join.Tokens(folder / "tokens"),
+        partial(join.mint, ttl=ttl),
+        (pki / Path(KUBERNETES_CA).name).read_text(),
     )
     tls = join_server.tls_context(pki / "site.crt", pki / "site.key")
     join_server.serve(join_server.Server((listen, port), service, tls))

@@ -11,11 +11,12 @@ from keystone.errors import HostError
 
 
 @click.command("status", help="Show every Primer, the quorum and the nodes.")
-@click.option("--site", "file", type=click.Path(path_type=Path), required=True)
+@click.option("--site", "file", type=click.Path(path_type=Path),
+              help="The site file.  [default: of the site that is installed here]")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def group(file: Path, as_json: bool) -> None:
-    """Look at every Primer of the site file; changes nothing."""
-    wanted = site.load(file)
+def group(file: Path | None, as_json: bool) -> None:
+    """Look at every Primer of the site; changes nothing."""
+    wanted = site.load(file or site.installed())
     hosts = install.hosts_of(wanted)
     seen = facts.probe_all(hosts)
     first = next(iter(hosts.values()))

@@ -89,7 +89,10 @@ def init(site_file: Path, directory: Path, *, new_site: bool) -> None:
 
 @group.command()
 @click.option(
-    "--site", "site_file", type=click.Path(path_type=Path), required=True, help="The site file."
+    "--site",
+    "site_file",
+    type=click.Path(path_type=Path),
+    help="The site file.  [default: of the site that is installed here]",
 )
 @click.option(
     "--root-key", "key_file", type=click.Path(path_type=Path, dir_okay=False, exists=True),
@@ -101,12 +104,12 @@ def init(site_file: Path, directory: Path, *, new_site: bool) -> None:
 )  # fmt: skip
 @_directory
 def verify(
-    site_file: Path, key_file: Path | None, passphrase_file: Path | None, directory: Path
+    site_file: Path | None, key_file: Path | None, passphrase_file: Path | None, directory: Path
 ) -> None:
     """Check every certificate, key, signature and the log; exit 7 when something is wrong."""
     from keystone import passphrase, pki, root_key, site  # noqa: PLC0415 cryptography is slow
 
-    wanted = site.load(site_file)
+    wanted = site.load(site_file or site.installed())
     wrong = pki.verify(wanted, directory)
     if key_file and (directory / root_key.CERTIFICATE).exists():
         given = str(passphrase_file or wanted.trust.passphrase_file)

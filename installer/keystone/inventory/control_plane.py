@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from keystone import kubeadm
+from keystone import audit, kubeadm
 from keystone.inventory.node import kubelet_files, programs
 
 if TYPE_CHECKING:
@@ -15,7 +15,10 @@ def variables(context: Context) -> dict[str, object]:
     """Every variable of the role but `control_plane_inputs`."""
     first = context.host == context.site.control_planes[0]
     config = kubeadm.CONFIG
-    documents = {f"{config}/kubeadm.yaml": kubeadm.init_documents(context)}
+    documents = {
+        f"{config}/kubeadm.yaml": kubeadm.init_documents(context),
+        audit.policy_path(): audit.policy(),
+    }
     for name, text in kubeadm.patches(context.site).items():
         documents[f"{config}/patches/{name}"] = text
     if not first:

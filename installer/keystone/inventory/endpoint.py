@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 CODENAME = "trixie"
 SITE_CA = "/etc/keystone/pki/site-ca.crt"
+KUBERNETES_CA = "/etc/keystone/pki/kubernetes-ca.crt"
 
 
 def variables(context: Context) -> dict[str, object]:
@@ -23,6 +24,9 @@ def variables(context: Context) -> dict[str, object]:
         "endpoint_packages": ["haproxy"],
         "endpoint_package_source": source,
         "endpoint_package_ca_file": ca_file,
+        "endpoint_ca_file": KUBERNETES_CA,
+        # A worker's is in the answer to its request (keystone.join_server).
+        "endpoint_ca": "",
         "endpoint_listen": kubeadm.ENDPOINT,
         "endpoint_servers": [
             {"name": node.name, "address": f"{node.address}:6443"}

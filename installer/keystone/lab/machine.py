@@ -6,7 +6,6 @@ and nothing is ever killed that was not found to be this very machine.
 
 from __future__ import annotations
 
-import shlex
 import shutil
 import time
 from abc import ABC, abstractmethod
@@ -222,11 +221,14 @@ class Machine(ABC):
         return self.host().run(argv, check=check, timeout=timeout).stdout
 
     def shell_argv(self, command: Sequence[str] = ()) -> list[str]:
-        """An ssh for a person: with a terminal, and the person's own TERM."""
+        """An ssh for a person: with a terminal, and the person's own TERM.
+
+        Words of a command are joined by spaces and are the remote shell's, as ssh(1) does it.
+        """
         words = ["-tt" if word == "-T" else word for word in self.host().ssh_argv()]
         if not command:
             return words
-        return [*self.host().ssh_argv(), "--", shlex.join(command)]
+        return [*self.host().ssh_argv(), "--", *command]
 
     def copy_to(self, source: Path, target: str, *, mode: int = 0o644) -> None:
         """Copy one file onto the machine; it has its name there only when it is whole."""

@@ -1,0 +1,261 @@
+"""A real API server: what is in etcd and in its log, and what it lets nodes and the storage do."""
+
+from __future__ import annotations
+
+import json
+import re
+import ssl
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+from keystone import actions, encryption, phases, pki
+from keystone.inventory import addons, endpoint
+from keystone.kubeadm import POOL_LABEL
+from keystone.run import run, spawned
+from keystone.state import State
+
+from . import control_plane, haproxy
+from .conftest import NODES, Lan, Placed, render, until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from keystone.bundle import Bundle
+
+    from .control_plane import ControlPlane
+
+STORAGE = "system:serviceaccount:local-path-storage:"
+PROVISIONER = f"--as={STORAGE}local-path-provisioner-service-account"
+FOLDER = "/var/lib/keystone/volumes"
+IMPOSTOR = """
+import http.server, ssl, sys
+class Healthy(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+server = http.server.ThreadingHTTPServer(("10.78.0.12", 6443), Healthy)
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(*sys.argv[1:])
+server.socket = context.wrap_socket(server.socket, server_side=True)
+server.serve_forever()
+"""
+
+
+@pytest.fixture(scope="module")
+def lan(namespaces: Callable[[Mapping[str, str]], Lan]) -> Lan:
+    return namespaces(NODES)
+
+
+@pytest.fixture(scope="module")
+def plane(
+    lan: Lan,
+    pki_site: Placed,
+    binary: Callable[[str], Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[ControlPlane]:
+    control_plane.began_in_plain_text(pki_site)
+    folder = tmp_path_factory.mktemp("p1")
+    with control_plane.running(lan, pki_site, binary, folder) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def balanced(
+    lan: Lan, plane: ControlPlane, pki_site: Placed, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ControlPlane]:
+    """With haproxy, which knows three API servers; what answers on p2 is none of the site's."""
+    folder = tmp_path_factory.mktemp("haproxy")
+    told = endpoint.variables(replace(plane.context, site=pki_site.site))
+    text = render("endpoint", "haproxy.cfg.j2", told)
+    (folder / "haproxy.cfg").write_text(re.sub("    (user|group) haproxy\n", "", text))
+    (folder / "impostor.py").write_text(IMPOSTOR)
+    run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-noenc", "-subj", "/CN=p2",
+         "-addext", "subjectAltName=DNS:p2", "-keyout", folder / "key", "-out", folder / "crt",
+    ])  # fmt: skip
+    programs = haproxy.program(lambda: tmp_path_factory.mktemp("packages"))
+    commands = {
+        "impostor": lan.at("p2", "python3", folder / "impostor.py", folder / "crt", folder / "key"),
+        "haproxy": [*plane.machine.words, *haproxy.command(programs, folder / "haproxy.cfg")],
+    }
+    with ExitStack() as stack:
+        for name, argv in commands.items():
+            stack.enter_context(spawned(argv, log_file=folder / f"{name}.log"))
+        yield plane
+
+
+@pytest.fixture(scope="module")
+def storage(plane: ControlPlane) -> ControlPlane:
+    """With the manifest of the storage class, whose policies are in force."""
+    told = addons.variables(plane.context)
+    plane.kubectl("apply", "-f", "-", data=render("addons", "storage.yaml.j2", told))
+    until(lambda: "keystone-storage-pods" in create(plane, pod("/")), "the policies are in force")
+    return plane
+
+
+def create(plane: ControlPlane, what: object, *words: str) -> str:
+    """Why it was refused; nothing when it is there now."""
+    told = plane.kubectl("create", "-f", "-", *words, data=json.dumps(what), check=False)
+    return told.stderr if told.returncode else ""
+
+
+def pod(path: str, account: str = "local-path-helper", **more: object) -> dict[str, object]:
+    """As the provisioner makes it, with another folder."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"generateName": "helper-pod-", "namespace": "local-path-storage"},
+        "spec": {
+            "serviceAccountName": account,
+            "automountServiceAccountToken": False,
+            "containers": [{"name": "helper-pod", "image": "busybox", **more}],
+            "volumes": [
+                {"name": "data", "hostPath": {"path": path, "type": "DirectoryOrCreate"}},
+                {"name": "script", "configMap": {"name": "local-path-config"}},
+            ],
+        },
+    }
+
+
+def with_spec(**fields: object) -> dict[str, object]:
+    found = pod(FOLDER)
+    return {**found, "spec": {**cast("dict[str, object]", found["spec"]), **fields}}
+
+
+def test_a_helper_pod_mounts_the_folder_of_volumes(storage: ControlPlane) -> None:
+    assert create(storage, pod(FOLDER), PROVISIONER) == ""
+    assert create(storage, pod(f"{FOLDER}/"), PROVISIONER) == ""
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pod("/"),
+        pod("/var/lib/keystone/pki"),
+        pod(f"{FOLDER}/pvc-1/link"),
+        pod(FOLDER, "local-path-provisioner-service-account"),
+        pod(FOLDER, securityContext={"privileged": True}),
+        pod(FOLDER, securityContext={"capabilities": {"add": ["SYS_ADMIN"]}}),
+        with_spec(hostPID=True),
+        with_spec(hostNetwork=True),
+        with_spec(volumes=[{"name": "v", "persistentVolumeClaim": {"claimName": "any"}}]),
+        with_spec(initContainers=[
+            {"name": "i", "image": "busybox", "securityContext": {"privileged": True}}
+        ]),
+    ],
+    ids=[
+        "root", "keys", "link", "account", "privileged", "capability", "processes", "network",
+        "claim", "before",
+    ],
+)  # fmt: skip
+def test_a_helper_pod_is_nothing_else(storage: ControlPlane, other: dict[str, object]) -> None:
+    assert "keystone-storage-pods" in create(storage, other, PROVISIONER)
+
+
+def volume(name: str, path: str) -> dict[str, object]:
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": name},
+        "spec": {
+            "capacity": {"storage": "1Gi"},
+            "accessModes": ["ReadWriteOnce"],
+            "hostPath": {"path": path},
+        },
+    }
+
+
+def test_a_volume_is_below_that_folder(storage: ControlPlane) -> None:
+    assert create(storage, volume("good", f"{FOLDER}/pvc-1_default_data"), PROVISIONER) == ""
+    for number, path in enumerate(("/", f"{FOLDER}/../pki", f"{FOLDER}/a/b", FOLDER)):
+        assert create(storage, volume(f"bad-{number}", path), PROVISIONER) != ""
+    assert create(storage, volume("by-a-person", "/srv")) == ""
+
+
+def node(name: str, **labels: str) -> dict[str, object]:
+    return {
+        "apiVersion": "v1", "kind": "Node",
+        "metadata": {"name": name, "labels": labels},
+    }  # fmt: skip
+
+
+def test_a_node_gives_itself_no_label_that_decides_placement(storage: ControlPlane) -> None:
+    itself = ("--as=system:node:w1", "--as-group=system:nodes")
+    hostname = "kubernetes.io/hostname"
+    for label in (POOL_LABEL, "node-role.kubernetes.io/control-plane"):
+        assert "is not allowed" in create(storage, node("w1", **{label: "keystone"}), *itself)
+    assert "keystone-node-hostname" in create(storage, node("w1", **{hostname: "p1"}), *itself)
+    assert create(storage, node("w1", **{hostname: "w1"}), *itself) == ""
+    changed = storage.kubectl("label", "node", "w1", f"{POOL_LABEL}=keystone", *itself, check=False)
+    assert "is not allowed" in changed.stderr
+    changed = storage.kubectl("label", "--overwrite", "node", "w1", f"{hostname}=p1", *itself,
+                              check=False)  # fmt: skip
+    assert "keystone-node-hostname" in changed.stderr
+
+
+def audited(plane: ControlPlane, name: str) -> list[dict[str, object]]:
+    """What the log says of requests about an object of that name."""
+    lines = (plane.folder / "log/kubernetes/audit/audit.log").read_text().splitlines()
+    entries = [json.loads(line) for line in lines if line.endswith("}")]
+    return [entry for entry in entries if entry.get("objectRef", {}).get("name") == name]
+
+
+def test_the_log_says_who_asked_and_never_what_a_secret_is(plane: ControlPlane) -> None:
+    plane.kubectl("create", "secret", "generic", "audited", "--from-literal=word=unheard-of")
+    plane.kubectl("get", "secret", "audited", "-o", "json")
+    until(lambda: len(audited(plane, "audited")) >= 2, "both requests are in the log")
+    for entry in audited(plane, "audited"):
+        assert entry["level"] == "Metadata"
+        assert not {"requestObject", "responseObject"} & entry.keys()
+    text = (plane.folder / "log/kubernetes/audit/audit.log").read_text()
+    assert "unheard-of" not in text
+    assert "dW5oZWFyZC1vZg==" not in text
+
+
+WHO = """
+import ssl
+for _ in range(8):
+    pem = ssl.get_server_certificate(("127.0.0.1", 7443))
+    print(ssl.PEM_cert_to_DER_cert(pem).hex())
+"""
+
+
+def test_what_answers_with_another_certificate_is_no_api_server(balanced: ControlPlane) -> None:
+    def only_the_real_one() -> bool:
+        told = balanced.machine.run(["python3", "-c", WHO], check=False)
+        mine = ssl.PEM_cert_to_DER_cert(
+            (balanced.folder / "etc/kubernetes/pki/apiserver.crt").read_text()
+        ).hex()
+        return told.returncode == 0 and set(told.stdout.split()) == {mine}
+
+    until(only_the_real_one, "all connections lead to the API server with the site's certificate")
+
+
+def test_a_site_that_began_in_plain_text_ends_with_none(
+    balanced: ControlPlane, pki_site: Placed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The actions of the phase, in its order, with the role trust played by `place`."""
+    key = "/registry/secrets/default/old"
+    balanced.kubectl("create", "secret", "generic", "old", "--from-literal=word=in-plain-text")
+    assert "in-plain-text" in balanced.stored(key)
+    monkeypatch.setattr(pki, "DIRECTORY", pki_site.tree)
+    site = balanced.context.site
+    trust = pki.observe(site, pki_site.tree)
+    assert trust.encryption == encryption.READABLE
+    state = State(site, balanced.context.bundle, "", "", {}, trust)
+    world = actions.World(
+        bundle=cast("Bundle", None), hosts={"p1": balanced.machine}, passphrase=str,
+        observe=lambda: state, state=state,
+    )  # fmt: skip
+    for action in phases._encryption(state):
+        if isinstance(action, actions.Converge):
+            control_plane.place(pki_site.tree, balanced.folder)
+        else:
+            action.apply(world)
+    assert world.seen.trust.encryption == encryption.REQUIRED
+    assert balanced.stored(key).startswith("k8s:enc:secretbox:v1:key1:")
+    assert "in-plain-text" not in balanced.stored(key)
+    assert "aW4tcGxhaW4tdGV4dA==" in balanced.kubectl("get", "secret", "old", "-o", "yaml").stdout

@@ -1,0 +1,106 @@
+"""The key of secrets in etcd: made once, never twice, and the three stages of a running site."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from keystone import encryption, pki
+from keystone.deployment import deployment_file
+from keystone.errors import RefusedError
+from keystone.site import Networks, Node, Site
+
+PRIMERS = tuple(Node(f"p{n}", IPv4Address(f"10.77.0.1{n}"), control_plane=n < 3) for n in (1, 2, 3))
+SITE = Site("lab", PRIMERS, Networks(IPv4Network("10.77.0.0/24")))
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    folder = tmp_path / "pki"
+    pki.init(SITE, folder, tmp_path / "root.pem", "a passphrase that is long")
+    return folder
+
+
+def placed(tree: Path, host: str) -> dict[str, Any]:
+    files = json.loads(deployment_file(tree, host).read_text())["files"]
+    return {file["path"]: file for file in files}
+
+
+def providers(text: str) -> list[dict[str, Any]]:
+    (resource,) = yaml.safe_load(text)["resources"]
+    assert resource["resources"] == ["secrets"]
+    found: list[dict[str, Any]] = resource["providers"]
+    return found
+
+
+def test_a_new_site_reads_and_writes_with_the_key_alone(tree: Path) -> None:
+    (provider,) = providers((tree / encryption.FILE).read_text())
+    assert list(provider) == ["secretbox"]
+    assert pki.observe(SITE, tree).encryption == encryption.REQUIRED
+
+
+def test_control_planes_get_the_same_file_and_nobody_else(tree: Path) -> None:
+    texts = {placed(tree, host)[encryption.PLACE]["content"] for host in ("p1", "p2")}
+    assert texts == {(tree / encryption.FILE).read_text()}
+    assert placed(tree, "p1")[encryption.PLACE]["mode"] == "0600"
+    assert encryption.PLACE not in placed(tree, "p3")
+    assert (tree / encryption.FILE).stat().st_mode & 0o777 == 0o600
+
+
+def test_an_older_site_can_read_before_anything_is_encrypted(tree: Path) -> None:
+    """It has no such file, and needs no root key to get one."""
+    (tree / encryption.FILE).unlink()
+    seen = pki.observe(SITE, tree)
+    assert (seen.complete, seen.incomplete, seen.encryption) == (False, (), encryption.READABLE)
+    assert pki.verify(SITE, tree) != []
+    assert pki.init(SITE, tree, tree.parent / "gone.pem", "") is True
+    assert [list(p) for p in providers((tree / encryption.FILE).read_text())] == [
+        ["identity"], ["secretbox"],
+    ]  # fmt: skip
+    assert pki.observe(SITE, tree).complete
+
+
+def test_stages_keep_the_key_and_change_what_hosts_get(tree: Path) -> None:
+    (tree / encryption.FILE).unlink()
+    pki.issue(SITE, tree)
+    key = providers((tree / encryption.FILE).read_text())[1]["secretbox"]
+    for stage in (encryption.WRITTEN, encryption.REQUIRED):
+        before = pki.observe(SITE, tree).deployed
+        encryption.advance(tree, stage)
+        pki.issue(SITE, tree)
+        seen = pki.observe(SITE, tree)
+        assert seen.encryption == stage
+        assert {host for host in before if before[host] != seen.deployed[host]} == {"p1", "p2"}
+        assert providers((tree / encryption.FILE).read_text())[0]["secretbox"] == key
+
+
+def test_a_lost_file_comes_back_from_what_the_api_server_uses(tree: Path, tmp_path: Path) -> None:
+    """With another key no secret of the cluster could be read."""
+    text = (tree / encryption.FILE).read_text()
+    (tmp_path / "in-use.yaml").write_text(text)
+    (tree / encryption.FILE).unlink()
+    encryption.ensure(tree, encryption.READABLE, in_use=tmp_path / "in-use.yaml")
+    assert (tree / encryption.FILE).read_text() == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", "resources: []", "{}", "resources: [{providers: [{identity: {}}]}]", "a: ["]
+)
+def test_a_file_that_says_something_else_is_refused(tree: Path, text: str) -> None:
+    (tree / encryption.FILE).write_text(text)
+    with pytest.raises(RefusedError, match=encryption.FILE):
+        pki.observe(SITE, tree)
+
+
+def test_a_site_whose_hosts_changed_keeps_its_key(tree: Path) -> None:
+    text = (tree / encryption.FILE).read_text()
+    pki.issue(
+        replace(SITE, primers=(replace(PRIMERS[0], address=IPv4Address("10.77.0.19")),)), tree
+    )
+    assert (tree / encryption.FILE).read_text() == text
