@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keystone import log, run
-from keystone.errors import HostError
+from keystone.errors import ConfigurationError, HostError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -68,8 +68,25 @@ def inputs(role: str, variables: Mapping[str, object], *, ignore: Sequence[str] 
 
 
 def inventory(hosts: Mapping[str, HostVars]) -> dict[str, object]:
-    """Ansible's YAML/JSON inventory: one group, every variable on its host."""
-    return {"all": {"hosts": {name: _host_entry(entry) for name, entry in hosts.items()}}}
+    """Ansible's YAML/JSON inventory: one group, every variable on its host, nothing a template."""
+    return {"all": {"hosts": {name: as_data(_host_entry(entry)) for name, entry in hosts.items()}}}
+
+
+def as_data(value: object) -> object:
+    """The same value for Ansible, which reads a template in no text of it, whatever is written there.
+
+    The form is that of its own JSON for `!unsafe` (ansible-core, _json/_profiles/_legacy.py). Raises
+    ConfigurationError for a key that would be taken for such a mark.
+    """
+    if isinstance(value, dict):
+        if marks := [key for key in value if str(key).startswith("__ansible")]:
+            raise ConfigurationError(f"{marks[0]}: a name that Ansible keeps for itself")
+        return {key: as_data(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_data(entry) for entry in value]
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return {"__ansible_unsafe": str(value)}
 
 
 def _host_entry(entry: HostVars) -> dict[str, object]:
@@ -127,7 +144,7 @@ def converge(
     with tempfile.TemporaryDirectory(prefix="keystone-run-") as scratch:
         # Role variables may hold one-time secrets: the file is ours alone and goes with the run.
         source = Path(scratch) / "inventory.json"
-        source.write_text(json.dumps(inventory(hosts), default=str))
+        source.write_text(json.dumps(inventory(hosts)))
         argv = [
             sys.executable, "-m", "ansible", "playbook",
             "-i", str(source), str(root / f"{playbook}.yml"),
