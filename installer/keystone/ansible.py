@@ -73,10 +73,10 @@ def inventory(hosts: Mapping[str, HostVars]) -> dict[str, object]:
 
 
 def as_data(value: object) -> object:
-    """The same value for Ansible, which reads a template in no text of it, whatever is written there.
+    """The same value for Ansible, no text of which it takes for a template.
 
-    The form is that of its own JSON for `!unsafe` (ansible-core, _json/_profiles/_legacy.py). Raises
-    ConfigurationError for a key that would be taken for such a mark.
+    The form is that of `!unsafe` in its own JSON (ansible-core, _json/_profiles/_legacy.py).
+    Raises ConfigurationError for a key that would be taken for such a mark.
     """
     if isinstance(value, dict):
         if marks := [key for key in value if str(key).startswith("__ansible")]:
@@ -94,9 +94,7 @@ def _host_entry(entry: HostVars) -> dict[str, object]:
     if host.local:
         how: dict[str, object] = {"ansible_connection": "local"}
     else:
-        options = ["-F", "none", *host.options]
-        if host.known_hosts:
-            options += ["-o", f"UserKnownHostsFile={host.known_hosts}"]
+        options = ["-F", "none", *host.strangers_refused(), *host.options]
         how = {
             "ansible_connection": "ssh",
             "ansible_host": str(host.address),

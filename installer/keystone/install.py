@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,12 +17,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from keystone import bundle, facts, log, pki, plan, preflight, site
+from keystone import bundle, facts, log, pki, plan, preflight, reach, site
 from keystone.actions import IngestStore, World
 from keystone.bundle.model import STORE
 from keystone.errors import ConfigurationError, DamagedBundleError, RefusedError, UsageError
 from keystone.phases import PHASES
-from keystone.run import Host
+from keystone.reach import hosts_of
 from keystone.state import State
 
 if TYPE_CHECKING:
@@ -52,7 +51,8 @@ def main(options: Options) -> None:
     wanted = site.load(options.site)
     with _alone():
         opened = _open(options)
-        hosts = hosts_of(wanted)
+        reached = _reached(wanted, options)
+        hosts = reached.hosts
         world = World(
             bundle=opened,
             hosts=hosts,
@@ -64,13 +64,13 @@ def main(options: Options) -> None:
         _preflight(state)
         made = plan.make_plan(PHASES, state)
         world.bundle = opened = _to_be_sent(made, options, opened)
-        _show(made, as_json=options.as_json)
+        _show(made, reached.unknown, as_json=options.as_json)
         if made.empty:
             log.info("Nothing to do: the site is as it should be.", event="converged")
             return
         if options.plan_only:
             return
-        _approve(made, options)
+        _approve(made, reached, options)
         opened.pin()
         outcomes = plan.apply(
             PHASES,
@@ -129,29 +129,12 @@ def _confirm_root(fingerprint: str) -> bool:
     return click.confirm("Is this the fingerprint that the bundle's makers told you?")
 
 
-def hosts_of(wanted: site.Site) -> dict[str, Host]:
-    """How to reach each Primer; the first one must be this machine."""
-    here = facts.local_addresses()
-    first = wanted.primers[0]
-    if str(first.address) not in here:
-        raise ConfigurationError(
-            f"{first.name} ({first.address}) is the first Primer, but this machine "
-            f"({socket.gethostname()}) has {', '.join(sorted(here))}",
-            hint=f"run keystone-install on {first.name}, or list this machine first in the site",
-        )
-    return {
-        node.name: Host(
-            name=node.name,
-            address=str(node.address),
-            user=wanted.ssh.user,
-            port=wanted.ssh.port,
-            key_file=wanted.ssh.key_file,
-            local=node is first,
-            options=("-o", "ControlMaster=auto", "-o", "ControlPersist=300",
-                     "-o", "ControlPath=/run/keystone-%C"),
-        )
-        for node in wanted.primers
-    }  # fmt: skip
+def _reached(wanted: site.Site, options: Options) -> reach.Reach:
+    """The Primers. With --yes nobody confirms a host key that is not known: it is refused."""
+    reached = reach.look(wanted)
+    if reached.unknown and options.yes and not options.plan_only:
+        raise reach.refusal(reached.unknown)
+    return reached
 
 
 def _observe(world: World, wanted: site.Site) -> State:
@@ -184,7 +167,7 @@ def _preflight(state: State) -> None:
     preflight.enforce(findings)
 
 
-def _show(made: plan.Plan[World], *, as_json: bool) -> None:
+def _show(made: plan.Plan[World], unknown: tuple[reach.Unknown, ...], *, as_json: bool) -> None:
     rows = [
         (planned.phase, action.describe(), "destroys data" if action.destructive else "")
         for planned in made.phases
@@ -194,22 +177,33 @@ def _show(made: plan.Plan[World], *, as_json: bool) -> None:
         log.out_json({
             "id": made.id,
             "empty": made.empty,
+            "hostKeys": [{"host": u.name, "seen": u.fingerprint, "key": u.key} for u in unknown],
             "actions": [{"phase": p, "action": a, "destructive": bool(d)} for p, a, d in rows],
         })  # fmt: skip
-    elif rows:
-        log.table(["phase", "action", ""], rows, title=f"Plan {made.id}")
-
-
-def _approve(made: plan.Plan[World], options: Options) -> None:
-    if options.yes:
         return
+    if rows:
+        log.table(["phase", "action", ""], rows, title=f"Plan {made.id}")
+    if unknown:
+        keys = [(one.name, one.address, one.fingerprint) for one in unknown]
+        log.table(["host", "address", "fingerprint"], keys, title="SSH host keys to compare")
+        log.info(f"Nobody vouches for these yet. Compare with {reach.CONSOLE}.")
+
+
+def _approve(made: plan.Plan[World], reached: reach.Reach, options: Options) -> None:
+    if options.yes:
+        reached.keep()
+        return
+    if reached.unknown and not sys.stdin.isatty():
+        raise reach.refusal(reached.unknown)
     if not sys.stdin.isatty():
         raise RefusedError(
             f"plan {made.id} was not approved and there is no terminal to ask on",
             hint="look at it with --plan, then add --yes",
         )
-    if not click.confirm("Go on with this plan?"):
+    also = "Do these hosts' consoles show these keys, and go on" if reached.unknown else "Go on"
+    if not click.confirm(f"{also} with this plan?"):
         raise RefusedError(f"plan {made.id} was not approved", hint="nothing was changed")
+    reached.keep()
 
 
 def _passphrase(wanted: site.Site) -> str:
@@ -261,4 +255,4 @@ def _report(outcomes: tuple[plan.Outcome, ...], wanted: site.Site) -> None:
         )
 
 
-__all__ = ["Options", "main"]
+__all__ = ["Options", "hosts_of", "main"]

@@ -1,4 +1,4 @@
-"""Nothing that a person or a bundle wrote is a template: a real ansible-playbook, told hostile words.
+"""Nothing that somebody wrote is a template: a real ansible-playbook, told hostile words.
 
 Every text of site, bundle and join answer holds words that run a program when Ansible reads them as
 a template, or that no template may hold. They arrive in files as they are, and nothing is run.
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.unit import test_contracts as contracts
 
 from keystone import ansible, run
 from keystone.bundle.model import Digest, Item, Manifest
@@ -23,8 +24,6 @@ from keystone.inventory import Context
 from keystone.join_config import Config
 from keystone.join_server import WORKER_ROLES, worker_roles
 from keystone.site import Ssh
-
-from ..unit import test_contracts as contracts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -51,8 +50,8 @@ cat /var/lib/keystone/join/config.json
 """
 
 PLACES = {
-    "name", "pool", "cluster_domain", "time_sources", "comment", "version", "deb", "image", "bundle",
-    "worker", "serial",
+    "name", "pool", "cluster_domain", "time_sources", "comment", "serial", "version", "deb",
+    "image", "bundle", "worker",
 }  # fmt: skip
 """Texts of site, bundle and answer that reach a role."""
 
@@ -72,7 +71,7 @@ def words(ran: Path, where: str) -> str:
     )
 
 
-def hostile(value: Any, ran: Path, where: str = "x") -> Any:  # noqa: ANN401 any part of a site
+def hostile(value: Any, ran: Path, where: str = "x") -> Any:
     """The same with hostile words in every text, but for CHOSEN ones."""
     if isinstance(value, Digest):
         return value

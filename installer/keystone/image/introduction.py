@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
+from keystone import host_keys
 from keystone.errors import ConfigurationError, RefusedError
 from keystone.wholefile import write_whole
 
@@ -108,7 +109,7 @@ def first_files(client: Pair, known: str, fingerprint: str, passphrase: str) -> 
 def known_hosts(site: Site, public: Mapping[str, str]) -> str:
     """The file by which the first Primer knows all. public: host keys' public lines by Primer."""
     return "".join(
-        f"{_known(node, site.ssh.port)} {' '.join(public[node.name].split()[:2])}\n"
+        f"{host_keys.place(str(node.address), site.ssh.port)} {host_keys.key(public[node.name])}\n"
         for node in site.primers
     )
 
@@ -174,11 +175,8 @@ def state(site: Site, found: Mapping[str, str], text: str) -> dict[str, tuple[st
     keys = "".join(f"{key}\n" for key in site.ssh.authorized_keys)
     place, mode = PLACES[ALLOWED]
     files[place] = (keys + found.get(ALLOWED, ""), mode)
+    if KNOWN_HOSTS in found:  # for a person's ssh it lies in root's home, too
+        files[f"{CONFIG}/{KNOWN_HOSTS}"] = (found[KNOWN_HOSTS], 0o644)
     if text:
         files[f"{CONFIG}/site.yaml"] = (text, 0o644)
     return files
-
-
-def _known(node: Node, port: int) -> str:
-    """A host as known_hosts has it (sshd(8), SSH_KNOWN_HOSTS FILE FORMAT)."""
-    return str(node.address) if port == 22 else f"[{node.address}]:{port}"  # noqa: PLR2004

@@ -51,6 +51,7 @@ class Lab:
         self.settings = wanted
         self.folder = settings.cache() / "state" / wanted.name
         self.key = self.folder / "id_ed25519"
+        self.place = Place(wanted, self.folder, self.key)
         self._asked = kind
 
     @cached_property
@@ -101,10 +102,9 @@ class Lab:
     def machine(self, name: str) -> Machine:
         """One machine. Raises UsageError for a name that is not in the lab."""
         wanted = self.settings.machine(name)
-        place = Place(self.settings, self.folder, self.key)
         if self.kind == "container":
-            return ContainerMachine(place, wanted)
-        return VirtualMachine(place, wanted, kvm=self.kvm)
+            return ContainerMachine(self.place, wanted)
+        return VirtualMachine(self.place, wanted, kvm=self.kvm)
 
     def virtual(self, name: str) -> VirtualMachine:
         """One machine of a lab of virtual ones. Raises UsageError where it is a container."""
@@ -153,8 +153,7 @@ class Lab:
                 "ansible_ssh_private_key_file": str(self.key),
                 "ansible_ssh_common_args": (
                     f"-F none -o ProxyCommand='{way}' -o ConnectTimeout={CONNECT_SECONDS} "
-                    f"-o UserKnownHostsFile={machine.host().known_hosts} "
-                    "-o StrictHostKeyChecking=accept-new -o LogLevel=ERROR"
+                    f"{shlex.join(machine.host().strangers_refused())} -o LogLevel=ERROR"
                 ),
             }
             for machine in self.machines(names)
@@ -188,6 +187,7 @@ class Lab:
         if not self.key.exists():
             comment = f"keystone lab {self.settings.name}"
             run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", self.key])
+        self.place.know()
         network.up(self.settings)
 
 
