@@ -24,6 +24,7 @@ from keystone.errors import ConfigurationError, DamagedBundleError, RefusedError
 from keystone.phases import PHASES
 from keystone.reach import hosts_of
 from keystone.state import State
+from keystone.wholefile import again
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -223,7 +224,7 @@ def _passphrase(wanted: site.Site) -> str:
 @contextmanager
 def _alone() -> Iterator[None]:
     """Two runs at once on one Primer would undo each other; the kernel drops the lock with us."""
-    with LOCK.open("a+") as file:
+    with os.fdopen(again(LOCK, os.O_RDWR | os.O_CREAT, 0o644), "r+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from keystone.errors import HostError
+from keystone.wholefile import whole, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -36,8 +37,7 @@ def write_file(path: Path, data: bytes, mode: int = 0o644) -> bool:
     if path.is_file() and path.read_bytes() == data and path.stat().st_mode & 0o777 == mode:
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_chunks(path, [data], path.with_name(f".{path.name}.part"), mode)
-    sync_directory(path.parent)
+    write_whole(path, data, mode)
     return True
 
 
@@ -45,13 +45,9 @@ def write_chunks(
     path: Path, chunks: Iterable[bytes | memoryview], temporary: Path, mode: int = 0o644
 ) -> None:
     """Write to `temporary` on the same file system, sync, rename. The directory is not synced."""
-    # A secret must not be readable for the moment before its mode is set.
-    with open(temporary, "wb", buffering=0, opener=_private) as file:
+    with whole(path, temporary, mode) as file:
         for chunk in chunks:
             write_all(file, chunk)
-        os.fchmod(file.fileno(), mode)
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def write_all(file: FileIO, data: bytes | memoryview) -> None:
@@ -94,10 +90,6 @@ def reopened(handle: int) -> int:
     dup(2) would take it, and the last fsync would say that all is well.
     """
     return os.open(f"/proc/self/fd/{handle}", os.O_RDONLY)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def sync_directory(path: Path) -> None:

@@ -27,6 +27,7 @@ from keystone.bundle.model import OCI_KINDS
 from keystone.bundle.store import load_manifest, stored_targets
 from keystone.bundle.trust import CREATED
 from keystone.errors import DamagedBundleError
+from keystone.wholefile import new
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -205,7 +206,8 @@ def _write(path: Path, data: bytes) -> bool:
     except FileNotFoundError:
         path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
-    part.write_bytes(data)
+    with os.fdopen(new(part, 0o644), "wb") as file:
+        file.write(data)
     part.replace(path)
     return True
 

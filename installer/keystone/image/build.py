@@ -13,6 +13,7 @@ from keystone.image import boot, converge, disk, pxe, recipe, release, root, roo
 from keystone.image import iso as isos
 from keystone.image import oci as ocis
 from keystone.image.pieces import Pieces
+from keystone.wholefile import require_ours
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -97,6 +98,7 @@ def place(made: Path, output: Path, *, own: bool) -> None:
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     half = output.with_name(f"{output.name}.part")
+    require_ours(output.parent)
     half.unlink(missing_ok=True)
     if own or not _linked(made, half):
         steps.copy(made, half)

@@ -8,7 +8,9 @@ folder holds private keys: whoever has the stick has the site until it is instal
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -21,11 +23,10 @@ from cryptography.hazmat.primitives.serialization import (
 
 from keystone import host_keys
 from keystone.errors import ConfigurationError, RefusedError
-from keystone.wholefile import write_whole
+from keystone.wholefile import require_ours, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from keystone.site import Node, Site
 
@@ -122,9 +123,11 @@ def save(made: Mapping[str, Mapping[str, str]], folder: Path) -> Path:
             f"{place} is there already: machines may know its keys",
             hint="use it, or remove it before any machine is installed with it",
         )
-    half = folder / f"{FOLDER}.part"
+    folder.mkdir(parents=True, exist_ok=True)
+    require_ours(folder)
+    half = Path(tempfile.mkdtemp(dir=folder, prefix=f"{FOLDER}-"))
     for name, files in made.items():
-        (half / name).mkdir(parents=True, exist_ok=True)
+        (half / name).mkdir()
         for file, text in files.items():
             write_whole(half / name / file, text.encode(), 0o600)
     half.rename(place)

@@ -21,7 +21,7 @@ from keystone.lab.machine import CONNECT_SECONDS, RUN, Machine, Place
 from keystone.lab.virtual import VirtualMachine
 from keystone.run import run
 from keystone.turns import only_one
-from keystone.wholefile import write_whole
+from keystone.wholefile import require_ours, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -182,6 +182,8 @@ class Lab:
             container.load_modules()
         self.system()
         self.folder.mkdir(parents=True, exist_ok=True)
+        for folder in (settings.cache(), self.folder):
+            require_ours(folder)
         if not self.there:
             write_whole(self._kept, self.kind.encode(), 0o644)
         if not self.key.exists():
