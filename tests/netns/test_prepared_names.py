@@ -161,12 +161,12 @@ def test_sudo_writes_into_the_folder_of_whom_it_works_for(tmp_path: Path) -> Non
     """The real uids; SUDO_UID is sudo(8)'s word for who typed the command."""
     os.chown(tmp_path, NOBODY, NOBODY)
     code = (
-        f"from pathlib import Path\nfrom keystone import wholefile\n"
-        f"wholefile.write_whole(Path('{tmp_path}/a'), b'x', 0o600)"
+        "import sys; from pathlib import Path; from keystone import wholefile; "
+        "wholefile.write_whole(Path(sys.argv[1], 'a'), b'x', 0o600)"
     )
     for uid, left in (("1000", 1), (str(NOBODY), 0)):
         done = run.run(
-            [sys.executable, "-c", code],
+            [sys.executable, "-c", code, tmp_path],
             env={"PYTHONPATH": ":".join(sys.path), "SUDO_UID": uid}, check=False,
         )  # fmt: skip
         assert done.returncode == left, done.stderr
