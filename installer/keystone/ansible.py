@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import json
 import os
+import re
 import shlex
 import sys
 import tempfile
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 LOG_DIR = Path("/var/log/keystone")
+HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,12 @@ def inputs(role: str, variables: Mapping[str, object], *, ignore: Sequence[str] 
 
 
 def inventory(hosts: Mapping[str, HostVars]) -> dict[str, object]:
-    """Ansible's YAML/JSON inventory: one group, every variable on its host, nothing a template."""
+    """Ansible's YAML/JSON inventory: one group, every variable on its host, nothing a template.
+
+    Raises ConfigurationError for a host name that Ansible would take for a pattern of names.
+    """
+    if wrong := [name for name in hosts if not HOST_NAME.fullmatch(name)]:
+        raise ConfigurationError(f"{wrong[0]!r}: not a host name", hint="give the host another one")
     return {"all": {"hosts": {name: as_data(_host_entry(entry)) for name, entry in hosts.items()}}}
 
 

@@ -174,6 +174,13 @@ def test_a_template_of_ours_does_run(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "ran").iterdir()] == ["it"]
 
 
+@pytest.mark.parametrize("name", ["p[1:9]", "p1:22", "p1,p2", "{{ x }}", "!p1", "~p.*", ""])
+def test_a_host_name_that_ansible_would_expand_is_refused(name: str) -> None:
+    host = run.Host(name, "127.0.0.1", local=True)
+    with pytest.raises(ConfigurationError, match="not a host name"):
+        ansible.inventory({name: ansible.HostVars(host)})
+
+
 def test_a_key_that_ansible_would_obey_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="__ansible_vault"):
         ansible.as_data({"files": [{"__ansible_vault": "x"}]})

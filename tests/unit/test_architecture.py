@@ -30,8 +30,8 @@ DOORS = {
     "ansible": [],
 }
 
-# Who may make a file at a name that may be taken: keystone.wholefile looks at the folder and follows
-# no link. The intake's names are the store's own, and each is made once (O_EXCL).
+# Who may make a file at a name that may be taken: keystone.wholefile looks at the folder and
+# follows no link. The names of the intake are the store's own, and each is made once (O_EXCL).
 MAKES_FILES = ["keystone.wholefile", "keystone.bundle.intake"]
 
 # What a module may not import, lowest layer first. `keystone.cli` parses and renders; the phases
