@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import json
 import os
+import re
 import shlex
 import sys
 import tempfile
@@ -21,12 +22,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keystone import log, run
-from keystone.errors import HostError
+from keystone.errors import ConfigurationError, HostError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 LOG_DIR = Path("/var/log/keystone")
+HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,30 @@ def inputs(role: str, variables: Mapping[str, object], *, ignore: Sequence[str] 
 
 
 def inventory(hosts: Mapping[str, HostVars]) -> dict[str, object]:
-    """Ansible's YAML/JSON inventory: one group, every variable on its host."""
-    return {"all": {"hosts": {name: _host_entry(entry) for name, entry in hosts.items()}}}
+    """Ansible's YAML/JSON inventory: one group, every variable on its host, nothing a template.
+
+    Raises ConfigurationError for a host name that Ansible would take for a pattern of names.
+    """
+    if wrong := [name for name in hosts if not HOST_NAME.fullmatch(name)]:
+        raise ConfigurationError(f"{wrong[0]!r}: not a host name", hint="give the host another one")
+    return {"all": {"hosts": {name: as_data(_host_entry(entry)) for name, entry in hosts.items()}}}
+
+
+def as_data(value: object) -> object:
+    """The same value for Ansible, no text of which it takes for a template.
+
+    The form is that of `!unsafe` in its own JSON (ansible-core, _json/_profiles/_legacy.py).
+    Raises ConfigurationError for a key that would be taken for such a mark.
+    """
+    if isinstance(value, dict):
+        if marks := [key for key in value if str(key).startswith("__ansible")]:
+            raise ConfigurationError(f"{marks[0]}: a name that Ansible keeps for itself")
+        return {key: as_data(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_data(entry) for entry in value]
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return {"__ansible_unsafe": str(value)}
 
 
 def _host_entry(entry: HostVars) -> dict[str, object]:
@@ -77,9 +101,7 @@ def _host_entry(entry: HostVars) -> dict[str, object]:
     if host.local:
         how: dict[str, object] = {"ansible_connection": "local"}
     else:
-        options = ["-F", "none", *host.options]
-        if host.known_hosts:
-            options += ["-o", f"UserKnownHostsFile={host.known_hosts}"]
+        options = ["-F", "none", *host.strangers_refused(), *host.options]
         how = {
             "ansible_connection": "ssh",
             "ansible_host": str(host.address),
@@ -127,7 +149,7 @@ def converge(
     with tempfile.TemporaryDirectory(prefix="keystone-run-") as scratch:
         # Role variables may hold one-time secrets: the file is ours alone and goes with the run.
         source = Path(scratch) / "inventory.json"
-        source.write_text(json.dumps(inventory(hosts), default=str))
+        source.write_text(json.dumps(inventory(hosts)))
         argv = [
             sys.executable, "-m", "ansible", "playbook",
             "-i", str(source), str(root / f"{playbook}.yml"),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,13 +17,26 @@ from typing import TYPE_CHECKING
 
 import click
 
-from keystone import bundle, facts, log, passphrase, pki, plan, preflight, root_key, site, standing
+from keystone import (
+    bundle,
+    facts,
+    log,
+    passphrase,
+    pki,
+    plan,
+    preflight,
+    reach,
+    root_key,
+    site,
+    standing,
+)
 from keystone.actions import IngestStore, World
 from keystone.bundle.model import STORE
-from keystone.errors import ConfigurationError, DamagedBundleError, RefusedError, UsageError
+from keystone.errors import DamagedBundleError, RefusedError, UsageError
 from keystone.phases import PHASES
-from keystone.run import Host
+from keystone.reach import hosts_of
 from keystone.state import State
+from keystone.wholefile import again
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -53,7 +65,8 @@ def main(options: Options) -> None:
     wanted = site.from_document(document)
     with _alone():
         opened = _open(options)
-        hosts = hosts_of(wanted)
+        reached = _reached(wanted, options)
+        hosts = reached.hosts
         world = World(
             bundle=opened,
             hosts=hosts,
@@ -65,9 +78,11 @@ def main(options: Options) -> None:
         _preflight(state)
         made = plan.make_plan(PHASES, state)
         world.bundle = opened = _to_be_sent(made, options, opened)
-        _show(made, as_json=options.as_json)
+        _show(made, reached.unknown, as_json=options.as_json)
+        if made.empty:
+            log.info("Nothing to do: the site is as it should be.", event="converged")
         if not options.plan_only:
-            _approve(made, options)
+            _approve(made, reached, options)
             site.keep(document)
         if made.empty or options.plan_only:
             _remind(wanted)
@@ -130,34 +145,12 @@ def _confirm_root(fingerprint: str) -> bool:
     return click.confirm("Is this the fingerprint that the bundle's makers told you?")
 
 
-def hosts_of(wanted: site.Site) -> dict[str, Host]:
-    """How to reach each Primer; the first one must be this machine."""
-    here = facts.local_addresses()
-    first = wanted.primers[0]
-    if str(first.address) not in here:
-        raise ConfigurationError(
-            f"{first.name} ({first.address}) is the first Primer, but this machine "
-            f"({socket.gethostname()}) has {', '.join(sorted(here))}",
-            hint=f"run keystone-install on {first.name}, or list this machine first in the site",
-        )
-    return reach(wanted, frozenset({str(first.address)}))
-
-
-def reach(wanted: site.Site, here: frozenset[str]) -> dict[str, Host]:
-    """Every Primer by its name. here: addresses that are this very machine's: no ssh to those."""
-    return {
-        node.name: Host(
-            name=node.name,
-            address=str(node.address),
-            user=wanted.ssh.user,
-            port=wanted.ssh.port,
-            key_file=wanted.ssh.key_file,
-            local=str(node.address) in here,
-            options=("-o", "ControlMaster=auto", "-o", "ControlPersist=300",
-                     "-o", "ControlPath=/run/keystone-%C"),
-        )
-        for node in wanted.primers
-    }  # fmt: skip
+def _reached(wanted: site.Site, options: Options) -> reach.Reach:
+    """The Primers. With --yes nobody confirms a host key that is not known: it is refused."""
+    reached = reach.look(wanted)
+    if reached.unknown and options.yes and not options.plan_only:
+        raise reach.refusal(reached.unknown)
+    return reached
 
 
 def _observe(world: World, wanted: site.Site) -> State:
@@ -194,7 +187,7 @@ def _preflight(state: State) -> None:
     preflight.enforce(findings)
 
 
-def _show(made: plan.Plan[World], *, as_json: bool) -> None:
+def _show(made: plan.Plan[World], unknown: tuple[reach.Unknown, ...], *, as_json: bool) -> None:
     rows = [
         (planned.phase, action.describe(), "destroys data" if action.destructive else "")
         for planned in made.phases
@@ -204,30 +197,40 @@ def _show(made: plan.Plan[World], *, as_json: bool) -> None:
         log.out_json({
             "id": made.id,
             "empty": made.empty,
+            "hostKeys": [{"host": u.name, "seen": u.fingerprint, "key": u.key} for u in unknown],
             "actions": [{"phase": p, "action": a, "destructive": bool(d)} for p, a, d in rows],
         })  # fmt: skip
-    elif rows:
+        return
+    if rows:
         log.table(["phase", "action", ""], rows, title=f"Plan {made.id}")
-    if made.empty:
-        log.info("Nothing to do: the site is as it should be.", event="converged")
+    if unknown:
+        keys = [(one.name, one.address, one.fingerprint) for one in unknown]
+        log.table(["host", "address", "fingerprint"], keys, title="SSH host keys to compare")
+        log.info(f"Nobody vouches for these yet. Compare with {reach.CONSOLE}.")
 
 
-def _approve(made: plan.Plan[World], options: Options) -> None:
+def _approve(made: plan.Plan[World], reached: reach.Reach, options: Options) -> None:
+    if options.yes:
+        reached.keep()
     if options.yes or made.empty:
         return
+    if reached.unknown and not sys.stdin.isatty():
+        raise reach.refusal(reached.unknown)
     if not sys.stdin.isatty():
         raise RefusedError(
             f"plan {made.id} was not approved and there is no terminal to ask on",
             hint="look at it with --plan, then add --yes",
         )
-    if not click.confirm("Go on with this plan?"):
+    also = "Do these hosts' consoles show these keys, and go on" if reached.unknown else "Go on"
+    if not click.confirm(f"{also} with this plan?"):
         raise RefusedError(f"plan {made.id} was not approved", hint="nothing was changed")
+    reached.keep()
 
 
 @contextmanager
 def _alone() -> Iterator[None]:
     """Two runs at once on one Primer would undo each other; the kernel drops the lock with us."""
-    with LOCK.open("a+") as file:
+    with os.fdopen(again(LOCK, os.O_RDWR | os.O_CREAT, 0o644), "r+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -260,4 +263,4 @@ def _report(outcomes: tuple[plan.Outcome, ...], wanted: site.Site) -> None:
     _remind(wanted)
 
 
-__all__ = ["Options", "main"]
+__all__ = ["Options", "hosts_of", "main"]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from keystone import certificates
 from keystone.errors import RefusedError
+from keystone.wholefile import again
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,7 +49,7 @@ class IssueLog:
             "sha256": certificates.fingerprint(certificate),
         }
         line = json.dumps(entry, sort_keys=True).encode() + b"\n"
-        descriptor = os.open(self._file, os.O_WRONLY | os.O_CREAT, 0o600)
+        descriptor = again(self._file, os.O_WRONLY | os.O_CREAT)
         with os.fdopen(descriptor, "wb") as stream:
             stream.seek(sum(map(len, lines)))
             stream.truncate()

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from keystone import run
 from keystone.errors import HostError, UsageError
+from keystone.wholefile import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -288,13 +289,7 @@ def _digest(secret: str) -> str:
 
 
 def _write(path: Path, value: object) -> None:
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        json.dump(value, file)
-        file.flush()
-        os.fsync(file.fileno())
-    part.rename(path)
-    _sync(path.parent)
+    write_whole(path, json.dumps(value).encode(), 0o600)
 
 
 def _sync(directory: Path) -> None:

@@ -24,6 +24,7 @@ from keystone import ansible, host_profile, join, join_script, log, run
 from keystone.bundle import disk
 from keystone.bundle.model import STORE
 from keystone.errors import HostError, PreflightError, RefusedError
+from keystone.wholefile import again, new, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -159,12 +160,7 @@ def place_ca(ca_file: Path) -> None:
     if join_script.SITE_CA.is_file() and join_script.SITE_CA.read_bytes() == pem:
         return
     join_script.SITE_CA.parent.mkdir(parents=True, exist_ok=True)
-    part = join_script.SITE_CA.with_suffix(".part")
-    with part.open("wb") as file:
-        file.write(pem)
-        file.flush()
-        os.fsync(file.fileno())
-    part.rename(join_script.SITE_CA)
+    write_whole(join_script.SITE_CA, pem, 0o644)
 
 
 def ask(
@@ -223,14 +219,8 @@ def _post(server: str, context: ssl.SSLContext, body: str) -> dict[str, Any]:
 
 def _keep(answer: Mapping[str, Any]) -> None:
     """Remember the answer for a later run, without the bootstrap token that is soon worthless."""
-    ANSWER.parent.mkdir(parents=True, exist_ok=True)
-    part = ANSWER.with_suffix(".part")
     roles = {**answer["roles"], "node": {**answer["roles"]["node"], "node_token": ""}}
-    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        json.dump({**answer, "roles": roles}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    part.rename(ANSWER)
+    write_whole(ANSWER, json.dumps({**answer, "roles": roles}).encode(), 0o600)
 
 
 def fetch_all(
@@ -296,7 +286,8 @@ def _get(
         if reply.status not in (http.client.OK, http.client.PARTIAL_CONTENT):
             raise OSError(f"HTTP {reply.status}")
         resumed = reply.status == http.client.PARTIAL_CONTENT
-        with part.open("ab" if resumed else "wb") as file:
+        handle = again(part, os.O_WRONLY | os.O_APPEND | os.O_CREAT) if resumed else new(part)
+        with os.fdopen(handle, "ab") as file:
             room = size - file.tell()
             while piece := reply.read(_PIECE):
                 room -= len(piece)

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keystone import join
+from keystone.wholefile import write_whole
 
 if TYPE_CHECKING:
     from keystone.join_config import Config
@@ -123,13 +123,7 @@ def write(config: Config, *, ca_file: Path = SITE_CA, path: Path = SCRIPT) -> st
     text = render(config, ca_file.read_text()).encode()
     digest = hashlib.sha256(text).hexdigest()
     if not path.is_file() or path.read_bytes() != text:
-        part = path.with_suffix(".part")
-        with part.open("wb") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        part.chmod(0o644)
-        part.rename(path)
+        write_whole(path, text, 0o644)
     return digest
 
 

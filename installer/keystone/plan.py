@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from keystone import log
 from keystone.errors import HostError, KeystoneError, RefusedError
+from keystone.wholefile import again
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -101,7 +102,8 @@ class Journal:
         """Append one event with the time."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         line = json.dumps({"time": time.time(), **event}) + "\n"
-        with self._path.open("a", encoding="utf-8") as file:
+        handle = again(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        with os.fdopen(handle, "a", encoding="utf-8") as file:
             file.write(line)
             file.flush()
             os.fsync(file.fileno())

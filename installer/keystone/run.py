@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NoReturn
 
-from keystone import log
+from keystone import host_keys, log
 from keystone.errors import HostError, KeystoneError
 
 if TYPE_CHECKING:
@@ -251,8 +251,9 @@ def _shown(words: Sequence[str], secrets: Sequence[str]) -> str:
 class Host:
     """A machine of the site and how to run a program on it.
 
-    local: this very machine, no SSH. key_file, known_hosts: OpenSSH's files. prefix: words before
-    `ssh`, for a host that only another network namespace reaches.
+    local: this very machine, no SSH. key_file: OpenSSH's. known_hosts: the file with the keys of
+    all that may be spoken to; nobody else is. prefix: words before `ssh`, for a host that only
+    another network namespace reaches.
     """
 
     name: str
@@ -268,11 +269,9 @@ class Host:
     def ssh_argv(self) -> list[str]:
         """The OpenSSH command up to, not including, the remote program."""
         keys = ["-i", self.key_file, "-o", "IdentitiesOnly=yes"] if self.key_file else []
-        known = ["-o", f"UserKnownHostsFile={self.known_hosts}"] if self.known_hosts else []
         return [
-            *self.prefix, "ssh", "-F", "none", "-T", *keys, *known,
+            *self.prefix, "ssh", "-F", "none", "-T", *keys, *self.strangers_refused(),
             "-o", "BatchMode=yes",
-            "-o", "StrictHostKeyChecking=accept-new",
             "-o", f"ConnectTimeout={SSH_CONNECT_SECONDS}",
             "-o", "ServerAliveInterval=30",
             "-o", "ServerAliveCountMax=10",
@@ -281,6 +280,56 @@ class Host:
             "-p", str(self.port),
             f"{self.user}@{self.address}",
         ]  # fmt: skip
+
+    def strangers_refused(self) -> list[str]:
+        """OpenSSH's options by which only a machine with the known key is spoken to.
+
+        ssh writes to no file of known keys.
+        """
+        return [
+            "-o", f"UserKnownHostsFile={self.known_hosts or '/dev/null'}",
+            "-o", "GlobalKnownHostsFile=/dev/null",
+            "-o", "StrictHostKeyChecking=yes",
+            "-o", "HashKnownHosts=no",
+            "-o", "UpdateHostKeys=no",
+        ]  # fmt: skip
+
+    def scan(self) -> tuple[str, ...]:
+        """The host keys with which somebody answers there, whoever it is, best kind first.
+
+        Raises HostError when nobody answers.
+        """
+        argv = ["ssh-keyscan", "-T", str(SSH_CONNECT_SECONDS), "-p", str(self.port), self.address]
+        said = run([*self.prefix, *argv], check=False, timeout=10 * SSH_CONNECT_SECONDS)
+        seen = host_keys.known(said.stdout, host_keys.place(self.address, self.port))
+        if not seen:
+            raise HostError(
+                f"{self.name} ({self.address}): no SSH server answers at port {self.port}",
+                hint="is the machine on, and in the network? Then run the same command again",
+            )
+        return seen
+
+    def another_key(self, expected: str, seen: Sequence[str]) -> HostError:
+        """Somebody else answers. expected: a fingerprint."""
+        return HostError(
+            f"{self.name} ({self.address}): answers with another SSH host key than its own\n"
+            f"  expected {expected}, seen {host_keys.fingerprint(seen[0])}",
+            hint="find out who answers there; if it was installed anew, compare with its console "
+            "and put its new key into the site file (primers[].hostKey)",
+        )
+
+    def _stranger(self) -> HostError:
+        """Somebody answered whose key is not the known one: say which it is."""
+        file, where = Path(self.known_hosts or os.devnull), host_keys.place(self.address, self.port)
+        known, seen = host_keys.known(file.read_text(), where), self.scan()
+        if not known:
+            return HostError(
+                f"{self.name} ({self.address}): nobody vouches for its SSH host key "
+                f"{host_keys.fingerprint(seen[0])}",
+                hint="put it into the site file (primers[].hostKey)",
+            )
+        alike = [line for line in seen if line.split()[0] == known[0].split()[0]]
+        return self.another_key(host_keys.fingerprint(known[0]), alike or seen)
 
     def run(
         self,
@@ -302,6 +351,8 @@ class Host:
             raise HostError(f"{self.name} ({self.address}): {error.message}") from error
         ssh_failed = 255
         if not self.local and result.returncode == ssh_failed:
+            if "Host key verification failed" in result.stderr:
+                raise self._stranger()
             raise HostError(
                 f"{self.name} ({self.address}): cannot be reached: {result.stderr.strip()}",
                 hint=f"try it by hand: {shlex.join(self.ssh_argv())}",

@@ -44,6 +44,8 @@ class Node:
 
     control_plane: it runs an API server. kubelet: it is a node of the cluster too. machine and
     system_disk (a serial number): for the installer medium, None and "" where it is not used.
+    host_key: its SSH host key as a public line, or that one's fingerprint ("SHA256:..."); "" where
+    the site file does not say.
     """
 
     where: ClassVar[str] = "the site file: primers[]"
@@ -54,6 +56,7 @@ class Node:
     kubelet: bool = True
     machine: Machine | None = None
     system_disk: str = ""
+    host_key: str = ""
 
 
 @dataclass(frozen=True)
@@ -244,6 +247,7 @@ def _node(primer: Mapping[str, Any]) -> Node:
         kubelet=primer.get("kubelet", Node.kubelet),
         machine=machine(primer["machine"]) if "machine" in primer else None,
         system_disk=primer.get("systemDisk", Node.system_disk),
+        host_key=primer.get("hostKey", Node.host_key),
     )
 
 

@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv4Network
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
+from keystone import host_keys
 from keystone.explain import dotted
 
 if TYPE_CHECKING:
@@ -77,6 +78,14 @@ def check(document: Document, mistakes: Mistakes) -> None:
     _disks(document, primers, mistakes)
     _trial(document, mistakes)
     _control_planes(primers, mistakes)
+    _host_keys(primers, mistakes)
+
+
+def _host_keys(primers: list[_Entry], mistakes: Mistakes) -> None:
+    for primer in primers:
+        line, at = primer.text("hostKey"), (*primer.at, "hostKey")
+        if line and not mistakes.touches(*at) and (wrong := host_keys.mistake(line)):
+            mistakes.add(at, f"no SSH host key: {wrong}", "copy the line of ssh_host_*_key.pub")
 
 
 def check_machines(document: Document, key: str, mistakes: Mistakes) -> dict[str, IPv4Network]:

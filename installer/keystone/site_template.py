@@ -163,6 +163,7 @@ def _more(with_: Start) -> str:
         "    # - name: p2",
         f"    #   address: {with_.address.ip + 1}",
         "    #   disks: [{serial: SERIAL-C}, {serial: SERIAL-D}]",
+        "    #   hostKey: ssh-ed25519 AAAA...  # its /etc/ssh/ssh_host_ed25519_key.pub; else asked",
     ]
     return "\n".join(lines)
 

@@ -27,6 +27,7 @@ from keystone.storage import (
     MountDataset,
     SetProperties,
 )
+from keystone.wholefile import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -218,14 +219,8 @@ def _json(argv: list[str]) -> dict[str, Any]:
 
 
 def _write_intent(intent: Intent) -> None:
-    INTENT.parent.mkdir(parents=True, exist_ok=True)
-    half = INTENT.with_suffix(".partial")
-    with half.open("w") as file:
-        json.dump({"pool": intent.pool, "serials": list(intent.serials)}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    half.rename(INTENT)
-    _sync_directory(INTENT.parent)
+    document = {"pool": intent.pool, "serials": list(intent.serials)}
+    write_whole(INTENT, json.dumps(document).encode(), 0o644)
 
 
 def _sync_directory(path: Path) -> None:

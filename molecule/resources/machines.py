@@ -147,7 +147,8 @@ def lay(scenario: str, names: list[str]) -> None:
             "molecule_by_engine": STEPS,
             "molecule_beside": beside,
         }
-        write(machine.name, values | told_to(wanted, opened, machine, roles, directory))
+        values |= told_to(wanted, opened, machine, roles, directory)
+        write(machine.name, {name: ansible.as_data(value) for name, value in values.items()})
         push(opened, machine)
         if not is_primer(machine.name):
             place_ca(machine, directory)
@@ -223,13 +224,14 @@ def token(machine: Machine) -> None:
     """Let the machine join: the secret that the join service would answer with."""
     minted = join.mint(Lab(NAME).machine("p1").host())
     told = json.loads(scratch("vars", f"{machine.name}.json").read_text())
-    write(machine.name, told | minted.variables())
+    more = {name: ansible.as_data(value) for name, value in minted.variables().items()}
+    write(machine.name, told | more)
 
 
 def write(name: str, values: Mapping[str, object]) -> None:
     """Put a machine's variables where converge.yml reads them; there are secrets among them."""
     with os.fdopen(os.open(scratch("vars", f"{name}.json"), FLAGS, 0o600), "w") as file:
-        json.dump(values, file, default=str)
+        json.dump(values, file)
 
 
 def scratch(*names: str) -> Path:

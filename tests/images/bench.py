@@ -100,14 +100,16 @@ class Bench:
         return made
 
     def login(self, port: int) -> Host:
-        """Over ssh, with the person's key, as soon as it answers: a login's prompt may be first."""
-        host = Host(
-            "p1", "127.0.0.1", port=port, key_file=str(self.key),
-            known_hosts=str(self.folder / "known_hosts"),
-        )  # fmt: skip
+        """Over ssh, with the person's key, as soon as it answers: a login's prompt may be first.
+
+        Nobody else is behind that port, so whatever answers there is taken for the machine.
+        """
+        known = self.folder / "known_hosts"
+        host = Host("p1", "127.0.0.1", port=port, key_file=str(self.key), known_hosts=str(known))
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
+                known.write_text(f"[127.0.0.1]:{port} {host.scan()[0]}\n")
                 host.run(["true"], timeout=120)
             except HostError:
                 if time.monotonic() > deadline:

@@ -70,7 +70,6 @@ def test_a_disk_image_becomes_who_its_credentials_say_and_fills_its_disk(
                 "ssh.authorized_keys.root": bench.public + "\n",
             }
         )
-        (bench.folder / "known_hosts").unlink(missing_ok=True)
         with machine:
             print(f"raw: {machine.hear(f'n{number} login:'):.0f} s to the login")
             host = bench.login(port)

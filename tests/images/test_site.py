@@ -120,7 +120,8 @@ def reached(bench: Bench, wire: LabSettings, primers: Sequence[str]) -> list[Hos
     return [
         Host(
             name, f"10.77.0.1{number}", key_file=str(bench.key),
-            known_hosts=str(bench.folder / "known_hosts"), prefix=network.prefix(wire),
+            known_hosts=str(bench.folder / "freight/introductions/p1/known_hosts"),
+            prefix=network.prefix(wire),
         )
         for number, name in enumerate(primers, 1)
     ]  # fmt: skip

@@ -30,6 +30,10 @@ DOORS = {
     "ansible": [],
 }
 
+# Who may make a file at a name that may be taken: keystone.wholefile looks at the folder and
+# follows no link. The names of the intake are the store's own, and each is made once (O_EXCL).
+MAKES_FILES = ["keystone.wholefile", "keystone.bundle.intake"]
+
 # What a module may not import, lowest layer first. `keystone.cli` parses and renders; the phases
 # are the table of contents; the deep modules know their subject only.
 DEEP = ["site", "facts", "plan", "storage", "etcd", "pki", "join*", "ansible"]
@@ -101,6 +105,16 @@ def test_each_door_to_the_outside_has_its_keepers(door: str) -> None:
         if (name == door or name.startswith(f"{door}.")) and not matches(module, DOORS[door])
     ]
     assert through == []
+
+
+def test_files_are_made_through_one_door() -> None:
+    makers = {
+        module
+        for module, tree in sources().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr in ("O_EXCL", "O_TRUNC")
+    }
+    assert sorted(makers) == sorted(MAKES_FILES)
 
 
 def test_lower_layers_do_not_import_higher_ones() -> None:

@@ -20,7 +20,8 @@ FILES = qemu.Files(Path("/state/p1"), Path("/run/p1.qmp"))
 
 
 def command(*, kvm: bool = False, usb: Path | None = None) -> list[str]:
-    return qemu.command(LAB, P1, FILES, public_key="ssh-ed25519 AAAA lab\n", kvm=kvm, usb=usb)
+    key = "ssh-ed25519 AAAA lab\n"
+    return qemu.command(LAB, P1, FILES, public_key=key, host_key="f /x", kvm=kvm, usb=usb)
 
 
 def value(words: list[str], option: str) -> str:
@@ -154,6 +155,7 @@ class TestCommandLine:
                 found[name.partition(":")[2]] = base64.b64decode(coded).decode()
         assert found["system.hostname"] == "p1"
         assert found["ssh.authorized_keys.root"] == "ssh-ed25519 AAAA lab\n"
+        assert found["tmpfiles.extra"] == "f /x"
         assert "Address=10.77.0.11/24\nGateway=10.77.0.1\n" in found["network.network.05-lab"]
 
     def test_the_stick_is_read_only_in_both_ways_of_plugging_it(self) -> None:
@@ -171,7 +173,7 @@ class TestCommandLine:
 
     def test_the_clock_can_be_wrong(self) -> None:
         lab = LAB.changed("p1", rtc="2025-01-01T00:00:00")
-        words = qemu.command(lab, lab.machine("p1"), FILES, public_key="k", kvm=False)
+        words = qemu.command(lab, lab.machine("p1"), FILES, public_key="k", host_key="", kvm=False)
         assert value(words, "-rtc") == "base=2025-01-01T00:00:00,clock=host"
         assert value(command(), "-rtc") == "base=utc,clock=host"
 

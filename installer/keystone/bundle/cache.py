@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,5 +36,5 @@ def keep(digest: Digest, chunks: Iterable[bytes]) -> Path:
     """Keep bytes that are checked while `chunks` is read to its end (it raises otherwise)."""
     final = path(digest)
     final.parent.mkdir(parents=True, exist_ok=True)
-    write_chunks(final, chunks, final.with_name(f"{digest.hex}.{os.getpid()}.part"))
+    write_chunks(final, chunks, final.with_name(f"{digest.hex}.{threading.get_native_id()}.part"))
     return final

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from keystone import log
 from keystone.errors import HostError
-from keystone.wholefile import half_made
+from keystone.wholefile import whole, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -110,8 +110,7 @@ def write_file(path: Path, data: bytes, mode: int = 0o644) -> bool:
     if path.is_file() and path.read_bytes() == data and path.stat().st_mode & 0o777 == mode:
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_chunks(path, [data], path.with_name(f".{path.name}.part"), mode)
-    sync_directory(path.parent)
+    write_whole(path, data, mode)
     return True
 
 
@@ -119,14 +118,9 @@ def write_chunks(
     path: Path, chunks: Iterable[bytes | memoryview], temporary: Path, mode: int = 0o644
 ) -> None:
     """Write to `temporary` on the same file system, sync, rename. The directory is not synced."""
-    # A secret must not be readable for the moment before its mode is set.
-    with half_made(temporary, path):
-        with open(temporary, "wb", buffering=0, opener=_private) as file:
-            for chunk in chunks:
-                write_all(file, chunk)
-            os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
-        temporary.replace(path)
+    with whole(path, temporary, mode) as file:
+        for chunk in chunks:
+            write_all(file, chunk)
 
 
 def write_all(file: FileIO, data: bytes | memoryview) -> None:
@@ -169,10 +163,6 @@ def reopened(handle: int) -> int:
     dup(2) would take it, and the last fsync would say that all is well.
     """
     return os.open(f"/proc/self/fd/{handle}", os.O_RDONLY)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def sync_directory(path: Path) -> None:

@@ -32,7 +32,7 @@ from keystone.bundle.model import Digest, Manifest
 from keystone.bundle.opened import Bundle, read_head
 from keystone.bundle.store import stored_targets
 from keystone.errors import ConfigurationError, DamagedBundleError, UntrustedBundleError
-from keystone.wholefile import half_made
+from keystone.wholefile import half_made, new
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -172,7 +172,7 @@ def _write(source: Source, output: Path, key_folder: Path) -> Written:
     content = output.with_name(f".{output.name}.content")
     output.parent.mkdir(parents=True, exist_ok=True)
     seen = hashlib.sha256()
-    with half_made(content, output), content.open("wb") as file:
+    with half_made(content, output), os.fdopen(new(content), "wb") as file:
         for piece in _frame(blobs, heads):
             seen.update(piece)
             file.write(piece)

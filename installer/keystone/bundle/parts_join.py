@@ -22,6 +22,7 @@ from keystone.bundle import parity, parts
 from keystone.bundle.disk import require_room, sync_directory, write_file, writing
 from keystone.bundle.parts import CHUNK, DIGEST, Part, Range, Set
 from keystone.errors import DamagedBundleError, RefusedError
+from keystone.wholefile import again
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -252,7 +253,7 @@ def _stretch(wanted: Set, number: int) -> Range:
 def _unfinished(folder: Path, wanted: Set) -> Iterator[int]:
     """The unfinished file, for one process at a time and one set of parts."""
     folder.mkdir(parents=True, exist_ok=True)
-    file = os.open(folder / "data", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    file = again(folder / "data", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -16,6 +16,7 @@ from keystone.bundle.medium import open_medium
 from keystone.bundle.parts import CHUNK, Set
 from keystone.bundle.reader import MANIFEST, TarStream, read_metadata
 from keystone.errors import DamagedBundleError, HostError, RefusedError, UsageError
+from keystone.wholefile import new
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -248,7 +249,7 @@ class _Writer:
     def __init__(self, source: _Source, number: int, path: Path) -> None:
         self._source, self._number, self._path = source, number, path
         self._part = path.with_name(f"{path.name}.part")
-        self._file = self._part.open("wb")
+        self._file = os.fdopen(new(self._part, 0o644), "w+b")
         self.chunks = bytearray()
         chunks = bytes(source.set.rows(number) * parts.DIGEST)
         self._file.seek(source.place(number, chunks, source.no_digests)[-1][0].offset)

@@ -26,7 +26,7 @@ from keystone.bundle.served import plan
 from keystone.bundle.store import load_manifest, stored_targets
 from keystone.bundle.trust import CREATED
 from keystone.errors import DamagedBundleError
-from keystone.wholefile import half_made
+from keystone.wholefile import half_made, new
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -117,7 +117,8 @@ def _write(path: Path, data: bytes) -> bool:
         path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     with half_made(part, path):
-        part.write_bytes(data)
+        with os.fdopen(new(part, 0o644), "wb") as file:
+            file.write(data)
         part.replace(path)
     return True
 

@@ -24,7 +24,7 @@ from keystone.bundle.model import OCI_KINDS, Digest, Manifest
 from keystone.bundle.opened import member_name
 from keystone.bundle.reader import CHUNK, INSTALLER, INSTALLER_MODE, MANIFEST, METADATA, Target
 from keystone.bundle.supply import Supply
-from keystone.wholefile import half_made
+from keystone.wholefile import again, half_made
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -222,10 +222,11 @@ def _write(parts: list[Part], lock: Lock, output: Path, size: int, supply: Suppl
     part_file = output.with_name(f"{output.name}.part")
     output.parent.mkdir(parents=True, exist_ok=True)
     require_room(output, size, part_file.stat().st_size if part_file.exists() else 0)
+    handle = again(part_file, os.O_RDWR | os.O_CREAT, 0o644)
     # Unbuffered: what was written survives a kill, so no whole member is fetched again.
     with (
         half_made(part_file, output, goes_on=True),
-        part_file.open("a+b", buffering=0) as file,
+        open(handle, "r+b", buffering=0) as file,  # noqa: PTH123 a handle has no path
         log.progress(f"write {output.name}", size) as bar,
         Flusher(file.fileno()) as flusher,
     ):

@@ -11,7 +11,7 @@ import click
 
 from keystone import log
 from keystone.cli.options import Renamed
-from keystone.errors import RefusedError
+from keystone.errors import HostError, RefusedError
 
 if TYPE_CHECKING:
     from keystone.certificate_plan import TrustFacts
@@ -129,10 +129,15 @@ def verify(
 
 def _require_new(wanted: Site, found: TrustFacts, *, new_site: bool) -> None:
     """Authorities are made once: raises RefusedError where a Primer has some, or does not say."""
-    from keystone import facts, install, standing  # noqa: PLC0415 slow to import
+    from keystone import facts, reach, standing  # noqa: PLC0415 slow to import
 
     with log.step("look whether a Primer belongs to a site already"):
-        seen, silent = facts.probe_each(install.reach(wanted, facts.local_addresses()))
+        seen, silent = facts.probe_each(reach.known(wanted))
+        silent |= {
+            node.name: HostError(f"{node.address}: nobody vouches for its SSH host key")
+            for node in wanted.primers
+            if node.name not in seen.keys() | silent.keys()
+        }
     refused = [finding.line() for finding in standing.authorities(found, seen)]
     if refused:
         raise RefusedError("\n".join(refused), hint="nothing was made")

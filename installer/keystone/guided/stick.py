@@ -21,7 +21,7 @@ from keystone.guided import draft as drafts
 from keystone.guided.answers import FIRST
 from keystone.image import introduction, medium
 from keystone.image.introduction import ALLOWED, CLIENT_KEY, FOLDER, HOST_KEY, Pair
-from keystone.wholefile import write_whole
+from keystone.wholefile import require_ours, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -92,12 +92,14 @@ def save(stick: Path, answers: Answers) -> Path:
     """Write what was answered; the site file or the draft that it became."""
     drafts.parse(drafts.text(drafts.alone(answers.whole, answers.name)))  # or nothing is written
     folder = stick / FOLDER
+    folder.mkdir(exist_ok=True)
+    require_ours(folder)
     names = {entry["name"] for entry in answers.whole["spec"]["primers"]}
     client = _kept(folder / CLIENT, CLIENT_KEY, "keystone")
     own = _kept(folder / answers.name, HOST_KEY, answers.name)
     _write(folder / answers.name, introduction.host_files(own, client.public))
     for other in folder.iterdir():
-        if other.name not in {*names, CLIENT} and other.is_dir():
+        if other.name not in {*names, CLIENT} and other.is_dir() and not other.is_symlink():
             shutil.rmtree(other)
     if answers.role != FIRST:
         file = stick / DRAFT

@@ -13,7 +13,7 @@ from keystone.image import boot, converge, disk, pxe, recipe, release, root, roo
 from keystone.image import iso as isos
 from keystone.image import oci as ocis
 from keystone.image.pieces import Pieces
-from keystone.wholefile import half_made
+from keystone.wholefile import half_made, require_ours
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -98,6 +98,7 @@ def place(made: Path, output: Path, *, own: bool) -> None:
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     half = output.with_name(f"{output.name}.part")
+    require_ours(output.parent)
     half.unlink(missing_ok=True)
     with half_made(half, output):
         if own or not _linked(made, half):

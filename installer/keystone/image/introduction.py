@@ -8,7 +8,9 @@ folder holds private keys: whoever has the stick has the site until it is instal
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -19,12 +21,12 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
+from keystone import host_keys
 from keystone.errors import ConfigurationError, RefusedError
-from keystone.wholefile import write_whole
+from keystone.wholefile import require_ours, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from keystone.site import Node, Site
 
@@ -108,7 +110,7 @@ def first_files(client: Pair, known: str, fingerprint: str, passphrase: str) -> 
 def known_hosts(site: Site, public: Mapping[str, str]) -> str:
     """The file by which the first Primer knows all. public: host keys' public lines by Primer."""
     return "".join(
-        f"{_known(node, site.ssh.port)} {' '.join(public[node.name].split()[:2])}\n"
+        f"{host_keys.place(str(node.address), site.ssh.port)} {host_keys.key(public[node.name])}\n"
         for node in site.primers
     )
 
@@ -121,9 +123,11 @@ def save(made: Mapping[str, Mapping[str, str]], folder: Path) -> Path:
             f"{place} is there already: machines may know its keys",
             hint="use it, or remove it before any machine is installed with it",
         )
-    half = folder / f"{FOLDER}.part"
+    folder.mkdir(parents=True, exist_ok=True)
+    require_ours(folder)
+    half = Path(tempfile.mkdtemp(dir=folder, prefix=f"{FOLDER}-"))
     for name, files in made.items():
-        (half / name).mkdir(parents=True, exist_ok=True)
+        (half / name).mkdir()
         for file, text in files.items():
             write_whole(half / name / file, text.encode(), 0o600)
     half.rename(place)
@@ -174,11 +178,8 @@ def state(site: Site, found: Mapping[str, str], text: str) -> dict[str, tuple[st
     keys = "".join(f"{key}\n" for key in site.ssh.authorized_keys)
     place, mode = PLACES[ALLOWED]
     files[place] = (keys + found.get(ALLOWED, ""), mode)
+    if KNOWN_HOSTS in found:  # for a person's ssh it lies in root's home, too
+        files[f"{CONFIG}/{KNOWN_HOSTS}"] = (found[KNOWN_HOSTS], 0o644)
     if text:
         files[f"{CONFIG}/site.yaml"] = (text, 0o644)
     return files
-
-
-def _known(node: Node, port: int) -> str:
-    """A host as known_hosts has it (sshd(8), SSH_KNOWN_HOSTS FILE FORMAT)."""
-    return str(node.address) if port == 22 else f"[{node.address}]:{port}"  # noqa: PLR2004

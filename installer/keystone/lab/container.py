@@ -220,7 +220,8 @@ class ContainerMachine(Machine):
         if not self._lower():
             self._set_lower(self.folder / "lower", [base.tree()])
         lab = self._place.settings
-        identity = qemu.credentials(lab, self.settings, self._place.public_key)
+        keys = self._place.public_key, self._place.host_files(self.name)
+        identity = qemu.credentials(lab, self.settings, *keys)
         for name, text in identity.items():
             (self.folder / "credentials" / name).write_text(text)
         (self.folder / "uuid").write_text(str(qemu.machine_uuid(lab, self.settings)))

@@ -111,11 +111,12 @@ def site_document(lab: Lab, primers: list[str]) -> dict[str, object]:
 
 
 def _primer(lab: Lab, name: str, *, disks: bool) -> dict[str, object]:
-    machine = lab.machine(name).settings
+    machine, line = lab.machine(name).settings, lab.place.host_line(name)
     carries = name == "p1" or not lab.emulated
     return {
         "name": name,
         "address": str(machine.address),
+        "hostKey": line,  # the lab gave it to the machine: nobody has to look at a console
         "controlPlane": carries,
         "kubelet": carries,
         **({"disks": [{"serial": serial} for serial in machine.serials]} if disks else {}),

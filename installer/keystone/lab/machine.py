@@ -6,6 +6,7 @@ and nothing is ever killed that was not found to be this very machine.
 
 from __future__ import annotations
 
+import base64
 import shutil
 import time
 from abc import ABC, abstractmethod
@@ -13,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from keystone import host_keys
 from keystone.errors import HostError, UsageError
 from keystone.lab import network
-from keystone.run import Host
+from keystone.run import Host, run
+from keystone.wholefile import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -45,6 +48,40 @@ class Place:
     def public_key(self) -> str:
         """The key's public half, one line."""
         return self.key.with_suffix(".pub").read_text()
+
+    @property
+    def known_hosts(self) -> Path:
+        """The host keys of all machines, as the lab gave them."""
+        return self.folder / "known_hosts"
+
+    def host_key(self, name: str) -> Path:
+        """A machine's host key, the public half beside it (.pub). It outlives the machine."""
+        return self.folder / "host-keys" / name
+
+    def host_line(self, name: str) -> str:
+        """The public half, without a comment."""
+        return host_keys.key(self.host_key(name).with_suffix(".pub").read_text())
+
+    def host_files(self, name: str) -> str:
+        """Both halves as lines of tmpfiles.d(5), which write them at each start of the machine."""
+        key = self.host_key(name)
+        return "".join(
+            f"f+~ /etc/ssh/ssh_host_ed25519_key{file.suffix} {mode:o} root root - "
+            f"{base64.b64encode(file.read_bytes()).decode()}\n"
+            for file, mode in ((key, 0o600), (key.with_suffix(".pub"), 0o644))
+        )
+
+    def know(self) -> None:
+        """Make the host keys that are not there yet, and the file by which all are known."""
+        lines = []
+        for machine in self.settings.machines:
+            file = self.host_key(machine.name)
+            file.parent.mkdir(mode=0o700, exist_ok=True)
+            if not file.with_suffix(".pub").exists():
+                file.unlink(missing_ok=True)
+                run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", machine.name, "-f", file])
+            lines.append(f"{machine.address} {self.host_line(machine.name)}\n")
+        write_whole(self.known_hosts, "".join(lines).encode(), 0o644)
 
 
 @dataclass(frozen=True)
@@ -184,7 +221,7 @@ class Machine(ABC):
             name=self.name,
             address=str(self.settings.address),
             key_file=str(self._place.key),
-            known_hosts=str(self.folder / "known_hosts"),
+            known_hosts=str(self._place.known_hosts),
             options=("-o", f"ConnectTimeout={CONNECT_SECONDS}"),
             prefix=network.prefix(self._place.settings),
         )

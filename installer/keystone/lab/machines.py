@@ -21,7 +21,7 @@ from keystone.lab.machine import CONNECT_SECONDS, RUN, Machine, Place
 from keystone.lab.virtual import VirtualMachine
 from keystone.run import run
 from keystone.turns import only_one
-from keystone.wholefile import write_whole
+from keystone.wholefile import require_ours, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,6 +51,7 @@ class Lab:
         self.settings = wanted
         self.folder = settings.cache() / "state" / wanted.name
         self.key = self.folder / "id_ed25519"
+        self.place = Place(wanted, self.folder, self.key)
         self._asked = kind
 
     @cached_property
@@ -101,10 +102,9 @@ class Lab:
     def machine(self, name: str) -> Machine:
         """One machine. Raises UsageError for a name that is not in the lab."""
         wanted = self.settings.machine(name)
-        place = Place(self.settings, self.folder, self.key)
         if self.kind == "container":
-            return ContainerMachine(place, wanted)
-        return VirtualMachine(place, wanted, kvm=self.kvm)
+            return ContainerMachine(self.place, wanted)
+        return VirtualMachine(self.place, wanted, kvm=self.kvm)
 
     def virtual(self, name: str) -> VirtualMachine:
         """One machine of a lab of virtual ones. Raises UsageError where it is a container."""
@@ -153,8 +153,7 @@ class Lab:
                 "ansible_ssh_private_key_file": str(self.key),
                 "ansible_ssh_common_args": (
                     f"-F none -o ProxyCommand='{way}' -o ConnectTimeout={CONNECT_SECONDS} "
-                    f"-o UserKnownHostsFile={machine.host().known_hosts} "
-                    "-o StrictHostKeyChecking=accept-new -o LogLevel=ERROR"
+                    f"{shlex.join(machine.host().strangers_refused())} -o LogLevel=ERROR"
                 ),
             }
             for machine in self.machines(names)
@@ -183,11 +182,14 @@ class Lab:
             container.load_modules()
         self.system()
         self.folder.mkdir(parents=True, exist_ok=True)
+        for folder in (settings.cache(), self.folder):
+            require_ours(folder)
         if not self.there:
             write_whole(self._kept, self.kind.encode(), 0o644)
         if not self.key.exists():
             comment = f"keystone lab {self.settings.name}"
             run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", self.key])
+        self.place.know()
         network.up(self.settings)
 
 

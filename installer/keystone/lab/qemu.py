@@ -88,12 +88,18 @@ def network_file(lab: LabSettings, machine: MachineSettings) -> str:
     )
 
 
-def credentials(lab: LabSettings, machine: MachineSettings, public_key: str) -> dict[str, str]:
-    """Who the machine is, as systemd credentials: systemd reads them from SMBIOS at boot."""
+def credentials(
+    lab: LabSettings, machine: MachineSettings, public_key: str, host_key: str
+) -> dict[str, str]:
+    """Who the machine is, as systemd credentials: systemd reads them from SMBIOS at boot.
+
+    host_key: lines of tmpfiles.d(5) that write its SSH host key, before sshd would make its own.
+    """
     return {
         "network.network.05-lab": network_file(lab, machine),
         "system.hostname": machine.name,
         "ssh.authorized_keys.root": public_key.strip() + "\n",
+        "tmpfiles.extra": host_key,
     }
 
 
@@ -108,6 +114,7 @@ def command(
     files: Files,
     *,
     public_key: str,
+    host_key: str,
     kvm: bool,
     usb: Path | None = None,
 ) -> list[str]:
@@ -137,7 +144,7 @@ def command(
         "-chardev", f"file,id=console,path={files.console},append=on",
         "-serial", "chardev:console",
         "-qmp", f"unix:{files.qmp},server=on,wait=off",
-        *_smbios(credentials(lab, machine, public_key)),
+        *_smbios(credentials(lab, machine, public_key, host_key)),
     ]  # fmt: skip
 
 

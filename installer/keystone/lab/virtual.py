@@ -67,6 +67,7 @@ class VirtualMachine(Machine):
             self.settings,
             self.files,
             public_key=self._place.public_key,
+            host_key=self._place.host_files(self.name),
             kvm=self._kvm,
         )
         inside = network.prefix(self._place.settings)

@@ -1,0 +1,206 @@
+"""Nothing that somebody wrote is a template: a real ansible-playbook, told hostile words.
+
+Every text of site, bundle and join answer holds words that run a program when Ansible reads them as
+a template, or that no template may hold. They arrive in files as they are, and nothing is run.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.unit import test_contracts as contracts
+
+from keystone import ansible, run
+from keystone.bundle.model import Digest, Item, Manifest
+from keystone.errors import ConfigurationError
+from keystone.inventory import Context
+from keystone.join_config import Config
+from keystone.join_server import WORKER_ROLES, worker_roles
+from keystone.site import Ssh
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+ROOT = Path(__file__).parents[2]
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIN0kOsWUiNfIp3pEfGfH8lFLVsZL7Ie+wbqz6fAuLmSS"
+CHOSEN = ("profile", "layout", "kind", "installer")
+"""Words of ours that Python looks up: no other text would get past the checks of the file."""
+
+OFFLINE = """#!/bin/sh
+# As systemctl(1) where no systemd runs.
+case $1 in
+  is-system-running) echo offline ;;
+  is-enabled) echo disabled ;;
+esac
+"""
+IN_A_ROOM_OF_ITS_OWN = """
+mount -t tmpfs keystone /var/lib
+mount -t tmpfs keystone /etc/systemd
+mount -t tmpfs keystone /run
+mkdir -p /var/lib/keystone /etc/systemd/system
+"$@"
+cat /var/lib/keystone/join/config.json
+"""
+
+PLACES = {
+    "name", "pool", "cluster_domain", "time_sources", "comment", "serial", "version", "deb",
+    "image", "bundle", "worker",
+}  # fmt: skip
+"""Texts of site, bundle and answer that reach a role."""
+
+CONVERGE = """
+import json, sys
+from pathlib import Path
+from keystone import ansible
+told, logs = json.load(sys.stdin), Path(sys.argv[1])
+ansible.converge_here("image", "tree", {"join": told}, title="join", logs=logs)
+"""
+
+
+def words(ran: Path, where: str) -> str:
+    return (
+        f"{{{{ lookup('pipe', 'touch {ran}/{where}') }}}} {{% raw %}} {{# {{{{ team }}}} "
+        f"{{{{ ''.__class__ }}}} ${{IFS}} é😀"
+    )
+
+
+def hostile(value: Any, ran: Path, where: str = "x") -> Any:
+    """The same with hostile words in every text, but for CHOSEN ones."""
+    if isinstance(value, Digest):
+        return value
+    if is_dataclass(value) and not isinstance(value, type):
+        changed = {
+            field.name: hostile(getattr(value, field.name), ran, field.name)
+            for field in fields(value)
+            if field.init and field.name not in CHOSEN
+        }
+        return replace(value, **changed)
+    if isinstance(value, tuple):
+        return tuple(hostile(entry, ran, where) for entry in value)
+    return f"{value}{words(ran, where)}" if isinstance(value, str) else value
+
+
+def hostile_context(ran: Path) -> Context:
+    """A Primer of a site, and a bundle, all of whose texts are hostile."""
+    plain = contracts.contexts()[0]
+    keys = (f"{KEY} {{{{ team }}}}", f"{KEY} {words(ran, 'comment')}")
+    asked = replace(plain.site, ssh=Ssh(authorized_keys=keys), time_sources=("clock.example",))
+    site = hostile(asked, ran)
+    known = tuple(
+        replace(item, version=f"{item.version}{words(ran, 'version')}")
+        for item in plain.bundle.items
+    )
+    more = (
+        Item("deb", f"zfs-modules-{words(ran, 'deb')}", "1", known[0].digest, 1),
+        Item("image", f"registry.{words(ran, 'image')}/x", "1", known[0].digest, 1),
+    )
+    bundle = Manifest(f"platform{words(ran, 'bundle')}", 1, (*known, *more))
+    return Context(site, site.primers[0], bundle)
+
+
+def everything(context: Context, ran: Path) -> dict[str, object]:
+    """All variables of all roles on a Primer, and what a worker is answered (in other names)."""
+    found: dict[str, object] = {}
+    for role in contracts.ROLES:
+        found |= importlib.import_module(f"keystone.inventory.{role}").variables(context)
+    config = Config(context.site, context.bundle, context.host)
+    name = f"w1{words(ran, 'worker')}"
+    answer = worker_roles(config, name, context.host.address, WORKER_ROLES)
+    told = json.loads(json.dumps(answer, default=str))
+    return found | {f"worker_{role}": values for role, values in told.items()}
+
+
+def played(folder: Path, names: Iterable[str], inventory: Mapping[str, object]) -> run.Result:
+    """Each variable into a file by an expression, and by a variable and a template of ours."""
+    files, nested = [], {}
+    for name in names:
+        (folder / f"{name}.j2").write_text(f"{{{{ _{name} }}}}")
+        nested[f"_{name}"] = f"{{{{ {name} | to_json }}}}"
+        template = f"{{{{ lookup('ansible.builtin.template', '{folder}/{name}.j2') }}}}"
+        texts = {"json": f"{{{{ {name} | to_json }}}}", "again": template}
+        files += [
+            {"path": str(folder / f"{name}.{kind}"), "mode": "0644", "content": text}
+            for kind, text in texts.items()
+        ]
+    task = {"name": "Write", "keystone_files": {"files": files}, "vars": nested}
+    play = {"name": "Play", "hosts": "all", "gather_facts": False, "tasks": [task]}
+    (folder / "play.yml").write_text(json.dumps([play]))
+    (folder / "inventory.json").write_text(json.dumps(inventory))
+    return run.run(
+        [sys.executable, "-m", "ansible", "playbook",
+         "-i", folder / "inventory.json", folder / "play.yml"],
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder),
+            "ANSIBLE_CONFIG": str(ROOT / "playbooks" / "ansible.cfg"),
+        },
+        check=False,
+    )  # fmt: skip
+
+
+def test_every_text_arrives_as_it_is_and_nothing_runs(tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    ran.mkdir()
+    told = everything(hostile_context(ran), ran)
+    host = ansible.HostVars(run.Host("p1", "127.0.0.1", local=True), told)
+
+    done = played(tmp_path, told, ansible.inventory({"p1": host}))
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert list(ran.iterdir()) == []
+    for name, value in told.items():
+        expected = json.loads(json.dumps(value, default=str))
+        for kind in ("json", "again"):
+            assert json.loads((tmp_path / f"{name}.{kind}").read_text()) == expected, name
+    text = json.dumps(told, default=str)
+    reached = {place for place in PLACES if f"{ran}/{place}" in text}
+    assert reached == PLACES
+
+
+def test_a_template_of_ours_does_run(tmp_path: Path) -> None:
+    """The words above are ones that Ansible would obey: the other test can fail."""
+    (tmp_path / "ran").mkdir()
+    told = {"told": words(tmp_path / "ran", "it").partition("{%")[0]}
+    inventory = {"all": {"hosts": {"p1": {"ansible_connection": "local", **told}}}}
+    done = played(tmp_path, ["told"], inventory)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [path.name for path in (tmp_path / "ran").iterdir()] == ["it"]
+
+
+@pytest.mark.parametrize("name", ["p[1:9]", "p1:22", "p1,p2", "{{ x }}", "!p1", "~p.*", ""])
+def test_a_host_name_that_ansible_would_expand_is_refused(name: str) -> None:
+    host = run.Host(name, "127.0.0.1", local=True)
+    with pytest.raises(ConfigurationError, match="not a host name"):
+        ansible.inventory({name: ansible.HostVars(host)})
+
+
+def test_a_key_that_ansible_would_obey_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="__ansible_vault"):
+        ansible.as_data({"files": [{"__ansible_vault": "x"}]})
+
+
+def test_the_role_join_writes_honest_braces_as_they_are(tmp_path: Path) -> None:
+    """The real role by the real way, in mounts of its own: what the join service will read."""
+    context = hostile_context(tmp_path)
+    told = importlib.import_module("keystone.inventory.join").variables(context)
+    systemctl = tmp_path / "bin" / "systemctl"
+    systemctl.parent.mkdir()
+    systemctl.write_text(OFFLINE)
+    systemctl.chmod(0o755)
+    done = run.run(
+        ["unshare", "--mount", "sh", "-euc", IN_A_ROOM_OF_ITS_OWN, "room",
+         sys.executable, "-c", CONVERGE, tmp_path / "logs"],
+        data=json.dumps(told),
+        env={"PYTHONPATH": ":".join(sys.path),
+             "KEYSTONE_PATH": f"{tmp_path}/bin:{os.environ['PATH']}"},
+    )  # fmt: skip
+    assert done.stdout == told["join_config"]
+    assert f"{KEY} {{{{ team }}}}" in json.loads(done.stdout)["authorized_keys"][0]
+    assert [path.name for path in tmp_path.iterdir() if path.name not in ("bin", "logs")] == []

@@ -1,0 +1,172 @@
+"""Names that root will write at, prepared by somebody else: nothing is written through a link.
+
+Root: a folder of another user is one of the traps.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.process.test_bundle_parts import Courier
+from tests.unit.test_image_introduction import SITE
+
+from keystone import run, turns, wholefile
+from keystone.bundle.disk import write_file
+from keystone.errors import RefusedError
+from keystone.guided import stick
+from keystone.image import introduction
+from keystone.plan import Journal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+NOBODY = 65534
+SECRET = "root:*:20000:0:99999:7:::\n"
+
+
+@pytest.fixture
+def victim(tmp_path: Path) -> Path:
+    """A file that nobody but root may change."""
+    (tmp_path / "etc").mkdir()
+    file = tmp_path / "etc" / "shadow"
+    file.write_text(SECRET)
+    file.chmod(0o600)
+    return file
+
+
+def untouched(victim: Path) -> bool:
+    found = victim.stat()
+    return victim.read_text() == SECRET and stat.S_IMODE(found.st_mode) == 0o600
+
+
+def soft(trap: Path, victim: Path) -> None:
+    trap.symlink_to(victim)
+
+
+def hard(trap: Path, victim: Path) -> None:
+    trap.hardlink_to(victim)
+
+
+KINDS = (soft, hard)
+
+
+@pytest.mark.parametrize("trap", KINDS)
+@pytest.mark.parametrize("where", ["join.yaml", ".join.yaml.new", ".join.yaml.part"])
+def test_a_link_on_a_stick_is_replaced_and_not_followed(
+    tmp_path: Path, victim: Path, where: str, trap: Callable[[Path, Path], None]
+) -> None:
+    media = tmp_path / "stick"
+    media.mkdir()
+    trap(media / where, victim)
+    wholefile.write_whole(media / "join.yaml", b"token", 0o600)
+    assert untouched(victim)
+    assert (media / "join.yaml").read_bytes() == b"token"
+    assert not (media / "join.yaml").is_symlink()
+    write_file(media / "join.yaml", b"other", 0o600)
+    assert untouched(victim)
+
+
+def test_a_stick_whose_folder_is_a_link_is_refused(tmp_path: Path, victim: Path) -> None:
+    (tmp_path / stick.FOLDER).symlink_to(victim.parent)
+    with pytest.raises(RefusedError, match="a symbolic link"):
+        wholefile.require_ours(tmp_path / stick.FOLDER)
+    with pytest.raises(RefusedError):
+        introduction.save(introduction.make(SITE, "", ""), tmp_path)
+    assert [path.name for path in victim.parent.iterdir()] == ["shadow"]
+
+
+@pytest.mark.parametrize("form", ["foreign", "open", "link"])
+def test_a_folder_that_is_not_ours_is_refused(tmp_path: Path, form: str) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    if form == "foreign":
+        os.chown(place, NOBODY, NOBODY)
+    elif form == "open":
+        place.chmod(0o777)
+    else:
+        (tmp_path / "link").symlink_to(place)
+    folder = tmp_path / "link" if form == "link" else place
+    for write in (
+        lambda: wholefile.write_whole(folder / "a", b"x", 0o600),
+        lambda: write_file(folder / "a", b"x"),
+        lambda: wholefile.new(folder / "a"),
+        lambda: Journal(folder / "a").write(event="x"),
+        lambda: turns.only_one(folder / "a", "x").__enter__(),
+    ):
+        with pytest.raises(RefusedError) as caught:
+            write()
+        assert caught.value.exit_code == 7
+        assert str(folder) in caught.value.message
+        assert caught.value.hint
+    assert list(place.iterdir()) == []
+
+
+def test_a_sticky_folder_of_root_will_do(tmp_path: Path) -> None:
+    tmp_path.chmod(0o1777)
+    wholefile.write_whole(tmp_path / "a", b"x", 0o640)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("trap", KINDS)
+def test_a_file_that_goes_on_is_ours_alone(
+    tmp_path: Path, victim: Path, trap: Callable[[Path, Path], None]
+) -> None:
+    trap(tmp_path / "journal", victim)
+    with pytest.raises(RefusedError):
+        Journal(tmp_path / "journal").write(event="x")
+    assert untouched(victim)
+
+
+@pytest.fixture(scope="module")
+def courier(tmp_path_factory: pytest.TempPathFactory) -> Courier:
+    return Courier(tmp_path_factory.mktemp("courier"))
+
+
+@pytest.mark.parametrize("trap", KINDS)
+def test_what_is_unfinished_of_a_bundle_is_written_into_no_link(
+    courier: Courier, victim: Path, trap: Callable[[Path, Path], None], tmp_path: Path
+) -> None:
+    """The programs themselves: joining parts, splitting, and a folder of another user."""
+    output = tmp_path / "offline.tar"
+    folder = tmp_path / "offline.tar.join"
+    folder.mkdir()
+    trap(folder / "data", victim)
+    done = courier.run("bundle", "join", "parts", "-o", str(output), code=7)
+    assert b"link" in done.stderr
+    assert b"next: " in done.stderr
+    assert untouched(victim)
+
+    (folder / "data").unlink()
+    os.chown(folder, NOBODY, NOBODY)
+    done = courier.run("bundle", "join", "parts", "-o", str(output), code=7)
+    assert b"belongs to user 65534" in done.stderr
+    assert not output.exists()
+
+    place = tmp_path / "parts"
+    place.mkdir()
+    for part in courier.parts:
+        trap(place / f"{part.name}.part", victim)
+    courier.run("bundle", "split", "a.tar", "--size", "1200K", "--parity", "1", "-o", str(place))
+    assert untouched(victim)
+    for part in courier.parts:
+        assert (place / part.name).read_bytes() == part.read_bytes()
+
+
+def test_sudo_writes_into_the_folder_of_whom_it_works_for(tmp_path: Path) -> None:
+    """The real uids; SUDO_UID is sudo(8)'s word for who typed the command."""
+    os.chown(tmp_path, NOBODY, NOBODY)
+    code = (
+        "import sys; from pathlib import Path; from keystone import wholefile; "
+        "wholefile.write_whole(Path(sys.argv[1], 'a'), b'x', 0o600)"
+    )
+    for uid, left in (("1000", 1), (str(NOBODY), 0)):
+        done = run.run(
+            [sys.executable, "-c", code, tmp_path],
+            env={"PYTHONPATH": ":".join(sys.path), "SUDO_UID": uid}, check=False,
+        )  # fmt: skip
+        assert done.returncode == left, done.stderr
