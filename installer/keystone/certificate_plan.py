@@ -85,6 +85,8 @@ class Missing:
         return bool(self.authorities or self.leaves or self.deployments)
 
 
+JOIN_USER = "keystone:join"
+"""The join service to the API server; what it may do: roles/addons, join.yaml.j2."""
 _LOOPBACK = IPv4Address("127.0.0.1")
 
 
@@ -94,8 +96,14 @@ def desired(site: Site) -> tuple[CertificateSpec, ...]:
 
 
 def _leaves(site: Site, node: Node) -> list[CertificateSpec]:
-    def spec(
-        name: str, issuer: str, usages: tuple[str, ...], common_name: str, *, local: bool = False
+    def spec(  # noqa: PLR0913 what differs between leaves
+        name: str,
+        issuer: str,
+        usages: tuple[str, ...],
+        common_name: str,
+        *,
+        local: bool = False,
+        organization: str = site.name,
     ) -> CertificateSpec:
         loopback = (_LOOPBACK,) if local else ()
         serves = "server" in usages
@@ -105,7 +113,7 @@ def _leaves(site: Site, node: Node) -> list[CertificateSpec]:
             issuer,
             certificates.Profile(
                 common_name,
-                site.name,
+                organization,
                 usages,
                 LEAF_LIFETIME,
                 addresses=(node.address, *loopback) if serves else (),
@@ -122,6 +130,8 @@ def _leaves(site: Site, node: Node) -> list[CertificateSpec]:
     ]
     if node.control_plane:
         found.append(spec("apiserver-etcd-client", "etcd-client", ("client",), "kube-apiserver"))
+        # To the API server an organization is a group: a site's name must not be one.
+        found.append(spec("join", "kubernetes", ("client",), JOIN_USER, organization=JOIN_USER))
     return found
 
 

@@ -31,9 +31,10 @@ SUMMARIES = {
     "trust": "the site's certificates",
 }
 MODULES = {
-    name: f"keystone.cli.{name.replace('-', '_')}:group" for name in (*SUMMARIES, "join-server")
+    name: f"keystone.cli.{name.replace('-', '_')}:group"
+    for name in (*SUMMARIES, "join-server", "node-identity")
 }
-"""`join-server` is run by systemd and not listed."""
+"""`join-server` is run by systemd, `node-identity` over ssh; they are not listed."""
 M_MMAP_THRESHOLD = -3
 LARGE = 2 << 20
 """Bytes; buffers of 1 MiB come and go with each chunk and are better kept."""
