@@ -96,7 +96,7 @@ def desired(site: Site) -> tuple[CertificateSpec, ...]:
 
 
 def _leaves(site: Site, node: Node) -> list[CertificateSpec]:
-    def spec(  # noqa: PLR0913 what differs between leaves
+    def spec(
         name: str,
         issuer: str,
         usages: tuple[str, ...],

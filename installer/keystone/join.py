@@ -285,7 +285,6 @@ class Tokens:
 
     def claim(self, token_id: str, claim: Claim) -> None:
         """Keep who owns a token. Only the service does, one request after another."""
-        self._claims.mkdir(mode=0o700, parents=True, exist_ok=True)
         _write(self._claims / f"{token_id}.json", asdict(claim), 0o600)
 
     def revoke(self, token_id: str) -> Record:
@@ -324,6 +323,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _write(path: Path, value: object, mode: int) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with os.fdopen(os.open(part, flags, mode), "w") as file:

@@ -178,7 +178,8 @@ def ask(
 ) -> dict[str, Any]:
     """The Primer's answer. Tries all servers until one answers; a refusal is final, "later" is not.
 
-    csr: this machine's request for a certificate, PEM. Raises RefusedError with the Primer's words, HostError when none answers in TRY_SECONDS.
+    csr: this machine's request for a certificate, PEM. Raises RefusedError with the Primer's words,
+    HostError when none answers in TRY_SECONDS.
     """
     body = json.dumps({"token": str(token), "hostname": hostname, "csr": csr})
     deadline = time.monotonic() + TRY_SECONDS

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 ADMIN = "/etc/kubernetes/admin.conf"
 AUTHORITY = "/etc/kubernetes/pki/ca.crt"
-KUBECTL = "/usr/local/bin/kubectl"
 SIGNER = "kubernetes.io/kube-apiserver-client-kubelet"
 LIFETIME = 90 * 24 * 3600
 """Seconds that a node's first certificate lives; what signs later ones is told the same."""
@@ -44,7 +43,7 @@ class Runner(Protocol):
 
 
 class Here:
-    """This machine. Raises HostError as run.Host does."""
+    """The machine that we are on. Raises HostError as run.Host does."""
 
     def run(
         self, argv: Sequence[str], *, data: str | None = None, check: bool = True
@@ -121,10 +120,14 @@ def judge(seen: Seen, name: str, *, again: bool) -> None:
 
 @dataclass(frozen=True)
 class Cluster:
-    """The API server as one user sees it. host: where kubectl runs; config: the kubeconfig."""
+    """The API server as one user sees it. host: where kubectl runs; config: the kubeconfig.
+
+    authority: the file of the CA that nodes shall trust. users: whose requests are ours.
+    """
 
     host: Runner
     config: str = ADMIN
+    authority: str = AUTHORITY
     users: tuple[str, ...] = (JOIN_USER, "kubernetes-admin", "kubernetes-super-admin")
 
     def reserve(self, request: KeyRequest, *, again: bool) -> None:
@@ -151,7 +154,7 @@ class Cluster:
                     hint="is the controller manager running?",
                 )
             time.sleep(0.2)
-        authority = self.host.run(["cat", AUTHORITY]).stdout
+        authority = self.host.run(["cat", self.authority]).stdout
         return join_identity.Identity(join_identity.issued(seen.certificate, request), authority)
 
     def revoke(self, name: str) -> None:
@@ -166,8 +169,8 @@ class Cluster:
         gone = "--ignore-not-found"
         self._kubectl("delete", "csr", request_name(name), gone)
         self._kubectl("delete", "node", name, gone)
-        self._kubectl("delete", "pods", "--all-namespaces", f"--field-selector=spec.nodeName={name}",
-                      "--force", "--grace-period=0", "--wait=false", gone)  # fmt: skip
+        pods = ("pods", "--all-namespaces", f"--field-selector=spec.nodeName={name}")
+        self._kubectl("delete", *pods, "--force", "--grace-period=0", "--wait=false", gone)
 
     def _look(self, request: KeyRequest) -> Seen:
         items = []
@@ -179,7 +182,7 @@ class Cluster:
         return read({"items": items}, request, self.users)
 
     def _kubectl(self, *words: str, data: str | None = None) -> str:
-        argv = [KUBECTL, f"--kubeconfig={self.config}", "--request-timeout=60s", *words]
+        argv = ["kubectl", f"--kubeconfig={self.config}", "--request-timeout=60s", *words]
         return self.host.run(argv, data=data).stdout
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,7 +169,7 @@ def place(
     link = folder / f".{CURRENT}.new"
     link.unlink(missing_ok=True)
     link.symlink_to(pair)
-    os.replace(link, folder / CURRENT)
+    link.rename(folder / CURRENT)
     write_whole(conf, kubeconfig(identity, folder / CURRENT).encode(), 0o600)
 
 

@@ -223,7 +223,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             (address,) = said
             return str(IPv4Address(address))
         except (ValueError, AddressValueError) as error:
-            raise join.Refusal(400, "the request did not come through the Primer's nginx") from error
+            raise join.Refusal(
+                400, "the request did not come through the Primer's nginx"
+            ) from error
 
     def _body(self) -> bytes:
         if self.path != "/v1/join":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import click
 
@@ -12,7 +13,7 @@ from keystone.errors import UsageError
 _LIMIT = 64 * 1024
 
 
-@click.group("node-identity", hidden=True)
+@click.group("node-identity")
 def group() -> None:
     """Ask for this host's identity as a node, and put it where kubelet looks."""
 
@@ -28,7 +29,7 @@ def request(name: str) -> None:
 def place() -> None:
     """Take certificate and authority from standard input, JSON."""
     try:
-        fields = json.loads(click.get_binary_stream("stdin").read(_LIMIT))
+        fields = json.loads(sys.stdin.buffer.read(_LIMIT))
         identity = join_identity.Identity(fields["certificate"], fields["authority"])
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError("standard input is not what the join answers") from error
