@@ -20,7 +20,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from click.testing import CliRunner, Result
@@ -43,6 +43,7 @@ from keystone import (
     run,
 )
 from keystone.bundle.model import Digest, Item, Manifest
+from keystone.cli.join import group as join_verb
 from keystone.cli.token import group as token_verbs
 from keystone.errors import ConfigurationError, HostError, RefusedError, UsageError
 from keystone.image import goon, installing
@@ -659,3 +660,69 @@ def test_a_wrong_clock_is_named(pki: Path) -> None:
     assert "1970-01-01 00:00 UTC" in said
     error.verify_code = 20
     assert "clock" not in join_client.problem(error, 0)
+
+
+def test_revoking_takes_back_what_came_of_the_token(
+    service: Answering, primer: Path, pki: Path, kubernetes: Path
+) -> None:
+    token, unused = token_of(service, pki), token_of(service, pki)
+    ask(service, pki, token)
+    before = len(calls(kubernetes, ""))
+    assert CliRunner().invoke(token_verbs, ["revoke", unused.id]).exit_code == 0
+    assert len(calls(kubernetes, "")) == before
+    assert CliRunner().invoke(token_verbs, ["revoke", token.id]).exit_code == 0
+    done = [" ".join(line.split()[:3]) for line in calls(kubernetes, "")[before:]]
+    assert done == [
+        "patch -n kube-system", "delete csr keystone-join-w1", "delete node w1", "delete pods",
+    ]  # fmt: skip
+    with pytest.raises(RefusedError, match="revoked"):
+        ask(service, pki, token)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--token", "ks1.a.b.c"), "--token-file FILE"),
+        ((), "--token-file FILE"),
+        (("--token-file", "-"), "copy the whole command"),
+    ],
+)
+def test_a_token_is_taken_from_a_file_and_never_as_an_argument(
+    words: tuple[str, ...], said: str
+) -> None:
+    done = CliRunner().invoke(join_verb, ["--server", "https://10.77.0.11:8444", *words], "x\n")
+    assert isinstance(done.exception, UsageError)
+    assert said in done.exception.hint
+
+
+class Later(http.server.BaseHTTPRequestHandler):
+    """nginx as it speaks for itself, twice, and then the service's refusal."""
+
+    answers: ClassVar[list[tuple[int, bytes]]] = []
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        status, body = self.answers.pop(0)
+        self.send_response(status)
+        self.send_header("Retry-After", "1")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments: object) -> None:
+        """Silence."""
+
+
+@pytest.mark.parametrize("status", [429, 502, 503])
+def test_later_is_no_refusal(pki: Path, monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    monkeypatch.setattr(join_client, "_PAUSE", 0.1)
+    Later.answers = [(status, b"<html>"), (403, b'{"error": "token revoked"}')]
+    server = http.server.HTTPServer((PRIMER, 0), Later)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(pki / "site.crt", pki / "site.key")
+    server.socket = tls.wrap_socket(server.socket, server_side=True)
+    token, _ = join.new("worker", join_script.pin((pki / "site-ca.crt").read_text()), now=0, ttl=60)
+    context = join_client.trust(pki / "site-ca.crt", token)
+    url = f"https://{PRIMER}:{server.server_address[1]}"
+    with serving(server), pytest.raises(RefusedError, match="token revoked"):
+        join_client.ask([url], context, token, "w1", "")
+    assert Later.answers == []
