@@ -23,7 +23,15 @@ import pytest
 import yaml
 from cryptography import x509
 
-from keystone import join, join_cluster, join_config, join_identity, join_script, join_server
+from keystone import (
+    join,
+    join_cluster,
+    join_config,
+    join_identity,
+    join_script,
+    join_server,
+    kubeadm,
+)
 from keystone.bundle.model import Digest, Item, Manifest
 from keystone.inventory import Context, addons
 from keystone.inventory import join as join_inventory
@@ -112,6 +120,7 @@ class Joining:
     journal: Path
     marker: Path
     server: int
+    site: Site
 
     @property
     def tokens(self) -> join.Tokens:
@@ -202,7 +211,9 @@ def as_kubeadm_leaves_it(made: Cluster, folder: Path) -> None:
         "bootstrapTokens: [{token: abcdef.0123456789abcdef, ttl: 1h0m0s}]\n"
         "nodeRegistration: {criSocket: 'unix:///run/nothing.sock'}\n"
     )
-    made.kubeadm("init", "phase", "bootstrap-token", "--config", config, "--kubeconfig", made.admin)
+    words = ("--config", config, "--kubeconfig", made.admin)
+    made.kubeadm("init", "phase", "upload-config", "all", *words)
+    made.kubeadm("init", "phase", "bootstrap-token", *words)
 
 
 def request_of(name: str, folder: Path) -> str:
@@ -311,7 +322,7 @@ def joining(
                   "https://10.78.0.11:8444/v1/health")  # fmt: skip
         until(lambda: lan.run("w1", *health, check=False).returncode == 0, "the join service", 120)
         marker = folder / "marker.conf"
-        yield Joining(made, folder, authority, journal, marker, service.pid)
+        yield Joining(made, folder, authority, journal, marker, service.pid, context.site)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -359,6 +370,42 @@ def test_a_worker_gets_its_own_identity_and_no_other(joining: Joining) -> None:
     assert json.loads(who.stdout)["status"]["userInfo"]["username"] == "system:node:w1"
     assert not signed(joining, "p1", config)
     assert signed(joining, "w1", config)
+
+
+OWN_FILES = """
+mount -t tmpfs files "$1"
+mkdir "$1/etc" "$1/work" "$1/lib" "$1/lib/kubelet"
+mount -t overlay -o "lowerdir=/etc,upperdir=$1/etc,workdir=$1/work" etc /etc
+mount --bind "$1/lib" /var/lib
+mkdir -p /etc/kubernetes
+cp "$2" /etc/kubernetes/kubelet.conf
+"$3" join phase kubelet-start --config "$4"
+cat /var/lib/kubelet/config.yaml /var/lib/kubelet/kubeadm-flags.env
+cmp "$5" /etc/kubernetes/pki/ca.crt && cmp "$2" /etc/kubernetes/kubelet.conf
+"""
+"""kubeadm's own step, with its files in a mount namespace."""
+
+
+def test_kubeadm_joins_with_that_identity_and_needs_no_token(joining: Joining) -> None:
+    config = joining.config("w1", joining.ask("w1", joining.token(), name="kubeadm-w1"))
+    assert close(joining) is not None
+    here = Context(
+        joining.site, Node("kubeadm-w1", IPv4Address(WORKERS["w1"])), Manifest("x", 1, ())
+    )
+    document = joining.folder / "join.yaml"
+    document.write_text(kubeadm.join_document(here))
+    scratch = joining.folder / "files"
+    scratch.mkdir()
+    cluster = joining.cluster
+    words = (scratch, config, cluster.binary("kubeadm"), document, cluster.pki / "ca.crt")
+    said = run(
+        cluster.lan.at("w1", "unshare", "--mount", "--propagation", "private", "sh", "-ec", OWN_FILES,
+                       "sh", *words),
+        timeout=120,
+        env={"PATH": f"{cluster.binary('kubelet').parent}:/usr/sbin:/usr/bin:/sbin:/bin"},
+    ).stdout  # fmt: skip
+    assert "kind: KubeletConfiguration" in said
+    assert WORKERS["w1"] in said
 
 
 def test_a_primers_name_and_another_name_than_the_requests_are_refused(joining: Joining) -> None:
