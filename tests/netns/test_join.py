@@ -398,12 +398,9 @@ def test_kubeadm_joins_with_that_identity_and_needs_no_token(joining: Joining) -
     scratch.mkdir()
     cluster = joining.cluster
     words = (scratch, config, cluster.binary("kubeadm"), document, cluster.pki / "ca.crt")
-    said = run(
-        cluster.lan.at("w1", "unshare", "--mount", "--propagation", "private", "sh", "-ec", OWN_FILES,
-                       "sh", *words),
-        timeout=120,
-        env={"PATH": f"{cluster.binary('kubelet').parent}:/usr/sbin:/usr/bin:/sbin:/bin"},
-    ).stdout  # fmt: skip
+    own = ("unshare", "--mount", "--propagation", "private", "sh", "-ec", OWN_FILES, "sh")
+    path = f"{cluster.binary('kubelet').parent}:/usr/sbin:/usr/bin:/sbin:/bin"
+    said = run(cluster.lan.at("w1", *own, *words), timeout=120, env={"PATH": path}).stdout
     assert "kind: KubeletConfiguration" in said
     assert WORKERS["w1"] in said
 
