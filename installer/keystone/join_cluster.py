@@ -167,10 +167,17 @@ class Cluster:
         config = ("-n", "kube-system", "configmap", REVOKED)
         self._kubectl("patch", *config, "--type=merge", "-p", patch)
         gone = "--ignore-not-found"
-        self._kubectl("delete", "csr", request_name(name), gone)
+        self._kubectl("delete", "csr", *self._requests(name), gone)
         self._kubectl("delete", "node", name, gone)
         pods = ("pods", "--all-namespaces", f"--field-selector=spec.nodeName={name}")
         self._kubectl("delete", *pods, "--force", "--grace-period=0", "--wait=false", gone)
+
+    def _requests(self, node: str) -> list[str]:
+        """The one that admitted the node, and its own renewals."""
+        listed = json.loads(self._kubectl("get", "csr", "-o", "json"))["items"]
+        user = f"{join_identity.USER_PREFIX}{node}"
+        renewals = [c["metadata"]["name"] for c in listed if c["spec"].get("username") == user]
+        return [request_name(node), *renewals]
 
     def _look(self, request: KeyRequest) -> Seen:
         items = []

@@ -445,7 +445,10 @@ def test_what_is_revoked_is_worth_nothing(joining: Joining) -> None:
     config = joining.config("w3", joining.ask("w3", joining.token(), name="gone"))
     node = json.dumps({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "gone"}})
     assert joining.cluster.kubectl("create", "-f", "-", config=config, data=node).returncode == 0
+    assert signed(joining, "gone", config)
     administrator(joining.cluster).revoke("gone")
+    requests = joining.cluster.get("csr")["items"]
+    assert not [csr for csr in requests if csr["spec"]["username"] == "system:node:gone"]
     assert joining.cluster.get("node", "gone") == {}
     assert joining.cluster.get("csr", join_cluster.request_name("gone")) == {}
 

@@ -673,7 +673,8 @@ def test_revoking_takes_back_what_came_of_the_token(
     assert CliRunner().invoke(token_verbs, ["revoke", token.id]).exit_code == 0
     done = [" ".join(line.split()[:3]) for line in calls(kubernetes, "")[before:]]
     assert done == [
-        "patch -n kube-system", "delete csr keystone-join-w1", "delete node w1", "delete pods",
+        "patch -n kube-system", "get csr -o", "delete csr keystone-join-w1", "delete node w1",
+        "delete pods",
     ]  # fmt: skip
     with pytest.raises(RefusedError, match="revoked"):
         ask(service, pki, token)
