@@ -189,17 +189,18 @@ class Converge(Action[World]):
             for role in self.roles:
                 variables.update(state.variables(nodes[name], role))
             if "node" in self.roles:
-                variables.update(_join_secrets(world))
+                _identify(world, name)
             entries[name] = ansible.HostVars(world.hosts[name], variables)
         ansible.converge(self.playbook, entries, title=", ".join(self.roles))
 
 
-def _join_secrets(world: World) -> dict[str, object]:
-    """A bootstrap token for one join, minted on the first control plane."""
-    from keystone import join  # noqa: PLC0415 only this playbook needs it
+def _identify(world: World, name: str) -> None:
+    """A Primer's identity as a node, signed by the first control plane; once."""
+    from keystone import join_cluster  # noqa: PLC0415 only this playbook needs it
 
-    minted = join.mint(world.hosts[world.seen.site.control_planes[0].name])
-    return {"node_token": minted.token, "node_ca_hash": minted.ca_hash}
+    if world.seen.facts[name].roles.get("node") is None:
+        control_plane = world.hosts[world.seen.site.control_planes[0].name]
+        join_cluster.give(world.hosts[name], name, control_plane, INSTALLER)
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,8 @@ class Missing:
         return bool(self.authorities or self.leaves or self.deployments)
 
 
+JOIN_USER = "keystone:join"
+"""The join service to the API server; what it may do: roles/addons, join.yaml.j2."""
 _LOOPBACK = IPv4Address("127.0.0.1")
 
 
@@ -99,7 +101,13 @@ def desired(site: Site) -> tuple[CertificateSpec, ...]:
 
 def _leaves(site: Site, node: Node) -> list[CertificateSpec]:
     def spec(
-        name: str, issuer: str, usages: tuple[str, ...], common_name: str, *, local: bool = False
+        name: str,
+        issuer: str,
+        usages: tuple[str, ...],
+        common_name: str,
+        *,
+        local: bool = False,
+        organization: str = site.name,
     ) -> CertificateSpec:
         loopback = (_LOOPBACK,) if local else ()
         serves = "server" in usages
@@ -109,7 +117,7 @@ def _leaves(site: Site, node: Node) -> list[CertificateSpec]:
             issuer,
             certificates.Profile(
                 common_name,
-                site.name,
+                organization,
                 usages,
                 LEAF_LIFETIME,
                 addresses=(node.address, *loopback) if serves else (),
@@ -126,6 +134,8 @@ def _leaves(site: Site, node: Node) -> list[CertificateSpec]:
     ]
     if node.control_plane:
         found.append(spec("apiserver-etcd-client", "etcd-client", ("client",), "kube-apiserver"))
+        # To the API server an organization is a group: a site's name must not be one.
+        found.append(spec("join", "kubernetes", ("client",), JOIN_USER, organization=JOIN_USER))
     return found
 
 

@@ -63,6 +63,8 @@ def _placed_for_kubeadm(leaves: str) -> tuple[PlacedFile, ...]:
     # The names are kubeadm's: kubernetes.io, "PKI certificates and requirements".
     to, client = "/etc/kubernetes/pki", "apiserver-etcd-client"
     return (
+        PlacedFile("/etc/keystone/pki/join.crt", f"{leaves}/join.crt"),
+        PlacedFile("/etc/keystone/pki/join.key", f"{leaves}/join.key", "0600"),
         PlacedFile(f"{to}/ca.crt", "kubernetes-anchor.crt"),
         PlacedFile(f"{to}/ca.key", "kubernetes.key", "0600"),
         PlacedFile(f"{to}/front-proxy-ca.crt", "front-proxy-anchor.crt"),

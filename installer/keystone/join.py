@@ -1,9 +1,10 @@
 """Join tokens: one use, short-lived, bound to a role, carrying the pin of the site's CA.
 
 A token is `ks1.<id>.<secret>.<pin>`: id and secret are hex, the pin is the SHA-256 of the
-site's CA file. The Primer that made it keeps a hash of the secret. "One use" means one machine:
-the first to present it owns it, and may present it again until it expires, so that a join that was
-cut can be finished. Deciding is pure; the folder of tokens is at the bottom.
+site's CA file. The Primer that made it keeps a hash of the secret. "One use" means one key: the
+first machine to present it owns it with the key of its request and its address, and may present it
+a few times more, so that a join that was cut can be finished. Deciding is pure; the folders of
+tokens are at the bottom.
 """
 
 from __future__ import annotations
@@ -14,27 +15,30 @@ import json
 import os
 import re
 import secrets
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from keystone import run
-from keystone.errors import HostError, UsageError
+from keystone import join_identity
+from keystone.errors import HostError, RefusedError, UsageError
 from keystone.wholefile import write_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from ipaddress import IPv4Address
 
+    from keystone.join_identity import KeyRequest
     from keystone.site import Site
 
 DIRECTORY = Path("/var/lib/keystone/join")
 ROLES = ("worker",)
-ADMIN = "/etc/kubernetes/admin.conf"
+ANSWERS = 5
+"""How often the machine that owns a token is answered: a join that was cut is finished, no more."""
 _TOKEN = re.compile(r"ks1\.([0-9a-f]{12})\.([0-9a-f]{40})\.([0-9a-f]{64})")
-_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-_MACHINE_ID = re.compile(r"[0-9a-f]{32}")
-_HOSTNAME_LENGTH = 253
+_ID = re.compile(r"[0-9a-f]{12}")
+_RECORD_LIMIT = 64 * 1024
+_KEEP_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -73,11 +77,19 @@ class Record:
 
 @dataclass(frozen=True)
 class Claim:
-    """The machine that a token belongs to since it was presented."""
+    """The machine that a token belongs to since it was presented.
 
-    machine_id: str
+    key: SHA-256 of its public key, hex; "" in a claim of an older installer, which nobody has.
+    time: seconds since 1970. answers: how often it was answered. certificate, authority: PEM.
+    """
+
     hostname: str
     time: int
+    key: str = ""
+    address: str = ""
+    answers: int = 0
+    certificate: str = ""
+    authority: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,8 +97,12 @@ class Request:
     """What a machine sends. Its address is not in it: that is what the connection says."""
 
     token: Token
-    hostname: str
-    machine_id: str
+    csr: KeyRequest
+
+    @property
+    def hostname(self) -> str:
+        """The node's name, which the request for a certificate asks for too."""
+        return self.csr.name
 
 
 class Refusal(Exception):  # noqa: N818 an answer, not a failure
@@ -96,6 +112,10 @@ class Refusal(Exception):  # noqa: N818 an answer, not a failure
         super().__init__(text)
         self.status = status
         self.text = text
+
+
+AGAIN = (429, 503)
+"""HTTP's words for "later": the client asks again."""
 
 
 def new(role: str, pin: str, *, now: int, ttl: int) -> tuple[Token, Record]:
@@ -110,24 +130,25 @@ def parse_request(body: bytes) -> Request:
     """The JSON of POST /v1/join, every field checked. Raises Refusal(400)."""
     try:
         fields = json.loads(body)
-        values = [fields[key] for key in ("token", "hostname", "machine_id")]
+        values = [fields[key] for key in ("token", "hostname", "csr")]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise Refusal(400, "the request is not the JSON of a join") from error
+        raise Refusal(
+            400, "the request is not the JSON of a join: is the installer there of another release?"
+        ) from error
     if not all(isinstance(value, str) for value in values):
-        raise Refusal(400, "token, hostname and machine_id must be strings")
-    text, hostname, machine_id = values
-    if len(hostname) > _HOSTNAME_LENGTH or not all(map(_LABEL.fullmatch, hostname.split("."))):
-        raise Refusal(400, f"hostname {hostname[:80]!r} is not valid (RFC 1123, lower case)")
-    if not _MACHINE_ID.fullmatch(machine_id):
-        raise Refusal(400, "machine_id is not 32 hex digits (machine-id(5))")
+        raise Refusal(400, "token, hostname and csr must be strings")
+    text, hostname, csr = values
+    problem = join_identity.name_problem(hostname)
+    if problem or len(csr) > join_identity.REQUEST_LIMIT:
+        raise Refusal(400, problem or f"csr has more than {join_identity.REQUEST_LIMIT} characters")
     try:
-        return Request(Token.parse(text), hostname, machine_id)
-    except UsageError as error:
+        return Request(Token.parse(text), join_identity.checked(csr, hostname))
+    except (UsageError, RefusedError) as error:
         raise Refusal(400, error.message) from error
 
 
 def judge(record: Record | None, request: Request, *, role: str, now: int) -> None:
-    """Whether the token is good, whoever presents it. Raises Refusal(403).
+    """Whether the token is good, whoever presents it. Raises Refusal(403), or 503 by the clock.
 
     Who does not know the secret learns nothing about the token, not even that it exists.
     """
@@ -136,16 +157,23 @@ def judge(record: Record | None, request: Request, *, role: str, now: int) -> No
         raise Refusal(403, "token unknown on this Primer")
     if record.revoked:
         raise Refusal(403, "token revoked")
+    if now < record.created:
+        raise Refusal(503, "this Primer's clock was set back to before the token was made")
     if now >= record.expires:
         raise Refusal(403, "token expired; make a new one with `keystone-install token create`")
     if record.role != role:
         raise Refusal(403, f"token is for the role {record.role}, not {role}")
 
 
-def judge_claim(claim: Claim, request: Request) -> None:
+def judge_claim(claim: Claim | None, request: Request, address: IPv4Address) -> None:
     """Whether the machine that owns the token presents it. Raises Refusal(403)."""
-    if (claim.machine_id, claim.hostname) != (request.machine_id, request.hostname):
+    if claim is None:
+        return
+    asked = request.csr.key, request.hostname, str(address)
+    if (claim.key, claim.hostname, claim.address) != asked:
         raise Refusal(403, f"token was already used, by {claim.hostname}")
+    if claim.answers >= ANSWERS:
+        raise Refusal(403, f"token was used {ANSWERS} times by this machine; make a new one")
 
 
 def judge_place(site: Site, request: Request, address: IPv4Address) -> None:
@@ -158,77 +186,107 @@ def judge_place(site: Site, request: Request, address: IPv4Address) -> None:
 
 
 class Failures:
-    """Counts refusals by address; whoever fails too often waits. Seconds are the caller's."""
+    """Counts refusals by address: who fails too often is told to wait, and no longer logged.
 
-    def __init__(self, *, per_address: int = 10, overall: int = 200, window: float = 60) -> None:
-        self._limits = per_address, overall
-        self._window = window
-        self._seen: list[tuple[float, str]] = []
+    A good token is never counted against: the secret is judged first. now: seconds of a clock that
+    nobody sets (CLOCK_MONOTONIC). Addresses of a site's network at most are kept.
+    """
 
-    def check(self, address: str, now: float) -> None:
-        """Raises Refusal(429) while there were too many."""
-        self._seen = [entry for entry in self._seen if now - entry[0] < self._window]
-        mine = sum(1 for _, where in self._seen if where == address)
-        if mine >= self._limits[0] or len(self._seen) >= self._limits[1]:
-            raise Refusal(429, f"too many refused attempts; wait {self._window:.0f} s")
+    def __init__(self, *, per_address: int = 10, window: float = 60) -> None:
+        self._limit, self._window = per_address, window
+        self._seen: dict[str, list[float]] = {}
 
-    def note(self, address: str, now: float) -> None:
-        """One more. Memory is bounded by the overall limit, for `check` comes first."""
-        self._seen.append((now, address))
+    def note(self, address: str, now: float) -> bool:
+        """One more. Whether there were too many within the window."""
+        self._seen = {
+            where: times for where, times in self._seen.items() if now - times[-1] < self._window
+        }
+        times = [at for at in self._seen.get(address, []) if now - at < self._window]
+        self._seen[address] = [*times, now][-self._limit - 1 :]
+        return len(self._seen[address]) > self._limit
+
+
+class Floor:
+    """A clock that never goes back: seconds since 1970, remembered in a file over restarts.
+
+    An expired token stays expired when somebody sets the clock back. wall, monotonic: the clocks
+    of time(3) and CLOCK_BOOTTIME.
+    """
+
+    def __init__(
+        self, file: Path, wall: Callable[[], float], monotonic: Callable[[], float]
+    ) -> None:
+        self._file, self._wall, self._monotonic = file, wall, monotonic
+        found = _read(file)
+        known = float(found.get("time", 0)) if found else 0.0
+        self._start = max(wall(), known), monotonic()
+        self._written = 0.0
+        self.now()
+
+    def now(self) -> float:
+        """The latest time that this clock or the file has seen; kept once a minute."""
+        began, mark = self._start
+        found = max(self._wall(), began + self._monotonic() - mark)
+        self._start = found, self._monotonic()
+        if found - self._written >= _KEEP_SECONDS:
+            _write(self._file, {"time": found}, 0o600)
+            self._written = found
+        return found
 
 
 class Tokens:
-    """The folder of tokens on one Primer: `<id>.json` and, once used, `<id>.claim`."""
+    """Two folders on one Primer: root writes `tokens/<id>.json`, the service `claims/<id>.json`.
+
+    The service may read what root writes and not change it; root reads what the service wrote
+    without following links.
+    """
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
+        self._records, self._claims = directory / "tokens", directory / "claims"
+        self.clock = directory / "claims/clock"
+
+    def now(self) -> float:
+        """The latest time, in seconds since 1970, that this Primer's clock or the service saw."""
+        return max(time.time(), float((_read(self.clock) or {}).get("time", 0)))
 
     def add(self, record: Record) -> None:
-        """Keep a new token's record."""
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write(self._directory / f"{record.id}.json", asdict(record))
+        """Keep a new token's record. The folder's group may read it (the role join makes it so)."""
+        self._records.mkdir(mode=0o750, parents=True, exist_ok=True)
+        _write(self._records / f"{record.id}.json", asdict(record), 0o640)
 
     def find(self, token_id: str) -> Record | None:
         """The record with that id, or None. The id is checked before it names a file."""
-        if not re.fullmatch(r"[0-9a-f]{12}", token_id):
+        if not _ID.fullmatch(token_id):
             return None
-        try:
-            return Record(**json.loads((self._directory / f"{token_id}.json").read_text()))
-        except FileNotFoundError:
-            return None
+        found = _read(self._records / f"{token_id}.json")
+        return Record(**found) if found else None
 
     def all(self) -> list[Record]:
         """Every record, oldest first."""
-        found = (self.find(path.stem) for path in self._directory.glob("*.json"))
+        found = (self.find(path.stem) for path in self._records.glob("*.json"))
         return sorted((r for r in found if r is not None), key=lambda r: (r.created, r.id))
 
     def claimed(self, token_id: str) -> Claim | None:
         """Who owns the token, if anybody does yet."""
-        try:
-            return Claim(**json.loads((self._directory / f"{token_id}.claim").read_text()))
-        except FileNotFoundError:
+        found = _read(self._claims / f"{token_id}.json")
+        if found:
+            return Claim(**found)
+        # Of an installer before this one, for a week: only root may read whose it was.
+        before = self._records / f"{token_id}.claim"
+        if not before.exists():
             return None
+        owner = _read(before) if os.access(before, os.R_OK) else None
+        return Claim(str((owner or {}).get("hostname", "a machine")), 0)
 
-    def claim(self, request: Request, now: int) -> Claim:
-        """Give the token to the machine unless it has an owner; returns the owner.
+    def owns(self, request: Request) -> bool:
+        """Whether any token's owner is this very machine: same key, same name."""
+        claims = (self.claimed(path.stem) for path in self._claims.glob("*.json"))
+        mine = request.csr.key, request.hostname
+        return any(claim is not None and (claim.key, claim.hostname) == mine for claim in claims)
 
-        A hard link is made or fails: of two machines at the same moment one gets it, also after
-        a power cut.
-        """
-        path = self._directory / f"{request.token.id}.claim"
-        mine = Claim(request.machine_id, request.hostname, now)
-        spare = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        _write(spare, asdict(mine))
-        try:
-            os.link(spare, path)
-        except FileExistsError:
-            owner = self.claimed(request.token.id)
-            assert owner is not None, "claims are never deleted while their token is there"
-            return owner
-        finally:
-            spare.unlink()
-        _sync(self._directory)
-        return mine
+    def claim(self, token_id: str, claim: Claim) -> None:
+        """Keep who owns a token. Only the service does, one request after another."""
+        _write(self._claims / f"{token_id}.json", asdict(claim), 0o600)
 
     def revoke(self, token_id: str) -> Record:
         """Make a token worthless. Raises UsageError when there is none of that id."""
@@ -236,46 +294,8 @@ class Tokens:
         if record is None:
             raise UsageError(f"no token {token_id}", hint="keystone-install token list")
         gone = Record(**{**asdict(record), "revoked": True})
-        _write(self._directory / f"{token_id}.json", asdict(gone))
+        _write(self._records / f"{token_id}.json", asdict(gone), 0o640)
         return gone
-
-
-@dataclass(frozen=True)
-class Bootstrap:
-    """What kubeadm's join needs: a bootstrap token and the cluster CA's pin."""
-
-    token: str
-    ca_hash: str
-
-    def variables(self) -> dict[str, object]:
-        """The volatile variables of the role `node`."""
-        return {"node_token": self.token, "node_ca_hash": self.ca_hash}
-
-
-def mint(runner: run.Host | None = None, *, ttl: str = "15m") -> Bootstrap:
-    """Make a kubeadm bootstrap token, here or on a host with a control plane.
-
-    Raises HostError when kubeadm fails or answers what we do not know.
-    """
-    argv = ["kubeadm", "--kubeconfig", ADMIN, "token", "create", "--ttl", ttl,
-            "--print-join-command"]  # fmt: skip
-    try:
-        result = runner.run(argv) if runner is not None else run.run(argv)
-    except run.CommandError as error:
-        raise HostError(f"no bootstrap token: {error.message}") from error
-    return parse_join_command(result.stdout)
-
-
-def parse_join_command(text: str) -> Bootstrap:
-    """From what `kubeadm token create --print-join-command` prints."""
-    found = re.search(
-        r"--token ([a-z0-9]{6}\.[a-z0-9]{16}) .*--discovery-token-ca-cert-hash "
-        r"(sha256:[0-9a-f]{64})",
-        text,
-    )
-    if found is None:
-        raise HostError("kubeadm printed no join command with token and CA hash")
-    return Bootstrap(*found.groups())
 
 
 def addresses(site: Site) -> Sequence[str]:
@@ -288,8 +308,23 @@ def _digest(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def _write(path: Path, value: object) -> None:
-    write_whole(path, json.dumps(value).encode(), 0o600)
+def _read(path: Path) -> dict[str, Any] | None:
+    """A small JSON object, of a file and not of what a link leads to; None where there is none."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise HostError(f"{path}: {error.strerror}") from error
+    with os.fdopen(handle) as file:
+        try:
+            return dict(json.loads(file.read(_RECORD_LIMIT)))
+        except (ValueError, TypeError) as error:
+            raise HostError(f"{path}: not what Keystone wrote", hint="remove it") from error
+
+
+def _write(path: Path, value: object, mode: int) -> None:
+    write_whole(path, json.dumps(value).encode(), mode)
 
 
 def _sync(directory: Path) -> None:

@@ -1,7 +1,7 @@
 """A worker joins by itself: ask a Primer, fetch what it names, converge this machine.
 
-Everything can be cut and run again: blobs resume, the token stays this machine's until it expires,
-the roles finish what they began.
+Everything can be cut and run again: blobs resume, the token stays this machine's and its key's, the
+roles finish what they began. The key is made here and never sent.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import http.client
 import json
 import os
 import platform
+import random
 import socket
 import ssl
 import time
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keystone import ansible, host_profile, join, join_script, log, run
+from keystone import ansible, host_profile, join, join_identity, join_script, log, run
 from keystone.bundle import disk
 from keystone.bundle.model import STORE
 from keystone.errors import HostError, PreflightError, RefusedError
@@ -37,6 +38,8 @@ DONE = Path("/etc/kubernetes/keystone/done")
 TRY_SECONDS = 1800
 ANSWER_LIMIT = 4 * 1024 * 1024
 _PIECE = 256 * 1024
+_PAUSE, _LONGEST = 3, 60
+"""Seconds between two attempts, at least and as far as a Primer may ask for."""
 _DATES = (9, 10)
 """X509_V_ERR_CERT_NOT_YET_VALID and ..._HAS_EXPIRED (openssl-verification-options(1))."""
 
@@ -102,6 +105,8 @@ def findings(machine: Machine, profile: HostProfile = host_profile.MACHINE) -> l
         found.append("cgroup v1: boot with systemd.unified_cgroup_hierarchy=1")
     if not machine.machine_id:
         found.append("/etc/machine-id is empty: run systemd-machine-id-setup")
+    if problem := join_identity.name_problem(machine.hostname):
+        found.append(problem)
     return found
 
 
@@ -122,13 +127,15 @@ def main(servers: Sequence[str], token: join.Token, ca_file: Path, *, trial: boo
         answer = json.loads(ANSWER.read_text())
     else:
         with log.step("ask to join"):
-            answer = ask(servers, context, token, machine)
+            csr = join_identity.made(machine.hostname, join_identity.KEY)
+            answer = ask(servers, context, token, machine.hostname, csr)
         if answer.get("trial", False) is not trial:
             is_not = "is no trial site" if trial else "is a trial site"
             raise RefusedError(
                 f"the site {is_not}, and this command is not for it",
                 hint="run the command that its `token create` printed, unchanged",
             )
+        join_identity.place(join_identity.Identity(**answer["identity"]))
         _keep(answer)
     place_ca(ca_file)
     fetch_all(answer["blobs"], answer["primers"], context)
@@ -164,18 +171,18 @@ def place_ca(ca_file: Path) -> None:
 
 
 def ask(
-    servers: Sequence[str], context: ssl.SSLContext, token: join.Token, machine: Machine
+    servers: Sequence[str], context: ssl.SSLContext, token: join.Token, hostname: str, csr: str
 ) -> dict[str, Any]:
-    """The Primer's answer. Tries all servers until one answers; a refusal is final.
+    """The Primer's answer. Tries all servers until one answers; a refusal is final, "later" is not.
 
-    Raises RefusedError with the Primer's words, HostError when none answers in TRY_SECONDS.
+    csr: this machine's request for a certificate, PEM. Raises RefusedError with the Primer's words,
+    HostError when none answers in TRY_SECONDS.
     """
-    body = json.dumps({
-        "token": str(token), "hostname": machine.hostname, "machine_id": machine.machine_id,
-    })  # fmt: skip
+    body = json.dumps({"token": str(token), "hostname": hostname, "csr": csr})
     deadline = time.monotonic() + TRY_SECONDS
     said: dict[str, str] = {}
     while True:
+        wait = _PAUSE
         for server in servers:
             try:
                 return _post(server, context, body)
@@ -186,7 +193,9 @@ def ask(
                 said[server] = why
                 if time.monotonic() > deadline:
                     raise HostError(f"{server}: {why}", hint="is the Primer up?") from error
-        time.sleep(3)
+                wait = max(wait, getattr(error, "seconds", 0))
+        # Machines that are started together and told the same do not come back together.
+        time.sleep(wait * random.uniform(1, 1.5))  # noqa: S311 nothing is secret in it
 
 
 def problem(error: Exception, now: float) -> str:
@@ -198,7 +207,11 @@ def problem(error: Exception, now: float) -> str:
 
 
 class _BusyError(Exception):
-    """The Primer answers, but not now."""
+    """The Primer answers, but not now. seconds: what it says to wait (Retry-After)."""
+
+    def __init__(self, text: str, seconds: int = 0) -> None:
+        super().__init__(text)
+        self.seconds = seconds
 
 
 def _post(server: str, context: ssl.SSLContext, body: str) -> dict[str, Any]:
@@ -208,19 +221,28 @@ def _post(server: str, context: ssl.SSLContext, body: str) -> dict[str, Any]:
     with closing(link):
         link.request("POST", "/v1/join", body, {"Content-Type": "application/json"})
         reply = link.getresponse()
-        value = json.loads(reply.read(ANSWER_LIMIT))
-        if reply.status == http.client.OK:
-            return dict(value)
-        text = str(value.get("error", reply.status))
-        if reply.status >= http.client.INTERNAL_SERVER_ERROR:
-            raise _BusyError(text)
+        value = _object(reply.read(ANSWER_LIMIT))
+        if reply.status == http.client.OK and "roles" in value:
+            return value
+        text = str(value.get("error", f"HTTP {reply.status} {reply.reason}"))
+        later = reply.status in join.AGAIN or reply.status >= http.client.INTERNAL_SERVER_ERROR
+        if later or reply.status == http.client.OK:
+            asked = reply.headers.get("Retry-After", "")
+            raise _BusyError(text, min(int(asked), _LONGEST) if asked.isdecimal() else 0)
         raise RefusedError(f"{server} refused: {text}")
 
 
+def _object(body: bytes) -> dict[str, Any]:
+    """What was answered; nothing when it is not the service that speaks, but nginx before it."""
+    try:
+        return dict(json.loads(body))
+    except (ValueError, TypeError):
+        return {}
+
+
 def _keep(answer: Mapping[str, Any]) -> None:
-    """Remember the answer for a later run, without the bootstrap token that is soon worthless."""
-    roles = {**answer["roles"], "node": {**answer["roles"]["node"], "node_token": ""}}
-    write_whole(ANSWER, json.dumps({**answer, "roles": roles}).encode(), 0o600)
+    """Remember the answer for a later run. Nothing in it is secret."""
+    write_whole(ANSWER, json.dumps(answer).encode(), 0o600)
 
 
 def fetch_all(

@@ -93,7 +93,11 @@ def installer():
 def main():
     if os.geteuid() != 0 and not ROOT:
         sys.exit("run this as root: a node of a cluster is root's business")
-    if len(sys.argv) != 2:
+    if len(sys.argv) > 1:
+        sys.exit("a token on a command line is seen by every user of this machine: make another "
+                 "one and copy the whole command, which hands it over on standard input")
+    token = "" if sys.stdin.isatty() else sys.stdin.readline().strip()
+    if not token:
         sys.exit("the join token is missing: copy the whole command")
     os.umask(0o022)
     place(CA_FILE, CA.encode())
@@ -101,7 +105,11 @@ def main():
         os.makedirs(os.path.dirname(TARGET), exist_ok=True)
         installer()
     servers = [word for server in SERVERS for word in ("--server", server)]
-    os.execv(TARGET, [TARGET, "join", *OPTIONS, *servers, "--token", sys.argv[1]])
+    read, write = os.pipe()
+    os.write(write, token.encode())
+    os.close(write)
+    os.dup2(read, 0)
+    os.execv(TARGET, [TARGET, "join", *OPTIONS, *servers, "--token-file", "-"])
 
 main()
 '''
@@ -130,8 +138,14 @@ def write(config: Config, *, ca_file: Path = SITE_CA, path: Path = SCRIPT) -> st
 def command(config: Config, token: join.Token, digest: str) -> str:
     """The one command to paste as root on the worker.
 
-    No character of the code means anything to a shell between double quotes.
+    The token is on standard input: `echo` is the shell's own, so no process list shows it. No
+    character of the code means anything to a shell between double quotes.
     """
+    return f"echo {token} | {program(config, digest)}"
+
+
+def program(config: Config, digest: str) -> str:
+    """That command without the token, which it reads from standard input."""
     url = f"https://{config.host.address}:{FILES_PORT}/join"
     code = (
         "import hashlib,ssl,sys,urllib.request as u;"
@@ -139,7 +153,7 @@ def command(config: Config, token: join.Token, digest: str) -> str:
         f"hashlib.sha256(s).hexdigest()=='{digest}' or sys.exit('not the script of this site');"
         "exec(compile(s,'join','exec'))"
     )
-    return f'python3 -c "{code}" {token}'
+    return f'python3 -c "{code}"'
 
 
 def pin(pem: str) -> str:

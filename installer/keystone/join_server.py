@@ -1,6 +1,9 @@
-"""The join API of a Primer: POST /v1/join over TLS, answered with all that a worker is told.
+"""The join API of a Primer: POST /v1/join, answered with all that a worker is told.
 
-`answer` decides; the rest is HTTP with limits: size, time, number of connections, failed attempts.
+nginx is in front (roles/join): it ends TLS, and keeps to limits of size, time and connections. It
+hands whole requests to the Unix socket here, which only it may open, and names the address of the
+connection in ADDRESS_HEADER, over whatever the client said there. `answer` decides; the rest is
+HTTP.
 """
 
 from __future__ import annotations
@@ -9,16 +12,17 @@ import http.server
 import importlib
 import json
 import re
-import ssl
+import socketserver
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
-from ipaddress import IPv4Address
+from ipaddress import AddressValueError, IPv4Address
 from typing import TYPE_CHECKING, Any
 
-from keystone import join, log
+from keystone import join, join_cluster, log
 from keystone.errors import KeystoneError
 from keystone.inventory import Context
 from keystone.site import Node
@@ -26,60 +30,85 @@ from keystone.site import Node
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from keystone.join_cluster import Cluster
     from keystone.join_config import Config
 
 WORKER_ROLES = ("packages", "names", "time", "kernel", "containerd", "endpoint", "node")
 """The roles of playbooks/worker.yml, in its order."""
-BODY_LIMIT = 16 * 1024
+ADDRESS_HEADER = "X-Keystone-Address"
+BODY_LIMIT = 8 * 1024
 CONNECTIONS = 64
 IO_SECONDS = 60.0
+RETRY_SECONDS = 10
+"""What a machine is told to wait that is answered "later" (Retry-After, RFC 9110)."""
 
 
 @dataclass
 class Service:
-    """What requests are answered from. roles: the worker's; clock: seconds since 1970.
+    """What requests are answered from. roles: the worker's.
 
-    kubernetes_ca: PEM text of the CA of API servers.
+    clock: seconds since 1970, never back; monotonic: seconds of a clock that nobody sets.
     """
 
     config: Config
     tokens: join.Tokens
-    mint: Callable[[], join.Bootstrap]
-    kubernetes_ca: str
+    cluster: Cluster
     roles: tuple[str, ...] = WORKER_ROLES
     clock: Callable[[], float] = time.time
+    monotonic: Callable[[], float] = time.monotonic
     failures: join.Failures = field(default_factory=join.Failures)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    counting: threading.Lock = field(default_factory=threading.Lock)
 
     def answer(self, body: bytes, address: str) -> dict[str, object]:
-        """The answer to one request. Raises join.Refusal, HostError when kubeadm fails."""
-        now = self.clock()
-        with self.lock:
-            self.failures.check(address, now)
-        try:
-            request = self._admit(body, IPv4Address(address), int(now))
-        except join.Refusal:
-            with self.lock:
-                self.failures.note(address, now)
-            raise
-        bootstrap = self.mint()
-        roles = worker_roles(self.config, request.hostname, IPv4Address(address), self.roles)
-        roles["node"].update(bootstrap.variables())
-        roles["endpoint"]["endpoint_ca"] = self.kubernetes_ca
+        """The answer to one request. Raises join.Refusal, HostError when the cluster fails."""
+        request = join.parse_request(body)
+        now = self._judged(request)
+        where = IPv4Address(address)
+        join.judge_place(self.config.site, request, where)
+        with self.lock:  # whoever comes here has a good token: one after another
+            claim = self._admit(request, where, now)
+        self._judged(request)  # revoked meanwhile: what was signed is not handed out
+        roles = worker_roles(self.config, request.hostname, where, self.roles)
+        roles["endpoint"]["endpoint_ca"] = claim.authority
         return {
             "roles": roles,
             "blobs": blobs(self.config, roles),
             "primers": list(join.addresses(self.config.site)),
             "trial": self.config.site.trial,
+            "identity": {"certificate": claim.certificate, "authority": claim.authority},
         }
 
-    def _admit(self, body: bytes, address: IPv4Address, now: int) -> join.Request:
-        """Everything is checked before the token is used up."""
-        request = join.parse_request(body)
+    def _judged(self, request: join.Request) -> int:
+        """The time at which the token was found good. Raises join.Refusal."""
+        now = int(self.clock())
         join.judge(self.tokens.find(request.token.id), request, role="worker", now=now)
-        join.judge_place(self.config.site, request, address)
-        join.judge_claim(self.tokens.claim(request, now), request)
-        return request
+        return now
+
+    def _admit(self, request: join.Request, address: IPv4Address, now: int) -> join.Claim:
+        """Everything is judged, and the name taken, before the token is used up."""
+        known = self.tokens.claimed(request.token.id)
+        join.judge_claim(known, request, address)
+        if known is None or not known.certificate:
+            known = self._identified(request, address, now)
+        claim = replace(known, answers=known.answers + 1)
+        self.tokens.claim(request.token.id, claim)
+        return claim
+
+    def _identified(self, request: join.Request, address: IPv4Address, now: int) -> join.Claim:
+        claim = join.Claim(request.hostname, now, request.csr.key, str(address))
+        try:
+            self.cluster.reserve(request.csr, again=self.tokens.owns(request))
+            self.tokens.claim(request.token.id, claim)
+            identity = self.cluster.sign(request.csr)
+        except join_cluster.TakenError as error:
+            raise join.Refusal(409, error.message) from error
+        return replace(claim, certificate=identity.certificate, authority=identity.authority)
+
+    def failed(self, address: str) -> bool:
+        """Count one refusal. Whether that address had too many."""
+        with self.counting:
+            return self.failures.note(address, self.monotonic())
 
 
 def worker_roles(
@@ -115,37 +144,40 @@ def _texts(value: object) -> Iterator[str]:
             yield from _texts(inner)
 
 
-class Server(http.server.ThreadingHTTPServer):
-    """HTTPS with the handshake in the connection's own thread, and a bound on threads."""
+class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    """HTTP for nginx alone, with a bound on threads. path: the socket, made anew, mode 0660."""
 
     daemon_threads = True
-    allow_reuse_address = True
     request_queue_size = 128
 
-    def __init__(self, address: tuple[str, int], service: Service, context: ssl.SSLContext) -> None:
-        super().__init__(address, _Handler)
+    def __init__(self, path: Path, service: Service) -> None:
+        path.unlink(missing_ok=True)
+        super().__init__(str(path), _Handler)
+        path.chmod(0o660)
         self.service = service
-        self._context = context
         self._room = threading.BoundedSemaphore(CONNECTIONS)
 
+    def service_actions(self) -> None:
+        """Let the clock see that time passes, whoever asks (each half second)."""
+        self.service.clock()
+
     def process_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 socketserver's
-        """Drop the connection when there are too many: the worker tries again."""
+        """Drop the connection when there are too many: nginx says 502, the worker tries again."""
         if not self._room.acquire(blocking=False):
             self.shutdown_request(request)
             return
         super().process_request(request, client_address)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 socketserver's
-        """Handshake, handle, and give the place back."""
+        """Handle, and give the place back."""
         try:
-            request.settimeout(IO_SECONDS)
-            with self._context.wrap_socket(request, server_side=True) as secured:
-                self.finish_request(secured, client_address)
-        except OSError as error:
-            log.info(f"{client_address[0]}: {error}")
+            super().process_request_thread(request, client_address)
         finally:
-            self.shutdown_request(request)
             self._room.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 socketserver's
+        """A connection that broke is a line of the journal, not a traceback."""
+        log.debug(f"a connection of nginx broke: {sys.exception()}")
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -164,18 +196,37 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """A machine wants to join."""
-        peer = self.client_address[0]
+        peer = "?"
         try:
+            peer = self._peer()
             answer = self.server.service.answer(self._body(), peer)
         except join.Refusal as refusal:
-            log.info(f"{peer}: refused, {refusal.status}: {refusal.text}")
-            self._reply(refusal.status, {"error": refusal.text})
+            self._refuse(peer, refusal)
         except KeystoneError as error:
             log.error(f"{peer}: {error.message}")
             self._reply(503, {"error": "the Primer cannot admit workers now; its journal says why"})
         else:
             log.info(f"{peer}: admitted")
             self._reply(200, answer)
+
+    def _refuse(self, peer: str, refusal: join.Refusal) -> None:
+        """Who is refused too often is told to wait, whatever he asked, and is not logged."""
+        if self.server.service.failed(peer):
+            self._reply(429, {"error": "too many refused attempts; wait a minute"})
+            return
+        log.info(f"{peer}: refused, {refusal.status}: {refusal.text}")
+        self._reply(refusal.status, {"error": refusal.text})
+
+    def _peer(self) -> str:
+        """The address that nginx saw; it takes away what a client says under that name."""
+        said = self.headers.get_all(ADDRESS_HEADER) or []
+        try:
+            (address,) = said
+            return str(IPv4Address(address))
+        except (ValueError, AddressValueError) as error:
+            raise join.Refusal(
+                400, "the request did not come through the Primer's nginx"
+            ) from error
 
     def _body(self) -> bytes:
         if self.path != "/v1/join":
@@ -190,6 +241,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _reply(self, status: int, value: Mapping[str, object]) -> None:
         body = json.dumps(value).encode()
         self.send_response(status)
+        if status in join.AGAIN:
+            self.send_header("Retry-After", str(RETRY_SECONDS))
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -199,18 +252,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """The base prints every request; `answer`'s outcome is what matters."""
 
 
-def tls_context(certificate: Path, key: Path) -> ssl.SSLContext:
-    """TLS 1.2 or newer with the site certificate and its chain."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(certificate, key)
-    return context
-
-
 def serve(server: Server) -> None:
     """Answer until the process is ended."""
-    host, port = server.server_address[:2]
-    log.info(f"answering joining workers on {host!s}:{port}")
+    log.info(f"answering joining workers on {server.server_address!s}, behind nginx")
     try:
         server.serve_forever()
     finally:

@@ -27,7 +27,7 @@ RESOLV_CONF = "/etc/kubernetes/resolv.conf"
 CONFIG = "/etc/kubernetes/keystone"
 POOL_LABEL = "node-restriction.kubernetes.io/keystone-pool"
 """Set by the installer: a kubelet may set no label with this prefix (NodeRestriction)."""
-TOKEN, CA_HASH = "@TOKEN@", "@CA_HASH@"
+KUBELET_CONF = "/etc/kubernetes/kubelet.conf"
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,10 @@ def init_documents(context: Context) -> str:
 
 
 def join_document(context: Context, *, control_plane: bool = False) -> str:
-    """The document for `kubeadm join`, with TOKEN and CA_HASH where the host puts them."""
+    """The document for `kubeadm join` of a host that has its identity as a node (kubelet.conf).
+
+    kubeadm reads the cluster's configuration with it, and kubelet has no need to ask for another.
+    """
     extra: dict[str, object] = {}
     if control_plane:
         extra["controlPlane"] = {
@@ -150,15 +153,8 @@ def join_document(context: Context, *, control_plane: bool = False) -> str:
     return dump({
         "apiVersion": "kubeadm.k8s.io/v1beta4",
         "kind": "JoinConfiguration",
-        "discovery": {
-            "bootstrapToken": {
-                "apiServerEndpoint": ENDPOINT,
-                "token": TOKEN,
-                "caCertHashes": [CA_HASH],
-            },
-            "tlsBootstrapToken": TOKEN,
-        },
-        "nodeRegistration": _registration(context),
+        "discovery": {"file": {"kubeConfigPath": KUBELET_CONF}},
+        "nodeRegistration": _registration(context, joins=True),
         "timeouts": _timeouts(context.site),
         **extra,
     })  # fmt: skip
@@ -207,9 +203,10 @@ def kubelet_configuration(context: Context) -> dict[str, object]:
     }
 
 
-def _registration(context: Context) -> dict[str, object]:
+def _registration(context: Context, *, joins: bool = False) -> dict[str, object]:
     looks = patience_of(context.site).housekeeping
-    ignored = host_profile.of(context.site).ignored_preflight
+    there = ("FileAvailable--etc-kubernetes-kubelet.conf",) if joins else ()
+    ignored = (*host_profile.of(context.site).ignored_preflight, *there)
     return {
         "name": context.host.name,
         "criSocket": CRI_SOCKET,
@@ -230,6 +227,8 @@ def _cluster(context: Context) -> dict[str, object]:
     manager = {
         "node-monitor-grace-period": f"{patience.node_grace}s",
         "node-monitor-period": f"{max(5, patience.node_status // 3)}s",
+        # Kubelets renew themselves; one whose name was revoked is nobody when this has passed.
+        "cluster-signing-duration": "2160h0m0s",
         **_election(site),
     }
     return {

@@ -56,7 +56,7 @@ CLOCK_SKEW = 60.0
 
 PORT_OWNERS = {
     2379: "etcd", 2380: "etcd", 5000: "registry", 6443: "kube-apiserver", 7443: "haproxy",
-    8080: "nginx", 8443: "nginx", 8444: "keystone-instal python3", 10250: "kubelet",
+    8080: "nginx", 8443: "nginx", 8444: "nginx keystone-instal python3", 10250: "kubelet",
 }  # fmt: skip
 """Programs of ours that may listen there already, on a host that Keystone has begun; as ss(8)
 names them, which is the first 15 letters."""

@@ -66,15 +66,14 @@ def whole(file: Path, temporary: Path, mode: int) -> Iterator[FileIO]:
 
     The bytes are on the disk before; the folder's own entry is the caller's to sync.
     """
-    with ours(file.parent) as folder:
-        # A secret must not be readable for the moment before its mode is set.
-        with half_made(temporary, file):
-            handle = _new(folder, temporary, 0o600)
-            with open(handle, "wb", buffering=0) as stream:  # noqa: PTH123 a handle has no path
-                yield stream
-                os.fchmod(handle, mode)
-                os.fsync(handle)
-            os.replace(temporary.name, file.name, src_dir_fd=folder, dst_dir_fd=folder)
+    # A secret must not be readable for the moment before its mode is set.
+    with ours(file.parent) as folder, half_made(temporary, file):
+        handle = _new(folder, temporary, 0o600)
+        with open(handle, "wb", buffering=0) as stream:  # noqa: PTH123 a handle has no path
+            yield stream
+            os.fchmod(handle, mode)
+            os.fsync(handle)
+        os.replace(temporary.name, file.name, src_dir_fd=folder, dst_dir_fd=folder)
 
 
 def write_new(file: Path, content: bytes, mode: int) -> None:

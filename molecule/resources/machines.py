@@ -5,7 +5,7 @@ Called by the playbooks beside it:
     machines.py up p1 w1         boot; prints Molecule's instance config (JSON is YAML)
     machines.py lay node p1 w1   bundle, keys, variables; installer and seed onto the machines
     machines.py store w1         a step: the bundle into the machine's store
-    machines.py token w1         a step: a bootstrap token of p1's among the machine's variables
+    machines.py identity w1      a step: the machine's identity as a node, signed on p1
     machines.py down             ends and removes them
 
 KEYSTONE_KIND says what the machines are: container (the default) or virtual. Variables come from
@@ -23,7 +23,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keystone import ansible, bundle, join, log, pki, site
+from keystone import ansible, bundle, join_cluster, log, pki, site
 from keystone.actions import INSTALLER, SEED, PushInstaller, World
 from keystone.deployment import deployment_digest
 from keystone.inventory import Context
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 NAME = "molecule"
 PASSPHRASE = "the lab's own passphrase, not a secret"
 FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-STEPS = ("store", "token")
+STEPS = ("store", "identity")
 """What comes before a role and is none: the engine does it, between roles."""
 NEEDS: Mapping[str, tuple[str, ...]] = {
     "trust": (),
@@ -85,7 +85,7 @@ def up_to(*last: str) -> list[str]:
 def before_on_worker(role: str) -> list[str]:
     """The same on a worker: as it joins. What it would fetch by itself comes as a store."""
     roles = list(WORKER_ROLES[: WORKER_ROLES.index(role)])
-    return ["store", *roles, "token"] if roles else []
+    return ["store", *roles, "identity"] if roles else []
 
 
 def steps(scenario: str, name: str) -> list[str]:
@@ -220,12 +220,9 @@ def store(machine: Machine) -> None:
     machine.pull()
 
 
-def token(machine: Machine) -> None:
-    """Let the machine join: the secret that the join service would answer with."""
-    minted = join.mint(Lab(NAME).machine("p1").host())
-    told = json.loads(scratch("vars", f"{machine.name}.json").read_text())
-    more = {name: ansible.as_data(value) for name, value in minted.variables().items()}
-    write(machine.name, told | more)
+def identity(machine: Machine) -> None:
+    """Let the machine join: what the join service would answer with."""
+    join_cluster.give(machine.host(), machine.name, Lab(NAME).machine("p1").host(), INSTALLER)
 
 
 def write(name: str, values: Mapping[str, object]) -> None:
@@ -248,7 +245,7 @@ def main(verb: str, *words: str) -> None:
     elif verb == "lay":
         lay(words[0], list(words[1:]))
     else:
-        {"store": store, "token": token}[verb](Lab(NAME).machine(words[0]))
+        {"store": store, "identity": identity}[verb](Lab(NAME).machine(words[0]))
 
 
 if __name__ == "__main__":

@@ -129,7 +129,7 @@ def played(folder: Path, names: Iterable[str], inventory: Mapping[str, object]) 
             {"path": str(folder / f"{name}.{kind}"), "mode": "0644", "content": text}
             for kind, text in texts.items()
         ]
-    task = {"name": "Write", "keystone_files": {"files": files}, "vars": nested}
+    task = {"name": "Write", "keystone_host": {"files": files}, "vars": nested}
     play = {"name": "Play", "hosts": "all", "gather_facts": False, "tasks": [task]}
     (folder / "play.yml").write_text(json.dumps([play]))
     (folder / "inventory.json").write_text(json.dumps(inventory))

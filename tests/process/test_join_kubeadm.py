@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from keystone import kubeadm, probe, run
+from keystone import join_identity, kubeadm, probe, run
 from keystone.bundle.model import Digest, Item, Manifest
 from keystone.inventory import Context
 from keystone.lab import upstream
@@ -38,12 +38,13 @@ def test_kubeadm_finds_no_fault(
 ) -> None:
     trial = kind == "trial"
     here = context("normal" if trial else kind, control_planes, trial=trial)
+    identity = tmp_path / "kubelet.conf"  # kubeadm wants it to be there
+    identity.write_text(join_identity.kubeconfig(join_identity.Identity("", "CA")))
     joining = kubeadm.join_document(here, control_plane=True)
+    joining = joining.replace(f" {kubeadm.KUBELET_CONF}", f" {identity}")
     texts = {
         "init": kubeadm.init_documents(here),
-        "join": joining.replace(kubeadm.TOKEN, "abcdef.0123456789abcdef").replace(
-            kubeadm.CA_HASH, "sha256:" + "a" * 64
-        ),
+        "join": joining,
     }
     for name, text in texts.items():
         path = tmp_path / f"{name}.yaml"

@@ -1,4 +1,4 @@
-"""The real join server over TLS on loopback, a kubeadm on PATH that notes its calls, and the real
+"""The real join server behind a small front, a kubectl on PATH that notes its calls, and the real
 client: the printed command, the script, the installer, the request, the blobs.
 """
 
@@ -8,16 +8,19 @@ import http.server
 import ipaddress
 import json
 import os
-import shlex
+import shutil
 import socket
+import socketserver
 import ssl
 import stat
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from click.testing import CliRunner, Result
@@ -26,8 +29,21 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from keystone import join, join_client, join_config, join_file, join_script, join_server, log, run
+from keystone import (
+    certificates,
+    join,
+    join_client,
+    join_cluster,
+    join_config,
+    join_file,
+    join_identity,
+    join_script,
+    join_server,
+    log,
+    run,
+)
 from keystone.bundle.model import Digest, Item, Manifest
+from keystone.cli.join import group as join_verb
 from keystone.cli.token import group as token_verbs
 from keystone.errors import ConfigurationError, HostError, RefusedError, UsageError
 from keystone.image import goon, installing
@@ -35,11 +51,16 @@ from keystone.image import write as writing
 from keystone.inventory import Context, addons
 from keystone.site import Machine, Networks, Node, Site
 
+from . import join_rig
+
 PRIMER = "127.77.0.11"
 ROLES = join_server.WORKER_ROLES
 BINARIES = ("kubelet", "kubeadm", "kubectl", "containerd", "runc", "cni-plugins")
-HASH = "sha256:" + "a" * 64
-INSTALLER = b'#!/bin/sh\nprintf "%s\\n" "$@"\n'
+INSTALLER = b"""#!/bin/sh
+printf '%s\\n' "$@"
+printf 'on standard input: %s\\n' "$(cat)"
+grep -asl ks1. /proc/[0-9]*/cmdline || echo no process shows the token
+"""
 MACHINE = join_client.Machine(
     root=True, architecture="x86_64", swaps=(), cgroup2=True, hostname="w1", machine_id="1" * 32
 )
@@ -131,24 +152,35 @@ def config() -> join_config.Config:
 
 
 @pytest.fixture
-def kubeadm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A kubeadm that notes how it was called and prints what the real one prints."""
-    folder = tmp_path / "bin"
+def kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that stands for the cluster; `calls` there is what kubectl was asked."""
+    folder = tmp_path / "cluster"
     folder.mkdir()
-    program = folder / "kubeadm"
-    program.write_text(
-        f'#!/bin/sh\necho "$*" >> {tmp_path}/calls\n'
-        f'[ ! -e {tmp_path}/broken ] || {{ echo "etcd is away" >&2; exit 1; }}\n'
-        'echo "kubeadm join 127.0.0.1:7443 --token abcdef.0123456789abcdef '
-        f'--discovery-token-ca-cert-hash {HASH} "\n'
-    )
-    program.chmod(0o755)
+    authority, key = certificate("kubernetes")
+    (folder / "ca.crt").write_text(pem(authority))
+    (folder / "ca.key").write_bytes(certificates.key_pem(key))
+    join_rig.kubectl(folder)
     monkeypatch.setenv("KEYSTONE_PATH", f"{folder}:{os.environ['PATH']}")
-    return tmp_path
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """This machine's key and kubelet's files, where a test may write."""
+    file = tmp_path / "node.key"
+    monkeypatch.setattr(join_identity, "KEY", file)
+    monkeypatch.setattr(
+        join_identity,
+        "place",
+        partial(
+            join_identity.place, key=file, folder=tmp_path / "pki", conf=tmp_path / "kubelet.conf"
+        ),
+    )
+    return file
 
 
 @contextmanager
-def serving(server: http.server.HTTPServer) -> Iterator[None]:
+def serving(server: socketserver.BaseServer) -> Iterator[None]:
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
@@ -159,20 +191,33 @@ def serving(server: http.server.HTTPServer) -> Iterator[None]:
         server.server_close()
 
 
+@dataclass(frozen=True)
+class Answering:
+    """The join service, and where it is reached."""
+
+    service: join_server.Service
+    server_address: tuple[str, int]
+
+
 @pytest.fixture
 def service(
-    tmp_path: Path, pki: Path, config: join_config.Config, kubeadm: Path
-) -> Iterator[join_server.Server]:
-    tokens = join.Tokens(tmp_path / "tokens")
-    made = join_server.Service(config, tokens, join.mint, "the CA of API servers")
-    tls = join_server.tls_context(pki / "site.crt", pki / "site.key")
-    server = join_server.Server((PRIMER, 0), made, tls)
-    with serving(server):
-        yield server
+    tmp_path: Path, pki: Path, config: join_config.Config, kubernetes: Path
+) -> Iterator[Answering]:
+    cluster = join_cluster.Cluster(
+        join_cluster.Here(), "kubeconfig", authority=str(kubernetes / "ca.crt")
+    )
+    made = join_server.Service(config, join.Tokens(tmp_path), cluster)
+    short = Path(tempfile.mkdtemp(prefix="kstest-"))  # a socket's path holds 107 bytes
+    with (
+        serving(join_server.Server(short / "socket", made)),
+        serving(front := join_rig.Front((PRIMER, 0), short / "socket", pki)),
+    ):
+        yield Answering(made, (PRIMER, front.server_address[1]))
+    shutil.rmtree(short)
 
 
 def token_of(
-    service: join_server.Server, pki: Path, *, ttl: int = 3600, now: int | None = None
+    service: Answering, pki: Path, *, ttl: int = 3600, now: int | None = None
 ) -> join.Token:
     pin = join_script.pin((pki / "site-ca.crt").read_text())
     started = int(service.service.clock()) if now is None else now
@@ -182,50 +227,83 @@ def token_of(
 
 
 def ask(
-    service: join_server.Server,
-    pki: Path,
-    token: join.Token,
-    machine: join_client.Machine = MACHINE,
+    service: Answering, pki: Path, token: join.Token, *, name: str = "w1", key: Path | None = None
 ) -> dict[str, Any]:
     url = f"https://{PRIMER}:{service.server_address[1]}"
     context = join_client.trust(pki / "site-ca.crt", token)
-    return join_client.ask([url], context, token, machine)
+    csr = join_identity.made(name, key or join_identity.KEY)
+    return join_client.ask([url], context, token, name, csr)
+
+
+def calls(kubernetes: Path, verb: str) -> list[str]:
+    """What kubectl was asked to do, of one kind."""
+    file = kubernetes / "calls"
+    lines = file.read_text().splitlines() if file.exists() else []
+    return [line for line in lines if line.startswith(verb)]
 
 
 def test_a_worker_is_told_everything_and_may_ask_again(
-    service: join_server.Server, pki: Path, kubeadm: Path
+    service: Answering, pki: Path, kubernetes: Path
 ) -> None:
     token = token_of(service, pki)
     first, second = (ask(service, pki, token) for _ in range(2))
     assert first == second
     assert list(first["roles"]) == list(ROLES)
     assert first["roles"]["node"]["node_name"] == "w1"
-    assert first["roles"]["node"]["node_token"] == "abcdef.0123456789abcdef"
-    assert first["roles"]["node"]["node_ca_hash"] == HASH
+    assert first["identity"]["authority"] == (kubernetes / "ca.crt").read_text()
+    signed = x509.load_pem_x509_certificate(first["identity"]["certificate"].encode())
+    assert certificates.same_key(
+        signed, certificates.load_key(join_identity.KEY.read_bytes(), "node.key")
+    )
     assert {blob["name"] for blob in first["blobs"]} == set(BINARIES)
     assert first["trial"] is False
-    calls = (kubeadm / "calls").read_text().splitlines()
-    assert len(calls) == 2
-    assert calls[0].startswith("--kubeconfig /etc/kubernetes/admin.conf token create --ttl 15m")
+    assert len(calls(kubernetes, "certificate approve keystone-join-w1")) == 1
+    for _ in range(join.ANSWERS - 2):
+        ask(service, pki, token)
+    with pytest.raises(RefusedError, match="5 times"):
+        ask(service, pki, token)
 
 
-@pytest.mark.parametrize(
-    ("machine", "word"),
-    [({"machine_id": "2" * 32}, "already used, by w1"), ({"hostname": "p1"}, "is a Primer")],
-)
-def test_another_machine_is_refused_and_nothing_is_minted(
-    service: join_server.Server, pki: Path, kubeadm: Path, machine: dict[str, str], word: str
+def test_another_machine_is_refused_and_nothing_is_signed(
+    service: Answering, pki: Path, kubernetes: Path, tmp_path: Path
 ) -> None:
     token = token_of(service, pki)
     ask(service, pki, token)
-    other = join_client.Machine(**{**MACHINE.__dict__, **machine})
-    with pytest.raises(RefusedError, match=word):
-        ask(service, pki, token, other)
-    assert len((kubeadm / "calls").read_text().splitlines()) == 1
+    for name, key, word in (
+        ("w1", tmp_path / "thief.key", "already used, by w1"),
+        ("w2", join_identity.KEY, "already used, by w1"),
+        ("p1", join_identity.KEY, "is a Primer"),
+    ):
+        with pytest.raises(RefusedError, match=word):
+            ask(service, pki, token, name=name, key=key)
+    assert len(calls(kubernetes, "create")) == 1
+
+
+def test_a_name_that_is_there_costs_no_token(
+    service: Answering, pki: Path, kubernetes: Path, tmp_path: Path
+) -> None:
+    node = {"kind": "Node", "metadata": {"name": "w1"}}
+    (kubernetes / "node-w1.json").write_text(json.dumps(node))
+    token = token_of(service, pki)
+    with pytest.raises(RefusedError, match="node w1 is there"):
+        ask(service, pki, token)
+    assert service.service.tokens.claimed(token.id) is None
+    assert ask(service, pki, token, name="w2", key=tmp_path / "w2.key")["identity"]
+
+
+def test_a_join_that_was_cut_before_it_was_signed_goes_on(
+    service: Answering, pki: Path, kubernetes: Path
+) -> None:
+    token = token_of(service, pki)
+    request = join_identity.checked(join_identity.made("w1", join_identity.KEY), "w1")
+    service.service.cluster.reserve(request, again=False)
+    service.service.tokens.claim(token.id, join.Claim("w1", 1, request.key, "127.0.0.1"))
+    assert ask(service, pki, token)["identity"]
+    assert len(calls(kubernetes, "create")) == 1
 
 
 def test_expired_and_unknown_tokens_are_refused_and_guessing_is_slowed(
-    service: join_server.Server, pki: Path, kubeadm: Path
+    service: Answering, pki: Path, kubernetes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(RefusedError, match="expired"):
         ask(service, pki, token_of(service, pki, ttl=5, now=1000))
@@ -234,25 +312,27 @@ def test_expired_and_unknown_tokens_are_refused_and_guessing_is_slowed(
     for _ in range(9):
         with pytest.raises(RefusedError, match="unknown"):
             ask(service, pki, wrong)
-    with pytest.raises(RefusedError, match="too many"):
-        ask(service, pki, good)
-    assert not (kubeadm / "calls").exists()
+    monkeypatch.setattr(join_client, "TRY_SECONDS", 0)
+    with pytest.raises(HostError, match="too many"):
+        ask(service, pki, wrong)
+    assert not (kubernetes / "calls").exists()
+    assert ask(service, pki, good)["identity"], "who has a good token waits for nobody"
 
 
-def test_a_primer_whose_kubeadm_fails_is_asked_again(
-    service: join_server.Server, pki: Path, kubeadm: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_primer_whose_cluster_is_away_is_asked_again(
+    service: Answering, pki: Path, kubernetes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (kubeadm / "broken").touch()
+    (kubernetes / "broken").touch()
     monkeypatch.setattr(join_client, "TRY_SECONDS", 0)
     token = token_of(service, pki)
     with pytest.raises(HostError, match="cannot admit workers now"):
         ask(service, pki, token)
-    (kubeadm / "broken").unlink()
+    (kubernetes / "broken").unlink()
     assert ask(service, pki, token)["blobs"]
 
 
 def test_another_sites_ca_is_refused_before_anything_is_sent(
-    service: join_server.Server, pki: Path, tmp_path: Path
+    service: Answering, pki: Path, tmp_path: Path
 ) -> None:
     token = token_of(service, pki)
     foreign = tmp_path / "foreign.crt"
@@ -262,7 +342,7 @@ def test_another_sites_ca_is_refused_before_anything_is_sent(
 
 
 def test_a_command_for_a_trial_site_does_not_join_another(
-    service: join_server.Server, pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    service: Answering, pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(join_client, "ANSWER", tmp_path / "answer.json")
     monkeypatch.setattr(join_client, "DONE", tmp_path / "done")
@@ -274,7 +354,7 @@ def test_a_command_for_a_trial_site_does_not_join_another(
     assert not (tmp_path / "answer.json").exists()
 
 
-def raw(service: join_server.Server, pki: Path, text: bytes) -> bytes:
+def raw(service: Answering, pki: Path, text: bytes) -> bytes:
     """The status line that some bytes are answered with."""
     context = ssl.create_default_context(cafile=pki / "site-ca.crt")
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
@@ -299,14 +379,12 @@ def raw(service: join_server.Server, pki: Path, text: bytes) -> bytes:
     ],
 )
 def test_requests_out_of_bounds_are_answered_with_their_status(
-    service: join_server.Server, pki: Path, request_text: bytes, status: bytes
+    service: Answering, pki: Path, request_text: bytes, status: bytes
 ) -> None:
     assert status in raw(service, pki, request_text)
 
 
-def test_a_silent_connection_keeps_nobody_else_waiting(
-    service: join_server.Server, pki: Path
-) -> None:
+def test_a_silent_connection_keeps_nobody_else_waiting(service: Answering, pki: Path) -> None:
     with closing(socket.create_connection((PRIMER, service.server_address[1]), 30)):
         assert ask(service, pki, token_of(service, pki))["blobs"]
 
@@ -350,7 +428,8 @@ def file_server(
 ) -> Iterator[FileServer]:
     server = FileServer((PRIMER, port), Files)
     server.files, server.asked, server.cut = files, [], set(cut)
-    tls = join_server.tls_context(pki / "site.crt", pki / "site.key")
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(pki / "site.crt", pki / "site.key")
     server.socket = tls.wrap_socket(server.socket, server_side=True)
     with serving(server):
         yield server
@@ -362,7 +441,7 @@ def blob(name: str) -> dict[str, Any]:
 
 
 def test_blobs_resume_and_a_lying_primer_is_left(
-    service: join_server.Server, pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    service: Answering, pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(join_client, "BLOBS", tmp_path / "blobs")
     token = token_of(service, pki)
@@ -386,7 +465,7 @@ def test_blobs_resume_and_a_lying_primer_is_left(
 
 
 def test_a_cut_download_goes_on_where_it_stopped(
-    service: join_server.Server, pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    service: Answering, pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(join_client, "BLOBS", tmp_path / "blobs")
     context = join_client.trust(pki / "site-ca.crt", token_of(service, pki))
@@ -404,28 +483,30 @@ def test_the_printed_command_gets_the_installer_and_runs_it(
     script = tmp_path / "join.py"
     digest = join_script.write(config, ca_file=pki / "site-ca.crt", path=script)
     token, _ = join.new("worker", "c" * 64, now=0, ttl=60)
-    words = shlex.split(join_script.command(config, token, digest))
+    words = ["sh"]
+    pasted = join_script.command(config, token, digest)
     root = tmp_path / "root"
     installer = "/files/keystone-install"
     files = {"/join": script.read_bytes(), installer: INSTALLER}
     with file_server(pki, files, join_script.FILES_PORT, cut=[installer]) as server:
-        done = run.run(words, env={"KEYSTONE_ROOT": str(root)}, timeout=120)
-        assert done.stdout.splitlines()[-5:] == [
-            "join", "--server", f"https://{PRIMER}:8444", "--token", str(token),
+        done = run.run(words, data=pasted, env={"KEYSTONE_ROOT": str(root)}, timeout=120)
+        assert done.stdout.splitlines()[-7:] == [
+            "join", "--server", f"https://{PRIMER}:8444", "--token-file", "-",
+            f"on standard input: {token}", "no process shows the token",
         ]  # fmt: skip
         target = root / "usr/local/bin/keystone-install"
         assert target.read_bytes() == INSTALLER
         assert stat.S_IMODE(target.stat().st_mode) == 0o755
         asked = len(server.asked)
-        run.run(words, env={"KEYSTONE_ROOT": str(root)}, timeout=120)
+        run.run(words, data=pasted, env={"KEYSTONE_ROOT": str(root)}, timeout=120)
         assert [path for path, _ in server.asked[asked:]] == ["/join"]
         server.files["/join"] += b"\n# changed on the way"
         with pytest.raises(run.CommandError, match="not the script of this site"):
-            run.run(words, env={"KEYSTONE_ROOT": str(root)}, timeout=120)
+            run.run(words, data=pasted, env={"KEYSTONE_ROOT": str(root)}, timeout=120)
 
 
 def test_refusals_are_logged_without_the_secret(
-    service: join_server.Server, pki: Path, capsys: pytest.CaptureFixture[str]
+    service: Answering, pki: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log.configure(json_lines=True)
     try:
@@ -444,7 +525,7 @@ def test_refusals_are_logged_without_the_secret(
 
 @pytest.fixture
 def primer(
-    service: join_server.Server, pki: Path, config: join_config.Config,
+    service: Answering, pki: Path, config: join_config.Config,
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
 ) -> Path:  # fmt: skip
     """A Primer where `token create` is run, with an empty stick; the stick."""
@@ -474,7 +555,7 @@ def test_each_call_adds_a_worker_to_the_stick_and_drops_the_worthless(primer: Pa
     one, two = join_file.load(file).workers
     assert (one.name, one.machine) == ("w1", Machine("M1", ("52:54:00:00:00:2a",)))
     assert (str(one.address), one.system_disk, two.machine) == ("127.0.0.21", "SYS1", None)
-    tokens = join.Tokens(join.DIRECTORY / "tokens")
+    tokens = join.Tokens(join.DIRECTORY)
     assert len(tokens.all()) == 2
     refused = create("--to", primer, *about)
     assert isinstance(refused.exception, ConfigurationError)
@@ -490,7 +571,7 @@ def test_each_call_adds_a_worker_to_the_stick_and_drops_the_worthless(primer: Pa
 @pytest.mark.parametrize("words", [("--name", "w1"), ("--disk", "X"), ("--mac", "x")])
 def test_what_describes_a_machine_goes_with_a_stick(primer: Path, words: tuple[str, str]) -> None:
     assert isinstance(create(*words).exception, UsageError)
-    assert not join.Tokens(join.DIRECTORY / "tokens").all()
+    assert not join.Tokens(join.DIRECTORY).all()
 
 
 def test_the_printed_command_is_as_before(primer: Path) -> None:
@@ -538,7 +619,7 @@ def test_a_written_worker_joins_at_its_first_start_and_forgets_its_token(
 
 
 def test_without_a_primer_it_says_so_and_goes_on_when_there_is_one(
-    service: join_server.Server, worker: dict[str, Any], pki: Path,
+    service: Answering, worker: dict[str, Any], pki: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     text = worker["file"].read_text()
@@ -560,7 +641,7 @@ def test_without_a_primer_it_says_so_and_goes_on_when_there_is_one(
 
 
 def test_a_refused_token_stays_and_the_way_out_is_said(
-    service: join_server.Server, worker: dict[str, Any]
+    service: Answering, worker: dict[str, Any]
 ) -> None:
     (record,) = service.service.tokens.all()
     service.service.tokens.revoke(record.id)
@@ -579,3 +660,70 @@ def test_a_wrong_clock_is_named(pki: Path) -> None:
     assert "1970-01-01 00:00 UTC" in said
     error.verify_code = 20
     assert "clock" not in join_client.problem(error, 0)
+
+
+def test_revoking_takes_back_what_came_of_the_token(
+    service: Answering, primer: Path, pki: Path, kubernetes: Path
+) -> None:
+    token, unused = token_of(service, pki), token_of(service, pki)
+    ask(service, pki, token)
+    before = len(calls(kubernetes, ""))
+    assert CliRunner().invoke(token_verbs, ["revoke", unused.id]).exit_code == 0
+    assert len(calls(kubernetes, "")) == before
+    assert CliRunner().invoke(token_verbs, ["revoke", token.id]).exit_code == 0
+    done = [" ".join(line.split()[:3]) for line in calls(kubernetes, "")[before:]]
+    assert done == [
+        "patch -n kube-system", "get csr -o", "delete csr keystone-join-w1", "delete node w1",
+        "delete pods",
+    ]  # fmt: skip
+    with pytest.raises(RefusedError, match="revoked"):
+        ask(service, pki, token)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--token", "ks1.a.b.c"), "--token-file FILE"),
+        ((), "--token-file FILE"),
+        (("--token-file", "-"), "copy the whole command"),
+    ],
+)
+def test_a_token_is_taken_from_a_file_and_never_as_an_argument(
+    words: tuple[str, ...], said: str
+) -> None:
+    done = CliRunner().invoke(join_verb, ["--server", "https://10.77.0.11:8444", *words], "x\n")
+    assert isinstance(done.exception, UsageError)
+    assert said in done.exception.hint
+
+
+class Later(http.server.BaseHTTPRequestHandler):
+    """nginx as it speaks for itself, twice, and then the service's refusal."""
+
+    answers: ClassVar[list[tuple[int, bytes]]] = []
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        status, body = self.answers.pop(0)
+        self.send_response(status)
+        self.send_header("Retry-After", "1")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments: object) -> None:
+        """Silence."""
+
+
+@pytest.mark.parametrize("status", [429, 502, 503])
+def test_later_is_no_refusal(pki: Path, monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    monkeypatch.setattr(join_client, "_PAUSE", 0.1)
+    Later.answers = [(status, b"<html>"), (403, b'{"error": "token revoked"}')]
+    server = http.server.HTTPServer((PRIMER, 0), Later)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(pki / "site.crt", pki / "site.key")
+    server.socket = tls.wrap_socket(server.socket, server_side=True)
+    token, _ = join.new("worker", join_script.pin((pki / "site-ca.crt").read_text()), now=0, ttl=60)
+    context = join_client.trust(pki / "site-ca.crt", token)
+    url = f"https://{PRIMER}:{server.server_address[1]}"
+    with serving(server), pytest.raises(RefusedError, match="token revoked"):
+        join_client.ask([url], context, token, "w1", "")
+    assert Later.answers == []

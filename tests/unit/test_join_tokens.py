@@ -2,18 +2,19 @@
 
 import json
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import pytest
 
-from keystone import join
+from keystone import join, join_identity
 from keystone.errors import HostError, UsageError
 from keystone.site import Networks, Node, Site
 
 PIN = "c" * 64
-MACHINE, OTHER = "0" * 31 + "1", "0" * 31 + "2"
+KEY, OTHER = "1" * 64, "2" * 64
+ADDRESS = IPv4Address("10.77.0.21")
 SITE = Site(
     "lab",
     (Node("p1", IPv4Address("10.77.0.11")),),
@@ -21,8 +22,8 @@ SITE = Site(
 )
 
 
-def asked(token: join.Token, *, hostname: str = "w1", machine_id: str = MACHINE) -> join.Request:
-    return join.Request(token, hostname, machine_id)
+def asked(token: join.Token, *, hostname: str = "w1", key: str = KEY) -> join.Request:
+    return join.Request(token, join_identity.KeyRequest("", hostname, key))
 
 
 def refused(call: Callable[..., object], *arguments: object, **keywords: object) -> join.Refusal:
@@ -66,37 +67,74 @@ def test_a_token_is_bound_to_its_role(pair: tuple[join.Token, join.Record]) -> N
         join.new("primer", PIN, now=0, ttl=60)
 
 
-def test_a_used_token_stays_with_its_machine(
-    tmp_path: Path, pair: tuple[join.Token, join.Record]
-) -> None:
-    token, record = pair
-    tokens = join.Tokens(tmp_path / "tokens")
-    tokens.add(record)
-    first = asked(token)
-    for now in (1000, 1010):
-        owner = tokens.claim(first, now)
-        join.judge_claim(owner, first)
-        assert owner.time == 1000
-    for thief in (asked(token, machine_id=OTHER), asked(token, hostname="w2")):
-        answer = refused(join.judge_claim, tokens.claim(thief, 1020), thief)
-        assert answer.status == 403
-        assert "by w1" in answer.text
-    assert sorted(path.name for path in (tmp_path / "tokens").iterdir()) == [
-        f"{token.id}.claim",
-        f"{token.id}.json",
-    ]
-
-
-def test_of_many_machines_at_once_one_gets_the_token(
+def test_a_used_token_stays_with_its_key_and_address(
     tmp_path: Path, pair: tuple[join.Token, join.Record]
 ) -> None:
     token, record = pair
     tokens = join.Tokens(tmp_path)
     tokens.add(record)
-    crowd = [asked(token, machine_id=f"{number:032x}") for number in range(40)]
-    with ThreadPoolExecutor(20) as pool:
-        owners = list(pool.map(lambda request: tokens.claim(request, 1000), crowd))
-    assert len(set(owners)) == 1
+    join.judge_claim(tokens.claimed(token.id), asked(token), ADDRESS)
+    claim = join.Claim("w1", 1000, KEY, str(ADDRESS), answers=join.ANSWERS - 1)
+    tokens.claim(token.id, claim)
+    assert tokens.claimed(token.id) == claim
+    join.judge_claim(claim, asked(token), ADDRESS)
+    for thief, where in (
+        (asked(token, key=OTHER), ADDRESS),
+        (asked(token, hostname="w2"), ADDRESS),
+        (asked(token), IPv4Address("10.77.0.66")),
+    ):
+        answer = refused(join.judge_claim, claim, thief, where)
+        assert answer.status == 403
+        assert "by w1" in answer.text
+    assert tokens.owns(asked(token))
+    assert not tokens.owns(asked(token, key=OTHER))
+    often = replace(claim, answers=join.ANSWERS)
+    assert refused(join.judge_claim, often, asked(token), ADDRESS).status == 403
+
+
+def test_a_token_that_was_used_before_the_update_is_used(
+    tmp_path: Path, pair: tuple[join.Token, join.Record]
+) -> None:
+    token, record = pair
+    tokens = join.Tokens(tmp_path)
+    tokens.add(record)
+    old = {"machine_id": "1" * 32, "hostname": "w1", "time": 1000}
+    (tmp_path / "tokens" / f"{token.id}.claim").write_text(json.dumps(old))
+    claim = tokens.claimed(token.id)
+    assert claim is not None
+    assert claim.hostname == "w1"
+    assert refused(join.judge_claim, claim, asked(token), ADDRESS).status == 403
+
+
+def test_what_the_service_wrote_leads_root_nowhere(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text('{"hostname": "read", "time": 1}')
+    claims = tmp_path / "claims"
+    claims.mkdir()
+    (claims / f"{'0' * 12}.json").symlink_to(secret)
+    with pytest.raises(HostError):
+        join.Tokens(tmp_path).claimed("0" * 12)
+
+
+def test_a_clock_that_is_set_back_revives_no_token(
+    tmp_path: Path, pair: tuple[join.Token, join.Record]
+) -> None:
+    token, record = pair
+    wall, monotonic = [5000.0], [10.0]
+
+    def floor() -> join.Floor:
+        return join.Floor(join.Tokens(tmp_path).clock, lambda: wall[0], lambda: monotonic[0])
+
+    service = floor()
+    wall[0] = 1010
+    monotonic[0] = 40
+    assert service.now() == 5030
+    assert floor().now() >= 5000, "over a restart, too"
+    expired = refused(join.judge, record, asked(token), role="worker", now=int(service.now()))
+    assert "expired" in expired.text
+    early = refused(join.judge, record, asked(token), role="worker", now=999)
+    assert early.status == 503
+    assert join.Tokens(tmp_path).now() >= 5000
 
 
 def test_revoking(tmp_path: Path, pair: tuple[join.Token, join.Record]) -> None:
@@ -116,25 +154,36 @@ def test_an_id_never_leads_out_of_the_folder(tmp_path: Path, token_id: str) -> N
     assert join.Tokens(tmp_path).find(token_id) is None
 
 
+@pytest.fixture
+def csr(tmp_path: Path) -> str:
+    return join_identity.made("w1.example", tmp_path / "node.key")
+
+
 @pytest.mark.parametrize(
     ("change", "word"),
     [
         ({"hostname": "$(reboot)"}, "hostname"),
         ({"hostname": "W1"}, "hostname"),
-        ({"hostname": "a" * 254}, "hostname"),
+        ({"hostname": "a" * 53}, "52 characters"),
         ({"hostname": "-w1"}, "hostname"),
         ({"hostname": "w1\n"}, "hostname"),
         ({"hostname": ""}, "hostname"),
-        ({"machine_id": "../x"}, "machine_id"),
-        ({"machine_id": MACHINE + "\n"}, "machine_id"),
-        ({"machine_id": 7}, "strings"),
+        ({"hostname": "localhost"}, "no name of a machine's own"),
+        ({"hostname": "localhost.localdomain"}, "no name of a machine's own"),
+        ({"hostname": "debian"}, "hostnamectl set-hostname"),
+        ({"hostname": "10.77.0.21"}, "no name of a machine's own"),
+        ({"hostname": "42"}, "no name of a machine's own"),
+        ({"hostname": "w2"}, "asks for"),
+        ({"csr": 7}, "strings"),
+        ({"csr": ""}, "PKCS#10"),
+        ({"csr": "x" * 5000}, "4096"),
         ({"token": "ks1.x.y.z"}, "token"),
     ],
 )
 def test_malformed_fields_are_named(
-    pair: tuple[join.Token, join.Record], change: dict[str, object], word: str
+    pair: tuple[join.Token, join.Record], csr: str, change: dict[str, object], word: str
 ) -> None:
-    fields = {"token": str(pair[0]), "hostname": "w1", "machine_id": MACHINE, **change}
+    fields = {"token": str(pair[0]), "hostname": "w1.example", "csr": csr, **change}
     answer = refused(join.parse_request, json.dumps(fields).encode())
     assert answer.status == 400
     assert word in answer.text
@@ -145,9 +194,16 @@ def test_malformed_bodies_are_refused(body: bytes) -> None:
     assert refused(join.parse_request, body).status == 400
 
 
-def test_a_good_request_is_taken(pair: tuple[join.Token, join.Record]) -> None:
-    fields = {"token": str(pair[0]), "hostname": "w1.example", "machine_id": MACHINE}
-    assert join.parse_request(json.dumps(fields).encode()) == asked(pair[0], hostname="w1.example")
+def test_a_good_request_is_taken(pair: tuple[join.Token, join.Record], csr: str) -> None:
+    fields = {"token": str(pair[0]), "hostname": "w1.example", "csr": csr}
+    request = join.parse_request(json.dumps(fields).encode())
+    assert (request.token, request.hostname) == (pair[0], "w1.example")
+    assert len(request.csr.key) == 64
+
+
+def test_a_request_of_before_is_told_of_its_installer(pair: tuple[join.Token, join.Record]) -> None:
+    fields = {"token": str(pair[0]), "hostname": "w1", "machine_id": "1" * 32}
+    assert "another release" in refused(join.parse_request, json.dumps(fields).encode()).text
 
 
 @pytest.mark.parametrize(
@@ -162,22 +218,8 @@ def test_a_worker_never_takes_a_primers_place(
 
 
 def test_guessing_is_slow_and_stays_with_the_guesser() -> None:
-    failures = join.Failures(per_address=3, overall=100, window=60)
-    for now in (0, 1, 2):
-        failures.check("10.77.0.66", now)
-        failures.note("10.77.0.66", now)
-    assert refused(failures.check, "10.77.0.66", 3).status == 429
-    failures.check("10.77.0.21", 3)
-    failures.check("10.77.0.66", 61)
-
-
-def test_what_kubeadm_prints_is_read_strictly() -> None:
-    line = (
-        "kubeadm join 127.0.0.1:7443 --token abcdef.0123456789abcdef "
-        f"--discovery-token-ca-cert-hash sha256:{'a' * 64} \n"
-    )
-    assert join.parse_join_command(line) == join.Bootstrap(
-        "abcdef.0123456789abcdef", f"sha256:{'a' * 64}"
-    )
-    with pytest.raises(HostError):
-        join.parse_join_command("kubeadm join 127.0.0.1:7443")
+    failures = join.Failures(per_address=3, window=60)
+    assert [failures.note("10.77.0.66", now) for now in (0, 1, 2, 3)] == [False] * 3 + [True]
+    assert not failures.note("10.77.0.21", 3)
+    assert failures.note("10.77.0.66", 4)
+    assert not failures.note("10.77.0.66", 65)

@@ -153,8 +153,12 @@ def test_the_api_server_encrypts_logs_and_finds_its_files() -> None:
     assert int(arguments["audit-log-maxsize"]) * (int(arguments["audit-log-maxbackup"]) + 1) <= 250
 
 
-def test_a_token_is_no_input_of_the_role_node() -> None:
-    assert set(node.VOLATILE) <= set(node.variables(context(host=None)))
+@pytest.mark.parametrize("control_plane", [False, True])
+def test_kubeadm_joins_with_an_identity_and_without_a_token(*, control_plane: bool) -> None:
+    text = kubeadm.join_document(context(host=1), control_plane=control_plane)
+    (found,) = documents(text).values()
+    assert found["discovery"] == {"file": {"kubeConfigPath": "/etc/kubernetes/kubelet.conf"}}
+    assert "oken" not in text
 
 
 def test_a_worker_takes_packages_from_a_primer_over_tls() -> None:
@@ -191,6 +195,8 @@ def test_all_that_keeps_a_machine_out_is_said_at_once() -> None:
         root=True, architecture="x86_64", swaps=(), cgroup2=True, hostname="w1", machine_id="1" * 32
     )
     assert join_client.findings(good) == []
+    (nameless,) = join_client.findings(replace(good, hostname="debian"))
+    assert "hostnamectl" in nameless
 
 
 def test_a_container_is_a_worker_of_a_trial_site_only() -> None:

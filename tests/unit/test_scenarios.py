@@ -66,6 +66,6 @@ def test_needs_of_needs_come_too(machines: ModuleType) -> None:
 
 def test_a_worker_joins_as_in_the_field(machines: ModuleType) -> None:
     *roles, last = machines.steps("node", "w1")
-    assert (roles, last) == (["store", *WORKER_ROLES[:-1]], "token")
+    assert (roles, last) == (["store", *WORKER_ROLES[:-1]], "identity")
     assert machines.steps("packages", "w1") == []
     assert {"etcd", "control_plane", "addons", "mirror"} <= set(machines.steps("node", "p1"))

@@ -33,9 +33,10 @@ SUMMARIES = {
     "trust": "the site's certificates",
 }
 MODULES = {
-    name: f"keystone.cli.{name.replace('-', '_')}:group" for name in (*SUMMARIES, "join-server")
+    name: f"keystone.cli.{name.replace('-', '_')}:group"
+    for name in (*SUMMARIES, "join-server", "node-identity")
 }
-"""`join-server` is run by systemd and not listed."""
+"""`join-server` is run by systemd, `node-identity` over ssh; they are not listed."""
 REFUSALS = frozenset({
     errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EISDIR, errno.EMLINK,
     errno.ENAMETOOLONG, errno.ENOENT, errno.ENOSPC, errno.ENOTDIR, errno.ENXIO, errno.EPERM,

@@ -1,35 +1,31 @@
-"""`keystone-install join-server`: run by keystone-join.service on Primers."""
+"""`keystone-install join-server`: run by keystone-join.service on Primers, as a user of its own."""
 
 from __future__ import annotations
 
-from functools import partial
+import time
 from pathlib import Path
 
 import click
 
-from keystone import join, join_config, join_script, join_server
-from keystone.inventory.endpoint import KUBERNETES_CA
+from keystone import join, join_cluster, join_config, join_server
 
-PKI = Path("/etc/keystone/pki")
+SOCKET = Path("/run/keystone-join/socket")
+KUBECONFIG = Path("/var/lib/keystone/join/kubeconfig")
 
 
 @click.command("join-server", hidden=True)
 @click.option("--config", type=click.Path(path_type=Path), default=join_config.PATH)
-@click.option("--pki", type=click.Path(path_type=Path), default=PKI)
-@click.option("--listen", default="0.0.0.0", help="IPv4 address")  # noqa: S104 every worker asks
-@click.option("--port", type=int, default=join_script.JOIN_PORT)
-def group(config: Path, pki: Path, listen: str, port: int) -> None:
+@click.option("--kubeconfig", type=click.Path(path_type=Path), default=KUBECONFIG)
+@click.option("--authority", default=join_cluster.AUTHORITY)
+@click.option("--socket", type=click.Path(path_type=Path), default=SOCKET)
+def group(config: Path, kubeconfig: Path, authority: str, socket: Path) -> None:
     """Answer joining workers until ended."""
-    known = join_config.load(config)
-    folder = config.parent
-    join_script.write(known, ca_file=pki / "site-ca.crt", path=folder / join_script.SCRIPT.name)
-    # On slow machines a join outlasts kubeadm's usual quarter of an hour.
-    ttl = "2h" if known.site.patience.profile == "emulated" else "15m"
+    tokens = join.Tokens(config.parent)
+    floor = join.Floor(tokens.clock, time.time, lambda: time.clock_gettime(time.CLOCK_BOOTTIME))
     service = join_server.Service(
-        known,
-        join.Tokens(folder / "tokens"),
-        partial(join.mint, ttl=ttl),
-        (pki / Path(KUBERNETES_CA).name).read_text(),
+        join_config.load(config),
+        tokens,
+        join_cluster.Cluster(join_cluster.Here(), str(kubeconfig), authority),
+        clock=floor.now,
     )
-    tls = join_server.tls_context(pki / "site.crt", pki / "site.key")
-    join_server.serve(join_server.Server((listen, port), service, tls))
+    join_server.serve(join_server.Server(socket, service))

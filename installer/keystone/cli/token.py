@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from keystone import join, join_config, join_file, join_script, log
+from keystone import join, join_cluster, join_config, join_file, join_script, log
 from keystone.errors import UsageError
 from keystone.wholefile import write_whole
 
@@ -77,12 +77,16 @@ def create(
     config = join_config.load()
     ca = join_script.SITE_CA.read_text()
     ttl = ttl or (_DAY if folder else _HOUR)
-    token, record = join.new(role, join_script.pin(ca), now=int(time.time()), ttl=ttl)
-    tokens = join.Tokens(join.DIRECTORY / "tokens")
+    tokens = join.Tokens(join.DIRECTORY)
+    token, record = join.new(role, join_script.pin(ca), now=int(tokens.now()), ttl=ttl)
     if folder is None:
         digest = join_script.write(config, ca_file=join_script.SITE_CA)
         tokens.add(record)
-        told = {"command": join_script.command(config, token, digest)}
+        told = {
+            "command": join_script.command(config, token, digest),
+            "program": join_script.program(config, digest),
+            "token": str(token),
+        }
         said, text = f"For one {role}, within {log.duration(ttl)}; run there as root:", "{command}"
     else:
         entry = {**join_file.entry(token, record.expires, config), **about}
@@ -112,7 +116,7 @@ def _hand_over(
     file: Path, begun: Join, entry: Mapping[str, Any], tokens: join.Tokens, record: join.Record
 ) -> str:
     """Write join.yaml with one more token, without those that are worthless here by now."""
-    now = int(time.time())
+    now = int(tokens.now())
 
     def dead(worker: Worker) -> bool:
         known = tokens.find(join.Token.parse(worker.token).id)
@@ -132,9 +136,9 @@ def _hand_over(
 @click.option("--json", "as_json", is_flag=True)
 def list_(as_json: bool) -> None:
     """Show the tokens of this Primer. Their secrets are not kept."""
-    tokens = join.Tokens(join.DIRECTORY / "tokens")
+    tokens = join.Tokens(join.DIRECTORY)
     rows = [(record, tokens.claimed(record.id)) for record in tokens.all()]
-    now = int(time.time())
+    now = int(tokens.now())
     if as_json:
         log.out_json([
             {
@@ -173,6 +177,18 @@ def _state(record: join.Record, claim: join.Claim | None, now: int) -> str:
 @group.command()
 @click.argument("token_id")
 def revoke(token_id: str) -> None:
-    """Make a token worthless. A machine that has joined stays a node."""
-    record = join.Tokens(join.DIRECTORY / "tokens").revoke(token_id)
+    """Make a token worthless, and the identity of the machine that joined with it.
+
+    The API server refuses the node's name from then on; node, pods and requests are deleted.
+    """
+    tokens = join.Tokens(join.DIRECTORY)
+    record = tokens.revoke(token_id)
     log.info(f"token {record.id} is revoked")
+    claim = tokens.claimed(record.id)
+    if claim is None:
+        return
+    join_cluster.Cluster(join_cluster.Here()).revoke(claim.hostname)
+    log.info(
+        f"{claim.hostname} is no node any more and its name is refused; what the machine has read "
+        "it knows: change the secrets of pods that ran there"
+    )

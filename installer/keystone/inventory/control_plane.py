@@ -31,5 +31,5 @@ def variables(context: Context) -> dict[str, object]:
         ],
         "control_plane_first": first,
         "control_plane_config": config,
-        "control_plane_lock_seconds": kubeadm.PATIENCE[context.site.patience.profile].wait * 2,
+        "control_plane_lock_seconds": kubeadm.patience_of(context.site).wait * 2,
     }

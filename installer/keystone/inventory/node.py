@@ -1,4 +1,4 @@
-"""What the role `node` is told: kubelet, kubeadm's join document, and a one-time token."""
+"""What the role `node` is told: kubelet, and kubeadm's join document. Nothing in it is secret."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from keystone.inventory import Context
-
-VOLATILE = ("node_token", "node_ca_hash")
-"""Given when the role is applied (keystone.join.mint); another one changes nothing on the host."""
 
 SERVICE_ROUTE_UNIT = """\
 [Unit]
@@ -76,14 +73,12 @@ RESOLV_CONF = "# Written by Keystone: pods ask the cluster's DNS and nobody else
 
 
 def variables(context: Context) -> dict[str, object]:
-    """Every variable of the role but `node_inputs`; VOLATILE ones are empty."""
+    """Every variable of the role but `node_inputs`; the identity is placed by join_identity."""
     return {
         "node_name": context.host.name,
         "node_programs": programs(context),
         "node_files": kubelet_files(context),
         "node_join": kubeadm.join_document(context),
-        "node_token": "",
-        "node_ca_hash": "",
         "node_lock_seconds": kubeadm.patience_of(context.site).wait * 2,
     }
 

@@ -147,8 +147,9 @@ def install(lab: Lab, bundle: Carried, screen: Screen) -> None:
 
 
 def join(lab: Lab, name: str, screen: Screen | None = None) -> None:
-    """Print a join command on p1 and run it, unchanged, on the worker.
+    """Print a join command on p1 and run it on the worker, the token by a file.
 
+    Pasted into a shell it is in no process list; as an argument of ssh it would be.
     screen: where what it says is shown; without one it is printed.
     """
     screen = screen or Screen(f"join {name}", ())
@@ -156,8 +157,11 @@ def join(lab: Lab, name: str, screen: Screen | None = None) -> None:
     answer = json.loads(lab.machine("p1").host().run(argv, timeout=900).stdout)
     worker = lab.machine(name).host()
     log.info(f"  {name}$ {answer['command']}")
-    command = screen.there(answer["command"])
+    handed = "/root/handed"
+    worker.run(["sh", "-c", f"umask 077; cat > {handed}"], data=f"{answer['token']}\n")
+    command = screen.there(f"{answer['program']} < {handed}")
     code = screen.run([*worker.ssh_argv(), "--", command], who=name)
+    worker.run(["rm", handed])
     if code != 0:
         raise HostError(f"{name}: the join command ended with exit code {code}")
     ready = ["kubectl", "wait", "--for=condition=Ready", f"node/{name}", "--timeout=1800s"]

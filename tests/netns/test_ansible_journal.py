@@ -1,0 +1,73 @@
+"""A real ansible-playbook on a host with a system log: what modules are told does not get there."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from keystone.run import run
+
+from .conftest import ROOT
+
+PLAY = """
+- name: Try
+  hosts: all
+  gather_facts: false
+  tasks:
+    - name: Hand a word to a module
+      ansible.builtin.command: {argv: [/bin/cat], stdin: told-to-the-module}
+      changed_when: false
+"""
+OWN_DEV = """
+mount -t tmpfs dev "$1"
+for name in null zero full random urandom tty; do
+  touch "$1/$name"
+  mount --bind "/dev/$name" "$1/$name"
+done
+mkdir -m 1777 "$1/shm"
+ln -s /proc/self/fd "$1/fd"
+mount --rbind "$1" /dev
+shift
+exec "$@"
+"""
+"""A /dev of the test's own: the host's system log, where it has one, is left alone."""
+LISTEN = """
+import socket, subprocess, sys
+log = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+log.bind("/dev/log")
+log.setblocking(False)
+subprocess.run(sys.argv[1:], check=True, stdout=sys.stderr)
+try:
+    while True:
+        print(log.recv(1 << 16).decode())
+except BlockingIOError:
+    pass
+"""
+
+
+def logged(folder: Path, **settings: str) -> str:
+    """What the system log got of a run with our ansible.cfg. settings: Ansible's, over it."""
+    (folder / "play.yml").write_text(PLAY)
+    inventory = {"all": {"hosts": {"p1": {"ansible_connection": "local"}}}}
+    (folder / "inventory.json").write_text(json.dumps(inventory))
+    (folder / "dev").mkdir()
+    words = [
+        "unshare", "--mount", "--propagation", "private", "sh", "-ec", OWN_DEV, "sh",
+        folder / "dev", sys.executable, "-c", LISTEN, sys.executable, "-m", "ansible", "playbook",
+        "-i", folder / "inventory.json", folder / "play.yml",
+    ]  # fmt: skip
+    config = str(ROOT / "playbooks/ansible.cfg")
+    env = {"HOME": str(folder), "PATH": os.environ["PATH"], "ANSIBLE_CONFIG": config}
+    return run(words, env={**env, **settings}).stdout
+
+
+def test_nothing_that_a_module_is_told_is_in_the_system_log(tmp_path: Path) -> None:
+    (tmp_path / "ours").mkdir()
+    assert logged(tmp_path / "ours") == ""
+
+
+def test_by_itself_ansible_writes_it_there(tmp_path: Path) -> None:
+    """So the log of the other test is one, and an empty one says something."""
+    assert "told-to-the-module" in logged(tmp_path, ANSIBLE_NO_TARGET_SYSLOG="0")

@@ -1,0 +1,525 @@
+"""Joining against a real API server and controller manager, through real nginx: one identity to
+one machine by one request, and what a stranger, a thief and a revoked machine get.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import secrets
+import shutil
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from cryptography import x509
+
+from keystone import (
+    join,
+    join_cluster,
+    join_config,
+    join_identity,
+    join_script,
+    join_server,
+    kubeadm,
+)
+from keystone.bundle.model import Digest, Item, Manifest
+from keystone.inventory import Context, addons
+from keystone.inventory import join as join_inventory
+from keystone.run import Result, run, spawned
+from keystone.site import Networks, Node, Site
+
+from . import nginx as programs
+from .cluster import SERVER, Cluster, cluster
+from .conftest import NODES, ROOT, Lan, Placed, render, until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+WORKERS = {"w1": "10.78.0.21", "w2": "10.78.0.22", "w3": "10.78.0.23"}
+BINARIES = ("kubelet", "kubeadm", "kubectl", "containerd", "runc", "cni-plugins")
+ASK = """
+import json, pathlib, sys
+from keystone import join, join_client
+from keystone.errors import KeystoneError
+join_client.TRY_SECONDS = float(sys.argv[3])
+token = join.Token.parse(sys.stdin.read())
+context = join_client.trust(pathlib.Path(sys.argv[1]), token)
+try:
+    said = join_client.ask(["https://10.78.0.11:8444"], context, token, sys.argv[2],
+                           pathlib.Path(sys.argv[4]).read_text())
+except KeystoneError as error:
+    said = {"code": error.exit_code, "error": error.message}
+print(json.dumps(said))
+"""
+
+ATTACK = """
+import socket, ssl, sys, threading, time
+context = ssl.create_default_context(cafile=sys.argv[1])
+context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+
+def link(secure=True):
+    plain = socket.create_connection(("10.78.0.11", 8444), 60)
+    return context.wrap_socket(plain, server_hostname="10.78.0.11") if secure else plain
+
+def large():
+    with link() as one:
+        try:
+            one.sendall(b"POST /v1/join HTTP/1.1\\r\\n")
+            for number in range(100):
+                one.sendall(b"X-%d: " % number + b"x" * 60000 + b"\\r\\n")
+        except OSError:
+            pass
+        try:
+            print("large", one.recv(100)[:12], flush=True)
+        except OSError as error:
+            print("large 400 or cut:", error, flush=True)
+
+threads = [threading.Thread(target=large) for _ in range(60)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+kept = []
+def slow():
+    while True:
+        del kept[:]
+        for secure in [True, False] * 64:
+            try:
+                one = link(secure)
+                one.sendall(b"POST /v1/join HTTP/1.1\\r\\nContent-Length: 8000\\r\\n")
+                kept.append(one)
+            except OSError:
+                pass
+        print("all are open", flush=True)
+        for _ in range(20):
+            for one in kept:
+                try:
+                    one.sendall(b"X")
+                except OSError:
+                    pass
+            time.sleep(0.2)
+slow()
+"""
+
+
+@dataclass(frozen=True)
+class Joining:
+    """The cluster, the join service behind nginx on p1, and the workers' folders."""
+
+    cluster: Cluster
+    folder: Path
+    authority: Path
+    journal: Path
+    marker: Path
+    server: int
+    site: Site
+
+    @property
+    def tokens(self) -> join.Tokens:
+        return join.Tokens(self.folder)
+
+    def token(self) -> join.Token:
+        pin = join_script.pin(self.authority.read_text())
+        token, record = join.new("worker", pin, now=int(time.time()), ttl=3600)
+        self.tokens.add(record)
+        return token
+
+    def csr(self, machine: str, name: str) -> Path:
+        """A machine's own request for a name."""
+        file = self.folder / f"{machine}-{name}.csr"
+        file.write_text(join_identity.made(name, self.folder / f"{machine}.key"))
+        return file
+
+    def ask(
+        self, machine: str, token: join.Token, *, name: str = "", seconds: int = 0
+    ) -> dict[str, Any]:
+        """The real client on a machine. name: what it says it is called."""
+        name = name or machine
+        argv = (sys.executable, "-c", ASK, self.authority, name, str(seconds),
+                self.csr(machine, name))  # fmt: skip
+        done = run(
+            self.cluster.lan.at(machine, *argv), data=str(token), timeout=300,
+            env={"PYTHONPATH": str(ROOT / "installer")},
+        )  # fmt: skip
+        said: dict[str, Any] = json.loads(done.stdout)
+        return said
+
+    def post(self, machine: str, body: Mapping[str, str], *words: str) -> str:
+        """What curl on a machine is answered, and the status."""
+        done = self.cluster.lan.run(
+            machine, "curl", "--silent", "--show-error", "--cacert", self.authority,
+            "--data", json.dumps(body), "--write-out", "\n%{http_code}", *words,
+            "https://10.78.0.11:8444/v1/join", check=False,
+        )  # fmt: skip
+        return done.stdout
+
+    @property
+    def nobody(self) -> Path:
+        """A kubeconfig without a user."""
+        file = self.folder / "nobody.conf"
+        cluster = {"server": SERVER, "certificate-authority": str(self.cluster.pki / "ca.crt")}
+        file.write_text(json.dumps({
+            "apiVersion": "v1", "kind": "Config", "current-context": "x",
+            "clusters": [{"name": "x", "cluster": cluster}], "users": [],
+            "contexts": [{"name": "x", "context": {"cluster": "x", "user": ""}}],
+        }))  # fmt: skip
+        return file
+
+    def config(self, machine: str, answer: Mapping[str, Any]) -> Path:
+        """The kubeconfig that the machine makes of an answer, for this API server."""
+        home = self.folder / f"home-{machine}"
+        identity = join_identity.Identity(**answer["identity"])
+        conf = home / "kubelet.conf"
+        join_identity.place(
+            identity, key=self.folder / f"{machine}.key", folder=home / "pki", conf=conf
+        )
+        conf.write_text(conf.read_text().replace("https://127.0.0.1:7443", SERVER))
+        return conf
+
+
+def site_context(placed: Placed) -> Context:
+    items = [
+        Item("binary", name, "v1.37.2", Digest(hashlib.sha256(name.encode()).hexdigest()), 1)
+        for name in BINARIES
+    ]
+    items += [
+        Item("image", name, "v1", Digest("b" * 64), 1)
+        for name in ("registry.k8s.io/pause", *addons.IMAGES.values())
+    ]
+    items.append(Item("installer", "keystone-install", "0.1.0", Digest("c" * 64), 1))
+    primers = tuple(Node(name, IPv4Address(address)) for name, address in NODES.items())
+    site = Site("netns", primers, Networks(IPv4Network("10.78.0.0/24")))
+    return Context(site, primers[0], Manifest("platform", 1, tuple(items)))
+
+
+def as_kubeadm_leaves_it(made: Cluster, folder: Path) -> None:
+    """All that `kubeadm init` binds bootstrap tokens and nodes to, as on a site of before."""
+    config = folder / "init.yaml"
+    config.write_text(
+        "apiVersion: kubeadm.k8s.io/v1beta4\nkind: ClusterConfiguration\n"
+        "kubernetesVersion: v1.37.2\n---\n"
+        "apiVersion: kubeadm.k8s.io/v1beta4\nkind: InitConfiguration\n"
+        "localAPIEndpoint: {advertiseAddress: 10.78.0.11}\n"
+        "bootstrapTokens: [{token: abcdef.0123456789abcdef, ttl: 1h0m0s}]\n"
+        "nodeRegistration: {criSocket: 'unix:///run/nothing.sock'}\n"
+    )
+    words = ("--config", config, "--kubeconfig", made.admin)
+    made.kubeadm("init", "phase", "upload-config", "all", *words)
+    made.kubeadm("init", "phase", "bootstrap-token", *words)
+
+
+def request_of(name: str, folder: Path) -> str:
+    """A CertificateSigningRequest for a node's name, by a key of its own, as JSON."""
+    pem = join_identity.made(name, folder / f"{secrets.token_hex(4)}.key")
+    spec = {
+        "request": base64.b64encode(pem.encode()).decode(),
+        "signerName": join_cluster.SIGNER,
+        "usages": ["digital signature", "client auth"],
+    }
+    return json.dumps({
+        "apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest",
+        "metadata": {"generateName": "test-"}, "spec": spec,
+    })  # fmt: skip
+
+
+def signed(joining: Joining, name: str, *user: str | Path) -> bool:
+    """Whether a request for a node's name is signed by itself. user: whose kubeconfig, or --token.
+
+    Not so when one that was made later, a node's renewal of its own name, was signed before it.
+    """
+
+    def made(name: str, *user: str | Path) -> str:
+        config, *words = user
+        said = joining.cluster.kubectl(
+            "create", "-f", "-", "-o", "name", *words, config=Path(config),
+            data=request_of(name, joining.folder),
+        )  # fmt: skip
+        return said.stdout.strip().split("/")[-1]
+
+    def certificate(csr: str) -> str:
+        return str(joining.cluster.get("csr", csr).get("status", {}).get("certificate", ""))
+
+    asked = made(name, *user)
+    marker = made("marker", joining.marker)
+    until(lambda: bool(certificate(marker)), "a node's renewal of its own name", 60)
+    return bool(asked) and bool(certificate(asked))
+
+
+@dataclass(frozen=True)
+class OnP1:
+    """What runs kubectl on p1, as keystone.run.Host does."""
+
+    cluster: Cluster
+
+    def run(self, argv: Sequence[str], *, data: str | None = None, check: bool = True) -> Result:
+        words = [str(self.cluster.binary("kubectl")) if w == "kubectl" else w for w in argv]
+        return run(self.cluster.lan.at("p1", *words), data=data, check=check, timeout=120)
+
+
+def administrator(made: Cluster) -> join_cluster.Cluster:
+    return join_cluster.Cluster(OnP1(made), str(made.admin), str(made.pki / "ca.crt"))
+
+
+@pytest.fixture(scope="module")
+def joining(
+    namespaces: Callable[[Mapping[str, str]], Lan],
+    pki_site: Placed,
+    binary: Callable[[str], Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Joining]:
+    lan = namespaces({"p1": NODES["p1"], **WORKERS})
+    folder = tmp_path_factory.mktemp("join")
+    # Not pytest's folder: a Unix socket's path holds 107 bytes.
+    short = Path(tempfile.mkdtemp(prefix="kstest-"))
+    programs_folder = binary("kubectl").parent
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, short)
+        made = stack.enter_context(cluster(lan, pki_site, binary, folder))
+        as_kubeadm_leaves_it(made, folder)
+        applied = made.kubectl("apply", "-f", ROOT / "roles/addons/templates/join.yaml.j2")
+        assert applied.returncode == 0, applied.stderr
+        context = site_context(pki_site)
+        (folder / "config.json").write_text(join_config.dump(context))
+        config = join_inventory.kubeconfig(SERVER, str(pki_site.at("p1", "/etc/keystone/pki")))
+        (folder / "kubeconfig").write_text(
+            config.replace("/etc/kubernetes/pki/ca.crt", str(made.pki / "ca.crt"))
+        )
+        argv = [
+            sys.executable, "-m", "keystone", "join-server", "--config", folder / "config.json",
+            "--kubeconfig", folder / "kubeconfig", "--authority", made.pki / "ca.crt",
+            "--socket", short / "socket",
+        ]  # fmt: skip
+        env = {
+            "PYTHONPATH": str(ROOT / "installer"),
+            "PATH": f"{programs_folder}:/usr/bin:/bin",
+            "KEYSTONE_PATH": f"{programs_folder}:/usr/bin:/bin",
+        }
+        journal = folder / "journal"
+        service = stack.enter_context(spawned(lan.at("p1", *argv), log_file=journal, env=env))
+        variables = {
+            **join_inventory.variables(context),
+            "join_certificate": str(pki_site.at("p1", "/etc/keystone/pki/site.crt")),
+            "join_key": str(pki_site.at("p1", "/etc/keystone/pki/site.key")),
+            "join_socket": str(short / "socket"),
+        }
+        nginx = programs.program(lambda: tmp_path_factory.mktemp("nginx"))
+        text = render("join", "nginx.conf.j2", variables)
+        front = short / "nginx"
+        front.mkdir()
+        stack.enter_context(
+            spawned(lan.at("p1", *programs.command(nginx, front, text)), log_file=folder / "nginx")
+        )
+        authority = pki_site.at("p1", "/etc/keystone/pki/site-ca.crt")
+        health = ("curl", "--silent", "--fail", "--cacert", authority,
+                  "https://10.78.0.11:8444/v1/health")  # fmt: skip
+        until(lambda: lan.run("w1", *health, check=False).returncode == 0, "the join service", 120)
+        marker = folder / "marker.conf"
+        yield Joining(made, folder, authority, journal, marker, service.pid, context.site)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def marked(joining: Joining) -> None:
+    """A node of the cluster, admitted by an administrator as a Primer is."""
+    request = join_identity.checked(joining.csr("marker", "marker").read_text(), "marker")
+    admin = administrator(joining.cluster)
+    admin.reserve(request, again=True)
+    identity = admin.sign(request)
+    answer = {"identity": {"certificate": identity.certificate, "authority": identity.authority}}
+    joining.config("marker", answer).rename(joining.marker)
+
+
+def close(joining: Joining) -> list[str]:
+    """What the role addons does to a site; what kubectl said."""
+    closed = yaml.safe_load((ROOT / "roles/addons/vars/main.yml").read_text())["_addons_closed"]
+    return [
+        joining.cluster.kubectl("delete", "--ignore-not-found", *words).stdout for words in closed
+    ]
+
+
+def test_nothing_signs_for_a_bootstrap_token_any_more(joining: Joining) -> None:
+    """On a site of before, whoever had one became p1; the next run ends that, once and for all."""
+    holder = (joining.nobody, "--token", "abcdef.0123456789abcdef")
+    assert signed(joining, "p1", *holder)
+    said = close(joining)
+    assert all("deleted" in one for one in said)
+    assert not signed(joining, "p1", *holder)
+    assert not any("deleted" in one for one in close(joining))
+    # Later renewals of a kubelet stay possible, for its own name only.
+    assert signed(joining, "marker", joining.marker)
+    assert not signed(joining, "p1", joining.marker)
+
+
+def test_a_worker_gets_its_own_identity_and_no_other(joining: Joining) -> None:
+    answer = joining.ask("w1", joining.token())
+    assert "error" not in answer, answer
+    assert not re.search(r"\b[a-z0-9]{6}\.[a-z0-9]{16}\b", json.dumps(answer)), "a bootstrap token"
+    certificate = x509.load_pem_x509_certificate(answer["identity"]["certificate"].encode())
+    assert certificate.subject.rfc4514_string() == "CN=system:node:w1,O=system:nodes"
+    lifetime = certificate.not_valid_after_utc - certificate.not_valid_before_utc
+    assert lifetime.days <= 90
+    config = joining.config("w1", answer)
+    who = joining.cluster.kubectl("auth", "whoami", "-o", "json", config=config)
+    assert json.loads(who.stdout)["status"]["userInfo"]["username"] == "system:node:w1"
+    assert not signed(joining, "p1", config)
+    assert signed(joining, "w1", config)
+
+
+OWN_FILES = """
+mount -t tmpfs files "$1"
+mkdir "$1/etc" "$1/work" "$1/lib" "$1/lib/kubelet"
+mount -t overlay -o "lowerdir=/etc,upperdir=$1/etc,workdir=$1/work" etc /etc
+mount --bind "$1/lib" /var/lib
+mkdir -p /etc/kubernetes
+cp "$2" /etc/kubernetes/kubelet.conf
+"$3" join phase kubelet-start --config "$4"
+cat /var/lib/kubelet/config.yaml /var/lib/kubelet/kubeadm-flags.env
+cmp "$5" /etc/kubernetes/pki/ca.crt && cmp "$2" /etc/kubernetes/kubelet.conf
+"""
+"""kubeadm's own step, with its files in a mount namespace."""
+
+
+def test_kubeadm_joins_with_that_identity_and_needs_no_token(joining: Joining) -> None:
+    config = joining.config("w1", joining.ask("w1", joining.token(), name="kubeadm-w1"))
+    assert close(joining) is not None
+    here = Context(
+        joining.site, Node("kubeadm-w1", IPv4Address(WORKERS["w1"])), Manifest("x", 1, ())
+    )
+    document = joining.folder / "join.yaml"
+    document.write_text(kubeadm.join_document(here))
+    scratch = joining.folder / "files"
+    scratch.mkdir()
+    cluster = joining.cluster
+    words = (scratch, config, cluster.binary("kubeadm"), document, cluster.pki / "ca.crt")
+    own = ("unshare", "--mount", "--propagation", "private", "sh", "-ec", OWN_FILES, "sh")
+    path = f"{cluster.binary('kubelet').parent}:/usr/sbin:/usr/bin:/sbin:/bin"
+    said = run(cluster.lan.at("w1", *own, *words), timeout=120, env={"PATH": path}).stdout
+    assert "kind: KubeletConfiguration" in said
+    assert WORKERS["w1"] in said
+
+
+def test_a_primers_name_and_another_name_than_the_requests_are_refused(joining: Joining) -> None:
+    token = joining.token()
+    assert "is a Primer" in joining.ask("w2", token, name="p1")["error"]
+    file = joining.csr("w2", "w2")
+    file.write_text(join_identity.made("p1", joining.folder / "w2.key"))
+    said = joining.post("w2", {"token": str(token), "hostname": "w2", "csr": file.read_text()})
+    assert said.endswith("400")
+    assert "asks for" in said
+    assert joining.tokens.claimed(token.id) is None
+
+
+def test_a_used_token_is_worth_nothing_to_others(joining: Joining) -> None:
+    token = joining.token()
+    first = joining.ask("w2", token)
+    stolen = {"token": str(token), "hostname": "w2", "csr": joining.csr("w2", "w2").read_text()}
+    assert "already used, by w2" in joining.post("w3", stolen)
+    forged = ("--header", f"{join_server.ADDRESS_HEADER}: {WORKERS['w2']}")
+    assert "already used, by w2" in joining.post("w3", stolen, *forged)
+    other = {**stolen, "csr": join_identity.made("w2", joining.folder / "thief.key")}
+    assert "already used, by w2" in joining.post("w2", other)
+    for _ in range(join.ANSWERS - 1):
+        assert joining.ask("w2", token)["identity"] == first["identity"]
+    assert joining.post("w2", stolen).endswith("403")
+
+
+def test_of_two_machines_of_one_name_the_second_keeps_its_token(joining: Joining) -> None:
+    assert "error" not in joining.ask("w3", joining.token(), name="twin")
+    token = joining.token()
+    answer = joining.ask("w1", token, name="twin")
+    assert answer["code"] == 7
+    assert "kubectl delete node/twin" in answer["error"]
+    assert joining.tokens.claimed(token.id) is None
+    assert "error" not in joining.ask("w1", token, name="other")
+
+
+def test_what_is_revoked_is_worth_nothing(joining: Joining) -> None:
+    """A certificate cannot be taken back: the API server refuses what it says."""
+    config = joining.config("w3", joining.ask("w3", joining.token(), name="gone"))
+    node = json.dumps({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "gone"}})
+    assert joining.cluster.kubectl("create", "-f", "-", config=config, data=node).returncode == 0
+    assert signed(joining, "gone", config)
+    administrator(joining.cluster).revoke("gone")
+    requests = joining.cluster.get("csr")["items"]
+    assert not [csr for csr in requests if csr["spec"]["username"] == "system:node:gone"]
+    assert joining.cluster.get("node", "gone") == {}
+    assert joining.cluster.get("csr", join_cluster.request_name("gone")) == {}
+
+    def refused() -> bool:
+        done = joining.cluster.kubectl(
+            "create", "--dry-run=server", "-f", "-", config=config, data=node
+        )
+        return "was revoked" in done.stderr
+
+    until(refused, "the API server refuses the node", 60)
+    assert not signed(joining, "gone", config)
+    assert joining.cluster.get("node", "gone") == {}
+    assert "was revoked" in joining.ask("w3", joining.token(), name="gone")["error"]
+    assert signed(joining, "marker", joining.marker)
+
+
+def test_the_service_may_do_nothing_else(joining: Joining) -> None:
+    config = joining.folder / "kubeconfig"
+
+    def may(*words: str) -> bool:
+        return joining.cluster.kubectl("auth", "can-i", *words, config=config).returncode == 0
+
+    def may_approve(signer: str) -> bool:
+        what = {"group": "certificates.k8s.io", "resource": "signers", "name": signer}
+        asked = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": {**what, "verb": "approve"}},
+        }
+        said = joining.cluster.kubectl(
+            "create", "--raw", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
+            "-f", "-", config=config, data=json.dumps(asked),
+        )  # fmt: skip
+        return bool(json.loads(said.stdout)["status"]["allowed"])
+
+    assert may("create", "certificatesigningrequests")
+    assert may_approve(join_cluster.SIGNER)
+    assert not may_approve("kubernetes.io/kube-apiserver-client")
+    for words in (("get", "secrets", "-A"), ("create", "pods"), ("list", "nodes"),
+                  ("delete", "nodes"), ("create", "clusterrolebindings")):  # fmt: skip
+        assert not may(*words), words
+
+
+def memory(process: int) -> int:
+    """What a process has held at most, KiB (proc(5), VmHWM)."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if "VmHWM" in line))
+
+
+def test_an_attacker_without_a_token_keeps_nobody_out(joining: Joining) -> None:
+    """Large headers, slow connections and bad requests of one host, while another joins."""
+    before = memory(joining.server)
+    lan = joining.cluster.lan
+    with spawned(lan.at("w2", sys.executable, "-c", ATTACK, joining.authority),
+                 log_file=joining.folder / "attack") as attack:  # fmt: skip
+        said = joining.folder / "attack"
+        until(lambda: "all are open" in said.read_text(), "the attack", 120)
+        assert "error" not in joining.ask("w1", joining.token(), name="honest", seconds=120)
+        assert attack.poll() is None
+    assert memory(joining.server) - before < 64 * 1024
+    large = [line for line in said.read_text().splitlines() if line.startswith("large")]
+    assert large
+    assert all("400" in line for line in large)
+
+
+def test_bad_requests_make_no_honest_worker_wait(joining: Joining) -> None:
+    """From one address, behind NAT or not: the secret is judged before the limit."""
+    wrong = {"token": f"ks1.{'0' * 12}.{'0' * 40}.{'0' * 64}", "hostname": "w2",
+             "csr": joining.csr("w2", "w2").read_text()}  # fmt: skip
+    answers = [joining.post("w2", wrong, "--dump-header", "-") for _ in range(30)]
+    assert "403" in answers[0].splitlines()[-1]
+    assert "429" in answers[-1].splitlines()[-1]
+    assert f"Retry-After: {join_server.RETRY_SECONDS}" in answers[-1]
+    assert "error" not in joining.ask("w2", joining.token(), name="behind-nat")

@@ -1,0 +1,143 @@
+"""A request for a node's certificate asks for one name, signed with its key, or is refused."""
+
+import base64
+import datetime as dt
+import json
+import stat
+from collections.abc import Callable
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from keystone import certificates, join_cluster, join_identity
+from keystone.errors import HostError, RefusedError
+
+Builder = x509.CertificateSigningRequestBuilder
+
+
+def name(*pairs: tuple[x509.ObjectIdentifier, str]) -> x509.Name:
+    return x509.Name([x509.NameAttribute(oid, value) for oid, value in pairs])
+
+
+O, CN = NameOID.ORGANIZATION_NAME, NameOID.COMMON_NAME  # noqa: E741 X.509's own letters
+GOOD = name((O, "system:nodes"), (CN, "system:node:w1"))
+
+
+def pem(
+    subject: x509.Name = GOOD,
+    more: Callable[[Builder], Builder] = lambda builder: builder,
+    key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | None = None,
+) -> str:
+    builder = more(Builder().subject_name(subject))
+    signed = builder.sign(key or ec.generate_private_key(ec.SECP256R1()), hashes.SHA256())
+    return signed.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def test_a_machine_has_one_key_and_asks_for_its_own_name(tmp_path: Path) -> None:
+    file = tmp_path / "node.key"
+    first, second = (join_identity.made("w1", file) for _ in range(2))
+    one, two = (join_identity.checked(text, "w1") for text in (first, second))
+    assert one.key == two.key
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        (pem(name((O, "system:nodes"), (CN, "system:node:p1"))), "asks for"),
+        (pem(name((O, "system:masters"), (CN, "system:node:w1"))), "asks for"),
+        (pem(name((O, "system:nodes"), (O, "system:masters"), (CN, "system:node:w1"))), "asks for"),
+        (pem(name((CN, "system:node:w1"))), "asks for"),
+        (pem(name((O, "system:nodes"), (CN, "system:node:w1"), (CN, "admin"))), "asks for"),
+        (pem(GOOD, lambda b: b.add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("10.77.0.11"))]), False)),
+         "extensions"),
+        (pem(GOOD, lambda b: b.add_extension(
+            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False)), "extensions"),
+        (pem(GOOD, lambda b: b.add_attribute(x509.ObjectIdentifier("1.2.3"), b"x")), "extensions"),
+        (pem(key=ec.generate_private_key(ec.SECP384R1())), "P-256"),
+        (pem(key=rsa.generate_private_key(65537, 2048)), "P-256"),
+        ("-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----", "PKCS#10"),
+        ("\ud800", "PKCS#10"),
+    ],
+)  # fmt: skip
+def test_a_request_for_anything_else_is_refused(text: str, word: str) -> None:
+    with pytest.raises(RefusedError, match=word):
+        join_identity.checked(text, "w1")
+
+
+def test_who_has_not_the_key_is_refused() -> None:
+    good = x509.load_pem_x509_csr(pem().encode()).public_bytes(serialization.Encoding.DER)
+    bent = good[:-1] + bytes([good[-1] ^ 1])
+    text = ssl_pem(bent)
+    with pytest.raises(RefusedError, match="not signed"):
+        join_identity.checked(text, "w1")
+
+
+def ssl_pem(der: bytes) -> str:
+    lines = base64.encodebytes(der).decode()
+    return f"-----BEGIN CERTIFICATE REQUEST-----\n{lines}-----END CERTIFICATE REQUEST-----\n"
+
+
+def listed(request: join_identity.KeyRequest, user: str) -> dict[str, object]:
+    document = join_cluster._document(request)
+    spec = document["spec"]
+    assert isinstance(spec, dict)
+    csr = {**document, "spec": {**spec, "username": user}}
+    return {"items": [csr, {"kind": "Node", "metadata": {"name": "w1"}}]}
+
+
+def test_only_a_request_of_ours_for_this_key_is_gone_on_with() -> None:
+    request = join_identity.checked(pem(), "w1")
+    other = join_identity.checked(pem(), "w1")
+    mine = join_cluster.read(listed(request, "keystone:join"), request, ("keystone:join",))
+    assert (mine.node, mine.request, mine.mine) == (True, True, True)
+    join_cluster.judge(mine, "w1", again=False)
+    for seen in (
+        join_cluster.read(listed(request, "system:node:w9"), request, ("keystone:join",)),
+        join_cluster.read(listed(other, "keystone:join"), request, ("keystone:join",)),
+        join_cluster.Seen(node=True),
+    ):
+        with pytest.raises(join_cluster.TakenError, match="kubectl delete node/w1"):
+            join_cluster.judge(seen, "w1", again=False)
+    join_cluster.judge(join_cluster.Seen(node=True), "w1", again=True)
+    with pytest.raises(join_cluster.TakenError, match="revoked"):
+        join_cluster.judge(join_cluster.Seen(revoked=True), "w1", again=True)
+
+
+def certificate(key: ec.EllipticCurvePrivateKey) -> str:
+    now = dt.datetime.now(dt.UTC)
+    signed = x509.CertificateBuilder(
+        GOOD, GOOD, key.public_key(), 1, now, now + dt.timedelta(days=1)
+    ).sign(key, hashes.SHA256())
+    return signed.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def test_a_certificate_for_another_key_is_not_handed_out() -> None:
+    request = join_identity.checked(pem(), "w1")
+    text = certificate(ec.generate_private_key(ec.SECP256R1()))
+    with pytest.raises(HostError, match="another certificate"):
+        join_identity.issued(text, request)
+
+
+def test_kubelets_files_are_as_kubelet_would_have_them(tmp_path: Path) -> None:
+    file = tmp_path / "node.key"
+    join_identity.made("w1", file)
+    text = certificate(certificates.load_key(file.read_bytes(), "node.key"))
+    conf = tmp_path / "kubelet.conf"
+    for _ in range(2):
+        join_identity.place(
+            join_identity.Identity(text, "CA"), key=file, folder=tmp_path / "pki", conf=conf
+        )
+    current = tmp_path / "pki" / join_identity.CURRENT
+    assert current.is_symlink()
+    assert text in current.read_text()
+    assert "PRIVATE KEY" in current.read_text()
+    assert stat.S_IMODE(current.stat().st_mode) == 0o600
+    user = json.loads(conf.read_text())["users"][0]["user"]
+    assert user == {"client-certificate": str(current), "client-key": str(current)}
