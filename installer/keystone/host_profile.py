@@ -46,7 +46,7 @@ class HostProfile:
 
     housekeeping: int = 0
     """Seconds between two looks of kubelet at what each container uses; 0 is kubelet's own ten."""
-    environment: Mapping[str, str] = field(default_factory=_nothing)
+    environment: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """For Go's runtime, of the static pods and of etcd, containerd and kubelet."""
 
     sink: str = "type dummy"

@@ -294,7 +294,8 @@ def next_page(url: str, link: str) -> str:
         raise SourceError(f"{url}: its next page has a bad address: {error}") from error
     if target.hostname != here.hostname:
         raise SourceError(f"{url}: its next page is on another server: {target.geturl()}")
-    return urlunsplit((here.scheme, here.netloc, target.path, target.query, ""))
+    page: str = urlunsplit((here.scheme, here.netloc, target.path, target.query, ""))
+    return page
 
 
 def children_of(where: str, data: bytes) -> list[dict[str, Any]]:
