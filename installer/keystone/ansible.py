@@ -62,7 +62,7 @@ def role_digest(role: str) -> str:
 def inputs(role: str, variables: Mapping[str, object], *, ignore: Sequence[str] = ()) -> str:
     """Names all that a role converges: its code and its variables, less the ones in `ignore`.
 
-    One-time secrets (a bootstrap token) are ignored: a new one changes nothing on the host.
+    One-time secrets are ignored: a new one changes nothing on the host.
     """
     kept = {key: value for key, value in variables.items() if key not in ignore}
     text = json.dumps([role_digest(role), kept], sort_keys=True, default=str)

@@ -58,8 +58,9 @@ ROLES = join_server.WORKER_ROLES
 BINARIES = ("kubelet", "kubeadm", "kubectl", "containerd", "runc", "cni-plugins")
 INSTALLER = b"""#!/bin/sh
 printf '%s\\n' "$@"
-printf 'on standard input: %s\\n' "$(cat)"
-grep -asl ks1. /proc/[0-9]*/cmdline || echo no process shows the token
+token=$(cat)
+printf 'on standard input: %s\\n' "$token"
+printf %s "$token" | grep -aslF -f - /proc/[0-9]*/cmdline || echo no process shows the token
 """
 MACHINE = join_client.Machine(
     root=True, architecture="x86_64", swaps=(), cgroup2=True, hostname="w1", machine_id="1" * 32
