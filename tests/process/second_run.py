@@ -55,8 +55,12 @@ INSIDE = """\
 ip link set lo up
 ip address add 198.51.100.1/24 dev lo
 mount --bind "$0" /var/lib
+mount -t tmpfs none /mnt
+mkdir /mnt/upper /mnt/work
+mount -t overlay -o lowerdir=/etc,upperdir=/mnt/upper,workdir=/mnt/work none /etc
 exec "$@"
 """
+"""The first Primer: what a run that should have been refused writes to /etc, nobody keeps."""
 PROGRAM = """\
 from keystone import cluster_facts
 cluster_facts.ETCDCTL, cluster_facts.KUBECTL = "etcdctl", "kubectl"
