@@ -289,7 +289,7 @@ def next_page(url: str, link: str) -> str:
     if not following:
         return ""
     try:
-        here, target = urlsplit(url), urlsplit(urljoin(url, following[1]))
+        here, target = urlsplit(url), urlsplit(urljoin(url, str(following[1])))
     except ValueError as error:
         raise SourceError(f"{url}: its next page has a bad address: {error}") from error
     if target.hostname != here.hostname:

@@ -25,6 +25,8 @@ SLOTS = {
     "organization": "organization", "org": "organization",
     "tag": "tag", "version": "version", "digest": "digest", "sha": "digest", "sha256": "digest",
 }  # fmt: skip
+KUBEADM = {"dns": "coredns", "local": "etcd"}
+"""What kubeadm puts behind imageRepository, in `dns` and in `etcd.local` of its configuration."""
 OTHER = frozenset({
     "address", "dir", "endpoint", "format", "host", "hub", "path", "policy", "port", "prefix",
     "registries", "secret", "secrets", "server", "size", "threshold", "type", *SLOTS,
@@ -102,6 +104,9 @@ def joined(fields: Mapping[str, str], key: str, around: Around) -> list[Joined]:
     if about and _KUSTOMIZE.keys() & fields.keys():
         renamed = joined(_kustomized(fields), key, around)
         return [Joined(one.text, one.keys | _KUSTOMIZE.keys()) for one in renamed]
+    if key in KUBEADM and "imageRepository" in fields:
+        whole = f"{fields['imageRepository']}/{KUBEADM[key]}"
+        fields = {**fields, "imageRepository": whole}
     groups = _groups(fields)
     plain = groups.get((), _Group())
     named = [stem for stem, group in groups.items() if {"image", "repository"} & group.keys.keys()]
