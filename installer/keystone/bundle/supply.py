@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from keystone.bundle.model import Digest
     from keystone.bundle.sources import Sources
 
-CHUNK = 1 << 20
+CHUNK = 1 << 19
 """Bytes; each costs a turn of Python's lock, for which the readers here wait for each other."""
 FAR = 6
 """Downloads at a time."""
