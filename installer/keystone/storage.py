@@ -163,6 +163,7 @@ def plan(
     disks = by_serial(spec.serials, facts.disks)
     pool = next((pool for pool in facts.pools if pool.name == spec.pool), None)
     if pool is None:
+        _require_free(spec, facts)
         first = _obtain(spec, disks, intent)
         # What an exported pool holds is known once it is imported: plan again then.
         return (first,) if isinstance(first, ImportPool) else (first, *_datasets(spec, {}))
@@ -321,6 +322,18 @@ def emptied(disk: DiskFacts) -> str:
     With a star behind it /dev/sda would be /dev/sdaa too.
     """
     return " ".join(["wipefs --all", *(f"/dev/{name}" for name in disk.partitions), disk.path])
+
+
+def _require_free(spec: Spec, facts: StorageFacts) -> None:
+    """Raise RefusedError where another pool has one of the disks, whatever its bytes say."""
+    taken = [
+        f"disk {serial}: belongs to pool {pool.name} (guid {pool.guid}), which is imported"
+        for pool in facts.pools
+        for serial in pool_members.members(pool, facts.disks, spec.serials)
+        if serial in spec.serials
+    ]
+    if taken:
+        raise RefusedError("\n".join(taken), hint="name other disks, or look: zpool status")
 
 
 def _only_ours(disk: DiskFacts, pool: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import re
+import socket
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from keystone.bundle import backoff, docker_credentials, registry_auth, source_wheels
 from keystone.bundle.addresses import Origin, SourceError, follow
 from keystone.bundle.source_apt import Tree, proxies
+from keystone.bundle.source_http import Client
 from keystone.bundle.sources import Sources
 from keystone.documents import packaged_schema
 from keystone.errors import ConfigurationError
@@ -180,3 +182,27 @@ def test_two_builds_take_turns_with_apts_own_world(
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     with lock.open("rb") as free:
         fcntl.flock(free, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@pytest.mark.parametrize(
+    ("number", "said", "attempts"),
+    [
+        (socket.EAI_NONAME, "its name does not resolve: no such name", 0),
+        (socket.EAI_AGAIN, "no such name, 6 times", 5),
+    ],
+)
+def test_a_name_that_does_not_resolve_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, number: int, said: str, attempts: int
+) -> None:
+    def no_such_name(*_: object, **__: object) -> None:
+        raise socket.gaierror(number, "no such name")
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_such_name)
+    monkeypatch.setenv("NO_PROXY", "*")
+    pauses: list[float] = []
+    with pytest.raises(SourceError) as error:
+        Client(pause=pauses.append).ask("GET", "https://registry.example/v2/", {})
+    assert error.value.message.startswith("https://registry.example")
+    assert error.value.message.endswith(said)
+    assert "HTTPSConnection" not in error.value.message
+    assert len(pauses) == attempts

@@ -198,6 +198,12 @@ def test_a_replacement_by_another_disk_than_the_sites_is_said() -> None:
     assert error.value.hint.startswith("correct the site file: zpool status")
 
 
+def test_a_disk_of_another_pool_is_refused_even_when_its_labels_were_wiped() -> None:
+    other = replace(pool_of(mirror(leaf("KEY1B"), leaf("ELSE"))), name="tank")
+    with pytest.raises(RefusedError, match="disk KEY1B: belongs to pool tank"):
+        storage.plan(SPEC, Facts(BLANK, (other,)))
+
+
 @pytest.mark.parametrize(("ashift", "sector"), [(9, 4096), (12, 16384)])
 def test_sectors_larger_than_the_pools_are_refused(ashift: int, sector: int) -> None:
     large = (BLANK[0], replace(BLANK[1], logical_sector=sector, physical_sector=sector))

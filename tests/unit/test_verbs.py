@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess  # noqa: TID251 what it says behind a full disk is tried from outside
+import sys
+from pathlib import Path
+
 import click
 import pytest
 from click.testing import CliRunner
 
 from keystone import cli
-from keystone.cli import bundle
+from keystone.cli import bundle, bundle_keys, trust
 from keystone.cli.lazy import Verbs
 
 GROUPS = [(cli.cli, cli.SUMMARIES, {"join-server"}), (bundle.group, bundle.SUMMARIES, set())]
@@ -34,3 +38,23 @@ def test_a_mistyped_verb_is_answered_with_the_nearest() -> None:
     assert result.exit_code == 2
     assert "did you mean 'check'?" in result.output
     assert "No such command" in CliRunner().invoke(bundle.group, ["zzz"]).output
+
+
+@pytest.mark.parametrize(("group", "verb"), [(trust.group, "show"), (bundle_keys.group, "init")])
+def test_dir_is_the_one_word_and_the_other_still_works(group: click.Group, verb: str) -> None:
+    shown = CliRunner().invoke(group, [verb, "--help"]).output
+    assert "--dir" in shown
+    assert "--directory" not in shown
+    given = CliRunner().invoke(group, [verb, "--directory", "/proc/none", "--no-such"])
+    assert "No such option '--no-such'" in given.output, "and --directory is one"
+
+
+def test_an_answer_that_a_full_disk_does_not_take_is_one_line() -> None:
+    with Path("/dev/full").open("wb") as full:  # ENOSPC to every write (full(4))
+        done = subprocess.run(
+            [sys.executable, "-m", "keystone", "site", "schema"],
+            stdout=full, stderr=subprocess.PIPE, check=False,
+        )  # fmt: skip
+    assert done.returncode == 8
+    assert b"standard output: No space left on device" in done.stderr
+    assert b"Traceback" not in done.stderr

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-CHUNK = 1 << 18
+CHUNK = 1 << 19
 TIMEOUT = (20, 120)
 """Seconds to connect, and between two packets."""
 REDIRECTS = frozenset({301, 302, 303, 307, 308})

@@ -35,12 +35,13 @@ if TYPE_CHECKING:
     from keystone.bundle.model import Digest
     from keystone.bundle.sources import Sources
 
-CHUNK = 1 << 18
+CHUNK = 1 << 19
+"""Bytes; each costs a turn of Python's lock, for which the readers here wait for each other."""
 FAR = 6
 """Downloads at a time."""
-NEAR = 3
-"""Blobs read ahead in memory."""
-DEPTH = 4
+NEAR = 2
+"""Blobs read ahead in memory: a core hashes faster than most disks write."""
+DEPTH = 2
 """Chunks of each that may wait: NEAR * DEPTH * CHUNK bytes in all."""
 BEGUN = 256
 """Blobs that are begun and not opened yet: what waits costs memory for each."""
