@@ -56,11 +56,16 @@ def each(hosts: tuple[str, ...], work: Callable[[str], None]) -> None:
 
 @dataclass(frozen=True)
 class InitTrust(Action[World]):
-    """Make or complete the site's authorities and certificates, on the first Primer."""
+    """Make or complete the site's authorities and certificates, on the first Primer.
+
+    root_key_file: empty where the authorities are there, and only what they issue is due.
+    """
 
     root_key_file: str
 
     def describe(self) -> str:
+        if not self.root_key_file:
+            return "make what is due in the trust tree: certificates, the key of secrets in etcd"
         return f"make the site's certificate authorities; offline root key to {self.root_key_file}"
 
     def apply(self, world: World) -> None:

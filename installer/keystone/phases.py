@@ -39,7 +39,8 @@ def trust(state: State) -> Actions:
     """The offline root, the issuing CAs, and each Primer's own certificates in place."""
     first: list[Action[World]] = []
     if not state.trust.complete:
-        first.append(InitTrust(str(state.site.trust.root_key_file)))
+        new = bool(state.trust.incomplete)
+        first.append(InitTrust(str(state.site.trust.root_key_file) if new else ""))
         return [*first, *_converge(state, "trust", ("trust",), assume=True)]
     return _converge(state, "trust", ("trust",))
 
