@@ -108,7 +108,6 @@ def parse(name: str, seen: Mapping[str, Any], asked: tuple[float, float]) -> Hos
     Raises KeyError, TypeError or ValueError on what the probe cannot have said.
     """
     middle, half = sum(asked) / 2, abs(asked[1] - asked[0]) / 2
-    major, minor = seen["python"][:2]
     return HostFacts(
         name=name,
         hostname=seen["hostname"],
@@ -120,7 +119,7 @@ def parse(name: str, seen: Mapping[str, Any], asked: tuple[float, float]) -> Hos
         os_name=seen["os"].get("PRETTY_NAME", "unknown"),
         kernel=seen["kernel"],
         architecture=seen["architecture"],
-        python=(int(major), int(minor)),
+        python=(int(seen["python"][0]), int(seen["python"][1])),
         cpus=int(seen["cpus"]),
         memory=int(seen["memory"]),
         root_free=int(seen["root_free"]),
