@@ -172,10 +172,7 @@ def load(path: Path) -> Definition:
     ]
     charts = []
     for index, value in enumerate(spec.get("charts", [])):
-        values = value.get("values")
-        at = ("spec", "charts", index, "values")
-        text = documents.as_written(document, at, values) if values else ""
-        charts.append(_chart(value, path.parent, text))
+        charts.append(_chart(value, path.parent, _values(document, index, value.get("values"))))
         mistakes += _chart_mistakes(document, index, charts[-1])
     if mistakes:
         raise ConfigurationError(f"{path}: {len(mistakes)} mistakes", mistakes=mistakes)
@@ -257,6 +254,11 @@ def _wheels(value: Mapping[str, Any]) -> Wheels:
         value.get("glibc", Wheels.glibc),
         value.get("group", ""),
     )
+
+
+def _values(document: documents.Document, index: int, values: object) -> str:
+    at = ("spec", "charts", index, "values")
+    return documents.as_written(document, at, values) if values else ""
 
 
 def _chart(value: Mapping[str, Any], folder: Path, values: str) -> Chart:
