@@ -27,6 +27,7 @@ RESOLV_CONF = "/etc/kubernetes/resolv.conf"
 CONFIG = "/etc/kubernetes/keystone"
 POOL_LABEL = "node-restriction.kubernetes.io/keystone-pool"
 """Set by the installer: a kubelet may set no label with this prefix (NodeRestriction)."""
+ADMIN_CONF = "/etc/kubernetes/admin.conf"
 KUBELET_CONF = "/etc/kubernetes/kubelet.conf"
 
 
@@ -143,7 +144,10 @@ def join_document(context: Context, *, control_plane: bool = False) -> str:
     """The document for `kubeadm join` of a host that has its identity as a node (kubelet.conf).
 
     kubeadm reads the cluster's configuration with it, and kubelet has no need to ask for another.
+    A control plane's kubelet.conf leads to its own API server, which is not there yet: there the
+    administrator's is read, which it made itself.
     """
+    read = ADMIN_CONF if control_plane else KUBELET_CONF
     extra: dict[str, object] = {}
     if control_plane:
         extra["controlPlane"] = {
@@ -153,7 +157,7 @@ def join_document(context: Context, *, control_plane: bool = False) -> str:
     return dump({
         "apiVersion": "kubeadm.k8s.io/v1beta4",
         "kind": "JoinConfiguration",
-        "discovery": {"file": {"kubeConfigPath": KUBELET_CONF}},
+        "discovery": {"file": {"kubeConfigPath": read}},
         "nodeRegistration": _registration(context, joins=True),
         "timeouts": _timeouts(context.site),
         **extra,
