@@ -126,9 +126,7 @@ def parse(name: str, seen: Mapping[str, Any], asked: tuple[float, float]) -> Hos
         machine_id=seen["machine_id"],
         boot_id=seen["boot_id"],
         root=seen["euid"] == 0,
-        os_id=seen["os"].get("ID", ""),
-        os_version=seen["os"].get("VERSION_ID", ""),
-        os_name=seen["os"].get("PRETTY_NAME", "unknown"),
+        **_system(seen["os"]),
         kernel=seen["kernel"],
         architecture=seen["architecture"],
         python=(int(seen["python"][0]), int(seen["python"][1])),
@@ -147,7 +145,7 @@ def parse(name: str, seen: Mapping[str, Any], asked: tuple[float, float]) -> Hos
         clock_error=half,
         uptime=float(seen["uptime"]),
         swaps=tuple(seen["swaps"]),
-        addresses=tuple(seen["addresses"]),
+        addresses=tuple(network.partition("/")[0] for network in seen["networks"]),
         networks=tuple(seen["networks"]),
         ports=MappingProxyType({int(port): str(who) for port, who in seen["ports"].items()}),
         clocks=tuple(seen["clocks"]),
@@ -161,6 +159,14 @@ def parse(name: str, seen: Mapping[str, Any], asked: tuple[float, float]) -> Hos
         intent=_intent(seen["intent"]),
         standing=StandingFacts(**seen.get("standing", {})),
     )
+
+
+def _system(seen: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "os_id": seen.get("ID", ""),
+        "os_version": seen.get("VERSION_ID", ""),
+        "os_name": seen.get("PRETTY_NAME", "unknown"),
+    }
 
 
 def _roles(seen: Mapping[str, Any]) -> Mapping[str, RoleFacts]:

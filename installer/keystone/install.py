@@ -212,7 +212,7 @@ def _show(made: plan.Plan[World], unknown: tuple[reach.Unknown, ...], *, as_json
 def _approve(made: plan.Plan[World], reached: reach.Reach, options: Options) -> None:
     if options.yes:
         reached.keep()
-    if options.yes or made.empty:
+    if options.yes or (made.empty and not reached.unknown):
         return
     if reached.unknown and not sys.stdin.isatty():
         raise reach.refusal(reached.unknown)

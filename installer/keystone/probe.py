@@ -391,7 +391,7 @@ def main() -> None:
     root = os.statvfs("/")
     if root.f_flag & os.ST_RDONLY:  # an appliance: what comes in goes where it is writable
         root = os.statvfs("/var")
-    clocks, found = active(list(CLOCKS)), networks()
+    clocks = active(list(CLOCKS))
     seen = {
         "hostname": platform.node(),
         "machine_id": text_of("/etc/machine-id"),
@@ -413,8 +413,7 @@ def main() -> None:
         "virtualization": output(["systemd-detect-virt"]).strip(),
         "uptime": float(text_of("/proc/uptime").split()[0]),
         "swaps": [line.split()[0] for line in text_of("/proc/swaps").splitlines()[1:]],
-        "addresses": [network.partition("/")[0] for network in found],
-        "networks": found,
+        "networks": networks(),
         "ports": ports(),
         "clocks": [unit for unit, state in clocks.items() if state == "active"],
         "disks": disks(),

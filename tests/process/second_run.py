@@ -202,7 +202,7 @@ class Settled:
             }
         return {**document, "store": {"bundle": self.digest, "complete": True},
                 "memory": 8 << 30, "hostname": host,
-                "addresses": [f"198.51.100.{host[1]}"]}  # fmt: skip
+                "networks": [f"198.51.100.{host[1]}/24"]}  # fmt: skip
 
     def _state(self) -> State:
         return State(

@@ -160,6 +160,12 @@ def test_no_drawer_for_odds_and_ends(name: str) -> None:
 # Sizes: budgets that keep a file readable at one sitting.
 
 
+LARGER = {
+    # One program, sent as a text to a host that has no package of ours.
+    "installer/keystone/probe.py": 440,
+}
+
+
 def lines(path: Path) -> int:
     return len(path.read_text().splitlines())
 
@@ -176,8 +182,8 @@ def lines(path: Path) -> int:
     ],
 )
 def test_files_stay_within_their_budget(pattern: str, budget: int) -> None:
-    over = {str(p.relative_to(ROOT)): lines(p) for p in ROOT.glob(pattern) if lines(p) > budget}
-    assert over == {}
+    sizes = {str(path.relative_to(ROOT)): lines(path) for path in ROOT.glob(pattern)}
+    assert {name: size for name, size in sizes.items() if size > LARGER.get(name, budget)} == {}
 
 
 def test_functions_stay_within_their_budget() -> None:

@@ -157,7 +157,9 @@ def test_the_api_server_encrypts_logs_and_finds_its_files() -> None:
 def test_kubeadm_joins_with_an_identity_and_without_a_token(*, control_plane: bool) -> None:
     text = kubeadm.join_document(context(host=1), control_plane=control_plane)
     (found,) = documents(text).values()
-    assert found["discovery"] == {"file": {"kubeConfigPath": "/etc/kubernetes/kubelet.conf"}}
+    # A control plane's kubelet.conf leads to its own API server, which is not there yet.
+    read = "admin.conf" if control_plane else "kubelet.conf"
+    assert found["discovery"] == {"file": {"kubeConfigPath": f"/etc/kubernetes/{read}"}}
     assert "oken" not in text
 
 
