@@ -226,12 +226,15 @@ def assert_answers(rig: Rig) -> None:
 
 
 def test_no_secret_lies_in_etcd_as_plain_text(rig: Rig) -> None:
+    rig.kubectl("create secret generic sealed --from-literal=word=plain-as-day")
     etcdctl = "set -a; . /etc/etcd/etcdctl.env; etcdctl get /registry/secrets/ --prefix"
     keys = rig.sh("p1", f"{etcdctl} --keys-only").split()
     assert keys
     assert rig.sh("p1", f"{etcdctl} | grep -ac k8s:enc:secretbox:v1:key1:").strip() == str(
         len(keys)
     )
+    assert rig.sh("p1", f"{etcdctl} | grep -ac plain-as-day || :").strip() == "0"
+    rig.kubectl("delete secret sealed")
     for name in PRIMERS:
         assert "Metadata" in rig.sh(name, "head -n 1 /var/log/kubernetes/audit/audit.log")
 

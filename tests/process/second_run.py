@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from keystone import facts, phases, pki, plan, site
+from keystone import facts, kubeadm, phases, pki, plan, site
 from keystone.actions import Converge
 from keystone.bundle import keys, store, trust, writer
 from keystone.bundle.held import open_held
@@ -41,8 +41,14 @@ spec:
   trust: {rootKeyFile: ./root.key, passphraseFile: ./pass}
   primers:
     - {name: p1, address: 198.51.100.1, disks: [{serial: KEYP1A}, {serial: KEYP1B}]}
-    - {name: p2, address: 198.51.100.2, disks: [{serial: KEYP2A}, {serial: KEYP2B}]}
-    - {name: p3, address: 198.51.100.3, disks: [{serial: KEYP3A}, {serial: KEYP3B}]}
+    - name: p2
+      address: 198.51.100.2
+      hostKey: ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFRVCpaCOa3RqLLhKYYw8A/TzcRgkci5Kat1UZ1z9H5d
+      disks: [{serial: KEYP2A}, {serial: KEYP2B}]
+    - name: p3
+      address: 198.51.100.3
+      hostKey: ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHi5IGLLBPn7yrAZgSvCjnsqnsjYWe46TxuDBl9vlOFu
+      disks: [{serial: KEYP3A}, {serial: KEYP3B}]
 """
 # What is asked of a host is written down, and the answer is told the time.
 ANSWER = """\
@@ -57,6 +63,7 @@ ip address add 198.51.100.1/24 dev lo
 mount --bind "$0" /var/lib
 mount -t tmpfs none /mnt
 mkdir /mnt/upper /mnt/work
+mount -t tmpfs none /run
 mount -t overlay -o lowerdir=/etc,upperdir=/mnt/upper,workdir=/mnt/work none /etc
 exec "$@"
 """
@@ -238,7 +245,11 @@ class Settled:
         ]
         health = [{"endpoint": address, "health": True} for address in addresses]
         ready = {"conditions": [{"type": "Ready", "status": "True"}]}
-        nodes = [{"kind": "Node", "metadata": {"name": name}, "status": ready} for name in NAMES]
+        labels = {kubeadm.POOL_LABEL: self.site.storage.pool}
+        nodes = [
+            {"kind": "Node", "metadata": {"name": name, "labels": labels}, "status": ready}
+            for name in NAMES
+        ]
         for name, text in {
             "members": json.dumps({"members": members}),
             "health": json.dumps(health),

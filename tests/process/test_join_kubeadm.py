@@ -41,7 +41,7 @@ def test_kubeadm_finds_no_fault(
     identity = tmp_path / "kubelet.conf"  # kubeadm wants it to be there
     identity.write_text(join_identity.kubeconfig(join_identity.Identity("", "CA")))
     joining = kubeadm.join_document(here, control_plane=True)
-    joining = joining.replace(f" {kubeadm.KUBELET_CONF}", f" {identity}")
+    joining = joining.replace(f" {kubeadm.ADMIN_CONF}", f" {identity}")
     texts = {
         "init": kubeadm.init_documents(here),
         "join": joining,

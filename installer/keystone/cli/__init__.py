@@ -114,6 +114,8 @@ def _give_memory_back() -> None:
 def main() -> NoReturn:
     """Run the program; every expected failure is a message and its exit code, never a traceback."""
     _give_memory_back()
+    # A folder that everybody may change is refused; so none is made.
+    os.umask(os.umask(0o077) | 0o002)
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGINT, _interrupt)
     try:
