@@ -99,11 +99,16 @@ def read(listed: Mapping[str, Any], request: KeyRequest, users: Sequence[str]) -
 
 
 def _same(csr: Mapping[str, Any], request: KeyRequest) -> bool:
+    """Whether the bytes there are what this service makes of a request of that key and name.
+
+    What it only reads as such, the API server may read as another: its PEM parser is not ours.
+    """
     pem = base64.b64decode(csr["spec"].get("request", "")).decode(errors="replace")
     try:
-        return join_identity.checked(pem, request.name).key == request.key
+        found = join_identity.checked(pem, request.name)
     except KeystoneError:
         return False
+    return (found.pem, found.key) == (pem, request.key)
 
 
 def judge(seen: Seen, name: str, *, again: bool) -> None:
@@ -140,12 +145,11 @@ class Cluster:
     def sign(self, request: KeyRequest) -> Identity:
         """Have the reserved request signed, and nothing else. Raises TakenError, HostError."""
         name = request_name(request.name)
+        self._admitted(request)  # before it is approved: a signature cannot be taken back
         self._kubectl("certificate", "approve", name)
         deadline = time.monotonic() + SIGN_SECONDS
         while True:
-            seen = self._look(request)
-            if seen.request and not seen.mine:
-                raise TakenError(f"the request {name} is not the one that was admitted")
+            seen = self._admitted(request)
             if seen.certificate:
                 break
             if time.monotonic() > deadline:
@@ -156,6 +160,15 @@ class Cluster:
             time.sleep(0.2)
         authority = self.host.run(["cat", self.authority]).stdout
         return join_identity.Identity(join_identity.issued(seen.certificate, request), authority)
+
+    def _admitted(self, request: KeyRequest) -> Seen:
+        seen = self._look(request)
+        judge(seen, request.name, again=True)
+        if not seen.mine:
+            raise TakenError(
+                f"the request {request_name(request.name)} of {request.name} was taken away"
+            )
+        return seen
 
     def revoke(self, name: str) -> None:
         """Make a node's identity worthless; needs an administrator. Raises HostError.

@@ -40,7 +40,10 @@ _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 @dataclass(frozen=True)
 class KeyRequest:
-    """A request for a certificate that was found good. key: SHA-256 of its public key, hex."""
+    """A request for a certificate that was found good. key: SHA-256 of its public key, hex.
+
+    pem: written anew from what was read, so that no other program reads another request in it.
+    """
 
     pem: str
     name: str
@@ -88,19 +91,20 @@ def checked(pem: str, name: str) -> KeyRequest:
         request = x509.load_pem_x509_csr(pem.encode())
         key = request.public_key()
         good = request.is_signature_valid
-        extensions = list(request.extensions)
+        more = [*request.extensions, *request.attributes]
+        own = request.public_bytes(serialization.Encoding.PEM).decode()
     except (ValueError, TypeError, UnicodeError) as error:
         raise RefusedError("csr is not a certificate request (PKCS#10, PEM)") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1":
         raise RefusedError("csr: the key is not ECDSA P-256")
     if not good:
         raise RefusedError("csr: not signed with the key that it names")
-    if sorted(map(_pair, request.subject)) != sorted(map(_pair, _subject(name))):
+    if request.subject.public_bytes() != _subject(name).public_bytes():
         asked = request.subject.rfc4514_string()[:200]
         raise RefusedError(f"csr: asks for {asked!r}, not for {USER_PREFIX}{name}")
-    if extensions or list(request.attributes):
+    if more:
         raise RefusedError("csr: asks for extensions; a node gets a name and nothing else")
-    return KeyRequest(pem, name, key_digest(key))
+    return KeyRequest(own, name, key_digest(key))
 
 
 def issued(pem: str, request: KeyRequest) -> str:

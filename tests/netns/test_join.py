@@ -416,6 +416,16 @@ def test_a_primers_name_and_another_name_than_the_requests_are_refused(joining: 
     assert joining.tokens.claimed(token.id) is None
 
 
+def test_a_second_request_behind_the_first_is_not_signed(joining: Joining) -> None:
+    """Go skips a BEGIN that is not at the start of a line, and would read the Primer's."""
+    own, primers = (joining.csr("w2", name).read_text() for name in ("two-blocks", "p1"))
+    body = {"token": str(joining.token()), "hostname": "two-blocks", "csr": f"x{own}{primers}"}
+    assert joining.post("w2", body).endswith("200")
+    csr = joining.cluster.get("csr", join_cluster.request_name("two-blocks"))
+    signed = x509.load_pem_x509_certificate(base64.b64decode(csr["status"]["certificate"]))
+    assert signed.subject.rfc4514_string() == "CN=system:node:two-blocks,O=system:nodes"
+
+
 def test_a_used_token_is_worth_nothing_to_others(joining: Joining) -> None:
     token = joining.token()
     first = joining.ask("w2", token)

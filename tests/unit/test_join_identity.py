@@ -71,6 +71,26 @@ def test_a_request_for_anything_else_is_refused(text: str, word: str) -> None:
         join_identity.checked(text, "w1")
 
 
+def go_decodes(text: str) -> bytes:
+    """The first block whose BEGIN is at the start of a line, as Go's encoding/pem finds it."""
+    begin, end = "-----BEGIN CERTIFICATE REQUEST-----", "-----END CERTIFICATE REQUEST-----"
+    _, body = ("\n" + text).split(f"\n{begin}\n", 1)
+    return base64.b64decode(body.split(end, 1)[0])
+
+
+def test_what_is_submitted_is_what_was_checked() -> None:
+    """Two blocks: one that we read, one that Go reads, which skips a BEGIN within a line."""
+    two = "x" + pem() + pem(name((O, "system:nodes"), (CN, "system:node:p1")))
+    asked = x509.load_der_x509_csr(go_decodes(two)).subject.rfc4514_string()
+    assert asked == "CN=system:node:p1,O=system:nodes"
+    request = join_identity.checked(two, "w1")
+    assert request.pem.count("BEGIN") == 1
+    assert x509.load_der_x509_csr(go_decodes(request.pem)).subject == GOOD
+    raw = join_identity.KeyRequest(two, "w1", request.key)
+    there = join_cluster.read(listed(raw, "keystone:join"), request, ("keystone:join",))
+    assert not there.mine, "stored by an installer of before: not gone on with"
+
+
 def test_who_has_not_the_key_is_refused() -> None:
     good = x509.load_pem_x509_csr(pem().encode()).public_bytes(serialization.Encoding.DER)
     bent = good[:-1] + bytes([good[-1] ^ 1])
