@@ -1,9 +1,10 @@
 """What admitting a node asks of the cluster, by kubectl: is the name free, sign this one request.
 
 The join service does it with a certificate of its own user, which may create certificate requests,
-approve those of kubelets, look at nodes, and nothing else (roles/addons, join.yaml.j2). Revoking
-needs an administrator. A request is an object named after the node, so that of two Primers that
-admit one name at the same moment the API server lets one.
+approve those of kubelets, look at nodes, create bare ones, and nothing else (roles/addons,
+join.yaml.j2). Revoking needs an administrator. A request is an object named after the node, so that
+of two Primers that admit one name at the same moment the API server lets one; the Node that is made
+with it keeps the name for as long as a certificate may live.
 """
 
 from __future__ import annotations
@@ -136,11 +137,13 @@ class Cluster:
     users: tuple[str, ...] = (JOIN_USER, "kubernetes-admin", "kubernetes-super-admin")
 
     def reserve(self, request: KeyRequest, *, again: bool) -> None:
-        """Take the name for that key. Raises TakenError, HostError."""
+        """Take the name for that key, before anything is signed. Raises TakenError, HostError."""
         seen = self._look(request)
         judge(seen, request.name, again=again)
         if not seen.mine:
             self._kubectl("create", "-f", "-", data=json.dumps(_document(request)))
+        if not seen.node:  # what lasts: the cluster forgets a request after an hour
+            self._kubectl("create", "-f", "-", data=json.dumps(_node(request.name)))
 
     def sign(self, request: KeyRequest) -> Identity:
         """Have the reserved request signed, and nothing else. Raises TakenError, HostError."""
@@ -220,15 +223,22 @@ def _document(request: KeyRequest) -> dict[str, object]:
     }
 
 
-def give(host: Runner, name: str, control_plane: Runner, installer: str) -> None:
-    """A Primer that carries pods gets its identity, by an administrator. Raises HostError.
+def _node(name: str) -> dict[str, object]:
+    """Bare: kubelet finds it there and adds what it is (tryRegisterWithAPIServer)."""
+    return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}
 
-    The key is made there and stays there; what crosses is public.
+
+def give(host: Runner, name: str, control_plane: Runner, installer: str) -> None:
+    """A Primer that carries pods gets its identity, by an administrator.
+
+    The key is made there and stays there; what crosses is public. Raises HostError, and TakenError
+    where another machine has that name.
     """
     asked = host.run([installer, "node-identity", "request", name]).stdout
     request = join_identity.checked(asked, name)
     cluster = Cluster(control_plane)
-    cluster.reserve(request, again=True)
+    held = host.run([installer, "node-identity", "held", name]).stdout.strip()
+    cluster.reserve(request, again=held == "yes")
     identity = cluster.sign(request)
     answer = json.dumps({"certificate": identity.certificate, "authority": identity.authority})
     host.run([installer, "node-identity", "place"], data=answer)

@@ -35,6 +35,7 @@ KEY = Path("/var/lib/keystone/join/node.key")
 KUBELET_CONF = Path("/etc/kubernetes/kubelet.conf")
 KUBELET_PKI = Path("/var/lib/kubelet/pki")
 CURRENT = "kubelet-client-current.pem"
+JOINED = "kubelet-client-joined.pem"
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
@@ -167,7 +168,7 @@ def place(
     certificate = certificates.load_certificate(identity.certificate.encode(), "the answer")
     if not certificates.same_key(certificate, private):
         raise RefusedError(f"the certificate is not for the key in {key}", hint="join again")
-    pair = folder / "kubelet-client-joined.pem"
+    pair = folder / JOINED
     text = identity.certificate.encode() + certificates.key_pem(private)
     write_whole(pair, text, 0o600)
     link = folder / f".{CURRENT}.new"
@@ -175,6 +176,19 @@ def place(
     link.symlink_to(pair)
     link.rename(folder / CURRENT)
     write_whole(conf, kubeconfig(identity, folder / CURRENT).encode(), 0o600)
+
+
+def held(
+    name: str, *, key: Path = KEY, folder: Path = KUBELET_PKI, conf: Path = KUBELET_CONF
+) -> bool:
+    """Whether this machine was given that name before: `place` came to its end with its key."""
+    pair = folder / JOINED
+    if not (key.is_file() and pair.is_file() and conf.is_file()):
+        return False
+    certificate = certificates.load_certificate(pair.read_bytes(), str(pair))
+    private = certificates.load_key(key.read_bytes(), str(key))
+    named = sorted(map(_pair, certificate.subject)) == sorted(map(_pair, _subject(name)))
+    return named and certificates.same_key(certificate, private)
 
 
 def _subject(name: str) -> x509.Name:
