@@ -472,6 +472,24 @@ def test_a_name_is_kept_when_the_request_is_forgotten(joining: Joining) -> None:
     assert "error" not in joining.ask("w3", joining.token(), name="kept"), "the machine itself"
 
 
+def test_nobody_else_reserves_a_name(joining: Joining) -> None:
+    """Of any signer: an object of that name would keep the machine out."""
+    document = json.loads(request_of("marker", joining.folder))
+    document["metadata"] = {"name": join_cluster.request_name("mine-later")}
+    document["spec"]["signerName"] = "example.com/any"
+    words = ("create", "--dry-run=server", "-f", "-")
+    for config, named, refused in (
+        (joining.marker, document, True),
+        (joining.marker, {**document, "metadata": {"generateName": "keystone-join-"}}, True),
+        (joining.marker, {**document, "metadata": {"generateName": "other-"}}, False),
+        (joining.cluster.admin, document, False),
+    ):
+        said = joining.cluster.kubectl(*words, config=Path(config), data=json.dumps(named))
+        assert ("reserve the names" in said.stderr) == refused, said
+        assert (said.returncode != 0) == refused, said
+    assert "error" not in joining.ask("w3", joining.token(), name="mine-later")
+
+
 def test_what_is_revoked_is_worth_nothing(joining: Joining) -> None:
     """A certificate cannot be taken back: the API server refuses what it says."""
     config = joining.config("w3", joining.ask("w3", joining.token(), name="gone"))
