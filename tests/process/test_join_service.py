@@ -341,6 +341,26 @@ class OfPrimer:
         return run.Result(tuple(argv), 0, said, "", 0)
 
 
+def test_a_token_that_is_revoked_meanwhile_signs_nothing(
+    service: Answering, pki: Path, kubernetes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the first look at the token and its claim: `token revoke` sees nobody's claim."""
+    token = token_of(service, pki)
+    tokens, claim = service.service.tokens, join.Tokens.claim
+
+    def revoked(self: join.Tokens, token_id: str, claimed: join.Claim) -> None:
+        assert self.claimed(token_id) is None
+        self.revoke(token_id)
+        claim(self, token_id, claimed)
+
+    monkeypatch.setattr(join.Tokens, "claim", revoked)
+    with pytest.raises(RefusedError, match="token revoked"):
+        ask(service, pki, token)
+    assert calls(kubernetes, "create")
+    assert not calls(kubernetes, "certificate approve")
+    assert tokens.claimed(token.id) is not None, "revoked again, it names the machine"
+
+
 def test_a_join_that_was_cut_before_it_was_signed_goes_on(
     service: Answering, pki: Path, kubernetes: Path
 ) -> None:
