@@ -94,7 +94,7 @@ def checked(pem: str, name: str) -> KeyRequest:
         good = request.is_signature_valid
         more = [*request.extensions, *request.attributes]
         own = request.public_bytes(serialization.Encoding.PEM).decode()
-    except (ValueError, TypeError, UnicodeError) as error:
+    except Exception as error:  # a stranger's bytes: the library has no list of what it raises
         raise RefusedError("csr is not a certificate request (PKCS#10, PEM)") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1":
         raise RefusedError("csr: the key is not ECDSA P-256")

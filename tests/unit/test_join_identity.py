@@ -71,6 +71,14 @@ def test_a_request_for_anything_else_is_refused(text: str, word: str) -> None:
         join_identity.checked(text, "w1")
 
 
+def test_a_key_of_an_unknown_curve_is_no_request() -> None:
+    der = x509.load_pem_x509_csr(pem().encode()).public_bytes(serialization.Encoding.DER)
+    curve = bytes.fromhex("06082a8648ce3d030107")
+    unknown = ssl_pem(der.replace(curve, curve[:-1] + b"\x7f"))
+    with pytest.raises(RefusedError, match="PKCS#10"):
+        join_identity.checked(unknown, "w1")
+
+
 def go_decodes(text: str) -> bytes:
     """The first block whose BEGIN is at the start of a line, as Go's encoding/pem finds it."""
     begin, end = "-----BEGIN CERTIFICATE REQUEST-----", "-----END CERTIFICATE REQUEST-----"
