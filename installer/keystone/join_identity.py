@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from cryptography.x509.oid import NameOID
 
 from keystone import certificates, kubeadm
 from keystone.errors import HostError, RefusedError
-from keystone.wholefile import write_whole
+from keystone.wholefile import write_new, write_whole
 
 ORGANIZATION = "system:nodes"
 USER_PREFIX = "system:node:"
@@ -77,7 +78,8 @@ def made(name: str, file: Path = KEY) -> str:
     Raises RefusedError when the file holds something else.
     """
     if not file.exists():
-        write_whole(file, certificates.key_pem(certificates.new_key()), 0o600)
+        with suppress(FileExistsError):  # two at once: the first one's is this machine's
+            write_new(file, certificates.key_pem(certificates.new_key()), 0o600)
     key = certificates.load_key(file.read_bytes(), str(file))
     builder = x509.CertificateSigningRequestBuilder().subject_name(_subject(name))
     return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()

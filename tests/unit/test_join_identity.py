@@ -46,6 +46,21 @@ def test_a_machine_has_one_key_and_asks_for_its_own_name(tmp_path: Path) -> None
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
+def test_two_at_once_have_one_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, new_key = tmp_path / "node.key", certificates.new_key
+    other: list[str] = []
+
+    def meanwhile() -> ec.EllipticCurvePrivateKey:
+        monkeypatch.setattr(certificates, "new_key", new_key)
+        other.append(join_identity.made("w1", file))
+        return new_key()
+
+    monkeypatch.setattr(certificates, "new_key", meanwhile)
+    mine = join_identity.made("w1", file)
+    one, two = (join_identity.checked(text, "w1").key for text in (mine, *other))
+    assert one == two
+
+
 @pytest.mark.parametrize(
     ("text", "word"),
     [
