@@ -21,14 +21,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from keystone import certificates, kubeadm
+from keystone import certificates, kubeadm, site_checks
 from keystone.errors import HostError, RefusedError
 from keystone.wholefile import write_new, write_whole
 
 ORGANIZATION = "system:nodes"
 USER_PREFIX = "system:node:"
-NAME_LIMIT = 64 - len(USER_PREFIX)
-"""Characters of a node's name: X.509 allows 64 in a common name (RFC 5280, ub-common-name)."""
 DEFAULT_NAMES = ("localhost", "debian", "ubuntu", "fedora")
 """What installers call a machine when nobody says a name: two machines of a site would share it."""
 REQUEST_LIMIT = 4096
@@ -61,13 +59,15 @@ class Identity:
 
 
 def name_problem(name: str) -> str:
-    """What is wrong with the name of a node (RFC 1123, lower case); nothing when it is good."""
-    first = name.split(".", 1)[0]
+    """What is wrong with the name of a node (RFC 1123, lower case); nothing when it is good.
+
+    A worker's as a Primer's: `site_checks.unusable` says what no machine of a site can be called.
+    """
     if not all(map(_LABEL.fullmatch, name.split("."))):
         return f"hostname {name[:80]!r} is not valid (RFC 1123: a-z, 0-9, - and .)"
-    if len(name) > NAME_LIMIT:
-        return f"hostname {name[:80]!r} has more than {NAME_LIMIT} characters (X.509)"
-    if first in DEFAULT_NAMES or name.replace(".", "").isdigit():
+    if wrong := site_checks.unusable(name):
+        return f"hostname: {wrong[:200]}: `hostnamectl set-hostname NAME`"
+    if name.split(".", 1)[0] in DEFAULT_NAMES:
         return f"hostname {name!r} is no name of a machine's own: `hostnamectl set-hostname NAME`"
     return ""
 

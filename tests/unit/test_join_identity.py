@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from keystone import certificates, join_cluster, join_identity
+from keystone import certificates, join_cluster, join_identity, site_checks
 from keystone.errors import HostError, RefusedError
 
 Builder = x509.CertificateSigningRequestBuilder
@@ -44,6 +44,21 @@ def test_a_machine_has_one_key_and_asks_for_its_own_name(tmp_path: Path) -> None
     one, two = (join_identity.checked(text, "w1") for text in (first, second))
     assert one.key == two.key
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    "bad",
+    ["all", "ungrouped", "kubernetes", "localhost", "0x10", "10", "10.0x1f", "1.2", "w" * 52,
+     "debian", "debian.example", "W1", "w_1", ""],
+)  # fmt: skip
+def test_a_worker_has_no_name_that_a_primer_cannot_have(bad: str) -> None:
+    assert join_identity.name_problem(bad)
+
+
+@pytest.mark.parametrize("good", ["w1", "w" * 51, "w1.example", "0xg", "1a", "10.w"])
+def test_other_names_are_good(good: str) -> None:
+    assert join_identity.name_problem(good) == ""
+    assert site_checks.unusable(good) == ""
 
 
 def test_two_at_once_have_one_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
