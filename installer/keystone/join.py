@@ -20,8 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keystone import join_identity
-from keystone.errors import HostError, RefusedError, UsageError
+from keystone import join_identity, log
+from keystone.errors import HostError, KeystoneError, RefusedError, UsageError
 from keystone.wholefile import write_whole
 
 if TYPE_CHECKING:
@@ -229,8 +229,11 @@ class Floor:
         found = max(self._wall(), began + self._monotonic() - mark)
         self._start = found, self._monotonic()
         if found - self._written >= _KEEP_SECONDS:
-            _write(self._file, {"time": found}, 0o600)
             self._written = found
+            try:
+                _write(self._file, {"time": found}, 0o600)
+            except OSError as error:  # a full disk: the clock goes on, the file when there is room
+                log.error(f"{self._file}: not written: {error.strerror}")
         return found
 
 
@@ -280,9 +283,17 @@ class Tokens:
 
     def owns(self, request: Request) -> bool:
         """Whether any token's owner is this very machine: same key, same name."""
-        claims = (self.claimed(path.stem) for path in self._claims.glob("*.json"))
+        claims = (self._readable(path.stem) for path in self._claims.glob("*.json"))
         mine = request.csr.key, request.hostname
         return any(claim is not None and (claim.key, claim.hostname) == mine for claim in claims)
+
+    def _readable(self, token_id: str) -> Claim | None:
+        """A damaged claim is nobody's, and no reason to admit nobody."""
+        try:
+            return self.claimed(token_id)
+        except (KeystoneError, TypeError) as error:
+            log.error(f"claim {token_id[:80]} is left out: {error}")
+            return None
 
     def claim(self, token_id: str, claim: Claim) -> None:
         """Keep who owns a token. Only the service does, one request after another."""

@@ -1,9 +1,10 @@
 """What admitting a node asks of the cluster, by kubectl: is the name free, sign this one request.
 
 The join service does it with a certificate of its own user, which may create certificate requests,
-approve those of kubelets, look at nodes, and nothing else (roles/addons, join.yaml.j2). Revoking
-needs an administrator. A request is an object named after the node, so that of two Primers that
-admit one name at the same moment the API server lets one.
+approve those of kubelets, look at nodes, create bare ones, and nothing else (roles/addons,
+join.yaml.j2). Revoking needs an administrator. A request is an object named after the node, so that
+of two Primers that admit one name at the same moment the API server lets one; the Node that is made
+with it keeps the name for as long as a certificate may live.
 """
 
 from __future__ import annotations
@@ -99,11 +100,16 @@ def read(listed: Mapping[str, Any], request: KeyRequest, users: Sequence[str]) -
 
 
 def _same(csr: Mapping[str, Any], request: KeyRequest) -> bool:
+    """Whether the bytes there are what this service makes of a request of that key and name.
+
+    What it only reads as such, the API server may read as another: its PEM parser is not ours.
+    """
     pem = base64.b64decode(csr["spec"].get("request", "")).decode(errors="replace")
     try:
-        return join_identity.checked(pem, request.name).key == request.key
+        found = join_identity.checked(pem, request.name)
     except KeystoneError:
         return False
+    return (found.pem, found.key) == (pem, request.key)
 
 
 def judge(seen: Seen, name: str, *, again: bool) -> None:
@@ -131,21 +137,22 @@ class Cluster:
     users: tuple[str, ...] = (JOIN_USER, "kubernetes-admin", "kubernetes-super-admin")
 
     def reserve(self, request: KeyRequest, *, again: bool) -> None:
-        """Take the name for that key. Raises TakenError, HostError."""
+        """Take the name for that key, before anything is signed. Raises TakenError, HostError."""
         seen = self._look(request)
         judge(seen, request.name, again=again)
         if not seen.mine:
             self._kubectl("create", "-f", "-", data=json.dumps(_document(request)))
+        if not seen.node:  # what lasts: the cluster forgets a request after an hour
+            self._kubectl("create", "-f", "-", data=json.dumps(_node(request.name)))
 
     def sign(self, request: KeyRequest) -> Identity:
         """Have the reserved request signed, and nothing else. Raises TakenError, HostError."""
         name = request_name(request.name)
+        self._admitted(request)  # before it is approved: a signature cannot be taken back
         self._kubectl("certificate", "approve", name)
         deadline = time.monotonic() + SIGN_SECONDS
         while True:
-            seen = self._look(request)
-            if seen.request and not seen.mine:
-                raise TakenError(f"the request {name} is not the one that was admitted")
+            seen = self._admitted(request)
             if seen.certificate:
                 break
             if time.monotonic() > deadline:
@@ -156,6 +163,15 @@ class Cluster:
             time.sleep(0.2)
         authority = self.host.run(["cat", self.authority]).stdout
         return join_identity.Identity(join_identity.issued(seen.certificate, request), authority)
+
+    def _admitted(self, request: KeyRequest) -> Seen:
+        seen = self._look(request)
+        judge(seen, request.name, again=True)
+        if not seen.mine:
+            raise TakenError(
+                f"the request {request_name(request.name)} of {request.name} was taken away"
+            )
+        return seen
 
     def revoke(self, name: str) -> None:
         """Make a node's identity worthless; needs an administrator. Raises HostError.
@@ -207,15 +223,22 @@ def _document(request: KeyRequest) -> dict[str, object]:
     }
 
 
-def give(host: Runner, name: str, control_plane: Runner, installer: str) -> None:
-    """A Primer that carries pods gets its identity, by an administrator. Raises HostError.
+def _node(name: str) -> dict[str, object]:
+    """Bare: kubelet finds it there and adds what it is (tryRegisterWithAPIServer)."""
+    return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}
 
-    The key is made there and stays there; what crosses is public.
+
+def give(host: Runner, name: str, control_plane: Runner, installer: str) -> None:
+    """A Primer that carries pods gets its identity, by an administrator.
+
+    The key is made there and stays there; what crosses is public. Raises HostError, and TakenError
+    where another machine has that name.
     """
     asked = host.run([installer, "node-identity", "request", name]).stdout
     request = join_identity.checked(asked, name)
     cluster = Cluster(control_plane)
-    cluster.reserve(request, again=True)
+    held = host.run([installer, "node-identity", "held", name]).stdout.strip()
+    cluster.reserve(request, again=held == "yes")
     identity = cluster.sign(request)
     answer = json.dumps({"certificate": identity.certificate, "authority": identity.authority})
     host.run([installer, "node-identity", "place"], data=answer)

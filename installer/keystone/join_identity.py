@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,14 +21,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from keystone import certificates, kubeadm
+from keystone import certificates, kubeadm, site_checks
 from keystone.errors import HostError, RefusedError
-from keystone.wholefile import write_whole
+from keystone.wholefile import write_new, write_whole
 
 ORGANIZATION = "system:nodes"
 USER_PREFIX = "system:node:"
-NAME_LIMIT = 64 - len(USER_PREFIX)
-"""Characters of a node's name: X.509 allows 64 in a common name (RFC 5280, ub-common-name)."""
 DEFAULT_NAMES = ("localhost", "debian", "ubuntu", "fedora")
 """What installers call a machine when nobody says a name: two machines of a site would share it."""
 REQUEST_LIMIT = 4096
@@ -35,12 +34,16 @@ KEY = Path("/var/lib/keystone/join/node.key")
 KUBELET_CONF = Path("/etc/kubernetes/kubelet.conf")
 KUBELET_PKI = Path("/var/lib/kubelet/pki")
 CURRENT = "kubelet-client-current.pem"
+JOINED = "kubelet-client-joined.pem"
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
 @dataclass(frozen=True)
 class KeyRequest:
-    """A request for a certificate that was found good. key: SHA-256 of its public key, hex."""
+    """A request for a certificate that was found good. key: SHA-256 of its public key, hex.
+
+    pem: written anew from what was read, so that no other program reads another request in it.
+    """
 
     pem: str
     name: str
@@ -56,13 +59,15 @@ class Identity:
 
 
 def name_problem(name: str) -> str:
-    """What is wrong with the name of a node (RFC 1123, lower case); nothing when it is good."""
-    first = name.split(".", 1)[0]
+    """What is wrong with the name of a node (RFC 1123, lower case); nothing when it is good.
+
+    A worker's as a Primer's: `site_checks.unusable` says what no machine of a site can be called.
+    """
     if not all(map(_LABEL.fullmatch, name.split("."))):
         return f"hostname {name[:80]!r} is not valid (RFC 1123: a-z, 0-9, - and .)"
-    if len(name) > NAME_LIMIT:
-        return f"hostname {name[:80]!r} has more than {NAME_LIMIT} characters (X.509)"
-    if first in DEFAULT_NAMES or name.replace(".", "").isdigit():
+    if wrong := site_checks.unusable(name):
+        return f"hostname: {wrong[:200]}: `hostnamectl set-hostname NAME`"
+    if name.split(".", 1)[0] in DEFAULT_NAMES:
         return f"hostname {name!r} is no name of a machine's own: `hostnamectl set-hostname NAME`"
     return ""
 
@@ -73,7 +78,8 @@ def made(name: str, file: Path = KEY) -> str:
     Raises RefusedError when the file holds something else.
     """
     if not file.exists():
-        write_whole(file, certificates.key_pem(certificates.new_key()), 0o600)
+        with suppress(FileExistsError):  # two at once: the first one's is this machine's
+            write_new(file, certificates.key_pem(certificates.new_key()), 0o600)
     key = certificates.load_key(file.read_bytes(), str(file))
     builder = x509.CertificateSigningRequestBuilder().subject_name(_subject(name))
     return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
@@ -88,19 +94,20 @@ def checked(pem: str, name: str) -> KeyRequest:
         request = x509.load_pem_x509_csr(pem.encode())
         key = request.public_key()
         good = request.is_signature_valid
-        extensions = list(request.extensions)
-    except (ValueError, TypeError, UnicodeError) as error:
+        more = [*request.extensions, *request.attributes]
+        own = request.public_bytes(serialization.Encoding.PEM).decode()
+    except Exception as error:  # a stranger's bytes: the library has no list of what it raises
         raise RefusedError("csr is not a certificate request (PKCS#10, PEM)") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1":
         raise RefusedError("csr: the key is not ECDSA P-256")
     if not good:
         raise RefusedError("csr: not signed with the key that it names")
-    if sorted(map(_pair, request.subject)) != sorted(map(_pair, _subject(name))):
+    if request.subject.public_bytes() != _subject(name).public_bytes():
         asked = request.subject.rfc4514_string()[:200]
         raise RefusedError(f"csr: asks for {asked!r}, not for {USER_PREFIX}{name}")
-    if extensions or list(request.attributes):
+    if more:
         raise RefusedError("csr: asks for extensions; a node gets a name and nothing else")
-    return KeyRequest(pem, name, key_digest(key))
+    return KeyRequest(own, name, key_digest(key))
 
 
 def issued(pem: str, request: KeyRequest) -> str:
@@ -163,7 +170,7 @@ def place(
     certificate = certificates.load_certificate(identity.certificate.encode(), "the answer")
     if not certificates.same_key(certificate, private):
         raise RefusedError(f"the certificate is not for the key in {key}", hint="join again")
-    pair = folder / "kubelet-client-joined.pem"
+    pair = folder / JOINED
     text = identity.certificate.encode() + certificates.key_pem(private)
     write_whole(pair, text, 0o600)
     link = folder / f".{CURRENT}.new"
@@ -171,6 +178,19 @@ def place(
     link.symlink_to(pair)
     link.rename(folder / CURRENT)
     write_whole(conf, kubeconfig(identity, folder / CURRENT).encode(), 0o600)
+
+
+def held(
+    name: str, *, key: Path = KEY, folder: Path = KUBELET_PKI, conf: Path = KUBELET_CONF
+) -> bool:
+    """Whether this machine was given that name before: `place` came to its end with its key."""
+    pair = folder / JOINED
+    if not (key.is_file() and pair.is_file() and conf.is_file()):
+        return False
+    certificate = certificates.load_certificate(pair.read_bytes(), str(pair))
+    private = certificates.load_key(key.read_bytes(), str(key))
+    named = sorted(map(_pair, certificate.subject)) == sorted(map(_pair, _subject(name)))
+    return named and certificates.same_key(certificate, private)
 
 
 def _subject(name: str) -> x509.Name:

@@ -100,6 +100,7 @@ class Service:
         try:
             self.cluster.reserve(request.csr, again=self.tokens.owns(request))
             self.tokens.claim(request.token.id, claim)
+            self._judged(request)  # a revoke before the claim ends here; a later one sees the claim
             identity = self.cluster.sign(request.csr)
         except join_cluster.TakenError as error:
             raise join.Refusal(409, error.message) from error

@@ -49,6 +49,8 @@ LONGEST_NAME = 51
 """Characters: a common name has 64 at most (RFC 5280, ub-common-name), and "NAME health check" and
 "system:node:NAME" are some."""
 
+_NUMBER = "([0-9]+|0x[0-9a-f]*)"
+
 RESERVED = {
     "localhost": "names every machine",
     "all": "is Ansible's word for every machine",
@@ -175,7 +177,7 @@ def unusable(name: str) -> str:
     """Why later programs (Ansible, kubeadm, resolvers, X.509) cannot call a machine this; or ""."""
     if name in RESERVED:
         return f'"{name}" {RESERVED[name]}'
-    if re.fullmatch(r"[0-9]+|0x[0-9a-f]*", name):
+    if re.fullmatch(rf"{_NUMBER}(\.{_NUMBER})*", name):
         return f'"{name}" is read as an address (inet_aton(3))'
     if len(name) > LONGEST_NAME:
         return f'"{name}" is too long for a certificate: {len(name)} of {LONGEST_NAME} characters'

@@ -418,6 +418,16 @@ def test_a_primers_name_and_another_name_than_the_requests_are_refused(joining: 
     assert joining.tokens.claimed(token.id) is None
 
 
+def test_a_second_request_behind_the_first_is_not_signed(joining: Joining) -> None:
+    """Go skips a BEGIN that is not at the start of a line, and would read the Primer's."""
+    own, primers = (joining.csr("w2", name).read_text() for name in ("two-blocks", "p1"))
+    body = {"token": str(joining.token()), "hostname": "two-blocks", "csr": f"x{own}{primers}"}
+    assert joining.post("w2", body).endswith("200")
+    csr = joining.cluster.get("csr", join_cluster.request_name("two-blocks"))
+    signed = x509.load_pem_x509_certificate(base64.b64decode(csr["status"]["certificate"]))
+    assert signed.subject.rfc4514_string() == "CN=system:node:two-blocks,O=system:nodes"
+
+
 def test_a_used_token_is_worth_nothing_to_others(joining: Joining) -> None:
     token = joining.token()
     first = joining.ask("w2", token)
@@ -442,11 +452,51 @@ def test_of_two_machines_of_one_name_the_second_keeps_its_token(joining: Joining
     assert "error" not in joining.ask("w1", token, name="other")
 
 
+def test_a_name_is_kept_when_the_request_is_forgotten(joining: Joining) -> None:
+    """By its Node, over which kubelet registers: it patches the labels through the status."""
+    config = joining.config("w3", joining.ask("w3", joining.token(), name="kept"))
+    request = join_cluster.request_name("kept")
+    assert joining.cluster.kubectl("delete", "csr", request).returncode == 0
+    assert "kubectl delete node/kept" in joining.ask("w2", joining.token(), name="kept")["error"]
+    primers = join_identity.checked(joining.csr("w2", "kept").read_text(), "kept")
+    with pytest.raises(join_cluster.TakenError):
+        administrator(joining.cluster).reserve(primers, again=False)
+    labels = {"kubernetes.io/hostname": "kept", "kubernetes.io/os": "linux"}
+    patch = json.dumps({"metadata": {"labels": labels}})
+    said = joining.cluster.lan.run(
+        "p1", "curl", "--silent", "--show-error", "--request", "PATCH", "--data", patch,
+        "--header", "Content-Type: application/strategic-merge-patch+json",
+        "--cert", config.parent / "pki" / join_identity.CURRENT,
+        "--cacert", joining.cluster.pki / "ca.crt", f"{SERVER}/api/v1/nodes/kept/status",
+    ).stdout  # fmt: skip
+    assert json.loads(said)["kind"] == "Node", said
+    assert labels.items() <= joining.cluster.get("node", "kept")["metadata"]["labels"].items()
+    assert "error" not in joining.ask("w3", joining.token(), name="kept"), "the machine itself"
+
+
+def test_nobody_else_reserves_a_name(joining: Joining) -> None:
+    """Of any signer: an object of that name would keep the machine out."""
+    document = json.loads(request_of("marker", joining.folder))
+    document["metadata"] = {"name": join_cluster.request_name("mine-later")}
+    document["spec"]["signerName"] = "example.com/any"
+    words = ("create", "--dry-run=server", "-f", "-")
+    for config, named, refused in (
+        (joining.marker, document, True),
+        (joining.marker, {**document, "metadata": {"generateName": "keystone-join-"}}, True),
+        (joining.marker, {**document, "metadata": {"generateName": "other-"}}, False),
+        (joining.cluster.admin, document, False),
+    ):
+        said = joining.cluster.kubectl(*words, config=Path(config), data=json.dumps(named))
+        assert ("reserve the names" in said.stderr) == refused, said
+        assert (said.returncode != 0) == refused, said
+    assert "error" not in joining.ask("w3", joining.token(), name="mine-later")
+
+
 def test_what_is_revoked_is_worth_nothing(joining: Joining) -> None:
     """A certificate cannot be taken back: the API server refuses what it says."""
     config = joining.config("w3", joining.ask("w3", joining.token(), name="gone"))
     node = json.dumps({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "gone"}})
-    assert joining.cluster.kubectl("create", "-f", "-", config=config, data=node).returncode == 0
+    assert joining.cluster.get("node", "gone")
     assert signed(joining, "gone", config)
     administrator(joining.cluster).revoke("gone")
     requests = joining.cluster.get("csr")["items"]
@@ -489,6 +539,21 @@ def test_the_service_may_do_nothing_else(joining: Joining) -> None:
     assert may("create", "certificatesigningrequests")
     assert may_approve(join_cluster.SIGNER)
     assert not may_approve("kubernetes.io/kube-apiserver-client")
+    bare = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "dry"}}
+    control_plane = {"name": "dry", "labels": {"node-role.kubernetes.io/control-plane": ""}}
+    noted = {"name": "dry", "annotations": {"a": "b"}}
+    address = {"addresses": [{"type": "InternalIP", "address": "10.78.0.23"}]}
+    for node, refused in (
+        (bare, False), ({**bare, "metadata": control_plane}, True),
+        ({**bare, "metadata": noted}, True), ({**bare, "status": address}, True),
+        ({**bare, "spec": {"taints": [{"key": "a", "effect": "NoExecute"}]}}, True),
+        ({**bare, "spec": {"unschedulable": True}}, True),
+        ({**bare, "spec": {"podCIDR": "10.244.9.0/24"}}, True),
+    ):  # fmt: skip
+        words = ("create", "--dry-run=server", "-f", "-")
+        said = joining.cluster.kubectl(*words, config=config, data=json.dumps(node))
+        assert ("of a name and nothing else" in said.stderr) == refused, (node, said)
+        assert (said.returncode != 0) == refused, (node, said)
     for words in (("get", "secrets", "-A"), ("create", "pods"), ("list", "nodes"),
                   ("delete", "nodes"), ("create", "clusterrolebindings")):  # fmt: skip
         assert not may(*words), words

@@ -33,8 +33,12 @@ elif words[:2] == ["get", "csr"] and len(words) == 4:
     print(json.dumps({{"items": [json.loads(f.read_text()) for f in top.glob("csr-*.json")]}}))
 elif verb == "create":
     made = json.loads(sys.stdin.read())
-    made["spec"]["username"] = "keystone:join"
-    file("csr", made["metadata"]["name"]).write_text(json.dumps(made))
+    if made["kind"] != "Node":
+        made["spec"]["username"] = "keystone:join"
+    kind = "node" if made["kind"] == "Node" else "csr"
+    if file(kind, made["metadata"]["name"]).exists():
+        sys.exit("already exists")
+    file(kind, made["metadata"]["name"]).write_text(json.dumps(made))
 elif verb == "certificate":
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization

@@ -54,6 +54,7 @@ from keystone.site import Machine, Networks, Node, Site
 from . import join_rig
 
 PRIMER = "127.77.0.11"
+PLACE = join_identity.place
 ROLES = join_server.WORKER_ROLES
 BINARIES = ("kubelet", "kubeadm", "kubectl", "containerd", "runc", "cni-plugins")
 INSTALLER = b"""#!/bin/sh
@@ -277,7 +278,7 @@ def test_another_machine_is_refused_and_nothing_is_signed(
     ):
         with pytest.raises(RefusedError, match=word):
             ask(service, pki, token, name=name, key=key)
-    assert len(calls(kubernetes, "create")) == 1
+    assert len(calls(kubernetes, "create")) == 2, "one request and its node"
 
 
 def test_a_name_that_is_there_costs_no_token(
@@ -292,6 +293,74 @@ def test_a_name_that_is_there_costs_no_token(
     assert ask(service, pki, token, name="w2", key=tmp_path / "w2.key")["identity"]
 
 
+def test_a_name_stays_taken_when_the_cluster_has_forgotten_the_request(
+    service: Answering, pki: Path, kubernetes: Path, tmp_path: Path
+) -> None:
+    """The controller manager deletes an approved request after an hour; the certificate lives on.
+
+    Not for a machine that comes later, not for a new Primer; for the machine that has it, yes.
+    """
+    ask(service, pki, token_of(service, pki))
+    (kubernetes / "csr-keystone-join-w1.json").unlink()
+    with pytest.raises(RefusedError, match="node w1 is there"):
+        ask(service, pki, token_of(service, pki), key=tmp_path / "other.key")
+    primer = OfPrimer(kubernetes, tmp_path / "primer")
+    with pytest.raises(join_cluster.TakenError, match="kubectl delete node/w1"):
+        join_cluster.give(primer, "w1", primer, "installer")
+    for _ in range(2):
+        join_cluster.give(primer, "w7", primer, "installer")
+        (kubernetes / "csr-keystone-join-w7.json").unlink()
+    assert ask(service, pki, token_of(service, pki))["identity"]
+
+
+@dataclass(frozen=True)
+class OfPrimer:
+    """A new Primer: its node-identity, its control plane's kubectl."""
+
+    cluster: Path
+    folder: Path
+
+    def run(
+        self, argv: Sequence[str], *, data: str | None = None, check: bool = True
+    ) -> run.Result:
+        """As keystone.run.Host.run."""
+        key, conf = self.folder / "node.key", self.folder / "kubelet.conf"
+        said = ""
+        if argv[0] == "cat":
+            argv = ["cat", str(self.cluster / "ca.crt")]
+        if argv[0] != "installer":
+            return join_cluster.Here().run(argv, data=data, check=check)
+        if argv[2] == "request":
+            said = join_identity.made(argv[3], key)
+        elif argv[2] == "held":
+            there = join_identity.held(argv[3], key=key, folder=self.folder / "pki", conf=conf)
+            said = "yes" if there else "no"
+        else:
+            identity = join_identity.Identity(**json.loads(data or ""))
+            PLACE(identity, key=key, folder=self.folder / "pki", conf=conf)
+        return run.Result(tuple(argv), 0, said, "", 0)
+
+
+def test_a_token_that_is_revoked_meanwhile_signs_nothing(
+    service: Answering, pki: Path, kubernetes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the first look at the token and its claim: `token revoke` sees nobody's claim."""
+    token = token_of(service, pki)
+    tokens, claim = service.service.tokens, join.Tokens.claim
+
+    def revoked(self: join.Tokens, token_id: str, claimed: join.Claim) -> None:
+        assert self.claimed(token_id) is None
+        self.revoke(token_id)
+        claim(self, token_id, claimed)
+
+    monkeypatch.setattr(join.Tokens, "claim", revoked)
+    with pytest.raises(RefusedError, match="token revoked"):
+        ask(service, pki, token)
+    assert calls(kubernetes, "create")
+    assert not calls(kubernetes, "certificate approve")
+    assert tokens.claimed(token.id) is not None, "revoked again, it names the machine"
+
+
 def test_a_join_that_was_cut_before_it_was_signed_goes_on(
     service: Answering, pki: Path, kubernetes: Path
 ) -> None:
@@ -300,7 +369,7 @@ def test_a_join_that_was_cut_before_it_was_signed_goes_on(
     service.service.cluster.reserve(request, again=False)
     service.service.tokens.claim(token.id, join.Claim("w1", 1, request.key, "127.0.0.1"))
     assert ask(service, pki, token)["identity"]
-    assert len(calls(kubernetes, "create")) == 1
+    assert len(calls(kubernetes, "create")) == 2, "one request and its node"
 
 
 def test_expired_and_unknown_tokens_are_refused_and_guessing_is_slowed(

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from keystone import certificates, join_cluster, join_identity
+from keystone import certificates, join_cluster, join_identity, site_checks
 from keystone.errors import HostError, RefusedError
 
 Builder = x509.CertificateSigningRequestBuilder
@@ -47,6 +47,36 @@ def test_a_machine_has_one_key_and_asks_for_its_own_name(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
+    "bad",
+    ["all", "ungrouped", "kubernetes", "localhost", "0x10", "10", "10.0x1f", "1.2", "w" * 52,
+     "debian", "debian.example", "W1", "w_1", ""],
+)  # fmt: skip
+def test_a_worker_has_no_name_that_a_primer_cannot_have(bad: str) -> None:
+    assert join_identity.name_problem(bad)
+
+
+@pytest.mark.parametrize("good", ["w1", "w" * 51, "w1.example", "0xg", "1a", "10.w"])
+def test_other_names_are_good(good: str) -> None:
+    assert join_identity.name_problem(good) == ""
+    assert site_checks.unusable(good) == ""
+
+
+def test_two_at_once_have_one_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, new_key = tmp_path / "node.key", certificates.new_key
+    other: list[str] = []
+
+    def meanwhile() -> ec.EllipticCurvePrivateKey:
+        monkeypatch.setattr(certificates, "new_key", new_key)
+        other.append(join_identity.made("w1", file))
+        return new_key()
+
+    monkeypatch.setattr(certificates, "new_key", meanwhile)
+    mine = join_identity.made("w1", file)
+    one, two = (join_identity.checked(text, "w1").key for text in (mine, *other))
+    assert one == two
+
+
+@pytest.mark.parametrize(
     ("text", "word"),
     [
         (pem(name((O, "system:nodes"), (CN, "system:node:p1"))), "asks for"),
@@ -69,6 +99,34 @@ def test_a_machine_has_one_key_and_asks_for_its_own_name(tmp_path: Path) -> None
 def test_a_request_for_anything_else_is_refused(text: str, word: str) -> None:
     with pytest.raises(RefusedError, match=word):
         join_identity.checked(text, "w1")
+
+
+def test_a_key_of_an_unknown_curve_is_no_request() -> None:
+    der = x509.load_pem_x509_csr(pem().encode()).public_bytes(serialization.Encoding.DER)
+    curve = bytes.fromhex("06082a8648ce3d030107")
+    unknown = ssl_pem(der.replace(curve, curve[:-1] + b"\x7f"))
+    with pytest.raises(RefusedError, match="PKCS#10"):
+        join_identity.checked(unknown, "w1")
+
+
+def go_decodes(text: str) -> bytes:
+    """The first block whose BEGIN is at the start of a line, as Go's encoding/pem finds it."""
+    begin, end = "-----BEGIN CERTIFICATE REQUEST-----", "-----END CERTIFICATE REQUEST-----"
+    _, body = ("\n" + text).split(f"\n{begin}\n", 1)
+    return base64.b64decode(body.split(end, 1)[0])
+
+
+def test_what_is_submitted_is_what_was_checked() -> None:
+    """Two blocks: one that we read, one that Go reads, which skips a BEGIN within a line."""
+    two = "x" + pem() + pem(name((O, "system:nodes"), (CN, "system:node:p1")))
+    asked = x509.load_der_x509_csr(go_decodes(two)).subject.rfc4514_string()
+    assert asked == "CN=system:node:p1,O=system:nodes"
+    request = join_identity.checked(two, "w1")
+    assert request.pem.count("BEGIN") == 1
+    assert x509.load_der_x509_csr(go_decodes(request.pem)).subject == GOOD
+    raw = join_identity.KeyRequest(two, "w1", request.key)
+    there = join_cluster.read(listed(raw, "keystone:join"), request, ("keystone:join",))
+    assert not there.mine, "stored by an installer of before: not gone on with"
 
 
 def test_who_has_not_the_key_is_refused() -> None:

@@ -1,6 +1,8 @@
 """Tokens: one machine, for a while, for one role; whoever guesses learns nothing and waits."""
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
@@ -116,6 +118,32 @@ def test_what_the_service_wrote_leads_root_nowhere(tmp_path: Path) -> None:
         join.Tokens(tmp_path).claimed("0" * 12)
 
 
+def test_one_damaged_claim_keeps_nobody_out(
+    tmp_path: Path, pair: tuple[join.Token, join.Record]
+) -> None:
+    token, _ = pair
+    tokens = join.Tokens(tmp_path)
+    tokens.claim("a" * 12, join.Claim("w1", 1000, KEY))
+    for number, text in enumerate(("{", "[1]", '{"hostname": "w1", "time": 1, "new": 2}', "")):
+        (tmp_path / "claims" / f"{number:012}.json").write_text(text)
+    assert tokens.owns(asked(token))
+    assert not tokens.owns(asked(token, key=OTHER))
+
+
+def test_the_clock_goes_on_when_its_file_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(join, "write_whole", full)
+    floor = join.Floor(join.Tokens(tmp_path).clock, lambda: 5000.0, lambda: 10.0)
+    assert floor.now() == 5000
+    said = capsys.readouterr().err
+    assert said.count("No space left") == 1, "once a minute, not at each look"
+    assert "claims/clock" in said
+
+
 def test_a_clock_that_is_set_back_revives_no_token(
     tmp_path: Path, pair: tuple[join.Token, join.Record]
 ) -> None:
@@ -164,15 +192,15 @@ def csr(tmp_path: Path) -> str:
     [
         ({"hostname": "$(reboot)"}, "hostname"),
         ({"hostname": "W1"}, "hostname"),
-        ({"hostname": "a" * 53}, "52 characters"),
+        ({"hostname": "a" * 53}, "53 of 51 characters"),
         ({"hostname": "-w1"}, "hostname"),
         ({"hostname": "w1\n"}, "hostname"),
         ({"hostname": ""}, "hostname"),
-        ({"hostname": "localhost"}, "no name of a machine's own"),
+        ({"hostname": "localhost"}, "names every machine"),
         ({"hostname": "localhost.localdomain"}, "no name of a machine's own"),
         ({"hostname": "debian"}, "hostnamectl set-hostname"),
-        ({"hostname": "10.77.0.21"}, "no name of a machine's own"),
-        ({"hostname": "42"}, "no name of a machine's own"),
+        ({"hostname": "10.77.0.21"}, "read as an address"),
+        ({"hostname": "42"}, "read as an address"),
         ({"hostname": "w2"}, "asks for"),
         ({"csr": 7}, "strings"),
         ({"csr": ""}, "PKCS#10"),

@@ -26,6 +26,13 @@ def request(name: str) -> None:
 
 
 @group.command()
+@click.argument("name")
+def held(name: str) -> None:
+    """Print whether this host has that name's identity already: yes or no."""
+    log.out("yes" if join_identity.held(name) else "no")
+
+
+@group.command()
 def place() -> None:
     """Take certificate and authority from standard input, JSON."""
     try:
