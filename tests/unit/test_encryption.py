@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from keystone import encryption, facts, pki, probe, standing
+from keystone import encryption, facts, pki, probe, root_key, standing
 from keystone.certificate_plan import TrustFacts
 from keystone.deployment import deployment_file
 from keystone.errors import RefusedError
@@ -185,3 +185,16 @@ def test_a_key_of_a_site_that_was_given_up_is_not_taken_for_the_next() -> None:
     assert (found.severity, found.host) == ("refused", "p1")
     assert "/etc/kubernetes" in found.hint
     assert not list(standing.secrets(TrustFacts(("root.crt",)), seen, "p1"))
+
+
+def test_a_first_run_that_was_killed_at_the_root_key_is_finished(tmp_path: Path) -> None:
+    """On FAT an empty file is left, elsewhere a hidden one with the key in it."""
+    file, cut = tmp_path / "root.pem", tmp_path / ".root.pem.4711"
+    site = replace(SITE, trust=replace(SITE.trust, root_key_file=str(file)))
+    file.touch()
+    cut.write_text("-----BEGIN ENCRYPTED PRIVATE KEY-----")
+    assert root_key.left(site, tmp_path / "pki") == (cut,)
+    assert pki.init(site, tmp_path / "pki", file, "a passphrase that is long") is True
+    assert not cut.exists()
+    assert root_key.left(site, tmp_path / "pki") == (file,)
+    assert pki.verify(site, tmp_path / "pki") == []
