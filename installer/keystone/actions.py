@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import time
 from abc import abstractmethod
 from concurrent.futures import ThreadPoolExecutor
@@ -281,18 +280,33 @@ class RewriteSecrets(_Wait):
     """Every secret is written anew, as API servers write now.
 
     Kubernetes' own way ("Encrypting Confidential Data at Rest"). One that was changed meanwhile is
-    refused, and then all are written once more.
+    refused, and then all are written once more. Two calls and not one pipe: a shell says what the
+    last of a pipe said, and `kubectl replace` takes nothing for success.
     """
 
     def describe(self) -> str:
         return "write every secret of the cluster anew"
 
     def holds(self, world: World) -> bool:
-        kubectl = shlex.join(KUBECTL_ADMIN)
-        script = (
-            f"{kubectl} get secrets --all-namespaces -o json | {kubectl} replace -f - >/dev/null"
-        )
-        return _first(world).run(["sh", "-c", script], check=False).returncode == 0
+        first = _first(world)
+        asked = [*KUBECTL_ADMIN, "get", "secrets", "--all-namespaces", "-o", "json"]
+        read = first.run(asked, check=False)
+        if read.returncode != 0 or (names := _names(read.stdout)) is None:
+            return False
+        if not names:
+            return True
+        argv = [*KUBECTL_ADMIN, "replace", "-o", "name", "-f", "-"]
+        written = first.run(argv, data=read.stdout, check=False)
+        return written.returncode == 0 and sorted(written.stdout.split()) == names
+
+
+def _names(listed: str) -> list[str] | None:
+    """What `kubectl get -o json` lists, as `-o name` says it, sorted; None for what is no list."""
+    try:
+        items = json.loads(listed)["items"]
+        return sorted(f"secret/{item['metadata']['name']}" for item in items)
+    except (ValueError, LookupError, TypeError):
+        return None
 
 
 @dataclass(frozen=True)

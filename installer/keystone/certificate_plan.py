@@ -72,6 +72,8 @@ class TrustFacts:
     root: str = ""
     encryption: str = REQUIRED
     """The stage of the file that encrypts secrets, or that it will be made with."""
+    keys: tuple[str, ...] = ()
+    """SHA-256 of each key in that file; empty when there is no file."""
 
 
 @dataclass(frozen=True)

@@ -37,13 +37,23 @@ _PROVIDERS = {
 def ensure(directory: Path, stage: str, *, in_use: Path = Path(PLACE)) -> None:
     """Make the file when the tree has none: with the key that this host's API server uses, if any.
 
-    stage: of a new key's file. in_use: what the role `trust` placed earlier.
+    stage: of a new key's file. in_use: what the role `trust` placed earlier. Raises RefusedError
+    where that is there and has no key: a new one in its place would make the loss final. Whether
+    another Primer has one, `standing.secrets` asks before.
     """
     file = directory / FILE
     if file.exists():
         return
-    found = in_use.read_text() if in_use.exists() else ""
-    write_whole(file, (found or document(os.urandom(32), stage)).encode(), 0o600)
+    if not in_use.exists():
+        write_whole(file, document(os.urandom(32), stage).encode(), 0o600)
+        return
+    if not _keys(in_use):
+        raise RefusedError(
+            f"{in_use}: has no key of secrets in etcd, and {file} is not there",
+            hint=f"copy {PLACE} of another control plane, or the copy beside your snapshots, to "
+            f"{file}: with another key no secret of the cluster can be read",
+        )
+    write_whole(file, in_use.read_bytes(), 0o600)
 
 
 def document(key: bytes, stage: str) -> str:
@@ -90,6 +100,19 @@ def advance(directory: Path, to: str) -> None:
 def digest(directory: Path) -> str:
     """As an API server names the file that it has loaded: "sha256:...", in hexadecimal."""
     return f"sha256:{hashlib.sha256((directory / FILE).read_bytes()).hexdigest()}"
+
+
+def keys(directory: Path) -> tuple[str, ...]:
+    """SHA-256 of each key, as the probe names those of a host (`StandingFacts.keys`)."""
+    return tuple(hashlib.sha256(key.encode()).hexdigest() for key in _keys(directory / FILE))
+
+
+def _keys(file: Path) -> list[str]:
+    found = _providers(file).get("secretbox") or {}
+    try:
+        return [str(key["secret"]) for key in found["keys"]]
+    except (LookupError, TypeError):
+        return []
 
 
 def _providers(file: Path) -> dict[str, Any]:

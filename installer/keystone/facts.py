@@ -157,8 +157,12 @@ def parse(name: str, seen: Mapping[str, Any], asked: tuple[float, float]) -> Hos
         store=StoreFacts(seen["store"].get("bundle"), seen["store"].get("complete") is True),
         kubernetes=tuple(seen["kubernetes"]),
         intent=_intent(seen["intent"]),
-        standing=StandingFacts(**seen.get("standing", {})),
+        standing=_standing(seen.get("standing", {})),
     )
+
+
+def _standing(seen: Mapping[str, Any]) -> StandingFacts:
+    return StandingFacts(**{**seen, "keys": tuple(seen.get("keys", ()))})
 
 
 def _system(seen: Mapping[str, Any]) -> dict[str, str]:

@@ -178,13 +178,15 @@ class StandingFacts:
 
     root: certificate of the site's root (PEM), "" for none. member: an etcd member's data is
     there, so a quorum once formed. kubernetes: version of its API server ("v1.37.2"); etcd: of its
-    member's program ("3.7.3"); "" where there is none or it does not say.
+    member's program ("3.7.3"); "" where there is none or it does not say. keys: SHA-256 of each key
+    that its API server encrypts secrets with; "" for one that was there and is gone.
     """
 
     root: str = ""
     member: bool = False
     kubernetes: str = ""
     etcd: str = ""
+    keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

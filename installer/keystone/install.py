@@ -181,6 +181,7 @@ def _preflight(state: State) -> None:
     findings = (
         *preflight.check(state.site, state.facts, state.manifest),
         *standing.authorities(state.trust, state.facts),
+        *standing.secrets(state.trust, state.facts, state.site.primers[0].name),
         *standing.versions(state.manifest, state.facts),
     )
     preflight.render(findings)

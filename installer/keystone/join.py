@@ -15,6 +15,7 @@ import json
 import os
 import re
 import secrets
+import stat
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from keystone.errors import HostError, KeystoneError, RefusedError, UsageError
 from keystone.wholefile import write_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from ipaddress import IPv4Address
 
     from keystone.join_identity import KeyRequest
@@ -39,6 +40,8 @@ _TOKEN = re.compile(r"ks1\.([0-9a-f]{12})\.([0-9a-f]{40})\.([0-9a-f]{64})")
 _ID = re.compile(r"[0-9a-f]{12}")
 _RECORD_LIMIT = 64 * 1024
 _KEEP_SECONDS = 60
+_LATEST = 253402300800
+"""The year 10000, which no calendar here writes."""
 
 
 @dataclass(frozen=True)
@@ -218,7 +221,7 @@ class Floor:
     ) -> None:
         self._file, self._wall, self._monotonic = file, wall, monotonic
         found = _read(file)
-        known = float(found.get("time", 0)) if found else 0.0
+        known = _seconds(file, found)
         self._start = max(wall(), known), monotonic()
         self._written = 0.0
         self.now()
@@ -250,7 +253,7 @@ class Tokens:
 
     def now(self) -> float:
         """The latest time, in seconds since 1970, that this Primer's clock or the service saw."""
-        return max(time.time(), float((_read(self.clock) or {}).get("time", 0)))
+        return max(time.time(), _seconds(self.clock, _read(self.clock)))
 
     def add(self, record: Record) -> None:
         """Keep a new token's record. The folder's group may read it (the role join makes it so)."""
@@ -271,9 +274,9 @@ class Tokens:
 
     def claimed(self, token_id: str) -> Claim | None:
         """Who owns the token, if anybody does yet."""
-        found = _read(self._claims / f"{token_id}.json")
+        found = _read(file := self._claims / f"{token_id}.json")
         if found:
-            return Claim(**found)
+            return _claim(file, found)
         # Of an installer before this one, for a week: only root may read whose it was.
         before = self._records / f"{token_id}.claim"
         if not before.exists():
@@ -320,18 +323,47 @@ def _digest(secret: str) -> str:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """A small JSON object, of a file and not of what a link leads to; None where there is none."""
+    """A small JSON object, of a file and not of what a link leads to; None where there is none.
+
+    A pipe in its place lets nobody wait.
+    """
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise HostError(f"{path}: {error.strerror}") from error
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise _strange(path)
     with os.fdopen(handle) as file:
         try:
             return dict(json.loads(file.read(_RECORD_LIMIT)))
-        except (ValueError, TypeError) as error:
-            raise HostError(f"{path}: not what Keystone wrote", hint="remove it") from error
+        except (ValueError, TypeError, RecursionError) as error:
+            raise _strange(path) from error
+
+
+def _strange(path: Path) -> HostError:
+    return HostError(f"{path}: not what Keystone wrote", hint="remove it")
+
+
+def _seconds(path: Path, found: Mapping[str, Any] | None) -> float:
+    """The time that a file says: finite, and one that the calendar has. 0 for no file."""
+    said = (found or {}).get("time", 0)
+    if isinstance(said, bool) or not isinstance(said, int | float) or not 0 <= said < _LATEST:
+        raise _strange(path)
+    return float(said)
+
+
+def _claim(path: Path, found: Mapping[str, Any]) -> Claim:
+    """What the service wrote, each field of its type: root believes no more of it than that."""
+    kinds = {"hostname": str, "time": int, "key": str, "address": str, "answers": int,
+             "certificate": str, "authority": str}  # fmt: skip
+    right = all(name in kinds and type(value) is kinds[name] for name, value in found.items())
+    if not right or not {"hostname", "time"} <= found.keys():
+        raise _strange(path)
+    _seconds(path, found)
+    return Claim(**found)
 
 
 def _write(path: Path, value: object, mode: int) -> None:

@@ -71,7 +71,8 @@ def of_root(trust: Trust) -> str:
     Raises ConfigurationError when it cannot be read, there is nobody to ask, or it is too short
     for a key that is still to be made.
     """
-    new = not Path(trust.root_key_file).exists()
+    file = Path(trust.root_key_file)
+    new = not file.exists() or not file.stat().st_size  # empty: a run was cut on FAT
     if trust.passphrase_file:
         words = read(Path(trust.passphrase_file)).strip()
         return require(words, trust.passphrase_file) if new else words

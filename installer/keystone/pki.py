@@ -92,7 +92,8 @@ def observe(site: Site, directory: Path = DIRECTORY, now: dt.datetime | None = N
     pem = root.read_text() if root.exists() else ""
     made_with = encryption.REQUIRED if incomplete else encryption.READABLE
     stage = encryption.stage(directory) if has_key else made_with
-    found = TrustFacts(incomplete, tuple(leaves), deployed, root=pem, encryption=stage)
+    keys = encryption.keys(directory) if has_key else ()
+    found = TrustFacts(incomplete, tuple(leaves), deployed, root=pem, encryption=stage, keys=keys)
     due = plan_trust(site, found, now or dt.datetime.now(dt.UTC))
     return replace(found, complete=not due)
 

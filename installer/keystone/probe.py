@@ -57,13 +57,12 @@ KERNEL_PARTS = {
 """Module: its option in the kernel's configuration, and what is there once it works."""
 TRIAL = "/etc/default/keystone-chrony"
 """What role time leaves on hosts of trial sites only."""
-ROOT = "/etc/keystone/pki/root.crt"
-MEMBER = "/var/lib/etcd/data/member"
+ROOT, MEMBER = "/etc/keystone/pki/root.crt", "/var/lib/etcd/data/member"
 ETCD = "/usr/local/bin/etcd"
 API_SERVER = "/etc/kubernetes/manifests/kube-apiserver.yaml"
+SECRETS, DONE = "/etc/kubernetes/pki/encryption.yaml", "/etc/kubernetes/keystone/done"
 """What the roles trust, etcd and control_plane leave."""
-RESOLV_CONF = "/etc/resolv.conf"
-NAME_SERVER_PORT, NAME_SERVER_SECONDS = 53, 3.0
+RESOLV_CONF, NAME_SERVER_PORT, NAME_SERVER_SECONDS = "/etc/resolv.conf", 53, 3.0
 LARGE = 1 << 20
 """Above this a file is hashed only if it changed after its marker was written (or with deep)."""
 
@@ -360,19 +359,27 @@ def intent() -> Any:  # noqa: ANN401 the note as it is
     return json.loads(text) if text else None
 
 
+def keys(manifest: str) -> list[str]:
+    """SHA-256 of each key of secrets in etcd; [""] where there was one: empty file, or flag."""
+    told = Path(SECRETS).exists() or "encryption-provider-config=" in manifest
+    found = re.findall(r"""\bsecret["']?: *["']?([A-Za-z0-9+/=]+)""", text_of(SECRETS))
+    return [hashlib.sha256(key.encode()).hexdigest() for key in found] or [""] * told
+
+
 def standing() -> dict[str, Any]:
     """The site that this host belongs to: its root, its etcd member, and their versions.
 
-    A member that was is one that counts, whether etcd runs or not; so is an API server's manifest.
+    A member that was counts, whether etcd runs or not; an API server's manifest when it was done.
     """
     member = Path(MEMBER).exists()
-    image = re.search(r"kube-apiserver:(v[0-9][\w.+-]*)", text_of(API_SERVER))
+    image = re.search(r"kube-apiserver:(v[0-9][\w.+-]*)", manifest := text_of(API_SERVER))
     etcd = re.search(r"etcd Version: (\S+)", output([ETCD, "--version"]) if member else "")
     return {
         "root": text_of(ROOT),
         "member": member,
-        "kubernetes": image.group(1) if image else "",
+        "kubernetes": image.group(1) if image and Path(DONE).exists() else "",
         "etcd": etcd.group(1) if etcd else "",
+        "keys": keys(manifest),
     }
 
 

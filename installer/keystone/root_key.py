@@ -7,6 +7,7 @@ passphrases for as long as they like, so every run says where it is.
 
 from __future__ import annotations
 
+import glob
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +39,7 @@ def obtain(
     the tree's.
     """
     believed = directory / CERTIFICATE
-    if not file.exists():
+    if not made(file):
         if believed.exists():
             raise RefusedError(
                 f"{file}: the root key is needed to finish the trust tree",
@@ -84,8 +85,8 @@ def left(site: Site, directory: Path) -> tuple[Path, ...]:
     """The files on this machine that hold the root's key: they are to be carried away."""
     noted = directory / PLACE
     places = [site.trust.root_key_file, noted.read_text().strip() if noted.exists() else ""]
-    found = [path for place in dict.fromkeys(places) if place and _holds_key(path := Path(place))]
-    return tuple(found)
+    files = [Path(place) for place in dict.fromkeys(places) if place]
+    return tuple(one for file in files for one in (file, *_cut(file)) if _holds_key(one))
 
 
 def reminder(site: Site, directory: Path) -> str:
@@ -101,6 +102,16 @@ def reminder(site: Site, directory: Path) -> str:
         "compare (keystone-install trust verify --root-key COPY), then here: "
         f"shred -u {files}{f' {opens}' if with_words else ''}"
     )
+
+
+def made(file: Path) -> bool:
+    """Whether it has content: a run that was cut on FAT leaves an empty one (wholefile)."""
+    return file.exists() and (not file.is_file() or file.stat().st_size > 0)
+
+
+def _cut(file: Path) -> list[Path]:
+    """What a run that was killed left beside it, the key in it: `wholefile.write_new` names it."""
+    return sorted(file.parent.glob(f".{glob.escape(file.name)}.[0-9]*"))
 
 
 def _holds_key(file: Path) -> bool:
@@ -126,6 +137,10 @@ def _new(
     certificate = certificates.sign(_profile(site), key, None, start)
     pem = certificates.key_pem(key, words) + certificates.certificate_pem(certificate)
     write_whole(directory / PLACE, f"{file.absolute()}\n".encode(), 0o600)
+    if file.exists():
+        file.unlink()  # empty: `made` says so
+    for cut in _cut(file):
+        cut.unlink(missing_ok=True)
     try:
         write_new(file, pem, 0o600)
     except FileExistsError as error:

@@ -1,7 +1,8 @@
 """What stands on the site's hosts already, and forbids what a run would do. Pure.
 
 Authorities are made once in the life of a site: a second set would lock out every machine that
-trusts the first. And a bundle with another Kubernetes or etcd is an upgrade, which has an order of
+trusts the first. So is the key of secrets in etcd: with a second one none of them could be read.
+And a bundle with another Kubernetes or etcd is an upgrade, which has an order of
 its own.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from keystone import kubeadm
+from keystone.encryption import FILE, PLACE
 from keystone.fitness import Finding
 
 if TYPE_CHECKING:
@@ -22,16 +24,21 @@ if TYPE_CHECKING:
 TREE = "/var/lib/keystone/pki"
 GIVE_UP = (
     "to give that site up, stop etcd and kubelet on each of its Primers and remove "
-    "/etc/keystone/pki and /var/lib/etcd there"
+    "/etc/keystone/pki, /etc/kubernetes and /var/lib/etcd there"
 )
 
 
 def authorities(trust: TrustFacts, facts: Mapping[str, HostFacts]) -> Iterator[Finding]:
     """Hosts that belong to a site whose authorities are not those of the tree here."""
     for name, seen in facts.items():
-        root, member = seen.standing.root.strip(), seen.standing.member
-        if trust.incomplete and (root or member):
-            what = "the root of a site" if root else "data of an etcd quorum that once formed"
+        has = seen.standing
+        root, member, keys = has.root.strip(), has.member, has.keys
+        if trust.incomplete and (root or member or keys):
+            what = _first_of(
+                (root, "the root of a site"),
+                (member, "data of an etcd quorum that once formed"),
+                (keys, "a key of secrets in etcd"),
+            )
             yield Finding(
                 "refused", name,
                 f"has {what}, and {TREE} on the first Primer is not complete "
@@ -45,6 +52,32 @@ def authorities(trust: TrustFacts, facts: Mapping[str, HostFacts]) -> Iterator[F
                 f"has another root than {TREE} on the first Primer: its certificates would be "
                 "replaced by those of another site",
                 f"bring back the folder that was made with that root; {GIVE_UP}",
+            )  # fmt: skip
+
+
+def _first_of(*said: tuple[object, str]) -> str:
+    return next(text for there, text in said if there)
+
+
+def secrets(trust: TrustFacts, facts: Mapping[str, HostFacts], first: str) -> Iterator[Finding]:
+    """Hosts whose API servers would lose the key that secrets in etcd were written with.
+
+    first: the first Primer, from whose API server the tree takes the key that it does not have. One
+    key in common is enough: by hand a second is added, and then the first is removed.
+    """
+    if trust.incomplete:
+        return  # whoever has a key is refused by `authorities`
+    own = facts[first].standing.keys if first in facts else ()
+    known = set(trust.keys or own) - {""}
+    for name, seen in facts.items():
+        keys = set(seen.standing.keys)
+        if keys and (not known or (keys - {""} and not keys & known)):
+            yield Finding(
+                "refused", name,
+                f"its API server has, or had, a key of secrets in etcd that {TREE} on the first "
+                "Primer does not have: with another one no secret of the cluster could be read",
+                f"copy {PLACE} of a control plane where it has a key ({name}, say), or the copy "
+                f"that you keep, to {TREE}/{FILE} on the first Primer; {GIVE_UP}",
             )  # fmt: skip
 
 

@@ -740,7 +740,12 @@ def test_revoking_takes_back_what_came_of_the_token(
     before = len(calls(kubernetes, ""))
     assert CliRunner().invoke(token_verbs, ["revoke", unused.id]).exit_code == 0
     assert len(calls(kubernetes, "")) == before
-    assert CliRunner().invoke(token_verbs, ["revoke", token.id]).exit_code == 0
+    asked = CliRunner().invoke(token_verbs, ["revoke", token.id]).exception
+    assert isinstance(asked, RefusedError)
+    assert "node w1 (127.0.0.1, joined 20" in asked.message
+    assert f"revoke {token.id} --yes" in asked.hint
+    assert len(calls(kubernetes, "")) == before
+    assert CliRunner().invoke(token_verbs, ["revoke", token.id, "--yes"]).exit_code == 0
     done = [" ".join(line.split()[:3]) for line in calls(kubernetes, "")[before:]]
     assert done == [
         "patch -n kube-system", "get csr -o", "delete csr keystone-join-w1", "delete node w1",
@@ -748,6 +753,18 @@ def test_revoking_takes_back_what_came_of_the_token(
     ]  # fmt: skip
     with pytest.raises(RefusedError, match="revoked"):
         ask(service, pki, token)
+
+
+@pytest.mark.parametrize("name", ["p1", "--all", "w1 w2", ""])
+def test_root_does_not_revoke_what_the_service_made_up(
+    service: Answering, primer: Path, pki: Path, kubernetes: Path, name: str
+) -> None:
+    token = token_of(service, pki)
+    service.service.tokens.claim(token.id, join.Claim(name, 1, "k", "127.0.0.1"))
+    said = CliRunner().invoke(token_verbs, ["revoke", token.id, "--yes"]).exception
+    assert isinstance(said, RefusedError)
+    assert "join/claims" in said.hint
+    assert calls(kubernetes, "") == []
 
 
 @pytest.mark.parametrize(

@@ -148,3 +148,19 @@ def test_a_bundle_with_the_same_versions_goes_on(settled: Settled) -> None:
     settled.answer("p2", standing={**STANDING, **same, "member": True})
     done = settled.run()
     assert done.returncode == 0, done.stderr
+
+
+def test_the_key_of_secrets_is_not_made_anew_where_another_primer_has_it(settled: Settled) -> None:
+    """The first Primer was replaced, and its tree comes from a copy made before encryption."""
+    file = settled.lib / "keystone/pki/encryption.yaml"
+    text = file.read_text()
+    file.unlink()
+    settled.answer("p2", standing={**STANDING, "keys": ["the digest of the only key"]})
+    init = ("trust", "init", "--site", settled.site_file)
+    for done in (settled.run("--yes"), settled.run("--plan"), settled.keystone(*init)):
+        assert (done.returncode, "p2: its API server has" in done.stderr) == (7, True), done.stderr
+        assert not file.exists()
+    file.write_text(text)
+    settled.answer("p2", standing={**STANDING, "keys": list(settled.state.trust.keys)})
+    done = settled.run()
+    assert done.returncode == 0, done.stderr

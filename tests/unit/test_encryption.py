@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
-from keystone import encryption, pki
+from keystone import encryption, facts, pki, probe, root_key, standing
+from keystone.certificate_plan import TrustFacts
 from keystone.deployment import deployment_file
 from keystone.errors import RefusedError
+from keystone.host_facts import StandingFacts
 from keystone.site import Networks, Node, Site
 
 PRIMERS = tuple(Node(f"p{n}", IPv4Address(f"10.77.0.1{n}"), control_plane=n < 3) for n in (1, 2, 3))
@@ -104,3 +106,95 @@ def test_a_site_whose_hosts_changed_keeps_its_key(tree: Path) -> None:
         replace(SITE, primers=(replace(PRIMERS[0], address=IPv4Address("10.77.0.19")),)), tree
     )
     assert (tree / encryption.FILE).read_text() == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", encryption._dump({"identity": {}, "secretbox": {}}, "written")]
+)
+def test_a_key_that_was_lost_is_not_made_anew(tree: Path, tmp_path: Path, text: str) -> None:
+    """What the API server used is there and empty: a new key would end up over the last copies."""
+    (tmp_path / "in-use.yaml").write_text(text)
+    (tree / encryption.FILE).unlink()
+    with pytest.raises(RefusedError) as refused:
+        encryption.ensure(tree, encryption.READABLE, in_use=tmp_path / "in-use.yaml")
+    assert encryption.PLACE in refused.value.message + refused.value.hint
+    assert not (tree / encryption.FILE).exists()
+
+
+CAPTURE = Path(__file__).parents[1] / "cases" / "facts" / "debian13-blank.json"
+BLANK = facts.parse("p1", json.loads(CAPTURE.read_text()), (0, 0))
+
+
+@pytest.mark.parametrize(
+    ("here", "hosts", "refused"),
+    [
+        # A new site, an older one without a key, and one that is as it should be.
+        ("", ("", "", ""), ""),
+        ("a", ("", "", ""), ""),
+        ("a", ("a", "a", ""), ""),
+        # The tree lost its copy: the first Primer has it, or only others have.
+        ("", ("a", "a", ""), ""),
+        ("", ("", "a", "a"), "p2 p3"),
+        ("", ("?", "a", ""), "p1 p2"),
+        ("", ("?", "?", "?"), "p1 p2 p3"),
+        # A damaged file of a host is placed again.
+        ("a", ("a", "?", ""), ""),
+        # A copy of the tree from before, with another key; and one of three that is another.
+        ("b", ("b", "a", "a"), "p2 p3"),
+        ("", ("b", "a", ""), "p2"),
+        # By hand: one more key, then without the first.
+        ("ab", ("a", "a", "a"), ""),
+        ("b", ("ab", "ba", ""), ""),
+    ],
+)
+def test_no_run_takes_the_key_away_from_an_api_server(
+    here: str, hosts: tuple[str, ...], refused: str
+) -> None:
+    """Each letter is a key; "?" for one that was there."""
+    named = [tuple(word.replace("?", "")) if word != "?" else ("",) for word in hosts]
+    seen = {
+        f"p{number}": replace(BLANK, standing=StandingFacts(keys=keys))
+        for number, keys in enumerate(named, 1)
+    }
+    found = list(standing.secrets(TrustFacts(keys=tuple(here)), seen, "p1"))
+    assert " ".join(finding.host for finding in found) == refused
+    assert all(finding.severity == "refused" for finding in found)
+    assert all(f"{standing.TREE}/{encryption.FILE}" in finding.hint for finding in found)
+
+
+def test_the_probe_and_the_tree_name_a_key_alike(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "encryption.yaml"
+    monkeypatch.setattr(probe, "SECRETS", str(file))
+    assert probe.keys("") == []
+    assert probe.keys("- --encryption-provider-config=/etc") == [""]
+    for stage in encryption._PROVIDERS:
+        encryption.advance(tree, stage)
+        file.write_text((tree / encryption.FILE).read_text())
+        assert tuple(probe.keys("")) == encryption.keys(tree) == pki.observe(SITE, tree).keys
+    assert probe.keys("") != [""]
+    file.write_text("")
+    assert probe.keys("") == [""]
+
+
+def test_a_key_of_a_site_that_was_given_up_is_not_taken_for_the_next() -> None:
+    """Nor its stage: the file is there, and neither the root nor etcd's data is."""
+    seen = {"p1": replace(BLANK, standing=StandingFacts(keys=("a",)))}
+    (found,) = standing.authorities(TrustFacts(("root.crt",)), seen)
+    assert (found.severity, found.host) == ("refused", "p1")
+    assert "/etc/kubernetes" in found.hint
+    assert not list(standing.secrets(TrustFacts(("root.crt",)), seen, "p1"))
+
+
+def test_a_first_run_that_was_killed_at_the_root_key_is_finished(tmp_path: Path) -> None:
+    """On FAT an empty file is left, elsewhere a hidden one with the key in it."""
+    file, cut = tmp_path / "root.pem", tmp_path / ".root.pem.4711"
+    site = replace(SITE, trust=replace(SITE.trust, root_key_file=str(file)))
+    file.touch()
+    cut.write_text("-----BEGIN ENCRYPTED PRIVATE KEY-----")
+    assert root_key.left(site, tmp_path / "pki") == (cut,)
+    assert pki.init(site, tmp_path / "pki", file, "a passphrase that is long") is True
+    assert not cut.exists()
+    assert root_key.left(site, tmp_path / "pki") == (file,)
+    assert pki.verify(site, tmp_path / "pki") == []

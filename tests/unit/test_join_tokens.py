@@ -251,3 +251,40 @@ def test_guessing_is_slow_and_stays_with_the_guesser() -> None:
     assert not failures.note("10.77.0.21", 3)
     assert failures.note("10.77.0.66", 4)
     assert not failures.note("10.77.0.66", 65)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"hostname": "w1", "time": 1e400}',
+        '{"hostname": "w1", "time": NaN}',
+        f'{{"hostname": "w1", "time": 1{"0" * 400}}}',
+        '{"hostname": "w1", "time": 1, "more": 1}',
+        '{"hostname": ["w1"], "time": 1}',
+        '{"time": 1}',
+        '{"hostname": "w1", "time": "1"}',
+        "[" * 60000,
+    ],
+)
+def test_a_claim_that_the_service_made_up_is_an_error_with_its_name(
+    tmp_path: Path, text: str
+) -> None:
+    (tmp_path / "claims").mkdir()
+    (tmp_path / "claims/0123456789ab.json").write_text(text)
+    with pytest.raises(HostError, match=r"0123456789ab\.json: not what Keystone wrote"):
+        join.Tokens(tmp_path).claimed("0123456789ab")
+
+
+@pytest.mark.parametrize("said", ["1e400", "1" + "0" * 400, "NaN", "-1", '"x"', "null"])
+def test_a_clock_that_no_calendar_has_is_an_error(tmp_path: Path, said: str) -> None:
+    (tmp_path / "claims").mkdir()
+    (tmp_path / "claims/clock").write_text(f'{{"time": {said}}}')
+    with pytest.raises(HostError, match="clock: not what Keystone wrote"):
+        join.Tokens(tmp_path).now()
+
+
+def test_a_pipe_for_a_claim_lets_nobody_wait(tmp_path: Path) -> None:
+    (tmp_path / "claims").mkdir()
+    os.mkfifo(tmp_path / "claims/0123456789ab.json")
+    with pytest.raises(HostError, match="not what Keystone wrote"):
+        join.Tokens(tmp_path).claimed("0123456789ab")

@@ -77,3 +77,15 @@ def test_a_name_server_that_lets_one_wait_is_named(
         monkeypatch.setattr(probe, "NAME_SERVER_PORT", port)
         assert probe.silent_name_servers() == ["127.77.0.3"]
         server.join()
+
+
+def test_an_api_server_that_never_answered_has_no_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that was cut there is finished by a bundle of any version."""
+    (tmp_path / "manifest").write_text("image: primer:5000/kube-apiserver:v1.37.1")
+    monkeypatch.setattr(probe, "API_SERVER", str(tmp_path / "manifest"))
+    monkeypatch.setattr(probe, "DONE", str(tmp_path / "done"))
+    assert not probe.standing()["kubernetes"]
+    (tmp_path / "done").touch()
+    assert probe.standing()["kubernetes"] == "v1.37.1"

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from keystone import actions
 from keystone.errors import HostError
+from keystone.run import Result, run
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from keystone.actions import World
     from keystone.bundle import Bundle
+    from keystone.run import Host
     from keystone.state import State
 
 
@@ -100,3 +106,60 @@ def test_there_is_an_end(clock: Clock) -> None:
     with pytest.raises(HostError, match="no end of waiting: wait until it was looked at"):
         Until(clock, looks=10**6, seconds=1).apply(world())
     assert 300 < clock.now < 330
+
+
+SECRETS = json.dumps({"kind": "List", "items": [{"metadata": {"name": n}} for n in ("b", "a")]})
+WRITTEN = "secret/b\nsecret/a\n"
+
+
+@dataclass
+class Kubectl:
+    """A host with a kubectl that says these things; in a shell it is followed by `cat`."""
+
+    read: tuple[int, str]
+    written: tuple[int, str]
+    given: list[str | None] = field(default_factory=list)
+
+    def run(self, argv: Sequence[str], *, data: str | None = None, check: bool = True) -> Result:
+        if argv[0] == "sh":
+            here = f"kubectl() {{ case $* in *get*) return {self.read[0]};; *) cat;; esac; }}; "
+            text = argv[2].replace(" ".join(actions.KUBECTL_ADMIN), "kubectl")
+            return run(["sh", "-c", here + text], check=check)
+        assert "get" in argv or "replace" in argv
+        self.given.append(data)
+        code, said = self.read if "get" in argv else self.written
+        return Result(tuple(argv), code, said, "", 0)
+
+
+def rewritten(kubectl: Kubectl) -> bool:
+    site = SimpleNamespace(primers=[SimpleNamespace(name="p1")])
+    seen = cast("State", SimpleNamespace(site=site))
+    made = actions.World(cast("Bundle", None), cast("dict[str, Host]", {"p1": kubectl}), str,
+                         lambda: seen, seen)  # fmt: skip
+    return actions.RewriteSecrets().holds(made)
+
+
+def test_secrets_are_written_anew_when_each_that_was_read_was_replaced() -> None:
+    kubectl = Kubectl((0, SECRETS), (0, WRITTEN))
+    assert rewritten(kubectl)
+    assert kubectl.given == [None, SECRETS]
+    assert rewritten(Kubectl((0, '{"kind": "List", "items": []}'), (1, "")))
+
+
+@pytest.mark.parametrize(
+    ("read", "written"),
+    [
+        ((1, ""), (0, "")),
+        ((1, SECRETS), (0, WRITTEN)),
+        ((0, ""), (0, "")),
+        ((0, '{"kind": "Status"}'), (0, "")),
+        ((0, SECRETS), (1, WRITTEN)),
+        ((0, SECRETS), (0, "")),
+        ((0, SECRETS), (0, "secret/a\n")),
+    ],
+)
+def test_nothing_read_or_less_replaced_is_not_done(
+    read: tuple[int, str], written: tuple[int, str]
+) -> None:
+    """What comes next lets no API server read plain text."""
+    assert not rewritten(Kubectl(read, written))

@@ -77,7 +77,7 @@ def init(site_file: Path, directory: Path, *, new_site: bool) -> None:
 
     wanted = site.load(site_file)
     found = pki.observe(wanted, directory)
-    if found.incomplete:
+    if found.incomplete or not found.keys:
         _require_new(wanted, found, new_site=new_site)
     file = Path(wanted.trust.root_key_file)
     if pki.init(wanted, directory, file, lambda: passphrase.of_root(wanted.trust)):
@@ -128,7 +128,10 @@ def verify(
 
 
 def _require_new(wanted: Site, found: TrustFacts, *, new_site: bool) -> None:
-    """Authorities are made once: raises RefusedError where a Primer has some, or does not say."""
+    """Authorities and the key of secrets are made once.
+
+    Raises RefusedError where a Primer has some, or does not say.
+    """
     from keystone import facts, reach, standing  # noqa: PLC0415 slow to import
 
     with log.step("look whether a Primer belongs to a site already"):
@@ -138,13 +141,18 @@ def _require_new(wanted: Site, found: TrustFacts, *, new_site: bool) -> None:
             for node in wanted.primers
             if node.name not in seen.keys() | silent.keys()
         }
-    refused = [finding.line() for finding in standing.authorities(found, seen)]
+    findings = (
+        *standing.authorities(found, seen),
+        *standing.secrets(found, seen, wanted.primers[0].name),
+    )
+    refused = [finding.line() for finding in findings]
     if refused:
         raise RefusedError("\n".join(refused), hint="nothing was made")
     if silent and not new_site:
         lines = "\n".join(f"  {name}: {error.message}" for name, error in silent.items())
         raise RefusedError(
-            f"not known whether these Primers have authorities of site {wanted.name}:\n{lines}",
+            f"not known whether these Primers have authorities or keys of site {wanted.name}:"
+            f"\n{lines}",
             hint="make them answer and run again; nothing of this site was ever installed: "
             "--new-site",
         )
