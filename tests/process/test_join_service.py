@@ -486,11 +486,16 @@ def test_the_printed_command_gets_the_installer_and_runs_it(
     token, _ = join.new("worker", "c" * 64, now=0, ttl=60)
     words = ["sh"]
     pasted = join_script.command(config, token, digest)
-    root = tmp_path / "root"
+    root, anywhere = tmp_path / "root", tmp_path / "anywhere"
+    anywhere.mkdir()
+    for module in ("hashlib", "ssl", "os"):  # whoever may write where root pastes it
+        (anywhere / f"{module}.py").write_text("raise SystemExit('somebody elses module')")
     installer = "/files/keystone-install"
     files = {"/join": script.read_bytes(), installer: INSTALLER}
     with file_server(pki, files, join_script.FILES_PORT, cut=[installer]) as server:
-        done = run.run(words, data=pasted, env={"KEYSTONE_ROOT": str(root)}, timeout=120)
+        done = run.run(
+            words, data=pasted, env={"KEYSTONE_ROOT": str(root)}, timeout=120, cwd=anywhere
+        )
         assert done.stdout.splitlines()[-7:] == [
             "join", "--server", f"https://{PRIMER}:8444", "--token-file", "-",
             f"on standard input: {token}", "no process shows the token",
@@ -577,7 +582,7 @@ def test_what_describes_a_machine_goes_with_a_stick(primer: Path, words: tuple[s
 
 def test_the_printed_command_is_as_before(primer: Path) -> None:
     said = create().output
-    assert "python3 -c" in said
+    assert "python3 -I -c" in said
     assert not list(primer.iterdir())
 
 
