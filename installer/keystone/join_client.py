@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import random
+import re
 import socket
 import ssl
 import time
@@ -49,6 +50,7 @@ class Machine:
     """What is true of this machine before it joins."""
 
     root: bool
+_DIGEST = re.compile(r"[0-9a-f]{64}")
     architecture: str
     swaps: tuple[str, ...]
     cgroup2: bool
@@ -240,16 +242,16 @@ def _object(body: bytes) -> dict[str, Any]:
         return {}
 
 
-def _keep(answer: Mapping[str, Any]) -> None:
-    """Remember the answer for a later run. Nothing in it is secret."""
-    write_whole(ANSWER, json.dumps(answer).encode(), 0o600)
+def _keep(answer: Mapping[str, Any], token: join.Token) -> None:
+    """Remember the answer for a later run. Nothing in it is secret, nor is a token's id."""
+    write_whole(ANSWER, json.dumps({**answer, "token": token.id}).encode(), 0o600)
 
 
 def fetch_all(
     wanted: Sequence[Mapping[str, Any]], primers: Sequence[str], context: ssl.SSLContext
 ) -> None:
     """Every blob that is not here yet, from any Primer, checked against its digest."""
-    missing = [blob for blob in wanted if not (BLOBS / blob["sha256"]).exists()]
+    missing = [blob for blob in wanted if not _blob(blob["sha256"]).exists()]
     if not missing:
         return
     BLOBS.mkdir(parents=True, exist_ok=True)
@@ -267,7 +269,8 @@ def fetch(
 
     Raises HostError when no Primer gave it in TRY_SECONDS.
     """
-    part = BLOBS / f"{digest}.part"
+    whole = _blob(digest)
+    part = whole.with_name(f"{digest}.part")
     deadline = time.monotonic() + TRY_SECONDS
     turn = 0
     while True:
@@ -276,7 +279,7 @@ def fetch(
         try:
             _get(address, digest, part, size, context, bar)
             if _sha256(part) == digest:
-                part.rename(BLOBS / digest)
+                part.rename(whole)
                 return
             part.unlink()
             problem = f"{address} gave other bytes than the bundle's for {digest}"
@@ -326,6 +329,16 @@ def _get(
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _blob(digest: object) -> Path:
+    """Where a blob lies. Raises HostError for what is no digest, before it is a path."""
+    if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+        raise HostError(
+            f"a Primer names a blob {str(digest)[:80]!r}, which is no SHA-256",
+            hint="look at the join service of that Primer before this machine joins",
+        )
+    return BLOBS / digest
 
 
 def converge(hostname: str, roles: Mapping[str, Mapping[str, object]]) -> None:

@@ -513,6 +513,20 @@ def test_the_printed_command_gets_the_installer_and_runs_it(
 
 def test_refusals_are_logged_without_the_secret(
     service: Answering, pki: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    "digest", ["../../../etc/keystone/x", "a" * 63, "A" * 64, "a" * 64 + "\n", 7]
+)
+def test_what_is_no_digest_names_no_file(
+    digest: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(join_client, "BLOBS", tmp_path / "blobs")
+    monkeypatch.setattr(join_client, "TRY_SECONDS", 0)
+    one = {"sha256": digest, "size": 1, "name": "kubelet"}
+    with pytest.raises(HostError, match="is no SHA-256"):
+        join_client.fetch_all([one], [f"{PRIMER}:1"], ssl.create_default_context())
+    assert list(tmp_path.iterdir()) == []
+
+
 ) -> None:
     log.configure(json_lines=True)
     try:
