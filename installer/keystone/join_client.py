@@ -22,10 +22,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keystone import ansible, host_profile, join, join_identity, join_script, log, run
+from keystone import (
+    ansible,
+    certificates,
+    host_profile,
+    join,
+    join_identity,
+    join_script,
+    log,
+    run,
+)
 from keystone.bundle import disk
 from keystone.bundle.model import STORE
-from keystone.errors import HostError, PreflightError, RefusedError
+from keystone.errors import HostError, KeystoneError, PreflightError, RefusedError
 from keystone.wholefile import again, new, write_whole
 
 if TYPE_CHECKING:
@@ -41,6 +50,7 @@ ANSWER_LIMIT = 4 * 1024 * 1024
 _PIECE = 256 * 1024
 _PAUSE, _LONGEST = 3, 60
 """Seconds between two attempts, at least and as far as a Primer may ask for."""
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _DATES = (9, 10)
 """X509_V_ERR_CERT_NOT_YET_VALID and ..._HAS_EXPIRED (openssl-verification-options(1))."""
 
@@ -50,7 +60,6 @@ class Machine:
     """What is true of this machine before it joins."""
 
     root: bool
-_DIGEST = re.compile(r"[0-9a-f]{64}")
     architecture: str
     swaps: tuple[str, ...]
     cgroup2: bool
@@ -128,9 +137,7 @@ def main(servers: Sequence[str], token: join.Token, ca_file: Path, *, trial: boo
         log.info(f"{machine.hostname} has joined already; looking whether all is as it should be")
         answer = json.loads(ANSWER.read_text())
     else:
-        with log.step("ask to join"):
-            csr = join_identity.made(machine.hostname, join_identity.KEY)
-            answer = ask(servers, context, token, machine.hostname, csr)
+        answer = kept(token, machine.hostname) or _asked(servers, context, token, machine.hostname)
         if answer.get("trial", False) is not trial:
             is_not = "is no trial site" if trial else "is a trial site"
             raise RefusedError(
@@ -138,12 +145,41 @@ def main(servers: Sequence[str], token: join.Token, ca_file: Path, *, trial: boo
                 hint="run the command that its `token create` printed, unchanged",
             )
         join_identity.place(join_identity.Identity(**answer["identity"]))
-        _keep(answer)
+        _keep(answer, token)
     place_ca(ca_file)
     fetch_all(answer["blobs"], answer["primers"], context)
     with log.step(f"converge {machine.hostname}"):
         converge(machine.hostname, answer["roles"])
     log.info(f"{machine.hostname} is a node of the cluster now")
+
+
+def _asked(
+    servers: Sequence[str], context: ssl.SSLContext, token: join.Token, hostname: str
+) -> dict[str, Any]:
+    with log.step("ask to join"):
+        csr = join_identity.made(hostname, join_identity.KEY)
+        return ask(servers, context, token, hostname, csr)
+
+
+def kept(token: join.Token, hostname: str) -> dict[str, Any] | None:
+    """What an earlier run with this token was answered, while its certificate is good here.
+
+    A run that failed after the answer goes on with it: nothing is asked of a Primer again. None
+    where there is none, or it is another token's, name's or key's, or its certificate has ended.
+    """
+    try:
+        answer: dict[str, Any] = json.loads(ANSWER.read_text())
+        pem = join_identity.issued(
+            answer["identity"]["certificate"],
+            join_identity.checked(join_identity.made(hostname, join_identity.KEY), hostname),
+        )
+        found = certificates.load_certificate(pem.encode(), str(ANSWER))
+        mine = answer["token"] == token.id
+    except (OSError, ValueError, KeyError, TypeError, KeystoneError):
+        return None
+    now = time.time()
+    begins, ends = found.not_valid_before_utc.timestamp(), found.not_valid_after_utc.timestamp()
+    return answer if mine and begins <= now < ends else None
 
 
 def trust(ca_file: Path, token: join.Token) -> ssl.SSLContext:
@@ -295,6 +331,16 @@ def fetch(
         time.sleep(1)
 
 
+def _blob(digest: object) -> Path:
+    """Where a blob lies. Raises HostError for what is no digest, before it is a path."""
+    if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+        raise HostError(
+            f"a Primer names a blob {str(digest)[:80]!r}, which is no SHA-256",
+            hint="look at the join service of that Primer before this machine joins",
+        )
+    return BLOBS / digest
+
+
 def _get(
     address: str, digest: str, part: Path, size: int, context: ssl.SSLContext, bar: log.Bar
 ) -> None:
@@ -329,16 +375,6 @@ def _get(
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _blob(digest: object) -> Path:
-    """Where a blob lies. Raises HostError for what is no digest, before it is a path."""
-    if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
-        raise HostError(
-            f"a Primer names a blob {str(digest)[:80]!r}, which is no SHA-256",
-            hint="look at the join service of that Primer before this machine joins",
-        )
-    return BLOBS / digest
 
 
 def converge(hostname: str, roles: Mapping[str, Mapping[str, object]]) -> None:

@@ -259,10 +259,12 @@ def test_a_worker_is_told_everything_and_may_ask_again(
     assert {blob["name"] for blob in first["blobs"]} == set(BINARIES)
     assert first["trial"] is False
     assert len(calls(kubernetes, "certificate approve keystone-join-w1")) == 1
-    for _ in range(join.ANSWERS - 2):
-        ask(service, pki, token)
-    with pytest.raises(RefusedError, match="5 times"):
-        ask(service, pki, token)
+    for _ in range(join.ANSWERS):
+        assert ask(service, pki, token) == first
+    assert len(calls(kubernetes, "create")) == 1
+    claim = service.service.tokens.claimed(token.id)
+    assert claim is not None
+    assert claim.answers == 1
 
 
 def test_another_machine_is_refused_and_nothing_is_signed(
@@ -290,6 +292,52 @@ def test_a_name_that_is_there_costs_no_token(
         ask(service, pki, token)
     assert service.service.tokens.claimed(token.id) is None
     assert ask(service, pki, token, name="w2", key=tmp_path / "w2.key")["identity"]
+
+
+def test_a_run_that_failed_goes_on_with_what_it_was_answered(
+    service: Answering, pki: Path, key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Roles that fail again and again, at a start without a person, use up nothing."""
+    monkeypatch.setattr(join_client, "ANSWER", tmp_path / "answer.json")
+    monkeypatch.setattr(join_client, "DONE", tmp_path / "done")
+    monkeypatch.setattr(join_client, "findings", lambda *_: [])
+    monkeypatch.setattr(join_client, "look", lambda: MACHINE)
+    monkeypatch.setattr(join_client, "place_ca", lambda _: None)
+    monkeypatch.setattr(join_client, "fetch_all", lambda *_: None)
+    done: list[str] = []
+
+    def fails(hostname: str, _roles: object) -> None:
+        done.append(hostname)
+        raise HostError("a role failed")
+
+    monkeypatch.setattr(join_client, "converge", fails)
+    server, token = f"https://{PRIMER}:{service.server_address[1]}", token_of(service, pki)
+    for _ in range(join.ANSWERS + 2):
+        with pytest.raises(HostError, match="a role failed"):
+            join_client.main([server], token, pki / "site-ca.crt")
+    assert len(done) == join.ANSWERS + 2
+    asked: list[str] = []
+    real = join_client.ask
+
+    def noted(*words: Any) -> dict[str, Any]:
+        asked.append(words[3])
+        return real(*words)
+
+    monkeypatch.setattr(join_client, "ask", noted)
+    with pytest.raises(HostError, match="a role failed"):
+        join_client.main([server], token, pki / "site-ca.crt")
+    assert asked == []
+    other = token_of(service, pki)
+    assert join_client.kept(other, "w1") is None
+    assert join_client.kept(token, "w2") is None
+    monkeypatch.setattr(join_client.time, "time", lambda: 4e9)
+    assert join_client.kept(token, "w1") is None
+    monkeypatch.undo()
+    monkeypatch.setattr(join_client, "ANSWER", tmp_path / "answer.json")
+    monkeypatch.setattr(join_identity, "KEY", tmp_path / "another.key")
+    assert join_client.kept(token, "w1") is None
+    monkeypatch.setattr(join_identity, "KEY", key)
+    assert join_client.kept(token, "w1") is not None
 
 
 def test_a_join_that_was_cut_before_it_was_signed_goes_on(
@@ -465,6 +513,20 @@ def test_blobs_resume_and_a_lying_primer_is_left(
     assert not list((tmp_path / "blobs").glob("*.part"))
 
 
+@pytest.mark.parametrize(
+    "digest", ["../../../etc/keystone/x", "a" * 63, "A" * 64, "a" * 64 + "\n", 7]
+)
+def test_what_is_no_digest_names_no_file(
+    digest: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(join_client, "BLOBS", tmp_path / "blobs")
+    monkeypatch.setattr(join_client, "TRY_SECONDS", 0)
+    one = {"sha256": digest, "size": 1, "name": "kubelet"}
+    with pytest.raises(HostError, match="is no SHA-256"):
+        join_client.fetch_all([one], [f"{PRIMER}:1"], ssl.create_default_context())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_cut_download_goes_on_where_it_stopped(
     service: Answering, pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -513,20 +575,6 @@ def test_the_printed_command_gets_the_installer_and_runs_it(
 
 def test_refusals_are_logged_without_the_secret(
     service: Answering, pki: Path, capsys: pytest.CaptureFixture[str]
-@pytest.mark.parametrize(
-    "digest", ["../../../etc/keystone/x", "a" * 63, "A" * 64, "a" * 64 + "\n", 7]
-)
-def test_what_is_no_digest_names_no_file(
-    digest: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(join_client, "BLOBS", tmp_path / "blobs")
-    monkeypatch.setattr(join_client, "TRY_SECONDS", 0)
-    one = {"sha256": digest, "size": 1, "name": "kubelet"}
-    with pytest.raises(HostError, match="is no SHA-256"):
-        join_client.fetch_all([one], [f"{PRIMER}:1"], ssl.create_default_context())
-    assert list(tmp_path.iterdir()) == []
-
-
 ) -> None:
     log.configure(json_lines=True)
     try:
