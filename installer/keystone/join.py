@@ -3,8 +3,8 @@
 A token is `ks1.<id>.<secret>.<pin>`: id and secret are hex, the pin is the SHA-256 of the
 site's CA file. The Primer that made it keeps a hash of the secret. "One use" means one key: the
 first machine to present it owns it with the key of its request and its address, and may present it
-a few times more, so that a join that was cut can be finished. Deciding is pure; the folders of
-tokens are at the bottom.
+again, so that a join that was cut can be finished: it is told what it was told before.
+Deciding is pure; the folders of tokens are at the bottom.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 DIRECTORY = Path("/var/lib/keystone/join")
 ROLES = ("worker",)
 ANSWERS = 5
-"""How often the machine that owns a token is answered: a join that was cut is finished, no more."""
+"""How many certificates the owner of a token is given; to be told of one again costs nothing."""
 _TOKEN = re.compile(r"ks1\.([0-9a-f]{12})\.([0-9a-f]{40})\.([0-9a-f]{64})")
 _ID = re.compile(r"[0-9a-f]{12}")
 _RECORD_LIMIT = 64 * 1024
@@ -83,7 +83,7 @@ class Claim:
     """The machine that a token belongs to since it was presented.
 
     key: SHA-256 of its public key, hex; "" in a claim of an older installer, which nobody has.
-    time: seconds since 1970. answers: how often it was answered. certificate, authority: PEM.
+    time: seconds since 1970. answers: certificates that it was given. certificate, authority: PEM.
     """
 
     hostname: str
@@ -175,7 +175,7 @@ def judge_claim(claim: Claim | None, request: Request, address: IPv4Address) -> 
     asked = request.csr.key, request.hostname, str(address)
     if (claim.key, claim.hostname, claim.address) != asked:
         raise Refusal(403, f"token was already used, by {claim.hostname}")
-    if claim.answers >= ANSWERS:
+    if claim.answers >= ANSWERS and not claim.certificate:
         raise Refusal(403, f"token was used {ANSWERS} times by this machine; make a new one")
 
 

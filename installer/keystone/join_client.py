@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import random
+import re
 import socket
 import ssl
 import time
@@ -21,10 +22,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keystone import ansible, host_profile, join, join_identity, join_script, log, run
+from keystone import (
+    ansible,
+    certificates,
+    host_profile,
+    join,
+    join_identity,
+    join_script,
+    log,
+    run,
+)
 from keystone.bundle import disk
 from keystone.bundle.model import STORE
-from keystone.errors import HostError, PreflightError, RefusedError
+from keystone.errors import HostError, KeystoneError, PreflightError, RefusedError
 from keystone.wholefile import again, new, write_whole
 
 if TYPE_CHECKING:
@@ -40,6 +50,7 @@ ANSWER_LIMIT = 4 * 1024 * 1024
 _PIECE = 256 * 1024
 _PAUSE, _LONGEST = 3, 60
 """Seconds between two attempts, at least and as far as a Primer may ask for."""
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _DATES = (9, 10)
 """X509_V_ERR_CERT_NOT_YET_VALID and ..._HAS_EXPIRED (openssl-verification-options(1))."""
 
@@ -126,9 +137,7 @@ def main(servers: Sequence[str], token: join.Token, ca_file: Path, *, trial: boo
         log.info(f"{machine.hostname} has joined already; looking whether all is as it should be")
         answer = json.loads(ANSWER.read_text())
     else:
-        with log.step("ask to join"):
-            csr = join_identity.made(machine.hostname, join_identity.KEY)
-            answer = ask(servers, context, token, machine.hostname, csr)
+        answer = kept(token, machine.hostname) or _asked(servers, context, token, machine.hostname)
         if answer.get("trial", False) is not trial:
             is_not = "is no trial site" if trial else "is a trial site"
             raise RefusedError(
@@ -136,12 +145,41 @@ def main(servers: Sequence[str], token: join.Token, ca_file: Path, *, trial: boo
                 hint="run the command that its `token create` printed, unchanged",
             )
         join_identity.place(join_identity.Identity(**answer["identity"]))
-        _keep(answer)
+        _keep(answer, token)
     place_ca(ca_file)
     fetch_all(answer["blobs"], answer["primers"], context)
     with log.step(f"converge {machine.hostname}"):
         converge(machine.hostname, answer["roles"])
     log.info(f"{machine.hostname} is a node of the cluster now")
+
+
+def _asked(
+    servers: Sequence[str], context: ssl.SSLContext, token: join.Token, hostname: str
+) -> dict[str, Any]:
+    with log.step("ask to join"):
+        csr = join_identity.made(hostname, join_identity.KEY)
+        return ask(servers, context, token, hostname, csr)
+
+
+def kept(token: join.Token, hostname: str) -> dict[str, Any] | None:
+    """What an earlier run with this token was answered, while its certificate is good here.
+
+    A run that failed after the answer goes on with it: nothing is asked of a Primer again. None
+    where there is none, or it is another token's, name's or key's, or its certificate has ended.
+    """
+    try:
+        answer: dict[str, Any] = json.loads(ANSWER.read_text())
+        pem = join_identity.issued(
+            answer["identity"]["certificate"],
+            join_identity.checked(join_identity.made(hostname, join_identity.KEY), hostname),
+        )
+        found = certificates.load_certificate(pem.encode(), str(ANSWER))
+        mine = answer["token"] == token.id
+    except (OSError, ValueError, KeyError, TypeError, KeystoneError):
+        return None
+    now = time.time()
+    begins, ends = found.not_valid_before_utc.timestamp(), found.not_valid_after_utc.timestamp()
+    return answer if mine and begins <= now < ends else None
 
 
 def trust(ca_file: Path, token: join.Token) -> ssl.SSLContext:
@@ -240,16 +278,16 @@ def _object(body: bytes) -> dict[str, Any]:
         return {}
 
 
-def _keep(answer: Mapping[str, Any]) -> None:
-    """Remember the answer for a later run. Nothing in it is secret."""
-    write_whole(ANSWER, json.dumps(answer).encode(), 0o600)
+def _keep(answer: Mapping[str, Any], token: join.Token) -> None:
+    """Remember the answer for a later run. Nothing in it is secret, nor is a token's id."""
+    write_whole(ANSWER, json.dumps({**answer, "token": token.id}).encode(), 0o600)
 
 
 def fetch_all(
     wanted: Sequence[Mapping[str, Any]], primers: Sequence[str], context: ssl.SSLContext
 ) -> None:
     """Every blob that is not here yet, from any Primer, checked against its digest."""
-    missing = [blob for blob in wanted if not (BLOBS / blob["sha256"]).exists()]
+    missing = [blob for blob in wanted if not _blob(blob["sha256"]).exists()]
     if not missing:
         return
     BLOBS.mkdir(parents=True, exist_ok=True)
@@ -267,7 +305,8 @@ def fetch(
 
     Raises HostError when no Primer gave it in TRY_SECONDS.
     """
-    part = BLOBS / f"{digest}.part"
+    whole = _blob(digest)
+    part = whole.with_name(f"{digest}.part")
     deadline = time.monotonic() + TRY_SECONDS
     turn = 0
     while True:
@@ -276,7 +315,7 @@ def fetch(
         try:
             _get(address, digest, part, size, context, bar)
             if _sha256(part) == digest:
-                part.rename(BLOBS / digest)
+                part.rename(whole)
                 return
             part.unlink()
             problem = f"{address} gave other bytes than the bundle's for {digest}"
@@ -290,6 +329,16 @@ def fetch(
             raise HostError(f"no Primer gave blob {digest}: {problem}", hint="are they up?")
         log.info(f"  {problem}; trying on")
         time.sleep(1)
+
+
+def _blob(digest: object) -> Path:
+    """Where a blob lies. Raises HostError for what is no digest, before it is a path."""
+    if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+        raise HostError(
+            f"a Primer names a blob {str(digest)[:80]!r}, which is no SHA-256",
+            hint="look at the join service of that Primer before this machine joins",
+        )
+    return BLOBS / digest
 
 
 def _get(

@@ -119,18 +119,19 @@ def begun(config: Config, ca: str) -> Join:
     return Join(known.name, ca, known.networks, (), known.ssh, known.system_floor)
 
 
-def grown(known: Join, dead: Callable[[Worker], bool], entry: Mapping[str, Any], ca: str) -> str:
+def grown(mine: Join, known: Join, dead: Callable[[Worker], bool], entry: Mapping[str, Any]) -> str:
     """The text of a file with one more worker, without those whose token is worthless.
 
-    entry: as the file has it. ca: the site's now. Raises RefusedError when the file is another
-    site's, ConfigurationError with what is wrong with the entry.
+    Of the file that is there only workers are taken: who may log in is what this Primer says, and
+    not the stick. mine: as `begun` makes it. entry: as the file has it. Raises RefusedError when
+    the file is another site's, ConfigurationError with what is wrong with the entry.
     """
-    if join_script.pin(ca) != known.pin:
+    if mine.pin != known.pin:
         raise RefusedError(
             f"{NAME} there is of site {known.name} with another CA",
             hint="take another stick, or remove that file",
         )
-    kept = replace(known, workers=tuple(worker for worker in known.workers if not dead(worker)))
+    kept = replace(mine, workers=tuple(worker for worker in known.workers if not dead(worker)))
     document = _document(kept)
     document["spec"]["workers"].append({key: value for key, value in entry.items() if value})
     whole = _text(document)

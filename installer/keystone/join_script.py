@@ -145,7 +145,10 @@ def command(config: Config, token: join.Token, digest: str) -> str:
 
 
 def program(config: Config, digest: str) -> str:
-    """That command without the token, which it reads from standard input."""
+    """That command without the token, which it reads from standard input.
+
+    -I: root's Python takes no module from the folder where the command is pasted, nor from PYTHON*.
+    """
     url = f"https://{config.host.address}:{FILES_PORT}/join"
     code = (
         "import hashlib,ssl,sys,urllib.request as u;"
@@ -153,7 +156,7 @@ def program(config: Config, digest: str) -> str:
         f"hashlib.sha256(s).hexdigest()=='{digest}' or sys.exit('not the script of this site');"
         "exec(compile(s,'join','exec'))"
     )
-    return f'python3 -c "{code}"'
+    return f'python3 -I -c "{code}"'
 
 
 def pin(pem: str) -> str:

@@ -90,13 +90,16 @@ class Service:
         known = self.tokens.claimed(request.token.id)
         join.judge_claim(known, request, address)
         if known is None or not known.certificate:
-            known = self._identified(request, address, now)
-        claim = replace(known, answers=known.answers + 1)
-        self.tokens.claim(request.token.id, claim)
-        return claim
+            given = known.answers if known else 0
+            known = self._identified(request, address, now, given)
+            self.tokens.claim(request.token.id, known)
+        return known
 
-    def _identified(self, request: join.Request, address: IPv4Address, now: int) -> join.Claim:
-        claim = join.Claim(request.hostname, now, request.csr.key, str(address))
+    def _identified(
+        self, request: join.Request, address: IPv4Address, now: int, given: int
+    ) -> join.Claim:
+        """The claim with a new certificate. given: how many there were before, of that token."""
+        claim = join.Claim(request.hostname, now, request.csr.key, str(address), given)
         try:
             self.cluster.reserve(request.csr, again=self.tokens.owns(request))
             self.tokens.claim(request.token.id, claim)
@@ -104,7 +107,12 @@ class Service:
             identity = self.cluster.sign(request.csr)
         except join_cluster.TakenError as error:
             raise join.Refusal(409, error.message) from error
-        return replace(claim, certificate=identity.certificate, authority=identity.authority)
+        return replace(
+            claim,
+            answers=given + 1,
+            certificate=identity.certificate,
+            authority=identity.authority,
+        )
 
     def failed(self, address: str) -> bool:
         """Count one refusal. Whether that address had too many."""

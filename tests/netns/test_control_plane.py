@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import ssl
@@ -10,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 import pytest
+import yaml
 
 from keystone import actions, encryption, phases, pki
 from keystone.inventory import addons, endpoint
@@ -194,6 +196,80 @@ def test_a_node_gives_itself_no_label_that_decides_placement(storage: ControlPla
     changed = storage.kubectl("label", "--overwrite", "node", "w1", f"{hostname}=p1", *itself,
                               check=False)  # fmt: skip
     assert "keystone-node-hostname" in changed.stderr
+
+
+def status(plane: ControlPlane, name: str, patch: object, *headers: str) -> str:
+    """Why that change to a node's status was refused; nothing when it was taken.
+
+    Nodes and flannel may patch a status and not get it, which kubectl would do first.
+    """
+    admin = yaml.safe_load((plane.folder / "etc/kubernetes/admin.conf").read_text())
+    user = admin["users"][0]["user"]
+    pair = plane.folder / "etc/admin.pem"
+    pair.write_bytes(b"".join(
+        base64.b64decode(user[f"client-{part}-data"]) for part in ("certificate", "key")
+    ))  # fmt: skip
+    told = plane.machine.run([
+        "curl", "--silent", "--show-error", "--cacert", "/etc/kubernetes/pki/ca.crt",
+        "--cert", "/etc/admin.pem", "--request", "PATCH", "--data", json.dumps(patch),
+        "--header", "Content-Type: application/strategic-merge-patch+json",
+        *(word for header in headers for word in ("--header", header)),
+        f"https://127.0.0.1:6443/api/v1/nodes/{name}/status",
+    ])  # fmt: skip
+    said = json.loads(told.stdout)
+    return str(said["message"]) if said["kind"] == "Status" else ""
+
+
+def labels(**wanted: str | None) -> dict[str, object]:
+    return {"metadata": {"labels": wanted}}
+
+
+def test_a_node_gives_itself_no_such_label_by_its_status_either(storage: ControlPlane) -> None:
+    itself = ("Impersonate-User: system:node:w3", "Impersonate-Group: system:nodes")
+    hostname = "kubernetes.io/hostname"
+    assert create(storage, node("w3", zone="a", **{hostname: "w3"})) == ""
+    policy = "keystone-node-hostname"
+    assert policy in status(storage, "w3", labels(**{hostname: "p1"}), *itself)
+    assert policy in status(storage, "w3", labels(zone="b"), *itself)
+    assert policy in status(storage, "w3", labels(zone=None), *itself)
+    assert policy in status(storage, "w3", labels(new="b"), *itself)
+    # What a kubelet does that starts again (updateDefaultLabels), and at each heartbeat.
+    own = labels(**{"kubernetes.io/arch": "amd64", "kubernetes.io/os": "linux", hostname: None})
+    assert status(storage, "w3", own, *itself) == ""
+    assert status(storage, "w3", condition("Ready", "True"), *itself) == ""
+
+
+def condition(kind: str, said: str) -> dict[str, object]:
+    return {"status": {"conditions": [{"type": kind, "status": said, "reason": "Test"}]}}
+
+
+def test_flannel_says_of_a_node_that_its_network_is_there_and_nothing_else(
+    storage: ControlPlane,
+) -> None:
+    told = addons.variables(storage.context)
+    storage.kubectl("apply", "-f", "-", data=render("addons", "flannel.yaml.j2", told))
+    assert create(storage, node("p9", kept="yes")) == ""
+    assert status(storage, "p9", condition("Ready", "True")) == ""
+    flannel = "Impersonate-User: system:serviceaccount:kube-flannel:flannel"
+    label, policy = "node-role.kubernetes.io/control-plane", "keystone-flannel-status"
+    until(
+        lambda: policy in status(storage, "p9", labels(**{label: "x"}), flannel),
+        "the policy is in force",
+    )
+    storage.kubectl("label", "node", "p9", f"{label}-")
+    owner = {"apiVersion": "v1", "kind": "Node", "name": "gone", "uid": "u"}
+    for patch in (
+        labels(**{label: ""}),
+        labels(kept=None),
+        condition("Ready", "False"),
+        {"status": {"conditions": [{"type": "Ready", "$patch": "delete"}]}},
+        {"status": {"addresses": [{"type": "InternalIP", "address": "10.78.0.66"}]}},
+        {"metadata": {"ownerReferences": [owner]}},
+    ):
+        assert policy in status(storage, "p9", patch, flannel), patch
+    assert status(storage, "p9", condition("NetworkUnavailable", "False"), flannel) == ""
+    subnet = {"metadata": {"annotations": {"flannel.alpha.coreos.com/backend-type": "vxlan"}}}
+    assert status(storage, "p9", subnet, flannel) == ""
 
 
 def audited(plane: ControlPlane, name: str) -> list[dict[str, object]]:

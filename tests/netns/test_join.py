@@ -437,9 +437,8 @@ def test_a_used_token_is_worth_nothing_to_others(joining: Joining) -> None:
     assert "already used, by w2" in joining.post("w3", stolen, *forged)
     other = {**stolen, "csr": join_identity.made("w2", joining.folder / "thief.key")}
     assert "already used, by w2" in joining.post("w2", other)
-    for _ in range(join.ANSWERS - 1):
+    for _ in range(join.ANSWERS):  # who owns it is told the same again, and given nothing more
         assert joining.ask("w2", token)["identity"] == first["identity"]
-    assert joining.post("w2", stolen).endswith("403")
 
 
 def test_of_two_machines_of_one_name_the_second_keeps_its_token(joining: Joining) -> None:

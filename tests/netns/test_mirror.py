@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import pytest
 
 from keystone.image import pxe, serve
 from keystone.inventory import mirror
-from keystone.run import Result, spawned
+from keystone.run import Result, run, spawned
 
 from . import nginx as programs
 from .conftest import NODES, Lan, Placed, context, render, until
@@ -77,6 +78,69 @@ def served(
         made = Served(lan, authority, folder / "boot")
         until(lambda: made.curl("/ca.crt").returncode == 0, "nginx answers", 30)
         yield made
+
+
+SLOW = """
+import socket, ssl, sys, time
+host, port, path, authority = sys.argv[1:]
+context = ssl.create_default_context(cafile=authority)
+context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+kept = []
+for number in range(40):
+    link = socket.create_connection((host, int(port)), 60)
+    if port == "8443":
+        link = context.wrap_socket(link, server_hostname=host)
+    link.sendall(b"GET %s HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n" % path.encode())
+    print(link.recv(12)[-3:].decode(), flush=True)
+    kept.append(link)
+print("all asked", flush=True)
+time.sleep(600)
+"""
+"""Who asks for a large file forty times and does not read it."""
+
+
+@pytest.mark.parametrize("at", [ADDRESS, BOOT])
+def test_one_host_that_does_not_read_leaves_room_for_others(
+    served: Served, at: str, tmp_path: Path
+) -> None:
+    for folder in ("files", "boot/slow"):
+        file = served.authority.parent / folder / "large"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("wb") as sparse:
+            sparse.truncate(64 << 20)
+    link = served.boot / "served"
+    link.unlink(missing_ok=True)
+    link.symlink_to("slow")
+    path = "/files/large" if at == ADDRESS else "/boot/large"
+    host, port = at.split("//")[1].split(":")
+    said = tmp_path / "said"
+    words = (sys.executable, "-c", SLOW, host, port, path, served.authority)
+    with spawned(served.lan.at("p3", *words), log_file=said):
+        until(lambda: "all asked" in said.read_text(), "all are asked", 60)
+        answers = said.read_text().split()[:40]
+        assert (answers.count("200"), answers.count("503")) == (16, 24)
+        assert served.curl(path, "--range", "0-0", at=at).stdout.endswith("206")
+    link.unlink()
+
+
+def test_nginx_takes_the_main_file_and_has_places_for_many_hosts(
+    nginx: Path, tmp_path: Path
+) -> None:
+    text = render("mirror", "nginx.conf.j2", {})
+    for old, new in (
+        ("user www-data", "user root root"), ("/etc/nginx", str(tmp_path)),
+        ("/run/nginx.pid", str(tmp_path / "pid")), ("/var/log/nginx", str(tmp_path)),
+    ):  # fmt: skip
+        assert old in text
+        text = text.replace(old, new)
+    (tmp_path / "mime.types").write_text("")
+    file = tmp_path / "nginx.conf"
+    file.write_text(text)
+    said = run([nginx, "-t", "-e", "stderr", "-p", tmp_path, "-c", file])
+    assert "test is successful" in said.stderr
+    assert "exceed open file resource limit" not in said.stderr
+    places = int(text.partition("worker_connections ")[2].partition(";")[0])
+    assert places >= 16 * 200  # so many hosts at once, each with all that it gets
 
 
 @pytest.mark.parametrize(

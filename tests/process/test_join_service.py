@@ -41,6 +41,7 @@ from keystone import (
     join_server,
     log,
     run,
+    site_checks,
 )
 from keystone.bundle.model import Digest, Item, Manifest
 from keystone.cli.join import group as join_verb
@@ -260,10 +261,12 @@ def test_a_worker_is_told_everything_and_may_ask_again(
     assert {blob["name"] for blob in first["blobs"]} == set(BINARIES)
     assert first["trial"] is False
     assert len(calls(kubernetes, "certificate approve keystone-join-w1")) == 1
-    for _ in range(join.ANSWERS - 2):
-        ask(service, pki, token)
-    with pytest.raises(RefusedError, match="5 times"):
-        ask(service, pki, token)
+    for _ in range(join.ANSWERS):
+        assert ask(service, pki, token) == first
+    assert len(calls(kubernetes, "create")) == 1
+    claim = service.service.tokens.claimed(token.id)
+    assert claim is not None
+    assert claim.answers == 1
 
 
 def test_another_machine_is_refused_and_nothing_is_signed(
@@ -359,6 +362,52 @@ def test_a_token_that_is_revoked_meanwhile_signs_nothing(
     assert calls(kubernetes, "create")
     assert not calls(kubernetes, "certificate approve")
     assert tokens.claimed(token.id) is not None, "revoked again, it names the machine"
+
+
+def test_a_run_that_failed_goes_on_with_what_it_was_answered(
+    service: Answering, pki: Path, key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Roles that fail again and again, at a start without a person, use up nothing."""
+    monkeypatch.setattr(join_client, "ANSWER", tmp_path / "answer.json")
+    monkeypatch.setattr(join_client, "DONE", tmp_path / "done")
+    monkeypatch.setattr(join_client, "findings", lambda *_: [])
+    monkeypatch.setattr(join_client, "look", lambda: MACHINE)
+    monkeypatch.setattr(join_client, "place_ca", lambda _: None)
+    monkeypatch.setattr(join_client, "fetch_all", lambda *_: None)
+    done: list[str] = []
+
+    def fails(hostname: str, _roles: object) -> None:
+        done.append(hostname)
+        raise HostError("a role failed")
+
+    monkeypatch.setattr(join_client, "converge", fails)
+    server, token = f"https://{PRIMER}:{service.server_address[1]}", token_of(service, pki)
+    for _ in range(join.ANSWERS + 2):
+        with pytest.raises(HostError, match="a role failed"):
+            join_client.main([server], token, pki / "site-ca.crt")
+    assert len(done) == join.ANSWERS + 2
+    asked: list[str] = []
+    real = join_client.ask
+
+    def noted(*words: Any) -> dict[str, Any]:
+        asked.append(words[3])
+        return real(*words)
+
+    monkeypatch.setattr(join_client, "ask", noted)
+    with pytest.raises(HostError, match="a role failed"):
+        join_client.main([server], token, pki / "site-ca.crt")
+    assert asked == []
+    other = token_of(service, pki)
+    assert join_client.kept(other, "w1") is None
+    assert join_client.kept(token, "w2") is None
+    monkeypatch.setattr(join_client.time, "time", lambda: 4e9)
+    assert join_client.kept(token, "w1") is None
+    monkeypatch.undo()
+    monkeypatch.setattr(join_client, "ANSWER", tmp_path / "answer.json")
+    monkeypatch.setattr(join_identity, "KEY", tmp_path / "another.key")
+    assert join_client.kept(token, "w1") is None
+    monkeypatch.setattr(join_identity, "KEY", key)
+    assert join_client.kept(token, "w1") is not None
 
 
 def test_a_join_that_was_cut_before_it_was_signed_goes_on(
@@ -534,6 +583,20 @@ def test_blobs_resume_and_a_lying_primer_is_left(
     assert not list((tmp_path / "blobs").glob("*.part"))
 
 
+@pytest.mark.parametrize(
+    "digest", ["../../../etc/keystone/x", "a" * 63, "A" * 64, "a" * 64 + "\n", 7]
+)
+def test_what_is_no_digest_names_no_file(
+    digest: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(join_client, "BLOBS", tmp_path / "blobs")
+    monkeypatch.setattr(join_client, "TRY_SECONDS", 0)
+    one = {"sha256": digest, "size": 1, "name": "kubelet"}
+    with pytest.raises(HostError, match="is no SHA-256"):
+        join_client.fetch_all([one], [f"{PRIMER}:1"], ssl.create_default_context())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_cut_download_goes_on_where_it_stopped(
     service: Answering, pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -555,11 +618,16 @@ def test_the_printed_command_gets_the_installer_and_runs_it(
     token, _ = join.new("worker", "c" * 64, now=0, ttl=60)
     words = ["sh"]
     pasted = join_script.command(config, token, digest)
-    root = tmp_path / "root"
+    root, anywhere = tmp_path / "root", tmp_path / "anywhere"
+    anywhere.mkdir()
+    for module in ("hashlib", "ssl", "os"):  # whoever may write where root pastes it
+        (anywhere / f"{module}.py").write_text("raise SystemExit('somebody elses module')")
     installer = "/files/keystone-install"
     files = {"/join": script.read_bytes(), installer: INSTALLER}
     with file_server(pki, files, join_script.FILES_PORT, cut=[installer]) as server:
-        done = run.run(words, data=pasted, env={"KEYSTONE_ROOT": str(root)}, timeout=120)
+        done = run.run(
+            words, data=pasted, env={"KEYSTONE_ROOT": str(root)}, timeout=120, cwd=anywhere
+        )
         assert done.stdout.splitlines()[-7:] == [
             "join", "--server", f"https://{PRIMER}:8444", "--token-file", "-",
             f"on standard input: {token}", "no process shows the token",
@@ -604,6 +672,10 @@ def primer(
     monkeypatch.setattr(join_script, "write", partial(join_script.write, path=tmp_path / "join.py"))
     monkeypatch.setattr(join_script, "JOIN_PORT", service.server_address[1])
     monkeypatch.setattr(join, "DIRECTORY", tmp_path)
+    # The machines of these tests are on loopback, where no site may be.
+    ranges = site_checks.NOT_FOR_MACHINES
+    elsewhere = {network: why for network, why in ranges.items() if why != "loopback"}
+    monkeypatch.setattr(site_checks, "NOT_FOR_MACHINES", elsewhere)
     stick = tmp_path / "stick"
     stick.mkdir()
     return stick
@@ -646,7 +718,7 @@ def test_what_describes_a_machine_goes_with_a_stick(primer: Path, words: tuple[s
 
 def test_the_printed_command_is_as_before(primer: Path) -> None:
     said = create().output
-    assert "python3 -c" in said
+    assert "python3 -I -c" in said
     assert not list(primer.iterdir())
 
 

@@ -357,6 +357,22 @@ def test_keys_are_made_once_and_those_of_dropped_machines_go(tmp_path: Path) -> 
     assert sorted(p.name for p in (tmp_path / "introductions").iterdir()) == [".client", "p7"]
 
 
+def test_keys_that_lay_there_before_the_site_was_begun_are_not_used(tmp_path: Path) -> None:
+    """A prepared stick: whose .client it is would be root on every Primer."""
+    client = tmp_path / "introductions" / stick.CLIENT
+    own = tmp_path / "introductions/p2"
+    for folder, name in ((client, introduction.CLIENT_KEY), (own, introduction.HOST_KEY)):
+        pair = introduction.new_pair("thief")
+        folder.mkdir(parents=True)
+        (folder / name).write_text(pair.private)
+        (folder / f"{name}.pub").write_text(pair.public)
+    stick.save(tmp_path, described(2))
+    for file in (*client.iterdir(), *own.iterdir()):
+        assert "thief" not in file.read_text(), file
+    allowed = (own / introduction.ALLOWED).read_text()
+    assert allowed == (client / f"{introduction.CLIENT_KEY}.pub").read_text()
+
+
 @pytest.mark.parametrize("text", ["a: [", "spec: {primers: [1]}", "x", "", "spec: {primers: [{}]}"])
 def test_a_broken_draft_is_refused_by_name(tmp_path: Path, text: str) -> None:
     (tmp_path / stick.DRAFT).write_text(text)

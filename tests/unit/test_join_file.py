@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from keystone import join, join_file
+from keystone.cli import token as verbs
 from keystone.errors import ConfigurationError, RefusedError
 from keystone.guided import worker as guided
 from keystone.image import identity, installing
 from keystone.image.identity import Card, Hardware
 from keystone.image.write import Plan
-from keystone.site import Machine, Node, Site
+from keystone.site import Machine, Node, Site, Ssh
 
 CASES = Path(__file__).parent.parent / "cases" / "join"
 GOOD = CASES / "good.yaml"
@@ -47,7 +48,7 @@ def entry(number: int, **more: object) -> dict[str, object]:
 
 def test_it_grows_by_a_worker_and_loses_those_whose_token_is_worthless() -> None:
     more = entry(9, name="w2", machine={"serial": "M2"})
-    text = join_file.grown(KNOWN, lambda worker: worker.name == "w2", more, KNOWN.ca)
+    text = join_file.grown(KNOWN, KNOWN, lambda worker: worker.name == "w2", more)
     grown = join_file.parse(text)
     assert [worker.name for worker in grown.workers] == ["", "w3", "w4", "w2"]
     assert grown.workers[-1].machine == Machine("M2")
@@ -65,13 +66,36 @@ def test_it_grows_by_a_worker_and_loses_those_whose_token_is_worthless() -> None
 )
 def test_a_worker_that_does_not_fit_is_named(more: dict[str, object], why: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        join_file.grown(KNOWN, lambda _: False, entry(9, **more), KNOWN.ca)
+        join_file.grown(KNOWN, KNOWN, lambda _: False, entry(9, **more))
     assert any(why in str(mistake) for mistake in caught.value.mistakes)
 
 
 def test_the_file_of_another_site_is_left_alone() -> None:
+    another = replace(KNOWN, ca=KNOWN.ca.replace("MII", "MIJ"))
     with pytest.raises(RefusedError, match="another CA"):
-        join_file.grown(KNOWN, lambda _: False, entry(9), KNOWN.ca.replace("MII", "MIJ"))
+        join_file.grown(another, KNOWN, lambda _: False, entry(9))
+
+
+def test_who_may_log_in_is_not_the_sticks_word() -> None:
+    """A stick that somebody prepared: the site's CA, which is public, and his own key."""
+    networks = replace(KNOWN.networks, gateway=IPv4Address("10.77.0.66"))
+    stick = replace(
+        KNOWN, name="x", networks=networks, ssh=Ssh(("ssh-ed25519 AAAA thief",)), system_floor=9
+    )
+    grown = join_file.parse(join_file.grown(KNOWN, stick, lambda _: False, entry(9)))
+    assert replace(grown, workers=KNOWN.workers) == KNOWN
+    assert grown.workers[:-1] == KNOWN.workers
+
+
+def test_a_token_that_this_primer_never_made_does_not_stay(tmp_path: Path) -> None:
+    file, tokens = tmp_path / "join.yaml", join.Tokens(tmp_path)
+    file.write_text(join_file.text(KNOWN))
+    token, record = join.new("worker", KNOWN.pin, now=int(tokens.now()), ttl=60)
+    new = {"token": str(token), "server": "https://10.77.0.11:8444"}
+    verbs._hand_over(file, KNOWN, new, tokens, record)
+    # p2's may be good: p2 alone knows.
+    left = [worker.primer for worker in join_file.load(file).workers]
+    assert left == ["10.77.0.12", "10.77.0.12", "10.77.0.11"]
 
 
 P1 = Node("p1", IPv4Address("10.77.0.11"), machine=Machine("M1"))

@@ -92,6 +92,8 @@ def test_a_used_token_stays_with_its_key_and_address(
     assert not tokens.owns(asked(token, key=OTHER))
     often = replace(claim, answers=join.ANSWERS)
     assert refused(join.judge_claim, often, asked(token), ADDRESS).status == 403
+    # What it was given already gives nothing away.
+    join.judge_claim(replace(often, certificate="PEM"), asked(token), ADDRESS)
 
 
 def test_a_token_that_was_used_before_the_update_is_used(

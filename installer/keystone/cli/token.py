@@ -129,13 +129,14 @@ def _hand_over(
 
     def dead(worker: Worker) -> bool:
         known = tokens.find(join.Token.parse(worker.token).id)
-        state = _state(known, tokens.claimed(known.id), now) if known else "open"
+        elsewhere = "unknown here" if worker.server == entry["server"] else "open"
+        state = _state(known, tokens.claimed(known.id), now) if known else elsewhere
         if state != "open":
             log.info(f"  left out: {worker.name or 'a worker'}, whose token is {state}")
         return state != "open"
 
     known = join_file.load(file) if file.is_file() else begun
-    text = join_file.grown(known, dead, entry, begun.ca)
+    text = join_file.grown(begun, known, dead, entry)
     tokens.add(record)  # before the file: a token that nobody knows admits nobody
     write_whole(file, text.encode(), 0o600)
     return str(file)

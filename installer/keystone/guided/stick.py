@@ -6,6 +6,7 @@
     join.yaml                    the workers' tokens, and which machine took which
 
 Keys are written before the draft that needs them: what was cut is done again and loses nothing.
+Keys without a draft are made anew: of a first call that was cut, or somebody else knows them.
 """
 
 from __future__ import annotations
@@ -95,8 +96,9 @@ def save(stick: Path, answers: Answers) -> Path:
     folder.mkdir(exist_ok=True)
     require_ours(folder)
     names = {entry["name"] for entry in answers.whole["spec"]["primers"]}
-    client = _kept(folder / CLIENT, CLIENT_KEY, "keystone")
-    own = _kept(folder / answers.name, HOST_KEY, answers.name)
+    begun = any((stick / name).is_file() for name in (DRAFT, medium.SITE))
+    client = _pair(folder / CLIENT, CLIENT_KEY, "keystone", kept=begun)
+    own = _pair(folder / answers.name, HOST_KEY, answers.name, kept=begun)
     _write(folder / answers.name, introduction.host_files(own, client.public))
     for other in folder.iterdir():
         if other.name not in {*names, CLIENT} and other.is_dir() and not other.is_symlink():
@@ -130,10 +132,10 @@ def missing(stick: Path, draft: Document) -> tuple[str, ...]:
     )
 
 
-def _kept(folder: Path, name: str, comment: str) -> Pair:
-    """The key in a folder, made when it is not there."""
+def _pair(folder: Path, name: str, comment: str, *, kept: bool) -> Pair:
+    """The key in a folder, made when it is not there, or not one that we would have kept."""
     private, public = folder / name, folder / f"{name}.pub"
-    if not (private.is_file() and public.is_file()):
+    if not (kept and private.is_file() and public.is_file()):
         pair = introduction.new_pair(comment)
         _write(folder, {name: pair.private, f"{name}.pub": pair.public})
     return Pair(private.read_text(), public.read_text())
