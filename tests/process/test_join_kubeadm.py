@@ -63,7 +63,7 @@ def test_kubeadm_asks_for_the_images_that_the_bundle_carries(program: Path, tmp_
 def test_the_probe_reads_the_versions_that_kubeadm_and_etcd_leave(
     program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nothing = {"root": "", "member": False, "kubernetes": "", "etcd": ""}
+    nothing = {"root": "", "member": False, "kubernetes": "", "etcd": "", "keys": []}
     for name in ("ROOT", "MEMBER", "API_SERVER"):
         monkeypatch.setattr(probe, name, str(tmp_path / name))
     assert probe.standing() == nothing
@@ -80,7 +80,11 @@ def test_the_probe_reads_the_versions_that_kubeadm_and_etcd_leave(
     monkeypatch.setattr(probe, "ETCD", str(etcd))
     (tmp_path / "MEMBER").mkdir()
     (tmp_path / "ROOT").write_text("a certificate")
+    assert probe.standing()["kubernetes"] == "", "an API server that never worked binds nobody"
+    (tmp_path / "DONE").write_text("")
+    monkeypatch.setattr(probe, "DONE", str(tmp_path / "DONE"))
     said = run.run([etcd, "--version"]).stdout.split()
     assert probe.standing() == {
         "root": "a certificate", "member": True, "kubernetes": "v1.37.2", "etcd": said[2],
+        "keys": [""],
     }  # fmt: skip

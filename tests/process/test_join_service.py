@@ -3,6 +3,7 @@ client: the printed command, the script, the installer, the request, the blobs.
 """
 
 import datetime as dt
+import fcntl
 import hashlib
 import http.server
 import ipaddress
@@ -263,7 +264,7 @@ def test_a_worker_is_told_everything_and_may_ask_again(
     assert len(calls(kubernetes, "certificate approve keystone-join-w1")) == 1
     for _ in range(join.ANSWERS):
         assert ask(service, pki, token) == first
-    assert len(calls(kubernetes, "create")) == 1
+    assert len(calls(kubernetes, "create")) == 2, "one request and its node"
     claim = service.service.tokens.claimed(token.id)
     assert claim is not None
     assert claim.answers == 1
@@ -545,13 +546,17 @@ class Files(http.server.BaseHTTPRequestHandler):
 def file_server(
     pki: Path, files: dict[str, bytes], port: int = 0, cut: Sequence[str] = ()
 ) -> Iterator[FileServer]:
-    server = FileServer((PRIMER, port), Files)
-    server.files, server.asked, server.cut = files, [], set(cut)
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    tls.load_cert_chain(pki / "site.crt", pki / "site.key")
-    server.socket = tls.wrap_socket(server.socket, server_side=True)
-    with serving(server):
-        yield server
+    # Tests run side by side, and a port of the product's own is there once.
+    with (Path(tempfile.gettempdir()) / f"keystone-test-port-{port}").open("w") as turn:
+        if port:
+            fcntl.flock(turn, fcntl.LOCK_EX)
+        server = FileServer((PRIMER, port), Files)
+        server.files, server.asked, server.cut = files, [], set(cut)
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(pki / "site.crt", pki / "site.key")
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+        with serving(server):
+            yield server
 
 
 def blob(name: str) -> dict[str, Any]:

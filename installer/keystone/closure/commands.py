@@ -27,7 +27,9 @@ _WORDS = """
     test then time times trap type ulimit umask unalias unset until wait while {  }
 """
 _SHELL = frozenset(_WORDS.split())
-_START = re.compile(r"(?:^|[;|({]|(?<![<>])&|\$\()\s*(?:(?:if|then|else|elif|while|until|do|exec|!)\s+)*"
+# In `>&2` the ampersand begins no command.
+_START = re.compile(r"(?:^|[;|({]|(?<![<>])&|\$\()"
+                    r"\s*(?:(?:if|then|else|elif|while|until|do|exec|!)\s+)*"
                     r"(?:\w+=\S*\s+)*([./\w][\w./+-]*)(?=\s|$|;|\))")  # fmt: skip
 
 
