@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
     from keystone.bundle.model import Manifest
     from keystone.certificate_plan import TrustFacts
+    from keystone.cluster_facts import ClusterFacts
     from keystone.host_facts import HostFacts
+    from keystone.site import Site
 
 TREE = "/var/lib/keystone/pki"
 GIVE_UP = (
@@ -78,6 +80,26 @@ def secrets(trust: TrustFacts, facts: Mapping[str, HostFacts], first: str) -> It
                 "Primer does not have: with another one no secret of the cluster could be read",
                 f"copy {PLACE} of a control plane where it has a key ({name}, say), or the copy "
                 f"that you keep, to {TREE}/{FILE} on the first Primer; {GIVE_UP}",
+            )  # fmt: skip
+
+
+def names(
+    site: Site, cluster: ClusterFacts | None, facts: Mapping[str, HostFacts]
+) -> Iterator[Finding]:
+    """Control planes to be whose names are a node's that they are not: it holds that identity.
+
+    A host that was cut while it joined has its kubeconfig before its node is there.
+    """
+    taken = {node.name for node in cluster.nodes} if cluster else set()
+    for node in site.control_planes:
+        seen = facts.get(node.name)
+        if seen and node.name in taken and kubeadm.KUBELET_CONF not in seen.kubernetes:
+            yield Finding(
+                "refused", node.name,
+                f"a node {node.name} is in the cluster already, and this host is not it: whoever "
+                "joined by that name would share its identity",
+                "give this host another name; or, where that node was this host before it was "
+                f"installed anew: kubectl delete node/{node.name}",
             )  # fmt: skip
 
 

@@ -209,7 +209,7 @@ class Settled:
                 "properties": {**like["properties"], **properties},
             }
         return {**document, "store": {"bundle": self.digest, "complete": True},
-                "memory": 8 << 30, "hostname": host,
+                "memory": 8 << 30, "hostname": host, "kubernetes": [kubeadm.KUBELET_CONF],
                 "networks": [f"198.51.100.{host[1]}/24"]}  # fmt: skip
 
     def _state(self) -> State:
