@@ -88,12 +88,14 @@ def names(
 ) -> Iterator[Finding]:
     """Control planes to be whose names are a node's that they are not: it holds that identity.
 
-    A host that was cut while it joined has its kubeconfig before its node is there.
+    A host that was cut while it joined has a kubeconfig before its node is there, and keeps the
+    administrator's when it begins anew.
     """
+    own = {kubeadm.KUBELET_CONF, kubeadm.ADMIN_CONF}
     taken = {node.name for node in cluster.nodes} if cluster else set()
     for node in site.control_planes:
         seen = facts.get(node.name)
-        if seen and node.name in taken and kubeadm.KUBELET_CONF not in seen.kubernetes:
+        if seen and node.name in taken and not own & set(seen.kubernetes):
             yield Finding(
                 "refused", node.name,
                 f"a node {node.name} is in the cluster already, and this host is not it: whoever "
