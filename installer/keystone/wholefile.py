@@ -35,7 +35,8 @@ def half_made(temporary: Path, final: Path, *, goes_on: bool = False) -> Iterato
         yield
     except BaseException as error:
         too_large = isinstance(error, OSError) and error.errno == errno.EFBIG
-        if isinstance(error, OSError) and error.filename in (None, temporary, str(temporary)):
+        same = (None, temporary, str(temporary), temporary.name)
+        if isinstance(error, OSError) and error.filename in same:
             error.filename = str(final)
         if too_large or not goes_on:
             with suppress(OSError):
@@ -142,6 +143,11 @@ def ours(folder: Path) -> Iterator[int]:
     try:
         _require_ours(folder, os.fstat(handle))
         yield handle
+    except OSError as error:
+        # Calls that take a folder's handle name a file without its folder.
+        if isinstance(error.filename, str) and os.sep not in error.filename:
+            error.filename = str(folder / error.filename)
+        raise
     finally:
         os.close(handle)
 
