@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import secrets
 import ssl
 from contextlib import ExitStack
 from dataclasses import replace
@@ -253,7 +254,8 @@ def test_flannel_says_of_a_node_that_its_network_is_there_and_nothing_else(
     flannel = "Impersonate-User: system:serviceaccount:kube-flannel:flannel"
     label, policy = "node-role.kubernetes.io/control-plane", "keystone-flannel-status"
     until(
-        lambda: policy in status(storage, "p9", labels(**{label: "x"}), flannel),
+        # Another value each time: a label that is there already is no change to refuse.
+        lambda: policy in status(storage, "p9", labels(**{label: secrets.token_hex(4)}), flannel),
         "the policy is in force",
     )
     storage.kubectl("label", "node", "p9", f"{label}-")

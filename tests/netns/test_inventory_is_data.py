@@ -37,14 +37,16 @@ OFFLINE = """#!/bin/sh
 # As systemctl(1) where no systemd runs.
 case $1 in
   is-system-running) echo offline ;;
-  is-enabled) echo disabled ;;
+  is-enabled) shift 2; for unit; do echo disabled; done ;;
 esac
 """
 IN_A_ROOM_OF_ITS_OWN = """
 mount -t tmpfs keystone /var/lib
-mount -t tmpfs keystone /etc/systemd
+mount -t tmpfs keystone /mnt
+mkdir /mnt/upper /mnt/work
+mount -t overlay -o lowerdir=/etc,upperdir=/mnt/upper,workdir=/mnt/work none /etc
 mount -t tmpfs keystone /run
-mkdir -p /var/lib/keystone /etc/systemd/system
+mkdir -p /var/lib/keystone /etc/systemd/system /etc/nginx/conf.d
 "$@"
 cat /var/lib/keystone/join/config.json
 """

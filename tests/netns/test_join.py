@@ -9,7 +9,6 @@ import hashlib
 import json
 import re
 import secrets
-import shlex
 import shutil
 import sys
 import tempfile
@@ -340,7 +339,9 @@ def close(joining: Joining) -> list[str]:
     """What the role addons does to a site; what kubectl said."""
     script = (ROOT / "roles/addons/templates/apply.sh.j2").read_text().replace("\\\n", " ")
     closed = [
-        shlex.split(line)[2:] for line in script.splitlines() if "delete --ignore-not-found" in line
+        line[line.index("delete ") :].split()
+        for line in script.splitlines()
+        if "delete --ignore-not-found" in line
     ]
     assert len(closed) == 2
     return [joining.cluster.kubectl(*words).stdout for words in closed]
