@@ -7,7 +7,6 @@ the operator's sight. The raw log is kept; a failure names it.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import importlib.util
 import json
 import os
@@ -25,7 +24,7 @@ from keystone import log, run
 from keystone.errors import ConfigurationError, HostError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
 LOG_DIR = Path("/var/log/keystone")
 HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
@@ -59,13 +58,9 @@ def role_digest(role: str) -> str:
     return digest.hexdigest()
 
 
-def inputs(role: str, variables: Mapping[str, object], *, ignore: Sequence[str] = ()) -> str:
-    """Names all that a role converges: its code and its variables, less the ones in `ignore`.
-
-    One-time secrets are ignored: a new one changes nothing on the host.
-    """
-    kept = {key: value for key, value in variables.items() if key not in ignore}
-    text = json.dumps([role_digest(role), kept], sort_keys=True, default=str)
+def inputs(role: str, variables: Mapping[str, object]) -> str:
+    """Names all that a role converges: its code and its variables."""
+    text = json.dumps([role_digest(role), dict(variables)], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -128,9 +123,8 @@ def converge_here(
     """
     variables: dict[str, object] = {"keystone_roles": list(roles)}
     for role, values in roles.items():
-        ignore = getattr(importlib.import_module(f"keystone.inventory.{role}"), "VOLATILE", ())
         variables.update(values)
-        variables[f"{role}_inputs"] = inputs(role, values, ignore=ignore)
+        variables[f"{role}_inputs"] = inputs(role, values)
     here = HostVars(run.Host(name=hostname, address="127.0.0.1", local=True), variables)
     converge(playbook, {hostname: here}, title=title, logs=logs)
 
@@ -147,7 +141,7 @@ def converge(
     logs.mkdir(parents=True, exist_ok=True)
     raw_log = logs / f"{time.strftime('%Y%m%dT%H%M%S')}-{playbook}.log"
     with tempfile.TemporaryDirectory(prefix="keystone-run-") as scratch:
-        # Role variables may hold one-time secrets: the file is ours alone and goes with the run.
+        # What is in it is nobody else's business: the file is ours alone and goes with the run.
         source = Path(scratch) / "inventory.json"
         source.write_text(json.dumps(inventory(hosts)))
         argv = [

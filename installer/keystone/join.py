@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 DIRECTORY = Path("/var/lib/keystone/join")
 ROLES = ("worker",)
-ANSWERS = 5
-"""How many certificates the owner of a token is given; to be told of one again costs nothing."""
 _TOKEN = re.compile(r"ks1\.([0-9a-f]{12})\.([0-9a-f]{40})\.([0-9a-f]{64})")
 _ID = re.compile(r"[0-9a-f]{12}")
 _RECORD_LIMIT = 64 * 1024
@@ -83,14 +81,13 @@ class Claim:
     """The machine that a token belongs to since it was presented.
 
     key: SHA-256 of its public key, hex; "" in a claim of an older installer, which nobody has.
-    time: seconds since 1970. answers: certificates that it was given. certificate, authority: PEM.
+    time: seconds since 1970. certificate, authority: PEM, once it was signed.
     """
 
     hostname: str
     time: int
     key: str = ""
     address: str = ""
-    answers: int = 0
     certificate: str = ""
     authority: str = ""
 
@@ -175,8 +172,6 @@ def judge_claim(claim: Claim | None, request: Request, address: IPv4Address) -> 
     asked = request.csr.key, request.hostname, str(address)
     if (claim.key, claim.hostname, claim.address) != asked:
         raise Refusal(403, f"token was already used, by {claim.hostname}")
-    if claim.answers >= ANSWERS and not claim.certificate:
-        raise Refusal(403, f"token was used {ANSWERS} times by this machine; make a new one")
 
 
 def judge_place(site: Site, request: Request, address: IPv4Address) -> None:
@@ -277,12 +272,12 @@ class Tokens:
         found = _read(file := self._claims / f"{token_id}.json")
         if found:
             return _claim(file, found)
-        # Of an installer before this one, for a week: only root may read whose it was.
+        # Of an installer before this one: only root may read whose it was.
         before = self._records / f"{token_id}.claim"
         if not before.exists():
             return None
-        owner = _read(before) if os.access(before, os.R_OK) else None
-        return Claim(str((owner or {}).get("hostname", "a machine")), 0)
+        owner = (_read(before) if os.access(before, os.R_OK) else None) or {}
+        return Claim(str(owner.get("hostname", "a machine")), int(_seconds(before, owner)))
 
     def owns(self, request: Request) -> bool:
         """Whether any token's owner is this very machine: same key, same name."""
@@ -357,7 +352,7 @@ def _seconds(path: Path, found: Mapping[str, Any] | None) -> float:
 
 def _claim(path: Path, found: Mapping[str, Any]) -> Claim:
     """What the service wrote, each field of its type: root believes no more of it than that."""
-    kinds = {"hostname": str, "time": int, "key": str, "address": str, "answers": int,
+    kinds = {"hostname": str, "time": int, "key": str, "address": str,
              "certificate": str, "authority": str}  # fmt: skip
     right = all(name in kinds and type(value) is kinds[name] for name, value in found.items())
     if not right or not {"hostname", "time"} <= found.keys():
@@ -368,11 +363,3 @@ def _claim(path: Path, found: Mapping[str, Any]) -> Claim:
 
 def _write(path: Path, value: object, mode: int) -> None:
     write_whole(path, json.dumps(value).encode(), mode)
-
-
-def _sync(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

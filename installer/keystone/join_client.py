@@ -136,6 +136,12 @@ def main(servers: Sequence[str], token: join.Token, ca_file: Path, *, trial: boo
     if DONE.exists() and ANSWER.exists():
         log.info(f"{machine.hostname} has joined already; looking whether all is as it should be")
         answer = json.loads(ANSWER.read_text())
+        if "identity" not in answer:
+            raise RefusedError(
+                f"{machine.hostname} was joined by an older installer, whose answer this one "
+                "cannot use",
+                hint="it stays the node that it is; to have it as new ones are, install it anew",
+            )
     else:
         answer = kept(token, machine.hostname) or _asked(servers, context, token, machine.hostname)
         if answer.get("trial", False) is not trial:
@@ -165,7 +171,8 @@ def kept(token: join.Token, hostname: str) -> dict[str, Any] | None:
     """What an earlier run with this token was answered, while its certificate is good here.
 
     A run that failed after the answer goes on with it: nothing is asked of a Primer again. None
-    where there is none, or it is another token's, name's or key's, or its certificate has ended.
+    where there is none, or it is another token's, name's or key's, for an address that this machine
+    has not, or its certificate has ended.
     """
     try:
         answer: dict[str, Any] = json.loads(ANSWER.read_text())
@@ -175,6 +182,8 @@ def kept(token: join.Token, hostname: str) -> dict[str, Any] | None:
         )
         found = certificates.load_certificate(pem.encode(), str(ANSWER))
         mine = answer["token"] == token.id
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as here:
+            here.bind((answer["address"], 0))  # OSError: it is another machine's now, or nobody's
     except (OSError, ValueError, KeyError, TypeError, KeystoneError):
         return None
     now = time.time()

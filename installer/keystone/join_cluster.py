@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from keystone import join_identity, log, run
 from keystone.certificate_plan import JOIN_USER
-from keystone.errors import HostError, KeystoneError
+from keystone.errors import HostError, KeystoneError, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -56,10 +56,8 @@ class Here:
             raise HostError(error.message) from error
 
 
-class TakenError(KeystoneError):
+class TakenError(RefusedError):
     """A node of that name is there, or was revoked. The text is for the machine's owner."""
-
-    exit_code = 7
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ def request_name(node: str) -> str:
 
 
 def read(listed: Mapping[str, Any], request: KeyRequest, users: Sequence[str]) -> Seen:
-    """From `kubectl get node/.. csr/.. configmap/.. -o json`. users: whose requests are ours."""
+    """From a List of what there is of node, request, ConfigMap. users: whose requests are ours."""
     found = {(item["kind"], item["metadata"]["name"]): item for item in listed.get("items", [])}
     revoked = found.get(("ConfigMap", REVOKED), {}).get("data") or {}
     csr = found.get(("CertificateSigningRequest", request_name(request.name)))

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from keystone.inventory import Context
 
 PATH = Path("/var/lib/keystone/join/config.json")
+SOCKET = Path("/run/keystone-join/socket")
+"""Where the service listens, and nginx asks."""
 KINDS = ("binary", "image", "installer")
 
 

@@ -35,6 +35,7 @@ KUBELET_CONF = Path("/etc/kubernetes/kubelet.conf")
 KUBELET_PKI = Path("/var/lib/kubelet/pki")
 CURRENT = "kubelet-client-current.pem"
 JOINED = "kubelet-client-joined.pem"
+_NAME_LENGTH = 253
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
@@ -58,12 +59,17 @@ class Identity:
     authority: str
 
 
+def is_name(name: str) -> bool:
+    """Whether a node can be called that at all (RFC 1123, lower case)."""
+    return len(name) <= _NAME_LENGTH and all(map(_LABEL.fullmatch, name.split(".")))
+
+
 def name_problem(name: str) -> str:
     """What is wrong with the name of a node (RFC 1123, lower case); nothing when it is good.
 
     A worker's as a Primer's: `site_checks.unusable` says what no machine of a site can be called.
     """
-    if not all(map(_LABEL.fullmatch, name.split("."))):
+    if not is_name(name):
         return f"hostname {name[:80]!r} is not valid (RFC 1123: a-z, 0-9, - and .)"
     if wrong := site_checks.unusable(name):
         return f"hostname: {wrong[:200]}: `hostnamectl set-hostname NAME`"

@@ -76,6 +76,7 @@ class Service:
             "blobs": blobs(self.config, roles),
             "primers": list(join.addresses(self.config.site)),
             "trial": self.config.site.trial,
+            "address": str(where),
             "identity": {"certificate": claim.certificate, "authority": claim.authority},
         }
 
@@ -90,16 +91,13 @@ class Service:
         known = self.tokens.claimed(request.token.id)
         join.judge_claim(known, request, address)
         if known is None or not known.certificate:
-            given = known.answers if known else 0
-            known = self._identified(request, address, now, given)
+            known = self._identified(request, address, now)
             self.tokens.claim(request.token.id, known)
         return known
 
-    def _identified(
-        self, request: join.Request, address: IPv4Address, now: int, given: int
-    ) -> join.Claim:
-        """The claim with a new certificate. given: how many there were before, of that token."""
-        claim = join.Claim(request.hostname, now, request.csr.key, str(address), given)
+    def _identified(self, request: join.Request, address: IPv4Address, now: int) -> join.Claim:
+        """The claim with its certificate."""
+        claim = join.Claim(request.hostname, now, request.csr.key, str(address))
         try:
             self.cluster.reserve(request.csr, again=self.tokens.owns(request))
             self.tokens.claim(request.token.id, claim)
@@ -107,12 +105,7 @@ class Service:
             identity = self.cluster.sign(request.csr)
         except join_cluster.TakenError as error:
             raise join.Refusal(409, error.message) from error
-        return replace(
-            claim,
-            answers=given + 1,
-            certificate=identity.certificate,
-            authority=identity.authority,
-        )
+        return replace(claim, certificate=identity.certificate, authority=identity.authority)
 
     def failed(self, address: str) -> bool:
         """Count one refusal. Whether that address had too many."""
@@ -185,8 +178,12 @@ class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
             self._room.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 socketserver's
-        """A connection that broke is a line of the journal, not a traceback."""
-        log.debug(f"a connection of nginx broke: {sys.exception()}")
+        """What was not answered is a line of the journal (a full disk, say), not a traceback."""
+        error = sys.exception()
+        if isinstance(error, ConnectionError | TimeoutError):
+            log.debug(f"a connection of nginx broke: {error}")
+        else:
+            log.error(f"a request was not answered: {error!r}")
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

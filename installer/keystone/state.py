@@ -41,8 +41,7 @@ class State:
             if role == "trust"  # a renewed certificate is a changed input
             else module.variables(context)
         )
-        ignore = getattr(module, "VOLATILE", ())
-        return {**values, f"{role}_inputs": ansible.inputs(role, values, ignore=ignore)}
+        return {**values, f"{role}_inputs": ansible.inputs(role, values)}
 
     def converged(self, node: Node, role: str) -> bool:
         """The role was applied to the host as it is now, and nothing has drifted since."""

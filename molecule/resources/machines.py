@@ -179,8 +179,7 @@ def told_to(
         told["trust"] |= {"trust_digest": digest, "trust_source": source}
     values: dict[str, object] = {}
     for role, variables in told.items():
-        ignore = getattr(module(role), "VOLATILE", ())
-        values |= variables | {f"{role}_inputs": ansible.inputs(role, variables, ignore=ignore)}
+        values |= variables | {f"{role}_inputs": ansible.inputs(role, variables)}
     return values
 
 

@@ -81,7 +81,7 @@ def large():
         try:
             print("large", one.recv(100)[:12], flush=True)
         except OSError as error:
-            print("large 400 or cut:", error, flush=True)
+            print("large cut:", error, flush=True)
 
 threads = [threading.Thread(target=large) for _ in range(60)]
 [thread.start() for thread in threads]
@@ -391,7 +391,7 @@ cmp "$5" /etc/kubernetes/pki/ca.crt && cmp "$2" /etc/kubernetes/kubelet.conf
 
 def test_kubeadm_joins_with_that_identity_and_needs_no_token(joining: Joining) -> None:
     config = joining.config("w1", joining.ask("w1", joining.token(), name="kubeadm-w1"))
-    assert close(joining) is not None
+    close(joining)
     here = Context(
         joining.site, Node("kubeadm-w1", IPv4Address(WORKERS["w1"])), Manifest("x", 1, ())
     )
@@ -438,7 +438,7 @@ def test_a_used_token_is_worth_nothing_to_others(joining: Joining) -> None:
     assert "already used, by w2" in joining.post("w3", stolen, *forged)
     other = {**stolen, "csr": join_identity.made("w2", joining.folder / "thief.key")}
     assert "already used, by w2" in joining.post("w2", other)
-    for _ in range(join.ANSWERS):  # who owns it is told the same again, and given nothing more
+    for _ in range(5):  # who owns it is told the same again, and given nothing more
         assert joining.ask("w2", token)["identity"] == first["identity"]
 
 
@@ -577,8 +577,9 @@ def test_an_attacker_without_a_token_keeps_nobody_out(joining: Joining) -> None:
         assert attack.poll() is None
     assert memory(joining.server) - before < 64 * 1024
     large = [line for line in said.read_text().splitlines() if line.startswith("large")]
-    assert large
-    assert all("400" in line for line in large)
+    assert len(large) == 60
+    assert all("400" in line or "cut" in line for line in large)
+    assert any("HTTP/1.1 400" in line for line in large)
 
 
 def test_bad_requests_make_no_honest_worker_wait(joining: Joining) -> None:

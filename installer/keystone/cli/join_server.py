@@ -9,7 +9,6 @@ import click
 
 from keystone import join, join_cluster, join_config, join_server
 
-SOCKET = Path("/run/keystone-join/socket")
 KUBECONFIG = Path("/var/lib/keystone/join/kubeconfig")
 
 
@@ -17,7 +16,7 @@ KUBECONFIG = Path("/var/lib/keystone/join/kubeconfig")
 @click.option("--config", type=click.Path(path_type=Path), default=join_config.PATH)
 @click.option("--kubeconfig", type=click.Path(path_type=Path), default=KUBECONFIG)
 @click.option("--authority", default=join_cluster.AUTHORITY)
-@click.option("--socket", type=click.Path(path_type=Path), default=SOCKET)
+@click.option("--socket", type=click.Path(path_type=Path), default=join_config.SOCKET)
 def group(config: Path, kubeconfig: Path, authority: str, socket: Path) -> None:
     """Answer joining workers until ended."""
     tokens = join.Tokens(config.parent)

@@ -211,11 +211,11 @@ def revoke(token_id: str, *, yes: bool) -> None:
 def _require_worker(name: str) -> None:
     """The service wrote the name, root acts on it. Raises RefusedError for a Primer's, or none."""
     primers = [node.name for node in join_config.load().site.primers]
-    problem = join_identity.name_problem(name)
-    if problem or name in primers:
+    known = join_identity.is_name(name)  # an older site admitted names that this one refuses
+    if not known or name in primers:
         raise RefusedError(
             f"the token is revoked, and who used it is not known: {name[:80]!r} is what the join "
-            f"service wrote down, and that is {'a Primer' if not problem else 'no name of a node'}",
+            f"service wrote down, and that is {'a Primer' if known else 'no name of a node'}",
             hint="look at `kubectl get nodes` for one that you do not know; somebody may have "
             "changed /var/lib/keystone/join/claims: look at that Primer",
         )

@@ -22,7 +22,7 @@ def variables(context: Context) -> dict[str, object]:
         "join_kubeconfig": kubeconfig(),
         "join_command": "/usr/local/bin/keystone-install",
         "join_installer": str(context.bundle.of_kind("installer")[0].digest),
-        "join_socket": "/run/keystone-join/socket",
+        "join_socket": str(join_config.SOCKET),
         "join_port": join_script.JOIN_PORT,
         "join_certificate": "/etc/keystone/pki/site.crt",
         "join_key": "/etc/keystone/pki/site.key",
