@@ -54,7 +54,7 @@ bench: $(VENV)/.installed ## Ratios beside peers and limits in one table; BENCH=
 	$(BIN)/python tests/bench/bench.py $(BENCH)
 
 test-lab: tools $(VENV)/.installed ## Containers: the whole way, three Primers and two workers, cut in each phase
-	$(BIN)/python -m pytest -v -rs --durations=15 $(addprefix tests/lab/,test_containers.py test_lab.py test_site.py) $(TESTS)
+	$(BIN)/python -m pytest -v -rs --durations=15 $(addprefix tests/lab/,test_containers.py test_lab.py test_host_keys.py test_site.py) $(TESTS)
 
 test-machines: tools $(VENV)/.installed ## Virtual machines: ZFS on NVMe with a power cut, the ISO to a login
 	$(BIN)/python -m pytest -v -rs --durations=15 tests/lab/test_machines.py $(TESTS)

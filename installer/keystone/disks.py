@@ -7,13 +7,13 @@ themselves are asked for signatures (wipefs(8), blkid(8)): udev's memory may be 
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyudev
 
+from keystone import probe
 from keystone.facts import DiskFacts, PoolLabel
 from keystone.host_facts import TABLES
 from keystone.run import CommandError, run
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
 COLUMNS = "NAME,PATH,TYPE,SERIAL,MODEL,SIZE,LOG-SEC,PHY-SEC,TRAN,RM,RO,PTTYPE,MOUNTPOINTS"
 NOT_DISKS = ("loop", "ram", "zram", "zd", "sr", "fd", "nbd")
-SAMPLE = 4096
-"""Bytes that are read at each end: wipefs(8) takes what it cannot read for nothing found."""
+BY_ID = "/dev/disk/by-id/"
 
 
 def observe() -> tuple[DiskFacts, ...]:
@@ -42,19 +41,13 @@ def _look(entry: Mapping[str, Any]) -> DiskFacts:
     by_id: list[str] = []
     try:
         by_id = links(entry["path"])
-        require_readable(entry["path"], int(entry["size"]))
+        if why := probe.unreadable(entry["path"], int(entry["size"])):
+            return replace(parse(entry, by_id, {}, None), unreadable=why)
         signatures = {node: _signatures(node) for node in nodes}
         return parse(entry, by_id, signatures, next(filter(None, map(_label, nodes)), None))
     except (CommandError, OSError, pyudev.DeviceNotFoundError) as error:
         why = getattr(error, "strerror", None) or " ".join(str(error).split())
         return replace(parse(entry, by_id, {}, None), unreadable=why)
-
-
-def require_readable(path: str, size: int) -> None:
-    """Read both ends of a disk of so many bytes. Raises OSError."""
-    with Path(path).open("rb", buffering=0) as disk:
-        for offset in (0, max(size - SAMPLE, 0)):
-            os.pread(disk.fileno(), SAMPLE, offset)
 
 
 def whole_disks(listed: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -118,7 +111,7 @@ def parse(
 def links(path: str) -> list[str]:
     """The links in /dev/disk/by-id that udev has made to a whole disk."""
     device = pyudev.Devices.from_device_file(pyudev.Context(), path)
-    names = [link for link in device.device_links if link.startswith("/dev/disk/by-id/")]
+    names = [link for link in device.device_links if link.startswith(BY_ID)]
     # Of two disks that claim one name, one has it.
     return [link for link in names if Path(link).resolve() == Path(path).resolve()]
 

@@ -145,7 +145,6 @@ def parse(name: str, seen: Mapping[str, Any], asked: tuple[float, float]) -> Hos
         clock_error=half,
         uptime=float(seen["uptime"]),
         swaps=tuple(seen["swaps"]),
-        addresses=tuple(network.partition("/")[0] for network in seen["networks"]),
         networks=tuple(seen["networks"]),
         ports=MappingProxyType({int(port): str(who) for port, who in seen["ports"].items()}),
         clocks=tuple(seen["clocks"]),
@@ -157,7 +156,7 @@ def parse(name: str, seen: Mapping[str, Any], asked: tuple[float, float]) -> Hos
         store=StoreFacts(seen["store"].get("bundle"), seen["store"].get("complete") is True),
         kubernetes=tuple(seen["kubernetes"]),
         intent=_intent(seen["intent"]),
-        standing=_standing(seen.get("standing", {})),
+        standing=_standing(seen["standing"]),
     )
 
 
@@ -210,7 +209,7 @@ def _disk(seen: Mapping[str, Any]) -> DiskFacts:
         mounted=tuple(dict.fromkeys(mounted)),
         holders=tuple(seen["holders"]),
         zpool_label=_pool_label([s for _, s in found], int(seen["hostid"])),
-        unreadable=str(seen.get("unreadable", "")),
+        unreadable=str(seen["unreadable"]),
     )
 
 

@@ -71,6 +71,11 @@ class DiskFacts:
     unreadable: str = ""
 
     @property
+    def may_carry_the_system(self) -> bool:
+        """It is built in. Memory that is soldered on (eMMC) is, and is no disk for a pool."""
+        return not self.portable or (self.transport == "mmc" and not self.removable)
+
+    @property
     def portable(self) -> bool:
         """A stick, a card: nothing that a site is built on. A disk in a hot-swap bay is none."""
         carried = self.removable and self.transport not in BUILT_IN
@@ -225,7 +230,6 @@ class HostFacts:
     clock_error: float
     uptime: float
     swaps: tuple[str, ...] = ()
-    addresses: tuple[str, ...] = ()
     ports: Mapping[int, str] = field(default_factory=lambda: MappingProxyType({}))
     clocks: tuple[str, ...] = ()
     zfs_module: str = ""
@@ -244,6 +248,11 @@ class HostFacts:
     settings: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     networks: tuple[str, ...] = ()
     silent_name_servers: tuple[str, ...] = ()
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Those of `networks`, without their masks."""
+        return tuple(network.partition("/")[0] for network in self.networks)
 
     @property
     def container(self) -> bool:

@@ -289,9 +289,11 @@ def _disk(look: Look, disk: DiskFacts) -> Iterator[Finding]:
     if disk.portable:
         yield look.failed(f"{name} is removable", "name a built-in disk")
     if disk.unreadable:
-        yield look.failed(f"{name} cannot be read: {disk.unreadable}", "replace it")
+        yield look.failed(f"{name} cannot be read: {disk.unreadable}",
+                          "replace it" if look.facts.root else "log in as root")  # fmt: skip
         return
-    yield from _sectors(look, disk, name)
+    if look.facts.pool(look.site.storage.pool) is None:  # of one that is there nothing can change
+        yield from _sectors(look, disk, name)
     if not disk.by_id:
         yield look.failed(
             f"{name} has no link in /dev/disk/by-id", "look: udevadm info " + disk.path
@@ -310,13 +312,14 @@ def _sectors(look: Look, disk: DiskFacts, name: str) -> Iterator[Finding]:
     if storage.too_small(ashift, disk):
         yield look.failed(
             f"{name} has sectors of {disk.logical_sector} bytes, ashift {ashift} smaller ones",
-            "set spec.storage.ashift to 12",
+            f"set spec.storage.ashift to {storage.fitting_ashift(disk.logical_sector)}",
         )
     elif 1 << ashift < disk.physical_sector:
         yield look.warning(
             f"{name} writes {disk.physical_sector} bytes at once; with ashift {ashift} each write "
             "of fewer is a read and a write",
-            "set spec.storage.ashift to 12; it cannot be changed later",
+            f"set spec.storage.ashift to {storage.fitting_ashift(disk.physical_sector)}; it cannot "
+            "be changed later",
         )
 
 

@@ -63,6 +63,7 @@ API_SERVER = "/etc/kubernetes/manifests/kube-apiserver.yaml"
 SECRETS, DONE = "/etc/kubernetes/pki/encryption.yaml", "/etc/kubernetes/keystone/done"
 """What the roles trust, etcd and control_plane leave."""
 RESOLV_CONF, NAME_SERVER_PORT, NAME_SERVER_SECONDS = "/etc/resolv.conf", 53, 3.0
+there = os.path.exists  # False too where we may not look: before Python 3.12 Path.exists raises
 LARGE = 1 << 20
 """Above this a file is hashed only if it changed after its marker was written (or with deep)."""
 
@@ -331,10 +332,9 @@ def silent_name_servers() -> list[str]:
     question = b"KS\1\0\0\1\0\0\0\0\0\0" + name.encode() + b"\0\0\1\0\1"
     asked = {}
     for server in re.findall(r"^nameserver\s+(\S+)", text_of(RESOLV_CONF), re.MULTILINE):
-        link = socket.socket(
-            socket.AF_INET6 if ":" in server else socket.AF_INET, socket.SOCK_DGRAM
-        )
+        family = socket.AF_INET6 if ":" in server else socket.AF_INET
         try:
+            link = socket.socket(family, socket.SOCK_DGRAM)
             link.connect((server, NAME_SERVER_PORT))
             link.send(question)
         except OSError:
@@ -361,7 +361,7 @@ def intent() -> Any:  # noqa: ANN401 the note as it is
 
 def keys(manifest: str) -> list[str]:
     """SHA-256 of each key of secrets in etcd; [""] where there was one: empty file, or flag."""
-    told = Path(SECRETS).exists() or "encryption-provider-config=" in manifest
+    told = there(SECRETS) or "encryption-provider-config=" in manifest
     found = re.findall(r"""\bsecret["']?: *["']?([A-Za-z0-9+/=]+)""", text_of(SECRETS))
     return [hashlib.sha256(key.encode()).hexdigest() for key in found] or [""] * told
 
@@ -371,13 +371,13 @@ def standing() -> dict[str, Any]:
 
     A member that was counts, whether etcd runs or not; an API server's manifest when it was done.
     """
-    member = Path(MEMBER).exists()
+    member = there(MEMBER)
     image = re.search(r"kube-apiserver:(v[0-9][\w.+-]*)", manifest := text_of(API_SERVER))
     etcd = re.search(r"etcd Version: (\S+)", output([ETCD, "--version"]) if member else "")
     return {
         "root": text_of(ROOT),
         "member": member,
-        "kubernetes": image.group(1) if image and Path(DONE).exists() else "",
+        "kubernetes": image.group(1) if image and there(DONE) else "",
         "etcd": etcd.group(1) if etcd else "",
         "keys": keys(manifest),
     }
@@ -430,7 +430,7 @@ def main() -> None:
         "trial": Path(TRIAL).exists(),
         "intent": intent(),
         "standing": standing(),
-        "kubernetes": [path for path in CLUSTER if Path(path).exists()],
+        "kubernetes": [path for path in CLUSTER if there(path)],
         "clock": time.time(),
     }
     sys.stdout.write(json.dumps(seen) + "\n")

@@ -94,7 +94,8 @@ def apart(nodes: IPv4Network, choices: Sequence[str]) -> str:
 def _about(disk: DiskFacts, *, serial: bool = False) -> str:
     """For a comment: one line, whatever the hardware says of itself."""
     first = f"{disk.serial or 'no serial'}: " if serial else ""
-    state = "cannot be read" if disk.unreadable else "blank" if disk.blank else "not blank"
+    unread = f"cannot be read: {disk.unreadable}" if disk.unreadable else ""
+    state = unread or ("blank" if disk.blank else "not blank")
     model = disk.model or "no model"
     text = f"{first}{disk.path}, {log.size(disk.size)}, {model}, {state}"
     return re.sub(r"[^ -~]", "?", text)

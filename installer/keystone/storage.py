@@ -291,13 +291,17 @@ def _obtain(
         for disk in disks
         if (why := found_on(disk) or ("is read-only" if disk.read_only else ""))
     ]
-    unread = [disk.serial for disk in disks if disk.unreadable]
-    raise RefusedError(
-        "\n".join(problems),
-        hint=f"replace {', '.join(unread)}, or name other disks"
-        if unread
-        else "Keystone uses blank disks only. If nothing on it is needed, empty it yourself, "
-        f"then re-run: {'; '.join(emptied(disk) for disk in disks if found_on(disk))}",
+    raise RefusedError("\n".join(problems), hint=way_out(disks))
+
+
+def way_out(disks: Sequence[DiskFacts]) -> str:
+    """What somebody can do about disks of which one at least is not taken."""
+    bad = [disk.serial for disk in disks if disk.unreadable or disk.read_only]
+    if bad:
+        return f"replace {', '.join(bad)} or remove its write protection, or name other disks"
+    return (
+        "Keystone uses blank disks only. If nothing on it is needed, empty it yourself, "
+        f"then re-run: {'; '.join(emptied(disk) for disk in disks if found_on(disk))}"
     )
 
 
@@ -307,8 +311,14 @@ def require_sectors(ashift: int, disks: Sequence[DiskFacts]) -> None:
         shown = ", ".join(f"disk {d.serial} of {d.logical_sector} bytes" for d in small)
         raise RefusedError(
             f"ashift {ashift} makes sectors of {1 << ashift} bytes, smaller than those of {shown}",
-            hint="set ashift: 12 (spec.storage in the site file)",
+            hint=f"set ashift: {fitting_ashift(max(disk.logical_sector for disk in small))} "
+            "(spec.storage in the site file)",
         )
+
+
+def fitting_ashift(sector: int) -> int:
+    """The least that a new pool on sectors of so many bytes should have."""
+    return max(12, (sector - 1).bit_length())
 
 
 def too_small(ashift: int, disk: DiskFacts) -> bool:

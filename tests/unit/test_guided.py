@@ -201,7 +201,7 @@ def test_the_same_machine_again_replaces_what_was_said_of_it() -> None:
 
 def test_only_blank_disks_are_offered_and_the_others_say_why() -> None:
     disks = (
-        disk("USB", transport="usb"), disk("RO", read_only=True),
+        disk("USB", transport="usb"), disk("RO", read_only=True), disk("EMMC", transport="mmc"),
         disk("OLD", partition_table="gpt"), disk("", 40), disk("TINY", 1), disk("GOOD"),
         disk("A", removable=True, transport="sata"), disk("B"),
     )  # fmt: skip
@@ -217,6 +217,8 @@ def test_only_blank_disks_are_offered_and_the_others_say_why() -> None:
         "TINY: sm",
     ):
         assert why in text
+    assert "EMMC" not in text, "soldered memory may carry the system"
+    assert "EMMC" not in [one.serial for one in drafts.usable(disks)], "and no pool"
 
 
 def test_disks_of_one_serial_number_and_those_that_fail_are_not_offered() -> None:

@@ -111,7 +111,7 @@ def three(**changes: Any) -> dict[str, facts.HostFacts]:
             name=f"p{number}",
             hostname=f"p{number}",
             machine_id=f"{number:032x}",
-            addresses=(f"10.77.0.1{number}",),
+            networks=(f"10.77.0.1{number}/24",),
             disks=disks,
         )
     seen["p3"] = replace(seen["p3"], **changes)

@@ -204,11 +204,12 @@ def test_a_disk_of_another_pool_is_refused_even_when_its_labels_were_wiped() -> 
         storage.plan(SPEC, Facts(BLANK, (other,)))
 
 
-@pytest.mark.parametrize(("ashift", "sector"), [(9, 4096), (12, 16384)])
-def test_sectors_larger_than_the_pools_are_refused(ashift: int, sector: int) -> None:
+@pytest.mark.parametrize(("ashift", "sector", "better"), [(9, 4096, 12), (12, 16384, 14)])
+def test_sectors_larger_than_the_pools_are_refused(ashift: int, sector: int, better: int) -> None:
     large = (BLANK[0], replace(BLANK[1], logical_sector=sector, physical_sector=sector))
-    with pytest.raises(RefusedError, match=f"ashift {ashift} .*KEY1B of {sector} bytes"):
+    with pytest.raises(RefusedError, match=f"ashift {ashift} .*KEY1B of {sector} bytes") as error:
         storage.plan(replace(SPEC, ashift=ashift), Facts(large))
+    assert error.value.hint.startswith(f"set ashift: {better} ")
 
 
 def test_sectors_of_512_bytes_on_a_disk_of_4096_are_the_pools_affair() -> None:

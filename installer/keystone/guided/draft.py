@@ -254,14 +254,17 @@ def usable(disks: Sequence[DiskFacts]) -> tuple[DiskFacts, ...]:
     return tuple(disk for disk in disks if not unusable(disk) and disk.serial not in same)
 
 
-def unusable(disk: DiskFacts, least: int = 0, begun: frozenset[str] = frozenset()) -> str:
+def unusable(
+    disk: DiskFacts, least: int = 0, begun: frozenset[str] = frozenset(), *, system: bool = False
+) -> str:
     """Why a disk is not offered; "" when it is. least: the bytes that it must have.
 
-    begun: serial numbers of those on which a write of ours was begun; half a table there is ours.
+    system: for the system, not for a pool. begun: serial numbers of those on which a write of ours
+    was begun; half a table there is ours.
     """
     if not disk.serial:
         return "no serial number"
-    if disk.portable:
+    if not (disk.may_carry_the_system if system else not disk.portable):
         return "removable"
     if disk.read_only:
         return "read-only"

@@ -82,6 +82,6 @@ def _why(seen: Seen, disk: DiskFacts) -> str:
     """Why the system cannot be on this disk; "" when it can."""
     if disk.serial and disk.serial in twins(seen.disks):
         return "another disk has the same serial number"
-    return drafts.unusable(disk, drafts.SYSTEM_LEAST, seen.begun) or writing.not_started(
-        disk, uefi=seen.uefi
-    )
+    return drafts.unusable(
+        disk, drafts.SYSTEM_LEAST, seen.begun, system=True
+    ) or writing.not_started(disk, uefi=seen.uefi)

@@ -57,7 +57,7 @@ def hardware(disks: Iterable[DiskFacts]) -> Hardware:
     if serial.lower() in UNKNOWN:
         serial = ""
     macs = [(card / "address").read_text().strip().lower() for card in _cards()]
-    built_in = [disk for disk in disks if not disk.portable]
+    built_in = [disk for disk in disks if disk.may_carry_the_system]
     serials = [disk.serial for disk in built_in if disk.serial]
     return Hardware(serial, tuple(macs), tuple(serials))
 

@@ -131,8 +131,7 @@ def plan(now: Running, disks: Sequence[DiskFacts], serial: str, slot: str, *, be
     if why:
         raise RefusedError(
             f"disk {disk.serial} ({disk.path}): {why}",
-            hint="Keystone uses blank disks only. If nothing on it is needed, empty it yourself, "
-            f"then re-run: {storage.emptied(disk)}",
+            hint=storage.way_out([disk]),
         )
     if disk.size < layout.SMALLEST_MIB * layout.MIB:
         raise RefusedError(
