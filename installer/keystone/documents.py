@@ -22,7 +22,7 @@ from jsonschema.exceptions import ValidationError
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from keystone.errors import ConfigurationError, Mistake
-from keystone.explain import Mistakes, Position, dotted, explain
+from keystone.mistakes import Mistakes, Position, dotted, explain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -11,7 +11,7 @@ import click
 from keystone.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from keystone.site import Trust
+    from keystone.site.model import Trust
 
 LEAST = 12
 """Characters. Scrypt makes each guess dear; below this a guesser with many machines wins."""

@@ -9,7 +9,7 @@ Called by the playbooks beside it:
     machines.py down             ends and removes them
 
 KEYSTONE_KIND says what the machines are: container (the default) or virtual. Variables come from
-keystone.inventory, as in an installation: scenarios have no contract of their own. They are
+keystone.ansible.roles, as in an installation: scenarios have no contract of their own. They are
 written to <ephemeral directory>/vars/<machine>.json.
 """
 
@@ -23,28 +23,33 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keystone import ansible, bundle, join_cluster, log, pki, site
-from keystone.actions import INSTALLER, SEED, PushInstaller, World
-from keystone.deployment import deployment_digest
-from keystone.inventory import Context
-from keystone.inventory.endpoint import SITE_CA
-from keystone.inventory.trust import PKI_DIRECTORY
-from keystone.join_config import Config
-from keystone.join_server import WORKER_ROLES, worker_roles
+from keystone import log
+from keystone.ansible import playbook
+from keystone.ansible.roles import Context
+from keystone.ansible.roles.endpoint import SITE_CA
+from keystone.ansible.roles.trust import PKI_DIRECTORY
+from keystone.bundle.read.bundle import open_verified
+from keystone.install.actions import INSTALLER, SEED, PushInstaller, World
+from keystone.join import cluster
+from keystone.join.config import Config
+from keystone.join.server import WORKER_ROLES, worker_roles
 from keystone.lab.carry import carry
 from keystone.lab.demo import site_document
 from keystone.lab.machine import RUN
 from keystone.lab.machines import Lab
+from keystone.pki import tree as pki
+from keystone.pki.host_files import deployment_digest
 from keystone.run import run
+from keystone.site import model as site
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import ModuleType
 
-    from keystone.bundle import Bundle
+    from keystone.bundle.read.bundle import Bundle
+    from keystone.install.state import State
     from keystone.lab.machine import Machine
-    from keystone.site import Site
-    from keystone.state import State
+    from keystone.site.model import Site
 
 NAME = "molecule"
 PASSPHRASE = "the lab's own passphrase, not a secret"
@@ -68,7 +73,7 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     "control_plane": ("time", "containerd", "endpoint", "etcd"),
     "addons": ("control_plane",),
 }
-"""What a role finds on its Primer, in the order of keystone.phases."""
+"""What a role finds on its Primer, in the order of keystone.install.phases."""
 BESIDE = {"packages": ("mirror",), "node": ("mirror", "addons")}
 """The roles of workers: what a Primer beside the worker has to be before."""
 
@@ -131,7 +136,7 @@ def lay(scenario: str, names: list[str]) -> None:
     lab = Lab(NAME)
     made = carry(Lab().folder)  # the demo's own, so that it is made once
     scratch("carried.json").write_text(json.dumps(asdict(made), default=str))
-    opened = bundle.open_verified(
+    opened = open_verified(
         made.bundle, fingerprint=made.fingerprint, confirm=lambda _: False
     )
     wanted = written_site(lab, [name for name in names if is_primer(name)])
@@ -148,7 +153,7 @@ def lay(scenario: str, names: list[str]) -> None:
             "molecule_beside": beside,
         }
         values |= told_to(wanted, opened, machine, roles, directory)
-        write(machine.name, {name: ansible.as_data(value) for name, value in values.items()})
+        write(machine.name, {name: playbook.as_data(value) for name, value in values.items()})
         push(opened, machine)
         if not is_primer(machine.name):
             place_ca(machine, directory)
@@ -179,13 +184,13 @@ def told_to(
         told["trust"] |= {"trust_digest": digest, "trust_source": source}
     values: dict[str, object] = {}
     for role, variables in told.items():
-        values |= variables | {f"{role}_inputs": ansible.inputs(role, variables)}
+        values |= variables | {f"{role}_inputs": playbook.inputs(role, variables)}
     return values
 
 
 def module(role: str) -> ModuleType:
     """The role's inventory function lives there."""
-    return importlib.import_module(f"keystone.inventory.{role}")
+    return importlib.import_module(f"keystone.ansible.roles.{role}")
 
 
 def push(opened: Bundle, machine: Machine) -> None:
@@ -221,7 +226,7 @@ def store(machine: Machine) -> None:
 
 def identity(machine: Machine) -> None:
     """Let the machine join: what the join service would answer with."""
-    join_cluster.give(machine.host(), machine.name, Lab(NAME).machine("p1").host(), INSTALLER)
+    cluster.give(machine.host(), machine.name, Lab(NAME).machine("p1").host(), INSTALLER)
 
 
 def write(name: str, values: Mapping[str, object]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from measure import at_most, best, timed
 
-from keystone.bundle import opened
+from keystone.bundle.read import bundle
 
 sys.path.append(str(Path(__file__).parents[1] / "process"))
 
@@ -45,7 +45,7 @@ def rows(folder: Path, *, large: bool) -> Iterator[Row]:
 
 
 def _read(packager: Packager, directory: Path) -> None:
-    opened.open_verified(packager.path, fingerprint=packager.fingerprint, directory=directory)
+    bundle.open_verified(packager.path, fingerprint=packager.fingerprint, directory=directory)
 
 
 def _converged(site: Settled) -> None:

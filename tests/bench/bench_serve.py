@@ -24,10 +24,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from keystone import log, run
-from keystone.bundle import keys, manifest, media, tar
+from keystone.bundle import manifest, media
+from keystone.bundle.formats import tar
 from keystone.bundle.model import Digest, Item, Manifest
-from keystone.bundle.reader import Target
+from keystone.bundle.read.stream import Target
 from keystone.lab import upstream
+from keystone.packager.keys import keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

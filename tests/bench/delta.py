@@ -13,10 +13,10 @@ from measure import LIMIT, MIB, Row, at_most, keystone, memory
 from receiver import IMAGES, LAYERS, Receiver, accept
 from workload import CREATED
 
-from keystone.bundle import keys
-from keystone.bundle import lock as locks
-from keystone.bundle.lock import Lock, LockedBlob
 from keystone.bundle.model import Digest, Item
+from keystone.packager import lock as locks
+from keystone.packager.keys import keys
+from keystone.packager.lock import Lock, LockedBlob
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -25,10 +25,11 @@ from typing import TYPE_CHECKING
 import yaml
 from measure import MIB, Row
 
-from keystone.bundle import cache, lock
-from keystone.bundle.sources import Sources
-from keystone.image import root
+from keystone.image import squashfs
 from keystone.image.rootfs import Materials
+from keystone.packager import lock
+from keystone.packager.sources import cache
+from keystone.packager.sources.upstream import Sources
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -49,7 +50,7 @@ CONFIG = (
     "--cache-packages", "true", "--cache-stages", "bootstrap", "--binary-image", "iso-hybrid",
     "--bootloaders", "grub-pc grub-efi", "--uefi-secure-boot", "disable",
     "--chroot-filesystem", "squashfs", "--chroot-squashfs-compression-type", "zstd",
-    "--chroot-squashfs-compression-level", str(root.LEVEL),
+    "--chroot-squashfs-compression-level", str(squashfs.LEVEL),
     "--debian-installer", "none", "--memtest", "none", "--win32-loader", "false",
     "--firmware-chroot", "false", "--firmware-binary", "false", "--linux-flavours", "amd64",
     "--checksums", "none", "--zsync", "false",

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING
 
 from workload import CREATED, MIB, OCI
 
-from keystone.bundle import keys, media, writer
-from keystone.bundle import lock as locks
-from keystone.bundle.lock import Lock, LockedBlob
+from keystone.bundle import media
 from keystone.bundle.model import Digest, Item
-from keystone.bundle.sources import Sources
-from keystone.bundle.supply import Supply
+from keystone.packager import lock as locks
+from keystone.packager import writer
+from keystone.packager.keys import keys
+from keystone.packager.lock import Lock, LockedBlob
+from keystone.packager.sources.upstream import Sources
+from keystone.packager.supply import Supply
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import workload
 from measure import MIB, at_least, at_most, best, keystone, rate, run, timed
 
-from keystone.bundle import opened, store, trust
+from keystone.bundle.read import bundle as opened
+from keystone.bundle.trust import verify as trust
+from keystone.store import store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

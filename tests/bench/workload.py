@@ -17,14 +17,16 @@ from unittest import mock
 
 from measure import MIB
 
-from keystone.bundle import keys, lock, media, writer
+from keystone.bundle import media
 from keystone.bundle.model import Digest, Item
-from keystone.bundle.sbom import describe
-from keystone.bundle.sources import Sources
 from keystone.lab import mirror
 from keystone.lab.catalogue import Image
 from keystone.lab.images import Blob, Built
 from keystone.lab.upstream import Upstream
+from keystone.packager import lock, writer
+from keystone.packager.keys import keys
+from keystone.packager.sbom import describe
+from keystone.packager.sources.upstream import Sources
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

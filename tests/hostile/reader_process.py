@@ -62,7 +62,7 @@ class Failing(io.RawIOBase):
 @contextmanager
 def clock(moment: str) -> Iterator[None]:
     """Let the trust module see another time."""
-    from keystone.bundle import trust
+    from keystone.bundle.trust import verify as trust
 
     if not moment:
         yield
@@ -95,9 +95,9 @@ def attempt(work: Callable[[], object]) -> Answer:
 
 
 def verify(task: Answer) -> Answer:
-    from keystone.bundle import opened
+    from keystone.bundle.read import bundle
 
-    path, read_head = Path(task["path"]), opened.read_head
+    path, read_head = Path(task["path"]), bundle.read_head
 
     def swapped(*words: Any) -> Any:
         head = read_head(*words)
@@ -112,21 +112,22 @@ def verify(task: Answer) -> Answer:
         return preadv(handle, buffers, offset)
 
     if task["special"] == "swap":
-        opened.read_head = swapped
+        bundle.read_head = swapped
     if task["special"] == "error":
         os.preadv = failing
     try:
         with clock(task["clock"]):
-            return attempt(lambda: opened.open_verified(
+            return attempt(lambda: bundle.open_verified(
                 path, fingerprint=task["pin"], directory=Path(task["trust"]), deltas=True,
             ))  # fmt: skip
     finally:
-        opened.read_head, os.preadv = read_head, preadv
+        bundle.read_head, os.preadv = read_head, preadv
 
 
 def ingest(task: Answer) -> Answer:
-    from keystone.bundle import store, trust
-    from keystone.bundle.medium import open_medium
+    from keystone.bundle.read.held_file import open_medium
+    from keystone.bundle.trust import verify as trust
+    from keystone.store import store
 
     path, second = Path(task["path"]), Path(task["other"])
 
@@ -155,7 +156,7 @@ def sha256(path: Path) -> str:
 
 def require_nothing_kept(target: Path, task: Answer) -> None:
     """After a refusal: no bundle, and no blob that is not what it is called."""
-    from keystone.bundle import store
+    from keystone.store import store
 
     for name, digest in task["kept"].items():
         # What the store had of another bundle is as it was.
@@ -169,20 +170,22 @@ def require_nothing_kept(target: Path, task: Answer) -> None:
 
 def have(task: Answer) -> Answer:
     """A have-list, as `bundle create --have` reads it."""
-    from keystone.bundle import have as haves
+    from keystone.bundle.delta import have_list as haves
 
     return attempt(lambda: haves.read(Path(task["path"]), task["key"]))
 
 
 def verify_parts(task: Answer) -> Answer:
-    from keystone.bundle import parts_gather, parts_verify, trust
+    from keystone.bundle.parts import gather
+    from keystone.bundle.parts import verify as parts_verify
+    from keystone.bundle.trust import verify as trust
     from keystone.errors import DamagedBundleError
 
     def work() -> None:
         pin = trust.host_pin(Path(task["trust"]), fingerprint=task["pin"])
-        report = parts_verify.verify(parts_gather.gather([Path(task["path"])], strict=True), pin)
+        report = parts_verify.verify(gather.gather([Path(task["path"])], strict=True), pin)
         if report.damaged:
-            # As cli/bundle_parts.py says it.
+            # As cli/bundle/parts.py says it.
             raise DamagedBundleError("damaged", hint="copy again", code="KSB-08")
 
     return attempt(work)
@@ -190,16 +193,18 @@ def verify_parts(task: Answer) -> Answer:
 
 def join(task: Answer) -> Answer:
     """Join, and when that goes well verify the result: only both together let anything in."""
-    from keystone.bundle import opened, parts_gather, parts_join
+    from keystone.bundle.parts import gather
+    from keystone.bundle.parts import join as parts_join
+    from keystone.bundle.read import bundle
 
     out, path = Path(task["out"]), Path(task["path"])
-    answer = attempt(lambda: parts_join.join_to_file(parts_gather.gather([path]), out))
+    answer = attempt(lambda: parts_join.join_to_file(gather.gather([path]), out))
     if answer["is"] != "accepted":
         assert not out.exists(), "something half-made has a final name"
         return answer
     if sha256(out) == task["want"]:
         return {"is": "whole"}
-    return attempt(lambda: opened.open_verified(
+    return attempt(lambda: bundle.open_verified(
         out, fingerprint=task["pin"], directory=Path(task["trust"]), deltas=True))  # fmt: skip
 
 
@@ -222,10 +227,10 @@ def main() -> None:
     import tuf.api.metadata
     import tuf.ngclient._internal.trusted_metadata_set
 
-    import keystone.bundle.have
-    import keystone.bundle.opened
-    import keystone.bundle.parts_verify
-    import keystone.bundle.store
+    import keystone.bundle.delta.have_list
+    import keystone.bundle.parts.verify
+    import keystone.bundle.read.bundle
+    import keystone.store.store
 
     del keystone, tuf
     for line in sys.stdin:

@@ -13,12 +13,12 @@ import pytest
 from tests.netns import nginx
 from tests.netns.conftest import render
 
-from keystone import site
+from keystone.ansible.roles import Context, mirror
+from keystone.appliance import netboot
 from keystone.bundle.model import Manifest
-from keystone.image import serve
-from keystone.inventory import Context, mirror
 from keystone.lab import qemu
 from keystone.run import run, spawned
+from keystone.site import model as site
 
 from .bench import KEYSTONE, ROOT, free_port, written
 
@@ -93,11 +93,11 @@ def test_network_boot_makes_a_blank_machine_a_primer(
     served, port = bench.folder / "boot", free_port()
     served.mkdir()
     with build("pxe").open("rb") as source:
-        serve.unpack(source, "pxe", served)
+        netboot.unpack(source, "pxe", served)
     site_file = bench.folder / "site.yaml"
     site_file.write_text(bench.site() + "  networkBoot: true\n")
     wanted = site.load(site_file)
-    serve.add_site(site_file.read_bytes(), served)
+    netboot.add_site(site_file.read_bytes(), served)
     rendered = render("mirror", "keystone.conf.j2", {
         **mirror.variables(Context(wanted, wanted.primers[0], Manifest("none", 1, ()))),
         "mirror_boot_port": f"127.0.0.1:{port}", "mirror_boot_dir": str(served),

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from keystone.facts import DiskFacts
-from keystone.image import layout, mark, write
-from keystone.image.root import System
+from keystone.appliance import write, write_mark
+from keystone.hosts.observe import DiskFacts
+from keystone.image import disk_layout
+from keystone.image.squashfs import System
 from keystone.run import run
 
 from .bench import written
@@ -70,8 +71,8 @@ def is_whole(image: Path, system: System, folder: Path) -> None:
     write.verify(System(slot, system.tree, system.digest), slot)
     run(["fsck.vfat", "-n", cut["keystone-esp"]])
     listed = run(["mdir", "-b", "-/", "-i", cut["keystone-esp"], "::"]).stdout
-    assert f"::/{layout.uki_name(1)}" in listed
-    assert f"::/{layout.REMOVABLE}" in listed
+    assert f"::/{disk_layout.uki_name(1)}" in listed
+    assert f"::/{disk_layout.REMOVABLE}" in listed
     run(["e2fsck", "-fn", cut["keystone-state"]])
     for target in cut.values():
         target.unlink()
@@ -135,7 +136,7 @@ def recorded(bench: Bench, iso: Path, stick: Path, disks: list[Disk]) -> Log:
 def judged(image: Path, now: write.Running, folder: Path) -> Kind:
     """What the medium would do with such a disk: never refuse it, nor trust half a write."""
     facts, slot = looked_at(image)
-    begun = mark.is_on(str(image), "SYS1")
+    begun = write_mark.is_on(str(image), "SYS1")
     plan = write.plan(now, [facts], "SYS1", slot, begun=begun)
     print(plan.describe())
     if plan.held:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from keystone.bundle import cache
+from keystone.packager.sources import cache
 from keystone.run import CommandError, run
 
 from .bench import KEYSTONE, ROOT

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from keystone import join, join_file, join_script
+from keystone.join import join_yaml, script, tokens
 from keystone.run import Host, run
 
 from .bench import NETWORK, free_port
@@ -59,12 +59,12 @@ def authority() -> str:
 def invitation(bench: Bench, *about: str) -> str:
     """The text of a join.yaml; about: lines that describe the machine."""
     ca = authority()
-    token, _ = join.new("worker", join_script.pin(ca), now=0, ttl=3600)
+    token, _ = tokens.new("worker", script.pin(ca), now=0, ttl=3600)
     text = JOIN.format(
         ca=ca.strip().replace("\n", "\n    "), key=bench.public, token=token,
         about="\n      ".join(about),
     )  # fmt: skip
-    assert join_file.parse(text).name == "plant"
+    assert join_yaml.parse(text).name == "plant"
     return text
 
 
@@ -84,7 +84,7 @@ def is_a_worker_that_waits(bench: Bench, machine: Machine, port: int) -> Host:
     assert host.run(["cat", "/run/keystone/from"]).stdout.strip() == "disk"
     listed = host.run(["stat", "-c", "%a", "/etc/keystone/join.yaml"]).stdout.strip()
     assert listed == "600"
-    kept = join_file.parse(host.run(["cat", "/etc/keystone/join.yaml"]).stdout)
+    kept = join_yaml.parse(host.run(["cat", "/etc/keystone/join.yaml"]).stdout)
     assert [worker.name for worker in kept.workers] == ["w1"]
     unit = host.run(["systemctl", "show", "-P", "ActiveState", "keystone-continue"]).stdout.strip()
     assert unit == "activating"
@@ -150,7 +150,7 @@ def test_a_person_makes_a_machine_a_worker_with_dhcp(
         machine.type(ENTER)
         machine.ended()
     machine.cd, machine.usb, machine.extra = None, (), ()
-    (noted,) = join_file.parse(run(["mtype", "-i", stick, "::join.yaml"]).stdout).workers
+    (noted,) = join_yaml.parse(run(["mtype", "-i", stick, "::join.yaml"]).stdout).workers
     assert noted.machine is not None
     assert (noted.name, noted.machine.serial, noted.system_disk) == ("w1", "M1", "SYS1")
     with machine:

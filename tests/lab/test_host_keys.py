@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from keystone import ansible, host_keys, reach, run
+from keystone import host_keys, run
+from keystone.ansible import playbook
+from keystone.install import reach
 from keystone.lab import network
 
 if TYPE_CHECKING:
@@ -112,12 +114,12 @@ def test_ansible_speaks_to_the_known_only(lab: Lab, tmp_path: Path) -> None:
             "p1", "10.77.0.11", key_file=str(lab.key), known_hosts=str(known),
             options=("-o", "ControlPath=none"),
         )  # fmt: skip
-        told = ansible.inventory({"p1": ansible.HostVars(host)})
+        told = playbook.inventory({"p1": playbook.HostVars(host)})
         (tmp_path / "inventory.json").write_text(json.dumps(told))
         done = run.run(
             [*network.prefix(lab.settings), sys.executable, "-m", "ansible", "adhoc", "p1",
              "-i", tmp_path / "inventory.json", "-m", "ansible.builtin.raw", "-a", "true"],
-            env={"ANSIBLE_CONFIG": str(ansible.data_root() / "playbooks/ansible.cfg"),
+            env={"ANSIBLE_CONFIG": str(playbook.data_root() / "playbooks/ansible.cfg"),
                  "HOME": str(tmp_path)}, check=False,
         )  # fmt: skip
         assert done.returncode == code, done.stdout + done.stderr

@@ -18,12 +18,12 @@ import pytest
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from keystone import pki
+from keystone.ansible.roles import Context
 from keystone.bundle.model import Digest, Item, Manifest
-from keystone.deployment import deployment_file
-from keystone.inventory import Context
+from keystone.pki import tree as pki
+from keystone.pki.host_files import deployment_file
 from keystone.run import Result, run
-from keystone.site import Networks, Node, Site
+from keystone.site.model import Networks, Node, Site
 
 from . import carried as bundles
 

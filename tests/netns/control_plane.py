@@ -13,10 +13,11 @@ from typing import IO, TYPE_CHECKING
 
 import yaml
 
-from keystone import kubeadm, pki
+from keystone.ansible.roles import Context, addons, control_plane
 from keystone.bundle.model import Digest, Item, Manifest
-from keystone.deployment import deployment_file
-from keystone.inventory import Context, addons, control_plane
+from keystone.cluster import kubeadm
+from keystone.pki import tree as pki
+from keystone.pki.host_files import deployment_file
 from keystone.run import Host, Result, run, spawned
 
 from .conftest import Lan, Placed, until

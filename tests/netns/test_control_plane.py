@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, cast
 import pytest
 import yaml
 
-from keystone import actions, encryption, phases, pki
-from keystone.inventory import addons, endpoint
-from keystone.kubeadm import POOL_LABEL
+from keystone.ansible.roles import addons, endpoint
+from keystone.cluster.kubeadm import POOL_LABEL
+from keystone.install import actions, phases
+from keystone.install.state import State
+from keystone.pki import encryption
+from keystone.pki import tree as pki
 from keystone.run import run, spawned
-from keystone.state import State
 
 from . import control_plane, haproxy
 from .conftest import NODES, Lan, Placed, render, until
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-    from keystone.bundle import Bundle
+    from keystone.bundle.read.bundle import Bundle
 
     from .control_plane import ControlPlane
 

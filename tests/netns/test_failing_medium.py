@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from keystone import cli
-from keystone.bundle import keys, writer
-from keystone.bundle.disk import FAT_LARGEST, require_room
-from keystone.bundle.lock import Lock, LockedBlob, dump
 from keystone.bundle.model import Digest, Item
-from keystone.bundle.sources import Sources
 from keystone.errors import HostError
+from keystone.files import FAT_LARGEST, require_room
+from keystone.packager import writer
+from keystone.packager.keys import keys
+from keystone.packager.lock import Lock, LockedBlob, dump
+from keystone.packager.sources.upstream import Sources
 from keystone.wholefile import write_whole
 
 if TYPE_CHECKING:
@@ -236,7 +237,7 @@ def test_a_file_that_fat_cannot_hold_is_refused_before_the_first_byte(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     require_room(tmp_path / "x", FAT_LARGEST // 4)
-    monkeypatch.setattr("keystone.bundle.disk._file_system", lambda _: "vfat")
+    monkeypatch.setattr("keystone.files._file_system", lambda _: "vfat")
     with pytest.raises(HostError, match="FAT takes at most 4 GiB") as error:
         require_room(tmp_path / "x", FAT_LARGEST + 1)
     assert "bundle split" in error.value.hint

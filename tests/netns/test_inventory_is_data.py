@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.unit import test_contracts as contracts
 
-from keystone import ansible, run
+from keystone import run
+from keystone.ansible import playbook
+from keystone.ansible.roles import Context
 from keystone.bundle.model import Digest, Item, Manifest
 from keystone.errors import ConfigurationError
-from keystone.inventory import Context
-from keystone.join_config import Config
-from keystone.join_server import WORKER_ROLES, worker_roles
-from keystone.site import Ssh
+from keystone.join.config import Config
+from keystone.join.server import WORKER_ROLES, worker_roles
+from keystone.site.model import Ssh
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -111,7 +112,7 @@ def everything(context: Context, ran: Path) -> dict[str, object]:
     """All variables of all roles on a Primer, and what a worker is answered (in other names)."""
     found: dict[str, object] = {}
     for role in contracts.ROLES:
-        found |= importlib.import_module(f"keystone.inventory.{role}").variables(context)
+        found |= importlib.import_module(f"keystone.ansible.roles.{role}").variables(context)
     config = Config(context.site, context.bundle, context.host)
     name = f"w1{words(ran, 'worker')}"
     answer = worker_roles(config, name, context.host.address, WORKER_ROLES)
@@ -151,9 +152,9 @@ def test_every_text_arrives_as_it_is_and_nothing_runs(tmp_path: Path) -> None:
     ran = tmp_path / "ran"
     ran.mkdir()
     told = everything(hostile_context(ran), ran)
-    host = ansible.HostVars(run.Host("p1", "127.0.0.1", local=True), told)
+    host = playbook.HostVars(run.Host("p1", "127.0.0.1", local=True), told)
 
-    done = played(tmp_path, told, ansible.inventory({"p1": host}))
+    done = played(tmp_path, told, playbook.inventory({"p1": host}))
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert list(ran.iterdir()) == []
@@ -180,18 +181,18 @@ def test_a_template_of_ours_does_run(tmp_path: Path) -> None:
 def test_a_host_name_that_ansible_would_expand_is_refused(name: str) -> None:
     host = run.Host(name, "127.0.0.1", local=True)
     with pytest.raises(ConfigurationError, match="not a host name"):
-        ansible.inventory({name: ansible.HostVars(host)})
+        playbook.inventory({name: playbook.HostVars(host)})
 
 
 def test_a_key_that_ansible_would_obey_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="__ansible_vault"):
-        ansible.as_data({"files": [{"__ansible_vault": "x"}]})
+        playbook.as_data({"files": [{"__ansible_vault": "x"}]})
 
 
 def test_the_role_join_writes_honest_braces_as_they_are(tmp_path: Path) -> None:
     """The real role by the real way, in mounts of its own: what the join service will read."""
     context = hostile_context(tmp_path)
-    told = importlib.import_module("keystone.inventory.join").variables(context)
+    told = importlib.import_module("keystone.ansible.roles.join").variables(context)
     systemctl = tmp_path / "bin" / "systemctl"
     systemctl.parent.mkdir()
     systemctl.write_text(OFFLINE)

@@ -22,20 +22,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cryptography import x509
 
-from keystone import (
-    join,
-    join_cluster,
-    join_config,
-    join_identity,
-    join_script,
-    join_server,
-    kubeadm,
-)
+from keystone.ansible.roles import Context, addons
+from keystone.ansible.roles import join as join_inventory
 from keystone.bundle.model import Digest, Item, Manifest
-from keystone.inventory import Context, addons
-from keystone.inventory import join as join_inventory
+from keystone.cluster import kubeadm
+from keystone.join import cluster as join_cluster
+from keystone.join import config as join_config
+from keystone.join import identity as join_identity
+from keystone.join import script as join_script
+from keystone.join import server as join_server
+from keystone.join import tokens as join
 from keystone.run import Result, run, spawned
-from keystone.site import Networks, Node, Site
+from keystone.site.model import Networks, Node, Site
 
 from . import nginx as programs
 from .cluster import SERVER, Cluster, cluster

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from keystone.image import pxe, serve
-from keystone.inventory import mirror
+from keystone.ansible.roles import mirror
+from keystone.appliance import netboot
+from keystone.image import pxe
 from keystone.run import Result, run, spawned
 
 from . import nginx as programs
@@ -222,8 +223,8 @@ def test_plain_http_has_nothing_but_that(served: Served, path: str) -> None:
 def test_a_primer_knows_its_address_by_its_certificate(
     pki_site: Placed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serve, "CERTIFICATE", pki_site.at("p1", mirror.CERTIFICATE))
-    assert serve.address() == NODES["p1"]
+    monkeypatch.setattr(netboot, "CERTIFICATE", pki_site.at("p1", mirror.CERTIFICATE))
+    assert netboot.address() == NODES["p1"]
 
 
 def test_without_being_asked_for_there_is_no_plain_http(pki_site: Placed) -> None:

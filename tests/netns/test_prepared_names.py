@@ -15,12 +15,12 @@ import pytest
 from tests.process.test_bundle_parts import Courier
 from tests.unit.test_image_introduction import SITE
 
-from keystone import run, turns, wholefile
-from keystone.bundle.disk import write_file
+from keystone import lockfile, run, wholefile
+from keystone.appliance.guided import stick
 from keystone.errors import RefusedError
-from keystone.guided import stick
-from keystone.image import introduction
-from keystone.plan import Journal
+from keystone.files import write_file
+from keystone.install.engine import Journal
+from keystone.site import introduction
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,7 +96,7 @@ def test_a_folder_that_is_not_ours_is_refused(tmp_path: Path, form: str) -> None
         lambda: write_file(folder / "a", b"x"),
         lambda: wholefile.new(folder / "a"),
         lambda: Journal(folder / "a").write(event="x"),
-        lambda: turns.only_one(folder / "a", "x").__enter__(),
+        lambda: lockfile.only_one(folder / "a", "x").__enter__(),
     ):
         with pytest.raises(RefusedError) as caught:
             write()

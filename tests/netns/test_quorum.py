@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from keystone.etcd import parse_status
-from keystone.inventory import etcd
+from keystone.ansible.roles import etcd
+from keystone.cluster.etcd import parse_status
 from keystone.run import Result, spawned
 
 from .conftest import NODES, Lan, Placed, context, render, until

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from keystone.inventory import registry
+from keystone.ansible.roles import registry
 from keystone.run import Result, spawned
 
 from .conftest import NODES, Lan, Placed, context, render, until

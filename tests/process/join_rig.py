@@ -12,7 +12,7 @@ import ssl
 import sys
 from pathlib import Path
 
-from keystone.join_server import ADDRESS_HEADER
+from keystone.join.server import ADDRESS_HEADER
 
 KUBECTL = """\
 #!{python}

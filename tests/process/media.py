@@ -11,8 +11,8 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from keystone.image import layout, pxe, release
-from keystone.image.boot import PARTS
+from keystone.image import disk_layout, pxe, release
+from keystone.image.uki import PARTS
 from keystone.run import run
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Builder:
             (tree / "boot" / part).write_bytes(part.encode() + system)
         (tree / "boot/cmdline").write_text(line)
         (tree / "boot" / release.SUMS).write_text(release.of(tree / "boot"))
-        uki = place / "efi" / layout.REMOVABLE
+        uki = place / "efi" / disk_layout.REMOVABLE
         uki.parent.mkdir(parents=True)
         (tree / "boot" / release.UKI).rename(uki)
         run(["tar", "-cf", tree / "boot/efi.img", "-C", place / "efi", "."])

@@ -16,9 +16,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from keystone.bundle import cosign, media
+from keystone.bundle import media
 from keystone.lab import upstream
 from keystone.lab.mirror import _free_port as free_port
+from keystone.packager.sources import cosign
 from keystone.run import spawned
 
 if TYPE_CHECKING:

@@ -18,15 +18,22 @@ from typing import Any
 
 import yaml
 
-from keystone import facts, kubeadm, phases, pki, plan, site
-from keystone.actions import Converge
-from keystone.bundle import keys, store, trust, writer
-from keystone.bundle.held import open_held
-from keystone.bundle.lock import Lock, LockedBlob
 from keystone.bundle.model import Digest, Item
-from keystone.bundle.sources import Sources
-from keystone.state import State
-from keystone.storage_spec import DATASETS
+from keystone.bundle.trust import verify
+from keystone.cluster import kubeadm
+from keystone.hosts import observe
+from keystone.install import engine, phases
+from keystone.install.actions import Converge
+from keystone.install.state import State
+from keystone.packager import writer
+from keystone.packager.keys import keys
+from keystone.packager.lock import Lock, LockedBlob
+from keystone.packager.sources.upstream import Sources
+from keystone.pki import tree as pki
+from keystone.site import model as site
+from keystone.storage.spec import DATASETS
+from keystone.store import store
+from keystone.store.held import open_held
 
 ROOT = Path(__file__).parents[2]
 CAPTURE = ROOT / "tests" / "cases" / "facts" / "debian13-converged.json"
@@ -185,10 +192,10 @@ class Settled:
 
     def _ingest(self) -> None:
         where = self.lib / "keystone"
-        pin = trust.host_pin(where / "trust", fingerprint=self.packager.fingerprint)
+        pin = verify.host_pin(where / "trust", fingerprint=self.packager.fingerprint)
         with self.medium.open("rb") as stream:
             done, verified = store.ingest(stream, where / "store", pin)
-        trust.remember(verified, where / "trust")
+        verify.remember(verified, where / "trust")
         store.mark(where / "store", done.digest, complete=True)
         found = open_held(self.medium, where / "store", directory=where / "trust")
         assert found is not None
@@ -222,14 +229,14 @@ class Settled:
             trust=pki.observe(self.site, self.lib / "keystone/pki"),
         )
 
-    def _parsed(self, host: str, roles: dict[str, Any]) -> facts.HostFacts:
-        return facts.parse(host, {**self._captured(host), "roles": roles}, (0, 0))
+    def _parsed(self, host: str, roles: dict[str, Any]) -> observe.HostFacts:
+        return observe.parse(host, {**self._captured(host), "roles": roles}, (0, 0))
 
     def _markers(self, host: str) -> dict[str, Any]:
         """Of each role that some phase would converge on this host."""
         made = {"installer": {"inputs": self.state.installer_digest, "drift": []}}
         node = next(node for node in self.site.primers if node.name == host)
-        for planned in plan.make_plan(phases.PHASES, self.state).phases:
+        for planned in engine.make_plan(phases.PHASES, self.state).phases:
             for action in planned.actions:
                 if isinstance(action, Converge) and host in action.hosts:
                     for role in action.roles:

@@ -15,11 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from keystone.bundle import lock as locks
-from keystone.bundle import open_held, open_verified, over_store
-from keystone.bundle.lock import Lock, LockedBlob
+from keystone.bundle.delta.over_store import over_store
 from keystone.bundle.model import Digest, Item
+from keystone.bundle.read.bundle import open_verified
 from keystone.errors import DamagedBundleError, UntrustedBundleError
+from keystone.packager import lock as locks
+from keystone.packager.lock import Lock, LockedBlob
+from keystone.store.held import open_held
 
 CREATED = datetime(2026, 11, 20, 12, tzinfo=UTC)
 LIMIT = 64 << 10

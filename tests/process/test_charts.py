@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from keystone.bundle import definition
 from keystone.lab import upstream
+from keystone.packager import definition
 from keystone.run import spawned
 
 if TYPE_CHECKING:

@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING
 import pytest
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from keystone import kubeadm
-from keystone.ansible import data_root
+from keystone.ansible.playbook import data_root
+from keystone.cluster import kubeadm
 from keystone.run import Result, run
-from keystone.site import Patience
+from keystone.site.model import Patience
 
 from .test_join_kubeadm import context, program
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from keystone.inventory import Context
+    from keystone.ansible.roles import Context
 
 __all__ = ["program"]
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a mount namespace is root's")

@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
-from keystone import disks, facts, probe, storage
+from keystone.hosts import observe, probe
 from keystone.run import run
+from keystone.storage import disks
+from keystone.storage import plan as storage
 
 SIZE = 64 << 20
 SECTOR = 512
@@ -109,7 +111,7 @@ def entry(path: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def seen(path: Path) -> tuple[facts.DiskFacts, facts.DiskFacts]:
+def seen(path: Path) -> tuple[observe.DiskFacts, observe.DiskFacts]:
     """By the storage command, and by preflight."""
     node = str(path)
     here = disks.parse(entry(path), [], {node: disks._signatures(node)}, disks._label(node))
@@ -117,7 +119,7 @@ def seen(path: Path) -> tuple[facts.DiskFacts, facts.DiskFacts]:
         "lsblk": entry(path), "by_id": [], "signatures": probe.signatures([node]), "holders": [],
         "hostid": 0, "unreadable": probe.unreadable(node, SIZE),
     }  # fmt: skip
-    return here, facts._disk(told)
+    return here, observe._disk(told)
 
 
 @pytest.mark.parametrize("state", STATES)
@@ -142,7 +144,7 @@ def test_a_disk_that_does_not_answer_is_not_blank() -> None:
 
 
 def test_the_command_that_empties_a_disk_names_no_other() -> None:
-    disk = replace(facts._disk({
+    disk = replace(observe._disk({
         "lsblk": entry(Path("/dev/sda")), "by_id": [], "signatures": {}, "holders": [], "hostid": 0,
         "unreadable": "",
     }), partitions=("sda1", "sda2"))  # fmt: skip

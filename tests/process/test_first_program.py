@@ -6,9 +6,9 @@ import json
 import subprocess  # noqa: TID251 tar and sha256sum are typed as the guide has them
 from typing import TYPE_CHECKING
 
-from keystone.bundle import lock as locks
-from keystone.bundle.lock import Lock
 from keystone.bundle.model import Item
+from keystone.packager import lock as locks
+from keystone.packager.lock import Lock
 
 from .test_publish import CREATED, Maker
 

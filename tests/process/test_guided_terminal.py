@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import pyte
 import pytest
 
-from keystone.guided import draft as drafts
-from keystone.image.identity import Hardware
+from keystone.appliance.guided import draft as drafts
+from keystone.appliance.identity import Hardware
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

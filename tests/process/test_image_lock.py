@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.unit.locked import OURS, RECIPE, every, made
 
-from keystone.bundle import lock as locks
 from keystone.image import recipe
+from keystone.packager import lock as locks
 
 from .command_line import CommandLine
 

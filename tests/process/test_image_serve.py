@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner
 
+from keystone.appliance import netboot
 from keystone.cli.image import group
 from keystone.errors import DamagedBundleError, HostError, RefusedError
-from keystone.image import serve
 
 from .media import Builder, fakes
 
@@ -23,7 +23,7 @@ SERVER = "10.77.0.11"
 @pytest.fixture
 def builder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Builder:
     fakes(tmp_path / "bin", monkeypatch)
-    monkeypatch.setattr(serve, "LINK", tmp_path / "state/boot/served")
+    monkeypatch.setattr(netboot, "LINK", tmp_path / "state/boot/served")
     return Builder(tmp_path)
 
 
@@ -37,28 +37,28 @@ def contents(files: Path) -> dict[str, bytes]:
 
 
 def served() -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in serve.LINK.iterdir()}
+    return {file.name: file.read_bytes() for file in netboot.LINK.iterdir()}
 
 
 def kept() -> int:
     """How many folders there are that could be served."""
-    return len([p for p in serve.LINK.parent.iterdir() if p.is_dir() and not p.is_symlink()])
+    return len([p for p in netboot.LINK.parent.iterdir() if p.is_dir() and not p.is_symlink()])
 
 
 def test_a_version_is_served_whole_and_the_next_takes_its_place(builder: Builder) -> None:
     for system in (b"one", b"two"):
         files = builder.files(system)
-        found = serve.serve(builder.packed(files), SERVER)
-        assert found == serve.Found(hashlib.sha256(b"system " + system).hexdigest(), 2)
+        found = netboot.serve(builder.packed(files), SERVER)
+        assert found == netboot.Found(hashlib.sha256(b"system " + system).hexdigest(), 2)
         assert served() == contents(files)
         assert kept() == 1
-    for folder in (serve.LINK.parent, serve.LINK.resolve()):
+    for folder in (netboot.LINK.parent, netboot.LINK.resolve()):
         assert folder.stat().st_mode & 0o777 == 0o755
 
 
 def test_a_site_file_is_served_beside_them_and_the_script_names_it(builder: Builder) -> None:
     files = builder.files()
-    serve.serve(builder.packed(files), SERVER, b"kind: Site")
+    netboot.serve(builder.packed(files), SERVER, b"kind: Site")
     found = served()
     assert found.pop("site.yaml") == b"kind: Site"
     digest = hashlib.sha256(b"kind: Site").hexdigest()
@@ -67,7 +67,7 @@ def test_a_site_file_is_served_beside_them_and_the_script_names_it(builder: Buil
         "keystone.url=${url} ", added
     )
     assert added in found["boot.ipxe"].decode()
-    serve.serve(builder.packed(files), SERVER)
+    netboot.serve(builder.packed(files), SERVER)
     assert served() == contents(files)
 
 
@@ -88,24 +88,24 @@ def test_a_site_file_is_served_beside_them_and_the_script_names_it(builder: Buil
 def test_what_does_not_belong_together_leaves_the_version_before(
     builder: Builder, file: str, old: bytes, new: bytes, why: str
 ) -> None:
-    serve.serve(builder.packed(builder.files(b"one")), SERVER)
+    netboot.serve(builder.packed(builder.files(b"one")), SERVER)
     before = served()
     files = builder.files(b"two")
     changed = files / file
     changed.write_bytes(changed.read_bytes().replace(old, new))
     with pytest.raises(DamagedBundleError, match="image") as error:
-        serve.serve(builder.packed(files), SERVER)
+        netboot.serve(builder.packed(files), SERVER)
     assert why in error.value.message
     assert (served(), kept()) == (before, 1)
 
 
 def test_a_file_that_is_cut_leaves_the_version_before(builder: Builder) -> None:
-    serve.serve(builder.packed(builder.files(b"one")), SERVER)
+    netboot.serve(builder.packed(builder.files(b"one")), SERVER)
     before = served()
     tar = builder.packed(builder.files(b"two"))
     tar.write_bytes(tar.read_bytes()[:5000])
     with pytest.raises(DamagedBundleError, match="in the middle of medium"):
-        serve.serve(tar, SERVER)
+        netboot.serve(tar, SERVER)
     assert (served(), kept()) == (before, 1)
 
 
@@ -113,36 +113,36 @@ def test_no_room_is_said(builder: Builder, monkeypatch: pytest.MonkeyPatch) -> N
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(serve, "unpack", full)
+    monkeypatch.setattr(netboot, "unpack", full)
     with pytest.raises(HostError, match="No space left on device"):
-        serve.serve(builder.packed(builder.files()), SERVER)
+        netboot.serve(builder.packed(builder.files()), SERVER)
     assert kept() == 0
 
 
 def test_what_a_run_that_was_cut_left_goes(builder: Builder) -> None:
-    cut = serve.LINK.parent / "cut"
+    cut = netboot.LINK.parent / "cut"
     cut.mkdir(parents=True)
     (cut / "link").symlink_to("cut")
-    serve.serve(builder.packed(builder.files()), SERVER)
+    netboot.serve(builder.packed(builder.files()), SERVER)
     assert (cut.exists(), kept()) == (False, 1)
 
 
 def test_stopped_it_serves_and_keeps_nothing(builder: Builder) -> None:
-    serve.stop()
-    serve.serve(builder.packed(builder.files()), SERVER)
-    serve.stop()
-    assert (serve.LINK.is_symlink(), kept()) == (False, 0)
+    netboot.stop()
+    netboot.serve(builder.packed(builder.files()), SERVER)
+    netboot.stop()
+    assert (netboot.LINK.is_symlink(), kept()) == (False, 0)
 
 
 def test_it_asks_who_made_the_files(builder: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve, "require_server", lambda: None)
-    monkeypatch.setattr(serve, "address", lambda: SERVER)
+    monkeypatch.setattr(netboot, "require_server", lambda: None)
+    monkeypatch.setattr(netboot, "address", lambda: SERVER)
     tar = builder.packed(builder.files())
     for words in ((), ("--release", "0" * 64)):
         with pytest.raises(RefusedError, match="not the one that was named") as error:
             CliRunner().invoke(group, ["serve", str(tar), *words], catch_exceptions=False)
-        assert (serve.LINK.is_symlink(), kept()) == (False, 0)
+        assert (netboot.LINK.is_symlink(), kept()) == (False, 0)
     named = error.value.message.partition("its release is ")[2][:64]
     words = ("--release", named)
     done = CliRunner().invoke(group, ["serve", str(tar), *words], catch_exceptions=False)
-    assert (done.exit_code, serve.LINK.is_symlink()) == (0, True), done.output
+    assert (done.exit_code, netboot.LINK.is_symlink()) == (0, True), done.output

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner
 
+from keystone.appliance import verify_medium as verifying
+from keystone.appliance.verify_medium import verify
 from keystone.cli.image import group
 from keystone.errors import DamagedBundleError, PreflightError, UntrustedBundleError
 from keystone.image import release
-from keystone.image import verify as verifying
-from keystone.image.verify import verify
 from keystone.run import run
 
 from .media import Builder, fakes

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from keystone import join_identity, kubeadm, probe, run
+from keystone import run
+from keystone.ansible.roles import Context
 from keystone.bundle.model import Digest, Item, Manifest
-from keystone.inventory import Context
+from keystone.cluster import kubeadm
+from keystone.hosts import probe
+from keystone.join import identity as join_identity
 from keystone.lab import upstream
-from keystone.site import Networks, Node, Patience, Site
+from keystone.site.model import Networks, Node, Patience, Site
 
 IMAGES = {"registry.k8s.io/coredns/coredns": "v1.14.6", "registry.k8s.io/pause": "3.10.2"}
 

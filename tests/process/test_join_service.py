@@ -31,28 +31,24 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from keystone import (
-    certificates,
-    join,
-    join_client,
-    join_cluster,
-    join_config,
-    join_file,
-    join_identity,
-    join_script,
-    join_server,
-    log,
-    run,
-    site_checks,
-)
+from keystone import log, run
+from keystone.ansible.roles import Context, addons
+from keystone.appliance import first_start, installing
+from keystone.appliance import write as writing
 from keystone.bundle.model import Digest, Item, Manifest
 from keystone.cli.join import group as join_verb
 from keystone.cli.token import group as token_verbs
 from keystone.errors import ConfigurationError, HostError, RefusedError, UsageError
-from keystone.image import goon, installing
-from keystone.image import write as writing
-from keystone.inventory import Context, addons
-from keystone.site import Machine, Networks, Node, Site
+from keystone.join import client, join_yaml
+from keystone.join import cluster as join_cluster
+from keystone.join import config as join_config
+from keystone.join import identity as join_identity
+from keystone.join import script as join_script
+from keystone.join import server as join_server
+from keystone.join import tokens as join
+from keystone.pki import certificates
+from keystone.site import checks
+from keystone.site.model import Machine, Networks, Node, Site
 
 from . import join_rig
 
@@ -66,7 +62,7 @@ token=$(cat)
 printf 'on standard input: %s\\n' "$token"
 printf %s "$token" | grep -aslF -f - /proc/[0-9]*/cmdline || echo no process shows the token
 """
-MACHINE = join_client.Machine(
+MACHINE = client.Machine(
     root=True, architecture="x86_64", swaps=(), cgroup2=True, hostname="w1", machine_id="1" * 32
 )
 
@@ -235,9 +231,9 @@ def ask(
     service: Answering, pki: Path, token: join.Token, *, name: str = "w1", key: Path | None = None
 ) -> dict[str, Any]:
     url = f"https://{PRIMER}:{service.server_address[1]}"
-    context = join_client.trust(pki / "site-ca.crt", token)
+    context = client.trust(pki / "site-ca.crt", token)
     csr = join_identity.made(name, key or join_identity.KEY)
-    return join_client.ask([url], context, token, name, csr)
+    return client.ask([url], context, token, name, csr)
 
 
 def calls(kubernetes: Path, verb: str) -> list[str]:
@@ -320,13 +316,13 @@ def test_a_name_stays_taken_when_the_cluster_has_forgotten_the_request(
 def test_a_worker_of_an_older_installer_is_left_as_it_is(
     service: Answering, pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(join_client, "ANSWER", tmp_path / "answer.json")
-    monkeypatch.setattr(join_client, "DONE", tmp_path / "done")
-    monkeypatch.setattr(join_client, "findings", lambda *_: [])
-    join_client.DONE.write_text("")
-    join_client.ANSWER.write_text(json.dumps({"roles": {}, "blobs": [], "primers": []}))
+    monkeypatch.setattr(client, "ANSWER", tmp_path / "answer.json")
+    monkeypatch.setattr(client, "DONE", tmp_path / "done")
+    monkeypatch.setattr(client, "findings", lambda *_: [])
+    client.DONE.write_text("")
+    client.ANSWER.write_text(json.dumps({"roles": {}, "blobs": [], "primers": []}))
     with pytest.raises(RefusedError, match="joined by an older installer"):
-        join_client.main(["https://127.0.0.1:1"], token_of(service, pki), pki / "site-ca.crt")
+        client.main(["https://127.0.0.1:1"], token_of(service, pki), pki / "site-ca.crt")
 
 
 @dataclass(frozen=True)
@@ -381,51 +377,51 @@ def test_a_run_that_failed_goes_on_with_what_it_was_answered(
     service: Answering, pki: Path, key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Roles that fail again and again, at a start without a person, use up nothing."""
-    monkeypatch.setattr(join_client, "ANSWER", tmp_path / "answer.json")
-    monkeypatch.setattr(join_client, "DONE", tmp_path / "done")
-    monkeypatch.setattr(join_client, "findings", lambda *_: [])
-    monkeypatch.setattr(join_client, "look", lambda: MACHINE)
-    monkeypatch.setattr(join_client, "place_ca", lambda _: None)
-    monkeypatch.setattr(join_client, "fetch_all", lambda *_: None)
+    monkeypatch.setattr(client, "ANSWER", tmp_path / "answer.json")
+    monkeypatch.setattr(client, "DONE", tmp_path / "done")
+    monkeypatch.setattr(client, "findings", lambda *_: [])
+    monkeypatch.setattr(client, "look", lambda: MACHINE)
+    monkeypatch.setattr(client, "place_ca", lambda _: None)
+    monkeypatch.setattr(client, "fetch_all", lambda *_: None)
     done: list[str] = []
 
     def fails(hostname: str, _roles: object) -> None:
         done.append(hostname)
         raise HostError("a role failed")
 
-    monkeypatch.setattr(join_client, "converge", fails)
+    monkeypatch.setattr(client, "converge", fails)
     server, token = f"https://{PRIMER}:{service.server_address[1]}", token_of(service, pki)
     for _ in range(7):
         with pytest.raises(HostError, match="a role failed"):
-            join_client.main([server], token, pki / "site-ca.crt")
+            client.main([server], token, pki / "site-ca.crt")
     assert len(done) == 7
     asked: list[str] = []
-    real = join_client.ask
+    real = client.ask
 
     def noted(*words: Any) -> dict[str, Any]:
         asked.append(words[3])
         return real(*words)
 
-    monkeypatch.setattr(join_client, "ask", noted)
+    monkeypatch.setattr(client, "ask", noted)
     with pytest.raises(HostError, match="a role failed"):
-        join_client.main([server], token, pki / "site-ca.crt")
+        client.main([server], token, pki / "site-ca.crt")
     assert asked == []
     other = token_of(service, pki)
-    assert join_client.kept(other, "w1") is None
-    answer = json.loads(join_client.ANSWER.read_text())
+    assert client.kept(other, "w1") is None
+    answer = json.loads(client.ANSWER.read_text())
     elsewhere = {**answer, "address": "198.51.100.7"}
-    join_client.ANSWER.write_text(json.dumps(elsewhere))
-    assert join_client.kept(token, "w1") is None, "this machine has another address now"
-    join_client.ANSWER.write_text(json.dumps(answer))
-    assert join_client.kept(token, "w2") is None
-    monkeypatch.setattr(join_client.time, "time", lambda: 4e9)
-    assert join_client.kept(token, "w1") is None
+    client.ANSWER.write_text(json.dumps(elsewhere))
+    assert client.kept(token, "w1") is None, "this machine has another address now"
+    client.ANSWER.write_text(json.dumps(answer))
+    assert client.kept(token, "w2") is None
+    monkeypatch.setattr(client.time, "time", lambda: 4e9)
+    assert client.kept(token, "w1") is None
     monkeypatch.undo()
-    monkeypatch.setattr(join_client, "ANSWER", tmp_path / "answer.json")
+    monkeypatch.setattr(client, "ANSWER", tmp_path / "answer.json")
     monkeypatch.setattr(join_identity, "KEY", tmp_path / "another.key")
-    assert join_client.kept(token, "w1") is None
+    assert client.kept(token, "w1") is None
     monkeypatch.setattr(join_identity, "KEY", key)
-    assert join_client.kept(token, "w1") is not None
+    assert client.kept(token, "w1") is not None
 
 
 def test_a_join_that_was_cut_before_it_was_signed_goes_on(
@@ -449,7 +445,7 @@ def test_expired_and_unknown_tokens_are_refused_and_guessing_is_slowed(
     for _ in range(9):
         with pytest.raises(RefusedError, match="unknown"):
             ask(service, pki, wrong)
-    monkeypatch.setattr(join_client, "TRY_SECONDS", 0)
+    monkeypatch.setattr(client, "TRY_SECONDS", 0)
     with pytest.raises(HostError, match="too many"):
         ask(service, pki, wrong)
     assert not (kubernetes / "calls").exists()
@@ -460,7 +456,7 @@ def test_a_primer_whose_cluster_is_away_is_asked_again(
     service: Answering, pki: Path, kubernetes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (kubernetes / "broken").touch()
-    monkeypatch.setattr(join_client, "TRY_SECONDS", 0)
+    monkeypatch.setattr(client, "TRY_SECONDS", 0)
     token = token_of(service, pki)
     with pytest.raises(HostError, match="cannot admit workers now"):
         ask(service, pki, token)
@@ -475,19 +471,19 @@ def test_another_sites_ca_is_refused_before_anything_is_sent(
     foreign = tmp_path / "foreign.crt"
     foreign.write_text(pem(certificate("other CA")[0]))
     with pytest.raises(RefusedError, match="not the CA"):
-        join_client.trust(foreign, token)
+        client.trust(foreign, token)
 
 
 def test_a_command_for_a_trial_site_does_not_join_another(
     service: Answering, pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(join_client, "ANSWER", tmp_path / "answer.json")
-    monkeypatch.setattr(join_client, "DONE", tmp_path / "done")
-    monkeypatch.setattr(join_client, "findings", lambda *_: [])
-    monkeypatch.setattr(join_client, "look", lambda: MACHINE)
+    monkeypatch.setattr(client, "ANSWER", tmp_path / "answer.json")
+    monkeypatch.setattr(client, "DONE", tmp_path / "done")
+    monkeypatch.setattr(client, "findings", lambda *_: [])
+    monkeypatch.setattr(client, "look", lambda: MACHINE)
     server = f"https://{PRIMER}:{service.server_address[1]}"
     with pytest.raises(RefusedError, match="the site is no trial site"):
-        join_client.main([server], token_of(service, pki), pki / "site-ca.crt", trial=True)
+        client.main([server], token_of(service, pki), pki / "site-ca.crt", trial=True)
     assert not (tmp_path / "answer.json").exists()
 
 
@@ -584,9 +580,9 @@ def blob(name: str) -> dict[str, Any]:
 def test_blobs_resume_and_a_lying_primer_is_left(
     service: Answering, pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(join_client, "BLOBS", tmp_path / "blobs")
+    monkeypatch.setattr(client, "BLOBS", tmp_path / "blobs")
     token = token_of(service, pki)
-    context = join_client.trust(pki / "site-ca.crt", token)
+    context = client.trust(pki / "site-ca.crt", token)
     wanted = [blob(name) for name in BINARIES]
     honest = {f"/files/sha256/{blob(name)['sha256']}": content(name) for name in BINARIES}
     broken = f"/files/sha256/{wanted[0]['sha256']}"
@@ -596,9 +592,9 @@ def test_blobs_resume_and_a_lying_primer_is_left(
         file_server(pki, honest, cut=[broken]) as primer,
     ):
         primers = [f"{PRIMER}:{server.server_address[1]}" for server in (liar, primer)]
-        join_client.fetch_all(wanted, primers, context)
+        client.fetch_all(wanted, primers, context)
         asked = len(primer.asked)
-        join_client.fetch_all(wanted, primers, context)
+        client.fetch_all(wanted, primers, context)
         assert len(primer.asked) == asked
     for name in BINARIES:
         assert (tmp_path / "blobs" / blob(name)["sha256"]).read_bytes() == content(name)
@@ -611,23 +607,23 @@ def test_blobs_resume_and_a_lying_primer_is_left(
 def test_what_is_no_digest_names_no_file(
     digest: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(join_client, "BLOBS", tmp_path / "blobs")
-    monkeypatch.setattr(join_client, "TRY_SECONDS", 0)
+    monkeypatch.setattr(client, "BLOBS", tmp_path / "blobs")
+    monkeypatch.setattr(client, "TRY_SECONDS", 0)
     one = {"sha256": digest, "size": 1, "name": "kubelet"}
     with pytest.raises(HostError, match="is no SHA-256"):
-        join_client.fetch_all([one], [f"{PRIMER}:1"], ssl.create_default_context())
+        client.fetch_all([one], [f"{PRIMER}:1"], ssl.create_default_context())
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_cut_download_goes_on_where_it_stopped(
     service: Answering, pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(join_client, "BLOBS", tmp_path / "blobs")
-    context = join_client.trust(pki / "site-ca.crt", token_of(service, pki))
+    monkeypatch.setattr(client, "BLOBS", tmp_path / "blobs")
+    context = client.trust(pki / "site-ca.crt", token_of(service, pki))
     one = blob("kubelet")
     path = f"/files/sha256/{one['sha256']}"
     with file_server(pki, {path: content("kubelet")}, cut=[path]) as primer:
-        join_client.fetch_all([one], [f"{PRIMER}:{primer.server_address[1]}"], context)
+        client.fetch_all([one], [f"{PRIMER}:{primer.server_address[1]}"], context)
         ranges = [wanted for _, wanted in primer.asked]
     assert ranges == ["bytes=0-", f"bytes={one['size'] // 2}-"]
 
@@ -688,7 +684,7 @@ def test_a_full_disk_of_the_primer_is_in_its_journal(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "claims/x.json")
 
     monkeypatch.setattr(join.Tokens, "claim", full)
-    monkeypatch.setattr(join_client, "TRY_SECONDS", 0)
+    monkeypatch.setattr(client, "TRY_SECONDS", 0)
     with pytest.raises(HostError):
         ask(service, pki, token_of(service, pki))
     assert "No space left on device" in capsys.readouterr().err
@@ -709,9 +705,9 @@ def primer(
     monkeypatch.setattr(join_script, "JOIN_PORT", service.server_address[1])
     monkeypatch.setattr(join, "DIRECTORY", tmp_path)
     # The machines of these tests are on loopback, where no site may be.
-    ranges = site_checks.NOT_FOR_MACHINES
+    ranges = checks.NOT_FOR_MACHINES
     elsewhere = {network: why for network, why in ranges.items() if why != "loopback"}
-    monkeypatch.setattr(site_checks, "NOT_FOR_MACHINES", elsewhere)
+    monkeypatch.setattr(checks, "NOT_FOR_MACHINES", elsewhere)
     stick = tmp_path / "stick"
     stick.mkdir()
     return stick
@@ -730,18 +726,18 @@ def test_each_call_adds_a_worker_to_the_stick_and_drops_the_worthless(primer: Pa
     assert join_script.pin(join_script.SITE_CA.read_text())[:16] in said.output
     assert create("--to", primer, "--ttl", "7d").exit_code == 0
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    one, two = join_file.load(file).workers
+    one, two = join_yaml.load(file).workers
     assert (one.name, one.machine) == ("w1", Machine("M1", ("52:54:00:00:00:2a",)))
     assert (str(one.address), one.system_disk, two.machine) == ("127.0.0.21", "SYS1", None)
     tokens = join.Tokens(join.DIRECTORY)
     assert len(tokens.all()) == 2
     refused = create("--to", primer, *about)
     assert isinstance(refused.exception, ConfigurationError)
-    assert join_file.load(file).workers == (one, two)
+    assert join_yaml.load(file).workers == (one, two)
     assert len(tokens.all()) == 2
     tokens.revoke(join.Token.parse(one.token).id)
     assert create("--to", primer, *about).exit_code == 0
-    kept, new = join_file.load(file).workers
+    kept, new = join_yaml.load(file).workers
     assert kept == two
     assert (new.name, new.token == one.token) == ("w1", False)
 
@@ -764,19 +760,19 @@ def worker(
 ) -> dict[str, Any]:
     """A written disk's first start, as far as the roles, which are noted."""
     assert create("--to", primer, "--name", "w1", "--machine-serial", "M1").exit_code == 0
-    known = join_file.load(primer / "join.yaml")
+    known = join_yaml.load(primer / "join.yaml")
     monkeypatch.setattr(join_script, "SITE_CA", Path("/etc/keystone/pki/site-ca.crt"))
     state = writing.seeded(tmp_path / "disk", installing.worker_files(known, known.workers[0]))
     noted: dict[str, Any] = {"file": state / installing.JOIN}
-    monkeypatch.setattr(goon, "CONFIG", state / "etc/keystone")
-    monkeypatch.setattr(goon, "DONE", state / "installed")
+    monkeypatch.setattr(first_start, "CONFIG", state / "etc/keystone")
+    monkeypatch.setattr(first_start, "DONE", state / "installed")
     monkeypatch.setattr(join_script, "SITE_CA", state / "etc/keystone/pki/site-ca.crt")
-    monkeypatch.setattr(join_client, "look", lambda: MACHINE)
-    monkeypatch.setattr(join_client, "DONE", state / "done")
-    monkeypatch.setattr(join_client, "ANSWER", state / "answer.json")
-    monkeypatch.setattr(join_client, "BLOBS", state / "blobs")
+    monkeypatch.setattr(client, "look", lambda: MACHINE)
+    monkeypatch.setattr(client, "DONE", state / "done")
+    monkeypatch.setattr(client, "ANSWER", state / "answer.json")
+    monkeypatch.setattr(client, "BLOBS", state / "blobs")
     monkeypatch.setattr(
-        join_client, "converge", lambda name, roles: noted.update(name=name, roles=list(roles))
+        client, "converge", lambda name, roles: noted.update(name=name, roles=list(roles))
     )
     return noted
 
@@ -786,13 +782,13 @@ def test_a_written_worker_joins_at_its_first_start_and_forgets_its_token(
 ) -> None:
     blobs = {f"/files/sha256/{blob(name)['sha256']}": content(name) for name in BINARIES}
     with file_server(pki, blobs, join_script.FILES_PORT):
-        goon.main()
+        first_start.main()
     assert worker["name"] == "w1"
     assert tuple(worker["roles"]) == ROLES
     assert not worker["file"].exists()
-    assert goon.DONE.exists()
+    assert first_start.DONE.exists()
     worker.clear()
-    goon.main()
+    first_start.main()
     assert worker == {}
 
 
@@ -805,17 +801,17 @@ def test_without_a_primer_it_says_so_and_goes_on_when_there_is_one(
         nobody.bind((PRIMER, 0))
         away = text.replace(f":{service.server_address[1]}", f":{nobody.getsockname()[1]}")
     worker["file"].write_text(away)
-    monkeypatch.setattr(join_client, "TRY_SECONDS", 0)
+    monkeypatch.setattr(client, "TRY_SECONDS", 0)
     with pytest.raises(HostError, match="Connection refused") as caught:
-        goon.main()
+        first_start.main()
     assert "is the Primer up?" in caught.value.hint
     assert "trying on" in capsys.readouterr().err
     assert worker["file"].read_text() == away
     worker["file"].write_text(text)
     blobs = {f"/files/sha256/{blob(name)['sha256']}": content(name) for name in BINARIES}
     with file_server(pki, blobs, join_script.FILES_PORT):
-        goon.main()
-    assert goon.DONE.exists()
+        first_start.main()
+    assert first_start.DONE.exists()
 
 
 def test_a_refused_token_stays_and_the_way_out_is_said(
@@ -824,20 +820,20 @@ def test_a_refused_token_stays_and_the_way_out_is_said(
     (record,) = service.service.tokens.all()
     service.service.tokens.revoke(record.id)
     with pytest.raises(RefusedError, match="token revoked") as caught:
-        goon.main()
+        first_start.main()
     assert "token create" in caught.value.hint
     assert worker["file"].exists()
-    assert not goon.DONE.exists()
+    assert not first_start.DONE.exists()
 
 
 def test_a_wrong_clock_is_named(pki: Path) -> None:
     error = ssl.SSLCertVerificationError(1, "certificate verify failed")
     error.verify_code, error.verify_message = 9, "certificate is not yet valid"
-    said = join_client.problem(error, 0)
+    said = client.problem(error, 0)
     assert said.startswith("certificate is not yet valid; is this machine's clock right?")
     assert "1970-01-01 00:00 UTC" in said
     error.verify_code = 20
-    assert "clock" not in join_client.problem(error, 0)
+    assert "clock" not in client.problem(error, 0)
 
 
 def test_revoking_takes_back_what_came_of_the_token(
@@ -919,15 +915,15 @@ class Later(http.server.BaseHTTPRequestHandler):
 
 @pytest.mark.parametrize("status", [429, 502, 503])
 def test_later_is_no_refusal(pki: Path, monkeypatch: pytest.MonkeyPatch, status: int) -> None:
-    monkeypatch.setattr(join_client, "_PAUSE", 0.1)
+    monkeypatch.setattr(client, "_PAUSE", 0.1)
     Later.answers = [(status, b"<html>"), (403, b'{"error": "token revoked"}')]
     server = http.server.HTTPServer((PRIMER, 0), Later)
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(pki / "site.crt", pki / "site.key")
     server.socket = tls.wrap_socket(server.socket, server_side=True)
     token, _ = join.new("worker", join_script.pin((pki / "site-ca.crt").read_text()), now=0, ttl=60)
-    context = join_client.trust(pki / "site-ca.crt", token)
+    context = client.trust(pki / "site-ca.crt", token)
     url = f"https://{PRIMER}:{server.server_address[1]}"
     with serving(server), pytest.raises(RefusedError, match="token revoked"):
-        join_client.ask([url], context, token, "w1", "")
+        client.ask([url], context, token, "w1", "")
     assert Later.answers == []

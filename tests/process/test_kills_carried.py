@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from keystone.bundle import lock as locks
-from keystone.bundle.lock import Lock, LockedBlob
 from keystone.bundle.model import Digest, Item
+from keystone.packager import lock as locks
+from keystone.packager.lock import Lock, LockedBlob
 
 from .kills import SEED, Chains, Ground, digest, tree
 

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from keystone.bundle import keys, writer
-from keystone.bundle.lock import Lock, LockedBlob
 from keystone.bundle.model import Digest, Item
-from keystone.bundle.sources import Sources
+from keystone.packager import writer
+from keystone.packager.keys import keys
+from keystone.packager.lock import Lock, LockedBlob
+from keystone.packager.sources.upstream import Sources
 
 CREATED = datetime(2026, 11, 20, 12, tzinfo=UTC)
 TEXT = "the only file " * 5000

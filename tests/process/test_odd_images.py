@@ -13,12 +13,12 @@ import pytest
 
 from keystone.bundle import media
 from keystone.bundle.model import Digest, Item, Manifest
-from keystone.bundle.source_oci import Reference, Remote, ResolvedImage, resolve, resolve_in
-from keystone.bundle.source_referrers import attached
-from keystone.bundle.sources import Sources
 from keystone.closure.content import Content
 from keystone.closure.images import whole
 from keystone.errors import KeystoneError
+from keystone.packager.sources.oci import Reference, Remote, ResolvedImage, resolve, resolve_in
+from keystone.packager.sources.referrers import attached
+from keystone.packager.sources.upstream import Sources
 
 from .faulty import Answer, serving
 

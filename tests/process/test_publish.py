@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from keystone.bundle import keys, writer
-from keystone.bundle.lock import Lock, LockedBlob
 from keystone.bundle.model import Digest, Item
-from keystone.bundle.sources import Sources
 from keystone.lab import upstream
+from keystone.packager import writer
+from keystone.packager.keys import keys
+from keystone.packager.lock import Lock, LockedBlob
+from keystone.packager.sources.upstream import Sources
 from keystone.run import run, spawned
 
 from .command_line import CommandLine

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from keystone.bundle import keys, lock
 from keystone.bundle.model import Digest, Item
+from keystone.packager import lock
+from keystone.packager.keys import keys
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from keystone.bundle import source_apt
+from keystone.packager.sources import apt
 
 from .command_line import CommandLine
 from .faulty import Answer, Faulty, self_signed, serving
@@ -246,7 +246,7 @@ def test_sources_in_every_form_of_deb822() -> None:
         for suite in ("noble", "noble-updates")
     ]
     last = ("http://three.example/", "noble-security", "/usr/share/keyrings/three.gpg")
-    assert list(source_apt.deb822(SOURCES)) == [*pairs, last]
+    assert list(apt.deb822(SOURCES)) == [*pairs, last]
 
 
 def test_an_archive_that_another_key_signed_is_refused(

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from keystone.bundle import cosign, media
+from keystone.bundle import media
+from keystone.packager.sources import cosign
 
 from .command_line import CommandLine
 from .registries import Repository, Signer, ask, distribution

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from keystone.bundle.source_oci import Reference, resolve
-from keystone.bundle.sources import Sources
 from keystone.errors import KeystoneError
+from keystone.packager.sources.oci import Reference, resolve
+from keystone.packager.sources.upstream import Sources
 
 from .faulty import Answer, Faulty, serving
 

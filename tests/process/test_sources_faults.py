@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from keystone.bundle.model import Digest
-from keystone.bundle.sources import Sources
 from keystone.errors import KeystoneError
+from keystone.packager.sources.upstream import Sources
 
 from .command_line import CommandLine
 from .faulty import Answer, Faulty, self_signed, serving

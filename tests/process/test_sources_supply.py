@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from keystone.bundle import cache, supply
-from keystone.bundle.lock import LockedBlob
 from keystone.bundle.media import INDEX
 from keystone.bundle.model import Digest
-from keystone.bundle.source_oci import Reference, Remote
-from keystone.bundle.sources import Sources
-from keystone.bundle.supply import Supply
 from keystone.errors import ConfigurationError, KeystoneError
+from keystone.packager import supply
+from keystone.packager.lock import LockedBlob
+from keystone.packager.sources import cache
+from keystone.packager.sources.oci import Reference, Remote
+from keystone.packager.sources.upstream import Sources
+from keystone.packager.supply import Supply
 
 from .faulty import Answer, serving
 

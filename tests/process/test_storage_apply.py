@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner
 
-from keystone import disks, storage, turns, zfs
+from keystone import lockfile
 from keystone.cli import storage as verbs
 from keystone.cli.storage import group
 from keystone.errors import HostError, RefusedError
-from keystone.storage_spec import DATASETS
+from keystone.storage import disks, zfs
+from keystone.storage import plan as storage
+from keystone.storage.spec import DATASETS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -193,10 +195,10 @@ def test_what_a_killed_run_left_at_work_is_waited_for_and_then_looked_at(
     fake: Fake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits = threading.Event()
-    monkeypatch.setattr(turns.log, "info", lambda _: waits.set())
+    monkeypatch.setattr(lockfile.log, "info", lambda _: waits.set())
     disks_of = [f"/dev/disk/by-id/nvme-QEMU_{serial}" for serial in ("KEY1A", "KEY1B")]
     with ThreadPoolExecutor(1) as pool:
-        with turns.only_one(verbs.LOCK, "the disks"):
+        with lockfile.only_one(verbs.LOCK, "the disks"):
             second = pool.submit(invoke, fake, "apply", "--approve-blank")
             assert waits.wait(60)
             assert not (fake.folder / "log").exists(), "it looks before its turn"

@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat
 
-from keystone import certificates
+from keystone.pki import certificates
 
 from .command_line import CommandLine
 

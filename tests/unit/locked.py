@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from keystone.bundle.lock import Lock, LockedBlob
 from keystone.bundle.model import Digest, Item
+from keystone.packager.lock import Lock, LockedBlob
 
 if TYPE_CHECKING:
     from keystone.image.recipe import Recipe

@@ -8,7 +8,7 @@ from itertools import combinations
 import pytest
 import reedsolo
 
-from keystone.bundle import parity
+from keystone.bundle.parts import parity
 
 SIZE = 50
 

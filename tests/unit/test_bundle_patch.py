@@ -12,7 +12,7 @@ from typing import IO
 
 import pytest
 
-from keystone.bundle import deflate, forms, patch
+from keystone.bundle.formats import deflate, patch, unfold
 from keystone.errors import DamagedBundleError
 
 
@@ -168,10 +168,10 @@ def test_gzip_that_changed_little_has_a_small_patch(tmp_path: Path) -> None:
     old = gzip.compress(lines, mtime=0)
     new = gzip.compress(lines[:9000] + b"a new line\n" + lines[9000:], mtime=0)
     with file(old) as before, file(new) as after:
-        assert forms.shared(before, after) == forms.GZIP
+        assert unfold.shared(before, after) == unfold.GZIP
         with (
-            forms.unfolded(forms.GZIP, before, tmp_path) as plain,
-            forms.unfolded(forms.GZIP, after, tmp_path) as wanted,
+            unfold.unfolded(unfold.GZIP, before, tmp_path) as plain,
+            unfold.unfolded(unfold.GZIP, after, tmp_path) as wanted,
         ):
             size = len(b"".join(patch.make(plain, wanted)))
     assert size * 20 < len(new)

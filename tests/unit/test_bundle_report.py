@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from keystone import log
-from keystone.bundle import page, report, trust
-from keystone.bundle.compare import Change, compare
-from keystone.bundle.look import Looked
 from keystone.bundle.model import Digest, Item, Manifest
-from keystone.bundle.opened import Bundle
-from keystone.bundle.reader import Target
-from keystone.bundle.show import print_report
+from keystone.bundle.read.bundle import Bundle
+from keystone.bundle.read.stream import Target
+from keystone.bundle.report import page, report
+from keystone.bundle.report.compare import Change, compare
+from keystone.bundle.report.preview import Looked
+from keystone.bundle.report.text import print_report
+from keystone.bundle.trust import verify
 
 HOSTILE = "<script>alert(1)</script>\x1b[31m\N{RIGHT-TO-LEFT OVERRIDE}\"'&[red]"
 
@@ -45,9 +46,9 @@ def looked(*items: Item, sbom: bytes | None = None) -> Sealed:
     blobs = {blob for one in items for blob in (one.digest, *one.blobs)}
     targets = {f"blobs/sha256/{b.hex}": Target(int(b.hex, 16), b) for b in blobs}
     targets["index.json"] = Target(7, digest(7))
-    verified = trust.Verified(
+    verified = verify.Verified(
         {}, targets, b"root", digest(1), 1, datetime(2026, 11, 21, tzinfo=UTC), frozenset(),
-        seal=trust._SEAL,
+        seal=verify._SEAL,
     )  # fmt: skip
     bundle = Bundle(Path("x.tar"), Manifest("small", 1, items), verified, {})
     return Sealed(bundle, "2028-01-01T00:00:00Z", ("ab" * 32,), sbom)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from keystone.bundle.mounted import File, Operations
-from keystone.bundle.programs import closure, stanzas
-from keystone.bundle.serve import Listen
 from keystone.errors import RefusedError, UsageError
+from keystone.store.mounted import File, Operations
+from keystone.store.programs import closure, stanzas
+from keystone.store.serve import Listen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

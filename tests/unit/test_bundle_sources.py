@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from keystone.bundle import backoff, docker_credentials, registry_auth, source_wheels
-from keystone.bundle.addresses import Origin, SourceError, follow
-from keystone.bundle.source_apt import Tree, proxies
-from keystone.bundle.source_http import Client
-from keystone.bundle.sources import Sources
 from keystone.documents import packaged_schema
 from keystone.errors import ConfigurationError
+from keystone.packager.sources import backoff, docker_credentials, registry_auth, wheels
+from keystone.packager.sources.addresses import Origin, SourceError, follow
+from keystone.packager.sources.apt import Tree, proxies
+from keystone.packager.sources.http import Client
+from keystone.packager.sources.upstream import Sources
 
 NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
 
@@ -140,7 +140,7 @@ def test_a_mirror_may_stand_for_a_part_of_a_registry_and_be_named_backwards() ->
 
 
 def test_platforms_of_wheels_go_down_from_the_target_s_library() -> None:
-    found = source_wheels.platforms("arm64", "2.31")
+    found = wheels.platforms("arm64", "2.31")
     assert found[0] == "manylinux_2_31_aarch64"
     assert "manylinux_2_34_aarch64" not in found
     assert found[-2:] == ("manylinux2014_aarch64", "linux_aarch64")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from keystone.bundle import source_apt
-from keystone.bundle.addresses import require_private
-from keystone.bundle.source_oci import Reference
-from keystone.bundle.sources import Sources
 from keystone.errors import ConfigurationError
+from keystone.packager.sources import apt
+from keystone.packager.sources.addresses import require_private
+from keystone.packager.sources.oci import Reference
+from keystone.packager.sources.upstream import Sources
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_deb_from_stanza_keeps_the_archive_s_file_name() -> None:
         f"Filename: pool/main/g/gcc-14/libstdc++6_14.2.0-19_amd64.deb\nSize: 7\nSHA256: {digest}\n"
     )
     url = "http://archive/pool/main/g/gcc-14/libstdc%2b%2b6_14.2.0-19_amd64.deb"
-    deb = source_apt.deb_of(stanza, url)
+    deb = apt.deb_of(stanza, url)
     assert deb.filename == "libstdc++6_14.2.0-19_amd64.deb"
     assert "Filename: ./libstdc++6_14.2.0-19_amd64.deb" in deb.control
     assert (deb.size, deb.digest.hex, deb.url) == (7, digest, url)

@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from keystone.bundle import chart as charts
-from keystone.bundle import definition, discovery, image_list
-from keystone.bundle.addresses import SourceError
-from keystone.bundle.chart import Chart, Dependency
-from keystone.bundle.definition import Image
-from keystone.bundle.discovery import Need
-from keystone.bundle.image_names import ImageName
 from keystone.bundle.model import Digest
-from keystone.bundle.source_helm import Charts
-from keystone.bundle.source_oci import Reference
 from keystone.errors import ConfigurationError
+from keystone.packager import definition, image_list
+from keystone.packager.charts import chart as charts
+from keystone.packager.charts import discovery
+from keystone.packager.charts.chart import Chart, Dependency
+from keystone.packager.charts.discovery import Need
+from keystone.packager.charts.image_names import ImageName
+from keystone.packager.definition import Image
+from keystone.packager.sources.addresses import SourceError
+from keystone.packager.sources.helm_charts import Charts
+from keystone.packager.sources.oci import Reference
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import yaml
 
+from keystone.ansible.roles import Context
 from keystone.bundle.model import Digest, Item, Manifest
-from keystone.inventory import Context
-from keystone.site import Disk, Networks, Node, Patience, Site, Storage
+from keystone.site.model import Disk, Networks, Node, Patience, Site, Storage
 
 ROOT = Path(__file__).parents[2]
 ROLES = sorted(path.name for path in (ROOT / "roles").glob("*") if path.is_dir())
@@ -118,7 +118,7 @@ def test_there_are_roles_and_each_has_its_inventory() -> None:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_inventory_and_argument_specs_agree(role: str) -> None:
-    variables = importlib.import_module(f"keystone.inventory.{role}").variables
+    variables = importlib.import_module(f"keystone.ansible.roles.{role}").variables
     found = []
     for context in contexts():
         given = {**variables(context), f"{role}_inputs": "0" * 64}

@@ -12,7 +12,7 @@ from keystone.errors import ConfigurationError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from keystone.explain import Mistakes
+    from keystone.mistakes import Mistakes
 
 SCHEMA = documents.envelope(
     "Menu",

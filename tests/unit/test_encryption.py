@@ -11,12 +11,15 @@ from typing import Any
 import pytest
 import yaml
 
-from keystone import encryption, facts, pki, probe, root_key, standing
-from keystone.certificate_plan import TrustFacts
-from keystone.deployment import deployment_file
 from keystone.errors import RefusedError
-from keystone.host_facts import StandingFacts
-from keystone.site import Networks, Node, Site
+from keystone.hosts import observe, probe
+from keystone.hosts.facts import StandingFacts
+from keystone.install import standing
+from keystone.pki import encryption, root_key
+from keystone.pki import tree as pki
+from keystone.pki.host_files import deployment_file
+from keystone.pki.plan import TrustFacts
+from keystone.site.model import Networks, Node, Site
 
 PRIMERS = tuple(Node(f"p{n}", IPv4Address(f"10.77.0.1{n}"), control_plane=n < 3) for n in (1, 2, 3))
 SITE = Site("lab", PRIMERS, Networks(IPv4Network("10.77.0.0/24")))
@@ -122,7 +125,7 @@ def test_a_key_that_was_lost_is_not_made_anew(tree: Path, tmp_path: Path, text: 
 
 
 CAPTURE = Path(__file__).parents[1] / "cases" / "facts" / "debian13-blank.json"
-BLANK = facts.parse("p1", json.loads(CAPTURE.read_text()), (0, 0))
+BLANK = observe.parse("p1", json.loads(CAPTURE.read_text()), (0, 0))
 
 
 @pytest.mark.parametrize(

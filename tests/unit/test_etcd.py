@@ -8,8 +8,8 @@ from itertools import combinations
 
 import pytest
 
-from keystone import etcd
-from keystone.etcd import (
+from keystone.cluster import etcd
+from keystone.cluster.etcd import (
     AddLearner,
     Bootstrap,
     Health,
@@ -22,7 +22,7 @@ from keystone.etcd import (
     Step,
     next_step,
 )
-from keystone.site import Networks, Node, Site
+from keystone.site.model import Networks, Node, Site
 
 P = ("p1", "p2", "p3")
 ALL = tuple(Member(name) for name in P)

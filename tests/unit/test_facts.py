@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from keystone import cluster_facts, facts, probe
+from keystone.cluster import facts as cluster_facts
 from keystone.errors import HostError
+from keystone.hosts import observe, probe
 from keystone.run import Host
 
 CASES = Path(__file__).parent.parent / "cases" / "facts"
@@ -21,9 +22,9 @@ def capture(name: str) -> Any:
     return json.loads((CASES / f"{name}.json").read_text())
 
 
-def parsed(name: str) -> facts.HostFacts:
+def parsed(name: str) -> observe.HostFacts:
     seen = capture(name)
-    return facts.parse("p1", seen, (seen["clock"] - 3, seen["clock"] - 1))
+    return observe.parse("p1", seen, (seen["clock"] - 3, seen["clock"] - 1))
 
 
 def test_a_blank_host() -> None:
@@ -36,7 +37,7 @@ def test_a_blank_host() -> None:
     assert disk.by_id[0] == "/dev/disk/by-id/nvme-QEMU_NVMe_Ctrl_KEYP1A"
     assert (disk.size, disk.logical_sector, disk.transport) == (8 << 30, 512, "nvme")
     assert host.pools == ()
-    assert host.store == facts.StoreFacts(None, complete=False)
+    assert host.store == observe.StoreFacts(None, complete=False)
 
 
 def test_the_system_disk_is_not_blank() -> None:
@@ -54,7 +55,7 @@ def test_a_converged_host() -> None:
     assert pool is not None
     assert (pool.health, pool.ashift, pool.guid) == ("ONLINE", 12, 9923410287341098723)
     assert pool.vdevs == (
-        facts.VdevFacts(
+        observe.VdevFacts(
             "mirror",
             "ONLINE",
             (
@@ -66,16 +67,16 @@ def test_a_converged_host() -> None:
     etcd = host.datasets[1]
     assert (etcd.name, etcd.mountpoint, etcd.mounted) == ("keystone/etcd", "/var/lib/etcd", True)
     assert etcd.properties["recordsize"] == "16384"
-    label = facts.PoolLabel("keystone", 9923410287341098723, 8323328)
+    label = observe.PoolLabel("keystone", 9923410287341098723, 8323328)
     assert host.disk("KEYP1A")[0].zpool_label == label
     assert host.roles["etcd"].drift == ("/etc/etcd/etcd.yaml: changed", "etcd.service: failed")
-    assert host.roles["storage"] == facts.RoleFacts("def")
+    assert host.roles["storage"] == observe.RoleFacts("def")
     assert host.store.complete
     assert host.ports[2379] == "etcd"
 
 
 def test_this_machine_can_be_probed() -> None:
-    host = facts.probe(Host("here", "127.0.0.1", local=True))
+    host = observe.probe(Host("here", "127.0.0.1", local=True))
     assert host.hostname
     assert host.memory > 0
     assert abs(host.clock_offset) <= host.clock_error + 1
@@ -83,7 +84,7 @@ def test_this_machine_can_be_probed() -> None:
 
 def test_a_host_that_says_something_else() -> None:
     with pytest.raises(KeyError):
-        facts.parse("p1", {}, (0, 0))
+        observe.parse("p1", {}, (0, 0))
 
 
 def test_every_host_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +94,7 @@ def test_every_host_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("KEYSTONE_PATH", f"{tmp_path}:{os.environ['PATH']}")
     hosts = {name: Host(name, "127.0.0.1", local=True) for name in ("p1", "p2")}
     with pytest.raises(HostError) as caught:
-        facts.probe_all(hosts)
+        observe.probe_all(hosts)
     assert "p1: " in caught.value.message
     assert "p2: " in caught.value.message
     assert "welcome" in caught.value.hint

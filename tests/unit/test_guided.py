@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from keystone.appliance.guided import draft as drafts
+from keystone.appliance.guided import questions, screens, session, stick
+from keystone.appliance.guided.answers import FIRST, JOINING, SAVE, WRITE, Answers, Field, Seen
+from keystone.appliance.identity import Card, Hardware
 from keystone.errors import ConfigurationError
-from keystone.facts import DiskFacts
-from keystone.guided import draft as drafts
-from keystone.guided import questions, screens, session, stick
-from keystone.guided.answers import FIRST, JOINING, SAVE, WRITE, Answers, Field, Seen
-from keystone.image import introduction
-from keystone.image.identity import Card, Hardware
+from keystone.hosts.observe import DiskFacts
+from keystone.site import introduction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from keystone.appliance.guided import draft as drafts
+from keystone.appliance.guided import questions, session, stick
+from keystone.appliance.guided.answers import FIRST, JOINING, SAVE, WRITE
 from keystone.errors import ConfigurationError
-from keystone.guided import draft as drafts
-from keystone.guided import questions, session, stick
-from keystone.guided.answers import FIRST, JOINING, SAVE, WRITE
 
 from .test_guided import BACK, KEY, Script, seen
 

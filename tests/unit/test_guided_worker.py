@@ -9,21 +9,22 @@ from typing import Any
 
 import pytest
 
-from keystone import join_file, storage
+from keystone.appliance import discover, identity, write_mark
+from keystone.appliance.guided import draft as drafts
+from keystone.appliance.guided import questions, screens, session, stick
+from keystone.appliance.guided.answers import SAVE, WORKER, WRITE, Answers, Seen
+from keystone.appliance.identity import Card, Hardware
 from keystone.errors import ConfigurationError, RefusedError
-from keystone.guided import draft as drafts
-from keystone.guided import questions, screens, session, stick
-from keystone.guided.answers import SAVE, WORKER, WRITE, Answers, Seen
-from keystone.image import identity, mark, medium
-from keystone.image.identity import Card, Hardware
+from keystone.join import join_yaml
+from keystone.storage import plan as storage
 
 from .test_guided import BACK, KEY, Script, disk, seen
 
-KNOWN = join_file.load(Path(__file__).parent.parent / "cases/join/good.yaml")
+KNOWN = join_yaml.load(Path(__file__).parent.parent / "cases/join/good.yaml")
 NAMED = {"name": "w7", "address": "10.77.0.27"}
 
 
-def here(number: int = 7, known: join_file.Join | None = KNOWN, **more: Any) -> Seen:
+def here(number: int = 7, known: join_yaml.Join | None = KNOWN, **more: Any) -> Seen:
     disks = (disk(f"A{number}"), disk(f"S{number}"))
     machine = Hardware(f"M{number}", (f"52:54:00:00:00:0{number}",))
     return Seen(machine, disks, "/stick", {}, (KEY,), join=known, **more)
@@ -116,7 +117,7 @@ def test_a_wrong_name_or_address_is_said_at_once(given: dict[str, str], why: str
     [(None, "there is no join.yaml"), (replace(KNOWN, workers=KNOWN.workers[1:3]), "is another")],
 )
 def test_without_a_token_a_page_says_how_to_make_one(
-    known: join_file.Join | None, why: str
+    known: join_yaml.Join | None, why: str
 ) -> None:
     found, script = answered(None, BACK, BACK, at=here(known=known))
     assert found is None
@@ -184,11 +185,11 @@ def test_a_bundle_that_nobody_can_read_is_told_and_is_no_end(
     damaged = tmp_path / "offline.tar"
     damaged.write_bytes(b"one")
     for found, fingerprint, why in ((None, "", ""), (damaged, "", "offline.tar")):
-        monkeypatch.setattr(medium, "bundle_file", lambda found=found: found)
+        monkeypatch.setattr(discover, "bundle_file", lambda found=found: found)
         told = session._bundle()
         assert told[0] == fingerprint
         assert why in told[1]
-    monkeypatch.setattr(medium, "bundle_file", refuse)
+    monkeypatch.setattr(discover, "bundle_file", refuse)
     assert session._bundle() == ("", "2 bundles\n\nleave one")
 
 
@@ -234,10 +235,10 @@ def test_our_mark_on_a_disk_is_seen_and_a_disk_that_cannot_be_read_is_not_ours(
     tmp_path: Path,
 ) -> None:
     file = tmp_path / "disk"
-    file.write_bytes(bytes(mark.AT + mark.SIZE))
+    file.write_bytes(bytes(write_mark.AT + write_mark.SIZE))
     here = replace(disk("CUT"), path=str(file))
     assert not session._begun(here)
-    mark.put(str(file), "CUT")
+    write_mark.put(str(file), "CUT")
     assert session._begun(here)
     assert not session._begun(replace(here, serial="OTHER"))
     assert not session._begun(replace(here, path=str(tmp_path / "gone")))

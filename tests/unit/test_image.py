@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from keystone.appliance import write, write_mark
 from keystone.errors import (
     ConfigurationError,
     HostError,
@@ -18,10 +19,10 @@ from keystone.errors import (
     PreflightError,
     RefusedError,
 )
-from keystone.facts import DiskFacts
-from keystone.image import bios, boot, build, layout, mark, recipe, secureboot, steps, write
-from keystone.image.root import System
-from keystone.image.sandbox import Tree
+from keystone.hosts.observe import DiskFacts
+from keystone.image import bios, build, disk_layout, recipe, secureboot, steps, uki
+from keystone.image.squashfs import System
+from keystone.sandbox import Tree
 
 IMAGES = Path(__file__).parents[2] / "images"
 DIGEST = "2b97bd1fc25a113bef13ae3f03f5a08eabd3a89a377d567fb1aeeb104b78b972"
@@ -151,15 +152,15 @@ def test_layers_are_named_from_the_top_and_say_nothing_of_this_machine(tmp_path:
 
 
 def test_the_slot_is_named_by_the_system_in_it() -> None:
-    contents = layout.Contents("/core", "/blocks", "/esp")
-    files = layout.definitions(SYSTEM, 7, contents)
+    contents = disk_layout.Contents("/core", "/blocks", "/esp")
+    files = disk_layout.definitions(SYSTEM, 7, contents)
     slot = files["20-slot.conf"]
     assert "UUID=2b97bd1f-c25a-113b-ef13-ae3f03f5a08e\n" in slot
     assert "Label=keystone-7\n" in slot
     assert "CopyBlocks=/blocks\n" in slot
     assert "Label=_empty\n" in files["30-slot.conf"]
     assert "CopyFiles" not in files["40-state.conf"]
-    seeded = layout.definitions(SYSTEM, 7, replace(contents, seed="/seed"))
+    seeded = disk_layout.definitions(SYSTEM, 7, replace(contents, seed="/seed"))
     assert "CopyFiles=/seed:/\n" in seeded["40-state.conf"]
 
 
@@ -209,17 +210,17 @@ def test_our_mark_beside_anything_else_allows_nothing(more: dict[str, Any]) -> N
 def test_the_mark_is_of_one_disk_and_goes(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.write_bytes(b"x" * (2 << 20))
-    assert not mark.is_on(str(disk), "SYS1")
-    mark.put(str(disk), "SYS1")
-    assert mark.is_on(str(disk), "SYS1")
-    assert not mark.is_on(str(disk), "SYS2")
+    assert not write_mark.is_on(str(disk), "SYS1")
+    write_mark.put(str(disk), "SYS1")
+    assert write_mark.is_on(str(disk), "SYS1")
+    assert not write_mark.is_on(str(disk), "SYS2")
     with disk.open("r+b") as file:
-        mark.clear(file.fileno())
-    assert not mark.is_on(str(disk), "SYS1")
+        write_mark.clear(file.fileno())
+    assert not write_mark.is_on(str(disk), "SYS1")
     around = disk.read_bytes()
-    assert around.count(b"x") == len(around) - mark.SIZE
+    assert around.count(b"x") == len(around) - write_mark.SIZE
     with pytest.raises(HostError, match="SYS1"):
-        mark.is_on(str(tmp_path / "none"), "SYS1")
+        write_mark.is_on(str(tmp_path / "none"), "SYS1")
 
 
 @pytest.mark.parametrize(
@@ -282,10 +283,10 @@ def test_something_else_than_grub_is_not_written(boot: bytes, core: bytes) -> No
 
 
 def test_the_esp_starts_uefi_and_bios(tmp_path: Path) -> None:
-    parts = {name: tmp_path / name for name in boot.PARTS}
+    parts = {name: tmp_path / name for name in uki.PARTS}
     parts["cmdline"].write_text(f"boot=keystone keystone.root={DIGEST}")
-    found = layout.esp(parts, 7)
-    assert found["EFI/BOOT/BOOTX64.EFI"] == parts[boot.LOADER]
+    found = disk_layout.esp(parts, 7)
+    assert found["EFI/BOOT/BOOTX64.EFI"] == parts[uki.LOADER]
     assert found["EFI/Linux/keystone_7+3.efi"] == parts["linux.efi"]
     assert f"linux /keystone/7/vmlinuz boot=keystone keystone.root={DIGEST} $counted\n" in str(
         found["keystone/grub.cfg"]

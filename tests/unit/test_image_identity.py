@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from keystone.appliance import discover
+from keystone.appliance.identity import Card, Hardware, card, state, system_disk, who
 from keystone.errors import ConfigurationError, Mistake, RefusedError
-from keystone.image import medium
-from keystone.image.identity import Card, Hardware, card, state, system_disk, who
-from keystone.site import Disk, Machine, Networks, Node, Site, Ssh
+from keystone.site.model import Disk, Machine, Networks, Node, Site, Ssh
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -119,24 +119,24 @@ def test_otherwise_no_card_is_guessed(cables: tuple[bool, ...]) -> None:
 
 def test_two_site_files_must_be_one(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    assert medium.choose([]) is None
+    assert discover.choose([]) is None
     one.write_text("a")
     two.write_text("a")
-    assert medium.choose([one, two]) == one
+    assert discover.choose([one, two]) == one
     two.write_text("b")
     with pytest.raises(RefusedError) as error:
-        medium.choose([one, two])
+        discover.choose([one, two])
     assert str(one) in error.value.message
     assert str(two) in error.value.message
 
 
 def test_a_screen_is_told_the_first_mistakes_of_a_file() -> None:
     mistakes = [Mistake(f"join.yaml:{line}", "wrong") for line in range(1, 10)]
-    said = medium.reason(ConfigurationError("9 mistakes", mistakes=mistakes, hint="correct it"))
+    said = discover.reason(ConfigurationError("9 mistakes", mistakes=mistakes, hint="correct it"))
     assert said.split("\n")[:2] == ["9 mistakes", "  join.yaml:1: wrong"]
     assert said.endswith("\n\ncorrect it")
     assert "join.yaml:5" not in said
-    assert medium.reason(RefusedError("no")) == "no"
+    assert discover.reason(RefusedError("no")) == "no"
 
 
 @pytest.fixture
@@ -144,9 +144,9 @@ def argument(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str],
     """A medium is running, whose kernel has this command line."""
     (tmp_path / "medium/keystone").mkdir(parents=True)
     (tmp_path / "argument").mkdir()
-    monkeypatch.setattr(medium, "RUN", tmp_path)
-    monkeypatch.setattr(medium, "COMMAND_LINE", tmp_path / "cmdline")
-    monkeypatch.setattr(medium, "_labelled", lambda _: [])
+    monkeypatch.setattr(discover, "RUN", tmp_path)
+    monkeypatch.setattr(discover, "COMMAND_LINE", tmp_path / "cmdline")
+    monkeypatch.setattr(discover, "_labelled", lambda _: [])
 
     def started(words: str) -> None:
         (tmp_path / "cmdline").write_text(f"boot=keystone {words} quiet\n")
@@ -159,18 +159,18 @@ def test_a_site_file_that_the_kernels_command_line_names(
 ) -> None:
     file = tmp_path / "argument/site.yaml"
     argument("keystone.root=00")
-    assert medium.site_file() is None
+    assert discover.site_file() is None
     argument("keystone.site=http://10.77.0.2/site.yaml")
     with pytest.raises(RefusedError, match=r"http://10\.77\.0\.2/site\.yaml: .* not be fetched"):
-        medium.site_file()
+        discover.site_file()
     file.write_text("a")
-    assert medium.site_file() == file
+    assert discover.site_file() == file
     digest = hashlib.sha256(b"a").hexdigest()
     argument(f"keystone.site=site.yaml keystone.sitehash={digest}")
-    assert medium.site_file() == file
+    assert discover.site_file() == file
     file.write_text("b")
     with pytest.raises(RefusedError, match=rf"keystone\.sitehash says {digest}"):
-        medium.site_file()
+        discover.site_file()
 
 
 def test_the_one_that_is_named_and_the_one_on_the_medium_must_be_one(
@@ -180,10 +180,10 @@ def test_the_one_that_is_named_and_the_one_on_the_medium_must_be_one(
     (tmp_path / "argument/site.yaml").write_text("a")
     (tmp_path / "medium/keystone/site.yaml").write_text("b")
     with pytest.raises(RefusedError, match="2 files that differ"):
-        medium.site_file()
+        discover.site_file()
 
 
 def test_a_disk_asks_no_command_line(argument: Callable[[str], None], tmp_path: Path) -> None:
     argument("keystone.site=http://10.77.0.2/site.yaml")
     (tmp_path / "medium/keystone").rmdir()
-    assert medium.site_file() is None
+    assert discover.site_file() is None

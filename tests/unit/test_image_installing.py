@@ -9,16 +9,16 @@ from uuid import UUID
 
 import pytest
 
-from keystone import disks
+from keystone.appliance import discover, installing
+from keystone.appliance import write as writing
+from keystone.appliance.identity import Card
+from keystone.appliance.write import Running
 from keystone.errors import HostError, RefusedError
-from keystone.facts import DiskFacts
-from keystone.image import installing, medium
-from keystone.image import write as writing
-from keystone.image.identity import Card
-from keystone.image.root import System
-from keystone.image.write import Running
+from keystone.hosts.observe import DiskFacts
+from keystone.image.squashfs import System
 from keystone.run import run
-from keystone.site import Machine, Networks, Node, Site, Ssh
+from keystone.site.model import Machine, Networks, Node, Site, Ssh
+from keystone.storage import disks
 
 NODE = Node("p1", IPv4Address("10.77.0.11"), ())
 SITE = Site(
@@ -43,7 +43,7 @@ def plugged(monkeypatch: pytest.MonkeyPatch) -> Running:
     macs = ("52:54:00:00:00:21", "52:54:00:00:00:22")
     monkeypatch.setattr(disks, "observe", lambda: (blank,))
     monkeypatch.setattr(
-        medium, "cards", lambda: {mac: Card("eno", "igb", cable=True) for mac in macs}
+        discover, "cards", lambda: {mac: Card("eno", "igb", cable=True) for mac in macs}
     )
     monkeypatch.setattr(writing, "begun", lambda *_: False)
     return Running(System(Path("/dev/sr0"), 4096, "ab" * 32), 3, medium=True)

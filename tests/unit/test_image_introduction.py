@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from keystone import run
+from keystone.appliance import discover, first_start, unattended
 from keystone.errors import ConfigurationError, DamagedBundleError, HostError, RefusedError
-from keystone.image import goon, introduction, iso, medium, unattended
+from keystone.image import iso
 from keystone.run import Host, Result
-from keystone.site import Machine, Networks, Node, Site, Ssh, Trust
+from keystone.site import introduction
+from keystone.site.model import Machine, Networks, Node, Site, Ssh, Trust
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -144,50 +146,50 @@ def test_of_equal_site_files_the_one_with_the_keys_is_taken(
     bare, known = tmp_path / "medium/keystone", tmp_path / "sda1"
     (known / introduction.FOLDER).mkdir(parents=True)
     bare.mkdir(parents=True)
-    monkeypatch.setattr(medium, "RUN", tmp_path)
-    monkeypatch.setattr(medium, "_labelled", lambda _: [known])
+    monkeypatch.setattr(discover, "RUN", tmp_path)
+    monkeypatch.setattr(discover, "_labelled", lambda _: [known])
     for place in (bare, known):
         (place / "site.yaml").write_text("a")
-    assert medium.site_file() == known / "site.yaml"
+    assert discover.site_file() == known / "site.yaml"
 
 
 def test_a_site_that_was_installed_by_hand_is_not_gone_on_with(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(goon, "CONFIG", tmp_path)
-    monkeypatch.setattr(goon, "DONE", tmp_path / "installed")
-    goon.by_hand()
-    assert not goon.DONE.exists()
+    monkeypatch.setattr(first_start, "CONFIG", tmp_path)
+    monkeypatch.setattr(first_start, "DONE", tmp_path / "installed")
+    first_start.by_hand()
+    assert not first_start.DONE.exists()
     (tmp_path / "site.yaml").write_text("a")
-    goon.by_hand()
-    assert goon.DONE.exists()
+    first_start.by_hand()
+    assert first_start.DONE.exists()
 
 
 def test_one_bundle_is_taken_and_two_are_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     one, two = tmp_path / "sda1", tmp_path / "sdb1"
-    monkeypatch.setattr(medium, "RUN", tmp_path / "run")
+    monkeypatch.setattr(discover, "RUN", tmp_path / "run")
     monkeypatch.setattr(
-        medium, "_labelled", lambda label: [one, two] if label is medium.STICK else []
+        discover, "_labelled", lambda label: [one, two] if label is discover.STICK else []
     )
     one.mkdir()
     two.mkdir()
-    assert medium.bundle_file() is None
+    assert discover.bundle_file() is None
     (one / "offline.tar").write_text("a")
-    assert medium.bundle_file() == one / "offline.tar"
+    assert discover.bundle_file() == one / "offline.tar"
     (two / "offline.tar").write_text("a")
     with pytest.raises(RefusedError, match="2 bundles"):
-        medium.bundle_file()
+        discover.bundle_file()
 
 
 def test_a_bundle_is_looked_at_before_the_first_primers_disk_is_written(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     file = tmp_path / "offline.tar"
-    monkeypatch.setattr(medium, "bundle_file", lambda: None)
+    monkeypatch.setattr(discover, "bundle_file", lambda: None)
     unattended.require_bundle("ab" * 32)  # the first start waits for one
-    monkeypatch.setattr(medium, "bundle_file", lambda: file)
+    monkeypatch.setattr(discover, "bundle_file", lambda: file)
     file.write_bytes(b"one")
     unattended.require_bundle("")  # nobody vouches for it: it is installed by hand
     with pytest.raises(DamagedBundleError, match="truncated"):
@@ -235,7 +237,7 @@ def test_it_waits_until_all_answer_and_says_who_did_not() -> None:
     def pause(seconds: float) -> None:
         now[0] += seconds
 
-    goon.wait_for({"p2": Late("p2", "10.77.0.12")}, lambda: now[0], pause)
-    assert now[0] == 2 * goon.PAUSE
+    first_start.wait_for({"p2": Late("p2", "10.77.0.12")}, lambda: now[0], pause)
+    assert now[0] == 2 * first_start.PAUSE
     with pytest.raises(HostError, match="p3 did not answer in 120 minutes"):
-        goon.wait_for({"p3": Never("p3", "10.77.0.13")}, lambda: now[0], pause)
+        first_start.wait_for({"p3": Never("p3", "10.77.0.13")}, lambda: now[0], pause)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from keystone.errors import DamagedBundleError
-from keystone.image import layout, release
-from keystone.image.boot import PARTS
+from keystone.image import disk_layout, release
+from keystone.image.uki import PARTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 def medium(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder `boot` of one, whose EFI partition is a folder here."""
     build, boot, efi = (tmp_path / name for name in ("build", "boot", "efi"))
-    for folder in (build, boot, (efi / layout.REMOVABLE).parent):
+    for folder in (build, boot, (efi / disk_layout.REMOVABLE).parent):
         folder.mkdir(parents=True)
     for name in PARTS:
         (build / name).write_text(name)
         (boot / name).write_text(name)
-    (boot / release.UKI).rename(efi / layout.REMOVABLE)
+    (boot / release.UKI).rename(efi / disk_layout.REMOVABLE)
     (boot / release.SUMS).write_text(release.of(build))
 
     @contextmanager
@@ -50,7 +50,7 @@ def test_the_list_is_as_sha256sum_has_it(medium: Path) -> None:
 def test_what_was_changed_is_named(medium: Path, name: str) -> None:
     file = medium / name
     if name == release.UKI:
-        file = medium.parent / "efi" / layout.REMOVABLE
+        file = medium.parent / "efi" / disk_layout.REMOVABLE
     file.write_text(file.read_text() + "x")
     with pytest.raises(DamagedBundleError, match=rf"boot/{name}: not as it was built"):
         release.check(medium)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from keystone.bundle import lock as locks
 from keystone.bundle.model import Digest
 from keystone.errors import ConfigurationError
 from keystone.image import recipe, relock
+from keystone.packager import lock as locks
 
 from .locked import OURS, RECIPE, deb, every, made
 

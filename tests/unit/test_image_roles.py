@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from keystone import ansible
-from keystone.bundle.lock import Lock
+from keystone.ansible import playbook
+from keystone.ansible.roles import Context
 from keystone.bundle.model import Digest, Item, Manifest
-from keystone.bundle.sources import Sources
 from keystone.errors import ConfigurationError
 from keystone.image import converge, recipe, rootfs
-from keystone.image.roles import Role
-from keystone.image.sandbox import Tree
-from keystone.inventory import Context
+from keystone.image.recipe_roles import Role
+from keystone.packager.lock import Lock
+from keystone.packager.sources.upstream import Sources
 from keystone.run import run
-from keystone.site import Networks, Node, Site
+from keystone.sandbox import Tree
+from keystone.site.model import Networks, Node, Site
 
 from .locked import HEAD, OURS
 
@@ -115,7 +115,7 @@ def told(found: Recipe) -> dict[str, object]:
     modules = Item("deb", f"zfs-modules-{RELEASE}", "2.3.9", Digest("0" * 64), 1)
     context = Context(site, host, Manifest("plant", 1, (modules,)))
     return {
-        role.name: importlib.import_module(f"keystone.inventory.{role.name}").variables(context)
+        role.name: importlib.import_module(f"keystone.ansible.roles.{role.name}").variables(context)
         for role in found.roles
     }
 
@@ -129,7 +129,7 @@ def test_our_recipes_tell_roles_what_an_installation_tells_them(name: str) -> No
     assert here == told(found)
     for role, values in told(found).items():
         assert isinstance(values, dict)
-        assert ansible.inputs(role, here[role]) == ansible.inputs(role, values)
+        assert playbook.inputs(role, here[role]) == playbook.inputs(role, values)
 
 
 def test_the_kernel_is_named_wherever_a_variable_says_so() -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from keystone.bundle import tar
+from keystone.ansible.roles import mirror
+from keystone.appliance import netboot
+from keystone.bundle.formats import tar
 from keystone.cli.image import group
 from keystone.errors import DamagedBundleError, KeystoneError, PreflightError
-from keystone.image import pxe, serve
-from keystone.inventory import mirror
+from keystone.image import pxe
 
 CONTENT = {
     "boot.ipxe": b"#!ipxe\n",
@@ -40,11 +41,11 @@ LINK[148:156] = b"%06o\0 " % sum(LINK[:148] + b" " * 8 + LINK[156:])
 
 
 def unpack(content: bytes, folder: Path) -> None:
-    serve.unpack(io.BytesIO(content), "primer-pxe.tar", folder)
+    netboot.unpack(io.BytesIO(content), "primer-pxe.tar", folder)
 
 
 def test_the_four_files_are_taken_out(tmp_path: Path) -> None:
-    assert tuple(CONTENT) == pxe.FILES == tuple(serve.MOST)
+    assert tuple(CONTENT) == pxe.FILES == tuple(netboot.MOST)
     unpack(GOOD, tmp_path)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == CONTENT
 
@@ -79,13 +80,13 @@ def test_any_other_tar_file_is_refused(content: bytes, why: str, tmp_path: Path)
 def test_script_and_medium_name_one_system() -> None:
     line = "boot=keystone keystone.root=ab keystone.tree=4096 keystone.version=2 quiet"
     script = pxe.script("primer", 2, line).encode()
-    assert serve.options(script) == serve.options(line.encode())
-    assert serve.options(script.replace(b"root=ab", b"root=cd")) != serve.options(line.encode())
-    assert serve.options(script + b"keystone.root=cd") != serve.options(line.encode())
+    assert netboot.options(script) == netboot.options(line.encode())
+    assert netboot.options(script.replace(b"root=ab", b"root=cd")) != netboot.options(line.encode())
+    assert netboot.options(script + b"keystone.root=cd") != netboot.options(line.encode())
 
 
 def test_the_address_to_give_is_said() -> None:
-    said = serve.dhcp("10.77.0.11")
+    said = netboot.dhcp("10.77.0.11")
     assert f"http://10.77.0.11:{mirror.BOOT_PORT}/boot/boot.ipxe" in said
     assert "Keystone runs no DHCP server" in said
 
@@ -109,15 +110,15 @@ def test_a_primer_that_serves_nothing_is_told_how(
 ) -> None:
     line = f'LISTEN 0 511 0.0.0.0:{mirror.BOOT_PORT} 0.0.0.0:* users:(("%s",pid=7,fd=9))'
     fake_ss(tmp_path, monkeypatch, line % "nginx")
-    serve.require_server()
+    netboot.require_server()
     for says in ("", line % "java"):
         fake_ss(tmp_path, monkeypatch, says)
         with pytest.raises(PreflightError) as error:
-            serve.require_server()
+            netboot.require_server()
         assert "networkBoot: true" in error.value.hint
 
 
 def test_no_primer_serves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve, "CERTIFICATE", tmp_path / "site.crt")
+    monkeypatch.setattr(netboot, "CERTIFICATE", tmp_path / "site.crt")
     with pytest.raises(PreflightError, match="no Primer of a site"):
-        serve.address()
+        netboot.address()

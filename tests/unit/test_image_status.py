@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from keystone.image import measured, status
-from keystone.image.status import NO_UEFI, OFF, ON, Status
+from keystone.appliance import status
+from keystone.appliance.status import NO_UEFI, OFF, ON, Status
+from keystone.image import pcr as measured
 
 if TYPE_CHECKING:
     from pathlib import Path

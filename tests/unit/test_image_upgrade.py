@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from keystone.appliance import upgrade
+from keystone.appliance.write import Running
 from keystone.errors import DamagedBundleError, KeystoneError, PreflightError, RefusedError
-from keystone.image import bios, layout, upgrade
-from keystone.image.boot import PARTS
-from keystone.image.root import System
-from keystone.image.write import Running
+from keystone.image import bios, disk_layout
+from keystone.image.squashfs import System
+from keystone.image.uki import PARTS
 
 OLD = System(Path("/dev/nvme0n1p3"), 4096, "1" * 64)
 NOW = Running(OLD, 1, medium=False)
@@ -20,8 +21,8 @@ ESP = upgrade.Partition("/dev/nvme0n1p2", 2, upgrade.ESP_TYPE, "keystone-esp", "
 SLOT1 = upgrade.Partition(
     "/dev/nvme0n1p3", 3, upgrade.ROOT_TYPE, "keystone-1", str(OLD.partition), 2 << 30
 )
-SLOT2 = upgrade.Partition("/dev/nvme0n1p4", 4, upgrade.ROOT_TYPE, layout.FREE, "f", 2 << 30)
-STATE = upgrade.Partition("/dev/nvme0n1p5", 5, "x", layout.STATE, "s", 2 << 30)
+SLOT2 = upgrade.Partition("/dev/nvme0n1p4", 4, upgrade.ROOT_TYPE, disk_layout.FREE, "f", 2 << 30)
+STATE = upgrade.Partition("/dev/nvme0n1p5", 5, "x", disk_layout.STATE, "s", 2 << 30)
 DISK = (ESP, SLOT1, SLOT2, STATE)
 
 
@@ -70,7 +71,7 @@ def test_a_slot_that_has_it_already_is_not_written_again(tmp_path: Path) -> None
     offer = medium(tmp_path)
     held = replace(SLOT2, uuid=str(offer.system.partition), label="keystone-2")
     assert upgrade.plan(NOW, "/dev/nvme0n1", (ESP, SLOT1, held, STATE), offer).done
-    cut = replace(held, label=layout.FREE)  # while another version was copied over it
+    cut = replace(held, label=disk_layout.FREE)  # while another version was copied over it
     assert not upgrade.plan(NOW, "/dev/nvme0n1", (ESP, SLOT1, cut, STATE), offer).done
 
 
@@ -118,30 +119,31 @@ def test_partitions_are_read_from_lsblk() -> None:
 
 def test_a_version_begins_with_its_kernel_image_which_is_placed_last() -> None:
     parts = {name: Path(name) for name in PARTS}
-    assert list(layout.of_version(parts, 2))[-1] == layout.uki_name(2)
+    assert list(disk_layout.of_version(parts, 2))[-1] == disk_layout.uki_name(2)
 
 
 def test_a_menu_that_cannot_be_made_takes_no_version_away(tmp_path: Path) -> None:
     """As after an upgrade that an earlier keystone-install was cut in."""
     for version in (1, 2):
-        uki = tmp_path / layout.uki_name(version)
+        uki = tmp_path / disk_layout.uki_name(version)
         uki.parent.mkdir(parents=True, exist_ok=True)
         uki.touch()
     (tmp_path / "keystone/1").mkdir(parents=True)
     with pytest.raises(FileNotFoundError):
         upgrade._forget(tmp_path, keep=2)
-    assert (tmp_path / layout.uki_name(1)).exists()
+    assert (tmp_path / disk_layout.uki_name(1)).exists()
 
 
 def test_the_other_version_is_forgotten_and_the_one_that_runs_stays(tmp_path: Path) -> None:
     for version in (1, 2):
-        for name in (layout.uki_name(version), f"keystone/{version}/cmdline"):
+        for name in (disk_layout.uki_name(version), f"keystone/{version}/cmdline"):
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_text(name)
     upgrade._forget(tmp_path, keep=2)
     left = {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*") if file.is_file()}
     assert left == {
-        layout.uki_name(2), "keystone/2/cmdline", layout.GRUB_MENU, layout.GRUB_ENVIRONMENT,
+        disk_layout.uki_name(2), "keystone/2/cmdline",
+        disk_layout.GRUB_MENU, disk_layout.GRUB_ENVIRONMENT,
     }  # fmt: skip
 
 

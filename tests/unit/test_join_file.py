@@ -8,18 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from keystone import join, join_file
+from keystone.appliance import identity, installing
+from keystone.appliance.guided import worker as guided
+from keystone.appliance.identity import Card, Hardware
+from keystone.appliance.write import Plan
 from keystone.cli import token as verbs
 from keystone.errors import ConfigurationError, RefusedError
-from keystone.guided import worker as guided
-from keystone.image import identity, installing
-from keystone.image.identity import Card, Hardware
-from keystone.image.write import Plan
-from keystone.site import Machine, Node, Site, Ssh
+from keystone.join import join_yaml
+from keystone.join import tokens as join
+from keystone.site.model import Machine, Node, Site, Ssh
 
 CASES = Path(__file__).parent.parent / "cases" / "join"
 GOOD = CASES / "good.yaml"
-KNOWN = join_file.load(GOOD)
+KNOWN = join_yaml.load(GOOD)
 MAC = "52:54:00:00:00:23"
 
 
@@ -27,7 +28,7 @@ MAC = "52:54:00:00:00:23"
 def test_all_mistakes_of_a_file_come_out_at_once(expected: Path) -> None:
     file = expected.with_suffix(".yaml")
     with pytest.raises(ConfigurationError) as caught:
-        join_file.load(file)
+        join_yaml.load(file)
     found = [str(mistake).removeprefix(f"{file}:") for mistake in caught.value.mistakes]
     assert found == expected.read_text().splitlines()
 
@@ -38,7 +39,7 @@ def test_a_good_file_is_read_and_written_without_loss() -> None:
     assert KNOWN.workers[1].address == IPv4Address("10.77.0.22")
     assert KNOWN.workers[2].primer == "10.77.0.12"
     assert KNOWN.system_floor == 2
-    assert join_file.parse(join_file.text(KNOWN)) == KNOWN
+    assert join_yaml.parse(join_yaml.text(KNOWN)) == KNOWN
 
 
 def entry(number: int, **more: object) -> dict[str, object]:
@@ -48,8 +49,8 @@ def entry(number: int, **more: object) -> dict[str, object]:
 
 def test_it_grows_by_a_worker_and_loses_those_whose_token_is_worthless() -> None:
     more = entry(9, name="w2", machine={"serial": "M2"})
-    text = join_file.grown(KNOWN, KNOWN, lambda worker: worker.name == "w2", more)
-    grown = join_file.parse(text)
+    text = join_yaml.grown(KNOWN, KNOWN, lambda worker: worker.name == "w2", more)
+    grown = join_yaml.parse(text)
     assert [worker.name for worker in grown.workers] == ["", "w3", "w4", "w2"]
     assert grown.workers[-1].machine == Machine("M2")
     assert (grown.ssh, grown.networks) == (KNOWN.ssh, KNOWN.networks)
@@ -66,14 +67,14 @@ def test_it_grows_by_a_worker_and_loses_those_whose_token_is_worthless() -> None
 )
 def test_a_worker_that_does_not_fit_is_named(more: dict[str, object], why: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        join_file.grown(KNOWN, KNOWN, lambda _: False, entry(9, **more))
+        join_yaml.grown(KNOWN, KNOWN, lambda _: False, entry(9, **more))
     assert any(why in str(mistake) for mistake in caught.value.mistakes)
 
 
 def test_the_file_of_another_site_is_left_alone() -> None:
     another = replace(KNOWN, ca=KNOWN.ca.replace("MII", "MIJ"))
     with pytest.raises(RefusedError, match="another CA"):
-        join_file.grown(another, KNOWN, lambda _: False, entry(9))
+        join_yaml.grown(another, KNOWN, lambda _: False, entry(9))
 
 
 def test_who_may_log_in_is_not_the_sticks_word() -> None:
@@ -82,19 +83,19 @@ def test_who_may_log_in_is_not_the_sticks_word() -> None:
     stick = replace(
         KNOWN, name="x", networks=networks, ssh=Ssh(("ssh-ed25519 AAAA thief",)), system_floor=9
     )
-    grown = join_file.parse(join_file.grown(KNOWN, stick, lambda _: False, entry(9)))
+    grown = join_yaml.parse(join_yaml.grown(KNOWN, stick, lambda _: False, entry(9)))
     assert replace(grown, workers=KNOWN.workers) == KNOWN
     assert grown.workers[:-1] == KNOWN.workers
 
 
 def test_a_token_that_this_primer_never_made_does_not_stay(tmp_path: Path) -> None:
     file, tokens = tmp_path / "join.yaml", join.Tokens(tmp_path)
-    file.write_text(join_file.text(KNOWN))
+    file.write_text(join_yaml.text(KNOWN))
     token, record = join.new("worker", KNOWN.pin, now=int(tokens.now()), ttl=60)
     new = {"token": str(token), "server": "https://10.77.0.11:8444"}
     verbs._hand_over(file, KNOWN, new, tokens, record)
     # p2's may be good: p2 alone knows.
-    left = [worker.primer for worker in join_file.load(file).workers]
+    left = [worker.primer for worker in join_yaml.load(file).workers]
     assert left == ["10.77.0.12", "10.77.0.12", "10.77.0.11"]
 
 
@@ -115,7 +116,7 @@ DESCRIBED = replace(KNOWN, workers=KNOWN.workers[1:3])
     ],
 )
 def test_a_machine_is_what_one_file_says_it_is(
-    site: Site | None, known: join_file.Join | None, here: Hardware, name: str | None
+    site: Site | None, known: join_yaml.Join | None, here: Hardware, name: str | None
 ) -> None:
     found = identity.who(site, known, here)
     assert (found.name if found else None) == name
@@ -137,7 +138,7 @@ def test_a_machine_is_what_one_file_says_it_is(
     ],
 )  # fmt: skip
 def test_otherwise_it_is_refused_and_says_why(
-    site: Site | None, known: join_file.Join | None, here: Hardware, why: str, hint: str
+    site: Site | None, known: join_yaml.Join | None, here: Hardware, why: str, hint: str
 ) -> None:
     with pytest.raises(RefusedError) as caught:
         identity.who(site, known, here)
@@ -168,7 +169,7 @@ def test_a_disk_holds_its_own_token_only_and_keeps_it_secret() -> None:
     files = installing.worker_files(KNOWN, KNOWN.workers[1])
     text, mode = files["etc/keystone/join.yaml"]
     assert mode == 0o600
-    assert join_file.parse(text).workers == (KNOWN.workers[1],)
+    assert join_yaml.parse(text).workers == (KNOWN.workers[1],)
     assert files["etc/keystone/pki/site-ca.crt"] == (KNOWN.ca, 0o644)
 
 

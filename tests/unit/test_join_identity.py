@@ -14,8 +14,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from keystone import certificates, join_cluster, join_identity, site_checks
 from keystone.errors import HostError, RefusedError
+from keystone.join import cluster, identity
+from keystone.pki import certificates
+from keystone.site import checks
 
 Builder = x509.CertificateSigningRequestBuilder
 
@@ -40,8 +42,8 @@ def pem(
 
 def test_a_machine_has_one_key_and_asks_for_its_own_name(tmp_path: Path) -> None:
     file = tmp_path / "node.key"
-    first, second = (join_identity.made("w1", file) for _ in range(2))
-    one, two = (join_identity.checked(text, "w1") for text in (first, second))
+    first, second = (identity.made("w1", file) for _ in range(2))
+    one, two = (identity.checked(text, "w1") for text in (first, second))
     assert one.key == two.key
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
@@ -52,13 +54,13 @@ def test_a_machine_has_one_key_and_asks_for_its_own_name(tmp_path: Path) -> None
      "debian", "debian.example", "W1", "w_1", ""],
 )  # fmt: skip
 def test_a_worker_has_no_name_that_a_primer_cannot_have(bad: str) -> None:
-    assert join_identity.name_problem(bad)
+    assert identity.name_problem(bad)
 
 
 @pytest.mark.parametrize("good", ["w1", "w" * 51, "w1.example", "0xg", "1a", "10.w"])
 def test_other_names_are_good(good: str) -> None:
-    assert join_identity.name_problem(good) == ""
-    assert site_checks.unusable(good) == ""
+    assert identity.name_problem(good) == ""
+    assert checks.unusable(good) == ""
 
 
 def test_two_at_once_have_one_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,12 +69,12 @@ def test_two_at_once_have_one_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     def meanwhile() -> ec.EllipticCurvePrivateKey:
         monkeypatch.setattr(certificates, "new_key", new_key)
-        other.append(join_identity.made("w1", file))
+        other.append(identity.made("w1", file))
         return new_key()
 
     monkeypatch.setattr(certificates, "new_key", meanwhile)
-    mine = join_identity.made("w1", file)
-    one, two = (join_identity.checked(text, "w1").key for text in (mine, *other))
+    mine = identity.made("w1", file)
+    one, two = (identity.checked(text, "w1").key for text in (mine, *other))
     assert one == two
 
 
@@ -98,7 +100,7 @@ def test_two_at_once_have_one_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 )  # fmt: skip
 def test_a_request_for_anything_else_is_refused(text: str, word: str) -> None:
     with pytest.raises(RefusedError, match=word):
-        join_identity.checked(text, "w1")
+        identity.checked(text, "w1")
 
 
 def test_a_key_of_an_unknown_curve_is_no_request() -> None:
@@ -106,7 +108,7 @@ def test_a_key_of_an_unknown_curve_is_no_request() -> None:
     curve = bytes.fromhex("06082a8648ce3d030107")
     unknown = ssl_pem(der.replace(curve, curve[:-1] + b"\x7f"))
     with pytest.raises(RefusedError, match="PKCS#10"):
-        join_identity.checked(unknown, "w1")
+        identity.checked(unknown, "w1")
 
 
 def go_decodes(text: str) -> bytes:
@@ -121,11 +123,11 @@ def test_what_is_submitted_is_what_was_checked() -> None:
     two = "x" + pem() + pem(name((O, "system:nodes"), (CN, "system:node:p1")))
     asked = x509.load_der_x509_csr(go_decodes(two)).subject.rfc4514_string()
     assert asked == "CN=system:node:p1,O=system:nodes"
-    request = join_identity.checked(two, "w1")
+    request = identity.checked(two, "w1")
     assert request.pem.count("BEGIN") == 1
     assert x509.load_der_x509_csr(go_decodes(request.pem)).subject == GOOD
-    raw = join_identity.KeyRequest(two, "w1", request.key)
-    there = join_cluster.read(listed(raw, "keystone:join"), request, ("keystone:join",))
+    raw = identity.KeyRequest(two, "w1", request.key)
+    there = cluster.read(listed(raw, "keystone:join"), request, ("keystone:join",))
     assert not there.mine, "stored by an installer of before: not gone on with"
 
 
@@ -134,7 +136,7 @@ def test_who_has_not_the_key_is_refused() -> None:
     bent = good[:-1] + bytes([good[-1] ^ 1])
     text = ssl_pem(bent)
     with pytest.raises(RefusedError, match="not signed"):
-        join_identity.checked(text, "w1")
+        identity.checked(text, "w1")
 
 
 def ssl_pem(der: bytes) -> str:
@@ -142,8 +144,8 @@ def ssl_pem(der: bytes) -> str:
     return f"-----BEGIN CERTIFICATE REQUEST-----\n{lines}-----END CERTIFICATE REQUEST-----\n"
 
 
-def listed(request: join_identity.KeyRequest, user: str) -> dict[str, object]:
-    document = join_cluster._document(request)
+def listed(request: identity.KeyRequest, user: str) -> dict[str, object]:
+    document = cluster._document(request)
     spec = document["spec"]
     assert isinstance(spec, dict)
     csr = {**document, "spec": {**spec, "username": user}}
@@ -151,21 +153,21 @@ def listed(request: join_identity.KeyRequest, user: str) -> dict[str, object]:
 
 
 def test_only_a_request_of_ours_for_this_key_is_gone_on_with() -> None:
-    request = join_identity.checked(pem(), "w1")
-    other = join_identity.checked(pem(), "w1")
-    mine = join_cluster.read(listed(request, "keystone:join"), request, ("keystone:join",))
+    request = identity.checked(pem(), "w1")
+    other = identity.checked(pem(), "w1")
+    mine = cluster.read(listed(request, "keystone:join"), request, ("keystone:join",))
     assert (mine.node, mine.request, mine.mine) == (True, True, True)
-    join_cluster.judge(mine, "w1", again=False)
+    cluster.judge(mine, "w1", again=False)
     for seen in (
-        join_cluster.read(listed(request, "system:node:w9"), request, ("keystone:join",)),
-        join_cluster.read(listed(other, "keystone:join"), request, ("keystone:join",)),
-        join_cluster.Seen(node=True),
+        cluster.read(listed(request, "system:node:w9"), request, ("keystone:join",)),
+        cluster.read(listed(other, "keystone:join"), request, ("keystone:join",)),
+        cluster.Seen(node=True),
     ):
-        with pytest.raises(join_cluster.TakenError, match="kubectl delete node/w1"):
-            join_cluster.judge(seen, "w1", again=False)
-    join_cluster.judge(join_cluster.Seen(node=True), "w1", again=True)
-    with pytest.raises(join_cluster.TakenError, match="revoked"):
-        join_cluster.judge(join_cluster.Seen(revoked=True), "w1", again=True)
+        with pytest.raises(cluster.TakenError, match="kubectl delete node/w1"):
+            cluster.judge(seen, "w1", again=False)
+    cluster.judge(cluster.Seen(node=True), "w1", again=True)
+    with pytest.raises(cluster.TakenError, match="revoked"):
+        cluster.judge(cluster.Seen(revoked=True), "w1", again=True)
 
 
 def certificate(key: ec.EllipticCurvePrivateKey) -> str:
@@ -177,22 +179,22 @@ def certificate(key: ec.EllipticCurvePrivateKey) -> str:
 
 
 def test_a_certificate_for_another_key_is_not_handed_out() -> None:
-    request = join_identity.checked(pem(), "w1")
+    request = identity.checked(pem(), "w1")
     text = certificate(ec.generate_private_key(ec.SECP256R1()))
     with pytest.raises(HostError, match="another certificate"):
-        join_identity.issued(text, request)
+        identity.issued(text, request)
 
 
 def test_kubelets_files_are_as_kubelet_would_have_them(tmp_path: Path) -> None:
     file = tmp_path / "node.key"
-    join_identity.made("w1", file)
+    identity.made("w1", file)
     text = certificate(certificates.load_key(file.read_bytes(), "node.key"))
     conf = tmp_path / "kubelet.conf"
     for _ in range(2):
-        join_identity.place(
-            join_identity.Identity(text, "CA"), key=file, folder=tmp_path / "pki", conf=conf
+        identity.place(
+            identity.Identity(text, "CA"), key=file, folder=tmp_path / "pki", conf=conf
         )
-    current = tmp_path / "pki" / join_identity.CURRENT
+    current = tmp_path / "pki" / identity.CURRENT
     assert current.is_symlink()
     assert text in current.read_text()
     assert "PRIVATE KEY" in current.read_text()

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from keystone import join, join_identity
 from keystone.errors import HostError, UsageError
-from keystone.site import Networks, Node, Site
+from keystone.join import identity
+from keystone.join import tokens as join
+from keystone.site.model import Networks, Node, Site
 
 PIN = "c" * 64
 KEY, OTHER = "1" * 64, "2" * 64
@@ -25,7 +26,7 @@ SITE = Site(
 
 
 def asked(token: join.Token, *, hostname: str = "w1", key: str = KEY) -> join.Request:
-    return join.Request(token, join_identity.KeyRequest("", hostname, key))
+    return join.Request(token, identity.KeyRequest("", hostname, key))
 
 
 def refused(call: Callable[..., object], *arguments: object, **keywords: object) -> join.Refusal:
@@ -184,7 +185,7 @@ def test_an_id_never_leads_out_of_the_folder(tmp_path: Path, token_id: str) -> N
 
 @pytest.fixture
 def csr(tmp_path: Path) -> str:
-    return join_identity.made("w1.example", tmp_path / "node.key")
+    return identity.made("w1.example", tmp_path / "node.key")
 
 
 @pytest.mark.parametrize(

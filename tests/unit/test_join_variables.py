@@ -8,23 +8,19 @@ from typing import Any
 import pytest
 import yaml
 
-from keystone import (
-    certificates,
-    encryption,
-    host_profile,
-    join_client,
-    join_config,
-    join_server,
-    kubeadm,
-)
+from keystone.ansible.roles import Context, addons, containerd, control_plane, endpoint, names, node
 from keystone.bundle.model import Digest, Item, Manifest
-from keystone.inventory import Context, addons, containerd, control_plane, endpoint, names, node
-from keystone.site import Networks, Node, Patience, Site
+from keystone.cluster import kubeadm
+from keystone.join import client, server
+from keystone.join import config as join_config
+from keystone.pki import certificates, encryption
+from keystone.site import host_profile
+from keystone.site.model import Networks, Node, Patience, Site
 
 BINARIES = ("kubelet", "kubeadm", "kubectl", "containerd", "runc", "cni-plugins")
 IMAGES = ("registry.k8s.io/pause", *addons.IMAGES.values())
 WORKER = Node("w1", IPv4Address("10.77.0.21"), control_plane=False)
-ROLES = join_server.WORKER_ROLES
+ROLES = server.WORKER_ROLES
 
 
 def bundle() -> Manifest:
@@ -175,42 +171,42 @@ def test_the_join_service_computes_what_the_primer_would(*, trial: bool) -> None
     here = context("emulated", 1)
     here = replace(here, site=replace(here.site, trial=trial))
     config = join_config.parse(yaml.safe_load(join_config.dump(here)))
-    roles = join_server.worker_roles(config, WORKER.name, WORKER.address, ROLES)
+    roles = server.worker_roles(config, WORKER.name, WORKER.address, ROLES)
     there = Context(here.site, WORKER, here.bundle)
     assert roles["containerd"] == containerd.variables(there)
     assert roles["node"] == node.variables(there)
     assert ("SystemVerification" in str(roles["node"]["node_join"])) is trial
-    wanted = {blob["name"] for blob in join_server.blobs(config, roles)}
+    wanted = {blob["name"] for blob in server.blobs(config, roles)}
     assert wanted == set(BINARIES)
 
 
 def test_all_that_keeps_a_machine_out_is_said_at_once() -> None:
-    bad = join_client.Machine(
+    bad = client.Machine(
         root=False, architecture="aarch64", swaps=("/dev/sda2",), cgroup2=False, hostname="w1",
         machine_id="",
     )  # fmt: skip
-    text = "\n".join(join_client.findings(bad))
+    text = "\n".join(client.findings(bad))
     assert [word in text for word in ("root", "aarch64", "/dev/sda2", "cgroup", "machine-id")] == (
         [True] * 5
     )
-    good = join_client.Machine(
+    good = client.Machine(
         root=True, architecture="x86_64", swaps=(), cgroup2=True, hostname="w1", machine_id="1" * 32
     )
-    assert join_client.findings(good) == []
-    (nameless,) = join_client.findings(replace(good, hostname="debian"))
+    assert client.findings(good) == []
+    (nameless,) = client.findings(replace(good, hostname="debian"))
     assert "hostnamectl" in nameless
 
 
 def test_a_container_is_a_worker_of_a_trial_site_only() -> None:
-    container = join_client.Machine(
+    container = client.Machine(
         root=True, architecture="x86_64", swaps=("/dev/sda2",), cgroup2=False, hostname="w1",
         machine_id="1" * 32, container="container-other",
     )  # fmt: skip
-    assert join_client.findings(container, host_profile.TRIAL) == []
-    text = "\n".join(join_client.findings(container))
+    assert client.findings(container, host_profile.TRIAL) == []
+    text = "\n".join(client.findings(container))
     assert [word in text for word in ("container-other", "spec.trial", "/dev/sda2", "cgroup")] == (
         [True] * 4
     )
     swapping = replace(container, container="")
-    (found,) = join_client.findings(swapping, host_profile.TRIAL)
+    (found,) = client.findings(swapping, host_profile.TRIAL)
     assert found.startswith("swap is on")

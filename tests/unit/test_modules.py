@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from keystone.errors import ConfigurationError, KeystoneError
-from keystone.image import modules
+from keystone.packager import kernel_modules
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,8 +25,8 @@ http://other.example/apt nodistro main
 
 
 def test_the_machines_sources_turned_to_another_suite() -> None:
-    signed = f"deb [signed-by={modules.KEYRING}]"
-    assert modules.source_lines(TARGETS, "bookworm", "trixie") == [
+    signed = f"deb [signed-by={kernel_modules.KEYRING}]"
+    assert kernel_modules.source_lines(TARGETS, "bookworm", "trixie") == [
         f"{signed} http://archive.example/debian-security/ trixie-security main contrib",
         f"{signed} http://archive.example/debian/ trixie main contrib",
         f"{signed} http://archive.example/debian/ trixie-updates main contrib",
@@ -35,29 +35,29 @@ def test_the_machines_sources_turned_to_another_suite() -> None:
 
 def test_the_current_kernel_is_what_the_metapackage_depends_on() -> None:
     shown = f"Package: linux-image-amd64\nDepends: linux-image-{RELEASE} (= 6.12.57-1)\n"
-    assert modules.kernel_of(shown) == RELEASE
+    assert kernel_modules.kernel_of(shown) == RELEASE
     with pytest.raises(KeystoneError, match="linux-image-amd64"):
-        modules.kernel_of("Package: linux-image-amd64\n")
+        kernel_modules.kernel_of("Package: linux-image-amd64\n")
 
 
 def test_a_named_kernel_needs_no_archive() -> None:
-    assert modules.resolve_kernel("trixie", RELEASE) == RELEASE
+    assert kernel_modules.resolve_kernel("trixie", RELEASE) == RELEASE
 
 
 @pytest.mark.parametrize("kernel", ["newest", "6.12", "6.12.57+deb13-arm64", "6.12.57;id-amd64"])
 def test_what_is_no_kernel_release_is_refused(kernel: str) -> None:
     with pytest.raises(ConfigurationError, match="kernelModules"):
-        modules.resolve_kernel("trixie", kernel)
+        kernel_modules.resolve_kernel("trixie", kernel)
 
 
 def test_an_unknown_family_is_refused_with_those_known() -> None:
     with pytest.raises(ConfigurationError) as error:
-        modules.build("wireguard")
+        kernel_modules.build("wireguard")
     assert "zfs" in error.value.hint
 
 
 def test_the_package_stands_in_for_the_compiler() -> None:
-    control = modules.control_text("zfs", RELEASE, "2.3.9-0+deb13u1", 9)
+    control = kernel_modules.control_text("zfs", RELEASE, "2.3.9-0+deb13u1", 9)
     assert "Provides: zfs-modules (= 2.3.9-0+deb13u1)\n" in control
     assert "Conflicts: zfs-dkms\n" in control
     assert "linux-image" not in control
@@ -72,7 +72,7 @@ def test_equal_modules_give_equal_packages(tmp_path: Path) -> None:
         for module in ("spl", "zfs"):
             made[module] = folder / f"{module}.ko"
             made[module].write_bytes(b"\x7fELF" + module.encode() * 1000)
-        modules._pack("zfs", RELEASE, "2.3.9", made, folder / "x.deb")
+        kernel_modules._pack("zfs", RELEASE, "2.3.9", made, folder / "x.deb")
         digests.add(hashlib.sha256((folder / "x.deb").read_bytes()).hexdigest())
     assert len(digests) == 1
 
@@ -80,5 +80,5 @@ def test_equal_modules_give_equal_packages(tmp_path: Path) -> None:
 def test_a_module_that_was_not_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
     with pytest.raises(KeystoneError, match=r"spl\.ko"):
-        modules._pack("zfs", RELEASE, "2", {"spl": tmp_path / "spl.ko"}, tmp_path / "x.deb")
+        kernel_modules._pack("zfs", RELEASE, "2", {"spl": tmp_path / "spl.ko"}, tmp_path / "x.deb")
     assert not (tmp_path / "x.deb").exists()

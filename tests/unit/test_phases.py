@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from keystone import facts, phases
-from keystone.actions import Converge, LabelNodes
 from keystone.bundle.model import Manifest
-from keystone.certificate_plan import TrustFacts
-from keystone.cluster_facts import ClusterFacts, NodeFacts
-from keystone.encryption import READABLE, WRITTEN
-from keystone.host_facts import RoleFacts
-from keystone.site import Networks, Node, Patience, Site
-from keystone.state import State
+from keystone.cluster.facts import ClusterFacts, NodeFacts
+from keystone.hosts import observe
+from keystone.hosts.facts import RoleFacts
+from keystone.install import phases
+from keystone.install.actions import Converge, LabelNodes
+from keystone.install.state import State
+from keystone.pki.encryption import READABLE, WRITTEN
+from keystone.pki.plan import TrustFacts
+from keystone.site.model import Networks, Node, Patience, Site
 
 from .test_contracts import items
 
@@ -34,7 +35,7 @@ def state(profile: str = "normal", *, planes: int = 3, joined: str = "") -> Stat
         )
         for number in (1, 2, 3)
     )  # fmt: skip
-    blank = facts.parse("p1", json.loads(CAPTURE.read_text()), (0, 0))
+    blank = observe.parse("p1", json.loads(CAPTURE.read_text()), (0, 0))
     old = RoleFacts("older", ())
     seen = {
         node.name: replace(

@@ -15,10 +15,12 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from keystone import certificates, pkcs8, pki, root_key
-from keystone.deployment import deployment_digest, deployment_file
+from keystone import pkcs8
 from keystone.errors import RefusedError
-from keystone.site import Networks, Node, Site
+from keystone.pki import certificates, root_key
+from keystone.pki import tree as pki
+from keystone.pki.host_files import deployment_digest, deployment_file
+from keystone.site.model import Networks, Node, Site
 from keystone.wholefile import write_new
 
 NOW = dt.datetime(2026, 6, 1, 12, 0, tzinfo=dt.UTC)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from keystone import plan
 from keystone.errors import HostError, RefusedError
+from keystone.install import engine
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +30,7 @@ class FakeWorld:
 
 
 @dataclass(frozen=True)
-class Set(plan.Action[FakeWorld]):
+class Set(engine.Action[FakeWorld]):
     key: str
     destructive: bool = False
     breaks: bool = False
@@ -46,23 +46,23 @@ class Set(plan.Action[FakeWorld]):
             world.disk[self.key] = "done"
 
 
-def phase(key: str, **how: bool) -> plan.Phase[FakeWorld, Disk]:
-    return plan.Phase(key, f"{key}!", lambda state: () if key in state else (Set(key, **how),))
+def phase(key: str, **how: bool) -> engine.Phase[FakeWorld, Disk]:
+    return engine.Phase(key, f"{key}!", lambda state: () if key in state else (Set(key, **how),))
 
 
 def go(
     world: FakeWorld,
     tmp_path: Path,
-    *phases: plan.Phase[FakeWorld, Disk],
+    *phases: engine.Phase[FakeWorld, Disk],
     approved: frozenset[str] = frozenset(),
-) -> tuple[plan.Outcome, ...]:
-    return plan.apply(
+) -> tuple[engine.Outcome, ...]:
+    return engine.apply(
         phases,
         world,
         world.observe,
         first=world.observe(),
         approved=approved,
-        journal=plan.Journal(tmp_path / "journal"),
+        journal=engine.Journal(tmp_path / "journal"),
     )
 
 
@@ -71,7 +71,7 @@ def test_an_applied_installation_plans_to_nothing_and_looks_once(tmp_path: Path)
     phases = (phase("a"), phase("b"))
     outcomes = go(world, tmp_path, *phases)
     assert [(o.phase, o.applied) for o in outcomes] == [("a", 1), ("b", 1)]
-    assert plan.make_plan(phases, world.observe()).empty
+    assert engine.make_plan(phases, world.observe()).empty
     world.observations = 0
     assert [o.applied for o in go(world, tmp_path, *phases)] == [0, 0]
     assert world.observations == 1
@@ -79,7 +79,7 @@ def test_an_applied_installation_plans_to_nothing_and_looks_once(tmp_path: Path)
 
 def test_a_later_phase_decides_from_what_an_earlier_one_made(tmp_path: Path) -> None:
     world = FakeWorld()
-    late: plan.Phase[FakeWorld, Disk] = plan.Phase(
+    late: engine.Phase[FakeWorld, Disk] = engine.Phase(
         "late", "", lambda state: (Set("b"),) if "a" in state and "b" not in state else ()
     )
     go(world, tmp_path, phase("a"), late)
@@ -96,7 +96,7 @@ def test_a_destructive_action_needs_an_approval_that_names_it(tmp_path: Path) ->
     with pytest.raises(RefusedError, match="set a"):
         go(world, tmp_path, wipe)
     assert world.disk == {}
-    approved = plan.make_plan((wipe,), {}).destructive
+    approved = engine.make_plan((wipe,), {}).destructive
     go(world, tmp_path, wipe, approved=approved)
     assert world.disk == {"a": "done"}
 
@@ -114,7 +114,7 @@ def test_a_cut_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
 
 
 def test_the_plan_id_names_what_would_be_destroyed() -> None:
-    one = plan.make_plan((phase("a", destructive=True), phase("b")), {})
-    same = plan.make_plan((phase("a", destructive=True),), {})
-    other = plan.make_plan((phase("c", destructive=True),), {})
+    one = engine.make_plan((phase("a", destructive=True), phase("b")), {})
+    same = engine.make_plan((phase("a", destructive=True),), {})
+    other = engine.make_plan((phase("c", destructive=True),), {})
     assert one.id == same.id != other.id

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from keystone import facts, preflight
 from keystone.bundle.model import Digest, Item, Manifest
 from keystone.errors import PreflightError, RefusedError
-from keystone.site import Disk, Networks, Node, Patience, Site, Storage
+from keystone.hosts import observe
+from keystone.install import preflight
+from keystone.site.model import Disk, Networks, Node, Patience, Site, Storage
 
 ROOT = Path(__file__).parent.parent / "cases"
 CASES = json.loads((ROOT / "preflight" / "one-host.json").read_text())
@@ -50,7 +51,7 @@ def site(count: int = 1) -> Site:
     return Site("lab", primers, networks, patience=Patience("emulated"))
 
 
-def host(base: str = "blank", changes: dict[str, Any] | None = None) -> facts.HostFacts:
+def host(base: str = "blank", changes: dict[str, Any] | None = None) -> observe.HostFacts:
     capture = json.loads((ROOT / "facts" / f"debian13-{base}.json").read_text())
     for path, value in (changes or {}).items():
         *parents, last = path.split(".")
@@ -58,7 +59,7 @@ def host(base: str = "blank", changes: dict[str, Any] | None = None) -> facts.Ho
         for key in parents:
             place = place[int(key) if isinstance(place, list) else key]
         place[last] = copy.deepcopy(value)
-    return facts.parse("p1", capture, (capture["clock"] - 1, capture["clock"] + 1))
+    return observe.parse("p1", capture, (capture["clock"] - 1, capture["clock"] + 1))
 
 
 @pytest.mark.parametrize("name", sorted(CASES))
@@ -100,7 +101,7 @@ def test_the_port_of_network_boot_is_ours_where_the_site_asks_for_it() -> None:
     assert (found.severity, found.text) == ("failed", "port 8080 is taken by java")
 
 
-def three(**changes: Any) -> dict[str, facts.HostFacts]:
+def three(**changes: Any) -> dict[str, observe.HostFacts]:
     seen = {}
     for number in (1, 2, 3):
         disks = tuple(
@@ -118,7 +119,7 @@ def three(**changes: Any) -> dict[str, facts.HostFacts]:
     return seen
 
 
-def lines(seen: dict[str, facts.HostFacts]) -> list[str]:
+def lines(seen: dict[str, observe.HostFacts]) -> list[str]:
     return [finding.line() for finding in preflight.check(site(3), seen, MANIFEST)]
 
 

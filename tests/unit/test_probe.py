@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from keystone import probe
+from keystone.hosts import probe
 
 
 def card(name: str, *addresses: str, scope: str = "global", **more: object) -> dict[str, Any]:

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from keystone import host_keys, install, reach
+from keystone import host_keys
 from keystone.errors import RefusedError
-from keystone.image import introduction
-from keystone.plan import Plan
+from keystone.install import main as install
+from keystone.install import reach
+from keystone.install.engine import Plan
 from keystone.run import run
-from keystone.site import Node
+from keystone.site import introduction
+from keystone.site.model import Node
 
 if TYPE_CHECKING:
     from pathlib import Path

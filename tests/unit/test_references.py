@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from keystone.bundle.image_names import ImageName
-from keystone.bundle.references import find, in_text, load
+from keystone.packager.charts.image_names import ImageName
+from keystone.packager.charts.references import find, in_text, load
 
 CASES = Path(__file__).parent.parent / "cases" / "images"
 DIGEST = "sha256:" + "a" * 64

@@ -12,11 +12,11 @@ from cyclonedx.model.bom import Bom, BomMetaData
 from cyclonedx.model.dependency import Dependency
 from cyclonedx.output.json import JsonV1Dot6
 
-from keystone.bundle.lock import Lock, LockedBlob
 from keystone.bundle.model import Digest, Item
-from keystone.bundle.sbom import cyclonedx, describe, documents, graph, spdx, text
-from keystone.bundle.sbom.model import Inventory, Licence, Package
 from keystone.errors import ConfigurationError, DamagedBundleError
+from keystone.packager.lock import Lock, LockedBlob
+from keystone.packager.sbom import cyclonedx, describe, documents, graph, spdx, text
+from keystone.packager.sbom.model import Inventory, Licence, Package
 
 CREATED = datetime(2026, 11, 21, 8, tzinfo=UTC)
 OPENSSL = Package("deb", "openssl", "3.5", "", "amd64", Licence("Apache-2.0"))

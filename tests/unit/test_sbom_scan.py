@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 import pytest
 import zstandard
 
-from keystone.bundle.sbom import archive, golang, licences, model
-from keystone.bundle.sbom.model import Licence, Package
-from keystone.bundle.sbom.scan import scan
+from keystone.packager.sbom import archive, golang, licences, model
+from keystone.packager.sbom.model import Licence, Package
+from keystone.packager.sbom.scan import scan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

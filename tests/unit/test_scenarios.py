@@ -9,9 +9,9 @@ from types import ModuleType
 
 import pytest
 
-from keystone import phases
-from keystone.actions import Converge, IngestStore
-from keystone.join_server import WORKER_ROLES
+from keystone.install import phases
+from keystone.install.actions import Converge, IngestStore
+from keystone.join.server import WORKER_ROLES
 
 from .test_phases import state
 

@@ -15,9 +15,11 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console, RenderableType
 
-from keystone import ansible, log, plan
+from keystone import log
+from keystone.ansible import playbook
 from keystone.cli.lab import group
 from keystone.errors import ConfigurationError
+from keystone.install import engine
 from keystone.lab import screen_model, screen_replay, screen_view, summary
 from keystone.lab.screen import watching
 from keystone.lab.screen_model import Event, Model, decode, heard, new
@@ -325,7 +327,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 def test_a_playbook_says_which_hosts_still_take_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    lines, tasks = said(monkeypatch), ansible._Tasks("etcd")
+    lines, tasks = said(monkeypatch), playbook._Tasks("etcd")
     tasks.see({"event": "play_start", "hosts": ["p1", "p2"]})
     tasks.see({"event": "task_start", "task": "Put etcd", "role": "etcd"})
     tasks.see({"event": "result", "host": "p2", "status": "failed", "message": "no"})
@@ -350,7 +352,7 @@ def test_an_installation_says_its_phases_and_actions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @dataclass(frozen=True)
-    class Dig(plan.Action[set[str]]):
+    class Dig(engine.Action[set[str]]):
         hosts: tuple[str, ...]
 
         def describe(self) -> str:
@@ -360,13 +362,13 @@ def test_an_installation_says_its_phases_and_actions(
             world.add("hole")
 
     lines, world = said(monkeypatch), set[str]()
-    ground = plan.Phase[set[str], frozenset[str]](
+    ground = engine.Phase[set[str], frozenset[str]](
         "ground", "a hole", lambda state: [] if "hole" in state else [Dig(("p1", "p2"))]
     )
     for _ in range(2):
-        plan.apply(
+        engine.apply(
             (ground,), world, lambda: frozenset(world), first=frozenset(world),
-            approved=frozenset(), journal=plan.Journal(tmp_path / "journal"),
+            approved=frozenset(), journal=engine.Journal(tmp_path / "journal"),
         )  # fmt: skip
     model = new("title", ("one",))
     for number, line in enumerate(json.loads(json.dumps(lines))):

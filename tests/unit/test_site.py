@@ -11,9 +11,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from keystone import certificate_plan, documents, facts, site, site_template
+from keystone import documents
 from keystone.cli.site import group
 from keystone.errors import ConfigurationError, UsageError
+from keystone.hosts import observe
+from keystone.pki import plan
+from keystone.site import model as site
+from keystone.site import template
 
 CASES = Path(__file__).parent.parent / "cases" / "site"
 GOOD = CASES / "good.yaml"
@@ -94,14 +98,14 @@ def test_check_as_json() -> None:
     assert len(json.loads(bad.output)["mistakes"]) == 7
 
 
-def host(*found: facts.DiskFacts) -> facts.HostFacts:
+def host(*found: observe.DiskFacts) -> observe.HostFacts:
     seen = json.loads((CASES.parent / "facts" / "debian13-blank.json").read_text())
-    return replace(facts.parse("p1", seen, (0, 0)), disks=found)
+    return replace(observe.parse("p1", seen, (0, 0)), disks=found)
 
 
-def blank(name: str, serial: str, **more: Any) -> facts.DiskFacts:
+def blank(name: str, serial: str, **more: Any) -> observe.DiskFacts:
     fields = {"model": "X", "size": 1 << 40, "logical_sector": 512, "physical_sector": 4096}
-    return facts.DiskFacts(name, f"/dev/{name}", (), serial, **{**fields, **more})
+    return observe.DiskFacts(name, f"/dev/{name}", (), serial, **{**fields, **more})
 
 
 @pytest.mark.parametrize(
@@ -120,27 +124,27 @@ def blank(name: str, serial: str, **more: Any) -> facts.DiskFacts:
     ],
 )  # fmt: skip
 def test_init_names_disks_that_are_told_apart(
-    tmp_path: Path, disks: tuple[facts.DiskFacts, ...], written: list[str]
+    tmp_path: Path, disks: tuple[observe.DiskFacts, ...], written: list[str]
 ) -> None:
     file = tmp_path / "site.yaml"
-    file.write_text(site_template.render(site_template.start(host(*disks))))
+    file.write_text(template.render(template.start(host(*disks))))
     (primer,) = site.load(file).primers
     assert [disk.serial for disk in primer.disks] == written
 
 
 def test_init_and_the_schema_agree_on_serial_numbers() -> None:
     text = json.dumps(documents.packaged_schema("site"))
-    assert f'"pattern": "^{site_template.SERIAL}$"' in text
+    assert f'"pattern": "^{template.SERIAL}$"' in text
 
 
 def test_init_writes_a_file_that_check_accepts(tmp_path: Path) -> None:
     file = tmp_path / "site.yaml"
-    file.write_text(site_template.example())
+    file.write_text(template.example())
     loaded = site.load(file)
     assert loaded.primers[0].disks == (site.Disk("SERIAL-A"), site.Disk("SERIAL-B"))
 
 
-HOST = facts.parse(
+HOST = observe.parse(
     "p1", json.loads((CASES.parent / "facts/debian13-blank.json").read_text()), (0, 0)
 )
 
@@ -160,7 +164,7 @@ def test_init_takes_this_machine_s_address_and_mask(
 ) -> None:
     seen = replace(HOST, networks=tuple(networks))
     file = tmp_path / "site.yaml"
-    file.write_text(site_template.render(site_template.start(seen)))
+    file.write_text(template.render(template.start(seen)))
     loaded = site.load(file)
     ours = loaded.networks
     found = f"{loaded.primers[0].address} in {ours.nodes}, {ours.pods}, {ours.services}"
@@ -172,7 +176,7 @@ def test_init_takes_this_machine_s_address_and_mask(
     [("P7.example", "p7"), ("localhost", "p1"), ("all", "p1"), ("12", "p1"), ("n" * 60, "p1")],
 )
 def test_init_takes_a_name_that_check_accepts(hostname: str, name: str) -> None:
-    assert site_template.start(replace(HOST, hostname=hostname)).name == name
+    assert template.start(replace(HOST, hostname=hostname)).name == name
 
 
 def test_the_schema_is_printed() -> None:
@@ -183,7 +187,7 @@ def test_the_schema_is_printed() -> None:
 def test_what_later_programs_take_is_taken() -> None:
     """kubeadm's widest networks, and a name that just fits into a certificate (X.509: 64)."""
     loaded = site.load(CASES / "widest-good.yaml")
-    longest = max(len(spec.profile.common_name) for spec in certificate_plan.desired(loaded))
+    longest = max(len(spec.profile.common_name) for spec in plan.desired(loaded))
     assert longest == 64
 
 

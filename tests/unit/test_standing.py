@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from keystone import facts, kubeadm, standing
-from keystone.cluster_facts import parse_cluster
-from keystone.site import Networks, Node, Site
+from keystone.cluster import kubeadm
+from keystone.cluster.facts import parse_cluster
+from keystone.hosts import observe
+from keystone.install import standing
+from keystone.site.model import Networks, Node, Site
 
 CASES = Path(__file__).parents[1] / "cases/facts"
-BLANK = facts.parse("p2", json.loads((CASES / "debian13-blank.json").read_text()), (0, 0))
+BLANK = observe.parse("p2", json.loads((CASES / "debian13-blank.json").read_text()), (0, 0))
 NETWORKS = Networks(
     IPv4Network("10.77.0.0/24"), IPv4Network("10.244.0.0/16"), IPv4Network("10.96.0.0/16")
 )

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
-from keystone import probe
+from keystone.ansible.roles import Context, seed, storage, time
 from keystone.bundle.model import Digest, Item, Manifest
-from keystone.inventory import Context, seed, storage, time
-from keystone.site import Disk, Networks, Node, Patience, Site, Storage
+from keystone.hosts import probe
+from keystone.site.model import Disk, Networks, Node, Patience, Site, Storage
 
 PRIMERS = tuple(
     Node(f"p{n}", IPv4Address(f"10.77.0.1{n}"), (Disk(f"KEY{n}A"), Disk(f"KEY{n}B")))

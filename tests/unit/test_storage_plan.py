@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from keystone import storage, zfs
 from keystone.errors import ConfigurationError, RefusedError
-from keystone.facts import DatasetFacts, DiskFacts, PoolFacts, PoolLabel, VdevFacts
-from keystone.storage_spec import DATASETS, Spec, parse_spec
+from keystone.hosts.observe import DatasetFacts, DiskFacts, PoolFacts, PoolLabel, VdevFacts
+from keystone.storage import plan as storage
+from keystone.storage import zfs
+from keystone.storage.spec import DATASETS, Spec, parse_spec
 
 CASES = sorted((Path(__file__).parents[1] / "cases" / "storage").glob("*.json"))
 SPEC = Spec("keystone", "mirror", 12, ("KEY1A", "KEY1B"))

@@ -10,12 +10,17 @@ import jinja2
 import pytest
 import yaml
 
-from keystone import facts, host_profile, join_config, join_script, kubeadm, phases
-from keystone.certificate_plan import TrustFacts
+from keystone.ansible.roles import containerd, etcd, kernel, node
 from keystone.cli import status
-from keystone.inventory import containerd, etcd, kernel, node
-from keystone.site import Storage
-from keystone.state import State
+from keystone.cluster import kubeadm
+from keystone.hosts import observe
+from keystone.install import phases
+from keystone.install.state import State
+from keystone.join import config as join_config
+from keystone.join import script
+from keystone.pki.plan import TrustFacts
+from keystone.site import host_profile
+from keystone.site.model import Storage
 
 from .test_contracts import contexts
 from .test_preflight import host
@@ -122,7 +127,7 @@ def test_kubelet_is_shown_settings_that_it_may_not_make() -> None:
 def test_the_join_command_says_that_the_site_is_for_trying(context: Any) -> None:
     config = join_config.parse(yaml.safe_load(join_config.dump(context)))
     assert config.site.trial is context.site.trial
-    text = join_script.render(config, "a CA")
+    text = script.render(config, "a CA")
     compile(text, "join.py", "exec")
     assert ('["--trial"]' in text) is context.site.trial
 
@@ -132,7 +137,7 @@ def test_status_begins_with_it() -> None:
     assert "trial" not in status.first_line(ORDINARY.site)
 
 
-def state(seen: facts.HostFacts) -> State:
+def state(seen: observe.HostFacts) -> State:
     primers = TRIAL.site.primers
     hosts = {primer.name: replace(seen, name=primer.name) for primer in primers}
     return State(TRIAL.site, TRIAL.bundle, "b", "i", hosts, TrustFacts())
@@ -150,7 +155,7 @@ def test_the_storage_phase_makes_folders_and_then_plans_to_nothing() -> None:
         folder["path"] for folder in before.variables(TRIAL.host, "storage")["storage_folders"]
     )  # type: ignore[attr-defined]
     done = {
-        name: replace(seen, folders=every, roles={"storage": facts.RoleFacts(inputs[name])})
+        name: replace(seen, folders=every, roles={"storage": observe.RoleFacts(inputs[name])})
         for name, seen in before.facts.items()
     }
     assert phases.prepare_storage(replace(before, facts=done)) == []

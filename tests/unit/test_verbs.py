@@ -11,7 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from keystone import cli
-from keystone.cli import bundle, bundle_keys, trust
+from keystone.cli import bundle, trust
+from keystone.cli.bundle import keys
 from keystone.cli.lazy import Verbs
 
 GROUPS = [(cli.cli, cli.SUMMARIES, {"join-server"}), (bundle.group, bundle.SUMMARIES, set())]
@@ -40,7 +41,7 @@ def test_a_mistyped_verb_is_answered_with_the_nearest() -> None:
     assert "No such command" in CliRunner().invoke(bundle.group, ["zzz"]).output
 
 
-@pytest.mark.parametrize(("group", "verb"), [(trust.group, "show"), (bundle_keys.group, "init")])
+@pytest.mark.parametrize(("group", "verb"), [(trust.group, "show"), (keys.group, "init")])
 def test_dir_is_the_one_word_and_the_other_still_works(group: click.Group, verb: str) -> None:
     shown = CliRunner().invoke(group, [verb, "--help"]).output
     assert "--dir" in shown

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from keystone import actions
 from keystone.errors import HostError
+from keystone.install import actions
 from keystone.run import Result, run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from keystone.actions import World
-    from keystone.bundle import Bundle
+    from keystone.bundle.read.bundle import Bundle
+    from keystone.install.actions import World
+    from keystone.install.state import State
     from keystone.run import Host
-    from keystone.state import State
 
 
 @dataclass

@@ -7,9 +7,9 @@ import re
 from types import MappingProxyType
 from typing import Any
 
-from keystone.bundle import strict_json
+from keystone.bundle.formats import strict_json
+from keystone.bundle.formats.tar import MAX_SIZE
 from keystone.bundle.model import Digest, Item, Manifest
-from keystone.bundle.tar import MAX_SIZE
 from keystone.errors import DamagedBundleError
 
 API_VERSION = "keystone/v1alpha1"

@@ -7,7 +7,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
-from keystone.bundle import strict_json
+from keystone.bundle.formats import strict_json
 from keystone.bundle.model import Digest
 from keystone.errors import DamagedBundleError
 

@@ -9,15 +9,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from keystone.bundle import served
-from keystone.bundle.blobs import MAX_READ
+from keystone.bundle.read.blobs import MAX_READ
 from keystone.errors import DamagedBundleError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
 
-    from keystone.bundle.blobs import Blobs
     from keystone.bundle.model import Digest, Item, Manifest
+    from keystone.bundle.read.blobs import Blobs
 
 ASK = "ask whoever made the bundle: no Primer could serve it"
 

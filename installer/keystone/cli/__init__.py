@@ -78,8 +78,8 @@ def cli(ctx: click.Context, /, **options: Any) -> None:  # noqa: ANN401 click's 
         return
     if options["site"] is None:
         raise click.UsageError("--bundle needs --site; `keystone-install site init` writes one")
-    from keystone import install  # noqa: PLC0415 heavy, and only this verb needs it
-    from keystone.image import goon  # noqa: PLC0415
+    from keystone.appliance import first_start  # noqa: PLC0415
+    from keystone.install import main as install  # noqa: PLC0415 heavy, and only this verb needs it
 
     install.main(install.Options(
         bundle=options["bundle"],
@@ -90,7 +90,7 @@ def cli(ctx: click.Context, /, **options: Any) -> None:  # noqa: ANN401 click's 
         as_json=options["as_json"],
     ))  # fmt: skip
     if not options["plan_only"]:
-        goon.by_hand()
+        first_start.by_hand()
 
 
 def _interrupt(signum: int, _frame: FrameType | None) -> NoReturn:
@@ -143,7 +143,7 @@ def _refused(failure: OSError) -> int:
         return InterruptedRunError.exit_code
     if failure.errno not in REFUSALS:
         raise failure
-    from keystone.bundle.disk import refusal  # noqa: PLC0415 seldom needed
+    from keystone.files import refusal  # noqa: PLC0415 seldom needed
 
     said = refusal(failure)
     _show(said)

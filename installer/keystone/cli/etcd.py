@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from keystone import etcd, log
+from keystone import log
+from keystone.cluster import etcd
 from keystone.errors import HostError
 from keystone.run import run
 

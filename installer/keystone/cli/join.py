@@ -8,9 +8,9 @@ from typing import IO
 
 import click
 
-from keystone import join_client, join_script
 from keystone.errors import UsageError
-from keystone.join import Token
+from keystone.join import client, script
+from keystone.join.tokens import Token
 
 _TOKEN_LIMIT = 4096
 
@@ -24,7 +24,7 @@ _TOKEN_LIMIT = 4096
 )
 @click.option("--token", hidden=True)
 @click.option(
-    "--ca-file", type=click.Path(path_type=Path), default=join_script.SITE_CA, show_default=True
+    "--ca-file", type=click.Path(path_type=Path), default=script.SITE_CA, show_default=True
 )
 @click.option("--trial", is_flag=True, help="The site is for trying: take a container too.")
 def group(
@@ -49,4 +49,4 @@ def group(
         if where.scheme != "https" or not where.hostname:
             raise UsageError(f"--server {server}: not https://<primer>:8444")
     known = Token.parse(token_file.read(_TOKEN_LIMIT))
-    join_client.main(servers, known, ca_file, trial=trial)
+    client.main(servers, known, ca_file, trial=trial)

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import click
 
-from keystone import join, join_cluster, join_config, join_server
+from keystone.join import cluster, server
+from keystone.join import config as join_config
+from keystone.join import tokens as join
 
 KUBECONFIG = Path("/var/lib/keystone/join/kubeconfig")
 
@@ -15,16 +17,16 @@ KUBECONFIG = Path("/var/lib/keystone/join/kubeconfig")
 @click.command("join-server", hidden=True)
 @click.option("--config", type=click.Path(path_type=Path), default=join_config.PATH)
 @click.option("--kubeconfig", type=click.Path(path_type=Path), default=KUBECONFIG)
-@click.option("--authority", default=join_cluster.AUTHORITY)
+@click.option("--authority", default=cluster.AUTHORITY)
 @click.option("--socket", type=click.Path(path_type=Path), default=join_config.SOCKET)
 def group(config: Path, kubeconfig: Path, authority: str, socket: Path) -> None:
     """Answer joining workers until ended."""
     tokens = join.Tokens(config.parent)
     floor = join.Floor(tokens.clock, time.time, lambda: time.clock_gettime(time.CLOCK_BOOTTIME))
-    service = join_server.Service(
+    service = server.Service(
         join_config.load(config),
         tokens,
-        join_cluster.Cluster(join_cluster.Here(), str(kubeconfig), authority),
+        cluster.Cluster(cluster.Here(), str(kubeconfig), authority),
         clock=floor.now,
     )
-    join_server.serve(join_server.Server(socket, service))
+    server.serve(server.Server(socket, service))

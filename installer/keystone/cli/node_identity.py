@@ -7,8 +7,9 @@ import sys
 
 import click
 
-from keystone import join_identity, log
+from keystone import log
 from keystone.errors import UsageError
+from keystone.join import identity as join_identity
 
 _LIMIT = 64 * 1024
 

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import click
 
-from keystone import log, passphrase, site, site_template
+from keystone import log, passphrase
 from keystone.errors import ConfigurationError
+from keystone.site import model as site
+from keystone.site import template
 
 
 @click.group("site")
@@ -48,7 +50,7 @@ def schema() -> None:
 @click.option("--probe/--no-probe", default=True, help="Fill in what this machine is and has.")
 def init(probe: bool) -> None:
     """Print a commented site file, filled in with this machine as the first Primer."""
-    log.out(site_template.probed() if probe else site_template.example())
+    log.out(template.probed() if probe else template.example())
 
 
 @group.command()
@@ -60,7 +62,7 @@ def init(probe: bool) -> None:
               help="What will guard the site's root key.")  # fmt: skip
 def introduce(file: str, folder: Path, root_fingerprint: str, passphrase_file: Path | None) -> None:
     """Make the keys by which the Primers of FILE know each other, for machines to be installed."""
-    from keystone.image import introduction  # noqa: PLC0415 slow to import
+    from keystone.site import introduction  # noqa: PLC0415 slow to import
 
     wanted = site.load(file)
     if passphrase_file:

@@ -6,8 +6,13 @@ from pathlib import Path
 
 import click
 
-from keystone import facts, install, log, pki, root_key, site
+from keystone import log
 from keystone.errors import HostError
+from keystone.hosts import observe
+from keystone.install import main as install
+from keystone.pki import root_key
+from keystone.pki import tree as pki
+from keystone.site import model as site
 
 
 @click.command("status", help="Show every Primer, the quorum and the nodes.")
@@ -18,9 +23,9 @@ def group(file: Path | None, as_json: bool) -> None:
     """Look at every Primer of the site; changes nothing."""
     wanted = site.load(file or site.installed())
     hosts = install.hosts_of(wanted)
-    seen = facts.probe_all(hosts)
+    seen = observe.probe_all(hosts)
     first = next(iter(hosts.values()))
-    etcd, cluster = facts.observe_etcd(first), facts.observe_cluster(first)
+    etcd, cluster = observe.observe_etcd(first), observe.observe_cluster(first)
     if as_json:
         log.out_json({
             "site": wanted.name, "trial": wanted.trial,
@@ -45,7 +50,7 @@ def first_line(wanted: site.Site) -> str:
     return f"Site {wanted.name}"
 
 
-def _row(name: str, seen: facts.HostFacts | HostError) -> tuple[str, ...]:
+def _row(name: str, seen: observe.HostFacts | HostError) -> tuple[str, ...]:
     if isinstance(seen, HostError):
         return (name, "cannot be reached", "", "", "")
     pools = ", ".join(f"{pool.name} {pool.health}" for pool in seen.pools)

@@ -10,18 +10,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from keystone import disks, log, storage, zfs
+from keystone import log
 from keystone.errors import ConfigurationError, HostError, RefusedError
+from keystone.lockfile import only_one
 from keystone.run import CommandError
-from keystone.storage_spec import parse_spec
-from keystone.turns import only_one
+from keystone.storage import disks, zfs
+from keystone.storage import plan as storage
+from keystone.storage.spec import parse_spec
 
 if TYPE_CHECKING:
     from typing import TextIO
 
-    from keystone.facts import DatasetFacts, DiskFacts, PoolFacts
-    from keystone.storage import StorageAction
-    from keystone.storage_spec import Spec
+    from keystone.hosts.observe import DatasetFacts, DiskFacts, PoolFacts
+    from keystone.storage.plan import StorageAction
+    from keystone.storage.spec import Spec
 
 LOCK = Path("/run/keystone-storage.lock")
 ROUNDS = 3

@@ -38,14 +38,14 @@ def ingest(
     source: str, root_fingerprint: str | None, trust_folder: Path, store: Path, as_json: bool
 ) -> None:
     """Read a bundle once into the store, checking every byte; then publish it."""
-    from keystone.bundle import store as stores  # noqa: PLC0415 slow to import
-    from keystone.bundle import trust  # noqa: PLC0415
-    from keystone.bundle.publish import publish  # noqa: PLC0415
+    from keystone.bundle.trust import verify  # noqa: PLC0415
+    from keystone.store import store as stores  # noqa: PLC0415 slow to import
+    from keystone.store.publish import publish  # noqa: PLC0415
 
-    pin = trust.host_pin(trust_folder, fingerprint=root_fingerprint)
+    pin = verify.host_pin(trust_folder, fingerprint=root_fingerprint)
     with _stream(source) as (stream, exact):
         done, verified = stores.ingest(stream, store, pin, exact=exact)
-    trust.remember(verified, trust_folder)
+    verify.remember(verified, trust_folder)
     published = publish(store)
     stores.mark(store, done.digest, complete=True)
     changed = done.changed or published.changed
@@ -63,7 +63,7 @@ def ingest(
 @json_option
 def publish(store: Path, as_json: bool) -> None:
     """Make registry, apt repositories and files match the store."""
-    from keystone.bundle import publish as publishing  # noqa: PLC0415 slow to import
+    from keystone.store import publish as publishing  # noqa: PLC0415 slow to import
 
     done = publishing.publish(store)
     log.info(f"{store}: {done.made} names published, {done.removed} removed")
@@ -76,7 +76,7 @@ def publish(store: Path, as_json: bool) -> None:
 @json_option
 def status(store: Path, as_json: bool) -> None:
     """Which bundle the store holds, and whether all of it."""
-    from keystone.bundle import store as stores  # noqa: PLC0415 slow to import
+    from keystone.store import store as stores  # noqa: PLC0415 slow to import
 
     found = stores.status(store)
     if as_json:
@@ -92,7 +92,7 @@ def status(store: Path, as_json: bool) -> None:
 @contextmanager
 def _stream(source: str) -> Iterator[tuple[BinaryIO, bool]]:
     """The bundle's bytes, and whether they end where the archive does."""
-    from keystone.bundle.medium import open_medium  # noqa: PLC0415 slow to import
+    from keystone.bundle.read.held_file import open_medium  # noqa: PLC0415 slow to import
 
     if source == "-":
         with open(0, "rb", buffering=0, closefd=False) as stream:

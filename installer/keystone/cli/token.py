@@ -10,22 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from keystone import (
-    join,
-    join_cluster,
-    join_config,
-    join_file,
-    join_identity,
-    join_script,
-    log,
-)
+from keystone import log
 from keystone.errors import RefusedError, UsageError
+from keystone.join import cluster, identity, join_yaml, script
+from keystone.join import config as join_config
+from keystone.join import tokens as join
 from keystone.wholefile import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from keystone.join_file import Join, Worker
+    from keystone.join.join_yaml import Join, Worker
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _HOUR, _DAY = 3600, 86400
@@ -84,24 +79,24 @@ def create(
             hint="the printed command takes name and address of the machine on which it is run",
         )
     config = join_config.load()
-    ca = join_script.SITE_CA.read_text()
+    ca = script.SITE_CA.read_text()
     ttl = ttl or (_DAY if folder else _HOUR)
     tokens = join.Tokens(join.DIRECTORY)
-    token, record = join.new(role, join_script.pin(ca), now=int(tokens.now()), ttl=ttl)
+    token, record = join.new(role, script.pin(ca), now=int(tokens.now()), ttl=ttl)
     if folder is None:
-        digest = join_script.write(config, ca_file=join_script.SITE_CA)
+        digest = script.write(config, ca_file=script.SITE_CA)
         tokens.add(record)
         told = {
-            "command": join_script.command(config, token, digest),
-            "program": join_script.program(config, digest),
+            "command": script.command(config, token, digest),
+            "program": script.program(config, digest),
             "token": str(token),
         }
         said, text = f"For one {role}, within {log.duration(ttl)}; run there as root:", "{command}"
     else:
-        entry = {**join_file.entry(token, record.expires, config), **about}
-        begun = join_file.begun(config, ca)
-        file = _hand_over(folder / join_file.NAME, begun, entry, tokens, record)
-        told = {"file": file, "pin": begun.pin[: join_file.SHOWN]}
+        entry = {**join_yaml.entry(token, record.expires, config), **about}
+        begun = join_yaml.begun(config, ca)
+        file = _hand_over(folder / join_yaml.NAME, begun, entry, tokens, record)
+        told = {"file": file, "pin": begun.pin[: join_yaml.SHOWN]}
         said, text = f"A token for one {role}, within {log.duration(ttl)}:", _HANDED
     if as_json:
         log.out_json({"id": record.id, "expires": record.expires, **told})
@@ -135,8 +130,8 @@ def _hand_over(
             log.info(f"  left out: {worker.name or 'a worker'}, whose token is {state}")
         return state != "open"
 
-    known = join_file.load(file) if file.is_file() else begun
-    text = join_file.grown(begun, known, dead, entry)
+    known = join_yaml.load(file) if file.is_file() else begun
+    text = join_yaml.grown(begun, known, dead, entry)
     tokens.add(record)  # before the file: a token that nobody knows admits nobody
     write_whole(file, text.encode(), 0o600)
     return str(file)
@@ -201,7 +196,7 @@ def revoke(token_id: str, *, yes: bool) -> None:
         return
     _require_worker(claim.hostname)
     _require_meant(record.id, claim, yes=yes)
-    join_cluster.Cluster(join_cluster.Here()).revoke(claim.hostname)
+    cluster.Cluster(cluster.Here()).revoke(claim.hostname)
     log.info(
         f"{claim.hostname} is no node any more and its name is refused; what the machine has read "
         "it knows: change the secrets of pods that ran there"
@@ -211,7 +206,7 @@ def revoke(token_id: str, *, yes: bool) -> None:
 def _require_worker(name: str) -> None:
     """The service wrote the name, root acts on it. Raises RefusedError for a Primer's, or none."""
     primers = [node.name for node in join_config.load().site.primers]
-    known = join_identity.is_name(name)  # an older site admitted names that this one refuses
+    known = identity.is_name(name)  # an older site admitted names that this one refuses
     if not known or name in primers:
         raise RefusedError(
             f"the token is revoked, and who used it is not known: {name[:80]!r} is what the join "

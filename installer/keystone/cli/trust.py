@@ -14,8 +14,8 @@ from keystone.cli.options import Renamed
 from keystone.errors import HostError, RefusedError
 
 if TYPE_CHECKING:
-    from keystone.certificate_plan import TrustFacts
-    from keystone.site import Site
+    from keystone.pki.plan import TrustFacts
+    from keystone.site.model import Site
 
 DIRECTORY = Path("/var/lib/keystone/pki")
 
@@ -38,7 +38,7 @@ def group() -> None:
 @click.option("--json", "as_json", is_flag=True, help="For machines; times in ISO 8601, UTC.")
 def show(directory: Path, as_json: bool) -> None:
     """List every certificate of the tree, with its end and its fingerprint."""
-    from keystone import pki  # noqa: PLC0415 cryptography is slow to import
+    from keystone.pki import tree as pki  # noqa: PLC0415 cryptography is slow to import
 
     entries = pki.tree(directory)
     if as_json:
@@ -73,7 +73,10 @@ def show(directory: Path, as_json: bool) -> None:
 @_directory
 def init(site_file: Path, directory: Path, *, new_site: bool) -> None:
     """Make the trust tree, or finish one that was begun; a complete one stays as it is."""
-    from keystone import passphrase, pki, root_key, site  # noqa: PLC0415 cryptography is slow
+    from keystone import passphrase  # noqa: PLC0415 cryptography is slow
+    from keystone.pki import root_key  # noqa: PLC0415
+    from keystone.pki import tree as pki  # noqa: PLC0415 cryptography is slow
+    from keystone.site import model as site  # noqa: PLC0415 cryptography is slow
 
     wanted = site.load(site_file)
     found = pki.observe(wanted, directory)
@@ -107,7 +110,10 @@ def verify(
     site_file: Path | None, key_file: Path | None, passphrase_file: Path | None, directory: Path
 ) -> None:
     """Check every certificate, key, signature and the log; exit 7 when something is wrong."""
-    from keystone import passphrase, pki, root_key, site  # noqa: PLC0415 cryptography is slow
+    from keystone import passphrase  # noqa: PLC0415 cryptography is slow
+    from keystone.pki import root_key  # noqa: PLC0415
+    from keystone.pki import tree as pki  # noqa: PLC0415 cryptography is slow
+    from keystone.site import model as site  # noqa: PLC0415 cryptography is slow
 
     wanted = site.load(site_file or site.installed())
     wrong = pki.verify(wanted, directory)
@@ -132,10 +138,11 @@ def _require_new(wanted: Site, found: TrustFacts, *, new_site: bool) -> None:
 
     Raises RefusedError where a Primer has some, or does not say.
     """
-    from keystone import facts, reach, standing  # noqa: PLC0415 slow to import
+    from keystone.hosts import observe  # noqa: PLC0415 slow to import
+    from keystone.install import reach, standing  # noqa: PLC0415 slow to import
 
     with log.step("look whether a Primer belongs to a site already"):
-        seen, silent = facts.probe_each(reach.known(wanted))
+        seen, silent = observe.probe_each(reach.known(wanted))
         silent |= {
             node.name: HostError(f"{node.address}: nobody vouches for its SSH host key")
             for node in wanted.primers

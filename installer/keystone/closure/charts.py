@@ -14,20 +14,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keystone import log
-from keystone.bundle import chart as charts
-from keystone.bundle import discovery, helm, references
-from keystone.bundle.discovery import Need
 from keystone.bundle.model import Digest
 from keystone.closure.content import MACHINES, describe
 from keystone.closure.finding import Finding
 from keystone.closure.images import Question
 from keystone.errors import KeystoneError
+from keystone.packager.charts import chart as charts
+from keystone.packager.charts import discovery, helm, references
+from keystone.packager.charts.discovery import Need
 
 if TYPE_CHECKING:
-    from keystone.bundle.chart import Chart
-    from keystone.bundle.helm import Helm
     from keystone.bundle.model import Item
     from keystone.closure.content import Content
+    from keystone.packager.charts.chart import Chart
+    from keystone.packager.charts.helm import Helm
 
 CONTENT = "application/vnd.cncf.helm.chart.content.v1.tar+gzip"
 ARCHIVES = (".tgz", ".tar.gz")

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keystone import log
-from keystone.bundle import references
-from keystone.bundle.opened import SCRATCH
+from keystone.bundle.read.bundle import SCRATCH
 from keystone.closure import charts, downloads, images, kernels, kubernetes, packages, sites, wheels
 from keystone.closure import debs as debs_inside
 from keystone.closure.content import counts, describe
@@ -19,6 +18,7 @@ from keystone.closure.finding import KINDS, Finding
 from keystone.closure.hosts import Hosts
 from keystone.closure.images import Question
 from keystone.closure.packages import Stanza
+from keystone.packager.charts import references
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

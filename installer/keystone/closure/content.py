@@ -10,20 +10,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from keystone.bundle import definition, media
-from keystone.bundle import lock as locks
+from keystone.bundle import media
 from keystone.bundle.model import Digest, Item, Manifest
-from keystone.bundle.opened import SCRATCH, open_verified
-from keystone.bundle.sources import Sources
-from keystone.bundle.supply import Supply
+from keystone.bundle.read.bundle import SCRATCH, open_verified
 from keystone.errors import DamagedBundleError
+from keystone.packager import definition
+from keystone.packager import lock as locks
+from keystone.packager.sources.upstream import Sources
+from keystone.packager.supply import Supply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
-    from keystone.bundle.lock import Lock
-    from keystone.bundle.opened import Bundle
+    from keystone.bundle.read.bundle import Bundle
+    from keystone.packager.lock import Lock
 
 MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 """`uname -m` to the name that Debian, OCI and Go use."""

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from keystone.bundle import references
-from keystone.bundle.image_names import ImageName
 from keystone.bundle.model import STORE, Digest
 from keystone.closure.commands import ALWAYS, interpreters, unit_commands, words
 from keystone.closure.content import describe
@@ -19,6 +17,8 @@ from keystone.closure.finding import Finding
 from keystone.closure.images import Question
 from keystone.closure.sites import NOT_INSIDE
 from keystone.errors import KeystoneError
+from keystone.packager.charts import references
+from keystone.packager.charts.image_names import ImageName
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -16,9 +16,9 @@ from keystone.errors import DamagedBundleError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from keystone.bundle.image_names import ImageName
     from keystone.bundle.model import Item
     from keystone.closure.content import Content
+    from keystone.packager.charts.image_names import ImageName
 
 INDEXES = {media.INDEX, media.DOCKER_LIST}
 CONFIGS = {

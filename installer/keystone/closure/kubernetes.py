@@ -6,19 +6,20 @@ import os
 import re
 from typing import TYPE_CHECKING
 
-from keystone import kubeadm, log, run
-from keystone.bundle.image_names import ImageName
+from keystone import log, run
 from keystone.closure.content import MACHINES
 from keystone.closure.images import Question
 from keystone.closure.sites import NOT_INSIDE
+from keystone.cluster import kubeadm
 from keystone.errors import ConfigurationError
+from keystone.packager.charts.image_names import ImageName
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from keystone.ansible.roles import Context
     from keystone.bundle.model import Item
     from keystone.closure.content import Content
-    from keystone.inventory import Context
 
 STATIC_PODS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy")
 REPOSITORY = "registry.k8s.io"

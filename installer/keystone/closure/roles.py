@@ -1,4 +1,4 @@
-"""What roles would put on hosts, rendered here from their files and from keystone.inventory.
+"""What roles would put on hosts, rendered here from their files and from keystone.ansible.roles.
 
 No Ansible runs: the few modules that our roles use are read from their arguments, and Jinja2 is
 given what Ansible adds to it. What only a host decides (registered results, its own files) is left

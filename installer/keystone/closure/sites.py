@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from keystone.ansible.roles import Context
 from keystone.bundle.model import Digest, Item, Manifest
 from keystone.closure import roles
 from keystone.closure.finding import Finding
 from keystone.closure.roles import Converged, Role
 from keystone.errors import ConfigurationError
-from keystone.inventory import Context
-from keystone.site import Disk, Networks, Node, Patience, Site
+from keystone.site.model import Disk, Networks, Node, Patience, Site
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -131,7 +131,7 @@ def converge(root: Path, manifest: Asking) -> list[Converged]:
 
 def _variables(role: str, context: Context) -> dict[str, object]:
     try:
-        module = importlib.import_module(f"keystone.inventory.{role}")
+        module = importlib.import_module(f"keystone.ansible.roles.{role}")
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             f"role {role}: this program does not know it",

@@ -7,12 +7,13 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from keystone.bundle.disk import sync_directory
+from keystone import sandbox
 from keystone.errors import ConfigurationError
-from keystone.image import boot, converge, disk, pxe, recipe, release, root, rootfs, sandbox, steps
+from keystone.files import sync_directory
+from keystone.image import converge, disk, pxe, recipe, release, rootfs, squashfs, steps, uki
 from keystone.image import iso as isos
 from keystone.image import oci as ocis
-from keystone.image.pieces import Pieces
+from keystone.image.inputs import Pieces
 from keystone.wholefile import half_made, require_ours
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ FORMATS: Mapping[str, Callable[[Pieces], Path]] = {
     "qcow2": disk.qcow2,
     "vagrant": disk.vagrant,
     "pxe": pxe.pxe,
-    "uki": boot.uki,
+    "uki": uki.uki,
     "oci": ocis.oci,
 }
 
@@ -78,15 +79,15 @@ def build(
     signed = rootfs.signed_modules(materials, base, tools, keys)
     whole = rootfs.installer(materials, signed, wanted)
     tree = rootfs.settings(materials, converge.roles(materials, whole, wanted, kernel), wanted)
-    system = root.system(materials, tree, tools)
-    files = boot.boot_files(materials, wanted, tools, kernel, system, keys)
+    system = squashfs.system(materials, tree, tools)
+    files = uki.boot_files(materials, wanted, tools, kernel, system, keys)
     pieces = Pieces(materials, wanted, tools, tree, system, files)
     if freight:
         isos.carrying(pieces, freight, output)
     else:
         place(FORMATS[kind](pieces), output, own=kind in STARTED)
     steps.sweep(time.time())
-    register = (files / boot.REGISTER).read_text()
+    register = (files / uki.REGISTER).read_text()
     named = release.digest(release.of(files))
     return Built(output, output.stat().st_size, system.digest, named, register)
 

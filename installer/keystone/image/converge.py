@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from keystone import ansible
-from keystone.bundle import cache
+from keystone.ansible import playbook
 from keystone.errors import HostError
 from keystone.image import rootfs, steps
-from keystone.image.sandbox import Inside, Tree
+from keystone.packager.sources import cache
 from keystone.run import CommandError
+from keystone.sandbox import Inside, Tree
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from keystone.bundle.model import Item
     from keystone.image.recipe import Recipe
-    from keystone.image.roles import Role
+    from keystone.image.recipe_roles import Role
     from keystone.image.rootfs import Materials
 
 VERSION = 1
@@ -86,7 +86,7 @@ def here(text: str, logs: Path) -> None:
 
     Raises HostError.
     """
-    ansible.converge_here("image", "tree", dict(json.loads(text)), title="roles", logs=logs)
+    playbook.converge_here("image", "tree", dict(json.loads(text)), title="roles", logs=logs)
 
 
 def _written(wanted: Sequence[Role], release: str) -> str:

@@ -8,15 +8,15 @@ import shutil
 from typing import TYPE_CHECKING
 from uuid import NAMESPACE_URL, uuid5
 
-from keystone.image import bios, layout, steps
-from keystone.image.boot import PARTS
-from keystone.image.sandbox import Inside
+from keystone.image import bios, disk_layout, steps
+from keystone.image.uki import PARTS
+from keystone.sandbox import Inside
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from keystone.image.pieces import Pieces
+    from keystone.image.inputs import Pieces
 
 VERSION = 3
 SLACK_MIB = 64
@@ -61,23 +61,26 @@ def raw(pieces: Pieces) -> Path:
     """The disk image, sparse."""
     materials, recipe, tools = pieces.materials, pieces.recipe, pieces.tools
     boot, system = pieces.boot, pieces.system
-    contents = layout.Contents("/mnt/out/core", "/mnt/system/root", esp_image="/mnt/out/efi.img")
-    wanted = layout.definitions(system, recipe.version, contents)
-    size = layout.SMALLEST_MIB + SLACK_MIB
+    contents = disk_layout.Contents(
+        "/mnt/out/core", "/mnt/system/root", esp_image="/mnt/out/efi.img"
+    )
+    wanted = disk_layout.definitions(system, recipe.version, contents)
+    size = disk_layout.SMALLEST_MIB + SLACK_MIB
     name = steps.key(
-        "raw", VERSION, MAKE, layout.LOADER_CONF, wanted, size, boot.name, materials.epoch,
+        "raw", VERSION, MAKE, disk_layout.LOADER_CONF, wanted, size, boot.name, materials.epoch,
         tools.stack(),
     )  # fmt: skip
 
     def make(half: Path) -> None:
         parts = {part: boot / part for part in PARTS}
-        fill(half / "esp", layout.esp(parts, recipe.version))
+        fill(half / "esp", disk_layout.esp(parts, recipe.version))
         fill(half / "repart.d", wanted)
         grub = bios.placed((boot / "boot.img").read_bytes(), (boot / "core.img").read_bytes())
         (half / "core").write_bytes(grub.core)
         binds, seed = {"out": half, "system": system.file.parent}, uuid5(NAMESPACE_URL, name)
         Inside(tools, None, binds, materials.env).run([
-            "sh", "-euc", MAKE, "raw", f"{size}M", str(seed), str(layout.ESP_MIB), seed.hex[:8],
+            "sh", "-euc", MAKE,
+            "raw", f"{size}M", str(seed), str(disk_layout.ESP_MIB), seed.hex[:8],
         ])  # fmt: skip
         with (half / "image").open("r+b") as image:
             image.write(grub.code)
@@ -108,7 +111,7 @@ def vagrant(pieces: Pieces) -> Path:
     there sudo, nor rsync for the folder that Vagrant would share.
     """
     disk = qcow2(pieces)
-    size = -(-(layout.SMALLEST_MIB + SLACK_MIB) // 1024)
+    size = -(-(disk_layout.SMALLEST_MIB + SLACK_MIB) // 1024)
     files = {
         "metadata.json": json.dumps(
             {"provider": "libvirt", "format": "qcow2", "virtual_size": size}

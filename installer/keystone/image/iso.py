@@ -11,24 +11,29 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from keystone import bundle, join_file, log, site
-from keystone.bundle.disk import sync_directory
+from keystone import log
+from keystone.appliance import discover
+from keystone.bundle.read.bundle import open_metadata
 from keystone.errors import ConfigurationError
-from keystone.image import bios, introduction, medium, release, steps
-from keystone.image.boot import PARTS
-from keystone.image.sandbox import Inside, Tree
+from keystone.files import sync_directory
+from keystone.image import bios, release, steps
+from keystone.image.uki import PARTS
+from keystone.join import join_yaml
 from keystone.run import run
+from keystone.sandbox import Inside, Tree
+from keystone.site import introduction
+from keystone.site import model as site
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from keystone.image.pieces import Pieces
+    from keystone.image.inputs import Pieces
 
 VERSION = 4
 MIB = 1 << 20
-FREIGHT = frozenset({medium.SITE, medium.JOIN, medium.BUNDLE, introduction.FOLDER})
+FREIGHT = frozenset({discover.SITE, discover.JOIN, discover.BUNDLE, introduction.FOLDER})
 """What may ride on it, below /keystone: what medium.py looks for there."""
-SECRETS = frozenset({medium.JOIN, introduction.FOLDER})
+SECRETS = frozenset({discover.JOIN, introduction.FOLDER})
 GRUB = "biosdisk iso9660 part_gpt part_msdos normal linux serial terminal echo test all_video gzio"
 FIND = "search --file --set=root /keystone/{digest}.root\nset prefix=($root)/boot/grub\n"
 # In /mnt/work; $1: size of the FAT image in MiB; $2: volume label; $3: FAT serial; $4: date of the
@@ -109,15 +114,15 @@ def require_sound(freight: Path) -> None:
     Raises ConfigurationError, and for a bundle that the introductions do not vouch for
     UntrustedBundleError or DamagedBundleError.
     """
-    if (freight / medium.SITE).is_file():
-        wanted = site.load(freight / medium.SITE)
-        given = introduction.read(freight / medium.SITE, wanted.primers[0])
+    if (freight / discover.SITE).is_file():
+        wanted = site.load(freight / discover.SITE)
+        given = introduction.read(freight / discover.SITE, wanted.primers[0])
         fingerprint = given.get(introduction.FINGERPRINT, "").strip()
-        if fingerprint and (freight / medium.BUNDLE).is_file():
-            with log.step(f"check who signed {freight / medium.BUNDLE}"):
-                bundle.open_metadata(freight / medium.BUNDLE, fingerprint=fingerprint)
-    if (freight / medium.JOIN).is_file():
-        join_file.load(freight / medium.JOIN)
+        if fingerprint and (freight / discover.BUNDLE).is_file():
+            with log.step(f"check who signed {freight / discover.BUNDLE}"):
+                open_metadata(freight / discover.BUNDLE, fingerprint=fingerprint)
+    if (freight / discover.JOIN).is_file():
+        join_yaml.load(freight / discover.JOIN)
 
 
 def _write(pieces: Pieces, folder: Path, image: Path, freight: Path | None = None) -> None:

@@ -11,14 +11,14 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from keystone.bundle import media
-from keystone.bundle.layout import OCI_LAYOUT
+from keystone.bundle.read.content import OCI_LAYOUT
 from keystone.image import steps
-from keystone.image.sandbox import Inside
+from keystone.sandbox import Inside
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from keystone.image.pieces import Pieces
+    from keystone.image.inputs import Pieces
 
 VERSION = 1
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"

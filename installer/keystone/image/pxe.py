@@ -3,9 +3,9 @@
 The kernel and its initrd, the installer medium, which the initrd fetches whole, and the script that
 starts them (ipxe.org, "scripting"). Addresses are relative to the script: it may lie anywhere. The
 kernel's command line alone needs its whole address, and an old iPXE does not say it: there it is
-`url` where someone set that, else what DHCP named, or the address of the Primer (serve.py). The
-tar file is in the one dialect that bundle/tar.py has: serve.py takes it apart strictly. GNU tar
-would not do: its version 1.35 writes other USTAR headers than 1.34.
+`url` where someone set that, else what DHCP named, or the address of the Primer
+(appliance/netboot.py). The tar file is in the one dialect that bundle/formats/tar.py has: netboot.py
+takes it apart strictly. GNU tar would not do: its version 1.35 writes other USTAR headers than 1.34.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING, BinaryIO
 
-from keystone.bundle import tar
+from keystone.bundle.formats import tar
 from keystone.image import iso, steps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from keystone.image.pieces import Pieces
+    from keystone.image.inputs import Pieces
 
 VERSION = 3
 SCRIPT = """#!ipxe

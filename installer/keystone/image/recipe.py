@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from keystone import documents
-from keystone.bundle.definition import VALID_DAYS, Debs, Definition, KernelModules
 from keystone.errors import ConfigurationError, Mistake
-from keystone.image import roles
-from keystone.image.roles import Role
+from keystone.image import recipe_roles
+from keystone.image.recipe_roles import Role
+from keystone.packager.definition import VALID_DAYS, Debs, Definition, KernelModules
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from keystone.documents import Document
-    from keystone.explain import Position
+    from keystone.mistakes import Position
 
 KERNEL = "linux-image-amd64"
 """The generic kernel: the cloud kernel has no USB storage and little real hardware."""
@@ -90,7 +90,7 @@ def file_of(place: Path) -> Path:
 def load(path: Path) -> Recipe:
     """Read a recipe. Raises ConfigurationError with every mistake."""
     schema = documents.packaged_schema("image-recipe")
-    schema["properties"]["spec"]["properties"]["roles"]["items"] |= roles.rules()
+    schema["properties"]["spec"]["properties"]["roles"]["items"] |= recipe_roles.rules()
     document = documents.load(path, kind="ImageRecipe", schema=schema)
     spec, folder = document.spec, path.resolve().parent
     mistakes = [*_missing(document, folder), *_repeated(document)]

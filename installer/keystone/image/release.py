@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keystone.errors import DamagedBundleError
-from keystone.image import layout
-from keystone.image.boot import PARTS
+from keystone.image import disk_layout
 from keystone.image.mounts import mounted
+from keystone.image.uki import PARTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -47,7 +47,7 @@ def parts(boot: Path) -> Iterator[Mapping[str, Path]]:
     boot: the medium's folder of that name.
     """
     with mounted(boot / "efi.img", "vfat", "loop,ro") as efi:
-        yield {**{name: boot / name for name in PARTS}, UKI: efi / layout.REMOVABLE}
+        yield {**{name: boot / name for name in PARTS}, UKI: efi / disk_layout.REMOVABLE}
 
 
 def check(boot: Path) -> str:

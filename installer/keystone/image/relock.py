@@ -10,13 +10,13 @@ from keystone.errors import ConfigurationError, Mistake
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from keystone.bundle.definition import Definition
-    from keystone.bundle.lock import Lock, LockedBlob
     from keystone.bundle.model import Item
     from keystone.image.recipe import Recipe
+    from keystone.packager.definition import Definition
+    from keystone.packager.lock import Lock, LockedBlob
 
 BUILT = "built:{}/"
-"""How the source of a package with a kernel's modules begins (bundle/resolve.py)."""
+"""How the source of a package with a kernel's modules begins (packager/resolve.py)."""
 
 
 def dated(new: Lock, old: Lock | None) -> Lock:

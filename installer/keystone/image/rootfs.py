@@ -10,23 +10,23 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from keystone import log
-from keystone.bundle import cache
 from keystone.bundle.served import release_file
-from keystone.bundle.supply import Supply
 from keystone.errors import ConfigurationError, KeystoneError
 from keystone.image import secureboot, steps
-from keystone.image.sandbox import Inside, Tree, spaces
+from keystone.packager.sources import cache
+from keystone.packager.supply import Supply
 from keystone.run import run
+from keystone.sandbox import Inside, Tree, spaces
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from keystone.bundle.lock import Lock
     from keystone.bundle.model import Item
-    from keystone.bundle.sources import Sources
     from keystone.image.recipe import Recipe
     from keystone.image.secureboot import Keys
+    from keystone.packager.lock import Lock
+    from keystone.packager.sources.upstream import Sources
 
 VERSION = 1
 """Raised when this module makes another tree of the same input."""

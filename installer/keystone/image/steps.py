@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from keystone import log
-from keystone.bundle import cache
 from keystone.errors import HostError
+from keystone.lockfile import only_one
+from keystone.packager.sources import cache
 from keystone.run import CommandError, run
-from keystone.turns import only_one
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -22,8 +22,8 @@ from keystone import log
 from keystone.errors import KeystoneError
 from keystone.lab import apt, disk
 from keystone.lab.settings import cache, checkout
+from keystone.lockfile import only_one
 from keystone.run import CommandError, run
-from keystone.turns import only_one
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -22,13 +22,12 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from keystone import log, run
-from keystone.ansible import data_root
-from keystone.bundle import installer
+from keystone.ansible.playbook import data_root
 from keystone.errors import KeystoneError
-from keystone.image import modules
 from keystone.lab import catalogue, definition, golang, mirror, real, settings, upstream
 from keystone.lab.parts import Parts
 from keystone.lab.screen import Screen
+from keystone.packager import installer, kernel_modules
 from keystone.wholefile import write_whole
 
 if TYPE_CHECKING:
@@ -191,7 +190,7 @@ def _kernel_modules(document: Mapping[str, Any]) -> dict[str, Callable[[], objec
     """What `bundle lock` would compile in the end, to be begun first; it finds it in the cache."""
     return {
         f"{entry['name']} modules, kernel {kernel}": partial(
-            modules.build, entry["name"], entry["suite"], kernel
+            kernel_modules.build, entry["name"], entry["suite"], kernel
         )
         for entry in document["spec"].get("kernelModules", [])
         for kernel in entry["kernels"]

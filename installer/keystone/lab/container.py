@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keystone import run
+from keystone.ansible.roles.kernel import MODULES
 from keystone.errors import HostError, RefusedError
-from keystone.inventory.kernel import MODULES
 from keystone.lab import base, cgroups, machine, network, qemu
 from keystone.lab.machine import Machine, Status, becomes
 

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 from keystone import log
 from keystone.errors import PreflightError
 from keystone.lab import catalogue
+from keystone.lockfile import only_one
 from keystone.run import environment, run
-from keystone.turns import only_one
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

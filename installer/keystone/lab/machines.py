@@ -19,8 +19,8 @@ from keystone.lab import base, container, network, qemu, settings
 from keystone.lab.container import ContainerMachine
 from keystone.lab.machine import CONNECT_SECONDS, RUN, Machine, Place
 from keystone.lab.virtual import VirtualMachine
+from keystone.lockfile import only_one
 from keystone.run import run
-from keystone.turns import only_one
 from keystone.wholefile import require_ours, write_whole
 
 if TYPE_CHECKING:

@@ -15,12 +15,12 @@ from threading import Thread
 from typing import TYPE_CHECKING
 
 from keystone import log
-from keystone.bundle.addresses import SourceError, WrongContentError
-from keystone.bundle.definition import load_mirrors
 from keystone.bundle.model import Digest
-from keystone.bundle.sources import Sources
 from keystone.errors import HostError, KeystoneError
 from keystone.lab import catalogue, golang
+from keystone.packager.definition import load_mirrors
+from keystone.packager.sources.addresses import SourceError, WrongContentError
+from keystone.packager.sources.upstream import Sources
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

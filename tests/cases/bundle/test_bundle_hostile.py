@@ -14,11 +14,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from keystone.bundle import keys, store, tar, trust, writer
-from keystone.bundle.lock import Lock, LockedBlob
+from keystone.bundle.formats import tar
 from keystone.bundle.model import Digest, Item
-from keystone.bundle.sources import Sources
+from keystone.bundle.trust import verify
 from keystone.errors import DamagedBundleError, KeystoneError, UntrustedBundleError
+from keystone.packager import writer
+from keystone.packager.keys import keys
+from keystone.packager.lock import Lock, LockedBlob
+from keystone.packager.sources.upstream import Sources
+from keystone.store import store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -181,7 +185,7 @@ def test_tampered_bundle_is_refused(maker: Maker, tmp_path: Path, name: str) -> 
     assert hostile != honest
     with pytest.raises(error, match=word):
         store.ingest(
-            io.BytesIO(hostile), tmp_path / "store", trust.Pin(fingerprint=maker.fingerprint)
+            io.BytesIO(hostile), tmp_path / "store", verify.Pin(fingerprint=maker.fingerprint)
         )
     if error is UntrustedBundleError:
         assert not (tmp_path / "store").exists()
@@ -192,7 +196,7 @@ def test_tampered_bundle_is_refused(maker: Maker, tmp_path: Path, name: str) -> 
 
 
 def test_plain_bundle_is_accepted_and_goes_on_after_a_cut(maker: Maker, tmp_path: Path) -> None:
-    honest, pin = maker.bundle(locked()), trust.Pin(fingerprint=maker.fingerprint)
+    honest, pin = maker.bundle(locked()), verify.Pin(fingerprint=maker.fingerprint)
     cut = honest[: honest.index(b"second file") + 100]
     with pytest.raises(DamagedBundleError):
         store.ingest(io.BytesIO(cut), tmp_path, pin)
@@ -208,7 +212,7 @@ def test_plain_bundle_is_accepted_and_goes_on_after_a_cut(maker: Maker, tmp_path
 def test_other_key_is_refused(maker: Maker, other: Maker, tmp_path: Path) -> None:
     foreign = other.bundle(locked())
     root = (maker.folder / "keys/1.root.json").read_bytes()
-    for pin in (trust.Pin(fingerprint=maker.fingerprint), trust.Pin(root=root), trust.Pin()):
+    for pin in (verify.Pin(fingerprint=maker.fingerprint), verify.Pin(root=root), verify.Pin()):
         with pytest.raises(UntrustedBundleError, match=other.fingerprint):
             store.ingest(io.BytesIO(foreign), tmp_path / "s", pin)
     assert not (tmp_path / "s").exists()
@@ -221,22 +225,22 @@ def test_mixed_metadata_of_two_honest_bundles_is_refused(maker: Maker, tmp_path:
     ]
     with pytest.raises(UntrustedBundleError, match=r"targets\.json"):
         store.ingest(
-            io.BytesIO(packed(swapped)), tmp_path, trust.Pin(fingerprint=maker.fingerprint)
+            io.BytesIO(packed(swapped)), tmp_path, verify.Pin(fingerprint=maker.fingerprint)
         )
 
 
 def test_rollback_is_refused_and_newer_is_taken(maker: Maker, tmp_path: Path) -> None:
     folder = tmp_path / "trust"
     bundles = [maker.bundle(locked(number)) for number in (1, 2)]
-    pin = trust.Pin(fingerprint=maker.fingerprint)
+    pin = verify.Pin(fingerprint=maker.fingerprint)
     _, verified = store.ingest(io.BytesIO(bundles[1]), tmp_path / "s", pin)
-    trust.remember(verified, folder)
+    verify.remember(verified, folder)
     with pytest.raises(UntrustedBundleError, match="older"):
-        store.ingest(io.BytesIO(bundles[0]), tmp_path / "s", trust.host_pin(folder))
+        store.ingest(io.BytesIO(bundles[0]), tmp_path / "s", verify.host_pin(folder))
     same_number_but_earlier = maker.bundle(locked(2, CREATED - timedelta(days=1)))
     with pytest.raises(UntrustedBundleError, match="older"):
-        store.ingest(io.BytesIO(same_number_but_earlier), tmp_path / "s", trust.host_pin(folder))
-    store.ingest(io.BytesIO(maker.bundle(locked(3))), tmp_path / "s", trust.host_pin(folder))
+        store.ingest(io.BytesIO(same_number_but_earlier), tmp_path / "s", verify.host_pin(folder))
+    store.ingest(io.BytesIO(maker.bundle(locked(3))), tmp_path / "s", verify.host_pin(folder))
 
 
 def test_expired_is_refused_even_when_the_clock_stands_still(maker: Maker) -> None:
@@ -245,14 +249,14 @@ def test_expired_is_refused_even_when_the_clock_stands_still(maker: Maker) -> No
         for member, data in members(maker.bundle(locked(days=1)))
         if member.name.startswith("metadata/")
     }
-    pin = trust.Pin(fingerprint=maker.fingerprint)
+    pin = verify.Pin(fingerprint=maker.fingerprint)
     late = CREATED + timedelta(days=2)
-    trust.verify(files, pin, clock=CREATED)
+    verify.verify(files, pin, clock=CREATED)
     with pytest.raises(UntrustedBundleError, match="expired"):
-        trust.verify(files, pin, clock=late)
-    seen = replace(pin, accepted=trust.Accepted(1, late, "sha256:"))
+        verify.verify(files, pin, clock=late)
+    seen = replace(pin, accepted=verify.Accepted(1, late, "sha256:"))
     with pytest.raises(UntrustedBundleError, match="expired"):
-        trust.verify(files, seen, clock=datetime(1970, 1, 1, tzinfo=UTC))
+        verify.verify(files, seen, clock=datetime(1970, 1, 1, tzinfo=UTC))
 
 
 def test_same_lock_gives_the_same_bytes(maker: Maker, tmp_path: Path) -> None:

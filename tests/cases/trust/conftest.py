@@ -17,8 +17,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from securesystemslib.formats import encode_canonical
 
-from keystone.bundle import store, tar, trust
+from keystone.bundle.formats import tar
+from keystone.bundle.trust import verify
 from keystone.errors import UntrustedBundleError
+from keystone.store import store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -182,8 +184,8 @@ class Simulator:
             out += place.prefix + data.ljust(tar.padded(len(data)), b"\0")
         return bytes(out + bytes(tar.end_bytes(len(out))))
 
-    def pin(self, **other: Any) -> trust.Pin:
-        return trust.Pin(**{"fingerprint": self.fingerprint, **other})
+    def pin(self, **other: Any) -> verify.Pin:
+        return verify.Pin(**{"fingerprint": self.fingerprint, **other})
 
 
 class Host:
@@ -192,10 +194,10 @@ class Host:
     def __init__(self, folder: Path) -> None:
         self.trust, self.store = folder / "trust", folder / "store"
 
-    def accepts(self, sim: Simulator, files: dict[str, bytes] | None = None) -> trust.Verified:
+    def accepts(self, sim: Simulator, files: dict[str, bytes] | None = None) -> verify.Verified:
         stream = io.BytesIO(sim.bundle(files))
         _, verified = store.ingest(stream, self.store, self._pin(sim))
-        trust.remember(verified, self.trust)
+        verify.remember(verified, self.trust)
         return verified
 
     def refuses(
@@ -209,9 +211,9 @@ class Host:
         assert self._state() == before
         return refused.value
 
-    def _pin(self, sim: Simulator) -> trust.Pin:
+    def _pin(self, sim: Simulator) -> verify.Pin:
         pinned = (self.trust / "root.json").exists()
-        return trust.host_pin(self.trust, fingerprint=None if pinned else sim.fingerprint)
+        return verify.host_pin(self.trust, fingerprint=None if pinned else sim.fingerprint)
 
     def _state(self) -> dict[str, bytes]:
         top = self.trust.parent

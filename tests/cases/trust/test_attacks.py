@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from keystone.bundle import store, tar, trust
+from keystone.bundle.formats import tar
+from keystone.bundle.trust import verify
 from keystone.errors import UntrustedBundleError
+from keystone.store import store
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,7 +60,7 @@ def test_b02_signed_under_another_root(sim: Any, host: Any, simulator: Any, key:
     stranger.roots.clear()
     stranger.rotate(root=[key("other root")], release=[key("other release")])
     with pytest.raises(UntrustedBundleError) as refused:
-        trust.verify(stranger.files(), sim.pin())
+        verify.verify(stranger.files(), sim.pin())
     assert refused.value.code == "KSB-02"
     host.accepts(sim)
     host.refuses(stranger, "KSB-02")
@@ -69,9 +71,9 @@ def test_b02_signed_under_another_root(sim: Any, host: Any, simulator: Any, key:
 
 
 def test_b02_nobody_vouches_for_the_root(sim: Any) -> None:
-    for pin in (trust.Pin(), trust.Pin(confirm=lambda _: False)):
+    for pin in (verify.Pin(), verify.Pin(confirm=lambda _: False)):
         with pytest.raises(UntrustedBundleError, match=sim.fingerprint) as refused:
-            trust.verify(sim.files(), pin)
+            verify.verify(sim.files(), pin)
         assert refused.value.code == "KSB-02"
 
 
@@ -219,7 +221,7 @@ def test_b07_any_bit_of_any_file(sim: Any) -> None:
         data = bytearray(good[name])
         data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
         with pytest.raises(UntrustedBundleError) as refused:
-            trust.verify({**good, name: bytes(data)}, sim.pin())
+            verify.verify({**good, name: bytes(data)}, sim.pin())
         assert refused.value.code.startswith("KSB-")
 
 
@@ -300,7 +302,7 @@ def test_b20_256_rotations_are_followed_and_257_are_not(sim: Any, host: Any) -> 
     host.accepts(sim)
     host.refuses(sim.again(number=2).rotate(), "KSB-20")
     with pytest.raises(UntrustedBundleError) as refused:
-        trust.verify(sim.rotate().files(), sim.pin())
+        verify.verify(sim.rotate().files(), sim.pin())
     assert refused.value.code == "KSB-20"
 
 
@@ -470,7 +472,7 @@ def test_b28_chain_with_a_hole_or_out_of_order(sim: Any, order: list[int]) -> No
     if order == [0, 0]:
         chain["2.root.json"] = files["1.root.json"]
     with pytest.raises(UntrustedBundleError) as refused:
-        trust.verify({**chain, **rest}, sim.pin())
+        verify.verify({**chain, **rest}, sim.pin())
     assert refused.value.code == "KSB-28"
 
 
@@ -496,15 +498,15 @@ def test_b28_memory_that_cannot_be_read_is_no_memory_lost(sim: Any, host: Any) -
     host.accepts(sim)
     (host.trust / "accepted.json").write_bytes(b"{}")
     with pytest.raises(UntrustedBundleError) as refused:
-        trust.host_pin(host.trust)
+        verify.host_pin(host.trust)
     assert refused.value.code == "KSB-28"
 
 
 def test_b28_another_run_accepted_a_newer_one_meanwhile(sim: Any, tmp_path: Path) -> None:
-    old, new = (trust.verify(sim.again(number=n).files(), sim.pin()) for n in (1, 2))
-    trust.remember(new, tmp_path)
+    old, new = (verify.verify(sim.again(number=n).files(), sim.pin()) for n in (1, 2))
+    verify.remember(new, tmp_path)
     with pytest.raises(UntrustedBundleError, match="older"):
-        trust.remember(old, tmp_path)
+        verify.remember(old, tmp_path)
 
 
 def test_the_digest_that_a_host_remembers_names_the_signed_list(sim: Any, host: Any) -> None:
@@ -519,10 +521,10 @@ def test_a_delta_may_have_the_number_that_was_accepted_but_no_smaller(sim: Any, 
     host.accepts(sim.again(number=2))
     for number in (2, 1):
         delta = sim.again(number=number, text="other")
-        delta.edits["targets"] = lambda signed: signed["targets"].update({trust.DELTA: entry})
-        pin = trust.host_pin(host.trust)
+        delta.edits["targets"] = lambda signed: signed["targets"].update({verify.DELTA: entry})
+        pin = verify.host_pin(host.trust)
         if number == 2:
-            assert trust.verify(delta.files(), pin).number == 2
+            assert verify.verify(delta.files(), pin).number == 2
         else:
             with pytest.raises(UntrustedBundleError, match="older"):
-                trust.verify(delta.files(), pin)
+                verify.verify(delta.files(), pin)

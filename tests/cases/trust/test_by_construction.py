@@ -12,22 +12,23 @@ from typing import Any
 import mypy.api
 import pytest
 
-from keystone.bundle import store, trust
+from keystone.bundle.trust import verify
 from keystone.errors import DamagedBundleError
+from keystone.store import store
 
 PACKAGE = Path(__file__).parents[3] / "installer/keystone"
 ROOT = PACKAGE.parents[1]
 
 
 @pytest.fixture
-def verified(sim: Any) -> trust.Verified:
-    return trust.verify(sim.files(), sim.pin())
+def verified(sim: Any) -> verify.Verified:
+    return verify.verify(sim.files(), sim.pin())
 
 
-def test_only_verify_makes_a_verified(verified: trust.Verified) -> None:
+def test_only_verify_makes_a_verified(verified: verify.Verified) -> None:
     fields = {field.name: getattr(verified, field.name) for field in dataclasses.fields(verified)}
     with pytest.raises(TypeError, match="only"):
-        trust.Verified(**fields)
+        verify.Verified(**fields)
     with pytest.raises(TypeError, match="only"):
         dataclasses.replace(verified, targets={})
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -36,7 +37,7 @@ def test_only_verify_makes_a_verified(verified: trust.Verified) -> None:
         verified.targets["x"] = None  # type: ignore[index]
 
 
-def test_the_writer_takes_nothing_else(verified: trust.Verified, tmp_path: Path) -> None:
+def test_the_writer_takes_nothing_else(verified: verify.Verified, tmp_path: Path) -> None:
     for other in (None, verified.targets, vars(copy.copy(verified))):
         with pytest.raises(TypeError, match="verified"):
             store.Writer(tmp_path / "store", other)  # type: ignore[arg-type]
@@ -50,7 +51,7 @@ def kept(writer: store.Writer, name: str, *chunks: memoryview) -> None:
 
 
 def test_the_writer_keeps_only_what_was_signed(
-    verified: trust.Verified, sim: Any, tmp_path: Path
+    verified: verify.Verified, sim: Any, tmp_path: Path
 ) -> None:
     for name, data in (
         ("blobs/sha256/" + "0" * 64, b"unknown"),
@@ -108,7 +109,7 @@ def calls(name: str) -> set[str]:
 
 
 def test_one_place_makes_verified_and_nothing_gets_around_it() -> None:
-    assert calls("Verified") == {"bundle/trust.py"}
+    assert calls("Verified") == {"bundle/trust/verify.py"}
     # What could make an object without its constructor.
     assert not calls("__new__") & {str(p.relative_to(PACKAGE)) for p in PACKAGE.rglob("bundle/*")}
     sealed = [path for path in PACKAGE.rglob("*.py") if "_SEAL" in path.read_text()]

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from keystone.bundle import ceremony, keyfile, keys, ledger, roots, trust
-from keystone.bundle.ceremony import Change
-from keystone.bundle.lock import Lock, LockedBlob, numbered
 from keystone.bundle.model import Digest, Item
-from keystone.bundle.reader import Target
+from keystone.bundle.read.stream import Target
+from keystone.bundle.trust import verify
 from keystone.errors import ConfigurationError, RefusedError, UntrustedBundleError
+from keystone.packager import issued_numbers
+from keystone.packager.keys import ceremony, keyfile, keys, roots
+from keystone.packager.keys.ceremony import Change
+from keystone.packager.lock import Lock, LockedBlob, numbered
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,8 +62,8 @@ class People:
                          passphrase=None)  # fmt: skip
 
     @property
-    def pin(self) -> trust.Pin:
-        return trust.Pin(root=(self.release / "1.root.json").read_bytes())
+    def pin(self) -> verify.Pin:
+        return verify.Pin(root=(self.release / "1.root.json").read_bytes())
 
 
 @pytest.fixture
@@ -83,12 +85,12 @@ def test_a_root_is_whole_when_enough_have_signed(tmp_path: Path) -> None:
     assert not (made.release / "1.root.json").exists()
     assert made.collect("bob").whole
     assert roots.pending(made.release) is None
-    trust.verify(made.files(), made.pin)
+    verify.verify(made.files(), made.pin)
 
 
 def test_release_folder_holds_no_root_key(people: People) -> None:
     assert [key.path.name for key in keyfile.kept(people.release)] == ["release.pem"]
-    trust.verify(people.files(), people.pin)
+    verify.verify(people.files(), people.pin)
 
 
 def test_rotation_needs_old_and_new_holders(people: People) -> None:
@@ -100,7 +102,7 @@ def test_rotation_needs_old_and_new_holders(people: People) -> None:
     assert {holder.name for holder in state.holders if holder.role == "leaving"} == {"ann", "bob"}
     # Who leaves signs too.
     assert people.collect("ann").whole
-    verified = trust.verify(people.files(2), people.pin)
+    verified = verify.verify(people.files(2), people.pin)
     assert verified.root == (people.release / "2.root.json").read_bytes()
 
 
@@ -202,14 +204,14 @@ def test_release_key_changes_when_the_root_is_signed_and_not_before(people: Peop
     assert (people.release / "release.pem").read_bytes() != old
     assert not list(people.release.glob("release.next.*"))
     after = people.files(2)
-    trust.verify(after, people.pin)
+    verify.verify(after, people.pin)
     # What the old key signs from now on is refused by whoever has seen the new root.
     (people.release / "release.pem").write_bytes(old)
     with pytest.raises(ConfigurationError, match="withdrawn"):
         people.files(3)
-    pinned = trust.Pin(root=(people.release / "2.root.json").read_bytes())
+    pinned = verify.Pin(root=(people.release / "2.root.json").read_bytes())
     with pytest.raises(UntrustedBundleError) as refused:
-        trust.verify(before, pinned)
+        verify.verify(before, pinned)
     assert refused.value.code == "KSB-02"
 
 
@@ -221,10 +223,10 @@ def test_a_cut_between_root_and_key_is_settled(
         cut.setattr(ceremony, "settle", lambda _: None)
         assert people.collect("ann", "bob").whole
     assert (people.release / "release.next.pem").exists()
-    trust.verify(people.files(2), people.pin)
+    verify.verify(people.files(2), people.pin)
     ceremony.propose(people.release, Change())
     assert not (people.release / "release.next.pem").exists()
-    trust.verify(people.files(2), people.pin)
+    verify.verify(people.files(2), people.pin)
 
 
 def test_init_that_was_cut_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,7 +260,7 @@ def test_no_more_roots_than_hosts_follow(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(RefusedError, match="more than 4"):
         ceremony.propose(tmp_path, Change())
     files = keys.sign(tmp_path, {}, number=1, created=CREATED, valid_days=9, passphrase=None)
-    trust.verify(files, trust.Pin(root=(tmp_path / "1.root.json").read_bytes()), CREATED)
+    verify.verify(files, verify.Pin(root=(tmp_path / "1.root.json").read_bytes()), CREATED)
 
 
 def test_expired_root_signs_nothing(tmp_path: Path) -> None:
@@ -348,19 +350,19 @@ def test_number_grows_when_content_changed(tmp_path: Path) -> None:
 
 
 def test_number_is_given_to_one_content_only(tmp_path: Path) -> None:
-    ledger.claim(tmp_path, locked(2))
-    ledger.claim(tmp_path, locked(2))
+    issued_numbers.claim(tmp_path, locked(2))
+    issued_numbers.claim(tmp_path, locked(2))
     for other in (locked(2, "two"), locked(1), locked(1, "two")):
         with pytest.raises(ConfigurationError, match="number 2 was signed already") as refused:
-            ledger.claim(tmp_path, other)
+            issued_numbers.claim(tmp_path, other)
         assert "spec.number to 3" in refused.value.hint
-    ledger.claim(tmp_path, locked(3, "two"))
-    ledger.claim(tmp_path, locked(2))
-    ledger.claim(tmp_path, replace(locked(1), name="another"))
+    issued_numbers.claim(tmp_path, locked(3, "two"))
+    issued_numbers.claim(tmp_path, locked(2))
+    issued_numbers.claim(tmp_path, replace(locked(1), name="another"))
 
 
 @pytest.mark.parametrize("damage", [b"", b"[]", b'{"tiny": []}', b'{"tiny": {"x": "y"}}'])
 def test_ledger_that_cannot_be_read_stops(tmp_path: Path, damage: bytes) -> None:
-    (tmp_path / ledger.FILE).write_bytes(damage)
+    (tmp_path / issued_numbers.FILE).write_bytes(damage)
     with pytest.raises(ConfigurationError, match="cannot be read"):
-        ledger.claim(tmp_path, locked())
+        issued_numbers.claim(tmp_path, locked())

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from keystone.bundle import delta, patch, trust
+from keystone.bundle.formats import patch
 from keystone.bundle.model import Digest
+from keystone.bundle.read import delta_description
+from keystone.bundle.trust import verify
 from keystone.errors import DamagedBundleError
 
 
@@ -24,15 +26,15 @@ def making(outer: Any, inner: Any, **changes: Any) -> Any:
         name: data for name, data in inner.contents().items() if name != inner.blob
     }
     frames = {name: patch.patch_bytes(b"", data) for name, data in head.items()}
-    described = delta.dump(
-        delta.Delta(
+    described = delta_description.dump(
+        delta_description.Delta(
             name="tiny",
             number=inner.number,
             digest=digest(files["targets.json"]),
             base=str(digest(b"the receiver had another one")),
             base_number=0,
             head=tuple(
-                delta.HeadFile(name, len(data), digest(data), None, len(frames[name]))
+                delta_description.HeadFile(name, len(data), digest(data), None, len(frames[name]))
                 for name, data in head.items()
             ),
             encoded=(),
@@ -43,8 +45,8 @@ def making(outer: Any, inner: Any, **changes: Any) -> Any:
     document = {**json.loads(described), **changes}
     contents = {
         "keystone.json": outer.contents()["keystone.json"],
-        trust.DELTA: json.dumps(document).encode(),
-        delta.HEAD: b"".join(frames.values()),
+        verify.DELTA: json.dumps(document).encode(),
+        delta_description.HEAD: b"".join(frames.values()),
         inner.blob: inner.text.encode(),
     }
     outer.contents = lambda: contents

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from keystone.bundle import store, trust
-from keystone.bundle.held import open_held
 from keystone.bundle.model import Digest
+from keystone.bundle.trust import verify
 from keystone.errors import DamagedBundleError, UntrustedBundleError
+from keystone.store import store
+from keystone.store.held import open_held
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from keystone.bundle import Bundle
+    from keystone.bundle.read.bundle import Bundle
 
 
 class Primer:
@@ -26,9 +27,9 @@ class Primer:
         self.trust, self.store, self.medium = folder / "trust", folder / "store", folder / "b.tar"
         folder.mkdir(exist_ok=True)
         self.medium.write_bytes(sim.bundle())
-        pin = trust.host_pin(self.trust, fingerprint=sim.fingerprint)
+        pin = verify.host_pin(self.trust, fingerprint=sim.fingerprint)
         done, verified = store.ingest(io.BytesIO(sim.bundle()), self.store, pin)
-        trust.remember(verified, self.trust)
+        verify.remember(verified, self.trust)
         store.mark(self.store, done.digest, complete=True)
 
     def open(self, fingerprint: str | None = None) -> Bundle | None:

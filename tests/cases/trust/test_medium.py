@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from keystone.bundle import opened, store
-from keystone.bundle.medium import open_medium
-from keystone.bundle.opened import open_metadata, open_verified
+from keystone.bundle.read import bundle as opened
+from keystone.bundle.read.bundle import open_metadata, open_verified
+from keystone.bundle.read.held_file import open_medium
 from keystone.errors import DamagedBundleError
+from keystone.store import store
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from keystone.bundle import floor, trust
+from keystone.bundle.trust import build_floor
+from keystone.bundle.trust import verify as trust
 from keystone.errors import UntrustedBundleError
 
 if TYPE_CHECKING:
@@ -133,16 +134,16 @@ def test_freeze_an_old_bundle_again_and_again(sim: Any, host: Any) -> None:
 
 
 def test_a_checkout_has_the_constant(tmp_path: Path) -> None:
-    assert floor.build_floor(tmp_path).date() == floor.CHECKOUT
+    assert build_floor.build_floor(tmp_path).date() == build_floor.CHECKOUT
 
 
 def test_a_packed_executable_has_its_own_day(tmp_path: Path) -> None:
-    floor.write(tmp_path, date(2027, 3, 4))
-    assert floor.build_floor(tmp_path) == datetime(2027, 3, 4, tzinfo=UTC)
+    build_floor.write(tmp_path, date(2027, 3, 4))
+    assert build_floor.build_floor(tmp_path) == datetime(2027, 3, 4, tzinfo=UTC)
 
 
 def test_a_damaged_floor_is_no_floor_at_all(tmp_path: Path) -> None:
-    floor.write(tmp_path, date(2027, 3, 4))
-    (tmp_path / floor.FILE).write_text("soon")
+    build_floor.write(tmp_path, date(2027, 3, 4))
+    (tmp_path / build_floor.FILE).write_text("soon")
     with pytest.raises(ValueError, match="soon"):
-        floor.build_floor(tmp_path)
+        build_floor.build_floor(tmp_path)

@@ -1,0 +1,48 @@
+"""What the role `join` is told: all that the join service knows of site and bundle."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from keystone.cluster import kubeadm
+from keystone.join import cluster as join_cluster
+from keystone.join import config as join_config
+from keystone.join import script
+
+if TYPE_CHECKING:
+    from keystone.ansible.roles import Context
+
+CREDENTIALS = "/run/credentials/keystone-join.service"
+"""Where systemd hands the service its key (systemd.exec(5), LoadCredential)."""
+
+
+def variables(context: Context) -> dict[str, object]:
+    """Every variable of the role but `join_inputs`."""
+    slow = context.site.patience.profile == "emulated"
+    return {
+        "join_config": join_config.dump(context),
+        "join_kubeconfig": kubeconfig(),
+        "join_command": "/usr/local/bin/keystone-install",
+        "join_installer": str(context.bundle.of_kind("installer")[0].digest),
+        "join_socket": str(join_config.SOCKET),
+        "join_port": script.JOIN_PORT,
+        "join_certificate": "/etc/keystone/pki/site.crt",
+        "join_key": "/etc/keystone/pki/site.key",
+        "join_request_seconds": 60 if slow else 10,
+    }
+
+
+def kubeconfig(server: str = f"https://{kubeadm.ENDPOINT}", folder: str = CREDENTIALS) -> str:
+    """The service's own user to kubectl (JSON is YAML); its key is not in it."""
+    user = {"client-certificate": f"{folder}/join.crt", "client-key": f"{folder}/join.key"}
+    cluster = {"server": server, "certificate-authority": join_cluster.AUTHORITY}
+    document = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "site", "cluster": cluster}],
+        "contexts": [{"name": "join", "context": {"cluster": "site", "user": "join"}}],
+        "current-context": "join",
+        "users": [{"name": "join", "user": user}],
+    }
+    return json.dumps(document, indent=1) + "\n"

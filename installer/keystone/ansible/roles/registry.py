@@ -1,0 +1,25 @@
+"""What the role `registry` is told: which program, which store, which certificate."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from keystone.bundle.model import STORE
+
+if TYPE_CHECKING:
+    from keystone.ansible.roles import Context
+
+PORT = 5000
+
+
+def variables(context: Context) -> dict[str, object]:
+    """Every variable of the role but `registry_inputs`."""
+    return {
+        "registry_archive": context.bundle.item("binary", "registry").path,
+        "registry_archive_member": "registry",
+        "registry_root": f"{STORE}/registry",
+        "registry_mount": STORE,
+        "registry_listen": f"0.0.0.0:{PORT}",
+        "registry_certificate": "/etc/keystone/pki/site.crt",
+        "registry_key": "/etc/keystone/pki/site.key",
+    }

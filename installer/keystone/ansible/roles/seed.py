@@ -1,0 +1,29 @@
+"""Role seed: the few packages that must be there before the pool is, or the folders."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from keystone.ansible.roles import Context
+
+DIRECTORY = "/var/lib/keystone/seed"
+"""A flat repository on the host (*.deb, Packages), put there by the engine."""
+PACKAGES = ("chrony",)
+ZFS_PACKAGES = ("nvme-cli", "python3-pyzfs", "zfsutils-linux")
+MODULES = "zfs-modules-"
+SMALL_ARC = 256 * 1024**2
+"""Bytes of cache for ZFS on emulated machines, which have 2 to 3 GiB."""
+
+
+def variables(context: Context) -> dict[str, object]:
+    """Every module package of the bundle is installed: each is used by its own kernel only."""
+    modules = [item.name for item in context.bundle.of_kind("deb") if item.name.startswith(MODULES)]
+    emulated = context.site.patience.profile == "emulated"
+    zfs = context.site.storage.on_pool
+    return {
+        "seed_directory": DIRECTORY,
+        "seed_packages": sorted({*PACKAGES, *((*ZFS_PACKAGES, *modules) if zfs else ())}),
+        "seed_zfs": zfs,
+        "seed_arc_max": SMALL_ARC if emulated else 0,
+    }

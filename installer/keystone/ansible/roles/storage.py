@@ -1,0 +1,22 @@
+"""Role storage: the pool on this host's disks and its datasets, or folders in their place."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from keystone.storage.plan import spec_of
+
+if TYPE_CHECKING:
+    from keystone.ansible.roles import Context
+
+
+def variables(context: Context) -> dict[str, object]:
+    """storage_spec: the document that `keystone-install storage apply` reads on the host."""
+    spec = spec_of(context.site.storage, context.host)
+    on_pool = context.site.storage.on_pool
+    folders = [] if on_pool else [wanted.mountpoint for wanted in spec.datasets]
+    return {
+        "storage_on_pool": on_pool,
+        "storage_spec": spec.to_json(),
+        "storage_folders": [{"path": path, "mode": "0755"} for path in folders],
+    }

@@ -1,0 +1,147 @@
+"""What the guided way leaves on the stick: the draft, the keys, and at last the whole site file.
+
+    site-draft.yaml              the site so far; site.yaml when the first Primer is described
+    introductions/<primer>/      as introduction.py has it
+    introductions/.client/       the first Primer's key, until it is known who that is
+    join.yaml                    the workers' tokens, and which machine took which
+
+Keys are written before the draft that needs them: what was cut is done again and loses nothing.
+Keys without a draft are made anew: of a first call that was cut, or somebody else knows them.
+"""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+import yaml
+
+from keystone.appliance import discover
+from keystone.appliance.guided import draft as drafts
+from keystone.appliance.guided.answers import FIRST
+from keystone.errors import ConfigurationError
+from keystone.join import join_yaml
+from keystone.site import introduction
+from keystone.site.introduction import ALLOWED, CLIENT_KEY, FOLDER, HOST_KEY, Pair
+from keystone.wholefile import require_ours, write_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from keystone.appliance.guided.answers import Answers
+    from keystone.appliance.guided.draft import Document
+    from keystone.join.join_yaml import Join
+
+DRAFT = "site-draft.yaml"
+CLIENT = ".client"
+
+
+def read(stick: Path) -> Document:
+    """The draft that a stick has, or the site file that is there; empty without.
+
+    Raises ConfigurationError for one that is not a draft, or with the mistakes of the site file.
+    """
+    whole, file = stick / discover.SITE, stick / DRAFT
+    if not file.is_file():
+        if not whole.is_file():
+            return {}
+        return drafts.from_desk(_text(whole), str(whole), public_keys(stick))
+    try:
+        found = yaml.safe_load(file.read_text())
+        for entry in found["spec"]["primers"]:
+            _ = entry["name"], entry["address"], entry["disks"]
+    except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            f"{file}: not as the guided way writes it: {error}",
+            hint="take another stick, or move that file away and describe the site anew",
+        ) from error
+    draft: Document = found
+    return draft
+
+
+def read_join(stick: Path) -> Join | None:
+    """Its join.yaml; None without one. Raises ConfigurationError with every mistake."""
+    file = stick / discover.JOIN
+    return join_yaml.load(file) if file.is_file() else None
+
+
+def save_join(stick: Path, whole: Join) -> Path:
+    """Write join.yaml with what a worker's answers made of it."""
+    file = stick / discover.JOIN
+    write_whole(file, join_yaml.text(whole).encode(), 0o600)
+    return file
+
+
+def public_keys(stick: Path) -> tuple[str, ...]:
+    """Lines of the public keys (*.pub) at the top of a stick: who may log in."""
+    # macOS puts "._name" beside each file on FAT.
+    files = sorted(file for file in stick.glob("[!.]*.pub") if file.is_file())
+    lines = [line.strip() for file in files for line in _text(file).splitlines()]
+    return tuple(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(
+            f"{file}: not text in UTF-8", hint="save it anew as UTF-8, or take it off the stick"
+        ) from error
+
+
+def save(stick: Path, answers: Answers) -> Path:
+    """Write what was answered; the site file or the draft that it became."""
+    drafts.parse(drafts.text(drafts.alone(answers.whole, answers.name)))  # or nothing is written
+    folder = stick / FOLDER
+    folder.mkdir(exist_ok=True)
+    require_ours(folder)
+    names = {entry["name"] for entry in answers.whole["spec"]["primers"]}
+    begun = any((stick / name).is_file() for name in (DRAFT, discover.SITE))
+    client = _pair(folder / CLIENT, CLIENT_KEY, "keystone", kept=begun)
+    own = _pair(folder / answers.name, HOST_KEY, answers.name, kept=begun)
+    _write(folder / answers.name, introduction.host_files(own, client.public))
+    for other in folder.iterdir():
+        if other.name not in {*names, CLIENT} and other.is_dir() and not other.is_symlink():
+            shutil.rmtree(other)
+    if answers.role != FIRST:
+        file = stick / DRAFT
+        write_whole(file, drafts.text(answers.whole).encode(), 0o644)
+        return file
+    site = drafts.parse(drafts.text(answers.whole))
+    public = {name: (folder / name / f"{HOST_KEY}.pub").read_text() for name in names}
+    known = introduction.known_hosts(site, public)
+    _write(
+        folder / answers.name,
+        introduction.first_files(client, known, answers.fingerprint, answers.passphrase),
+    )
+    file = stick / discover.SITE
+    write_whole(file, drafts.text(answers.whole).encode(), 0o644)
+    (stick / DRAFT).unlink(missing_ok=True)
+    return file
+
+
+def missing(stick: Path, draft: Document) -> tuple[str, ...]:
+    """Primers of a draft whose keys are not on the stick: another stick described them."""
+    folder = stick / FOLDER
+    needed = (f"{HOST_KEY}.pub", ALLOWED)
+    return tuple(
+        entry["name"]
+        for entry in draft["spec"]["primers"]
+        if "machine" in entry
+        and not all((folder / entry["name"] / file).is_file() for file in needed)
+    )
+
+
+def _pair(folder: Path, name: str, comment: str, *, kept: bool) -> Pair:
+    """The key in a folder, made when it is not there, or not one that we would have kept."""
+    private, public = folder / name, folder / f"{name}.pub"
+    if not (kept and private.is_file() and public.is_file()):
+        pair = introduction.new_pair(comment)
+        _write(folder, {name: pair.private, f"{name}.pub": pair.public})
+    return Pair(private.read_text(), public.read_text())
+
+
+def _write(folder: Path, files: Mapping[str, str]) -> None:
+    for name, text in files.items():
+        write_whole(folder / name, text.encode(), 0o600)

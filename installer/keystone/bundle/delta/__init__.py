@@ -1,0 +1,1 @@
+"""A bundle that carries only what a store does not hold."""

@@ -1,0 +1,384 @@
+"""Fill the gaps of a delta from what a store has: out comes what the full bundle would have given.
+
+The delta's own metadata says that its maker signed it; the full bundle's, which it carries, says
+what the store must be afterwards. Both are verified before a blob is touched, and everything that
+is rebuilt is compared with the full bundle's signed list, as if it had been carried.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import IO, TYPE_CHECKING
+
+from keystone.bundle.formats import patch, tar, unfold
+from keystone.bundle.read import bundle as opened
+from keystone.bundle.read import delta_description, stream
+from keystone.bundle.read.blobs import blob_path, is_there
+from keystone.bundle.read.bundle import SCRATCH, Bundle, Head, member_name, read_head
+from keystone.bundle.read.held_file import open_medium
+from keystone.bundle.read.stream import CHUNK, METADATA, Target, TarStream
+from keystone.bundle.trust import verify
+from keystone.errors import DamagedBundleError, UntrustedBundleError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from keystone.bundle.model import Digest
+    from keystone.bundle.read.delta_description import Delta, Encoded, HeadFile
+
+SHOWN = 20
+"""How many missing blobs a message names; `bundle have` tells the packager all."""
+FRESH = "make a have-list of this store (keystone-install bundle have) and ask for a new delta"
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What a delta and a store give together: the full bundle's head, and how to get the rest.
+
+    loose: the files of the head that are no metadata, by name.
+    """
+
+    description: Delta
+    head: Head
+    loose: Mapping[str, bytes]
+    store: Path
+
+    @cached_property
+    def encoded(self) -> dict[str, Encoded]:
+        """What comes as a patch, by the name of the patch."""
+        return {entry.member: entry for entry in self.description.encoded}
+
+    @cached_property
+    def patched(self) -> dict[str, Encoded]:
+        """The same by the name of what the patch makes."""
+        return {entry.name: entry for entry in self.description.encoded}
+
+
+@dataclass
+class Archive:
+    """The members of the full bundle, as a TarStream gives them: carried, rebuilt, left out."""
+
+    carried: TarStream
+    outer: Mapping[str, Target]
+    filled: Filled
+    _rest: Iterator[tar.Member] | None = None
+    _member: tar.Member | None = None
+    _entry: Encoded | None = None
+    _given: set[str] = field(default_factory=set)
+
+    @property
+    def position(self) -> int:
+        """Bytes read of the delta."""
+        return self.carried.position
+
+    def next(self) -> tar.Member | None:
+        """The next member of the full bundle, or None after the last."""
+        if self._rest is None:
+            member = self.carried.next()
+            if member is not None:
+                self._entry = self.filled.encoded.get(member.name)
+                return self._gives(self._full(member))
+            self._entry, self._rest = None, self._left_out()
+        member = next(self._rest, None)
+        return self._gives(member) if member else None
+
+    def chunks(self) -> Iterator[memoryview]:
+        """The data of the current member."""
+        if self._member is None:
+            raise RuntimeError("no current member")
+        if self._entry is not None:
+            for piece in self._rebuilt(self._entry):
+                yield memoryview(piece)
+        elif self._rest is None:
+            yield from self.carried.chunks()
+        elif self._member.name in self.filled.loose:
+            yield memoryview(self.filled.loose[self._member.name])
+        else:
+            target = self.filled.head.verified.targets[self._member.name]
+            with blob_path(self.filled.store, target.digest).open("rb") as file:
+                while chunk := file.read(CHUNK):
+                    yield memoryview(chunk)
+
+    @property
+    def apart(self) -> bool:
+        """Never: what is rebuilt comes in the order of what is carried."""
+        return False
+
+    def piece(self) -> Iterator[memoryview]:
+        """As `apart` says, there is none."""
+        raise RuntimeError("the members of a delta come in order")
+
+    def skip(self) -> None:
+        """Pass the current member: the store has it."""
+        if self._rest is None:
+            self.carried.skip()
+
+    def end(self, *, exact: bool) -> None:
+        """Check that the delta ends where it should."""
+        self.carried.end(exact=exact)
+
+    def _gives(self, member: tar.Member) -> tar.Member:
+        self._member = member
+        self._given.add(member.name)
+        return member
+
+    def _full(self, member: tar.Member) -> tar.Member:
+        """What a member of the delta stands for."""
+        if self._entry is None:
+            return member
+        return tar.Member(
+            self._entry.name, self.filled.head.verified.targets[self._entry.name].size
+        )
+
+    def _left_out(self) -> Iterator[tar.Member]:
+        for name, target in self.filled.head.verified.targets.items():
+            if name not in self._given and name != stream.MANIFEST:
+                yield tar.Member(name, target.size)
+
+    def _rebuilt(self, entry: Encoded) -> Iterator[bytes]:
+        """The full member from its patch, which is compared with the signed list first."""
+        with tempfile.TemporaryFile(dir=SCRATCH) as kept:
+            target = self.outer[entry.member]
+            for chunk in stream.checked(self.carried, entry.member, target, "a patch"):
+                kept.write(chunk)
+            kept.flush()
+            yield from rebuild(entry, kept, self.filled)
+
+
+def rebuild(entry: Encoded, kept: IO[bytes], filled: Filled) -> Iterator[bytes]:
+    """A blob from the old one in the store and a patch whose bytes were checked.
+
+    Never more bytes than were signed of it; whoever takes them compares their digest.
+    """
+    left = filled.head.verified.targets[entry.name].size
+    try:
+        with (
+            _source(filled.store, entry) as old,
+            unfold.unfolded(entry.form, old, SCRATCH) as before,
+        ):
+            for piece in unfold.folded(entry.form, patch.apply(before, kept)):
+                left -= len(piece)
+                if left < 0:
+                    raise ValueError("it becomes more than was signed")
+                yield piece
+    except ValueError as error:
+        raise DamagedBundleError(
+            f"{entry.name}: cannot be rebuilt from {entry.source} ({error})",
+            hint=FRESH,
+            code="KSB-08",
+        ) from error
+
+
+@contextmanager
+def _source(store: Path, entry: Encoded) -> Iterator[IO[bytes]]:
+    """The old blob, which is a file of the store itself. Raises DamagedBundleError (KSB-31)."""
+    path = blob_path(store, entry.source)
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        raise DamagedBundleError(
+            f"{path}: a patch of {entry.name} needs it: {error.strerror}", hint=FRESH, code="KSB-31"
+        ) from error
+    with os.fdopen(handle, "rb") as file:
+        yield file
+
+
+def over(carried: TarStream, outer: Head, store: Path, pin: verify.Pin) -> tuple[Archive, Head]:
+    """The members and the head of the full bundle that a delta and a store give together."""
+    filled = fill(carried, outer, store, pin)
+    return Archive(carried, outer.verified.targets, filled), filled.head
+
+
+def fill(archive: TarStream, outer: Head, store: Path, pin: verify.Pin) -> Filled:
+    """Read a delta's description and head, which stand after its table of contents.
+
+    The full bundle's metadata are verified as the delta's were: by what this host accepted, and by
+    the root that the delta led to. So none of it can hold from before a rotation.
+    Raises UntrustedBundleError; DamagedBundleError, of class KSB-31 when the store is another one
+    than the delta was made for.
+    """
+    description = delta_description.load(_member(archive, outer, verify.DELTA))
+    delta_description.check(description, outer.verified.targets, outer.manifest)
+    files = _head(description, _member(archive, outer, delta_description.HEAD), outer, store)
+    metadata = {n.removeprefix(METADATA): d for n, d in files.items() if n.startswith(METADATA)}
+    verified = opened.believe(metadata, replace(pin, root=outer.verified.root, confirm=None))
+    ours = (description.digest, outer.verified.number, outer.verified.created)
+    if (verified.digest, verified.number, verified.created) != ours:
+        raise UntrustedBundleError(
+            f"{delta_description.HEAD}: the metadata of another bundle "
+            "than this delta says that it makes",
+            hint=FRESH,
+            code="KSB-06",
+        )
+    delta_description.check_made(description, verified.targets, outer.verified.targets)
+    for name, data in files.items():
+        target = verified.targets.get(name)
+        if not name.startswith(METADATA) and (
+            target is None or hashlib.sha256(data).hexdigest() != target.digest.hex
+        ):
+            raise DamagedBundleError(
+                f"{name}: its bytes are not the ones that were signed", hint=FRESH, code="KSB-08"
+            )
+    table = files[stream.MANIFEST]
+    head = Head(verified, opened.contents(table, verified), table)
+    loose = {name: files[name] for name in stream.LOOSE}
+    filled = Filled(description, head, loose, store)
+    _require_left_out(filled, outer)
+    return filled
+
+
+def _member(archive: TarStream, outer: Head, name: str) -> bytes:
+    """The next member of the delta's head, checked."""
+    member = archive.next()
+    target = outer.verified.targets.get(name)
+    if member is None or target is None or member.name != name or member.size != target.size:
+        raise DamagedBundleError(
+            f"no {name} at the head of the delta", hint=stream.COPY_AGAIN, code="KSB-19"
+        )
+    described = name == verify.DELTA
+    limit = delta_description.MAX_DESCRIPTION if described else delta_description.MAX_HEAD
+    if target.size > limit:
+        raise DamagedBundleError(
+            f"{name}: larger than any honest one", hint=stream.COPY_AGAIN, code="KSB-20"
+        )
+    return b"".join(bytes(chunk) for chunk in stream.checked(archive, name, target, "the delta"))
+
+
+def _head(description: Delta, frames: bytes, outer: Head, store: Path) -> dict[str, bytes]:
+    """Every file of the full bundle's head, each compared with its digest."""
+    files: dict[str, bytes] = {}
+    at = 0
+    for file in description.head:
+        frame = frames[at : at + file.frame]
+        at += file.frame
+        data = _head_file(file, frame, outer, store)
+        if hashlib.sha256(data).hexdigest() != file.digest.hex:
+            raise DamagedBundleError(
+                f"{file.name}: rebuilt with other bytes", hint=FRESH, code="KSB-08"
+            )
+        files[file.name] = data
+    if at != len(frames) or not {stream.MANIFEST, *stream.LOOSE} <= set(files):
+        raise DamagedBundleError(
+            f"{delta_description.HEAD}: not the head that {verify.DELTA} describes",
+            hint=FRESH,
+            code="KSB-19",
+        )
+    return files
+
+
+def _head_file(file: HeadFile, frame: bytes, outer: Head, store: Path) -> bytes:
+    """A file from the delta, or the store's own when a cut run had brought it, or rebuilt."""
+    own = outer.verified.files.get(file.name.removeprefix(METADATA), b"")
+    here = _stored(store, file.name)
+    for data in (own, here):
+        if len(data) == file.size and hashlib.sha256(data).hexdigest() == file.digest.hex:
+            return data
+    old = here if file.source else b""
+    if file.source and hashlib.sha256(old).hexdigest() != file.source.hex:
+        raise DamagedBundleError(
+            f"the store's {file.name} is not the one that this delta was made for",
+            hint=FRESH,
+            code="KSB-31",
+        )
+    try:
+        return patch.apply_bytes(old, frame, file.size)
+    except ValueError as error:
+        raise DamagedBundleError(
+            f"{file.name}: cannot be rebuilt ({error})", hint=FRESH, code="KSB-08"
+        ) from error
+
+
+def _stored(store: Path, name: str) -> bytes:
+    path = store / ("metadata/keystone.json" if name == stream.MANIFEST else name)
+    return path.read_bytes() if is_there(path) else b""
+
+
+def _require_left_out(filled: Filled, outer: Head) -> None:
+    """Raises DamagedBundleError with the blobs that the store lacks."""
+    verified, table = filled.head.verified, filled.head.manifest
+    missing = []
+    for name, target in verified.targets.items():
+        if delta_description.in_head(name) or name in outer.verified.targets:
+            continue
+        if is_there(blob_path(filled.store, target.digest), target.size):
+            continue
+        owner, entry = table.owner(target.digest), filled.patched.get(name)
+        if entry is None:
+            missing.append(f"{target.digest} ({owner})")
+        elif not is_there(blob_path(filled.store, entry.source)):
+            missing.append(f"{entry.source} (for a patch of {owner})")
+    if missing:
+        shown = "\n  ".join(missing[:SHOWN])
+        more = f"\n  and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
+        raise DamagedBundleError(
+            f"{filled.store}: lacks {len(missing)} blobs that this delta leaves out "
+            f"(it was made for bundle number {filled.description.base_number}):\n  {shown}{more}",
+            hint=FRESH,
+            code="KSB-31",
+        )
+
+
+@dataclass(frozen=True)
+class OverStore(Bundle):
+    """A verified delta together with the store of this host: to be used as the full bundle."""
+
+    filled: Filled
+    outer: Bundle
+
+    def _copy(self, digest: Digest, sink: IO[bytes]) -> None:
+        name = member_name(digest, self.manifest)
+        entry = self.filled.patched.get(name)
+        if entry is None and name in self.outer.offsets:
+            super()._copy(digest, sink)
+            return
+        seen = hashlib.sha256()
+        with self._pieces(digest, entry) as pieces:
+            for chunk in pieces:
+                seen.update(chunk)
+                sink.write(chunk)
+        if seen.hexdigest() != digest.hex:
+            raise DamagedBundleError(
+                f"{name} ({self.manifest.owner(digest)}): damaged in {self.filled.store}",
+                hint="keystone-install store status; bring the full bundle in again",
+                code="KSB-08",
+            )
+
+    @contextmanager
+    def _pieces(self, digest: Digest, entry: Encoded | None) -> Iterator[Iterator[bytes]]:
+        here = blob_path(self.filled.store, digest)
+        if entry is None or is_there(here):
+            with here.open("rb") as file:
+                yield iter(lambda: file.read(CHUNK), b"")
+            return
+        with self.outer.member(entry.member) as kept:
+            yield rebuild(entry, kept, self.filled)
+
+
+def over_store(bundle: Bundle, store: Path, directory: Path = verify.TRUST) -> Bundle:
+    """A verified bundle as it is; a verified delta as the full bundle that it makes of `store`.
+
+    directory: where this host keeps what it accepted. Raises as `fill` does.
+    """
+    if not bundle.is_delta:
+        return bundle
+    pin = verify.Pin(root=bundle.verified.root, accepted=verify.host_pin(directory).accepted)
+    with open_medium(bundle.path) as medium:
+        archive = TarStream(medium.stream)
+        outer = read_head(archive, pin)
+        if outer.verified.digest != bundle.verified.digest:
+            raise DamagedBundleError(
+                f"{bundle.path}: changed since verified",
+                hint="look at the medium; do not swap it during an installation",
+                code="KSB-30",
+            )
+        filled = fill(archive, outer, store, pin)
+    return OverStore(
+        bundle.path, filled.head.manifest, filled.head.verified, bundle.offsets,
+        filled=filled, outer=bundle,
+    )  # fmt: skip

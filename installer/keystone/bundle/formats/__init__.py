@@ -1,0 +1,1 @@
+"""Formats of files and bytes, each read in one way only."""

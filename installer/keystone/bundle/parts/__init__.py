@@ -1,0 +1,1 @@
+"""A bundle in parts that fit on media, verified one by one."""

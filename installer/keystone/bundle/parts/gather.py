@@ -1,0 +1,98 @@
+"""Which parts of one bundle lie on these media, beside what else lies there."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from keystone import log
+from keystone.bundle.parts import part as parts
+from keystone.errors import DamagedBundleError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from keystone.bundle.parts.part import Part, Set
+
+
+def gather(paths: Iterable[Path], *, strict: bool = False) -> list[Part]:
+    """The parts that these files are and these folders hold, of one bundle.
+
+    What other systems left on a medium is passed over with a warning, and a part whose description
+    is damaged; strict: that is an error, and so is what has the name of a part and is none.
+    Raises DamagedBundleError, also for parts of different bundles.
+    """
+    found: list[Part] = []
+    refused: dict[Path, DamagedBundleError] = {}
+    shared: dict[str, bytes] = {}
+    for file in _files(paths, refused):
+        try:
+            found.append(parts.open_part(file, shared))
+        except DamagedBundleError as error:
+            if strict and parts.is_part(file):
+                raise
+            refused[file] = error
+    numbered = {part.path.stem for part in found}
+    for file, why in refused.items():
+        named = file.stem in numbered and _is_number(file)
+        if (strict and (named or not found)) or (file.is_dir() and not found):
+            raise why
+        log.warn(f"{why.message}: passed over")
+    if not found:
+        raise DamagedBundleError(
+            "no usable part of a bundle among these",
+            hint="name parts, or folders with parts",
+            code="KSB-19",
+        )
+    _require_one(found)
+    return found
+
+
+def _files(paths: Iterable[Path], refused: dict[Path, DamagedBundleError]) -> Iterator[Path]:
+    """What is named, and what has begin or name of a part in folders that are named."""
+    for path in paths:
+        try:
+            inside = _inside(path) if path.is_dir() else ()
+        except DamagedBundleError as error:
+            refused[path] = error
+            continue
+        yield from (
+            file for file in inside if file.is_file() and (_is_number(file) or parts.is_part(file))
+        )
+        if not path.is_dir():
+            yield path
+
+
+def _is_number(file: Path) -> bool:
+    """Whether it is called as `split` calls a part: "offline.tar.003"."""
+    return re.fullmatch(r"\.[0-9]{3}", file.suffix) is not None
+
+
+def _inside(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise DamagedBundleError(
+            f"{folder}: cannot be read: {error.strerror}",
+            hint="look at the medium, or copy the parts to another one",
+            code="KSB-30",
+        ) from error
+
+
+def _require_one(found: Sequence[Part]) -> None:
+    sets: dict[Set, list[Part]] = {}
+    for part in found:
+        sets.setdefault(part.set, []).append(part)
+    if len(sets) > 1:
+        lines = [
+            f"bundle {one.digest} number {one.number} in {one.data} parts of {one.part_bytes} "
+            f"bytes: {', '.join(str(part.path) for part in several)}"
+            for one, several in sets.items()
+        ]
+        raise DamagedBundleError(
+            "parts of different bundles, or of one that was split twice with other sizes:\n  "
+            + "\n  ".join(lines),
+            hint="join those of one line",
+            code="KSB-06",
+        )

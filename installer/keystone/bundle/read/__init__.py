@@ -1,0 +1,1 @@
+"""A bundle from its bytes to its content."""

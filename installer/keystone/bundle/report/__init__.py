@@ -1,0 +1,1 @@
+"""A bundle shown to people and programs."""

@@ -1,0 +1,1 @@
+"""Whose bundle it is: signatures, versions and dates (TUF)."""

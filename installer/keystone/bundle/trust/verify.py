@@ -1,0 +1,363 @@
+"""Who signed this, and may we believe it now: TUF by python-tuf, with no network.
+
+A bundle carries every root since the first, then timestamp, snapshot and targets (TUF 1.0.33).
+A host trusts a root that it pinned: at first use by the fingerprint that a person typed or
+confirmed (SHA-256 of the root's file), later by the chain of rotations from that one.
+Expiry is judged by the latest of build floor, newest signed time seen and system clock, so a
+machine whose battery died does not accept what has expired. Nothing is "verified if possible":
+a `Verified` is made here and nowhere else, and only with one can a store be written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import InitVar, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from keystone.bundle.model import Digest
+from keystone.bundle.read.stream import MAX_ROOTS, Target
+from keystone.bundle.trust import accepted as memory
+from keystone.bundle.trust import tuf_shape
+from keystone.bundle.trust.accepted import Accepted
+from keystone.bundle.trust.build_floor import build_floor
+from keystone.bundle.trust.tuf_shape import ASK
+from keystone.errors import UntrustedBundleError
+from keystone.files import write_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from tuf.api._payload import Root
+    from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
+
+__all__ = ["Accepted", "Pin", "Verified", "fingerprint", "host_pin", "remember", "verify"]
+
+TRUST = Path("/var/lib/keystone/trust")
+"""Where a host keeps its pinned root (root.json) and what it last accepted (accepted.json)."""
+CREATED = "x-keystone-created"
+"""A signed field of timestamp.json and targets.json: when the content was locked, ISO 8601."""
+DELTA = "delta.json"
+"""What has this member is a delta: it carries the metadata of the bundle that it makes under the
+same number, and that bundle is asked whether this host accepted the number with other content."""
+CONTENT = ("timestamp", "snapshot", "targets")
+_SEAL = object()
+
+
+@dataclass(frozen=True)
+class Pin:
+    """What the caller trusts beforehand. Without root and fingerprint, `confirm` is asked.
+
+    root: bytes of the pinned root; fingerprint: 64 hex digits; confirm: gets the fingerprint of
+    the newest root inside and says whether a person vouches for it.
+    """
+
+    root: bytes | None = None
+    fingerprint: str | None = None
+    confirm: Callable[[str], bool] | None = None
+    accepted: Accepted | None = None
+
+
+@dataclass(frozen=True)
+class Verified:
+    """Metadata whose signatures, chain, expiry and version hold. Only `verify` makes one.
+
+    files: the bytes that were verified, by name. root: the newest root's bytes, to be pinned.
+    digest: of targets.json; it names the bundle. keys: public keys (hex) that may sign bundles.
+    """
+
+    files: Mapping[str, bytes]
+    targets: Mapping[str, Target]
+    root: bytes
+    digest: Digest
+    number: int
+    created: datetime
+    keys: frozenset[str]
+    seal: InitVar[object] = None
+
+    def __post_init__(self, seal: object) -> None:
+        if seal is not _SEAL:
+            raise TypeError("only keystone.bundle.trust.verify.verify makes a Verified")
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the newest root's file, in hex."""
+        return fingerprint(self.root)
+
+
+def fingerprint(root: bytes) -> str:
+    """How a person names a root: the SHA-256 of its file, in hex."""
+    return hashlib.sha256(root).hexdigest()
+
+
+def verify(files: Mapping[str, bytes], pin: Pin, clock: datetime | None = None) -> Verified:
+    """Follow the TUF client workflow (5.3 to 5.6) over the files that a bundle carries.
+
+    clock: what the system clock says; now by default.
+    Raises UntrustedBundleError; its message says which file and why, its code the class.
+    """
+    start, later = _anchor(_chain(files), pin)
+    trusted, newest = _follow(start, later)
+    keys = _content_keys(trusted.root)
+    kept = pin.accepted if pin.accepted and pin.accepted.survives(keys) else None
+    clock = clock or datetime.now(UTC)
+    trusted.reference_time = max(
+        build_floor(), clock, *([kept.newest_time] if kept is not None else [])
+    )
+    created = _load(trusted, files, clock, withdrawn=_withdrawn([start, *later], trusted.root))
+    verified = Verified(
+        files=MappingProxyType(dict(files)),
+        targets=MappingProxyType(
+            {
+                name: Target(entry.length, Digest(entry.hashes["sha256"]))
+                for name, entry in trusted.targets.targets.items()
+            }
+        ),
+        root=newest,
+        digest=Digest(hashlib.sha256(files["targets.json"]).hexdigest()),
+        number=trusted.targets.version,
+        created=created,
+        keys=keys,
+        seal=_SEAL,
+    )
+    if kept is not None and not (DELTA in verified.targets and verified.number == kept.number):
+        kept.refuse_older(verified.number, verified.created, str(verified.digest))
+    return verified
+
+
+def _chain(files: Mapping[str, bytes]) -> list[bytes]:
+    """The roots that a bundle carries, oldest first; each file is called by its version."""
+    roots, before = [], 0
+    for name, data in files.items():
+        if not name.endswith("root.json"):
+            continue
+        version = tuf_shape.check(name, "root", data)["signed"]["version"]
+        if name != f"{version}.root.json" or (before and version != before + 1):
+            raise UntrustedBundleError(
+                f"{name}: holds root version {version}; every root must be there, in order",
+                hint=ASK,
+                code="KSB-28",
+            )
+        roots.append(data)
+        before = version
+    if not roots:
+        raise UntrustedBundleError(
+            "the bundle carries no root: it is not signed", hint=ASK, code="KSB-01"
+        )
+    if len(roots) > MAX_ROOTS:
+        raise UntrustedBundleError(
+            f"{len(roots)} roots, at most {MAX_ROOTS} are read", hint=ASK, code="KSB-20"
+        )
+    return roots
+
+
+def _anchor(roots: list[bytes], pin: Pin) -> tuple[bytes, list[bytes]]:
+    """The root to start from, and the carried ones that may follow it."""
+    prints = [fingerprint(root) for root in roots]
+    wanted = re.sub(r"[:\s]", "", pin.fingerprint or "").lower()
+    if pin.root is not None:
+        return _from_pinned(roots, pin.root, wanted, prints)
+    if wanted:
+        if wanted not in prints:
+            raise UntrustedBundleError(
+                f"the bundle is signed under root {prints[-1]}, not under {wanted}",
+                hint="compare the fingerprint with the one that the packager gave you",
+                code="KSB-02",
+            )
+        at = prints.index(wanted)
+        return roots[at], roots[at + 1 :]
+    if pin.confirm is None or not pin.confirm(prints[-1]):
+        raise UntrustedBundleError(
+            f"nothing vouches for the bundle's root {prints[-1]}",
+            hint="give the fingerprint that you got from the packager: --root-fingerprint SHA256",
+            code="KSB-02",
+        )
+    return roots[-1], []
+
+
+def _from_pinned(
+    roots: list[bytes], pinned: bytes, wanted: str, prints: list[str]
+) -> tuple[bytes, list[bytes]]:
+    known = fingerprint(pinned)
+    version = _version("pinned root.json", pinned)
+    carried = {_version("root.json", root): root for root in roots}
+    if carried.get(version, pinned) != pinned or min(carried) > version + 1:
+        raise UntrustedBundleError(
+            f"the bundle is signed under another root: {prints[-1]}; this host pinned {known}",
+            hint=f"{ASK}; a host changes its root by a signed rotation only",
+            code="KSB-02",
+        )
+    if wanted and wanted != known and wanted not in prints:
+        raise UntrustedBundleError(
+            f"this host pinned root {known}, not {wanted}", hint=ASK, code="KSB-02"
+        )
+    return pinned, [carried[number] for number in sorted(carried) if number > version]
+
+
+def _version(name: str, data: bytes) -> int:
+    version: int = tuf_shape.check(name, "root", data)["signed"]["version"]
+    return version
+
+
+def _follow(start: bytes, later: list[bytes]) -> tuple[TrustedMetadataSet, bytes]:
+    """TUF 5.3: each root is signed by the threshold of the one before and by its own."""
+    from tuf.api.exceptions import RepositoryError  # noqa: PLC0415 slow to import
+    from tuf.ngclient._internal.trusted_metadata_set import (  # noqa: PLC0415
+        TrustedMetadataSet,
+    )
+    from tuf.ngclient.config import EnvelopeType  # noqa: PLC0415
+
+    before: Root | None = None
+    data = start
+    try:
+        trusted = TrustedMetadataSet(start, EnvelopeType.METADATA)
+        for data in later:
+            before = trusted.root
+            trusted.update_root(data)
+    except (RepositoryError, ValueError, TypeError) as error:
+        name = f"{_version('root.json', data)}.root.json"
+        code = _why_unsigned(data, "root", before) or _why_unsigned(data, "root", None)
+        raise UntrustedBundleError(
+            f"{name}: not trusted: {error}", hint=ASK, code=code or "KSB-28"
+        ) from error
+    return trusted, data
+
+
+def _load(
+    trusted: TrustedMetadataSet,
+    files: Mapping[str, bytes],
+    clock: datetime,
+    *,
+    withdrawn: frozenset[str],
+) -> datetime:
+    """TUF 5.4 to 5.6; returns when the content was locked."""
+    from tuf.api.exceptions import RepositoryError  # noqa: PLC0415 slow to import
+
+    for role in CONTENT:
+        name = f"{role}.json"
+        if name not in files:
+            raise UntrustedBundleError(f"{name}: not in the bundle", hint=ASK, code="KSB-01")
+        try:
+            tuf_shape.check(name, role, files[name])
+            getattr(trusted, f"update_{role}")(files[name])
+            if role == "timestamp":
+                # Time does not go back behind what is signed here; the next step looks again.
+                created = _created(trusted.timestamp.unrecognized_fields)
+                trusted.reference_time = max(trusted.reference_time, created)
+        except RepositoryError as error:
+            code = _why_not(error, role, files[name], trusted.root, withdrawn)
+            raise _refusal(name, error, code, clock, trusted.reference_time) from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise UntrustedBundleError(
+                f"{name}: not TUF metadata ({error})", hint=ASK, code="KSB-23"
+            ) from error
+    numbers = {role: trusted[role].version for role in CONTENT}
+    if len(set(numbers.values())) != 1:
+        raise UntrustedBundleError(
+            f"the metadata is of several bundles: {numbers}", hint=ASK, code="KSB-06"
+        )
+    return _created(trusted.timestamp.unrecognized_fields)
+
+
+def _created(fields: Mapping[str, Any]) -> datetime:
+    created = datetime.fromisoformat(str(fields[CREATED]))
+    if created.tzinfo is None:
+        raise ValueError(f"{CREATED}: no time zone")
+    return created
+
+
+def _content_keys(root: Root) -> frozenset[str]:
+    """Public keys (hex) that may sign what a bundle holds."""
+    ids = {keyid for role in CONTENT for keyid in root.roles[role].keyids}
+    return frozenset(str(root.keys[keyid].keyval["public"]) for keyid in ids)
+
+
+def _withdrawn(chain: list[bytes], newest: Root) -> frozenset[str]:
+    """Ids of keys that an earlier root trusted and the newest does not."""
+    earlier: set[str] = set()
+    for data in chain:
+        earlier |= tuf_shape.check("root.json", "root", data)["signed"]["keys"].keys()
+    return frozenset(earlier - newest.keys.keys())
+
+
+def _why_not(
+    error: Exception, role: str, data: bytes, root: Root, withdrawn: frozenset[str]
+) -> str:
+    """The class of a refusal, which python-tuf says in words only."""
+    from tuf.api.exceptions import ExpiredMetadataError  # noqa: PLC0415 slow to import
+
+    if isinstance(error, ExpiredMetadataError):
+        return "KSB-29"
+    # Well signed, but not what the file above it names: it is of another bundle.
+    return _why_unsigned(data, role, root, withdrawn) or "KSB-06"
+
+
+def _why_unsigned(
+    data: bytes, role: str, root: Root | None, withdrawn: frozenset[str] = frozenset()
+) -> str:
+    """Why a file has no threshold of good signatures; "" when it has. root: None is itself."""
+    from tuf.api.exceptions import RepositoryError  # noqa: PLC0415 slow to import
+    from tuf.api.metadata import Metadata  # noqa: PLC0415
+
+    try:
+        metadata: Metadata[Any] = Metadata.from_bytes(data)
+    except RepositoryError:
+        return "KSB-23"
+    root = root or metadata.signed
+    listed, signers = set(root.roles[role].keyids), metadata.signatures.keys()
+    if not signers:
+        return "KSB-01"
+    if not signers & listed:
+        return "KSB-03" if signers & withdrawn else "KSB-02"
+    found = root.get_verification_result(role, metadata.signed_bytes, metadata.signatures)
+    if found.verified:
+        return ""
+    return "KSB-04" if found.signed else "KSB-07"
+
+
+def _refusal(
+    name: str, error: Exception, code: str, clock: datetime, judged: datetime
+) -> UntrustedBundleError:
+    if code == "KSB-29":
+        return UntrustedBundleError(
+            f"{name}: expired ({error}; judged at {judged.isoformat(timespec='seconds')}, "
+            f"this machine's clock says {clock.isoformat(timespec='seconds')})",
+            hint="get a newer bundle, or set the clock if it is ahead",
+            code=code,
+        )
+    return UntrustedBundleError(f"{name}: not trusted: {error}", hint=ASK, code=code)
+
+
+def host_pin(
+    directory: Path = TRUST,
+    *,
+    fingerprint: str | None = None,
+    confirm: Callable[[str], bool] | None = None,
+) -> Pin:
+    """What this host trusts: its pinned root and the newest bundle it accepted, if any."""
+    root = directory / "root.json"
+    return Pin(
+        root=root.read_bytes() if root.exists() else None,
+        fingerprint=fingerprint,
+        confirm=confirm,
+        accepted=memory.load(directory),
+    )
+
+
+def remember(verified: Verified, directory: Path = TRUST) -> None:
+    """Pin the bundle's root on this host and refuse older bundles from now on.
+
+    Raises UntrustedBundleError when another run accepted a newer bundle meanwhile.
+    """
+    before = memory.load(directory)
+    seen = verified.created
+    if before is not None and before.survives(verified.keys):
+        before.refuse_older(verified.number, verified.created, str(verified.digest))
+        seen = max(seen, before.newest_time)
+    directory.mkdir(parents=True, exist_ok=True)
+    write_file(directory / "root.json", verified.root)
+    now = Accepted(verified.number, verified.created, str(verified.digest), seen, verified.keys)
+    memory.save(now, directory)

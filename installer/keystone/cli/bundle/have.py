@@ -1,0 +1,49 @@
+"""`keystone-install bundle have`: what a site has, for whoever makes its next delta."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from keystone import log
+from keystone.bundle.model import STORE
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+@click.command("have")
+@click.argument("source", metavar="[BUNDLE]", type=FILE, required=False)
+@click.option("-o", "--output", type=FILE, required=True, help="The have-list to write.")
+@click.option("--store", type=FOLDER, default=STORE, show_default=True)
+@click.option(
+    "--trust", "trust_folder", type=FOLDER, default="/var/lib/keystone/trust", show_default=True,
+    help="Where the root is pinned; the site's key is made there.",
+)  # fmt: skip
+@click.option("--root-fingerprint", help="SHA-256 of the trust root of BUNDLE.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def verb(
+    source: Path | None, output: Path, store: Path, trust_folder: Path,
+    root_fingerprint: str | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Write what this host's store has (or BUNDLE holds): a packager makes a delta from it."""
+    from dataclasses import asdict  # noqa: PLC0415
+
+    from keystone.bundle.delta import have_list as haves  # noqa: PLC0415 slow to import
+
+    found: Any = (
+        haves.of_bundle(source, root_fingerprint, trust_folder)
+        if source
+        else haves.of_store(store, trust_folder)
+    )
+    done = haves.write(found, output, trust_folder)
+    log.info(
+        f"{output}: {done.blobs} blobs, bundle number {done.number}, {log.size(done.size)}; "
+        "carry it to the packager and tell them the site's key:"
+    )
+    if as_json:
+        log.out_json(asdict(done))
+    else:
+        log.out(done.key)

@@ -1,0 +1,36 @@
+"""`keystone-install bundle join`: the bundle of its parts."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from keystone import log
+
+
+@click.command("join")
+@click.argument(
+    "source", metavar="PART|FOLDER...", type=click.Path(path_type=Path), nargs=-1, required=True
+)
+@click.option("-o", "--output", required=True, help="The bundle to write, or - for a pipe.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def verb(source: tuple[Path, ...], output: str, as_json: bool) -> None:
+    """Make the bundle of its parts, from several media, in any order, at once or one by one."""
+    from dataclasses import asdict  # noqa: PLC0415
+
+    from keystone.bundle.parts import gather  # noqa: PLC0415 slow to import
+    from keystone.bundle.parts import join as parts_join  # noqa: PLC0415
+
+    found = gather.gather(source)
+    if output == "-":
+        if as_json:
+            raise click.UsageError("--json and -o - would both write to standard output")
+        done = parts_join.join_to_pipe(found, sys.stdout.buffer)
+    else:
+        done = parts_join.join_to_file(found, Path(output))
+    repaired = f", {log.size(done.repaired)} of it out of parity" if done.repaired else ""
+    log.info(f"{output}: {log.size(done.size)}{repaired}; bundle {done.bundle}")
+    if as_json:
+        log.out_json(asdict(done))

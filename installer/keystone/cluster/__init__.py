@@ -1,0 +1,1 @@
+"""The quorum and Kubernetes: what they are told, and what they answer."""

@@ -1,0 +1,1 @@
+"""What a host is, seen in one round trip."""

@@ -1,0 +1,1 @@
+"""An installation: looked at, planned, approved, done phase by phase."""

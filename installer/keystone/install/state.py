@@ -1,0 +1,55 @@
+"""What an installation decides from: the site, the bundle's contents and what was observed."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from keystone.ansible import playbook
+from keystone.ansible.roles import Context
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from keystone.bundle.model import Manifest
+    from keystone.hosts.observe import ClusterFacts, EtcdFacts, HostFacts
+    from keystone.pki.plan import TrustFacts
+    from keystone.site.model import Node, Site
+
+
+@dataclass(frozen=True)
+class State:
+    """One look at everything. etcd, cluster: None where they cannot be asked yet."""
+
+    site: Site
+    manifest: Manifest
+    bundle_digest: str
+    installer_digest: str
+    facts: Mapping[str, HostFacts]
+    trust: TrustFacts
+    etcd: EtcdFacts | None = None
+    cluster: ClusterFacts | None = None
+
+    def variables(self, node: Node, role: str) -> dict[str, object]:
+        """Everything the role is told about the host, with the name of its inputs."""
+        module = importlib.import_module(f"keystone.ansible.roles.{role}")
+        context = Context(site=self.site, host=node, bundle=self.manifest)
+        values: dict[str, object] = (
+            module.variables(context, self.trust.deployed.get(node.name, ""))
+            if role == "trust"  # a renewed certificate is a changed input
+            else module.variables(context)
+        )
+        return {**values, f"{role}_inputs": playbook.inputs(role, values)}
+
+    def converged(self, node: Node, role: str) -> bool:
+        """The role was applied to the host as it is now, and nothing has drifted since."""
+        seen = self.facts[node.name].roles.get(role)
+        wanted = self.variables(node, role)[f"{role}_inputs"]
+        return seen is not None and seen.inputs == wanted and not seen.drift
+
+    @cached_property
+    def first(self) -> Node:
+        """The Primer that the installer runs on, and the first control plane."""
+        return self.site.primers[0]

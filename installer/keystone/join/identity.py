@@ -1,0 +1,212 @@
+"""One machine's identity as a node: its key, the request for a certificate, and kubelet's files.
+
+The key is made on the machine and never leaves it. The request (PKCS#10, RFC 2986) is signed with
+it, which proves that who asks has the key. What a request may ask for is one name and nothing
+else; whoever signs compares it with what was admitted.
+Sources: kubernetes.io, "Certificate Signing Requests" (signer kube-apiserver-client-kubelet);
+client-go's certificate store, for the names of kubelet's files.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from keystone.cluster import kubeadm
+from keystone.errors import HostError, RefusedError
+from keystone.pki import certificates
+from keystone.site import checks
+from keystone.wholefile import write_new, write_whole
+
+ORGANIZATION = "system:nodes"
+USER_PREFIX = "system:node:"
+DEFAULT_NAMES = ("localhost", "debian", "ubuntu", "fedora")
+"""What installers call a machine when nobody says a name: two machines of a site would share it."""
+REQUEST_LIMIT = 4096
+KEY = Path("/var/lib/keystone/join/node.key")
+KUBELET_CONF = Path("/etc/kubernetes/kubelet.conf")
+KUBELET_PKI = Path("/var/lib/kubelet/pki")
+CURRENT = "kubelet-client-current.pem"
+JOINED = "kubelet-client-joined.pem"
+_NAME_LENGTH = 253
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+
+@dataclass(frozen=True)
+class KeyRequest:
+    """A request for a certificate that was found good. key: SHA-256 of its public key, hex.
+
+    pem: written anew from what was read, so that no other program reads another request in it.
+    """
+
+    pem: str
+    name: str
+    key: str
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a node gets: its certificate, and the authority of the API servers. Both PEM."""
+
+    certificate: str
+    authority: str
+
+
+def is_name(name: str) -> bool:
+    """Whether a node can be called that at all (RFC 1123, lower case)."""
+    return len(name) <= _NAME_LENGTH and all(map(_LABEL.fullmatch, name.split(".")))
+
+
+def name_problem(name: str) -> str:
+    """What is wrong with the name of a node (RFC 1123, lower case); nothing when it is good.
+
+    A worker's as a Primer's: `site_checks.unusable` says what no machine of a site can be called.
+    """
+    if not is_name(name):
+        return f"hostname {name[:80]!r} is not valid (RFC 1123: a-z, 0-9, - and .)"
+    if wrong := checks.unusable(name):
+        return f"hostname: {wrong[:200]}: `hostnamectl set-hostname NAME`"
+    if name.split(".", 1)[0] in DEFAULT_NAMES:
+        return f"hostname {name!r} is no name of a machine's own: `hostnamectl set-hostname NAME`"
+    return ""
+
+
+def made(name: str, file: Path = KEY) -> str:
+    """The request of this machine, PEM. Its key (P-256, PKCS#8, mode 0600) is made once.
+
+    Raises RefusedError when the file holds something else.
+    """
+    if not file.exists():
+        with suppress(FileExistsError):  # two at once: the first one's is this machine's
+            write_new(file, certificates.key_pem(certificates.new_key()), 0o600)
+    key = certificates.load_key(file.read_bytes(), str(file))
+    builder = x509.CertificateSigningRequestBuilder().subject_name(_subject(name))
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+
+
+def checked(pem: str, name: str) -> KeyRequest:
+    """The request, if it asks for that node's name and nothing else.
+
+    Raises RefusedError with what else it asks for, or that who asks has not shown the key.
+    """
+    try:
+        request = x509.load_pem_x509_csr(pem.encode())
+        key = request.public_key()
+        good = request.is_signature_valid
+        more = [*request.extensions, *request.attributes]
+        own = request.public_bytes(serialization.Encoding.PEM).decode()
+    except Exception as error:  # a stranger's bytes: the library has no list of what it raises
+        raise RefusedError("csr is not a certificate request (PKCS#10, PEM)") from error
+    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1":
+        raise RefusedError("csr: the key is not ECDSA P-256")
+    if not good:
+        raise RefusedError("csr: not signed with the key that it names")
+    if request.subject.public_bytes() != _subject(name).public_bytes():
+        asked = request.subject.rfc4514_string()[:200]
+        raise RefusedError(f"csr: asks for {asked!r}, not for {USER_PREFIX}{name}")
+    if more:
+        raise RefusedError("csr: asks for extensions; a node gets a name and nothing else")
+    return KeyRequest(own, name, key_digest(key))
+
+
+def issued(pem: str, request: KeyRequest) -> str:
+    """The certificate, if it is for that key and name. Raises HostError when it is another."""
+    certificate = certificates.load_certificate(pem.encode(), "the certificate from the cluster")
+    key = certificate.public_key()
+    mine = isinstance(key, ec.EllipticCurvePublicKey) and key_digest(key) == request.key
+    if not mine or sorted(map(_pair, certificate.subject)) != sorted(
+        map(_pair, _subject(request.name))
+    ):
+        raise HostError(f"the cluster signed another certificate than {request.name} asked for")
+    return certificates.certificate_pem(certificate).decode()
+
+
+def key_digest(key: ec.EllipticCurvePublicKey) -> str:
+    """SHA-256 of the public key (SPKI, DER), hex."""
+    digest = hashes.Hash(hashes.SHA256())
+    digest.update(
+        key.public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+    )
+    return digest.finalize().hex()
+
+
+def kubeconfig(identity: Identity, current: Path = KUBELET_PKI / CURRENT) -> str:
+    """kubelet.conf as kubelet writes it after a bootstrap (JSON is YAML).
+
+    Certificate and key are by path: kubelet renews what lies there under its own name.
+    """
+    authority = base64.b64encode(identity.authority.encode()).decode()
+    cluster = {
+        "server": f"https://{kubeadm.ENDPOINT}", "certificate-authority-data": authority,
+    }  # fmt: skip
+    context = {"cluster": "kubernetes", "user": "node", "namespace": "default"}
+    user = {"client-certificate": str(current), "client-key": str(current)}
+    document = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "kubernetes", "cluster": cluster}],
+        "contexts": [{"name": "node", "context": context}],
+        "current-context": "node",
+        "users": [{"name": "node", "user": user}],
+    }
+    return json.dumps(document, indent=1) + "\n"
+
+
+def place(
+    identity: Identity,
+    *,
+    key: Path = KEY,
+    folder: Path = KUBELET_PKI,
+    conf: Path = KUBELET_CONF,
+) -> None:
+    """Put the identity where kubelet and kubeadm look for it, each file whole or not there.
+
+    kubelet's store wants a link to a file of certificate and key. Nothing crosses a process list.
+    """
+    private = certificates.load_key(key.read_bytes(), str(key))
+    certificate = certificates.load_certificate(identity.certificate.encode(), "the answer")
+    if not certificates.same_key(certificate, private):
+        raise RefusedError(f"the certificate is not for the key in {key}", hint="join again")
+    pair = folder / JOINED
+    text = identity.certificate.encode() + certificates.key_pem(private)
+    write_whole(pair, text, 0o600)
+    link = folder / f".{CURRENT}.new"
+    link.unlink(missing_ok=True)
+    link.symlink_to(pair)
+    link.rename(folder / CURRENT)
+    write_whole(conf, kubeconfig(identity, folder / CURRENT).encode(), 0o600)
+
+
+def held(
+    name: str, *, key: Path = KEY, folder: Path = KUBELET_PKI, conf: Path = KUBELET_CONF
+) -> bool:
+    """Whether this machine was given that name before: `place` came to its end with its key."""
+    pair = folder / JOINED
+    if not (key.is_file() and pair.is_file() and conf.is_file()):
+        return False
+    certificate = certificates.load_certificate(pair.read_bytes(), str(pair))
+    private = certificates.load_key(key.read_bytes(), str(key))
+    named = sorted(map(_pair, certificate.subject)) == sorted(map(_pair, _subject(name)))
+    return named and certificates.same_key(certificate, private)
+
+
+def _subject(name: str) -> x509.Name:
+    return x509.Name([
+        x509.NameAttribute(NameOID.ORGANIZATION_NAME, ORGANIZATION),
+        x509.NameAttribute(NameOID.COMMON_NAME, USER_PREFIX + name),
+    ])  # fmt: skip
+
+
+def _pair(attribute: x509.NameAttribute[str | bytes]) -> tuple[str, str]:
+    return attribute.oid.dotted_string, str(attribute.value)

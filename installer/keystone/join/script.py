@@ -1,0 +1,164 @@
+"""What gets a machine with nothing of ours, but Python, as far as `keystone-install join`.
+
+The printed command fetches the join script over TLS that it cannot verify yet, and runs it only if
+its SHA-256 is the one in the command. The script carries the site's CA: from there on TLS is
+verified, and the installer's bytes are checked against the digest in the script as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from keystone.join import tokens
+from keystone.wholefile import write_whole
+
+if TYPE_CHECKING:
+    from keystone.join.config import Config
+
+SITE_CA = Path("/etc/keystone/pki/site-ca.crt")
+SCRIPT = tokens.DIRECTORY / "join.py"
+FILES_PORT, JOIN_PORT = 8443, 8444
+
+_TEMPLATE = '''\
+"""Keystone: fetch the installer from a Primer and join. Needs root and Python 3 only."""
+import hashlib, http.client, os, ssl, sys, time
+CA, INSTALLER, PRIMERS, SERVERS, OPTIONS = {values}
+ROOT = os.environ.get("KEYSTONE_ROOT", "")
+CA_FILE = ROOT + "/etc/keystone/pki/site-ca.crt"
+TARGET = ROOT + "/usr/local/bin/keystone-install"
+PATIENCE = 900
+
+def place(path, data):
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path + ".part", "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(path + ".part", path)
+
+def digest(path):
+    found = hashlib.sha256()
+    with open(path, "rb") as file:
+        for piece in iter(lambda: file.read(1 << 20), b""):
+            found.update(piece)
+    return found.hexdigest()
+
+def fetch(address, part):
+    have = os.path.getsize(part) if os.path.exists(part) else 0
+    context = ssl.create_default_context(cafile=CA_FILE)
+    # The site's CA is not self-signed: the offline root above it is nobody's business here.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    link = http.client.HTTPSConnection(address, 8443, timeout=60, context=context)
+    try:
+        link.request("GET", "/files/keystone-install", headers={{"Range": "bytes=%d-" % have}})
+        answer = link.getresponse()
+        if answer.status == 416:
+            return  # all of it is here, or more: its digest will tell
+        if answer.status not in (200, 206):
+            raise OSError("HTTP %d" % answer.status)
+        with open(part, "ab" if answer.status == 206 else "wb") as file:
+            for piece in iter(lambda: answer.read(1 << 18), b""):
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        if answer.length:
+            raise OSError("cut short")
+    finally:
+        link.close()
+
+def installer():
+    part, end, turn = TARGET + ".part", time.monotonic() + PATIENCE, 0
+    while True:
+        address = PRIMERS[turn % len(PRIMERS)]
+        turn += 1
+        try:
+            print("fetching the installer from", address, flush=True)
+            fetch(address, part)
+            if digest(part) == INSTALLER:
+                os.chmod(part, 0o755)
+                os.rename(part, TARGET)
+                return
+            os.unlink(part)
+            problem = "it is not the one that the bundle names"
+        except (OSError, http.client.HTTPException) as error:
+            problem = str(error)
+        if time.monotonic() > end:
+            sys.exit("no installer from any Primer: %s: %s" % (address, problem))
+        print(address + ":", problem, "- trying on", flush=True)
+        time.sleep(2)
+
+def main():
+    if os.geteuid() != 0 and not ROOT:
+        sys.exit("run this as root: a node of a cluster is root's business")
+    if len(sys.argv) > 1:
+        sys.exit("a token on a command line is seen by every user of this machine: make another "
+                 "one and copy the whole command, which hands it over on standard input")
+    token = "" if sys.stdin.isatty() else sys.stdin.readline().strip()
+    if not token:
+        sys.exit("the join token is missing: copy the whole command")
+    os.umask(0o022)
+    place(CA_FILE, CA.encode())
+    if not os.path.exists(TARGET) or digest(TARGET) != INSTALLER:
+        os.makedirs(os.path.dirname(TARGET), exist_ok=True)
+        installer()
+    servers = [word for server in SERVERS for word in ("--server", server)]
+    read, write = os.pipe()
+    os.write(write, token.encode())
+    os.close(write)
+    os.dup2(read, 0)
+    os.execv(TARGET, [TARGET, "join", *OPTIONS, *servers, "--token-file", "-"])
+
+main()
+'''
+
+
+def render(config: Config, ca: str) -> str:
+    """The script that a Primer serves at /join. ca: PEM text of the site CA."""
+    addresses = [str(config.host.address)]
+    addresses += [a for a in tokens.addresses(config.site) if a not in addresses]
+    installer = config.bundle.of_kind("installer")[0].digest.hex
+    # Tokens are known to the Primer that made them: it is the only server.
+    servers = [f"https://{config.host.address}:{JOIN_PORT}"]
+    options = ["--trial"] if config.site.trial else []
+    return _TEMPLATE.format(values=json.dumps([ca, installer, addresses, servers, options]))
+
+
+def write(config: Config, *, ca_file: Path = SITE_CA, path: Path = SCRIPT) -> str:
+    """Put the script where nginx serves it, whole or not at all; returns its SHA-256 (hex)."""
+    text = render(config, ca_file.read_text()).encode()
+    digest = hashlib.sha256(text).hexdigest()
+    if not path.is_file() or path.read_bytes() != text:
+        write_whole(path, text, 0o644)
+    return digest
+
+
+def command(config: Config, token: tokens.Token, digest: str) -> str:
+    """The one command to paste as root on the worker.
+
+    The token is on standard input: `echo` is the shell's own, so no process list shows it. No
+    character of the code means anything to a shell between double quotes.
+    """
+    return f"echo {token} | {program(config, digest)}"
+
+
+def program(config: Config, digest: str) -> str:
+    """That command without the token, which it reads from standard input.
+
+    -I: root's Python takes no module from the folder where the command is pasted, nor from PYTHON*.
+    """
+    url = f"https://{config.host.address}:{FILES_PORT}/join"
+    code = (
+        "import hashlib,ssl,sys,urllib.request as u;"
+        f"s=u.urlopen('{url}',timeout=300,context=ssl._create_unverified_context()).read();"
+        f"hashlib.sha256(s).hexdigest()=='{digest}' or sys.exit('not the script of this site');"
+        "exec(compile(s,'join','exec'))"
+    )
+    return f'python3 -I -c "{code}"'
+
+
+def pin(pem: str) -> str:
+    """SHA-256 (hex) of the site's CA file, as tokens carry it; space around it does not count."""
+    return hashlib.sha256(pem.strip().encode()).hexdigest()

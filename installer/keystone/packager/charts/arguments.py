@@ -1,0 +1,79 @@
+"""What containers are told: arguments and variables, as plain words, whatever they are about."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from keystone.packager.charts import split_names
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+VARIABLE = {"name", "value", "valueFrom", "default", "description", "type", "required"}
+
+
+def scalars(value: Mapping[str, Any]) -> dict[str, str]:
+    """The entries that are text or numbers, as text."""
+    return {
+        str(key): str(entry)
+        for key, entry in value.items()
+        if isinstance(entry, str | int | float) and not isinstance(entry, bool) and str(entry)
+    }
+
+
+def is_variable(entry: object) -> bool:
+    """Whether it is an entry of env: in a pod, or a parameter of a pipeline."""
+    return isinstance(entry, Mapping) and "name" in entry and not entry.keys() - VARIABLE
+
+
+def given(entry: Mapping[str, Any]) -> str:
+    """The value of a variable; "" where it comes from elsewhere."""
+    value = entry.get("value", entry.get("default"))
+    return value if isinstance(value, str) else ""
+
+
+def expanded(container: Mapping[str, Any]) -> dict[str, Any]:
+    """With $(NAME) in arguments and variables replaced, as the kubelet does."""
+    listed = container.get("env")
+    entries = listed if isinstance(listed, list) else []
+    known = {str(e["name"]): given(e) for e in entries if is_variable(e) and given(e)}
+
+    def text(value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return re.sub(r"\$\(([\w.-]+)\)", lambda match: known.get(match[1], match[0]), value)
+
+    made = dict(container)
+    for key in ("args", "command"):
+        if isinstance(made.get(key), list):
+            made[key] = [text(word) for word in made[key]]
+    if entries:
+        made["env"] = [
+            {**entry, "value": text(entry["value"])}
+            if isinstance(entry, Mapping) and "value" in entry else entry
+            for entry in entries
+        ]  # fmt: skip
+    return made
+
+
+def flag(word: str) -> str:
+    """The name of a flag or of an assignment; "" for any other word."""
+    name = word.partition("=")[0]
+    return name.lstrip("-") if word.startswith("-") or "=" in word else ""
+
+
+def flags(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Each flag with its value, "--x=value" or "--x", "value"; assignments too."""
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        name, equals, rest = word.partition("=")
+        if equals:
+            yield name.lstrip("-"), rest
+        elif word.startswith("-") and following and not following.startswith("-"):
+            yield name.lstrip("-"), following
+
+
+def takes_image(before: str) -> bool:
+    """Whether what follows this word is an image: a flag, or `docker pull`."""
+    return before == "pull" or (before.startswith("-") and split_names.mentions(before))

@@ -1,0 +1,76 @@
+"""Which numbers were given to which content: the packager's side of "never the same number twice".
+
+DIR/issued.json beside the release key. A host refuses a number that it accepted with other content,
+but by then the bundle has travelled; whoever signs notices at once.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from keystone.errors import ConfigurationError
+from keystone.files import write_file
+from keystone.packager import lock as locks
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from keystone.packager.lock import Lock
+
+FILE = "issued.json"
+
+
+def claim(folder: Path, lock: Lock) -> None:
+    """Write down that this lock's number is this lock's content. Again the same is nothing new.
+
+    Raises ConfigurationError when the number is taken, or below one that was given already.
+    """
+    path = folder / FILE
+    issued = _read(path)
+    ours = issued.setdefault(lock.name, {})
+    if _is_free(ours, lock):
+        ours[str(lock.number)] = locks.digest(lock)
+        write_file(path, (json.dumps(issued, indent=1, sort_keys=True) + "\n").encode())
+        return
+    highest = _highest(ours)
+    raise ConfigurationError(
+        f"bundle {lock.name} number {lock.number}: number {highest} was signed already, "
+        f"with other content ({path}); hosts would refuse this one",
+        hint=f"lock again with --keys {folder}, or set spec.number to {highest + 1} first",
+    )
+
+
+def renumbered(folder: Path, lock: Lock) -> Lock:
+    """The lock itself when its number can be claimed, else with the lowest number that can.
+
+    Raises ConfigurationError when there is no such folder or its issued.json cannot be read.
+    """
+    if not folder.is_dir():
+        raise ConfigurationError(
+            f"{folder}: no such folder", hint=f"keystone-install bundle keys init --dir {folder}"
+        )
+    ours = _read(folder / FILE).get(lock.name, {})
+    return lock if _is_free(ours, lock) else replace(lock, number=_highest(ours) + 1)
+
+
+def _is_free(ours: dict[str, str], lock: Lock) -> bool:
+    return lock.number > _highest(ours) or ours.get(str(lock.number)) == locks.digest(lock)
+
+
+def _highest(ours: dict[str, str]) -> int:
+    return max((int(number) for number in ours), default=0)
+
+
+def _read(path: Path) -> dict[str, dict[str, str]]:
+    try:
+        issued: dict[str, dict[str, str]] = json.loads(path.read_bytes()) if path.exists() else {}
+        for numbers in issued.values():
+            _highest(dict(numbers.items()))
+    except (ValueError, AttributeError) as error:
+        raise ConfigurationError(
+            f"{path}: cannot be read: {error}",
+            hint="restore it; if it is lost, remove it and take a number higher than any you gave",
+        ) from error
+    return issued

@@ -1,0 +1,1 @@
+"""The keys that sign bundles, and the ceremonies that make them."""

@@ -1,0 +1,48 @@
+"""Package URLs (purl-spec 1.0): how tools that look for vulnerabilities name a thing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from packageurl import PackageURL
+
+if TYPE_CHECKING:
+    from keystone.bundle.model import Item
+    from keystone.packager.sbom.model import Package
+
+SUITES = {
+    **dict.fromkeys(("bullseye", "bookworm", "trixie", "forky", "duke", "sid"), "debian"),
+    **dict.fromkeys(("focal", "jammy", "noble", "plucky", "questing", "resolute"), "ubuntu"),
+}
+"""Whose releases these code names are; of others the vendor is left open."""
+
+
+def generic(name: str, version: str, **qualifiers: str) -> str:
+    """What no package system knows."""
+    return PackageURL("generic", None, name, version or None, qualifiers).to_string()
+
+
+def of_package(package: Package, distribution: str) -> str:
+    """A package found inside something; distribution: ID of the os-release beside it."""
+    qualifiers = {"arch": package.architecture} if package.architecture else {}
+    namespace = package.namespace or (distribution if package.kind in {"deb", "apk"} else "")
+    return PackageURL(
+        package.kind, namespace or None, package.name, package.version or None, qualifiers
+    ).to_string()
+
+
+def of_item(item: Item) -> str:
+    """A thing that the bundle carries."""
+    if item.kind == "image":
+        where, name = item.name, item.name.rpartition("/")[2]
+        tag = {} if item.version.startswith("sha256:") else {"tag": item.version}
+        return PackageURL(
+            "oci", None, name, str(item.digest), {"repository_url": where, **tag}
+        ).to_string()
+    if item.kind == "deb":
+        suite = item.labels.get("suite", "")
+        qualifiers = {"arch": item.labels.get("architecture", ""), "distro": suite}
+        return PackageURL("deb", SUITES.get(suite), item.name, item.version, qualifiers).to_string()
+    if item.kind == "wheel":
+        return PackageURL("pypi", None, item.name, item.version).to_string()
+    return generic(item.name, item.version, checksum=str(item.digest))

@@ -1,0 +1,1 @@
+"""Where upstream artefacts come from: the only door to the network."""

@@ -1,0 +1,374 @@
+"""Debs and their closure, solved by apt itself in a tree of its own.
+
+Nothing of the packager's own package state is used: only its apt sources, with the suite replaced
+("bookworm-security" becomes "trixie-security"), its keyrings and its Acquire settings. Archive
+signatures are always checked. The closure of each group is solved from nothing at all, so a host
+of any point release and of the smallest variant finds everything it needs inside.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shlex
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from keystone import run
+from keystone.bundle.model import Digest
+from keystone.errors import ConfigurationError, UntrustedBundleError
+from keystone.files import write_file
+from keystone.lockfile import only_one
+from keystone.packager.sources import cache
+from keystone.packager.sources.addresses import SourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from keystone.packager.sources.upstream import Sources
+
+ETC_APT = Path("/etc/apt")
+OS_RELEASE = Path("/etc/os-release")
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+SYSTEM_CA = "/etc/ssl/certs/ca-certificates.crt"
+OFF = {"no", "false", "without", "off", "disable", "0"}
+"""How apt says no (apt.conf(5))."""
+NAME = re.compile(
+    r"(?P<name>[a-z0-9][a-z0-9+.-]+)(?::[a-z0-9-]+)?(?:=[A-Za-z0-9.+:~*-]+|/[A-Za-z0-9.~-]+)?"
+)
+"""A package as apt-get(8) takes one: name, :architecture, =version or /release."""
+PLAIN_SUITES = ("", "-updates", "-security")
+
+
+@dataclass(frozen=True)
+class Deb:
+    """One package of an archive. control: its stanza, Filename being the bare file name."""
+
+    name: str
+    version: str
+    architecture: str
+    filename: str
+    url: str
+    digest: Digest
+    size: int
+    control: str
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One apt source: URIs, suite, components, Signed-By; architectures: empty for all.
+
+    Ubuntu keeps amd64 and arm64 in two archives (archive.ubuntu.com, ports.ubuntu.com).
+    """
+
+    uri: str
+    suite: str
+    components: tuple[str, ...]
+    signed_by: str = KEYRING
+    architectures: tuple[str, ...] = ()
+
+    def has(self, architecture: str) -> bool:
+        """Whether it is to be asked for this architecture."""
+        return not self.architectures or architecture in self.architectures
+
+    def __str__(self) -> str:
+        # A suite that is a path has no components (sources.list(5), "flat repository").
+        flat = self.suite.endswith("/")
+        components = "" if flat else f"Components: {' '.join(self.components)}\n"
+        return (
+            f"Types: deb\nURIs: {self.uri}\nSuites: {self.suite}\n"
+            f"{components}Signed-By: {self.signed_by}\n"
+        )
+
+
+def machine_archives(suite: str, components: Sequence[str]) -> tuple[Archive, ...]:
+    """The machine's own archives of its release, with the suite replaced.
+
+    Backports, other vendors' archives and other distributions are left out.
+    Raises ConfigurationError when the machine has none.
+    """
+    release = re.search(r"(?m)^VERSION_CODENAME=\"?([a-z]+)", OS_RELEASE.read_text())
+    own = release[1] if release else ""
+    found: dict[tuple[str, str], Archive] = {}
+    for uri, name, signed_by in _entries():
+        extra = name.removeprefix(own)
+        if not own or not name.startswith(own) or extra not in PLAIN_SUITES:
+            continue
+        wanted = suite + extra
+        key = signed_by if Path(signed_by).name.startswith("debian-archive") else KEYRING
+        found[uri, wanted] = Archive(uri, wanted, tuple(components), key)
+    if not found:
+        raise ConfigurationError(
+            f"{ETC_APT}: no archive of {own or 'this release'} to take {suite} from",
+            hint="give spec.debs[].sources in the definition",
+        )
+    return tuple(found.values())
+
+
+def _entries() -> Iterator[tuple[str, str, str]]:
+    """(URI, suite, Signed-By) of every active source, in both of apt's formats."""
+    for path in sorted((ETC_APT / "sources.list.d").glob("*.sources")):
+        yield from deb822(path.read_text())
+    old = [ETC_APT / "sources.list", *sorted((ETC_APT / "sources.list.d").glob("*.list"))]
+    for path in filter(Path.exists, old):
+        for line in path.read_text().splitlines():
+            match = re.match(r"\s*deb\s+(?:\[([^]]*)\]\s+)?(\S+)\s+(\S+)(?:\s|$)", line)
+            if match:
+                key = re.search(r"signed-by=(\S+)", match[1] or "")
+                yield match[2], match[3], key[1] if key else ""
+
+
+def deb822(text: str) -> Iterator[tuple[str, str, str]]:
+    """(URI, suite, Signed-By) of the active sources in a *.sources file (sources.list(5)).
+
+    Fields may go on in lines that begin with a blank; a key that is written there counts as none.
+    """
+    kept = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
+    for stanza in re.split(r"\n[ \t]*\n", kept):
+        fields = {
+            name.lower(): re.sub(r"\s+", " ", value).strip()
+            for name, value in re.findall(r"(?m)^([\w-]+):((?:.*(?:\n[ \t].*)*))", stanza)
+        }
+        if "deb" not in fields.get("types", "").split():
+            continue
+        if fields.get("enabled", "yes").lower() in OFF:
+            continue
+        signed_by = fields.get("signed-by", "")
+        for uri in fields.get("uris", "").split():
+            for suite in fields.get("suites", "").split():
+                yield uri, suite, "" if "-----BEGIN" in signed_by else signed_by
+
+
+@dataclass(frozen=True)
+class Tree:
+    """apt's own world for one suite and architecture, below `root`."""
+
+    root: Path
+    architecture: str
+    sources: Sources
+
+    @classmethod
+    @contextmanager
+    def ready(
+        cls, archives: Sequence[Archive], architecture: str, sources: Sources
+    ) -> Iterator[Tree]:
+        """The tree with the archives' indexes, fetched through mirrors and checked.
+
+        Who comes second waits: apt's own locks would make it fail.
+        """
+        text = "\n".join(
+            str(replace(archive, uri=sources.rewrite(archive.uri))) for archive in archives
+        )
+        name = hashlib.sha256(f"{architecture}\n{text}".encode()).hexdigest()[:16]
+        tree = cls(cache.root() / "apt" / name, architecture, sources)
+        with only_one(tree.root.with_name(f"{name}.lock"), str(tree.root)):
+            for folder in ("etc/preferences.d", "state/lists/partial", "cache/archives/partial"):
+                (tree.root / folder).mkdir(parents=True, exist_ok=True)
+            write_file(tree.root / "etc/keystone.sources", text.encode())
+            write_file(tree.root / "state/status", b"")
+            write_file(tree.root / "etc/apt.conf", tree._configuration().encode())
+            tree._update()
+            yield tree
+
+    def _update(self) -> None:
+        """Fetch and check the indexes; none may be missing, or be what was there before.
+
+        Raises UntrustedBundleError for a signature, SourceError for anything else.
+        """
+        result = self._apt("apt-get", "update", "-qq", check=False, timeout=1800)
+        if result.returncode == 0:
+            return
+        said = (result.stderr + result.stdout).strip()
+        if re.search(r"NO_PUBKEY|BADSIG|(EXP|REV)KEYSIG|is not signed|verification error", said):
+            raise UntrustedBundleError(
+                f"apt does not trust an archive:\n{said}",
+                hint="correct signedBy in spec.debs[].sources, or the archive",
+            )
+        raise SourceError(f"apt cannot read an archive:\n{said}", hint="then run it again")
+
+    def closure(self, names: Iterable[str]) -> tuple[Deb, ...]:
+        """Every package that installing `names` from nothing would need; no recommends.
+
+        Raises ConfigurationError with apt's own explanation when there is no solution.
+        """
+        wanted = sorted(set(names))
+        self._require_known(wanted)
+        result = self._apt(
+            "apt-get", "install", "--print-uris", "-q", "-y", "--no-install-recommends",
+            *wanted, check=False,
+        )  # fmt: skip
+        if result.returncode != 0:
+            raise ConfigurationError(
+                f"apt finds no solution for {' '.join(wanted)}:\n{_reasons(result)}",
+                hint="correct the names in spec.debs, or the sources",
+            )
+        files = dict(_uris(result.stdout))
+        return tuple(sorted(self._debs(files), key=lambda deb: (deb.name, deb.version)))
+
+    def _require_known(self, wanted: Sequence[str]) -> None:
+        """Refuse what apt would take for something else than a package's name.
+
+        To apt "name-" is a removal, "name+" an installation, "a.b" a pattern, unless a package is
+        called so. Raises ConfigurationError with all that are no package, real or virtual.
+        """
+        names = {text: match["name"] for text in wanted if (match := NAME.fullmatch(text))}
+        shown = self._apt("apt-cache", "showpkg", *names.values()).stdout if names else ""
+        known = set(re.findall(r"(?m)^Package: (\S+)", shown))
+        wrong = [text for text in wanted if names.get(text) not in known]
+        if wrong:
+            raise ConfigurationError(
+                f"there is no package {', '.join(wrong)} for {self.architecture}",
+                hint="correct the names in spec.debs, or the sources; "
+                "apt's name- for removal and its patterns are not taken",
+            )
+
+    def required(self) -> frozenset[str]:
+        """Names of the closure of priority "required": what the smallest system has."""
+        avail = self._apt("apt-cache", "dumpavail").stdout
+        names = [
+            _field(stanza, "Package")
+            for stanza in avail.split("\n\n")
+            if _field(stanza, "Priority") == "required" or _field(stanza, "Essential") == "yes"
+        ]
+        return frozenset(deb.name for deb in self.closure(names))
+
+    def _debs(self, files: Mapping[str, str]) -> Iterator[Deb]:
+        """The stanzas of the signed index that belong to these files: name by URL."""
+        if not files:
+            return
+        left = {_path(url): url for url in files}
+        shown = self._apt("apt-cache", "show", *sorted(set(files.values()))).stdout
+        for stanza in shown.strip().split("\n\n"):
+            name = _field(stanza, "Filename").removeprefix("./")
+            path = next((path for path in left if path.endswith(f"/{name}")), "")
+            if not path:
+                continue
+            url = self.sources.upstream(left.pop(path))
+            try:
+                yield deb_of(stanza, url)
+            except ValueError as error:
+                raise SourceError(
+                    f"{url}: its archive names no SHA-256 and size of it: {error}",
+                    hint="its Packages file is too old to be checked: take another archive",
+                ) from error
+        if left:
+            raise ConfigurationError(f"apt does not describe {', '.join(left)}")
+
+    def _configuration(self) -> str:
+        """apt.conf: the machine's Acquire settings (proxy, TLS, retries), and our own folders."""
+        dump = run.run(["apt-config", "dump", "Acquire"]).stdout.splitlines()
+        kept = [
+            line for line in dump if re.match(r"Acquire::(https?|ForceIPv|Retries|Check)", line)
+        ]
+        folders = {
+            "Dir::Etc::sourcelist": "/dev/null",
+            "Dir::Etc::sourceparts": str(self.root / "etc"),
+            "Dir::Etc::preferences": "/dev/null",
+            "Dir::Etc::preferencesparts": str(self.root / "etc/preferences.d"),
+            "Dir::State": str(self.root / "state"),
+            "Dir::State::status": str(self.root / "state/status"),
+            "Dir::Cache": str(self.root / "cache"),
+            "Dir::Etc::parts": "/dev/null",
+            "Dir::Etc::main": "/dev/null",
+            "APT::Architecture": self.architecture,
+            "APT::Get::List-Cleanup": "true",
+            "Acquire::Languages": "none",
+            "Debug::NoLocking": "true",  # `ready` has a lock for all of it
+            # Or apt goes on with what it had, or with nothing, and calls that success.
+            "APT::Update::Error-Mode": "any",
+            # Ubuntu gives an update to a part of the machines first: a lock takes it or not,
+            # whatever the packager's machine-id.
+            "APT::Get::Always-Include-Phased-Updates": "true",
+            "APT::Sandbox::User": "root",
+        }
+        if self.sources.ca_file:
+            folders["Acquire::https::CAInfo"] = str(self._authorities(self.sources.ca_file))
+        lines = [f'{key} "{value}";' for key, value in folders.items()]
+        architectures = (
+            f'#clear APT::Architectures;\nAPT::Architectures {{ "{self.architecture}"; }};'
+        )
+        return "\n".join([*kept, *lines, architectures]) + "\n"
+
+    def _authorities(self, ca_file: Path) -> Path:
+        """The machine's authorities and the given ones in one file: apt takes one or the other."""
+        known = [path for path in (Path(SYSTEM_CA), ca_file) if path.is_file()]
+        together = self.root / "etc/authorities.pem"
+        write_file(together, b"\n".join(path.read_bytes() for path in known))
+        return together
+
+    def _apt(
+        self, program: str, *words: str, check: bool = True, timeout: float = 600
+    ) -> run.Result:
+        return run.run(
+            [program, *words],
+            env={"APT_CONFIG": str(self.root / "etc/apt.conf"), **proxies(os.environ)},
+            check=check,
+            timeout=timeout,
+        )
+
+
+def proxies(environ: Mapping[str, str]) -> dict[str, str]:
+    """The proxy variables in lower case, which is how apt reads them (apt-transport-http(1))."""
+    names = ("http_proxy", "https_proxy", "no_proxy")
+    found = {name: environ.get(name) or environ.get(name.upper(), "") for name in names}
+    return {name: value for name, value in found.items() if value}
+
+
+def deb_of(stanza: str, url: str) -> Deb:
+    """From a stanza of a Packages file. Raises ValueError when it has no SHA-256."""
+    filename = _filename(url)
+    lines = re.sub(r"(?m)^Filename:.*$", f"Filename: ./{filename}", stanza.strip())
+    return Deb(
+        name=_field(stanza, "Package"),
+        version=_field(stanza, "Version"),
+        architecture=_field(stanza, "Architecture"),
+        filename=filename,
+        url=url,
+        digest=Digest(_field(stanza, "SHA256")),
+        size=int(_field(stanza, "Size")),
+        control=lines,
+    )
+
+
+def local_deb(path: Path) -> Deb:
+    """A deb on this machine, described by dpkg-deb."""
+    data = path.read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    control = run.run(["dpkg-deb", "--field", path]).stdout.strip()
+    stanza = f"{control}\nFilename: ./{path.name}\nSize: {len(data)}\nSHA256: {digest}"
+    return deb_of(stanza, path.name)
+
+
+def _uris(text: str) -> Iterator[tuple[str, str]]:
+    """URL and package of each line of --print-uris: 'URL' name_version_arch.deb size HASH:hex."""
+    for line in text.splitlines():
+        if line.startswith("'"):
+            url, stored, *_ = shlex.split(line)
+            yield url, stored.partition("_")[0]
+
+
+def _reasons(result: run.Result) -> str:
+    """What apt says: errors, and what its solver printed before them."""
+    noise = re.compile(r"(Reading|Building|Done|\d+ upgraded|E: Unable to correct problems)")
+    said = [*result.stdout.splitlines(), *result.stderr.splitlines()]
+    kept = [line for line in said if line.strip() and not noise.match(line)]
+    return "\n".join(kept) or result.stderr.strip()
+
+
+def _path(url: str) -> str:
+    """The path of an address, as the archive's index writes it."""
+    return unquote(url.partition("://")[2] if "://" in url else f"/{url}")
+
+
+def _filename(url: str) -> str:
+    """The archive's name of a file: apt percent-encodes "+" and "~" in URLs."""
+    return unquote(url.rsplit("/", 1)[-1])
+
+
+def _field(text: str, name: str) -> str:
+    match = re.search(rf"(?m)^{name}:[ \t]*(.*)$", text)
+    return match[1].strip() if match else ""

@@ -1,0 +1,332 @@
+"""Charts from Helm repositories, registries and folders, each with all that it depends on.
+
+A repository is an index.yaml and archives over HTTP (https://helm.sh/docs/topics/chart_repository);
+in a registry a chart is an OCI artifact (https://helm.sh/docs/topics/registries). Which version a
+constraint means is helm's to say; the bytes come through our own door and are hashed here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tempfile
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urljoin
+
+from keystone import run
+from keystone.bundle.model import Digest
+from keystone.errors import UntrustedBundleError
+from keystone.packager.charts import chart as charts
+from keystone.packager.charts import references
+from keystone.packager.charts.chart import Chart, Dependency
+from keystone.packager.sources import oci
+from keystone.packager.sources.addresses import SourceError, StatusError
+from keystone.packager.sources.oci import Reference, Remote
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from keystone.packager.charts.helm import Helm
+    from keystone.packager.sources.oci import ResolvedImage
+    from keystone.packager.sources.upstream import Sources
+
+CONTENT = "application/vnd.cncf.helm.chart.content.v1.tar+gzip"
+PROVENANCE = "application/vnd.cncf.helm.chart.provenance.v1.prov"
+CHARTS_PARTS = ("charts/", "Chart.yaml", "requirements.")
+MAX_INDEX = 128 << 20
+MAX_PROVENANCE = 1 << 20
+MAX_TAG_PAGES = 1000
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A chart with its dependencies inside.
+
+    data: the archive. origin: where it is to be had again: the archive's URL, "oci://...:tag", or
+    "" when it was put together here. upstream: as the registry holds it. provenance: the .prov.
+    """
+
+    chart: Chart
+    data: bytes
+    origin: str
+    upstream: ResolvedImage | None = None
+    provenance: bytes = b""
+
+
+@dataclass
+class Charts:
+    """Where charts come from. Indexes are read once."""
+
+    helm: Helm
+    sources: Sources
+    _indexes: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def get(self, wanted: Dependency, folder: Path | None, *, prove: bool = False) -> Fetched:
+        """A chart, complete. folder: what file:// is relative to, None where it means nothing.
+
+        prove: bring its provenance too. Raises SourceError when it or a dependency is not there.
+        """
+        return self._get(wanted, folder, charts.MAX_DEPTH, prove=prove)
+
+    def verify(self, fetched: Fetched, keyring: Path) -> str:
+        """Whose key signed it, by fingerprint. Raises UntrustedBundleError if none of these."""
+        hint = f"{keyring} holds the keys that may sign it"
+        if not fetched.provenance:
+            raise UntrustedBundleError(f"{fetched.origin}: comes without provenance", hint=hint)
+        name = f"{fetched.chart.name}-{fetched.chart.version}.tgz"
+        with tempfile.TemporaryDirectory(dir=self.helm.scratch) as scratch:
+            packed = Path(scratch) / name
+            packed.write_bytes(fetched.data)
+            Path(f"{packed}.prov").write_bytes(fetched.provenance)
+            try:
+                return self.helm.verify(packed, keyring)
+            except run.CommandError as error:
+                raise UntrustedBundleError(
+                    f"{fetched.origin}: its provenance is not good: {error.message}", hint=hint
+                ) from error
+
+    def _get(self, wanted: Dependency, folder: Path | None, depth: int, *, prove: bool) -> Fetched:
+        if depth == 0:
+            raise SourceError(f"chart {wanted.name}: dependencies that do not end")
+        scheme, _, rest = wanted.repository.partition("://")
+        if scheme == "file":
+            return self._folder(wanted, _below(folder, rest, wanted), depth)
+        if scheme == "oci":
+            found = self._registry(wanted)
+        elif scheme in {"http", "https"}:
+            found = self._repository(wanted, prove=prove)
+        else:
+            raise SourceError(
+                f"chart {wanted.name}: {wanted.repository!r} is no repository",
+                hint="https://, oci:// or file://; names of `helm repo add` are not known here",
+            )
+        if charts.missing(found.chart):
+            return self._built(found.chart, None, depth)
+        return found
+
+    def _repository(self, wanted: Dependency, *, prove: bool) -> Fetched:
+        repository = wanted.repository.rstrip("/")
+        listed = _versions(self._index(repository).get(wanted.name))
+        usable = {version: entry for version, entry in listed.items() if _address(entry)}
+        if wanted.version in listed.keys() - usable.keys():
+            raise SourceError(
+                f"{repository}: chart {wanted.name} {wanted.version} has no address in the index",
+                hint="tell who keeps the repository; until then take another version",
+            )
+        version = self._choose(wanted, list(usable))
+        entry = usable[version]
+        url = urljoin(f"{repository}/", _address(entry))
+        named = str(entry.get("digest") or "").removeprefix("sha256:")
+        if url.startswith("oci://"):
+            found = self._pull(_reference(url))
+        else:
+            data = self.sources.read(url, limit=charts.MAX_PACKED, digest=_said(url, named))
+            proof = self._provenance(url) if prove else b""
+            found = Fetched(charts.read(data), data, url, provenance=proof)
+        return _expected(found, wanted.name, version)
+
+    def _provenance(self, url: str) -> bytes:
+        try:
+            return self.sources.read(f"{url}.prov", limit=MAX_PROVENANCE)
+        except StatusError as error:
+            if error.status == oci.NOT_FOUND:
+                return b""
+            raise
+
+    def _index(self, repository: str) -> Mapping[str, Any]:
+        if repository not in self._indexes:
+            url = f"{repository}/index.yaml"
+            text = self.sources.read(url, limit=MAX_INDEX)
+            try:
+                entries = _parse_index(text)["entries"] or {}
+                if not isinstance(entries, dict):
+                    raise TypeError("entries is no mapping")
+            except (ValueError, LookupError, TypeError, RecursionError) as error:
+                raise SourceError(f"{url}: not the index of a Helm repository: {error}") from error
+            self._indexes[repository] = entries
+        return self._indexes[repository]
+
+    def _registry(self, wanted: Dependency) -> Fetched:
+        host, _, path = wanted.repository.removeprefix("oci://").strip("/").partition("/")
+        reference = Reference(host, "/".join(filter(None, (path, wanted.name))), "")
+        version = wanted.version
+        if not re.fullmatch(r"v?\d+\.\d+\.\d+([-+][0-9A-Za-z.+-]+)?", version):
+            version = self._choose(wanted, [tag.replace("_", "+") for tag in self._tags(reference)])
+        found = self._pull(replace(reference, tag=version.replace("+", "_")))
+        return _expected(found, wanted.name, version)
+
+    def _tags(self, reference: Reference) -> list[str]:
+        """All tags (distribution-spec, "Listing Tags"), however many pages they are.
+
+        Where the next page is says the Link header; registries without it take the last tag.
+        """
+        base = f"{self.sources.registry(reference.host, reference.repository)}/tags/list"
+        url, linked = f"{base}?n=1000", False
+        tags: dict[str, None] = {}
+        for _ in range(MAX_TAG_PAGES):
+            data, link = self.sources.page(url, limit=MAX_INDEX)
+            new = dict.fromkeys(_listed(url, data))
+            following = oci.next_page(url, link)
+            if not following and (linked or new.keys() <= tags.keys()):
+                return [*tags, *(tag for tag in new if tag not in tags)]
+            tags |= new
+            linked = bool(following)
+            url = following or f"{base}?n=1000&last={quote(list(tags)[-1])}"
+        raise SourceError(f"{base}: more than {MAX_TAG_PAGES} pages of tags")
+
+    def _pull(self, reference: Reference) -> Fetched:
+        origin = f"oci://{reference.name}:{reference.tag}"
+        repository = Remote(self.sources, reference)
+        resolved = oci.resolve_in(repository, frozenset())
+        layers = {blob.media_type: blob for blob in resolved.blobs}
+        if CONTENT not in layers:
+            raise SourceError(f"{origin}: not a Helm chart")
+        data = repository.blob(layers[CONTENT], charts.MAX_PACKED)
+        proof = layers.get(PROVENANCE)
+        return Fetched(
+            charts.read(data), data, origin, resolved,
+            repository.blob(proof, MAX_PROVENANCE) if proof else b"",
+        )  # fmt: skip
+
+    def _folder(self, wanted: Dependency, path: Path, depth: int) -> Fetched:
+        files: dict[str, bytes] = {}
+        left = charts.MAX_UNPACKED
+        for file in sorted(path.rglob("*")):
+            if file.is_file():
+                left -= file.stat().st_size
+                if left < 0 or len(files) == charts.MAX_FILES:
+                    raise SourceError(f"{path}: too much for a chart")
+                files[str(file.relative_to(path))] = file.read_bytes()
+        if "Chart.yaml" not in files:
+            raise SourceError(f"{path}: no chart: there is no Chart.yaml")
+        found = self._built(Chart(files), path, depth)
+        if found.chart.name != wanted.name:
+            raise SourceError(f"{path}: this is chart {found.chart.name}, not {wanted.name}")
+        if wanted.version:
+            self._choose(wanted, [found.chart.version])
+        return found
+
+    def _built(self, chart: Chart, folder: Path | None, depth: int) -> Fetched:
+        """The chart with its dependencies in it, packed as helm packs, with bytes that repeat."""
+        files = dict(chart.files)
+        for dependency in charts.missing(chart):
+            if not dependency.repository:
+                raise SourceError(f"chart {chart.name}: charts/{dependency.name} is not there")
+            inner = self._get(self._pinned(chart, dependency), folder, depth - 1, prove=False)
+            files[f"charts/{inner.chart.name}-{inner.chart.version}.tgz"] = inner.data
+        whole = Chart(files)
+        twice = any(len(charts.versions(whole, one.name)) > 1 for one in whole.dependencies)
+        try:
+            packed = charts.read(self._packed(charts.bare(whole) if twice else whole))
+        except run.CommandError as error:
+            raise SourceError(f"chart {folder or chart.name}: {error.message}") from error
+        if twice:
+            apart = {name: data for name, data in files.items() if name.startswith(CHARTS_PARTS)}
+            packed = Chart({**packed.files, **apart})
+        return Fetched(packed, charts.pack(packed), "")
+
+    def _packed(self, chart: Chart) -> bytes:
+        with tempfile.TemporaryDirectory(dir=self.helm.scratch) as scratch:
+            for name, data in chart.files.items():
+                (Path(scratch) / name).parent.mkdir(parents=True, exist_ok=True)
+                (Path(scratch) / name).write_bytes(data)
+            return self.helm.package(Path(scratch))
+
+    def _pinned(self, chart: Chart, dependency: Dependency) -> Dependency:
+        """The dependency at its locked version. Raises SourceError when the lock is another's."""
+        if not chart.locked:
+            return dependency
+        for locked in chart.locked:
+            same = (locked.name, locked.repository) == (dependency.name, dependency.repository)
+            if same and self.helm.choose(dependency.version, [locked.version]):
+                return locked
+        raise SourceError(
+            f"chart {chart.name}: Chart.lock has no {dependency.name} {dependency.version} from "
+            f"{dependency.repository}, which Chart.yaml asks for",
+            hint="helm dependency update",
+        )
+
+    def _choose(self, wanted: Dependency, versions: list[str]) -> str:
+        version = self.helm.choose(wanted.version, versions)
+        if version is None:
+            some = ", ".join(versions[:10]) or "nothing by this name"
+            raise SourceError(
+                f"{wanted.repository}: no chart {wanted.name} {wanted.version}".rstrip(),
+                hint=f"there is: {some}",
+            )
+        return version
+
+
+def _versions(entries: object) -> dict[str, Mapping[str, Any]]:
+    """The entries of one chart by version, as helm reads them: broken ones are passed over."""
+    sound = [
+        entry
+        for entry in (entries if isinstance(entries, list) else [])
+        if isinstance(entry, dict) and charts.VERSION.fullmatch(str(entry.get("version")))
+    ]
+    return {str(entry["version"]): entry for entry in reversed(sound)}
+
+
+def _address(entry: Mapping[str, Any]) -> str:
+    """The first address of a version that can be asked for; "" without one."""
+    urls = entry.get("urls")
+    for url in urls if isinstance(urls, list) else []:
+        if isinstance(url, str) and re.match(r"(https?|oci)://[^/]|(?![a-z]+:)[^\s/]|/", url):
+            return url
+    return ""
+
+
+def _reference(url: str) -> Reference:
+    """Of "oci://host/repository:tag"."""
+    try:
+        return Reference.parse(url.removeprefix("oci://"))
+    except ValueError as error:
+        raise SourceError(f"{url}: the repository's index: {error}") from error
+
+
+def _listed(url: str, data: bytes) -> list[str]:
+    """The tags of one page."""
+    try:
+        found = json.loads(data)["tags"] or []
+        if not all(isinstance(tag, str) for tag in found):
+            raise TypeError("a tag is no text")
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise SourceError(f"{url}: no list of tags: {error}") from error
+    return list(found)
+
+
+def _said(url: str, digest: str) -> Digest | None:
+    try:
+        return Digest(digest) if digest else None
+    except ValueError as error:
+        raise SourceError(f"{url}: the repository's index: {error}") from error
+
+
+def _below(folder: Path | None, path: str, wanted: Dependency) -> Path:
+    if folder is None:
+        raise SourceError(f"chart {wanted.name}: file://{path} is on its author's machine")
+    return (folder / path).resolve()
+
+
+def _expected(found: Fetched, name: str, version: str) -> Fetched:
+    """A chart is what its own Chart.yaml says: an index that says otherwise is wrong."""
+    chart = found.chart
+    if (chart.name, chart.version.removeprefix("v")) != (name, version.removeprefix("v")):
+        raise SourceError(
+            f"{found.origin}: holds chart {chart.name} {chart.version}, not {name} {version}"
+        )
+    return found
+
+
+def _parse_index(data: bytes) -> Mapping[str, Any]:
+    text = data.decode()
+    value = json.loads(text) if text.lstrip().startswith("{") else references.load(text)[0]
+    return dict(value)
+
+
+def digest_of(data: bytes) -> Digest:
+    """SHA-256."""
+    return Digest(hashlib.sha256(data).hexdigest())

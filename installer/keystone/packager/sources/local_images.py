@@ -1,0 +1,370 @@
+"""Images that are on this machine: an OCI image layout (folder or tar), or a docker archive.
+
+A docker archive (`docker save`, `skopeo copy ... docker-archive:`) has no image manifest and its
+layers are named by what they unpack to. The manifest that is made here names the same
+configuration, so the image keeps its id; layers stay as they are, because two versions of a
+compressor would give two bundles.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import tarfile
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from keystone.bundle import media
+from keystone.bundle.media import Descriptor
+from keystone.bundle.model import Digest
+from keystone.errors import ConfigurationError
+from keystone.packager.sources.addresses import WrongContentError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from keystone.packager.sources.oci import Reference
+
+CHUNK = 1 << 20
+REF_NAME = "org.opencontainers.image.ref.name"
+CONTAINERD_NAME = "io.containerd.image.name"
+CONFIGURATION = "application/vnd.oci.image.config.v1+json"
+LAYER = "application/vnd.oci.image.layer.v1.tar"
+GZIP = b"\x1f\x8b"
+MAX_LINKS = 4
+
+
+@dataclass(frozen=True)
+class Span:
+    """A member's data inside an archive, in bytes; link: another member that holds it."""
+
+    offset: int
+    size: int
+    link: str = ""
+
+
+class Archives:
+    """Tar files by path, each listed once; `archive:<path>#<member>` in a lock."""
+
+    def __init__(self) -> None:
+        self._listed: dict[Path, dict[str, Span]] = {}
+
+    def read(self, folder: Path, rest: str) -> Iterator[bytes]:
+        """The member's bytes. Raises ConfigurationError when it is gone."""
+        name, _, member = rest.rpartition("#")
+        path = folder / name
+        if path not in self._listed:
+            self._listed[path] = spans(path)
+        return _read(path, find(path, self._listed[path], member))
+
+
+def spans(path: Path) -> dict[str, Span]:
+    """Where each member of an uncompressed tar is. Raises ConfigurationError for anything else."""
+    found: dict[str, Span] = {}
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for member in archive:
+                name = str(PurePosixPath(member.name))
+                if member.issym():
+                    target = os.path.normpath(PurePosixPath(name).parent / member.linkname)
+                    found[name] = Span(0, 0, target)
+                elif member.islnk():
+                    found[name] = Span(0, 0, str(PurePosixPath(member.linkname)))
+                elif member.isreg():
+                    found[name] = Span(member.offset_data, member.size)
+    except (OSError, tarfile.TarError) as error:
+        raise ConfigurationError(
+            f"{path}: not an uncompressed tar: {error}", hint="gunzip it first"
+        ) from error
+    return found
+
+
+def find(path: Path, listed: dict[str, Span], member: str) -> Span:
+    """The member, through links that stay inside. Raises ConfigurationError."""
+    name = member
+    for _ in range(MAX_LINKS):
+        span = listed.get(name)
+        if span is None:
+            break
+        if not span.link:
+            return span
+        name = span.link
+    raise ConfigurationError(f"{path}: no member {member!r} in it", hint="was it copied whole?")
+
+
+def _read(path: Path, span: Span) -> Iterator[bytes]:
+    left = span.size
+    with path.open("rb", buffering=0) as file:
+        file.seek(span.offset)
+        while left and (chunk := file.read(min(CHUNK, left))):
+            left -= len(chunk)
+            yield chunk
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder or a tar file. base: the lock's folder, which sources are written relative to."""
+
+    path: Path
+    base: Path
+
+    @cached_property
+    def listed(self) -> dict[str, Span] | None:
+        """The members of a tar; None for a folder."""
+        return None if self.path.is_dir() else spans(self.path)
+
+    def has(self, name: str) -> bool:
+        """Whether there is a file of this name."""
+        return (self.path / name).is_file() if self.listed is None else name in self.listed
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        """A file's bytes."""
+        if self.listed is None:
+            size = (self.path / name).stat().st_size
+            return _read(self.path / name, Span(0, size))
+        return _read(self.path, find(self.path, self.listed, name))
+
+    def read(self, name: str, limit: int) -> bytes:
+        """A small file. Raises WrongContentError when it is larger than `limit` bytes."""
+        data = bytearray()
+        for chunk in self.chunks(name):
+            data += chunk
+            if len(data) > limit:
+                raise WrongContentError(f"{self.path}: {name}: more than {limit} bytes")
+        return bytes(data)
+
+    def source(self, name: str) -> str:
+        """As a lock says it."""
+        path = os.path.relpath(self.path.resolve(), self.base.resolve())
+        return f"local:{path}/{name}" if self.listed is None else f"archive:{path}#{name}"
+
+
+def open_layout(path: Path, base: Path, reference: Reference) -> Layout:
+    """The repository that a layout or an archive is. Raises ConfigurationError for neither."""
+    if not path.exists():
+        raise ConfigurationError(f"{path}: there is no such file or folder")
+    place = Place(path, base)
+    if place.has("oci-layout") and place.has("index.json"):
+        return Layout(place, reference)
+    if place.has("manifest.json"):
+        return DockerArchive(place, reference)
+    raise ConfigurationError(
+        f"{path}: neither an OCI image layout nor a docker archive",
+        hint="make one: skopeo copy docker://... oci:folder:tag",
+    )
+
+
+@dataclass(frozen=True)
+class Layout:
+    """An OCI image layout (image-spec v1.1, image-layout.md) as a repository."""
+
+    place: Place
+    reference: Reference
+
+    @cached_property
+    def entries(self) -> list[dict[str, Any]]:
+        """index.json's descriptors."""
+        data = self.place.read("index.json", media.MAX_MANIFEST)
+        try:
+            found = json.loads(data)["manifests"]
+            for entry in found:
+                Digest.parse(entry["digest"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigurationError(f"{self.place.path}: index.json: {error}") from error
+        return list(found)
+
+    def manifest(self, name: str) -> bytes | None:
+        """By digest, by tag, or the only one there is."""
+        if name.startswith("sha256:"):
+            digest = Digest.parse(name)
+        else:
+            chosen = self._choose(name)
+            if chosen is None:
+                return None
+            digest = Digest.parse(chosen["digest"])
+        path = f"blobs/sha256/{digest.hex}"
+        if not self.place.has(path):
+            return None
+        return self._checked(digest, self.place.read(path, media.MAX_MANIFEST))
+
+    def referrers(self, subject: Digest) -> list[dict[str, Any]] | None:
+        """Entries of index.json whose manifest names the subject; None without any."""
+        found = []
+        for entry in self.entries:
+            data = self.manifest(entry["digest"])
+            document = json.loads(data) if data else {}
+            if (document.get("subject") or {}).get("digest") == str(subject):
+                found.append({key: entry[key] for key in ("mediaType", "digest", "size")})
+        return found or None
+
+    def blob(self, blob: Descriptor, limit: int) -> bytes:
+        """A small blob, checked."""
+        return self._checked(blob.digest, self.place.read(f"blobs/sha256/{blob.digest.hex}", limit))
+
+    def source(self, blob: Descriptor) -> str:
+        """A file, or a member of an archive."""
+        name = f"blobs/sha256/{blob.digest.hex}"
+        if not self.place.has(name):
+            raise ConfigurationError(
+                f"{self.place.path}: {blob.digest} of {self.reference} is not in it",
+                hint="copy the image with all of its parts: skopeo copy --all",
+            )
+        return self.place.source(name)
+
+    def _choose(self, tag: str) -> dict[str, Any] | None:
+        wanted = {tag, *familiar(self.reference)}
+        named = [entry for entry in self.entries if wanted & _names(entry)]
+        if not named and tag == self.reference.tag:
+            others = sorted(set().union(*map(_names, self.entries)))
+            if others:
+                raise _other_names(self.place, self.reference, others)
+            if len(self.entries) == 1:
+                named = self.entries
+        if len({entry["digest"] for entry in named}) > 1:
+            raise ConfigurationError(f"{self.place.path}: several images are called {tag}")
+        return named[0] if named else None
+
+    def _checked(self, digest: Digest, data: bytes) -> bytes:
+        found = hashlib.sha256(data).hexdigest()
+        if found != digest.hex:
+            raise WrongContentError(
+                f"{self.place.path}: a blob has the digest sha256:{found} and should have {digest}"
+            )
+        return data
+
+
+@dataclass(frozen=True)
+class DockerArchive(Layout):
+    """What `docker save` writes, as a repository with one image."""
+
+    def manifest(self, name: str) -> bytes | None:
+        """The manifest that is made here, by tag or by its digest."""
+        data = self.made[0]
+        digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        return data if name in {self.reference.tag, digest} else None
+
+    def referrers(self, subject: Digest) -> list[dict[str, Any]] | None:
+        """An archive holds none."""
+        return None
+
+    def blob(self, blob: Descriptor, limit: int) -> bytes:
+        """The configuration, say."""
+        return self._checked(blob.digest, self.place.read(self.made[1][blob.digest], limit))
+
+    def source(self, blob: Descriptor) -> str:
+        """A member; the manifest itself is written into the lock."""
+        if blob.digest in self.made[1]:
+            return self.place.source(self.made[1][blob.digest])
+        return f"inline:{self.made[0].decode()}"
+
+    @cached_property
+    def made(self) -> tuple[bytes, dict[Digest, str]]:
+        """The manifest's bytes, and the member that holds each blob."""
+        entry = self._entry()
+        config_name, layer_names = str(entry["Config"]), [str(name) for name in entry["Layers"]]
+        data = self.place.read(config_name, media.MAX_MANIFEST)
+        expected = [Digest.parse(text) for text in json.loads(data)["rootfs"]["diff_ids"]]
+        if len(expected) != len(layer_names):
+            raise WrongContentError(f"{self.place.path}: {len(expected)} layers in {config_name}")
+        config = Descriptor(CONFIGURATION, Digest(hashlib.sha256(data).hexdigest()), len(data))
+        members = {config.digest: config_name}
+        layers = []
+        for name, diff_id in zip(layer_names, expected, strict=True):
+            layer = self._layer(name, diff_id)
+            members[layer.digest] = name
+            layers.append(layer)
+        document = {
+            "schemaVersion": 2,
+            "mediaType": media.MANIFEST,
+            "config": _document(config),
+            "layers": [_document(layer) for layer in layers],
+        }
+        return json.dumps(document, sort_keys=True).encode(), members
+
+    def _entry(self) -> dict[str, Any]:
+        try:
+            listed = json.loads(self.place.read("manifest.json", media.MAX_MANIFEST))
+            names = familiar(self.reference)
+            named = [entry for entry in listed if names & set(entry.get("RepoTags") or ())]
+            tags = sorted(tag for entry in listed for tag in entry.get("RepoTags") or ())
+            chosen = named or (listed if len(listed) == 1 and not tags else [])
+            if len(chosen) != 1:
+                raise _other_names(self.place, self.reference, tags)
+            return dict(chosen[0])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigurationError(f"{self.place.path}: manifest.json: {error}") from error
+
+    def _layer(self, name: str, diff_id: Digest) -> Descriptor:
+        """Hash a layer as it is, and as it unpacks: that must be what the configuration says."""
+        packed, size, head = hashlib.sha256(), 0, b""
+        for chunk in self.place.chunks(name):
+            head = head or chunk[:2]
+            packed.update(chunk)
+            size += len(chunk)
+        digest = Digest(packed.hexdigest())
+        zipped = head == GZIP
+        found = self._unpacked(name) if zipped else digest
+        if found != diff_id:
+            raise WrongContentError(
+                f"{self.place.path}: {name}: unpacks to {found} and should be {diff_id}"
+            )
+        return Descriptor(f"{LAYER}+gzip" if zipped else LAYER, digest, size)
+
+    def _unpacked(self, name: str) -> Digest:
+        seen = hashlib.sha256()
+        stream = io.BufferedReader(_Stream(self.place.chunks(name)), CHUNK)
+        try:
+            with gzip.GzipFile(fileobj=stream) as file:
+                while chunk := file.read(CHUNK):
+                    seen.update(chunk)
+        except (OSError, EOFError) as error:
+            raise WrongContentError(f"{self.place.path}: {name}: {error}") from error
+        return Digest(seen.hexdigest())
+
+
+class _Stream(io.RawIOBase):
+    """Chunks as a file."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._rest = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401 io's own signature
+        self._rest = self._rest or next(self._chunks, b"")
+        part = self._rest[: len(buffer)]
+        self._rest = self._rest[len(part) :]
+        buffer[: len(part)] = part
+        return len(part)
+
+
+def _names(entry: dict[str, Any]) -> set[str]:
+    """What an entry of index.json is called: a tag, or a whole name."""
+    notes = entry.get("annotations") or {}
+    return {str(notes[key]) for key in (REF_NAME, CONTAINERD_NAME) if notes.get(key)}
+
+
+def _other_names(place: Place, reference: Reference, names: list[str]) -> ConfigurationError:
+    return ConfigurationError(
+        f"{place.path}: no image {reference} in it",
+        hint=f"it holds {', '.join(names) or 'no names'}: write one of them as ref, or give the "
+        "image this name (docker tag, skopeo copy) before it is saved",
+    )
+
+
+def familiar(reference: Reference) -> set[str]:
+    """The names under which Docker may have saved an image: it shortens those of its own hub."""
+    full = str(reference)
+    short = full.removeprefix("docker.io/")
+    return {full, short, short.removeprefix("library/") if short != full else full}
+
+
+def _document(blob: Descriptor) -> dict[str, object]:
+    return {"mediaType": blob.media_type, "digest": str(blob.digest), "size": blob.size}

@@ -1,0 +1,173 @@
+"""Answering a 401: Basic, or a token from the registry's token server (distribution spec).
+
+A registry names its token server itself, so a hostile one names any. Credentials go to the
+registry's own origin, to Docker Hub's well-known server, or to one that the definition names
+(`tokenServers`); to no other. What is asked for is always to pull this repository, whatever scope
+the challenge asks for.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlencode, urlsplit, urlunsplit
+
+from urllib3.exceptions import HTTPError
+
+from keystone.errors import ConfigurationError, RefusedError
+from keystone.packager.sources import docker_credentials
+from keystone.packager.sources.addresses import Origin, SourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from keystone.packager.sources.docker_credentials import Credentials
+
+WELL_KNOWN = {"registry-1.docker.io": "https://auth.docker.io"}
+MAX_ANSWER = 1 << 20
+MAX_TOKEN = 64 << 10
+MAX_SAID = 16 << 10
+MAX_WORDS = 300
+"""Characters of what a registry says that reach a terminal."""
+OK = 200
+
+
+class _Client(Protocol):
+    def once(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        data: Mapping[str, str] | None = None,
+    ) -> Any: ...  # noqa: ANN401 a requests.Response
+
+
+@dataclass(frozen=True)
+class Challenge:
+    """One of the ways that a WWW-Authenticate header offers (RFC 9110, 11.6.1)."""
+
+    scheme: str
+    parameters: Mapping[str, str]
+
+
+def repository(url: str) -> str:
+    """The repository in an address of the distribution API; "" for any other address."""
+    match = re.match(r"/v2/(.+)/(?:manifests|blobs|referrers|tags)/", urlsplit(url).path)
+    return match[1] if match else ""
+
+
+def challenges(header: str) -> list[Challenge]:
+    """Every challenge in the header, schemes in lower case."""
+    found: list[tuple[str, dict[str, str]]] = []
+    pattern = r'\s*,?\s*([\w-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))|\s*,?\s*([\w-]+)'
+    for name, quoted, bare, scheme in re.findall(pattern, header):
+        if scheme:
+            found.append((scheme.lower(), {}))
+        elif found:
+            found[-1][1][name.lower()] = re.sub(r"\\(.)", r"\1", quoted) or bare
+    return [Challenge(scheme, parameters) for scheme, parameters in found]
+
+
+def login(registry: Origin) -> str:
+    """The command that leaves credentials where `docker_credentials` finds them."""
+    return f"docker login {'docker.io' if registry.name in WELL_KNOWN else registry.name}"
+
+
+def said(answer: Any) -> str:  # noqa: ANN401 a requests.Response
+    """What a registry says of an error (distribution-spec, "Error Codes"): ": its words", or ""."""
+    try:
+        document = json.loads(answer.raw.read(MAX_SAID, decode_content=True))
+        words = "; ".join(str(one.get("message") or one["code"]) for one in document["errors"])
+    except (HTTPError, OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return ""
+    plain = re.sub(r"[^\x20-\x7e]+", " ", words).strip()[:MAX_WORDS]
+    return f": {plain}" if plain else ""
+
+
+def authorization(client: _Client, url: str, header: str, token_servers: Mapping[str, str]) -> str:
+    """The Authorization header that a 401 from `url` asks for.
+
+    Raises SourceError without credentials or a token, RefusedError where they would go astray.
+    """
+    origin, name = Origin.of(url), repository(url)
+    offered = {challenge.scheme: challenge.parameters for challenge in challenges(header)}
+    credentials = docker_credentials.find(origin, name)
+    if credentials and credentials.bearer:
+        return f"Bearer {credentials.bearer}"
+    if "bearer" in offered and name:
+        return _token(client, origin, name, offered["bearer"], credentials, token_servers)
+    if "basic" in offered and credentials:
+        return f"Basic {credentials.basic}"
+    raise SourceError(f"{url}: the server wants credentials", hint=f"{login(origin)}, then again")
+
+
+def check_realm(
+    registry: Origin, realm: str, *, credentials: bool, token_servers: Mapping[str, str]
+) -> None:
+    """Whether a registry may send us, with or without credentials, to this token server."""
+    try:
+        server = Origin.of(realm)
+    except ConfigurationError as error:
+        raise SourceError(f"{registry}: names a bad token server: {error.message}") from error
+    if not server.private or (server.loopback and not registry.loopback):
+        raise SourceError(f"{registry}: names the token server {server}, which nobody may ask")
+    named = token_servers.get(registry.name) or WELL_KNOWN.get(registry.name)
+    trusted = {registry, Origin.of(named)} if named else {registry}
+    if credentials and server not in trusted:
+        raise RefusedError(
+            f"{registry}: would have its credentials sent to {server}",
+            hint=f"if that is right, say so in the definition: "
+            f"spec.tokenServers: {{{registry.name}: {server}}}",
+        )
+
+
+def _token(
+    client: _Client,
+    registry: Origin,
+    name: str,
+    offered: Mapping[str, str],
+    credentials: Credentials | None,
+    token_servers: Mapping[str, str],
+) -> str:
+    realm = offered.get("realm", "")
+    check_realm(registry, realm, credentials=credentials is not None, token_servers=token_servers)
+    fields = {"scope": f"repository:{name}:pull"}
+    if offered.get("service"):
+        fields = {"service": offered["service"], **fields}
+    if credentials and credentials.identity_token:
+        form = {
+            **fields,
+            "grant_type": "refresh_token",
+            "refresh_token": credentials.identity_token,
+            "client_id": "keystone-install",
+        }
+        answer = client.once("POST", realm, {}, form)
+    else:
+        parts = urlsplit(realm)
+        query = "&".join(filter(None, [parts.query, urlencode(fields)]))
+        headers = {"Authorization": f"Basic {credentials.basic}"} if credentials else {}
+        answer = client.once("GET", urlunsplit(parts._replace(query=query)), headers)
+    with closing(answer):
+        if answer.status_code != OK:
+            raise SourceError(
+                f"{realm}: HTTP {answer.status_code}: no token for {registry.name}/{name}"
+                f"{said(answer)}",
+                hint=f"{login(registry)}, then again",
+            )
+        return f"Bearer {_read_token(realm, answer.raw.read(MAX_ANSWER + 1, decode_content=True))}"
+
+
+def _read_token(realm: str, data: bytes) -> str:
+    try:
+        if len(data) > MAX_ANSWER:
+            raise ValueError("too long")
+        document = json.loads(data)
+        token = str(document.get("token") or document["access_token"])
+        if not re.fullmatch(r"[\x21-\x7e]+", token) or len(token) > MAX_TOKEN:
+            raise ValueError("not a token")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SourceError(f"{realm}: its answer holds no token") from error
+    return token

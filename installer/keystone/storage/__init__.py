@@ -1,0 +1,1 @@
+"""Disks to pools to datasets."""

@@ -1,0 +1,120 @@
+"""The programs that serve a bundle: the bundle's own where it carries them, else the host's.
+
+A bundle's nginx is a package of another release than this host's, maybe. It runs with the loader
+and libraries that the bundle carries for it, so it runs on any distribution.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+import shutil
+import tarfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from keystone import log
+from keystone.errors import PreflightError
+from keystone.run import environment, run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from keystone.bundle.model import Item
+    from keystone.bundle.read.bundle import Bundle
+
+MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
+LIBRARIES = "libs"
+"""Debian's archive section of shared libraries (Debian policy, 2.4)."""
+
+
+def registry(bundle: Bundle, folder: Path) -> list[str]:
+    """The words that start CNCF distribution; unpacked into `folder` when it is the bundle's.
+
+    Raises PreflightError when neither has it.
+    """
+    for item in bundle.manifest.of_kind("binary"):
+        if item.name == "registry" and _runs_here(item):
+            with bundle.open(item.digest) as archive, tarfile.open(fileobj=archive) as members:
+                program = members.extractfile("registry")
+                if program is not None:
+                    target = folder / "registry"
+                    with target.open("wb") as file:
+                        shutil.copyfileobj(program, file)
+                    target.chmod(0o755)
+                    return [str(target)]
+    return _on_path("registry", "CNCF distribution (Debian: docker-registry; or its release file)")
+
+
+def nginx(bundle: Bundle, folder: Path) -> list[str]:
+    """The words that start nginx; see `registry`."""
+    debs = {item.name: item for item in bundle.manifest.of_kind("deb") if _runs_here(item)}
+    if "nginx" in debs and shutil.which("dpkg-deb", path=environment()["PATH"]):
+        suite = debs["nginx"].labels.get("suite", "")
+        for name in closure("nginx", _packages(bundle, suite)) & debs.keys():
+            _unpack(bundle, debs[name], folder)
+        return [*_loader(folder), str(folder / "usr/sbin/nginx")]
+    return _on_path("nginx", "nginx (Debian: nginx-light)")
+
+
+def closure(name: str, packages: Mapping[str, Mapping[str, str]]) -> frozenset[str]:
+    """A package and the libraries it loads: dependencies in section "libs", and theirs."""
+    found, left = {name}, [name]
+    while left:
+        fields = packages.get(left.pop(), {})
+        words = re.split(r"[,|]", f"{fields.get('Depends', '')},{fields.get('Pre-Depends', '')}")
+        for word in filter(None, map(str.strip, words)):
+            needed = re.split(r"[\s(:]", word)[0]
+            if needed not in found and packages.get(needed, {}).get("Section") == LIBRARIES:
+                found.add(needed)
+                left.append(needed)
+    return frozenset(found)
+
+
+def stanzas(text: str) -> Iterator[dict[str, str]]:
+    """The one-line fields of each paragraph of a package list (deb822(5))."""
+    for paragraph in text.split("\n\n"):
+        fields = dict(re.findall(r"(?m)^([A-Za-z-]+):[ \t]*(.*)$", paragraph))
+        if "Package" in fields:
+            yield fields
+
+
+def _packages(bundle: Bundle, suite: str) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+    for item in bundle.manifest.of_kind("packages"):
+        if item.labels.get("suite") == suite:
+            with bundle.open(item.digest) as file:
+                found |= {fields["Package"]: fields for fields in stanzas(file.read().decode())}
+    return found
+
+
+def _unpack(bundle: Bundle, item: Item, folder: Path) -> None:
+    package = folder / "package.deb"
+    with bundle.open(item.digest) as source, package.open("wb") as target:
+        shutil.copyfileobj(source, target)
+    run(["dpkg-deb", "--extract", package, folder])
+    package.unlink()
+
+
+def _loader(folder: Path) -> list[str]:
+    """The dynamic linker out of the bundle's libc6 and where its libraries are (ld.so(8))."""
+    loaders = sorted(folder.glob("usr/lib/*/ld-linux-*.so.*"))
+    if not loaders:
+        return []
+    return [str(loaders[0]), "--library-path", str(loaders[0].parent)]
+
+
+def _runs_here(item: Item) -> bool:
+    here = MACHINES.get(platform.machine(), platform.machine())
+    return item.labels.get("architecture", here) in {here, "all"}
+
+
+def _on_path(name: str, what: str) -> list[str]:
+    found = shutil.which(name, path=environment()["PATH"])
+    if found is None:
+        raise PreflightError(
+            f"{name}: neither in the bundle nor on this machine",
+            hint=f"install {what}, or let the bundle's definition carry it",
+        )
+    log.debug(f"{name}: {found}, as the bundle has none")
+    return [found]
