@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from keystone import log
-from keystone.wholefile import again
+from keystone.files import again
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

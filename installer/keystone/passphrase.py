@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from keystone.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from keystone.site.model import Trust
 
 LEAST = 12
 """Characters. Scrypt makes each guess dear; below this a guesser with many machines wins."""
@@ -62,27 +57,4 @@ def chosen(prompt: str, *, optional: bool = False) -> str:
         prompt, hide_input=True, confirmation_prompt=True, value_proc=long_enough,
         default="" if optional else None, show_default=False,
     )  # fmt: skip
-    return typed
-
-
-def of_root(trust: Trust) -> str:
-    """Of the offline root's key: from the file that the site file names, else asked for.
-
-    Raises ConfigurationError when it cannot be read, there is nobody to ask, or it is too short
-    for a key that is still to be made.
-    """
-    file = Path(trust.root_key_file)
-    new = not file.exists() or not file.stat().st_size  # empty: a run was cut on FAT
-    if trust.passphrase_file:
-        words = read(Path(trust.passphrase_file)).strip()
-        return require(words, trust.passphrase_file) if new else words
-    if not sys.stdin.isatty():
-        raise ConfigurationError(
-            "spec.trust.passphraseFile is not set and there is no terminal to ask on",
-            hint="name a file that holds the offline root's passphrase",
-        )
-    prompt = "Passphrase for the offline root's key"
-    if new:
-        return chosen(prompt)
-    typed: str = click.prompt(prompt, hide_input=True)
     return typed

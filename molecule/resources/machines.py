@@ -25,13 +25,13 @@ from typing import TYPE_CHECKING
 
 from keystone import log
 from keystone.ansible import playbook
-from keystone.ansible.roles import Context
 from keystone.ansible.roles.endpoint import SITE_CA
 from keystone.ansible.roles.trust import PKI_DIRECTORY
 from keystone.bundle.read.bundle import open_verified
+from keystone.cluster.context import Context
+from keystone.cluster.join_config import Config
 from keystone.install.actions import INSTALLER, SEED, PushInstaller, World
 from keystone.join import cluster
-from keystone.join.config import Config
 from keystone.join.server import WORKER_ROLES, worker_roles
 from keystone.lab.carry import carry
 from keystone.lab.demo import site_document

@@ -13,9 +13,10 @@ import pytest
 from tests.netns import nginx
 from tests.netns.conftest import render
 
-from keystone.ansible.roles import Context, mirror
+from keystone.ansible.roles import mirror
 from keystone.appliance import netboot
 from keystone.bundle.model import Manifest
+from keystone.cluster.context import Context
 from keystone.lab import qemu
 from keystone.run import run, spawned
 from keystone.site import model as site

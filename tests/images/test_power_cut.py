@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from keystone.appliance import write, write_mark
-from keystone.hosts.observe import DiskFacts
+from keystone.hosts.facts import DiskFacts
 from keystone.image import disk_layout
 from keystone.image.squashfs import System
 from keystone.run import run

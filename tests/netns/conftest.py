@@ -18,8 +18,8 @@ import pytest
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from keystone.ansible.roles import Context
 from keystone.bundle.model import Digest, Item, Manifest
+from keystone.cluster.context import Context
 from keystone.pki import tree as pki
 from keystone.pki.host_files import deployment_file
 from keystone.run import Result, run

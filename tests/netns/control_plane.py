@@ -13,9 +13,10 @@ from typing import IO, TYPE_CHECKING
 
 import yaml
 
-from keystone.ansible.roles import Context, addons, control_plane
+from keystone.ansible.roles import addons, control_plane
 from keystone.bundle.model import Digest, Item, Manifest
 from keystone.cluster import kubeadm
+from keystone.cluster.context import Context
 from keystone.pki import tree as pki
 from keystone.pki.host_files import deployment_file
 from keystone.run import Host, Result, run, spawned

@@ -22,12 +22,11 @@ import pytest
 from keystone import cli
 from keystone.bundle.model import Digest, Item
 from keystone.errors import HostError
-from keystone.files import FAT_LARGEST, require_room
+from keystone.files import FAT_LARGEST, require_room, write_whole
 from keystone.packager import writer
 from keystone.packager.keys import keys
 from keystone.packager.lock import Lock, LockedBlob, dump
 from keystone.packager.sources.upstream import Sources
-from keystone.wholefile import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,10 +19,10 @@ from tests.unit import test_contracts as contracts
 
 from keystone import run
 from keystone.ansible import playbook
-from keystone.ansible.roles import Context
 from keystone.bundle.model import Digest, Item, Manifest
+from keystone.cluster.context import Context
+from keystone.cluster.join_config import Config
 from keystone.errors import ConfigurationError
-from keystone.join.config import Config
 from keystone.join.server import WORKER_ROLES, worker_roles
 from keystone.site.model import Ssh
 

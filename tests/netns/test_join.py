@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cryptography import x509
 
-from keystone.ansible.roles import Context, addons
+from keystone.ansible.roles import addons
 from keystone.ansible.roles import join as join_inventory
 from keystone.bundle.model import Digest, Item, Manifest
-from keystone.cluster import kubeadm
+from keystone.cluster import join_config, kubeadm
+from keystone.cluster.context import Context
 from keystone.join import cluster as join_cluster
-from keystone.join import config as join_config
 from keystone.join import identity as join_identity
 from keystone.join import script as join_script
 from keystone.join import server as join_server

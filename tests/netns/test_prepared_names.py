@@ -15,7 +15,7 @@ import pytest
 from tests.process.test_bundle_parts import Courier
 from tests.unit.test_image_introduction import SITE
 
-from keystone import lockfile, run, wholefile
+from keystone import files, lockfile, run
 from keystone.appliance.guided import stick
 from keystone.errors import RefusedError
 from keystone.files import write_file
@@ -63,7 +63,7 @@ def test_a_link_on_a_stick_is_replaced_and_not_followed(
     media = tmp_path / "stick"
     media.mkdir()
     trap(media / where, victim)
-    wholefile.write_whole(media / "join.yaml", b"token", 0o600)
+    files.write_whole(media / "join.yaml", b"token", 0o600)
     assert untouched(victim)
     assert (media / "join.yaml").read_bytes() == b"token"
     assert not (media / "join.yaml").is_symlink()
@@ -74,7 +74,7 @@ def test_a_link_on_a_stick_is_replaced_and_not_followed(
 def test_a_stick_whose_folder_is_a_link_is_refused(tmp_path: Path, victim: Path) -> None:
     (tmp_path / stick.FOLDER).symlink_to(victim.parent)
     with pytest.raises(RefusedError, match="a symbolic link"):
-        wholefile.require_ours(tmp_path / stick.FOLDER)
+        files.require_ours(tmp_path / stick.FOLDER)
     with pytest.raises(RefusedError):
         introduction.save(introduction.make(SITE, "", ""), tmp_path)
     assert [path.name for path in victim.parent.iterdir()] == ["shadow"]
@@ -92,9 +92,9 @@ def test_a_folder_that_is_not_ours_is_refused(tmp_path: Path, form: str) -> None
         (tmp_path / "link").symlink_to(place)
     folder = tmp_path / "link" if form == "link" else place
     for write in (
-        lambda: wholefile.write_whole(folder / "a", b"x", 0o600),
+        lambda: files.write_whole(folder / "a", b"x", 0o600),
         lambda: write_file(folder / "a", b"x"),
-        lambda: wholefile.new(folder / "a"),
+        lambda: files.new(folder / "a"),
         lambda: Journal(folder / "a").write(event="x"),
         lambda: lockfile.only_one(folder / "a", "x").__enter__(),
     ):
@@ -108,7 +108,7 @@ def test_a_folder_that_is_not_ours_is_refused(tmp_path: Path, form: str) -> None
 
 def test_a_sticky_folder_of_root_will_do(tmp_path: Path) -> None:
     tmp_path.chmod(0o1777)
-    wholefile.write_whole(tmp_path / "a", b"x", 0o640)
+    files.write_whole(tmp_path / "a", b"x", 0o640)
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
 
 
@@ -161,8 +161,8 @@ def test_sudo_writes_into_the_folder_of_whom_it_works_for(tmp_path: Path) -> Non
     """The real uids; SUDO_UID is sudo(8)'s word for who typed the command."""
     os.chown(tmp_path, NOBODY, NOBODY)
     code = (
-        "import sys; from pathlib import Path; from keystone import wholefile; "
-        "wholefile.write_whole(Path(sys.argv[1], 'a'), b'x', 0o600)"
+        "import sys; from pathlib import Path; from keystone import files; "
+        "files.write_whole(Path(sys.argv[1], 'a'), b'x', 0o600)"
     )
     for uid, left in (("1000", 1), (str(NOBODY), 0)):
         done = run.run(

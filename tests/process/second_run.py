@@ -22,6 +22,7 @@ from keystone.bundle.model import Digest, Item
 from keystone.bundle.trust import verify
 from keystone.cluster import kubeadm
 from keystone.hosts import observe
+from keystone.hosts.facts import HostFacts
 from keystone.install import engine, phases
 from keystone.install.actions import Converge
 from keystone.install.state import State
@@ -229,7 +230,7 @@ class Settled:
             trust=pki.observe(self.site, self.lib / "keystone/pki"),
         )
 
-    def _parsed(self, host: str, roles: dict[str, Any]) -> observe.HostFacts:
+    def _parsed(self, host: str, roles: dict[str, Any]) -> HostFacts:
         return observe.parse(host, {**self._captured(host), "roles": roles}, (0, 0))
 
     def _markers(self, host: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from .test_join_kubeadm import context, program
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from keystone.ansible.roles import Context
+    from keystone.cluster.context import Context
 
 __all__ = ["program"]
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a mount namespace is root's")

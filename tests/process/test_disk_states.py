@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from keystone.hosts import observe, probe
+from keystone.hosts.facts import DiskFacts
 from keystone.run import run
 from keystone.storage import disks
 from keystone.storage import plan as storage
@@ -111,7 +112,7 @@ def entry(path: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def seen(path: Path) -> tuple[observe.DiskFacts, observe.DiskFacts]:
+def seen(path: Path) -> tuple[DiskFacts, DiskFacts]:
     """By the storage command, and by preflight."""
     node = str(path)
     here = disks.parse(entry(path), [], {node: disks._signatures(node)}, disks._label(node))

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from keystone import run
-from keystone.ansible.roles import Context
 from keystone.bundle.model import Digest, Item, Manifest
 from keystone.cluster import kubeadm
+from keystone.cluster.context import Context
 from keystone.hosts import probe
 from keystone.join import identity as join_identity
 from keystone.lab import upstream

@@ -32,16 +32,17 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from keystone import log, run
-from keystone.ansible.roles import Context, addons
+from keystone.ansible.roles import addons
 from keystone.appliance import first_start, installing
 from keystone.appliance import write as writing
 from keystone.bundle.model import Digest, Item, Manifest
 from keystone.cli.join import group as join_verb
 from keystone.cli.token import group as token_verbs
+from keystone.cluster import join_config
+from keystone.cluster.context import Context
 from keystone.errors import ConfigurationError, HostError, RefusedError, UsageError
 from keystone.join import client, join_yaml
 from keystone.join import cluster as join_cluster
-from keystone.join import config as join_config
 from keystone.join import identity as join_identity
 from keystone.join import script as join_script
 from keystone.join import server as join_server
@@ -702,7 +703,7 @@ def primer(
     monkeypatch.setattr(join_config, "load", lambda: config)
     monkeypatch.setattr(join_script, "SITE_CA", pki / "site-ca.crt")
     monkeypatch.setattr(join_script, "write", partial(join_script.write, path=tmp_path / "join.py"))
-    monkeypatch.setattr(join_script, "JOIN_PORT", service.server_address[1])
+    monkeypatch.setattr(join_config, "PORT", service.server_address[1])
     monkeypatch.setattr(join, "DIRECTORY", tmp_path)
     # The machines of these tests are on loopback, where no site may be.
     ranges = checks.NOT_FOR_MACHINES

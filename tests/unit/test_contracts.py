@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from keystone.ansible.roles import Context
 from keystone.bundle.model import Digest, Item, Manifest
+from keystone.cluster.context import Context
 from keystone.site.model import Disk, Networks, Node, Patience, Site, Storage
 
 ROOT = Path(__file__).parents[2]

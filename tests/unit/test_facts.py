@@ -13,6 +13,7 @@ import pytest
 from keystone.cluster import facts as cluster_facts
 from keystone.errors import HostError
 from keystone.hosts import observe, probe
+from keystone.hosts.facts import HostFacts, PoolLabel, RoleFacts, StoreFacts, VdevFacts
 from keystone.run import Host
 
 CASES = Path(__file__).parent.parent / "cases" / "facts"
@@ -22,7 +23,7 @@ def capture(name: str) -> Any:
     return json.loads((CASES / f"{name}.json").read_text())
 
 
-def parsed(name: str) -> observe.HostFacts:
+def parsed(name: str) -> HostFacts:
     seen = capture(name)
     return observe.parse("p1", seen, (seen["clock"] - 3, seen["clock"] - 1))
 
@@ -37,7 +38,7 @@ def test_a_blank_host() -> None:
     assert disk.by_id[0] == "/dev/disk/by-id/nvme-QEMU_NVMe_Ctrl_KEYP1A"
     assert (disk.size, disk.logical_sector, disk.transport) == (8 << 30, 512, "nvme")
     assert host.pools == ()
-    assert host.store == observe.StoreFacts(None, complete=False)
+    assert host.store == StoreFacts(None, complete=False)
 
 
 def test_the_system_disk_is_not_blank() -> None:
@@ -55,7 +56,7 @@ def test_a_converged_host() -> None:
     assert pool is not None
     assert (pool.health, pool.ashift, pool.guid) == ("ONLINE", 12, 9923410287341098723)
     assert pool.vdevs == (
-        observe.VdevFacts(
+        VdevFacts(
             "mirror",
             "ONLINE",
             (
@@ -67,10 +68,10 @@ def test_a_converged_host() -> None:
     etcd = host.datasets[1]
     assert (etcd.name, etcd.mountpoint, etcd.mounted) == ("keystone/etcd", "/var/lib/etcd", True)
     assert etcd.properties["recordsize"] == "16384"
-    label = observe.PoolLabel("keystone", 9923410287341098723, 8323328)
+    label = PoolLabel("keystone", 9923410287341098723, 8323328)
     assert host.disk("KEYP1A")[0].zpool_label == label
     assert host.roles["etcd"].drift == ("/etc/etcd/etcd.yaml: changed", "etcd.service: failed")
-    assert host.roles["storage"] == observe.RoleFacts("def")
+    assert host.roles["storage"] == RoleFacts("def")
     assert host.store.complete
     assert host.ports[2379] == "etcd"
 

@@ -12,7 +12,7 @@ from keystone.appliance.guided import questions, screens, session, stick
 from keystone.appliance.guided.answers import FIRST, JOINING, SAVE, WRITE, Answers, Field, Seen
 from keystone.appliance.identity import Card, Hardware
 from keystone.errors import ConfigurationError
-from keystone.hosts.observe import DiskFacts
+from keystone.hosts.facts import DiskFacts
 from keystone.site import introduction
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from keystone.errors import (
     PreflightError,
     RefusedError,
 )
-from keystone.hosts.observe import DiskFacts
+from keystone.hosts.facts import DiskFacts
 from keystone.image import bios, build, disk_layout, recipe, secureboot, steps, uki
 from keystone.image.squashfs import System
 from keystone.sandbox import Tree

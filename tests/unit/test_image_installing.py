@@ -14,7 +14,7 @@ from keystone.appliance import write as writing
 from keystone.appliance.identity import Card
 from keystone.appliance.write import Running
 from keystone.errors import HostError, RefusedError
-from keystone.hosts.observe import DiskFacts
+from keystone.hosts.facts import DiskFacts
 from keystone.image.squashfs import System
 from keystone.run import run
 from keystone.site.model import Machine, Networks, Node, Site, Ssh

@@ -11,7 +11,7 @@ import pytest
 from keystone import run
 from keystone.appliance import discover, first_start, unattended
 from keystone.errors import ConfigurationError, DamagedBundleError, HostError, RefusedError
-from keystone.image import iso
+from keystone.image import freight
 from keystone.run import Host, Result
 from keystone.site import introduction
 from keystone.site.model import Machine, Networks, Node, Site, Ssh, Trust
@@ -199,20 +199,20 @@ def test_a_bundle_is_looked_at_before_the_first_primers_disk_is_written(
 def test_what_an_iso_carries_is_read_where_it_is_made(
     made: dict[str, dict[str, str]], tmp_path: Path
 ) -> None:
-    iso.require_sound(tmp_path)
+    freight.require_sound(tmp_path)
     (tmp_path / "site.yaml").write_text("apiVersion: keystone/v1alpha1\nkind: Sight\n")
     with pytest.raises(ConfigurationError, match=r"site\.yaml"):
-        iso.require_sound(tmp_path)
+        freight.require_sound(tmp_path)
     (tmp_path / "site.yaml").write_text(WHOLE)
     introduction.save(made, tmp_path)
-    iso.require_sound(tmp_path)
+    freight.require_sound(tmp_path)
     (tmp_path / "offline.tar").write_bytes(b"one")
     with pytest.raises(DamagedBundleError, match="truncated"):
-        iso.require_sound(tmp_path)
+        freight.require_sound(tmp_path)
     (tmp_path / "offline.tar").unlink()
     (tmp_path / "join.yaml").write_text("kind: Join\n")
     with pytest.raises(ConfigurationError, match=r"join\.yaml"):
-        iso.require_sound(tmp_path)
+        freight.require_sound(tmp_path)
 
 
 class Late(Host):

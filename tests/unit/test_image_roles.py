@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from keystone.ansible import playbook
-from keystone.ansible.roles import Context
 from keystone.bundle.model import Digest, Item, Manifest
+from keystone.cluster.context import Context
 from keystone.errors import ConfigurationError
 from keystone.image import converge, recipe, rootfs
 from keystone.image.recipe_roles import Role

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
-from keystone.ansible.roles import Context, addons, containerd, control_plane, endpoint, names, node
+from keystone.ansible.roles import addons, containerd, control_plane, endpoint, names, node
 from keystone.bundle.model import Digest, Item, Manifest
-from keystone.cluster import kubeadm
+from keystone.cluster import join_config, kubeadm
+from keystone.cluster.context import Context
 from keystone.join import client, server
-from keystone.join import config as join_config
 from keystone.pki import certificates, encryption
 from keystone.site import host_profile
 from keystone.site.model import Networks, Node, Patience, Site

@@ -17,11 +17,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from keystone import pkcs8
 from keystone.errors import RefusedError
+from keystone.files import write_new
 from keystone.pki import certificates, root_key
 from keystone.pki import tree as pki
 from keystone.pki.host_files import deployment_digest, deployment_file
 from keystone.site.model import Networks, Node, Site
-from keystone.wholefile import write_new
 
 NOW = dt.datetime(2026, 6, 1, 12, 0, tzinfo=dt.UTC)
 SITE = Site(

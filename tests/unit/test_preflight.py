@@ -14,6 +14,7 @@ import pytest
 from keystone.bundle.model import Digest, Item, Manifest
 from keystone.errors import PreflightError, RefusedError
 from keystone.hosts import observe
+from keystone.hosts.facts import HostFacts
 from keystone.install import preflight
 from keystone.site.model import Disk, Networks, Node, Patience, Site, Storage
 
@@ -51,7 +52,7 @@ def site(count: int = 1) -> Site:
     return Site("lab", primers, networks, patience=Patience("emulated"))
 
 
-def host(base: str = "blank", changes: dict[str, Any] | None = None) -> observe.HostFacts:
+def host(base: str = "blank", changes: dict[str, Any] | None = None) -> HostFacts:
     capture = json.loads((ROOT / "facts" / f"debian13-{base}.json").read_text())
     for path, value in (changes or {}).items():
         *parents, last = path.split(".")
@@ -101,7 +102,7 @@ def test_the_port_of_network_boot_is_ours_where_the_site_asks_for_it() -> None:
     assert (found.severity, found.text) == ("failed", "port 8080 is taken by java")
 
 
-def three(**changes: Any) -> dict[str, observe.HostFacts]:
+def three(**changes: Any) -> dict[str, HostFacts]:
     seen = {}
     for number in (1, 2, 3):
         disks = tuple(
@@ -119,7 +120,7 @@ def three(**changes: Any) -> dict[str, observe.HostFacts]:
     return seen
 
 
-def lines(seen: dict[str, observe.HostFacts]) -> list[str]:
+def lines(seen: dict[str, HostFacts]) -> list[str]:
     return [finding.line() for finding in preflight.check(site(3), seen, MANIFEST)]
 
 

@@ -15,6 +15,7 @@ from keystone import documents
 from keystone.cli.site import group
 from keystone.errors import ConfigurationError, UsageError
 from keystone.hosts import observe
+from keystone.hosts.facts import DiskFacts, HostFacts
 from keystone.pki import plan
 from keystone.site import model as site
 from keystone.site import template
@@ -98,14 +99,14 @@ def test_check_as_json() -> None:
     assert len(json.loads(bad.output)["mistakes"]) == 7
 
 
-def host(*found: observe.DiskFacts) -> observe.HostFacts:
+def host(*found: DiskFacts) -> HostFacts:
     seen = json.loads((CASES.parent / "facts" / "debian13-blank.json").read_text())
     return replace(observe.parse("p1", seen, (0, 0)), disks=found)
 
 
-def blank(name: str, serial: str, **more: Any) -> observe.DiskFacts:
+def blank(name: str, serial: str, **more: Any) -> DiskFacts:
     fields = {"model": "X", "size": 1 << 40, "logical_sector": 512, "physical_sector": 4096}
-    return observe.DiskFacts(name, f"/dev/{name}", (), serial, **{**fields, **more})
+    return DiskFacts(name, f"/dev/{name}", (), serial, **{**fields, **more})
 
 
 @pytest.mark.parametrize(
@@ -124,7 +125,7 @@ def blank(name: str, serial: str, **more: Any) -> observe.DiskFacts:
     ],
 )  # fmt: skip
 def test_init_names_disks_that_are_told_apart(
-    tmp_path: Path, disks: tuple[observe.DiskFacts, ...], written: list[str]
+    tmp_path: Path, disks: tuple[DiskFacts, ...], written: list[str]
 ) -> None:
     file = tmp_path / "site.yaml"
     file.write_text(template.render(template.start(host(*disks))))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
-from keystone.ansible.roles import Context, seed, storage, time
+from keystone.ansible.roles import seed, storage, time
 from keystone.bundle.model import Digest, Item, Manifest
+from keystone.cluster.context import Context
 from keystone.hosts import probe
 from keystone.site.model import Disk, Networks, Node, Patience, Site, Storage
 

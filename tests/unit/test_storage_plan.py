@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from keystone.errors import ConfigurationError, RefusedError
-from keystone.hosts.observe import DatasetFacts, DiskFacts, PoolFacts, PoolLabel, VdevFacts
+from keystone.hosts.facts import DatasetFacts, DiskFacts, PoolFacts, PoolLabel, VdevFacts
 from keystone.storage import plan as storage
 from keystone.storage import zfs
 from keystone.storage.spec import DATASETS, Spec, parse_spec

@@ -12,11 +12,10 @@ import yaml
 
 from keystone.ansible.roles import containerd, etcd, kernel, node
 from keystone.cli import status
-from keystone.cluster import kubeadm
-from keystone.hosts import observe
+from keystone.cluster import join_config, kubeadm
+from keystone.hosts.facts import HostFacts, RoleFacts
 from keystone.install import phases
 from keystone.install.state import State
-from keystone.join import config as join_config
 from keystone.join import script
 from keystone.pki.plan import TrustFacts
 from keystone.site import host_profile
@@ -137,7 +136,7 @@ def test_status_begins_with_it() -> None:
     assert "trial" not in status.first_line(ORDINARY.site)
 
 
-def state(seen: observe.HostFacts) -> State:
+def state(seen: HostFacts) -> State:
     primers = TRIAL.site.primers
     hosts = {primer.name: replace(seen, name=primer.name) for primer in primers}
     return State(TRIAL.site, TRIAL.bundle, "b", "i", hosts, TrustFacts())
@@ -155,7 +154,7 @@ def test_the_storage_phase_makes_folders_and_then_plans_to_nothing() -> None:
         folder["path"] for folder in before.variables(TRIAL.host, "storage")["storage_folders"]
     )  # type: ignore[attr-defined]
     done = {
-        name: replace(seen, folders=every, roles={"storage": observe.RoleFacts(inputs[name])})
+        name: replace(seen, folders=every, roles={"storage": RoleFacts(inputs[name])})
         for name, seen in before.facts.items()
     }
     assert phases.prepare_storage(replace(before, facts=done)) == []

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from keystone.appliance.identity import Card, Hardware
 from keystone.errors import ConfigurationError, RefusedError
-from keystone.join import join_yaml
+from keystone.image.freight import BUNDLE, JOIN, LABEL, SITE
 from keystone.run import CommandError, run
 from keystone.site import introduction
 
@@ -25,15 +25,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from keystone.errors import KeystoneError
-    from keystone.hosts.observe import DiskFacts
+    from keystone.hosts.facts import DiskFacts
 
 RUN = Path("/run/keystone")
 REFUSED = RUN / "refused"
 """Why the unattended way was not gone, for the person who comes to the console."""
-LABEL = "KEYSTONE"
 STICK, DISC = re.compile(LABEL), re.compile(rf"{LABEL}_[A-Z0-9_]+")
 """Labels of what people fill, and of installer media (iso.py), which may carry the same files."""
-SITE, JOIN, BUNDLE = "site.yaml", join_yaml.NAME, "offline.tar"
 ARGUMENT = "argument"
 """Folder in RUN where the initramfs puts the site file of `keystone.site=`."""
 COMMAND_LINE = Path("/proc/cmdline")

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 from keystone import log
 from keystone.appliance import discover
 from keystone.errors import HostError, PreflightError, RefusedError
-from keystone.files import sync_directory
+from keystone.files import sync_directory, write_whole
+from keystone.image import freight
 from keystone.install import main as install
 from keystone.join import client, join_yaml, script
 from keystone.join.tokens import Token
 from keystone.site import introduction
 from keystone.site import model as site
-from keystone.wholefile import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -51,7 +51,7 @@ def install_site() -> None:
     bundle = discover.bundle_file()
     if bundle is None:
         raise PreflightError(
-            f"no bundle: {discover.BUNDLE} is not on a stick labelled {discover.LABEL}",
+            f"no bundle: {freight.BUNDLE} is not on a stick labelled {freight.LABEL}",
             hint="put the stick in: the installation goes on by itself",
         )
     if not trusted.is_file():

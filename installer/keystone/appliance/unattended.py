@@ -8,6 +8,7 @@ from keystone import log, run
 from keystone.appliance import discover, identity, installing
 from keystone.appliance import write as writing
 from keystone.bundle.read.bundle import open_metadata
+from keystone.image import freight
 from keystone.join import join_yaml
 from keystone.site import introduction
 from keystone.site import model as site
@@ -37,8 +38,8 @@ def main(site_at: Path | None, join_at: Path | None, *, plan_only: bool, restart
         site_at, join_at = discover.site_file(), discover.joining()
     if site_at is None and join_at is None:
         log.info(
-            f"no {discover.SITE} or {discover.JOIN} on the medium "
-            f"or on a stick labelled {discover.LABEL}"
+            f"no {freight.SITE} or {freight.JOIN} on the medium "
+            f"or on a stick labelled {freight.LABEL}"
         )
         return
     wanted = site.load(site_at) if site_at else None
@@ -82,7 +83,7 @@ def require_bundle(fingerprint: str) -> None:
     """
     found = discover.bundle_file()
     if found is None:
-        log.info(f"no {discover.BUNDLE} yet: put it in before the site is to be installed")
+        log.info(f"no {freight.BUNDLE} yet: put it in before the site is to be installed")
     elif fingerprint:
         with log.step(f"check who signed {found}"):
             open_metadata(found, fingerprint=fingerprint)

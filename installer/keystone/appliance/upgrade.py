@@ -20,14 +20,13 @@ from keystone import log
 from keystone.appliance.write import FIRMWARE, Running, verify
 from keystone.appliance.write import observe as running
 from keystone.errors import DamagedBundleError, HostError, PreflightError, RefusedError
-from keystone.files import sync_directory
+from keystone.files import half_made, sync_directory, write_whole
 from keystone.image import bios, disk_layout, release
 from keystone.image.mounts import mounted
 from keystone.image.squashfs import System
 from keystone.image.uki import PARTS
 from keystone.lockfile import only_one
 from keystone.run import run
-from keystone.wholefile import half_made, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from keystone import log
 from keystone.appliance import upgrade, write
 from keystone.errors import DamagedBundleError, PreflightError, UntrustedBundleError
-from keystone.image import iso, release
+from keystone.image import freight, release
 from keystone.run import CommandError
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def verify(image: Path, named: str = "") -> Checked:
         offer = upgrade.offered(place)
         listed = release.check(place / "boot")
         write.verify(offer.system, offer.system.file)
-        found = {entry.name for entry in (place / "keystone").iterdir()} & iso.FREIGHT
+        found = {entry.name for entry in (place / "keystone").iterdir()} & freight.FREIGHT
     digest = release.digest(listed)
     if named and named != digest:
         raise UntrustedBundleError(

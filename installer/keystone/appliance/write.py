@@ -38,7 +38,7 @@ from keystone.storage import plan as storage
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from keystone.hosts.observe import DiskFacts
+    from keystone.hosts.facts import DiskFacts
 
 RUN = Path("/run/keystone")
 MEDIUM = RUN / "medium"

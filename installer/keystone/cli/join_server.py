@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
+from keystone.cluster import join_config, kubeadm
 from keystone.join import cluster, server
-from keystone.join import config as join_config
 from keystone.join import tokens as join
 
 KUBECONFIG = Path("/var/lib/keystone/join/kubeconfig")
@@ -17,7 +17,7 @@ KUBECONFIG = Path("/var/lib/keystone/join/kubeconfig")
 @click.command("join-server", hidden=True)
 @click.option("--config", type=click.Path(path_type=Path), default=join_config.PATH)
 @click.option("--kubeconfig", type=click.Path(path_type=Path), default=KUBECONFIG)
-@click.option("--authority", default=cluster.AUTHORITY)
+@click.option("--authority", default=kubeadm.AUTHORITY)
 @click.option("--socket", type=click.Path(path_type=Path), default=join_config.SOCKET)
 def group(config: Path, kubeconfig: Path, authority: str, socket: Path) -> None:
     """Answer joining workers until ended."""

@@ -7,8 +7,10 @@ from pathlib import Path
 import click
 
 from keystone import log
+from keystone.cluster.facts import observe_cluster, observe_etcd
 from keystone.errors import HostError
 from keystone.hosts import observe
+from keystone.hosts.facts import HostFacts
 from keystone.install import main as install
 from keystone.pki import root_key
 from keystone.pki import tree as pki
@@ -25,7 +27,7 @@ def group(file: Path | None, as_json: bool) -> None:
     hosts = install.hosts_of(wanted)
     seen = observe.probe_all(hosts)
     first = next(iter(hosts.values()))
-    etcd, cluster = observe.observe_etcd(first), observe.observe_cluster(first)
+    etcd, cluster = observe_etcd(first), observe_cluster(first)
     if as_json:
         log.out_json({
             "site": wanted.name, "trial": wanted.trial,
@@ -50,7 +52,7 @@ def first_line(wanted: site.Site) -> str:
     return f"Site {wanted.name}"
 
 
-def _row(name: str, seen: observe.HostFacts | HostError) -> tuple[str, ...]:
+def _row(name: str, seen: HostFacts | HostError) -> tuple[str, ...]:
     if isinstance(seen, HostError):
         return (name, "cannot be reached", "", "", "")
     pools = ", ".join(f"{pool.name} {pool.health}" for pool in seen.pools)

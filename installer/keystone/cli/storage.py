@@ -21,7 +21,7 @@ from keystone.storage.spec import parse_spec
 if TYPE_CHECKING:
     from typing import TextIO
 
-    from keystone.hosts.observe import DatasetFacts, DiskFacts, PoolFacts
+    from keystone.hosts.facts import DatasetFacts, DiskFacts, PoolFacts
     from keystone.storage.plan import StorageAction
     from keystone.storage.spec import Spec
 

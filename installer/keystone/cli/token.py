@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from keystone import log
+from keystone.cluster import join_config
 from keystone.errors import RefusedError, UsageError
+from keystone.files import write_whole
 from keystone.join import cluster, identity, join_yaml, script
-from keystone.join import config as join_config
 from keystone.join import tokens as join
-from keystone.wholefile import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -73,7 +73,6 @@ def show(directory: Path, as_json: bool) -> None:
 @_directory
 def init(site_file: Path, directory: Path, *, new_site: bool) -> None:
     """Make the trust tree, or finish one that was begun; a complete one stays as it is."""
-    from keystone import passphrase  # noqa: PLC0415 cryptography is slow
     from keystone.pki import root_key  # noqa: PLC0415
     from keystone.pki import tree as pki  # noqa: PLC0415 cryptography is slow
     from keystone.site import model as site  # noqa: PLC0415 cryptography is slow
@@ -83,7 +82,7 @@ def init(site_file: Path, directory: Path, *, new_site: bool) -> None:
     if found.incomplete or not found.keys:
         _require_new(wanted, found, new_site=new_site)
     file = Path(wanted.trust.root_key_file)
-    if pki.init(wanted, directory, file, lambda: passphrase.of_root(wanted.trust)):
+    if pki.init(wanted, directory, file, lambda: root_key.passphrase_of(wanted.trust)):
         log.info(f"The trust tree is in {directory}")
     else:
         log.info(f"Nothing to do: the trust tree in {directory} is complete")
@@ -110,7 +109,6 @@ def verify(
     site_file: Path | None, key_file: Path | None, passphrase_file: Path | None, directory: Path
 ) -> None:
     """Check every certificate, key, signature and the log; exit 7 when something is wrong."""
-    from keystone import passphrase  # noqa: PLC0415 cryptography is slow
     from keystone.pki import root_key  # noqa: PLC0415
     from keystone.pki import tree as pki  # noqa: PLC0415 cryptography is slow
     from keystone.site import model as site  # noqa: PLC0415 cryptography is slow
@@ -120,7 +118,7 @@ def verify(
     if key_file and (directory / root_key.CERTIFICATE).exists():
         given = str(passphrase_file or wanted.trust.passphrase_file)
         trust = replace(wanted.trust, root_key_file=str(key_file), passphrase_file=given)
-        wrong += root_key.compare(directory, key_file, passphrase.of_root(trust))
+        wrong += root_key.compare(directory, key_file, root_key.passphrase_of(trust))
     if wrong:
         lines = "\n".join(f"  {line}" for line in dict.fromkeys(wrong))
         raise RefusedError(

@@ -17,9 +17,9 @@ from keystone.packager.charts.image_names import ImageName
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from keystone.ansible.roles import Context
     from keystone.bundle.model import Item
     from keystone.closure.content import Content
+    from keystone.cluster.context import Context
 
 STATIC_PODS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy")
 REPOSITORY = "registry.k8s.io"

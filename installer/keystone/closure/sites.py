@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from keystone.ansible.roles import Context
 from keystone.bundle.model import Digest, Item, Manifest
 from keystone.closure import roles
 from keystone.closure.finding import Finding
 from keystone.closure.roles import Converged, Role
+from keystone.cluster.context import Context
 from keystone.errors import ConfigurationError
 from keystone.site.model import Disk, Networks, Node, Patience, Site
 

@@ -18,10 +18,12 @@ from keystone.site import host_profile
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from keystone.ansible.roles import Context
     from keystone.bundle.model import Manifest
+    from keystone.cluster.context import Context
     from keystone.site.model import Node, Site
 
+AUTHORITY = "/etc/kubernetes/pki/ca.crt"
+"""What a control plane checks its API by."""
 ENDPOINT = "127.0.0.1:7443"
 """haproxy on every node, role `endpoint`: the one address of the API that all nodes share."""
 CRI_SOCKET = "unix:///run/containerd/containerd.sock"

@@ -15,7 +15,6 @@ from importlib import resources
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from keystone.cluster.facts import ClusterFacts, EtcdFacts, observe_cluster, observe_etcd
 from keystone.errors import HostError
 from keystone.hosts.facts import (
     TABLES,
@@ -36,13 +35,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from keystone.run import Host
-
-__all__ = [
-    "ClusterFacts", "DatasetFacts", "DiskFacts", "EtcdFacts", "HostFacts", "PoolFacts",
-    "PoolIntent", "PoolLabel", "RoleFacts", "StandingFacts", "StoreFacts", "VdevFacts",
-    "local_addresses", "observe_cluster", "observe_etcd", "parse", "probe", "probe_all",
-    "probe_each",
-]  # fmt: skip
 
 PROBE_SECONDS = 180
 """An emulated machine under load takes tens of seconds to start Python and ask ZFS."""

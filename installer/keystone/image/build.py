@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 
 from keystone import sandbox
 from keystone.errors import ConfigurationError
-from keystone.files import sync_directory
+from keystone.files import half_made, require_ours, sync_directory
 from keystone.image import converge, disk, pxe, recipe, release, rootfs, squashfs, steps, uki
 from keystone.image import iso as isos
 from keystone.image import oci as ocis
 from keystone.image.inputs import Pieces
-from keystone.wholefile import half_made, require_ours
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

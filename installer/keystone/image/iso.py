@@ -12,17 +12,13 @@ import os
 from typing import TYPE_CHECKING
 
 from keystone import log
-from keystone.appliance import discover
-from keystone.bundle.read.bundle import open_metadata
 from keystone.errors import ConfigurationError
 from keystone.files import sync_directory
 from keystone.image import bios, release, steps
+from keystone.image import freight as freights
 from keystone.image.uki import PARTS
-from keystone.join import join_yaml
 from keystone.run import run
 from keystone.sandbox import Inside, Tree
-from keystone.site import introduction
-from keystone.site import model as site
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,9 +27,6 @@ if TYPE_CHECKING:
 
 VERSION = 4
 MIB = 1 << 20
-FREIGHT = frozenset({discover.SITE, discover.JOIN, discover.BUNDLE, introduction.FOLDER})
-"""What may ride on it, below /keystone: what medium.py looks for there."""
-SECRETS = frozenset({discover.JOIN, introduction.FOLDER})
 GRUB = "biosdisk iso9660 part_gpt part_msdos normal linux serial terminal echo test all_video gzio"
 FIND = "search --file --set=root /keystone/{digest}.root\nset prefix=($root)/boot/grub\n"
 # In /mnt/work; $1: size of the FAT image in MiB; $2: volume label; $3: FAT serial; $4: date of the
@@ -82,19 +75,19 @@ def carrying(pieces: Pieces, freight: Path, output: Path) -> None:
     Not kept among the steps: there may be a bundle of many gigabytes in it. Raises
     ConfigurationError for what nobody looks for there.
     """
-    foreign = sorted({entry.name for entry in freight.iterdir()} - FREIGHT)
+    foreign = sorted({entry.name for entry in freight.iterdir()} - freights.FREIGHT)
     if foreign:
         raise ConfigurationError(
             f"{freight / foreign[0]}: nothing looks for that on a medium",
-            hint=f"{', '.join(sorted(FREIGHT))} are found there",
+            hint=f"{', '.join(sorted(freights.FREIGHT))} are found there",
         )
-    require_sound(freight)
+    freights.require_sound(freight)
     output.parent.mkdir(parents=True, exist_ok=True)
     half = output.with_name(f"{output.name}.part")
     work = steps.home() / f"carry.{os.getpid()}"
     try:
         with log.step("ISO with what it carries"):
-            secret = bool(SECRETS & {entry.name for entry in freight.iterdir()})
+            secret = bool(freights.SECRETS & {entry.name for entry in freight.iterdir()})
             half.unlink(missing_ok=True)
             half.touch(0o600 if secret else 0o644)
             _write(pieces, work, half, freight)
@@ -106,23 +99,6 @@ def carrying(pieces: Pieces, freight: Path, output: Path) -> None:
     finally:
         half.unlink(missing_ok=True)
         steps.remove(work)
-
-
-def require_sound(freight: Path) -> None:
-    """What rides on it is read here, not at the rack first.
-
-    Raises ConfigurationError, and for a bundle that the introductions do not vouch for
-    UntrustedBundleError or DamagedBundleError.
-    """
-    if (freight / discover.SITE).is_file():
-        wanted = site.load(freight / discover.SITE)
-        given = introduction.read(freight / discover.SITE, wanted.primers[0])
-        fingerprint = given.get(introduction.FINGERPRINT, "").strip()
-        if fingerprint and (freight / discover.BUNDLE).is_file():
-            with log.step(f"check who signed {freight / discover.BUNDLE}"):
-                open_metadata(freight / discover.BUNDLE, fingerprint=fingerprint)
-    if (freight / discover.JOIN).is_file():
-        join_yaml.load(freight / discover.JOIN)
 
 
 def _write(pieces: Pieces, folder: Path, image: Path, freight: Path | None = None) -> None:

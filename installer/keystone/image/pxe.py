@@ -4,8 +4,9 @@ The kernel and its initrd, the installer medium, which the initrd fetches whole,
 starts them (ipxe.org, "scripting"). Addresses are relative to the script: it may lie anywhere. The
 kernel's command line alone needs its whole address, and an old iPXE does not say it: there it is
 `url` where someone set that, else what DHCP named, or the address of the Primer
-(appliance/netboot.py). The tar file is in the one dialect that bundle/formats/tar.py has: netboot.py
-takes it apart strictly. GNU tar would not do: its version 1.35 writes other USTAR headers than 1.34.
+(appliance/netboot.py). The tar file is in the one dialect that bundle/formats/tar.py has:
+netboot.py takes it apart strictly. GNU tar would not do: its version 1.35 writes other USTAR
+headers than 1.34.
 """
 
 from __future__ import annotations

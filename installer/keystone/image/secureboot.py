@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 
 from keystone.errors import ConfigurationError, RefusedError
-from keystone.wholefile import write_whole
+from keystone.files import write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from keystone import log
 from keystone.errors import HostError, KeystoneError, RefusedError
-from keystone.wholefile import again
+from keystone.files import again
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -17,12 +17,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from keystone import log, passphrase
+from keystone import log
 from keystone.bundle.delta.over_store import over_store
 from keystone.bundle.model import STORE
 from keystone.bundle.read.bundle import Bundle, open_verified
+from keystone.cluster.facts import observe_cluster, observe_etcd
 from keystone.errors import DamagedBundleError, RefusedError, UsageError
+from keystone.files import again
 from keystone.hosts import observe
+from keystone.hosts.facts import HostFacts
 from keystone.install import engine, preflight, reach, standing
 from keystone.install.actions import IngestStore, World
 from keystone.install.phases import PHASES
@@ -32,7 +35,6 @@ from keystone.pki import root_key
 from keystone.pki import tree as pki
 from keystone.site import model as site
 from keystone.store.held import open_held
-from keystone.wholefile import again
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -66,7 +68,7 @@ def main(options: Options) -> None:
         world = World(
             bundle=opened,
             hosts=hosts,
-            passphrase=lambda: passphrase.of_root(wanted.trust),
+            passphrase=lambda: root_key.passphrase_of(wanted.trust),
             observe=lambda: _observe(world, wanted),
         )
         with log.step(f"look at {', '.join(hosts)}"):
@@ -151,13 +153,13 @@ def _reached(wanted: site.Site, options: Options) -> reach.Reach:
 
 def _observe(world: World, wanted: site.Site) -> State:
     """One look at everything: one round trip a host; quorum and cluster are asked from here."""
-    seen: Mapping[str, observe.HostFacts] = observe.probe_all(world.hosts)
+    seen: Mapping[str, HostFacts] = observe.probe_all(world.hosts)
     first = world.hosts[wanted.primers[0].name]
     here = seen[first.name]
     with ThreadPoolExecutor(2) as pool:
-        etcd = pool.submit(observe.observe_etcd, first) if "etcd" in here.roles else None
+        etcd = pool.submit(observe_etcd, first) if "etcd" in here.roles else None
         planes = "control_plane" in here.roles
-        cluster = pool.submit(observe.observe_cluster, first) if planes else None
+        cluster = pool.submit(observe_cluster, first) if planes else None
         trust = pki.observe(wanted, pki.DIRECTORY)
     state = State(
         site=wanted,

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 from keystone import host_keys
 from keystone.errors import ConfigurationError, RefusedError, UsageError
+from keystone.files import write_whole
 from keystone.hosts import observe
 from keystone.run import Host
-from keystone.wholefile import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Mapping

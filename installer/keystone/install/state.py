@@ -8,13 +8,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from keystone.ansible import playbook
-from keystone.ansible.roles import Context
+from keystone.cluster.context import Context
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from keystone.bundle.model import Manifest
-    from keystone.hosts.observe import ClusterFacts, EtcdFacts, HostFacts
+    from keystone.cluster.facts import ClusterFacts, EtcdFacts
+    from keystone.hosts.facts import HostFacts
     from keystone.pki.plan import TrustFacts
     from keystone.site.model import Node, Site
 

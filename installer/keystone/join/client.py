@@ -26,10 +26,10 @@ from keystone import files, log, run
 from keystone.ansible import playbook
 from keystone.bundle.model import STORE
 from keystone.errors import HostError, KeystoneError, PreflightError, RefusedError
+from keystone.files import again, new, write_whole
 from keystone.join import identity, script, tokens
 from keystone.pki import certificates
 from keystone.site import host_profile
-from keystone.wholefile import again, new, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from keystone import log, run
+from keystone.cluster import kubeadm
 from keystone.errors import HostError, KeystoneError, RefusedError
 from keystone.join import identity as join_identity
 from keystone.pki.plan import JOIN_USER
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from keystone.join.identity import Identity, KeyRequest
 
 ADMIN = "/etc/kubernetes/admin.conf"
-AUTHORITY = "/etc/kubernetes/pki/ca.crt"
 SIGNER = "kubernetes.io/kube-apiserver-client-kubelet"
 LIFETIME = 90 * 24 * 3600
 """Seconds that a node's first certificate lives; what signs later ones is told the same."""
@@ -132,7 +132,7 @@ class Cluster:
 
     host: Runner
     config: str = ADMIN
-    authority: str = AUTHORITY
+    authority: str = kubeadm.AUTHORITY
     users: tuple[str, ...] = (JOIN_USER, "kubernetes-admin", "kubernetes-super-admin")
 
     def reserve(self, request: KeyRequest, *, again: bool) -> None:

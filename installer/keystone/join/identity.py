@@ -23,9 +23,9 @@ from cryptography.x509.oid import NameOID
 
 from keystone.cluster import kubeadm
 from keystone.errors import HostError, RefusedError
+from keystone.files import write_new, write_whole
 from keystone.pki import certificates
 from keystone.site import checks
-from keystone.wholefile import write_new, write_whole
 
 ORGANIZATION = "system:nodes"
 USER_PREFIX = "system:node:"

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from keystone import documents
+from keystone.cluster import join_config
 from keystone.errors import RefusedError, UsageError
 from keystone.join import script, tokens
 from keystone.site import checks
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from keystone.cluster.join_config import Config
     from keystone.documents import Document
-    from keystone.join.config import Config
     from keystone.mistakes import Mistakes
 
 NAME = "join.yaml"
@@ -146,7 +147,7 @@ def entry(token: tokens.Token, expires: int, config: Config) -> dict[str, Any]:
     """What an entry says of a token. expires: seconds since 1970."""
     return {
         "token": str(token),
-        "server": f"https://{config.host.address}:{script.JOIN_PORT}",
+        "server": f"https://{config.host.address}:{join_config.PORT}",
         "expires": time.strftime("%Y-%m-%d %H:%MZ", time.gmtime(expires)),
     }
 

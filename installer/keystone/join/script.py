@@ -12,15 +12,16 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from keystone.cluster import join_config
+from keystone.files import write_whole
 from keystone.join import tokens
-from keystone.wholefile import write_whole
 
 if TYPE_CHECKING:
-    from keystone.join.config import Config
+    from keystone.cluster.join_config import Config
 
 SITE_CA = Path("/etc/keystone/pki/site-ca.crt")
 SCRIPT = tokens.DIRECTORY / "join.py"
-FILES_PORT, JOIN_PORT = 8443, 8444
+FILES_PORT = 8443
 
 _TEMPLATE = '''\
 """Keystone: fetch the installer from a Primer and join. Needs root and Python 3 only."""
@@ -121,7 +122,7 @@ def render(config: Config, ca: str) -> str:
     addresses += [a for a in tokens.addresses(config.site) if a not in addresses]
     installer = config.bundle.of_kind("installer")[0].digest.hex
     # Tokens are known to the Primer that made them: it is the only server.
-    servers = [f"https://{config.host.address}:{JOIN_PORT}"]
+    servers = [f"https://{config.host.address}:{join_config.PORT}"]
     options = ["--trial"] if config.site.trial else []
     return _TEMPLATE.format(values=json.dumps([ca, installer, addresses, servers, options]))
 

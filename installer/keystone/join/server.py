@@ -23,7 +23,7 @@ from ipaddress import AddressValueError, IPv4Address
 from typing import TYPE_CHECKING, Any
 
 from keystone import log
-from keystone.ansible.roles import Context
+from keystone.cluster.context import Context
 from keystone.errors import KeystoneError
 from keystone.join import cluster as join_cluster
 from keystone.join import tokens as join
@@ -32,8 +32,8 @@ from keystone.site.model import Node
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from keystone.cluster.join_config import Config
     from keystone.join.cluster import Cluster
-    from keystone.join.config import Config
 
 WORKER_ROLES = ("packages", "names", "time", "kernel", "containerd", "endpoint", "node")
 """The roles of playbooks/worker.yml, in its order."""

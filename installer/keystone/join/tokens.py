@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 from keystone import log
 from keystone.errors import HostError, KeystoneError, RefusedError, UsageError
+from keystone.files import write_whole
 from keystone.join import identity
-from keystone.wholefile import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

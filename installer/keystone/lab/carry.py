@@ -24,11 +24,11 @@ import yaml
 from keystone import log, run
 from keystone.ansible.playbook import data_root
 from keystone.errors import KeystoneError
+from keystone.files import write_whole
 from keystone.lab import catalogue, definition, golang, mirror, real, settings, upstream
 from keystone.lab.parts import Parts
 from keystone.lab.screen import Screen
 from keystone.packager import installer, kernel_modules
-from keystone.wholefile import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

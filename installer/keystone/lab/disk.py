@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from keystone import log
 from keystone.errors import UsageError
+from keystone.files import half_made
 from keystone.run import run
-from keystone.wholefile import half_made
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

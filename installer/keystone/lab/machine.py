@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 from keystone import host_keys
 from keystone.errors import HostError, UsageError
+from keystone.files import write_whole
 from keystone.lab import network
 from keystone.run import Host, run
-from keystone.wholefile import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 
 from keystone import log
 from keystone.errors import RefusedError, UsageError
+from keystone.files import require_ours, write_whole
 from keystone.lab import base, container, network, qemu, settings
 from keystone.lab.container import ContainerMachine
 from keystone.lab.machine import CONNECT_SECONDS, RUN, Machine, Place
 from keystone.lab.virtual import VirtualMachine
 from keystone.lockfile import only_one
 from keystone.run import run
-from keystone.wholefile import require_ours, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

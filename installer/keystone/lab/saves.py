@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from keystone import log
 from keystone.errors import UsageError
-from keystone.wholefile import write_whole
+from keystone.files import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

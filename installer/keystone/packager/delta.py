@@ -31,7 +31,7 @@ from keystone.bundle.read.stream import (
     TarStream,
     read_metadata,
 )
-from keystone.bundle.trust.verify import DELTA
+from keystone.bundle.trust.verify import DELTA, stored_targets
 from keystone.errors import DamagedBundleError
 from keystone.files import write_chunks
 from keystone.packager import writer
@@ -39,7 +39,6 @@ from keystone.packager.keys import keys
 from keystone.packager.sources import cache
 from keystone.packager.supply import Supply
 from keystone.packager.writer import Created, Part, Signing
-from keystone.store.store import stored_targets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -23,10 +23,17 @@ from keystone.bundle.model import OCI_KINDS, Digest, Manifest
 from keystone.bundle.read.bundle import member_name
 from keystone.bundle.read.content import OCI_LAYOUT
 from keystone.bundle.read.stream import CHUNK, INSTALLER, INSTALLER_MODE, MANIFEST, METADATA, Target
-from keystone.files import Flusher, require_room, sync_directory, write_all, writing
+from keystone.files import (
+    Flusher,
+    again,
+    half_made,
+    require_room,
+    sync_directory,
+    write_all,
+    writing,
+)
 from keystone.packager.keys import keys
 from keystone.packager.supply import Supply
-from keystone.wholefile import again, half_made
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

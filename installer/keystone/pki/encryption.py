@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from keystone.errors import RefusedError
-from keystone.wholefile import write_whole
+from keystone.files import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

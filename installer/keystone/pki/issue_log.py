@@ -14,8 +14,8 @@ import os
 from typing import TYPE_CHECKING
 
 from keystone.errors import RefusedError
+from keystone.files import again
 from keystone.pki import certificates
-from keystone.wholefile import again
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,23 +8,25 @@ passphrases for as long as they like, so every run says where it is.
 from __future__ import annotations
 
 import glob
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from keystone import log, pkcs8
-from keystone.errors import RefusedError
+from keystone import log, passphrase, pkcs8
+from keystone.errors import ConfigurationError, RefusedError
+from keystone.files import write_new, write_whole
 from keystone.pki import certificates
 from keystone.pki.plan import ROOT_LIFETIME
-from keystone.wholefile import write_new, write_whole
 
 if TYPE_CHECKING:
     import datetime as dt
 
     from cryptography import x509
 
-    from keystone.site.model import Site
+    from keystone.site.model import Site, Trust
 
 CERTIFICATE = "root.crt"
 PLACE = "root-key-file"
@@ -111,7 +113,7 @@ def made(file: Path) -> bool:
 
 
 def _cut(file: Path) -> list[Path]:
-    """What a run that was killed left beside it, the key in it: `wholefile.write_new` names it."""
+    """What a run that was killed left beside it, the key in it: `files.write_new` names it."""
     return sorted(file.parent.glob(f".{glob.escape(file.name)}.[0-9]*"))
 
 
@@ -181,3 +183,26 @@ def _certificate(file: Path) -> x509.Certificate:
         raise RefusedError(
             f"{file}: cannot be read: {error.strerror}", hint="name the file with the root's key"
         ) from error
+
+
+def passphrase_of(trust: Trust) -> str:
+    """Of the offline root's key: from the file that the site file names, else asked for.
+
+    Raises ConfigurationError when it cannot be read, there is nobody to ask, or it is too short
+    for a key that is still to be made.
+    """
+    file = Path(trust.root_key_file)
+    new = not file.exists() or not file.stat().st_size  # empty: a run was cut on FAT
+    if trust.passphrase_file:
+        words = passphrase.read(Path(trust.passphrase_file)).strip()
+        return passphrase.require(words, trust.passphrase_file) if new else words
+    if not sys.stdin.isatty():
+        raise ConfigurationError(
+            "spec.trust.passphraseFile is not set and there is no terminal to ask on",
+            hint="name a file that holds the offline root's passphrase",
+        )
+    prompt = "Passphrase for the offline root's key"
+    if new:
+        return passphrase.chosen(prompt)
+    typed: str = click.prompt(prompt, hide_input=True)
+    return typed

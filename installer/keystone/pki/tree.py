@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from keystone.errors import RefusedError
+from keystone.files import write_whole
 from keystone.lockfile import only_one
 from keystone.pki import certificates, encryption, root_key
 from keystone.pki.host_files import deployment, deployment_digest, deployment_file, is_deployed
@@ -44,7 +45,6 @@ from keystone.pki.plan import (
     desired,
     plan_trust,
 )
-from keystone.wholefile import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable

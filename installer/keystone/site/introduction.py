@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from keystone import host_keys
 from keystone.errors import ConfigurationError, RefusedError
-from keystone.wholefile import require_ours, write_whole
+from keystone.files import require_ours, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

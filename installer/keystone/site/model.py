@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from keystone import documents
 from keystone.errors import UsageError
+from keystone.files import write_whole
 from keystone.site import checks
-from keystone.wholefile import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

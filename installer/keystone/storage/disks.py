@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pyudev
 
 from keystone.hosts import probe
-from keystone.hosts.facts import TABLES
-from keystone.hosts.observe import DiskFacts, PoolLabel
+from keystone.hosts.facts import TABLES, DiskFacts, PoolLabel
 from keystone.run import CommandError, run
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from keystone.storage.spec import Spec
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from keystone.hosts.observe import DatasetFacts, DiskFacts, PoolFacts
+    from keystone.hosts.facts import DatasetFacts, DiskFacts, PoolFacts
     from keystone.site.model import Node, Storage
 
 POOL_PROPERTIES = MappingProxyType({"autotrim": "on"})

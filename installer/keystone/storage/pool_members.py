@@ -10,7 +10,7 @@ from keystone.errors import RefusedError
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Sequence
 
-    from keystone.hosts.observe import DiskFacts, PoolFacts
+    from keystone.hosts.facts import DiskFacts, PoolFacts
     from keystone.storage.spec import Spec
 
 

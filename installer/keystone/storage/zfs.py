@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from keystone import log
 from keystone.errors import HostError, RefusedError
-from keystone.hosts.observe import DatasetFacts, PoolFacts, vdevs
+from keystone.files import write_whole
+from keystone.hosts.facts import DatasetFacts, PoolFacts
+from keystone.hosts.observe import vdevs
 from keystone.run import CommandError, run
 from keystone.storage.plan import (
     POOL_PROPERTIES,
@@ -27,7 +29,6 @@ from keystone.storage.plan import (
     MountDataset,
     SetProperties,
 )
-from keystone.wholefile import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

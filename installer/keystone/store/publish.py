@@ -22,11 +22,10 @@ from typing import TYPE_CHECKING
 from keystone import log
 from keystone.bundle.read.blobs import blob_path
 from keystone.bundle.served import plan
-from keystone.bundle.trust.verify import CREATED
+from keystone.bundle.trust.verify import CREATED, stored_targets
 from keystone.errors import DamagedBundleError
-from keystone.files import writing
-from keystone.store.store import load_manifest, stored_targets
-from keystone.wholefile import half_made, new
+from keystone.files import half_made, new, writing
+from keystone.store.store import load_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

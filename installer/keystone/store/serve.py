@@ -14,6 +14,7 @@ import socket
 import ssl
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,6 @@ from keystone.errors import (
     RefusedError,
     UsageError,
 )
-from keystone.packager.sources.addresses import is_loopback
 from keystone.store import mounted, programs
 
 if TYPE_CHECKING:
@@ -108,12 +108,20 @@ class Listen:
         if not host or not port.isdecimal() or int(port) > 65535:  # noqa: PLR2004 RFC 9293
             raise UsageError(f"{text}: not an address and a port", hint="like 127.0.0.1:8080")
         here = cls(host, int(port), site, plain)
-        if site is None and not plain and not is_loopback(here.url):
+        if site is None and not plain and not here.loopback:
             raise RefusedError(
                 f"{text}: others could change what they let clients get over plain HTTP",
                 hint=f"give --site-dir with {CERTIFICATE} and {KEY}, or say --plain-http",
             )
         return here
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine reaches it."""
+        try:
+            return self.host == "localhost" or ip_address(self.host).is_loopback
+        except ValueError:
+            return False
 
     @property
     def address(self) -> str:

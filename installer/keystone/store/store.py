@@ -19,7 +19,7 @@ from keystone.bundle import manifest as contents_file
 from keystone.bundle import publishable
 from keystone.bundle.delta import over_store
 from keystone.bundle.formats import strict_json
-from keystone.bundle.model import Digest, Manifest
+from keystone.bundle.model import Manifest
 from keystone.bundle.read import content as layout
 from keystone.bundle.read import delta_description
 from keystone.bundle.read import stream as reader
@@ -27,6 +27,7 @@ from keystone.bundle.read.blobs import InFolder, blob_path, is_there
 from keystone.bundle.read.bundle import Head, read_head
 from keystone.bundle.read.stream import INSTALLER_MODE, LOOSE, Members, Target, TarStream
 from keystone.bundle.trust import verify
+from keystone.bundle.trust.verify import stored_targets
 from keystone.errors import DamagedBundleError, HostError, RefusedError
 from keystone.files import refusal, sync_directory, write_file
 from keystone.lockfile import only_one
@@ -222,24 +223,6 @@ def status(store: Path) -> Status:
 def load_manifest(store: Path) -> Manifest:
     """The table of contents of the bundle in the store."""
     return contents_file.load((store / "metadata" / reader.MANIFEST).read_bytes())
-
-
-def stored_targets(data: bytes) -> dict[str, Target]:
-    """The signed list, from a targets.json that was verified when it came.
-
-    Raises DamagedBundleError when it has changed since.
-    """
-    try:
-        entries = strict_json.loads(data)["signed"]["targets"]
-        return {
-            name: Target(entry["length"], Digest(entry["hashes"]["sha256"]))
-            for name, entry in entries.items()
-        }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedBundleError(
-            f"the store's metadata/targets.json is damaged ({strict_json.brief(error)})",
-            hint="remove it and bring the bundle in again: keystone-install store ingest",
-        ) from error
 
 
 def mark(store: Path, digest: str, *, complete: bool) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from keystone.cluster import kubeadm
 
 if TYPE_CHECKING:
-    from keystone.ansible.roles import Context
+    from keystone.cluster.context import Context
 
 IMAGES = {
     "coredns": "registry.k8s.io/coredns/coredns",

@@ -10,7 +10,7 @@ from keystone.cluster import kubeadm
 from keystone.site import host_profile
 
 if TYPE_CHECKING:
-    from keystone.ansible.roles import Context
+    from keystone.cluster.context import Context
     from keystone.site.model import Node
 
 REGISTRY_PORT = 5000

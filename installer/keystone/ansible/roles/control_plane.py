@@ -8,7 +8,7 @@ from keystone.ansible.roles.node import kubelet_files, programs
 from keystone.cluster import audit, kubeadm
 
 if TYPE_CHECKING:
-    from keystone.ansible.roles import Context
+    from keystone.cluster.context import Context
 
 
 def variables(context: Context) -> dict[str, object]:

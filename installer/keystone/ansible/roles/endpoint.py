@@ -9,7 +9,7 @@ from keystone.bundle.model import STORE
 from keystone.cluster import kubeadm
 
 if TYPE_CHECKING:
-    from keystone.ansible.roles import Context
+    from keystone.cluster.context import Context
 
 CODENAME = "trixie"
 SITE_CA = "/etc/keystone/pki/site-ca.crt"

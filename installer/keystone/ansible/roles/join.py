@@ -5,13 +5,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from keystone.cluster import kubeadm
-from keystone.join import cluster as join_cluster
-from keystone.join import config as join_config
-from keystone.join import script
+from keystone.cluster import join_config, kubeadm
 
 if TYPE_CHECKING:
-    from keystone.ansible.roles import Context
+    from keystone.cluster.context import Context
 
 CREDENTIALS = "/run/credentials/keystone-join.service"
 """Where systemd hands the service its key (systemd.exec(5), LoadCredential)."""
@@ -26,7 +23,7 @@ def variables(context: Context) -> dict[str, object]:
         "join_command": "/usr/local/bin/keystone-install",
         "join_installer": str(context.bundle.of_kind("installer")[0].digest),
         "join_socket": str(join_config.SOCKET),
-        "join_port": script.JOIN_PORT,
+        "join_port": join_config.PORT,
         "join_certificate": "/etc/keystone/pki/site.crt",
         "join_key": "/etc/keystone/pki/site.key",
         "join_request_seconds": 60 if slow else 10,
@@ -36,7 +33,7 @@ def variables(context: Context) -> dict[str, object]:
 def kubeconfig(server: str = f"https://{kubeadm.ENDPOINT}", folder: str = CREDENTIALS) -> str:
     """The service's own user to kubectl (JSON is YAML); its key is not in it."""
     user = {"client-certificate": f"{folder}/join.crt", "client-key": f"{folder}/join.key"}
-    cluster = {"server": server, "certificate-authority": join_cluster.AUTHORITY}
+    cluster = {"server": server, "certificate-authority": kubeadm.AUTHORITY}
     document = {
         "apiVersion": "v1",
         "kind": "Config",

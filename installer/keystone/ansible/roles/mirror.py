@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from keystone.bundle.model import STORE
 
 if TYPE_CHECKING:
-    from keystone.ansible.roles import Context
+    from keystone.cluster.context import Context
 
 PORT = 8443
 BOOT_PORT = 8080

@@ -10,7 +10,7 @@ from keystone.site import host_profile
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from keystone.ansible.roles import Context
+    from keystone.cluster.context import Context
 
 SERVICE_ROUTE_UNIT = """\
 [Unit]

@@ -8,7 +8,7 @@ from keystone.ansible.roles.containerd import primers_for
 from keystone.ansible.roles.endpoint import SITE_CA, apt_line
 
 if TYPE_CHECKING:
-    from keystone.ansible.roles import Context
+    from keystone.cluster.context import Context
 
 
 def variables(context: Context) -> dict[str, object]:

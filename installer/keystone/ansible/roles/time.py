@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from keystone.site import host_profile
 
 if TYPE_CHECKING:
-    from keystone.ansible.roles import Context
+    from keystone.cluster.context import Context
 
 
 def variables(context: Context) -> dict[str, object]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from keystone.pki.host_files import deployment_file, placed
 
 if TYPE_CHECKING:
-    from keystone.ansible.roles import Context
+    from keystone.cluster.context import Context
 
 PKI_DIRECTORY = Path("/var/lib/keystone/pki")
 SITE_CERTIFICATES = Path("/etc/keystone/pki")

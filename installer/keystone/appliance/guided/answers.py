@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from keystone.appliance.identity import Card, Hardware
-    from keystone.hosts.observe import DiskFacts
+    from keystone.hosts.facts import DiskFacts
     from keystone.join.join_yaml import Join
 
 FIRST, JOINING, WORKER = "first", "joining", "worker"

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from keystone.appliance.identity import Hardware
-    from keystone.hosts.observe import DiskFacts
+    from keystone.hosts.facts import DiskFacts
     from keystone.site.model import Site
 
 Document = dict[str, Any]

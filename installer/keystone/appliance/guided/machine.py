@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from keystone.appliance.guided.answers import Answers, Screen, Seen
     from keystone.appliance.identity import Card
-    from keystone.hosts.observe import DiskFacts
+    from keystone.hosts.facts import DiskFacts
 
 
 def card(screen: Screen, seen: Seen, answers: Answers, nodes: object) -> Answers | None:

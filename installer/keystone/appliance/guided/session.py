@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from keystone.appliance.guided.answers import Answers, Screen
     from keystone.appliance.identity import Member, Place
     from keystone.appliance.write import Running
-    from keystone.hosts.observe import DiskFacts
+    from keystone.hosts.facts import DiskFacts
 
     Beginning = tuple[Place, Member, Mapping[str, tuple[str, int]]]
     """What a machine becomes a part of, what of it, and what its state begins with for that."""

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from keystone.appliance import discover
 from keystone.appliance.guided import draft as drafts
 from keystone.appliance.guided.answers import FIRST
 from keystone.errors import ConfigurationError
+from keystone.files import require_ours, write_whole
+from keystone.image import freight
 from keystone.join import join_yaml
 from keystone.site import introduction
 from keystone.site.introduction import ALLOWED, CLIENT_KEY, FOLDER, HOST_KEY, Pair
-from keystone.wholefile import require_ours, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,7 +42,7 @@ def read(stick: Path) -> Document:
 
     Raises ConfigurationError for one that is not a draft, or with the mistakes of the site file.
     """
-    whole, file = stick / discover.SITE, stick / DRAFT
+    whole, file = stick / freight.SITE, stick / DRAFT
     if not file.is_file():
         if not whole.is_file():
             return {}
@@ -62,13 +62,13 @@ def read(stick: Path) -> Document:
 
 def read_join(stick: Path) -> Join | None:
     """Its join.yaml; None without one. Raises ConfigurationError with every mistake."""
-    file = stick / discover.JOIN
+    file = stick / freight.JOIN
     return join_yaml.load(file) if file.is_file() else None
 
 
 def save_join(stick: Path, whole: Join) -> Path:
     """Write join.yaml with what a worker's answers made of it."""
-    file = stick / discover.JOIN
+    file = stick / freight.JOIN
     write_whole(file, join_yaml.text(whole).encode(), 0o600)
     return file
 
@@ -97,7 +97,7 @@ def save(stick: Path, answers: Answers) -> Path:
     folder.mkdir(exist_ok=True)
     require_ours(folder)
     names = {entry["name"] for entry in answers.whole["spec"]["primers"]}
-    begun = any((stick / name).is_file() for name in (DRAFT, discover.SITE))
+    begun = any((stick / name).is_file() for name in (DRAFT, freight.SITE))
     client = _pair(folder / CLIENT, CLIENT_KEY, "keystone", kept=begun)
     own = _pair(folder / answers.name, HOST_KEY, answers.name, kept=begun)
     _write(folder / answers.name, introduction.host_files(own, client.public))
@@ -115,7 +115,7 @@ def save(stick: Path, answers: Answers) -> Path:
         folder / answers.name,
         introduction.first_files(client, known, answers.fingerprint, answers.passphrase),
     )
-    file = stick / discover.SITE
+    file = stick / freight.SITE
     write_whole(file, drafts.text(answers.whole).encode(), 0o644)
     (stick / DRAFT).unlink(missing_ok=True)
     return file

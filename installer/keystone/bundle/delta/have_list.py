@@ -32,10 +32,9 @@ from keystone.bundle.read import delta_description, stream
 from keystone.bundle.read.bundle import Bundle, read_head
 from keystone.bundle.read.held_file import open_medium
 from keystone.bundle.trust import tuf_shape, verify
+from keystone.bundle.trust.verify import stored_targets
 from keystone.errors import ConfigurationError, DamagedBundleError, UntrustedBundleError
-from keystone.files import sync_directory, write_chunks, write_file, writing
-from keystone.store.store import stored_targets
-from keystone.wholefile import half_made, new
+from keystone.files import half_made, new, sync_directory, write_chunks, write_file, writing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -22,8 +22,7 @@ from keystone.bundle.parts import parity
 from keystone.bundle.parts import part as parts
 from keystone.bundle.parts.part import CHUNK, DIGEST, Part, Range, Set
 from keystone.errors import DamagedBundleError, RefusedError
-from keystone.files import require_room, sync_directory, write_file, writing
-from keystone.wholefile import again
+from keystone.files import again, require_room, sync_directory, write_file, writing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -18,8 +18,7 @@ from keystone.bundle.read.held_file import open_medium
 from keystone.bundle.read.stream import MANIFEST, TarStream, read_metadata
 from keystone.bundle.trust import tuf_shape
 from keystone.errors import DamagedBundleError, HostError, RefusedError, UsageError
-from keystone.files import free, require_room, sync_directory, writing
-from keystone.wholefile import new
+from keystone.files import free, new, require_room, sync_directory, writing
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from keystone.bundle.formats import strict_json
 from keystone.bundle.model import Digest
 from keystone.bundle.read.stream import MAX_ROOTS, Target
 from keystone.bundle.trust import accepted as memory
@@ -25,7 +26,7 @@ from keystone.bundle.trust import tuf_shape
 from keystone.bundle.trust.accepted import Accepted
 from keystone.bundle.trust.build_floor import build_floor
 from keystone.bundle.trust.tuf_shape import ASK
-from keystone.errors import UntrustedBundleError
+from keystone.errors import DamagedBundleError, UntrustedBundleError
 from keystone.files import write_file
 
 if TYPE_CHECKING:
@@ -361,3 +362,21 @@ def remember(verified: Verified, directory: Path = TRUST) -> None:
     write_file(directory / "root.json", verified.root)
     now = Accepted(verified.number, verified.created, str(verified.digest), seen, verified.keys)
     memory.save(now, directory)
+
+
+def stored_targets(data: bytes) -> dict[str, Target]:
+    """The signed list, from a targets.json that was verified when it came.
+
+    Raises DamagedBundleError when it has changed since.
+    """
+    try:
+        entries = strict_json.loads(data)["signed"]["targets"]
+        return {
+            name: Target(entry["length"], Digest(entry["hashes"]["sha256"]))
+            for name, entry in entries.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedBundleError(
+            f"the store's metadata/targets.json is damaged ({strict_json.brief(error)})",
+            hint="remove it and bring the bundle in again: keystone-install store ingest",
+        ) from error

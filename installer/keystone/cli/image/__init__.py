@@ -210,7 +210,7 @@ def install(
     """
     from keystone.appliance import discover, unattended  # noqa: PLC0415 slow to import
     from keystone.errors import KeystoneError  # noqa: PLC0415
-    from keystone.wholefile import write_whole  # noqa: PLC0415
+    from keystone.files import write_whole  # noqa: PLC0415
 
     try:
         unattended.main(site_file, join_file, plan_only=plan_only, restart=restart)

@@ -18,8 +18,10 @@ from keystone.errors import HostError
 from keystone.site.model import Networks, Node, Patience, Site, Ssh, Storage
 
 if TYPE_CHECKING:
-    from keystone.ansible.roles import Context
+    from keystone.cluster.context import Context
 
+PORT = 8444
+"""On every Primer, over TLS."""
 PATH = Path("/var/lib/keystone/join/config.json")
 SOCKET = Path("/run/keystone-join/socket")
 """Where the service listens, and nginx asks."""
