@@ -15,7 +15,6 @@ written to <ephemeral directory>/vars/<machine>.json.
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import sys
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from keystone import log
 from keystone.ansible import playbook
+from keystone.ansible.roles import variables
 from keystone.ansible.roles.endpoint import SITE_CA
 from keystone.ansible.roles.trust import PKI_DIRECTORY
 from keystone.bundle.read.bundle import open_verified
@@ -44,7 +44,6 @@ from keystone.site import model as site
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from types import ModuleType
 
     from keystone.bundle.read.bundle import Bundle
     from keystone.install.state import State
@@ -173,7 +172,7 @@ def told_to(
     if is_primer(machine.name):
         (node,) = (node for node in wanted.primers if node.name == machine.name)
         context = Context(site=wanted, host=node, bundle=opened.manifest)
-        told = {role: module(role).variables(context) for role in roles}
+        told = {role: variables(role, context) for role in roles}
     else:
         config = Config(wanted, opened.manifest, wanted.primers[0])
         told = worker_roles(config, machine.name, machine.settings.address, tuple(roles))
@@ -183,14 +182,9 @@ def told_to(
         source = str(told["trust"]["trust_source"]).replace(str(PKI_DIRECTORY), str(directory))
         told["trust"] |= {"trust_digest": digest, "trust_source": source}
     values: dict[str, object] = {}
-    for role, variables in told.items():
-        values |= variables | {f"{role}_inputs": playbook.inputs(role, variables)}
+    for role, given in told.items():
+        values |= given | {f"{role}_inputs": playbook.inputs(role, given)}
     return values
-
-
-def module(role: str) -> ModuleType:
-    """The role's inventory function lives there."""
-    return importlib.import_module(f"keystone.ansible.roles.{role}")
 
 
 def push(opened: Bundle, machine: Machine) -> None:

@@ -6,7 +6,6 @@ a template, or that no template may hold. They arrive in files as they are, and 
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import sys
@@ -19,6 +18,7 @@ from tests.unit import test_contracts as contracts
 
 from keystone import run
 from keystone.ansible import playbook
+from keystone.ansible.roles import variables
 from keystone.bundle.model import Digest, Item, Manifest
 from keystone.cluster.context import Context
 from keystone.cluster.join_config import Config
@@ -112,7 +112,7 @@ def everything(context: Context, ran: Path) -> dict[str, object]:
     """All variables of all roles on a Primer, and what a worker is answered (in other names)."""
     found: dict[str, object] = {}
     for role in contracts.ROLES:
-        found |= importlib.import_module(f"keystone.ansible.roles.{role}").variables(context)
+        found |= variables(role, context)
     config = Config(context.site, context.bundle, context.host)
     name = f"w1{words(ran, 'worker')}"
     answer = worker_roles(config, name, context.host.address, WORKER_ROLES)
@@ -192,7 +192,7 @@ def test_a_key_that_ansible_would_obey_is_refused() -> None:
 def test_the_role_join_writes_honest_braces_as_they_are(tmp_path: Path) -> None:
     """The real role by the real way, in mounts of its own: what the join service will read."""
     context = hostile_context(tmp_path)
-    told = importlib.import_module("keystone.ansible.roles.join").variables(context)
+    told = variables("join", context)
     systemctl = tmp_path / "bin" / "systemctl"
     systemctl.parent.mkdir()
     systemctl.write_text(OFFLINE)

@@ -6,7 +6,6 @@ Both ways: a variable that no role asks for is a mistake as much as one that is 
 from __future__ import annotations
 
 import hashlib
-import importlib
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
@@ -14,17 +13,14 @@ from typing import Any
 import pytest
 import yaml
 
+from keystone.ansible import roles
+from keystone.ansible.roles import variables
 from keystone.bundle.model import Digest, Item, Manifest
 from keystone.cluster.context import Context
 from keystone.site.model import Disk, Networks, Node, Patience, Site, Storage
 
 ROOT = Path(__file__).parents[2]
 ROLES = sorted(path.name for path in (ROOT / "roles").glob("*") if path.is_dir())
-INVENTORIES = sorted(
-    path.stem
-    for path in (ROOT / "installer" / "keystone" / "inventory").glob("*.py")
-    if path.stem != "__init__"
-)
 
 
 def items() -> tuple[Item, ...]:
@@ -111,17 +107,16 @@ def both_ways(where: str, specs: dict[str, Any], values: dict[str, object]) -> l
     return found
 
 
-def test_there_are_roles_and_each_has_its_inventory() -> None:
+def test_there_are_roles_and_each_is_told_something() -> None:
     assert ROLES != []
-    assert ROLES == INVENTORIES
+    assert ROLES == sorted(roles.ROLES)
 
 
 @pytest.mark.parametrize("role", ROLES)
 def test_inventory_and_argument_specs_agree(role: str) -> None:
-    variables = importlib.import_module(f"keystone.ansible.roles.{role}").variables
     found = []
     for context in contexts():
-        given = {**variables(context), f"{role}_inputs": "0" * 64}
+        given = {**variables(role, context), f"{role}_inputs": "0" * 64}
         found += both_ways(f"{role} on {context.host.name}", options(role), given)
     assert found == []
     assert {context.site.trial for context in contexts()} == {True, False}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import replace
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv4Network
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from keystone.ansible import playbook
+from keystone.ansible.roles import variables
 from keystone.bundle.model import Digest, Item, Manifest
 from keystone.cluster.context import Context
 from keystone.errors import ConfigurationError
@@ -115,8 +115,7 @@ def told(found: Recipe) -> dict[str, object]:
     modules = Item("deb", f"zfs-modules-{RELEASE}", "2.3.9", Digest("0" * 64), 1)
     context = Context(site, host, Manifest("plant", 1, (modules,)))
     return {
-        role.name: importlib.import_module(f"keystone.ansible.roles.{role.name}").variables(context)
-        for role in found.roles
+        role.name: variables(role.name, context) for role in found.roles
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import zipfile
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from keystone.ansible.roles import variables
 from keystone.bundle.model import Digest, Item, Manifest
 from keystone.closure import roles
 from keystone.closure.finding import Finding
@@ -125,19 +125,9 @@ def converge(root: Path, manifest: Asking) -> list[Converged]:
             if worker and name not in workers:
                 continue
             manifest.who[:] = [f"role {name}"]
-            found.append(roles.converge(role, _variables(name, context)))
+            told = {**variables(name, context), f"{name}_inputs": ""}
+            found.append(roles.converge(role, told))
     return found
-
-
-def _variables(role: str, context: Context) -> dict[str, object]:
-    try:
-        module = importlib.import_module(f"keystone.ansible.roles.{role}")
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            f"role {role}: this program does not know it",
-            hint="run the check with the keystone-install that the bundle carries",
-        ) from error
-    return {**module.variables(context), f"{role}_inputs": ""}
 
 
 def _roles_of(playbook: Path) -> set[str]:

@@ -12,8 +12,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Context:
-    """What a role's variables may depend on: the site, one of its hosts, the bundle's contents."""
+    """What a role's variables may depend on: the site, one of its hosts, the bundle's contents.
+
+    deployed: digest of the host's files in the trust tree, so that a renewed certificate is a
+    changed input; "" where the tree is another machine's.
+    """
 
     site: Site
     host: Node
     bundle: Manifest
+    deployed: str = ""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from keystone.ansible import playbook
+from keystone.ansible import playbook, roles
 from keystone.cluster.context import Context
 
 if TYPE_CHECKING:
@@ -35,13 +34,8 @@ class State:
 
     def variables(self, node: Node, role: str) -> dict[str, object]:
         """Everything the role is told about the host, with the name of its inputs."""
-        module = importlib.import_module(f"keystone.ansible.roles.{role}")
-        context = Context(site=self.site, host=node, bundle=self.manifest)
-        values: dict[str, object] = (
-            module.variables(context, self.trust.deployed.get(node.name, ""))
-            if role == "trust"  # a renewed certificate is a changed input
-            else module.variables(context)
-        )
+        deployed = self.trust.deployed.get(node.name, "")
+        values = roles.variables(role, Context(self.site, node, self.manifest, deployed))
         return {**values, f"{role}_inputs": playbook.inputs(role, values)}
 
     def converged(self, node: Node, role: str) -> bool:

@@ -9,7 +9,6 @@ HTTP.
 from __future__ import annotations
 
 import http.server
-import importlib
 import json
 import re
 import socketserver
@@ -23,6 +22,7 @@ from ipaddress import AddressValueError, IPv4Address
 from typing import TYPE_CHECKING, Any
 
 from keystone import log
+from keystone.ansible.roles import variables
 from keystone.cluster.context import Context
 from keystone.errors import KeystoneError
 from keystone.join import cluster as join_cluster
@@ -121,10 +121,7 @@ def worker_roles(
     """Each role's variables for that machine, without `<role>_inputs`."""
     host = Node(hostname, address, control_plane=False)
     context = Context(site=config.site, host=host, bundle=config.bundle)
-    return {
-        role: importlib.import_module(f"keystone.ansible.roles.{role}").variables(context)
-        for role in roles
-    }
+    return {role: variables(role, context) for role in roles}
 
 
 def blobs(config: Config, roles: Mapping[str, object]) -> list[dict[str, object]]:

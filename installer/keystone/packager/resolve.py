@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import os
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import keystone
 from keystone import log
 from keystone.bundle.model import BY_TAG, Digest, Item
 from keystone.errors import ConfigurationError, Mistake
-from keystone.packager import image_list, resolve_charts
+from keystone.packager import image_list, kernel_modules, resolve_charts
 from keystone.packager.executable import SOURCE, for_lock
 from keystone.packager.lock import Lock, LockedBlob
 from keystone.packager.resolve_images import ImageResolver
@@ -168,11 +167,9 @@ def _deb(deb: Deb, suite: str, labels: dict[str, str], source: str) -> tuple[Ite
 
 
 def _modules(modules: KernelModules) -> Iterator[tuple[Deb, str]]:
-    builder = importlib.import_module("keystone.packager.kernel_modules")
     for wanted in modules.kernels:
-        kernel = str(builder.resolve_kernel(modules.suite, wanted))
-        paths = cast("list[Path]", builder.build(modules.name, modules.suite, kernel))
-        for path in paths:
+        kernel = kernel_modules.resolve_kernel(modules.suite, wanted)
+        for path in kernel_modules.build(modules.name, modules.suite, kernel):
             _keep(path)
             yield apt.local_deb(path), kernel
 

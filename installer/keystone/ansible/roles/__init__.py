@@ -4,3 +4,65 @@ Python decides topology, names and paths; a role only converges the host it runs
 here is complete: roles look up nothing on other hosts. tests/unit/test_contracts.py compares the
 result with each role's argument_specs, both ways.
 """
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from keystone.ansible.roles import (
+    addons,
+    containerd,
+    control_plane,
+    endpoint,
+    etcd,
+    join,
+    kernel,
+    mirror,
+    names,
+    node,
+    packages,
+    registry,
+    seed,
+    storage,
+    time,
+    trust,
+)
+from keystone.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from keystone.cluster.context import Context
+
+ROLES: MappingProxyType[str, Callable[[Context], dict[str, object]]] = MappingProxyType({
+    "addons": addons.variables,
+    "containerd": containerd.variables,
+    "control_plane": control_plane.variables,
+    "endpoint": endpoint.variables,
+    "etcd": etcd.variables,
+    "join": join.variables,
+    "kernel": kernel.variables,
+    "mirror": mirror.variables,
+    "names": names.variables,
+    "node": node.variables,
+    "packages": packages.variables,
+    "registry": registry.variables,
+    "seed": seed.variables,
+    "storage": storage.variables,
+    "time": time.variables,
+    "trust": trust.variables,
+})
+
+
+def variables(role: str, context: Context) -> dict[str, object]:
+    """Every variable of the role on the context's host but `<role>_inputs`, by name.
+
+    Raises ConfigurationError for a role that this program does not know.
+    """
+    if role not in ROLES:
+        raise ConfigurationError(
+            f"role {role}: this program does not know it",
+            hint="run the keystone-install that the bundle carries",
+        )
+    return ROLES[role](context)

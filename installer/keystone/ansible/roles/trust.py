@@ -16,13 +16,13 @@ CONSUMERS = ("keystone-registry", "nginx", "keystone-join")
 """Units that read the site's certificate only when they start. etcd and the API server re-read."""
 
 
-def variables(context: Context, digest: str = "") -> dict[str, object]:
-    """digest: `TrustFacts.deployed[host]`, so that a renewed certificate is a changed input."""
+def variables(context: Context) -> dict[str, object]:
+    """Every variable of the role but `trust_inputs`."""
     paths = [file.path for file in placed(context.host)]
     site = [path for path in paths if Path(path).parent == SITE_CERTIFICATES]
     return {
         "trust_source": str(deployment_file(PKI_DIRECTORY, context.host.name)),
-        "trust_digest": digest,
+        "trust_digest": context.deployed,
         "trust_paths": paths,
         "trust_consumers": [{"name": name, "reads": site} for name in CONSUMERS],
     }
