@@ -109,7 +109,7 @@ def both_ways(where: str, specs: dict[str, Any], values: dict[str, object]) -> l
 
 def test_there_are_roles_and_each_is_told_something() -> None:
     assert ROLES != []
-    assert ROLES == sorted(roles.ROLES)
+    assert sorted(roles.ROLES) == ROLES
 
 
 @pytest.mark.parametrize("role", ROLES)
