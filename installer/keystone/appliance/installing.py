@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 USER, PORT = "root", 22
 """Who logs in to an image, and where its sshd listens."""
 JOIN = f"{introduction.CONFIG}/{join_yaml.NAME}"
-"""Where a worker's state has what it joins with, until it has joined (goon.py)."""
+"""Where a worker's state has what it joins with, until it has joined (first_start.py)."""
 
 
 @dataclass(frozen=True)

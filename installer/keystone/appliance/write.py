@@ -1,9 +1,9 @@
 """From the medium that this machine was started from to its system disk.
 
 A disk is used only when it is provably blank; one that holds this very system is done already. The
-partition table is written last (layout.py), so a write that was cut leaves a disk that is blank
-still, or half of our table beside our mark (mark.py), and the same command goes on. What was
-written is read back against the root hash.
+partition table is written last (disk_layout.py), so a write that was cut leaves a disk that is
+blank still, or half of our table beside our mark (write_mark.py), and the same command goes on.
+What was written is read back against the root hash.
 """
 
 from __future__ import annotations

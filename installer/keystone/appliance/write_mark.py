@@ -15,7 +15,7 @@ from keystone.errors import HostError
 
 SIZE = 4096
 AT = (1 << 20) - SIZE
-"""Bytes from the disk's begin: the last ones before the first partition (layout.py)."""
+"""Bytes from the disk's begin: the last ones before the first partition (disk_layout.py)."""
 WORDS = "keystone: being written: "
 
 

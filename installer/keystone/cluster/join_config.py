@@ -2,7 +2,7 @@
 
 The role `join` writes it as JSON; the service and `token create` read it. Storage and trust of the
 site stay out: a worker has no use for them. Gateway, public keys and the system's floor are for
-join.yaml (join_file.py).
+join.yaml (join_yaml.py).
 """
 
 from __future__ import annotations

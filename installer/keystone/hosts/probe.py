@@ -1,6 +1,6 @@
 """What a host is, as one JSON object. Runs ON the host: `python3 - '{"deep": false}' < probe.py`.
 
-Standard library only, changes nothing, one round trip. facts.py parses what it prints; it never
+Standard library only, changes nothing, one round trip. observe.py parses what it prints; it never
 decides. A tool that is not there yet (ZFS on a fresh machine) leaves its part empty.
 """
 

@@ -42,7 +42,7 @@ class Built:
     """What `build` made: the file, its size in bytes, and the system's root hash.
 
     release: the digest that stands for all that a machine starts (release.py), hex.
-    register: what PCR 11 of a TPM holds that measured it, hex (measured.py).
+    register: what PCR 11 of a TPM holds that measured it, hex (pcr.py).
     """
 
     file: Path

@@ -1,4 +1,4 @@
-"""Disk images: the system disk as layout.py has it, small; it grows where it is started."""
+"""Disk images: the system disk as disk_layout.py has it, small; it grows where it is started."""
 
 from __future__ import annotations
 

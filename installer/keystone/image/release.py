@@ -36,7 +36,7 @@ def digest(listed: str) -> str:
 
 
 def of(boot: Path) -> str:
-    """The list of a build's boot files (boot.py)."""
+    """The list of a build's boot files (uki.py)."""
     return listing({name: boot / name for name in PARTS})
 
 

@@ -27,7 +27,7 @@ LOADER = "systemd-boot.efi"
 PARTS = ("linux.efi", LOADER, "vmlinuz", "initrd", "cmdline", "boot.img", "core.img")
 """For UEFI; for BIOS; and GRUB for a disk that a BIOS starts."""
 REGISTER = "pcr11"
-"""Of the unified kernel image: what a TPM that measured it says (measured.py)."""
+"""Of the unified kernel image: what a TPM that measured it says (pcr.py)."""
 GRUB = "/usr/lib/grub/i386-pc"
 STUB = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub"
 SYSTEMD_BOOT = "/usr/lib/systemd/boot/efi/systemd-bootx64.efi"
