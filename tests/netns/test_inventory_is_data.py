@@ -61,9 +61,9 @@ PLACES = {
 CONVERGE = """
 import json, sys
 from pathlib import Path
-from keystone import ansible
+from keystone.ansible import playbook
 told, logs = json.load(sys.stdin), Path(sys.argv[1])
-ansible.converge_here("image", "tree", {"join": told}, title="join", logs=logs)
+playbook.converge_here("image", "tree", {"join": told}, title="join", logs=logs)
 """
 
 

@@ -46,13 +46,13 @@ WORKERS = {"w1": "10.78.0.21", "w2": "10.78.0.22", "w3": "10.78.0.23"}
 BINARIES = ("kubelet", "kubeadm", "kubectl", "containerd", "runc", "cni-plugins")
 ASK = """
 import json, pathlib, sys
-from keystone import join, join_client
 from keystone.errors import KeystoneError
-join_client.TRY_SECONDS = float(sys.argv[3])
-token = join.Token.parse(sys.stdin.read())
-context = join_client.trust(pathlib.Path(sys.argv[1]), token)
+from keystone.join import client, tokens
+client.TRY_SECONDS = float(sys.argv[3])
+token = tokens.Token.parse(sys.stdin.read())
+context = client.trust(pathlib.Path(sys.argv[1]), token)
 try:
-    said = join_client.ask(["https://10.78.0.11:8444"], context, token, sys.argv[2],
+    said = client.ask(["https://10.78.0.11:8444"], context, token, sys.argv[2],
                            pathlib.Path(sys.argv[4]).read_text())
 except KeystoneError as error:
     said = {"code": error.exit_code, "error": error.message}

@@ -77,9 +77,9 @@ exec "$@"
 """
 """The first Primer: what a run that should have been refused writes to /etc, nobody keeps."""
 PROGRAM = """\
-from keystone import cluster_facts
-cluster_facts.ETCDCTL = "etcdctl"
-cluster_facts.KUBECTL_ADMIN = ("kubectl", *cluster_facts.KUBECTL_ADMIN[1:])
+from keystone.cluster import facts
+facts.ETCDCTL = "etcdctl"
+facts.KUBECTL_ADMIN = ("kubectl", *facts.KUBECTL_ADMIN[1:])
 from keystone.cli import main
 main()
 """

@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 PROGRAM = """
 import json, sys
 from dataclasses import asdict
-from keystone import join_file
-from keystone.facts import DiskFacts
-from keystone.guided import questions, screens
-from keystone.guided.answers import Seen
-from keystone.image.identity import Card, Hardware
+from keystone.appliance.guided import questions, screens
+from keystone.appliance.guided.answers import Seen
+from keystone.appliance.identity import Card, Hardware
+from keystone.hosts.facts import DiskFacts
+from keystone.join import join_yaml
 
 def disk(serial, **more):
     return DiskFacts(name=serial.lower(), path=f"/dev/{serial.lower()}", by_id=(), serial=serial,
@@ -44,7 +44,7 @@ macs = {"52:54:00:00:00:12": Card("eno1", "igb", False),
     "52:54:00:00:00:13": Card("eno2", "igb", True)}
 seen = Seen(Hardware("M2", tuple(macs)), disks, "/run/keystone/sticks/sda1",
     draft=json.loads(sys.argv[1]), fingerprint="0123456789abcdef" * 4, cards=macs,
-    join=join_file.parse(sys.argv[2]) if sys.argv[2] else None, begun=frozenset({"CUT"}))
+    join=join_yaml.parse(sys.argv[2]) if sys.argv[2] else None, begun=frozenset({"CUT"}))
 shell = "echo a shell; read line; echo typed $line; read line"
 terminal = screens.Terminal(shell=("/bin/sh", "-c", shell))
 found = questions.ask(terminal, seen)

@@ -70,13 +70,15 @@ def test_the_writer_keeps_only_what_was_signed(
 
 WRONG = """
 from pathlib import Path
-from keystone.bundle import reader, store, trust
+from keystone.bundle.read import stream
+from keystone.bundle.trust import verify
+from keystone.store import store
 
-def unverified(archive: reader.TarStream, folder: Path) -> None:
-    store.Writer(folder, reader.read_metadata(archive))
+def unverified(archive: stream.TarStream, folder: Path) -> None:
+    store.Writer(folder, stream.read_metadata(archive))
 
-def verified(archive: reader.TarStream, folder: Path) -> None:
-    store.Writer(folder, trust.verify(reader.read_metadata(archive), trust.Pin()))
+def verified(archive: stream.TarStream, folder: Path) -> None:
+    store.Writer(folder, verify.verify(stream.read_metadata(archive), verify.Pin()))
 """
 
 
@@ -91,7 +93,7 @@ def test_mypy_refuses_an_unverified_ingest(tmp_path: Path) -> None:
     assert code == 1, said
     errors = [line for line in said.splitlines() if ": error:" in line]
     assert len(errors) == 1, said
-    assert 'wrong.py:6: error: Argument 2 to "Writer" has incompatible type' in errors[0]
+    assert 'wrong.py:8: error: Argument 2 to "Writer" has incompatible type' in errors[0]
     assert 'expected "Verified"' in errors[0]
 
 
@@ -111,8 +113,8 @@ def calls(name: str) -> set[str]:
 def test_one_place_makes_verified_and_nothing_gets_around_it() -> None:
     assert calls("Verified") == {"bundle/trust/verify.py"}
     # What could make an object without its constructor.
-    made = {name for name in calls("__new__") if name.startswith(("bundle/", "packager/", "store/"))}
-    assert made == set()
+    rooms = ("bundle/", "packager/", "store/")
+    assert {name for name in calls("__new__") if name.startswith(rooms)} == set()
     sealed = [path for path in PACKAGE.rglob("*.py") if "_SEAL" in path.read_text()]
     assert [str(path.relative_to(PACKAGE)) for path in sealed] == ["bundle/trust/verify.py"]
     assert pickle.__name__ not in {
