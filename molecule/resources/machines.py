@@ -135,9 +135,7 @@ def lay(scenario: str, names: list[str]) -> None:
     lab = Lab(NAME)
     made = carry(Lab().folder)  # the demo's own, so that it is made once
     scratch("carried.json").write_text(json.dumps(asdict(made), default=str))
-    opened = open_verified(
-        made.bundle, fingerprint=made.fingerprint, confirm=lambda _: False
-    )
+    opened = open_verified(made.bundle, fingerprint=made.fingerprint, confirm=lambda _: False)
     wanted = written_site(lab, [name for name in names if is_primer(name)])
     directory = lab.folder / "pki"
     pki.init(wanted, directory, lab.folder / "root.key", PASSPHRASE)

@@ -114,9 +114,7 @@ def told(found: Recipe) -> dict[str, object]:
     host = worker if found.name == "worker" else primers[0]
     modules = Item("deb", f"zfs-modules-{RELEASE}", "2.3.9", Digest("0" * 64), 1)
     context = Context(site, host, Manifest("plant", 1, (modules,)))
-    return {
-        role.name: variables(role.name, context) for role in found.roles
-    }
+    return {role.name: variables(role.name, context) for role in found.roles}
 
 
 @pytest.mark.parametrize("name", ["primer", "worker"])

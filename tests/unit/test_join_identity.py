@@ -191,9 +191,7 @@ def test_kubelets_files_are_as_kubelet_would_have_them(tmp_path: Path) -> None:
     text = certificate(certificates.load_key(file.read_bytes(), "node.key"))
     conf = tmp_path / "kubelet.conf"
     for _ in range(2):
-        identity.place(
-            identity.Identity(text, "CA"), key=file, folder=tmp_path / "pki", conf=conf
-        )
+        identity.place(identity.Identity(text, "CA"), key=file, folder=tmp_path / "pki", conf=conf)
     current = tmp_path / "pki" / identity.CURRENT
     assert current.is_symlink()
     assert text in current.read_text()

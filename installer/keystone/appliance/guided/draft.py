@@ -181,9 +181,7 @@ def text(draft: Document) -> str:
 def parse(content: str, name: str = "the site") -> Site:
     """The site that a whole draft is. Raises ConfigurationError with every mistake."""
     return site.from_document(
-        documents.loads(
-            content, kind="Site", schema=site.schema(), check=checks.check, name=name
-        )
+        documents.loads(content, kind="Site", schema=site.schema(), check=checks.check, name=name)
     )
 
 

@@ -149,9 +149,7 @@ def of_bundle(path: Path, fingerprint: str | None, trust_folder: Path) -> Source
             if data:
                 heads["index.json"] = b"".join(data)
     blobs = [
-        target.digest.hex
-        for name, target in targets.items()
-        if not delta_description.in_head(name)
+        target.digest.hex for name, target in targets.items() if not delta_description.in_head(name)
     ]
     return Source(head.verified.number, str(head.verified.digest), blobs, heads)
 
