@@ -185,7 +185,7 @@ def verify_parts(task: Answer) -> Answer:
         pin = trust.host_pin(Path(task["trust"]), fingerprint=task["pin"])
         report = parts_verify.verify(gather.gather([Path(task["path"])], strict=True), pin)
         if report.damaged:
-            # As cli/bundle/parts.py says it.
+            # As cli/bundle/verify.py says it.
             raise DamagedBundleError("damaged", hint="copy again", code="KSB-08")
 
     return attempt(work)

@@ -36,7 +36,7 @@ from keystone.ansible.roles import addons
 from keystone.appliance import first_start, installing
 from keystone.appliance import write as writing
 from keystone.bundle.model import Digest, Item, Manifest
-from keystone.cli.join import group as join_verb
+from keystone.cli.join import verb as join_verb
 from keystone.cli.token import group as token_verbs
 from keystone.cluster import join_config
 from keystone.cluster.context import Context

@@ -13,8 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from keystone import lockfile
-from keystone.cli import storage as verbs
-from keystone.cli.storage import group
+from keystone.cli.storage import apply, group
 from keystone.errors import HostError, RefusedError
 from keystone.storage import disks, zfs
 from keystone.storage import plan as storage
@@ -116,7 +115,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
     monkeypatch.setattr(zfs, "INTENT", tmp_path / "intent.json")
     monkeypatch.setattr(zfs, "MODULE", tmp_path)
     monkeypatch.setattr(zfs, "HOSTID", tmp_path / "hostid")
-    monkeypatch.setattr(verbs, "LOCK", tmp_path / "lock")
+    monkeypatch.setattr(apply, "LOCK", tmp_path / "lock")
     serial_of = {"nvme0n1": "KEY1A", "nvme1n1": "KEY1B"}
     for name in serial_of:
         (tmp_path / name).touch()
@@ -198,7 +197,7 @@ def test_what_a_killed_run_left_at_work_is_waited_for_and_then_looked_at(
     monkeypatch.setattr(lockfile.log, "info", lambda _: waits.set())
     disks_of = [f"/dev/disk/by-id/nvme-QEMU_{serial}" for serial in ("KEY1A", "KEY1B")]
     with ThreadPoolExecutor(1) as pool:
-        with lockfile.only_one(verbs.LOCK, "the disks"):
+        with lockfile.only_one(apply.LOCK, "the disks"):
             second = pool.submit(invoke, fake, "apply", "--approve-blank")
             assert waits.wait(60)
             assert not (fake.folder / "log").exists(), "it looks before its turn"

@@ -158,6 +158,19 @@ def test_a_module_of_ours_is_imported_by_its_name() -> None:
     assert hidden == ["keystone.cli.lazy"]
 
 
+def test_verbs_import_at_the_top() -> None:
+    """A verb's module is imported when the verb is called: nothing in it has to wait longer."""
+    late = {
+        module
+        for module, tree in sources().items()
+        for function in ast.walk(tree)
+        if package(module) == "cli" and isinstance(function, ast.FunctionDef)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    }
+    assert late == {"keystone.cli"}, "the root command and what it says of failures"
+
+
 def test_imports_point_one_way() -> None:
     graph = {
         module: {name for name in imports(module) if name in sources() and name != module}

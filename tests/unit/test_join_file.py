@@ -12,7 +12,7 @@ from keystone.appliance import identity, installing
 from keystone.appliance.guided import worker as guided
 from keystone.appliance.identity import Card, Hardware
 from keystone.appliance.write import Plan
-from keystone.cli import token as verbs
+from keystone.cli.token import create
 from keystone.errors import ConfigurationError, RefusedError
 from keystone.join import join_yaml
 from keystone.join import tokens as join
@@ -93,7 +93,7 @@ def test_a_token_that_this_primer_never_made_does_not_stay(tmp_path: Path) -> No
     file.write_text(join_yaml.text(KNOWN))
     token, record = join.new("worker", KNOWN.pin, now=int(tokens.now()), ttl=60)
     new = {"token": str(token), "server": "https://10.77.0.11:8444"}
-    verbs._hand_over(file, KNOWN, new, tokens, record)
+    create._hand_over(file, KNOWN, new, tokens, record)
     # p2's may be good: p2 alone knows.
     left = [worker.primer for worker in join_yaml.load(file).workers]
     assert left == ["10.77.0.12", "10.77.0.12", "10.77.0.11"]

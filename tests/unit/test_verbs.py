@@ -2,36 +2,103 @@
 
 from __future__ import annotations
 
+import os
 import subprocess  # noqa: TID251 what it says behind a full disk is tried from outside
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import click
 import pytest
 from click.testing import CliRunner
 
-from keystone import cli
-from keystone.cli import bundle, trust
+from keystone import cli, run
+from keystone.cli import bundle, image, trust
 from keystone.cli.bundle import keys
 from keystone.cli.lazy import Verbs
 
-GROUPS = [(cli.cli, cli.SUMMARIES, {"join-server"}), (bundle.group, bundle.SUMMARIES, set())]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 WIDTH = 80
+OWN_WORDS = [cli.cli, bundle.group]
+"""Groups that list their verbs in other words than those of the verbs."""
+HIDDEN = {(): {"join-server", "node-identity"}, ("image",): {"converge"}}
+HEAVY = ["cryptography", "jsonschema", "prompt_toolkit", "requests", "tuf", "yaml"]
 
 
-@pytest.mark.parametrize(("group", "summaries", "hidden"), GROUPS)
-def test_every_verb_is_listed_once_and_found(
-    group: Verbs, summaries: dict[str, str], hidden: set[str]
-) -> None:
-    context = click.Context(group)
-    for name in (*summaries, *hidden):
+def groups(group: Verbs, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Verbs]]:
+    """This group and all below it, each with the words that call it."""
+    yield path, group
+    for name, where in group._modules.items():
+        if where.endswith(":group"):
+            below = group.get_command(click.Context(group), name)
+            if isinstance(below, Verbs):
+                yield from groups(below, (*path, name))
+
+
+GROUPS = [
+    pytest.param(group, path, id=" ".join(path) or "root")
+    for path, group in groups(cast("Verbs", cli.cli))
+]
+
+
+@pytest.mark.parametrize(("group", "path"), GROUPS)
+def test_every_verb_is_listed_once_and_found(group: Verbs, path: tuple[str, ...]) -> None:
+    context, hidden = click.Context(group), HIDDEN.get(path, set())
+    assert set(group._modules) == set(group._summaries) | hidden
+    for name in group._modules:
         assert isinstance(group.get_command(context, name), click.Command), name
-    assert set(group.commands) <= set(summaries)
+    assert set(group.commands) == set(), "a verb has a module of its own"
     shown = CliRunner().invoke(group, ["--help"], terminal_width=WIDTH).output
-    for name, summary in summaries.items():
-        assert f"  {name} " in shown
-        assert summary in shown, "a summary fits its line"
-    assert not any(name in shown for name in hidden)
+    for name in group._summaries:
+        assert f"\n  {name} " in shown
+    assert not any(f"\n  {name} " in shown for name in hidden)
+
+
+@pytest.mark.parametrize(("group", "path"), GROUPS)
+def test_a_list_says_of_a_verb_what_the_verb_says(group: Verbs, path: tuple[str, ...]) -> None:
+    context = click.Context(group)
+    for name, summary in group._summaries.items():
+        command = group.get_command(context, name)
+        assert command is not None
+        if group in OWN_WORDS:
+            shown = CliRunner().invoke(group, ["--help"], terminal_width=WIDTH).output
+            assert summary in shown, "a summary fits its line"
+        else:
+            assert summary == command.get_short_help_str(1000), name
+
+
+@pytest.mark.parametrize(("group", "path"), GROUPS)
+def test_each_verb_is_in_the_file_of_its_name(group: Verbs, path: tuple[str, ...]) -> None:
+    room = ".".join(["keystone.cli", *path]).replace("-", "_")
+    for name, where in group._modules.items():
+        module, _, attribute = where.partition(":")
+        assert module.rstrip("_") == f"{room}.{name.replace('-', '_')}"
+        assert attribute in ("verb", "group")
+
+
+def test_help_of_all_groups_imports_nothing_slow() -> None:
+    """Old and emulated hosts take a second for each of these libraries."""
+    words = [[*group.values[1], "--help"] for group in GROUPS] + [["etcd", "--help"]]
+    program = f"""
+import sys
+from keystone.cli import cli
+for words in {words}:
+    cli(words, standalone_mode=False)
+print([name for name in {HEAVY} if name in sys.modules])
+"""
+    here = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = run.run([sys.executable, "-c", program], env=here)
+    assert done.stdout.count("Usage:") == len(words)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_completion_knows_verbs_without_importing_them() -> None:
+    context = click.Context(image.group)
+    known = {item.value: item.help for item in image.group.shell_complete(context, "b")}
+    assert known == {name: image.SUMMARIES[name] for name in ("bless", "build")}
+    assert "--help" in {item.value for item in image.group.shell_complete(context, "--")}
 
 
 def test_a_mistyped_verb_is_answered_with_the_nearest() -> None:

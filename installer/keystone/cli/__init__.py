@@ -32,8 +32,9 @@ SUMMARIES = {
     "token": "create, list and revoke join tokens",
     "trust": "the site's certificates",
 }
+ALONE = frozenset({"join", "join-server", "status"})
 MODULES = {
-    name: f"keystone.cli.{name.replace('-', '_')}:group"
+    name: f"{__name__}.{name.replace('-', '_')}:{'verb' if name in ALONE else 'group'}"
     for name in (*SUMMARIES, "join-server", "node-identity")
 }
 """`join-server` is run by systemd, `node-identity` over ssh; they are not listed."""
@@ -78,8 +79,9 @@ def cli(ctx: click.Context, /, **options: Any) -> None:  # noqa: ANN401 click's 
         return
     if options["site"] is None:
         raise click.UsageError("--bundle needs --site; `keystone-install site init` writes one")
+    # Not at the top: the root command has no file of its own that is imported when it is called.
     from keystone.appliance import first_start  # noqa: PLC0415
-    from keystone.install import main as install  # noqa: PLC0415 heavy, and only this verb needs it
+    from keystone.install import main as install  # noqa: PLC0415
 
     install.main(install.Options(
         bundle=options["bundle"],
@@ -143,7 +145,8 @@ def _refused(failure: OSError) -> int:
         return InterruptedRunError.exit_code
     if failure.errno not in REFUSALS:
         raise failure
-    from keystone.files import refusal  # noqa: PLC0415 seldom needed
+    # Not at the top: it would be a tenth of the time of `--version`, and seldom anything fails.
+    from keystone.files import refusal  # noqa: PLC0415
 
     said = refusal(failure)
     _show(said)

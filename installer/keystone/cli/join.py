@@ -27,7 +27,7 @@ _TOKEN_LIMIT = 4096
     "--ca-file", type=click.Path(path_type=Path), default=script.SITE_CA, show_default=True
 )
 @click.option("--trial", is_flag=True, help="The site is for trying: take a container too.")
-def group(
+def verb(
     servers: tuple[str, ...],
     token_file: IO[str] | None,
     token: str | None,

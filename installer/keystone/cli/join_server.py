@@ -19,7 +19,7 @@ KUBECONFIG = Path("/var/lib/keystone/join/kubeconfig")
 @click.option("--kubeconfig", type=click.Path(path_type=Path), default=KUBECONFIG)
 @click.option("--authority", default=kubeadm.AUTHORITY)
 @click.option("--socket", type=click.Path(path_type=Path), default=join_config.SOCKET)
-def group(config: Path, kubeconfig: Path, authority: str, socket: Path) -> None:
+def verb(config: Path, kubeconfig: Path, authority: str, socket: Path) -> None:
     """Answer joining workers until ended."""
     tokens = join.Tokens(config.parent)
     floor = join.Floor(tokens.clock, time.time, lambda: time.clock_gettime(time.CLOCK_BOOTTIME))

@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,6 +56,20 @@ class Verbs(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list, without importing anything."""
+        """The list, without importing anything; long lines are cut short as click does it."""
+        names = self.list_commands(ctx)
+        width = formatter.width - 6 - max(map(len, names))
         with formatter.section("Commands"):
-            formatter.write_dl([(n, self._summaries[n]) for n in self.list_commands(ctx)])
+            formatter.write_dl([
+                (name, click.Command(name, help=self._summaries[name]).get_short_help_str(width))
+                for name in names
+            ])  # fmt: skip
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """What --help lists, without importing anything, and options."""
+        verbs = [
+            CompletionItem(name, help=self._summaries[name])
+            for name in self.list_commands(ctx)
+            if name.startswith(incomplete)
+        ]
+        return [*verbs, *click.Command.shell_complete(self, ctx, incomplete)]

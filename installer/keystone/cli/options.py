@@ -1,14 +1,38 @@
-"""Kinds of options that several verbs have."""
+"""Options, and kinds of values, that several verbs have."""
 
 from __future__ import annotations
 
 import copy
 import re
 from decimal import Decimal
+from pathlib import Path
 
 import click
 
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+FOLDER = click.Path(path_type=Path, file_okay=False)
+FILE_OR_FOLDER = click.Path(path_type=Path)
+EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+mirrors_option = click.option(
+    "--mirrors", type=FILE, help="A Mirrors document: which address stands for which upstream."
+)
+ca_file_option = click.option(
+    "--ca-file", type=FILE, help="Authorities (PEM) of upstreams, besides the machine's own."
+)
+fingerprint_option = click.option(
+    "--root-fingerprint", help="SHA-256 of the trust root, as the packager told you."
+)
+passphrase_option = click.option(
+    "--passphrase-file", type=FILE, help="Opens the keys; its first line is the passphrase."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+plan_option = click.option(
+    "--plan", "plan_only", is_flag=True, help="Show what would be done and stop."
+)
 
 
 class Renamed(click.Option):

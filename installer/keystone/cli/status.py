@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from keystone import log
+from keystone.cli.options import json_option
 from keystone.cluster.facts import observe_cluster, observe_etcd
 from keystone.errors import HostError
 from keystone.hosts import observe
@@ -20,8 +21,8 @@ from keystone.site import model as site
 @click.command("status", help="Show every Primer, the quorum and the nodes.")
 @click.option("--site", "file", type=click.Path(path_type=Path),
               help="The site file.  [default: of the site that is installed here]")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def group(file: Path | None, as_json: bool) -> None:
+@json_option
+def verb(file: Path | None, as_json: bool) -> None:
     """Look at every Primer of the site; changes nothing."""
     wanted = site.load(file or site.installed())
     hosts = install.hosts_of(wanted)

@@ -21,6 +21,7 @@ from keystone import log
 from keystone.bundle.delta.over_store import over_store
 from keystone.bundle.model import STORE
 from keystone.bundle.read.bundle import Bundle, open_verified
+from keystone.bundle.trust.question import confirm_root
 from keystone.cluster.facts import observe_cluster, observe_etcd
 from keystone.errors import DamagedBundleError, RefusedError, UsageError
 from keystone.files import again
@@ -101,7 +102,7 @@ def _open(options: Options) -> Bundle:
     """The bundle, verified: its signatures in any case, its content unless the store has it."""
     with log.step(f"verify {options.bundle}"):
         held = open_held(
-            options.bundle, Path(STORE), fingerprint=options.fingerprint, confirm=_confirm_root
+            options.bundle, Path(STORE), fingerprint=options.fingerprint, confirm=confirm_root
         )
         if held is None:
             return _read_whole(options)
@@ -111,7 +112,7 @@ def _open(options: Options) -> Bundle:
 
 def _read_whole(options: Options) -> Bundle:
     opened = open_verified(
-        options.bundle, fingerprint=options.fingerprint, confirm=_confirm_root, deltas=True
+        options.bundle, fingerprint=options.fingerprint, confirm=confirm_root, deltas=True
     )
     return over_store(opened, Path(STORE))
 
@@ -133,14 +134,6 @@ def _to_be_sent(made: engine.Plan[World], options: Options, opened: Bundle) -> B
             code="KSB-30",
         )
     return again
-
-
-def _confirm_root(fingerprint: str) -> bool:
-    """Trust on first use is a person's decision; without a terminal there is nobody to ask."""
-    if not sys.stdin.isatty():
-        return False
-    log.info(f"This bundle's trust root, seen for the first time here:\n  {fingerprint}")
-    return click.confirm("Is this the fingerprint that the bundle's makers told you?")
 
 
 def _reached(wanted: site.Site, options: Options) -> reach.Reach:

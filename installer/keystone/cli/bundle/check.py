@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
 
 from keystone import log
+from keystone.bundle.trust.question import confirm_root
+from keystone.cli.options import FILE, fingerprint_option, json_option
+from keystone.closure import check as closure
+from keystone.closure import content
 from keystone.errors import DamagedBundleError
-
-FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command("check")
 @click.argument("file", type=FILE)
-@click.option("--root-fingerprint", help="SHA-256 of the trust root, as the packager told you.")
+@fingerprint_option
 @click.option("--mirrors", type=FILE, help="For a lock: which address stands for which upstream.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def verb(file: Path, root_fingerprint: str | None, mirrors: Path | None, as_json: bool) -> None:
     """Follow every reference inside a bundle (or a *.lock.json before it is created).
 
@@ -25,13 +26,10 @@ def verb(file: Path, root_fingerprint: str | None, mirrors: Path | None, as_json
     scripts run. Exit code 5 when anything is missing. kubeadm and helm are run out of the bundle,
     so the bundle is verified first.
     """
-    from keystone.closure import check as closure  # noqa: PLC0415 slow to import
-    from keystone.closure import content  # noqa: PLC0415
-
     if file.name.endswith(".json"):
         inside = content.read_lock(file, mirrors)
     else:
-        inside = content.read_bundle(file, root_fingerprint, _confirm)
+        inside = content.read_bundle(file, root_fingerprint, confirm_root)
     report = closure.check(inside)
     if as_json:
         log.out_json(closure.as_document(report))
@@ -45,10 +43,3 @@ def verb(file: Path, root_fingerprint: str | None, mirrors: Path | None, as_json
             hint="add what is missing to the definition, then lock and create again",
         )
     log.info(f"{file}: whole: nothing inside asks for anything outside")
-
-
-def _confirm(fingerprint: str) -> bool:
-    if not sys.stdin.isatty():
-        return False
-    log.info(f"The bundle's root, not known here yet: {fingerprint}")
-    return click.confirm("Is it the one that the packager told you?")

@@ -7,20 +7,18 @@ from pathlib import Path
 import click
 
 from keystone import log
+from keystone.bundle.report.compare import compare
+from keystone.bundle.report.preview import look
+from keystone.bundle.report.text import print_comparison
+from keystone.cli.options import FILE, json_option
 
-FILE = click.Path(path_type=Path, dir_okay=False)
 
-
-@click.command(name="diff")
+@click.command("diff")
 @click.argument("old", type=FILE)
 @click.argument("new", type=FILE)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def verb(old: Path, new: Path, as_json: bool) -> None:
     """Items that came, went or changed between two bundles, and how much is to be carried."""
-    from keystone.bundle.report.compare import compare  # noqa: PLC0415 slow to import
-    from keystone.bundle.report.preview import look  # noqa: PLC0415
-    from keystone.bundle.report.text import print_comparison  # noqa: PLC0415
-
     found = compare(look(old).bundle, look(new).bundle)
     if as_json:
         log.out_json(found.as_document())

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
 from keystone import log
+from keystone.bundle.delta import have_list as haves
 from keystone.bundle.model import STORE
-
-FILE = click.Path(path_type=Path, dir_okay=False)
-FOLDER = click.Path(path_type=Path, file_okay=False)
+from keystone.cli.options import FILE, FOLDER, json_option
 
 
 @click.command("have")
@@ -23,16 +23,12 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
     help="Where the root is pinned; the site's key is made there.",
 )  # fmt: skip
 @click.option("--root-fingerprint", help="SHA-256 of the trust root of BUNDLE.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def verb(
     source: Path | None, output: Path, store: Path, trust_folder: Path,
     root_fingerprint: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Write what this host's store has (or BUNDLE holds): a packager makes a delta from it."""
-    from dataclasses import asdict  # noqa: PLC0415
-
-    from keystone.bundle.delta import have_list as haves  # noqa: PLC0415 slow to import
-
     found: Any = (
         haves.of_bundle(source, root_fingerprint, trust_folder)
         if source

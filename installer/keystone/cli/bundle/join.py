@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from keystone import log
+from keystone.bundle.parts import gather
+from keystone.bundle.parts import join as parts_join
+from keystone.cli.options import FILE_OR_FOLDER, json_option
 
 
 @click.command("join")
-@click.argument(
-    "source", metavar="PART|FOLDER...", type=click.Path(path_type=Path), nargs=-1, required=True
-)
+@click.argument("source", metavar="PART|FOLDER...", type=FILE_OR_FOLDER, nargs=-1, required=True)
 @click.option("-o", "--output", required=True, help="The bundle to write, or - for a pipe.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def verb(source: tuple[Path, ...], output: str, as_json: bool) -> None:
     """Make the bundle of its parts, from several media, in any order, at once or one by one."""
-    from dataclasses import asdict  # noqa: PLC0415
-
-    from keystone.bundle.parts import gather  # noqa: PLC0415 slow to import
-    from keystone.bundle.parts import join as parts_join  # noqa: PLC0415
-
     found = gather.gather(source)
     if output == "-":
         if as_json:

@@ -7,22 +7,21 @@ from pathlib import Path
 import click
 
 from keystone import log
+from keystone.bundle.report.preview import look
+from keystone.cli.options import FILE
+from keystone.files import write_file
+from keystone.packager.sbom import documents
 
-FILE = click.Path(path_type=Path, dir_okay=False)
 NAMES = {"spdx": "sbom.spdx.json", "cyclonedx": "sbom.cdx.json", "provenance": "provenance.json"}
 
 
-@click.command(name="sbom")
+@click.command("sbom")
 @click.argument("file", type=FILE)
 @click.option("--format", "form", type=click.Choice(sorted(NAMES)), default="spdx")
 @click.option("-o", "--output", type=FILE, help="Where to write it; standard output by default.")
 @click.option("--validate", is_flag=True, help="Check it against its schema instead.")
 def verb(file: Path, form: str, output: Path | None, validate: bool) -> None:
     """Print a document about a bundle, its digest compared with the signed one. All are JSON."""
-    from keystone.bundle.report.preview import look  # noqa: PLC0415
-    from keystone.files import write_file  # noqa: PLC0415 slow to import
-    from keystone.packager.sbom import documents  # noqa: PLC0415
-
     data = documents.of(look(file), NAMES[form])
     if validate:
         documents.validate(NAMES[form], data)

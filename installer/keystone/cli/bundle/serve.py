@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from keystone import log
-from keystone.cli.bundle import FILE, _confirm, fingerprint_option, json_option
-
-if TYPE_CHECKING:
-    from keystone.store.serve import Served
+from keystone.bundle.trust.question import confirm_root
+from keystone.cli.options import FILE, FOLDER, fingerprint_option, json_option
+from keystone.store import serve as serving
 
 
 @click.command("serve")
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
     "--listen", default="127.0.0.1:0", show_default=True, help="Address and port; 0: a free one."
 )
 @click.option(
-    "--site-dir", type=click.Path(path_type=Path, file_okay=False),
+    "--site-dir", type=FOLDER,
     help="Folder with site.crt and site.key: serve over TLS, as a Primer does.",
 )  # fmt: skip
 @click.option("--plain-http", is_flag=True, help="Without TLS, also where others can reach it.")
@@ -31,22 +29,21 @@ def verb(
     root_fingerprint: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Serve a bundle's registry, packages and files, read-only, until Ctrl-C; nothing is copied."""
-    from keystone.store import serve as serving  # noqa: PLC0415 slow to import
 
-    def ready(served: Served) -> None:
+    def ready(served: serving.Served) -> None:
         if as_json:
             log.out_json(served.as_json())
         else:
             _show(served)
 
     where = serving.Listen.parse(listen, site_dir, plain=plain_http)
-    opened = serving.verified(file, fingerprint=root_fingerprint, confirm=_confirm)
+    opened = serving.verified(file, fingerprint=root_fingerprint, confirm=confirm_root)
     with opened as (bundle, handle):
         serving.serve(bundle, handle, where, ready)
     log.info(f"{file}: no longer served; nothing is left behind")
 
 
-def _show(served: Served) -> None:
+def _show(served: serving.Served) -> None:
     where = served.as_json()
     log.info(f"{served.bundle.path}: being served until Ctrl-C")
     log.out(f"registry  {where['url']}")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from keystone import log
-from keystone.cli.options import Size
-
-FILE = click.Path(path_type=Path, dir_okay=False)
-FOLDER = click.Path(path_type=Path, file_okay=False)
+from keystone.bundle.parts import split as parts_split
+from keystone.cli.options import FILE, FOLDER, Size, json_option
 
 
 @click.command("split")
@@ -21,13 +20,9 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
     help="Parts more, as many as may be lost: one for each ten is a good number.",
 )  # fmt: skip
 @click.option("-o", "--output", "folder", type=FOLDER, help="Folder; that of BUNDLE by default.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def verb(bundle: Path, size: int, parity: int, folder: Path | None, as_json: bool) -> None:
     """Cut a bundle into parts that are verified alone and joined in any order."""
-    from dataclasses import asdict  # noqa: PLC0415
-
-    from keystone.bundle.parts import split as parts_split  # noqa: PLC0415 slow to import
-
     done = parts_split.split(bundle, folder or bundle.parent, size, parity)
     log.info(
         f"{done.data} parts and {done.parity} for parity, at most {log.size(done.size)} each, "

@@ -1,26 +1,23 @@
-"""`keystone-install token`: let a machine in, once."""
+"""`keystone-install token create`: a machine is let in, once."""
 
 from __future__ import annotations
 
 import re
-import sys
-import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from keystone import log
+from keystone.cli.options import EXISTING_FOLDER
+from keystone.cli.token.state import state_of
 from keystone.cluster import join_config
-from keystone.errors import RefusedError, UsageError
+from keystone.errors import UsageError
 from keystone.files import write_whole
-from keystone.join import cluster, identity, join_yaml, script
+from keystone.join import join_yaml, script
 from keystone.join import tokens as join
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from keystone.join.join_yaml import Join, Worker
+from keystone.join.join_yaml import Join, Worker
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _HOUR, _DAY = 3600, 86400
@@ -43,18 +40,13 @@ class _Duration(click.ParamType[int]):
         return seconds
 
 
-@click.group("token")
-def group() -> None:
-    """Create, list and revoke join tokens."""
-
-
-@group.command()
+@click.command("create")
 @click.option("--role", type=click.Choice(join.ROLES), default="worker", show_default=True)
 @click.option("--ttl", type=_Duration(), help="At most 7d; by default 1h, with --to 1d.")
 @click.option(
     "--to",
     "folder",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=EXISTING_FOLDER,
     help="Stick labelled KEYSTONE: join.yaml on it gets the token, for the installer medium.",
 )
 @click.option("--name", help="With --to: the worker's name.")
@@ -63,7 +55,7 @@ def group() -> None:
 @click.option("--address", help="With --to: its IPv4 address; without, DHCP gives one.")
 @click.option("--disk", help="With --to: serial number of its system disk.")
 @click.option("--json", "as_json", is_flag=True)
-def create(
+def verb(
     role: str,
     ttl: int | None,
     folder: Path | None,
@@ -125,7 +117,7 @@ def _hand_over(
     def dead(worker: Worker) -> bool:
         known = tokens.find(join.Token.parse(worker.token).id)
         elsewhere = "unknown here" if worker.server == entry["server"] else "open"
-        state = _state(known, tokens.claimed(known.id), now) if known else elsewhere
+        state = state_of(known, tokens.claimed(known.id), now) if known else elsewhere
         if state != "open":
             log.info(f"  left out: {worker.name or 'a worker'}, whose token is {state}")
         return state != "open"
@@ -135,97 +127,3 @@ def _hand_over(
     tokens.add(record)  # before the file: a token that nobody knows admits nobody
     write_whole(file, text.encode(), 0o600)
     return str(file)
-
-
-@group.command("list")
-@click.option("--json", "as_json", is_flag=True)
-def list_(as_json: bool) -> None:
-    """Show the tokens of this Primer. Their secrets are not kept."""
-    tokens = join.Tokens(join.DIRECTORY)
-    rows = [(record, tokens.claimed(record.id)) for record in tokens.all()]
-    now = int(tokens.now())
-    if as_json:
-        log.out_json([
-            {
-                "id": record.id,
-                "role": record.role,
-                "expires": record.expires,
-                "state": _state(record, claim, now),
-                "hostname": claim.hostname if claim else None,
-            }
-            for record, claim in rows
-        ])  # fmt: skip
-        return
-    log.table(
-        ["id", "role", "expires", "state", "used by"],
-        [
-            (
-                record.id,
-                record.role,
-                time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(record.expires)),
-                _state(record, claim, now),
-                claim.hostname if claim else "",
-            )
-            for record, claim in rows
-        ],
-    )
-
-
-def _state(record: join.Record, claim: join.Claim | None, now: int) -> str:
-    if record.revoked:
-        return "revoked"
-    if now >= record.expires:
-        return "expired"
-    return "used" if claim else "open"
-
-
-@group.command()
-@click.argument("token_id")
-@click.option("--yes", is_flag=True, help="Take the node out without a question.")
-def revoke(token_id: str, *, yes: bool) -> None:
-    """Make a token worthless, and the identity of the machine that joined with it.
-
-    The API server refuses the node's name from then on; node, pods and requests are deleted: that
-    is asked before.
-    """
-    tokens = join.Tokens(join.DIRECTORY)
-    record = tokens.revoke(token_id)
-    log.info(f"token {record.id} is revoked")
-    claim = tokens.claimed(record.id)
-    if claim is None:
-        return
-    _require_worker(claim.hostname)
-    _require_meant(record.id, claim, yes=yes)
-    cluster.Cluster(cluster.Here()).revoke(claim.hostname)
-    log.info(
-        f"{claim.hostname} is no node any more and its name is refused; what the machine has read "
-        "it knows: change the secrets of pods that ran there"
-    )
-
-
-def _require_worker(name: str) -> None:
-    """The service wrote the name, root acts on it. Raises RefusedError for a Primer's, or none."""
-    primers = [node.name for node in join_config.load().site.primers]
-    known = identity.is_name(name)  # an older site admitted names that this one refuses
-    if not known or name in primers:
-        raise RefusedError(
-            f"the token is revoked, and who used it is not known: {name[:80]!r} is what the join "
-            f"service wrote down, and that is {'a Primer' if known else 'no name of a node'}",
-            hint="look at `kubectl get nodes` for one that you do not know; somebody may have "
-            "changed /var/lib/keystone/join/claims: look at that Primer",
-        )
-
-
-def _require_meant(token_id: str, claim: join.Claim, *, yes: bool) -> None:
-    """Show the node that would go. Raises RefusedError where it is not to."""
-    since = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(claim.time))
-    shown = f"node {claim.hostname} ({claim.address or 'address not known'}, joined {since})"
-    log.info(f"used by {shown}")
-    if yes or (
-        sys.stdin.isatty() and click.confirm("Delete it and its pods, and refuse its name?")
-    ):
-        return
-    raise RefusedError(
-        f"{shown} stays; its token admits nobody any more",
-        hint=f"to take it out too: keystone-install token revoke {token_id} --yes",
-    )

@@ -1,0 +1,21 @@
+"""`keystone-install bundle keys collect`: signatures that were made apart come together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from keystone.cli.bundle.keys import render
+from keystone.cli.bundle.keys.options import dir_option
+from keystone.cli.options import FILE, json_option
+from keystone.packager.keys import ceremony
+
+
+@click.command("collect")
+@dir_option
+@click.argument("copies", metavar="[PENDING...]", type=FILE, nargs=-1)
+@json_option
+def verb(folder: Path, copies: tuple[Path, ...], as_json: bool) -> None:
+    """Bring the signatures of copies together; with enough of them the root is valid."""
+    render.progress(ceremony.collect(folder, copies), folder, as_json=as_json)

@@ -1,0 +1,15 @@
+"""Options of several verbs about signing keys."""
+
+from __future__ import annotations
+
+import click
+
+from keystone.cli.options import FOLDER, Renamed
+
+dir_option = click.option(
+    "--dir", "--directory", "folder", cls=Renamed, type=FOLDER, required=True,
+    help="The folder with the release key and the roots.",
+)  # fmt: skip
+plain_option = click.option(
+    "--no-passphrase", "plain", is_flag=True, help="Do not encrypt, and do not ask."
+)

@@ -1,0 +1,43 @@
+"""`keystone-install bundle keys rotate`: the next root is proposed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from keystone.cli.bundle.keys import passphrases, render
+from keystone.cli.bundle.keys.options import dir_option
+from keystone.cli.options import FILE, json_option, passphrase_option
+from keystone.packager.keys import ceremony, keys
+
+
+@click.command("rotate")
+@dir_option
+@click.option("--add-root", type=FILE, multiple=True, help="A new holder's public key.")
+@click.option("--add-release", type=FILE, multiple=True, help="Another release key's public half.")
+@click.option("--revoke", multiple=True, help="Name or id of a key that no longer counts.")
+@click.option(
+    "--new-release", is_flag=True, help="Make a new release key; the old no longer counts."
+)
+@click.option("--threshold", type=int, help="How many holders must sign from now on.")
+@click.option("--years", default=5, show_default=True, help="Validity of the root.")
+@click.option("--key", "signing", type=FILE, multiple=True,
+              help="A root key that is here: sign at once. <dir>/root.pem by default.")  # fmt: skip
+@passphrase_option
+@json_option
+def verb(
+    folder: Path, signing: tuple[Path, ...], passphrase_file: Path | None, new_release: bool,
+    as_json: bool, **change: Any,  # noqa: ANN401 the fields of Change
+) -> None:  # fmt: skip
+    """Propose the next root. Without a change it renews: a later expiry."""
+    if new_release:
+        public, old = keys.new_release_key(folder, passphrases.of_new_keys(passphrase_file))
+        change["add_release"] = (*change["add_release"], public)
+        change["revoke"] = (*change["revoke"], *old)
+    path = ceremony.propose(folder, ceremony.Change(**change))
+    here = folder / keys.ROOT
+    for key in signing or ([here] if here.exists() else []):
+        ceremony.sign(path, key, passphrases.of_key(key, passphrase_file))
+    render.progress(ceremony.collect(folder), folder, as_json=as_json)

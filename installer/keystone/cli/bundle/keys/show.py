@@ -1,0 +1,39 @@
+"""`keystone-install bundle keys show`: the chain of roots and their keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from keystone import log
+from keystone.cli.bundle.keys import render
+from keystone.cli.options import json_option
+from keystone.packager.keys import roots
+
+WARN_DAYS = 180
+"""A root that lives less than half a year is to be renewed now: holders have to meet."""
+
+
+@click.command("show")
+@click.argument("path", metavar="DIR|ROOT", type=click.Path(path_type=Path, exists=True))
+@json_option
+def verb(path: Path, as_json: bool) -> None:
+    """The chain of roots, who may sign, what is missing, and until when."""
+    if path.is_file():
+        metadata = roots.read(path)
+        one = roots.as_document(roots.state(metadata, roots.before(path, metadata.signed)))
+        render.answer(one, as_json=as_json)
+        return
+    found = roots.describe(path)
+    if as_json:
+        log.out_json(found)
+        return
+    for one in (*found["roots"], *filter(None, [found["pending"]])):
+        render.table(one)
+    for key in found["privateKeys"]:
+        log.out(f"private  {key['file']}: {'encrypted' if key['encrypted'] else 'NOT ENCRYPTED'}")
+    if found["fingerprint"]:
+        log.out(f"operators type  {found['fingerprint']}")
+    if found["daysLeft"] is not None and found["daysLeft"] < WARN_DAYS:
+        log.warn(f"the root expires in {found['daysLeft']} days: renew it (bundle keys rotate)")

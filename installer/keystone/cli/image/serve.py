@@ -1,0 +1,44 @@
+"""`keystone-install image serve`: machines start from this Primer over the network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from keystone import log
+from keystone.appliance import netboot as serving
+from keystone.cli.image.release import release_option, require_makers
+from keystone.cli.options import EXISTING_FILE
+from keystone.errors import UsageError
+from keystone.site import model as site
+
+
+@click.command("serve")
+@click.argument("file", type=EXISTING_FILE, required=False)
+@click.option(
+    "--site", "site_file", type=EXISTING_FILE, help="Site file that these machines shall follow."
+)
+@release_option
+@click.option("--stop", is_flag=True, help="Serve nothing any more.")
+def verb(file: Path | None, site_file: Path | None, digest: str | None, *, stop: bool) -> None:
+    """Serve FILE, of `image build --format pxe`, to machines that start over the network.
+
+    Run it on a Primer of a site whose file says `networkBoot: true`.
+    """
+    if stop == (file is not None):
+        raise UsageError("one of both: a file to serve, or --stop")
+    if stop and site_file:
+        raise UsageError("--stop takes nothing else")
+    if file is None:
+        serving.stop()
+        log.info("Nothing is served for network boot.")
+        return
+    serving.require_server()
+    address = serving.address()
+    if site_file:
+        site.load(site_file)
+    given = site_file.read_bytes() if site_file else None
+    found = serving.serve(file, address, given, lambda named: require_makers(file, named, digest))
+    log.info(f"Served: version {found.version}, system {found.digest}")
+    log.out(serving.dhcp(address))

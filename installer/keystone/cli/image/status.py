@@ -1,0 +1,22 @@
+"""`keystone-install image status`: which system runs on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from keystone import log
+from keystone.appliance import status as statuses
+from keystone.cli.options import json_option
+
+
+@click.command("status")
+@json_option
+def verb(*, as_json: bool) -> None:
+    """Say which system runs on this machine, and what firmware and TPM have seen of it."""
+    now = statuses.observe()
+    if as_json:
+        log.out_json(asdict(now))
+    else:
+        log.out(now.describe())

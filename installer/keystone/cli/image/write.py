@@ -1,0 +1,39 @@
+"""`keystone-install image write`: the system that runs from a medium goes to a disk."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from keystone import log
+from keystone.appliance import write as writing
+from keystone.cli.options import json_option, plan_option
+from keystone.errors import RefusedError
+from keystone.storage import disks
+
+
+@click.command("write")
+@click.option("--disk", "serial", required=True, help="Serial number of the disk to write.")
+@plan_option
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+def verb(serial: str, *, plan_only: bool, yes: bool, as_json: bool) -> None:
+    """Write the system that runs from a medium to this machine's disk, which must be blank."""
+    now = writing.observe()
+    seen = disks.observe()
+    begun = writing.begun(seen, serial)
+    wanted = writing.plan(now, seen, serial, writing.slot_of(now, seen, serial), begun=begun)
+    log.info(wanted.describe())
+    if as_json:
+        log.out_json({**asdict(wanted), "done": wanted.done})
+    if plan_only:
+        return
+    writing.check_medium(now)
+    if (
+        not (wanted.done or yes)
+        and click.prompt("Type the serial number to write it", default="") != serial
+    ):
+        raise RefusedError("not approved", hint="type the serial number, or give --yes")
+    writing.write(now, wanted)
+    log.info("Done: take the medium out and restart.")

@@ -1,0 +1,20 @@
+"""`keystone-install lab ssh`: a shell on a machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from keystone import run
+from keystone.cli.lab.machines import machine_of
+from keystone.cli.lab.options import machine_argument, name_option
+
+
+@click.command("ssh", context_settings={"ignore_unknown_options": True})
+@name_option
+@machine_argument
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+def verb(name: str, machine: str, command: Sequence[str]) -> None:
+    """Open a shell on MACHINE, or run COMMAND there (after --)."""
+    run.replace(machine_of(name, machine).shell_argv(command))

@@ -1,0 +1,11 @@
+"""Options of several verbs about disks."""
+
+from __future__ import annotations
+
+import click
+
+spec_option = click.option(
+    "--spec", "spec_file", required=True, type=click.File("r"),
+    help="JSON: pool, layout, ashift, serials, datasets; - for standard input.",
+)  # fmt: skip
+json_option = click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")

@@ -1,0 +1,24 @@
+"""`keystone-install storage plan`: what would be done to the disks."""
+
+from __future__ import annotations
+
+from typing import TextIO
+
+import click
+
+from keystone.cli.storage.observed import observe
+from keystone.cli.storage.options import json_option, spec_option
+from keystone.cli.storage.spec import answer, read
+from keystone.storage import plan as storage
+from keystone.storage import zfs
+
+
+@click.command("plan")
+@spec_option
+@json_option
+def verb(spec_file: TextIO, *, as_json: bool) -> None:
+    """Show what `apply` would do; changes nothing."""
+    spec = read(spec_file)
+    seen = observe()
+    actions = storage.plan(spec, seen, zfs.read_intent())
+    answer(spec, seen, actions, changed=bool(actions), as_json=as_json)

@@ -1,0 +1,10 @@
+"""Options of several verbs about the store."""
+
+from __future__ import annotations
+
+import click
+
+from keystone.bundle.model import STORE
+from keystone.cli.options import FOLDER
+
+store_option = click.option("--store", type=FOLDER, default=STORE, show_default=True)

@@ -1,0 +1,14 @@
+"""What has become of a token."""
+
+from __future__ import annotations
+
+from keystone.join import tokens as join
+
+
+def state_of(record: join.Record, claim: join.Claim | None, now: int) -> str:
+    """Revoked, expired, used, or open: whoever has it can join. now: seconds since 1970."""
+    if record.revoked:
+        return "revoked"
+    if now >= record.expires:
+        return "expired"
+    return "used" if claim else "open"
