@@ -6,6 +6,7 @@ import json
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +17,9 @@ from keystone import lockfile
 from keystone.cli import storage as verbs
 from keystone.cli.storage import group
 from keystone.errors import HostError, RefusedError
-from keystone.storage import disks, zfs
+from keystone.hosts import observe
 from keystone.storage import plan as storage
+from keystone.storage import zfs
 from keystone.storage.spec import DATASETS
 
 if TYPE_CHECKING:
@@ -34,14 +36,12 @@ def save(): (here / "state.json").write_text(json.dumps(state))
 def values(of): return {{key: {{"value": value}} for key, value in of.items()}}
 if name == "lsblk":
     keys = ["tran", "pttype"]
-    print(json.dumps({{"blockdevices": [dict(dict.fromkeys(keys), name=n,
+    print(json.dumps({{"blockdevices": [dict(dict.fromkeys(keys), name=n, kname=n,
         path=state.get("broken", {{}}).get(n, str(here / n)),
         type="disk", serial=s, model="QEMU", size=1 << 33, rm=False, ro=False,
         mountpoints=[None], **{{"log-sec": 512, "phy-sec": 512}}) for n, s in state["disks"]]}}))
-elif name == "wipefs" and not state.get("wipefs_fails"):
-    pass
-elif name == "blkid":
-    sys.exit(2)
+elif name == "wipefs":
+    sys.exit("wipefs: it does not answer" if state.get("wipefs_fails") else 0)
 elif name == "zpool" and args[0] == "create":
     if state.pop("cut", None):
         save(); sys.exit(137)
@@ -106,7 +106,7 @@ class Fake:
 
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
-    for name in ("lsblk", "wipefs", "blkid", "zpool", "zfs", "zgenhostid"):
+    for name in ("lsblk", "wipefs", "zpool", "zfs", "zgenhostid"):
         (tmp_path / name).write_text(FAKE)
         (tmp_path / name).chmod(0o755)
     (tmp_path / "core").mkdir()
@@ -120,9 +120,10 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
     serial_of = {"nvme0n1": "KEY1A", "nvme1n1": "KEY1B"}
     for name in serial_of:
         (tmp_path / name).touch()
-    monkeypatch.setattr(
-        disks, "links", lambda p: [f"/dev/disk/by-id/nvme-QEMU_{serial_of.get(Path(p).name, 'X')}"]
-    )
+    # No udev knows these files, and nothing links to them.
+    monkeypatch.setattr(observe, "_as_udev_knows", lambda disk: replace(
+        disk, by_id=(f"/dev/disk/by-id/nvme-QEMU_{serial_of.get(disk.name, 'X')}",),
+    ))  # fmt: skip
     one = Fake(tmp_path)
     one.state(disks=[("nvme0n1", "KEY1A"), ("nvme1n1", "KEY1B")])
     yield one
@@ -239,7 +240,7 @@ def test_without_libzfs_core_it_says_which_package(
 
 def test_a_disk_that_cannot_be_read_is_not_taken_for_blank(fake: Fake) -> None:
     fake.state(wipefs_fails=True)
-    with pytest.raises(RefusedError, match=r"KEY1A .*cannot be read: exit code 1: wipefs"):
+    with pytest.raises(RefusedError, match=r"KEY1A .*cannot be read: wipefs: it does not answer"):
         invoke(fake, "apply", "--approve-blank")
     assert not fake.calls("zpool", "create")
 

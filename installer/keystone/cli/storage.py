@@ -12,10 +12,11 @@ import click
 
 from keystone import log
 from keystone.errors import ConfigurationError, HostError, RefusedError
+from keystone.hosts import observe as hosts
 from keystone.lockfile import only_one
 from keystone.run import CommandError
-from keystone.storage import disks, zfs
 from keystone.storage import plan as storage
+from keystone.storage import zfs
 from keystone.storage.spec import parse_spec
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Observed:
 def observe() -> Observed:
     """Look at this host. Raises HostError: what cannot be looked at is not taken for blank."""
     try:
-        return Observed(disks.observe(), zfs.pools(), zfs.datasets())
+        return Observed(hosts.disks(), zfs.pools(), zfs.datasets())
     except CommandError as error:
         raise HostError(error.message, hint=error.hint) from error
 

@@ -175,10 +175,10 @@ def write(serial: str, *, plan_only: bool, yes: bool, as_json: bool) -> None:
     from dataclasses import asdict  # noqa: PLC0415
 
     from keystone.appliance import write as writing  # noqa: PLC0415
-    from keystone.storage import disks  # noqa: PLC0415 slow to import
+    from keystone.hosts import observe  # noqa: PLC0415 slow to import
 
     now = writing.observe()
-    seen = disks.observe()
+    seen = observe.disks()
     begun = writing.begun(seen, serial)
     wanted = writing.plan(now, seen, serial, writing.slot_of(now, seen, serial), begun=begun)
     log.info(wanted.describe())
