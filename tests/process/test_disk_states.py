@@ -1,7 +1,6 @@
-"""Disks in odd states, made by the real tools: both observers say what is on them.
+"""Disks in odd states, made by the real tools: the one observer says what is on them.
 
-`disks` looks a moment before the storage command or an image is written, `probe` and `facts` look
-for preflight and `site init`; a disk that one calls blank and the other does not is lost.
+It looks for preflight and `site init`, and a moment before the storage command or an image writes.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import pytest
 from keystone.hosts import observe, probe
 from keystone.hosts.facts import DiskFacts
 from keystone.run import run
-from keystone.storage import disks
 from keystone.storage import plan as storage
 
 SIZE = 64 << 20
@@ -112,36 +110,41 @@ def entry(path: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def seen(path: Path) -> tuple[DiskFacts, DiskFacts]:
-    """By the storage command, and by preflight."""
-    node = str(path)
-    here = disks.parse(entry(path), [], {node: disks._signatures(node)}, disks._label(node))
-    told = {
-        "lsblk": entry(path), "by_id": [], "signatures": probe.signatures([node]), "holders": [],
-        "hostid": 0, "unreadable": probe.unreadable(node, SIZE),
-    }  # fmt: skip
-    return here, observe._disk(told)
+def seen(path: Path) -> DiskFacts:
+    signatures, unreadable = probe.look([str(path)], SIZE)
+    return observe._disk({
+        "lsblk": entry(path), "by_id": [], "signatures": signatures, "holders": [],
+        "hostid": 0, "unreadable": unreadable,
+    })  # fmt: skip
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_both_observers_see_it(disk: Path, state: str) -> None:
+def test_it_is_seen(disk: Path, state: str) -> None:
     make, words = STATES[state]
     make(disk)
-    for found in seen(disk):
-        assert not found.blank
-        assert words in storage.found_on(found)
+    found = seen(disk)
+    assert not found.blank
+    assert words in storage.found_on(found)
 
 
-def test_both_call_a_disk_blank_that_is_and_one_that_was_emptied(disk: Path) -> None:
-    assert all(found.blank for found in seen(disk))
+def test_a_disk_is_blank_that_is_and_one_that_was_emptied(disk: Path) -> None:
+    assert seen(disk).blank
     hybrid_mbr(disk)
     tool("wipefs", "--quiet", "--force", "--all", disk)
-    assert all(found.blank for found in seen(disk))
+    assert seen(disk).blank
 
 
 def test_a_disk_that_does_not_answer_is_not_blank() -> None:
     broken = "/proc/self/mem"  # its begin is not mapped: EIO (proc(5))
-    assert probe.unreadable(broken, 0) == "Input/output error"
+    assert probe.look([broken], 0) == ({}, "Input/output error")
+
+
+def test_a_disk_that_wipefs_cannot_look_at_is_not_blank(tmp_path: Path) -> None:
+    """It says nothing then, as of a blank one, and ends with a code (wipefs(8))."""
+    disk, gone = tmp_path / "sda", str(tmp_path / "sda1")
+    disk.write_bytes(bytes(8192))
+    _, why = probe.look([str(disk), gone], 8192)
+    assert gone in why
 
 
 def test_the_command_that_empties_a_disk_names_no_other() -> None:
@@ -152,16 +155,11 @@ def test_the_command_that_empties_a_disk_names_no_other() -> None:
     assert storage.emptied(disk) == "wipefs --all /dev/sda1 /dev/sda2 /dev/sda"
 
 
-def test_of_two_disks_that_claim_a_link_the_one_has_it_that_it_leads_to(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    disk, other = tmp_path / "sda", tmp_path / "sdb"
-    names = {"its own": disk, "the other's": other}
-    for name, leads_to in names.items():
-        leads_to.touch()
-        (tmp_path / name).symlink_to(leads_to)
-    claims = [*(str(tmp_path / name) for name in names), "/dev/disk/by-path/pci-0"]
-    device = type("Device", (), {"device_links": claims})()
-    monkeypatch.setattr(disks, "BY_ID", str(tmp_path))
-    monkeypatch.setattr(disks.pyudev.Devices, "from_device_file", lambda *_: device)
-    assert disks.links(str(disk)) == [str(tmp_path / "its own")]
+def test_a_link_that_udev_does_not_know_is_not_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = type("Device", (), {"device_links": ["/dev/disk/by-id/ata-X_A", "/dev/disk/by-path/0"]})
+    monkeypatch.setattr(observe.pyudev.Devices, "from_device_file", lambda *_: known)
+    found = observe._disk({
+        "lsblk": entry(Path("/dev/sda")), "signatures": {}, "holders": [], "hostid": 0,
+        "unreadable": "", "by_id": ["/dev/disk/by-id/ata-X_A", "/dev/disk/by-id/made-by-hand"],
+    })  # fmt: skip
+    assert observe._as_udev_knows(found).by_id == ("/dev/disk/by-id/ata-X_A",)

@@ -6,6 +6,7 @@ import json
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,10 @@ import pytest
 from click.testing import CliRunner
 
 from keystone import lockfile
-from keystone.cli.storage import apply, group
+from keystone.cli.storage import group
 from keystone.errors import HostError, RefusedError
-from keystone.storage import disks, zfs
+from keystone.hosts import observe
+from keystone.storage import converge, zfs
 from keystone.storage import plan as storage
 from keystone.storage.spec import DATASETS
 
@@ -33,14 +35,12 @@ def save(): (here / "state.json").write_text(json.dumps(state))
 def values(of): return {{key: {{"value": value}} for key, value in of.items()}}
 if name == "lsblk":
     keys = ["tran", "pttype"]
-    print(json.dumps({{"blockdevices": [dict(dict.fromkeys(keys), name=n,
+    print(json.dumps({{"blockdevices": [dict(dict.fromkeys(keys), name=n, kname=n,
         path=state.get("broken", {{}}).get(n, str(here / n)),
         type="disk", serial=s, model="QEMU", size=1 << 33, rm=False, ro=False,
         mountpoints=[None], **{{"log-sec": 512, "phy-sec": 512}}) for n, s in state["disks"]]}}))
-elif name == "wipefs" and not state.get("wipefs_fails"):
-    pass
-elif name == "blkid":
-    sys.exit(2)
+elif name == "wipefs":
+    sys.exit("wipefs: it does not answer" if state.get("wipefs_fails") else 0)
 elif name == "zpool" and args[0] == "create":
     if state.pop("cut", None):
         save(); sys.exit(137)
@@ -105,7 +105,7 @@ class Fake:
 
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
-    for name in ("lsblk", "wipefs", "blkid", "zpool", "zfs", "zgenhostid"):
+    for name in ("lsblk", "wipefs", "zpool", "zfs", "zgenhostid"):
         (tmp_path / name).write_text(FAKE)
         (tmp_path / name).chmod(0o755)
     (tmp_path / "core").mkdir()
@@ -115,13 +115,14 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
     monkeypatch.setattr(zfs, "INTENT", tmp_path / "intent.json")
     monkeypatch.setattr(zfs, "MODULE", tmp_path)
     monkeypatch.setattr(zfs, "HOSTID", tmp_path / "hostid")
-    monkeypatch.setattr(apply, "LOCK", tmp_path / "lock")
+    monkeypatch.setattr(converge, "LOCK", tmp_path / "lock")
     serial_of = {"nvme0n1": "KEY1A", "nvme1n1": "KEY1B"}
     for name in serial_of:
         (tmp_path / name).touch()
-    monkeypatch.setattr(
-        disks, "links", lambda p: [f"/dev/disk/by-id/nvme-QEMU_{serial_of.get(Path(p).name, 'X')}"]
-    )
+    # No udev knows these files, and nothing links to them.
+    monkeypatch.setattr(observe, "_as_udev_knows", lambda disk: replace(
+        disk, by_id=(f"/dev/disk/by-id/nvme-QEMU_{serial_of.get(disk.name, 'X')}",),
+    ))  # fmt: skip
     one = Fake(tmp_path)
     one.state(disks=[("nvme0n1", "KEY1A"), ("nvme1n1", "KEY1B")])
     yield one
@@ -197,7 +198,7 @@ def test_what_a_killed_run_left_at_work_is_waited_for_and_then_looked_at(
     monkeypatch.setattr(lockfile.log, "info", lambda _: waits.set())
     disks_of = [f"/dev/disk/by-id/nvme-QEMU_{serial}" for serial in ("KEY1A", "KEY1B")]
     with ThreadPoolExecutor(1) as pool:
-        with lockfile.only_one(apply.LOCK, "the disks"):
+        with lockfile.only_one(converge.LOCK, "the disks"):
             second = pool.submit(invoke, fake, "apply", "--approve-blank")
             assert waits.wait(60)
             assert not (fake.folder / "log").exists(), "it looks before its turn"
@@ -238,7 +239,7 @@ def test_without_libzfs_core_it_says_which_package(
 
 def test_a_disk_that_cannot_be_read_is_not_taken_for_blank(fake: Fake) -> None:
     fake.state(wipefs_fails=True)
-    with pytest.raises(RefusedError, match=r"KEY1A .*cannot be read: exit code 1: wipefs"):
+    with pytest.raises(RefusedError, match=r"KEY1A .*cannot be read: wipefs: it does not answer"):
         invoke(fake, "apply", "--approve-blank")
     assert not fake.calls("zpool", "create")
 

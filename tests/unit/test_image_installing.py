@@ -14,11 +14,11 @@ from keystone.appliance import write as writing
 from keystone.appliance.identity import Card
 from keystone.appliance.write import Running
 from keystone.errors import HostError, RefusedError
+from keystone.hosts import observe
 from keystone.hosts.facts import DiskFacts
 from keystone.image.squashfs import System
 from keystone.run import run
 from keystone.site.model import Machine, Networks, Node, Site, Ssh
-from keystone.storage import disks
 
 NODE = Node("p1", IPv4Address("10.77.0.11"), ())
 SITE = Site(
@@ -41,7 +41,7 @@ def plugged(monkeypatch: pytest.MonkeyPatch) -> Running:
         logical_sector=512, physical_sector=512,
     )  # fmt: skip
     macs = ("52:54:00:00:00:21", "52:54:00:00:00:22")
-    monkeypatch.setattr(disks, "observe", lambda: (blank,))
+    monkeypatch.setattr(observe, "disks", lambda: (blank,))
     monkeypatch.setattr(
         discover, "cards", lambda: {mac: Card("eno", "igb", cable=True) for mac in macs}
     )
@@ -63,9 +63,9 @@ def test_an_unclear_network_card_is_refused_by_the_plan(
 def test_a_disk_that_is_finished_is_not_refused_for_it(
     plugged: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (blank,) = disks.observe()
+    (blank,) = observe.disks()
     whole = replace(blank, partition_table="gpt", partitions=("a1", "a2"))
-    monkeypatch.setattr(disks, "observe", lambda: (whole,))
+    monkeypatch.setattr(observe, "disks", lambda: (whole,))
     monkeypatch.setattr(writing, "slot_of", lambda *_: "a2")
     assert installing.plan(plugged, SITE, NODE).disk.done
 
@@ -108,7 +108,7 @@ def test_what_fails_without_the_medium_blames_no_disk(
     """/proc is a mount whose device gives nothing, as that of a medium which was taken out."""
     node = replace(NODE, machine=Machine("", ("52:54:00:00:00:22",)))
     wanted = installing.plan(plugged, SITE, node).disk
-    monkeypatch.setattr(disks, "observe", lambda: ())
+    monkeypatch.setattr(observe, "disks", lambda: ())
     monkeypatch.setattr(writing, "RUN", tmp_path)
     monkeypatch.setattr(writing, "MEDIUM", tmp_path)
     with pytest.raises(RefusedError, match="A"):

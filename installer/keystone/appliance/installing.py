@@ -11,9 +11,9 @@ from keystone import log
 from keystone.appliance import discover, identity
 from keystone.appliance import write as writing
 from keystone.errors import RefusedError
+from keystone.hosts import observe
 from keystone.join import join_yaml, script
 from keystone.site import introduction
-from keystone.storage import disks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,7 +58,7 @@ def plan(now: Running, place: Place, node: Member, system: str = "") -> Plan:
             f"{place.system_floor} or newer (spec.systemFloor)",
             hint="take the newer medium",
         )
-    seen = disks.observe()
+    seen = observe.disks()
     serial = system or identity.system_disk(node, discover.hardware(seen))
     begun = writing.begun(seen, serial)
     disk = writing.plan(now, seen, serial, writing.slot_of(now, seen, serial), begun=begun)

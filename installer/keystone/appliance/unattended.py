@@ -8,12 +8,12 @@ from keystone import log, run
 from keystone.appliance import discover, identity, installing
 from keystone.appliance import write as writing
 from keystone.bundle.read.bundle import open_metadata
+from keystone.hosts import observe
 from keystone.image import freight
 from keystone.join import join_yaml
 from keystone.site import introduction
 from keystone.site import model as site
 from keystone.site.model import Node
-from keystone.storage import disks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,7 +44,7 @@ def main(site_at: Path | None, join_at: Path | None, *, plan_only: bool, restart
         return
     wanted = site.load(site_at) if site_at else None
     invited = join_yaml.load(join_at) if join_at else None
-    found = identity.who(wanted, invited, discover.hardware(disks.observe()))
+    found = identity.who(wanted, invited, discover.hardware(observe.disks()))
     if found is None:
         log.info(f"{join_at}: its tokens are for machines that a person describes")
         return

@@ -27,12 +27,12 @@ from keystone.errors import (
     PreflightError,
     RefusedError,
 )
+from keystone.hosts import observe as hosts
 from keystone.image import bios, disk_layout, release
 from keystone.image.disk import fill
 from keystone.image.squashfs import System
 from keystone.lockfile import only_one
 from keystone.run import CommandError, run
-from keystone.storage import disks
 from keystone.storage import plan as storage
 
 if TYPE_CHECKING:
@@ -255,7 +255,7 @@ def _answers(medium: Path) -> bool:
 
 def _unchanged(now: Running, wanted: Plan) -> None:
     """Another console may have written the disk while this one asked or waited."""
-    seen, serial = disks.observe(), wanted.serial
+    seen, serial = hosts.disks(), wanted.serial
     slot = slot_of(now, seen, serial)
     if plan(now, seen, serial, slot, begun=begun(seen, serial)) != wanted:
         raise RefusedError(

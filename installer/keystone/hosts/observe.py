@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache
 from importlib import resources
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
+
+import pyudev
 
 from keystone.errors import HostError
 from keystone.hosts.facts import (
@@ -47,7 +51,7 @@ def probe(host: Host, *, deep: bool = False) -> HostFacts:
     """
     before = time.time()
     result = host.run(
-        ["python3", "-", json.dumps({"deep": deep})], data=_script(), timeout=PROBE_SECONDS
+        ["python3", "-I", "-", json.dumps({"deep": deep})], data=_script(), timeout=PROBE_SECONDS
     )
     after = time.time()
     try:
@@ -85,6 +89,25 @@ def probe_each(
             except HostError as error:
                 failed[name] = error
     return seen, failed
+
+
+def disks() -> tuple[DiskFacts, ...]:
+    """The disks of this very host, by the same eye: what is seen a moment before one is written.
+
+    A link in /dev/disk/by-id that udev does not know (pyudev) is not a name of the disk. Raises
+    CommandError when the probe fails.
+    """
+    asked = [sys.executable, "-I", "-", json.dumps({"only": "disks"})]
+    said = json.loads(run(asked, data=_script(), timeout=PROBE_SECONDS).stdout)
+    return tuple(_as_udev_knows(_disk(seen)) for seen in said["disks"])
+
+
+def _as_udev_knows(disk: DiskFacts) -> DiskFacts:
+    try:
+        known = set(pyudev.Devices.from_device_file(pyudev.Context(), disk.path).device_links)
+    except (OSError, pyudev.DeviceNotFoundError):
+        return disk  # it is gone, or was never one of udev's: its links are what they lead to
+    return replace(disk, by_id=tuple(link for link in disk.by_id if link in known))
 
 
 def local_addresses() -> frozenset[str]:

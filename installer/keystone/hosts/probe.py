@@ -1,4 +1,4 @@
-"""What a host is, as one JSON object. Runs ON the host: `python3 - '{"deep": false}' < probe.py`.
+"""What a host is, as one JSON object. Runs ON the host: `python3 -I - '{"deep": false}' < probe.py`.
 
 Standard library only, changes nothing, one round trip. observe.py parses what it prints; it never
 decides. A tool that is not there yet (ZFS on a fresh machine) leaves its part empty.
@@ -165,30 +165,34 @@ def below(tree: dict[str, Any]) -> list[dict[str, Any]]:
     return [tree, *(found for child in tree.get("children") or [] for found in below(child))]
 
 
-def signatures(paths: list[str]) -> dict[str, list[dict[str, Any]]]:
-    """What libblkid finds on each device (wipefs(8), which writes nothing with --no-act)."""
-    found = {}
-    for path in paths:
-        answer = output_json(["wipefs", "--json", "--no-act", path]) or {}
-        found[path] = [
-            {key: entry.get(key) for key in ("type", "label", "uuid")}
-            for entry in answer.get("signatures", [])
-        ]
-    return found
+def signatures(path: str) -> list[dict[str, Any]]:
+    """What libblkid finds on a device (wipefs(8), which writes nothing with --no-act).
+
+    Raises OSError when it cannot look: that is not a blank device.
+    """
+    argv = ["wipefs", "--json", "--no-act", path]
+    done = subprocess.run(argv, capture_output=True, timeout=120, check=False)
+    if done.returncode:
+        raise OSError(done.stderr.decode(errors="replace").strip() or "wipefs cannot look at it")
+    found = json.loads(done.stdout or b"{}").get("signatures", [])
+    return [{key: entry.get(key) for key in ("type", "label", "uuid")} for entry in found]
 
 
-def unreadable(path: str, size: int) -> str:
-    """Why both ends of a disk cannot be read; "" when they can.
+def look(devices: list[str], size: int) -> tuple[dict[str, list[dict[str, Any]]], str]:
+    """Signatures on a disk, which comes first, and its partitions; and why it cannot be read.
 
     wipefs takes what it cannot read for nothing found, and so a failing disk for a blank one.
     """
+    found: dict[str, list[dict[str, Any]]] = {}
     try:
-        with open(path, "rb", buffering=0) as disk:  # noqa: PTH123 as the one below
+        with open(devices[0], "rb", buffering=0) as disk:  # noqa: PTH123 as the one below
             for offset in (0, max(size - 4096, 0)):
                 os.pread(disk.fileno(), 4096, offset)
-    except OSError as error:
-        return error.strerror or str(error)
-    return ""
+        for device in devices:
+            found[device] = signatures(device)
+    except (OSError, subprocess.SubprocessError) as error:
+        return found, getattr(error, "strerror", "") or str(error)
+    return found, ""
 
 
 def hostid(devices: list[str]) -> int:
@@ -209,7 +213,7 @@ def disks() -> list[dict[str, Any]]:
         if disk["type"] != "disk" or virtual or not int(disk["size"] or 0):
             continue
         own = [dev for dev in below(disk) if dev["type"] in ("disk", "part")]
-        seen = signatures([dev["path"] for dev in own])
+        seen, unreadable = look([dev["path"] for dev in own], int(disk["size"]))
         zfs = [path for path, all_ in seen.items() if any(s["type"] == "zfs_member" for s in all_)]
         found.append({
             "lsblk": disk,
@@ -221,7 +225,7 @@ def disks() -> list[dict[str, Any]]:
                 for holder in Path("/sys/class/block", dev["kname"], "holders").glob("*")
             }),
             "hostid": hostid(zfs),
-            "unreadable": unreadable(disk["path"], int(disk["size"])),
+            "unreadable": unreadable,
         })  # fmt: skip
     return found
 
@@ -392,14 +396,13 @@ def store() -> dict[str, Any]:
     return {"bundle": state.get("bundle"), "complete": state.get("complete") is True}
 
 
-def main() -> None:
-    """Print the object."""
-    deep = len(sys.argv) > 1 and bool(json.loads(sys.argv[1]).get("deep"))
+def everything(deep: bool) -> dict[str, Any]:
+    """The whole object. deep: hash large files too, whatever their times."""
     root = os.statvfs("/")
     if root.f_flag & os.ST_RDONLY:  # an appliance: what comes in goes where it is writable
         root = os.statvfs("/var")
     clocks = active(list(CLOCKS))
-    seen = {
+    return {
         "hostname": platform.node(),
         "machine_id": text_of("/etc/machine-id"),
         "boot_id": text_of("/proc/sys/kernel/random/boot_id"),
@@ -433,7 +436,13 @@ def main() -> None:
         "kubernetes": [path for path in CLUSTER if there(path)],
         "clock": time.time(),
     }
-    sys.stdout.write(json.dumps(seen) + "\n")
+
+
+def main() -> None:
+    """Print the object, or what was asked for alone."""
+    asked = json.loads(sys.argv[1]) if len(sys.argv) > 1 else {}
+    alone = {"disks": disks()} if asked.get("only") == "disks" else None
+    sys.stdout.write(json.dumps(alone or everything(bool(asked.get("deep")))) + "\n")
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from keystone.appliance.guided.answers import FIRST, WORKER, WRITE, Seen
 from keystone.appliance.guided.screens import Terminal
 from keystone.bundle.read.bundle import open_metadata
 from keystone.errors import HostError, KeystoneError, PreflightError
+from keystone.hosts import observe
 from keystone.site import introduction
-from keystone.storage import disks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -92,7 +92,7 @@ def check_keys(place: Path, answers: Answers) -> None:
 
 def look(now: Running, place: Path | None) -> Seen:
     """What this machine is and what the stick has."""
-    seen = disks.observe()
+    seen = observe.disks()
     fingerprint, unusable = _bundle()
     return Seen(
         here=discover.hardware(seen),

@@ -10,7 +10,7 @@ from keystone import log
 from keystone.appliance import write as writing
 from keystone.cli.options import json_option, plan_option
 from keystone.errors import RefusedError
-from keystone.storage import disks
+from keystone.hosts import observe
 
 
 @click.command("write")
@@ -21,7 +21,7 @@ from keystone.storage import disks
 def verb(serial: str, *, plan_only: bool, yes: bool, as_json: bool) -> None:
     """Write the system that runs from a medium to this machine's disk, which must be blank."""
     now = writing.observe()
-    seen = disks.observe()
+    seen = observe.disks()
     begun = writing.begun(seen, serial)
     wanted = writing.plan(now, seen, serial, writing.slot_of(now, seen, serial), begun=begun)
     log.info(wanted.describe())

@@ -6,11 +6,11 @@ from typing import TextIO
 
 import click
 
-from keystone.cli.storage.observed import observe
 from keystone.cli.storage.options import json_option, spec_option
 from keystone.cli.storage.spec import answer, read
 from keystone.storage import plan as storage
 from keystone.storage import zfs
+from keystone.storage.converge import observe
 
 
 @click.command("plan")

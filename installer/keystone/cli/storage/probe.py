@@ -7,9 +7,9 @@ from dataclasses import asdict
 import click
 
 from keystone import log
-from keystone.cli.storage.observed import observe
 from keystone.cli.storage.options import json_option
 from keystone.storage import plan as storage
+from keystone.storage.converge import observe
 
 
 @click.command("probe")

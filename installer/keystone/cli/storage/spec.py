@@ -7,9 +7,9 @@ import sys
 from typing import TextIO
 
 from keystone import log
-from keystone.cli.storage.observed import Observed
 from keystone.errors import ConfigurationError
 from keystone.storage import plan as storage
+from keystone.storage.converge import Observed
 from keystone.storage.plan import StorageAction
 from keystone.storage.spec import Spec, parse_spec
 
