@@ -1,4 +1,4 @@
-"""What a host is, as one JSON object. Runs ON the host: `python3 -I - '{"deep": false}' < probe.py`.
+"""What a host is, as one JSON object. Runs ON it: `python3 -I - '{"deep": false}' < probe.py`.
 
 Standard library only, changes nothing, one round trip. observe.py parses what it prints; it never
 decides. A tool that is not there yet (ZFS on a fresh machine) leaves its part empty.
