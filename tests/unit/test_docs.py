@@ -1,0 +1,69 @@
+"""Pages lead where they say, and decisions have one form (docs/adr/template.md)."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+OURS = ["bundles", "docs", "images", "lab", "molecule", "playbooks", "roles", "tests"]
+PAGES = [*ROOT.glob("*.md"), *(page for name in OURS for page in (ROOT / name).rglob("*.md"))]
+DECISIONS = sorted((ROOT / "docs" / "adr").glob("[0-9]*.md"))
+
+FENCE = re.compile(r"^(```|~~~).*?^\1\s*$", re.MULTILINE | re.DOTALL)
+CODE = re.compile(r"`[^`\n]*`")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#{1,6} (.+?)\s*$", re.MULTILINE)
+ELSEWHERE = re.compile(r"^[a-z][a-z0-9+.-]*:")
+"""A link with a scheme: RFC 3986, 3.1."""
+
+STATUS = re.compile(r"Date: \d{4}-\d\d-\d\d\. Status: (proposed|accepted|replaced by \d{4})\b.*\.")
+SECTIONS = ["Question", "Decision", "Why", "Not taken", "What follows"]
+MAY_BE_LEFT_OUT = {"Why", "What follows"}
+
+
+@cache
+def anchors(page: Path) -> frozenset[str]:
+    """What `page.md#anchor` may name, by the rules of GitHub: a heading in small letters."""
+    found: list[str] = []
+    for heading in HEADING.findall(FENCE.sub("", page.read_text())):
+        words = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).replace("`", "").lower()
+        slug = re.sub(r"[^\w\- ]", "", words).replace(" ", "-")
+        before = sum(re.sub(r"-\d+$", "", other) == slug for other in found)
+        found.append(f"{slug}-{before}" if before else slug)
+    return frozenset(found)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page: Path) -> None:
+    lost = []
+    for link in LINK.findall(CODE.sub("", FENCE.sub("", page.read_text()))):
+        if ELSEWHERE.match(link):
+            continue
+        name, _, anchor = link.partition("#")
+        there = (page.parent / name).resolve() if name else page
+        if not there.exists() or (anchor and anchor not in anchors(there)):
+            lost.append(link)
+    assert lost == []
+
+
+def test_a_lost_link_would_be_seen(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# One `two`, three\n\n```\n# no heading\n```\n## Again\n## Again\n")
+    assert anchors(page) == {"one-two-three", "again", "again-1"}
+    page.write_text("[here](page.md#no) [code](other.md) `[not](this.md)` [far](https://x.y)")
+    with pytest.raises(AssertionError, match=r"page\.md#no.*other\.md"):
+        test_every_link_leads_somewhere(page)
+
+
+@pytest.mark.parametrize("decision", DECISIONS, ids=lambda path: path.stem)
+def test_decisions_have_one_form(decision: Path) -> None:
+    text = decision.read_text()
+    lines = text.splitlines()
+    assert re.fullmatch(rf"# {decision.name[:4]}\. .+", lines[0])
+    assert STATUS.fullmatch(lines[2])
+    found = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    assert found == [name for name in SECTIONS if name in found or name not in MAY_BE_LEFT_OUT]
