@@ -14,7 +14,7 @@ QUICK := $(wildcard tests/unit tests/cases tests/process tests/hostile)
 SIDE_BY_SIDE := --numprocesses auto --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-machines demo-down test test-lab test-machines test-release test-medium test-images molecule check fuzz kills bench lint lock clean tools programs
+.PHONY: help demo demo-machines demo-down test test-lab test-machines test-release test-medium test-images molecule check fuzz kills bench lint docs lock clean tools programs
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -79,6 +79,9 @@ molecule: tools $(VENV)/.installed ## Each role alone on container machines; KEY
 
 lint: $(VENV)/.installed ## ruff, mypy, ansible-lint, yamllint, the rules of the architecture
 	$(BIN)/python -m pytest -q tests/unit/test_lint.py tests/unit/test_architecture.py
+
+docs: $(VENV)/.installed ## Write docs/reference/cli.md, the man page and completions anew, from the commands
+	$(BIN)/python docs/make.py
 
 lock: $(VENV)/.installed ## Resolve pyproject.toml anew into requirements.lock
 	$(BIN)/python -m pip install -q --target build/uv uv

@@ -175,7 +175,7 @@ def _run(*words: str | Path, cwd: Path | None = None, env: Mapping[str, str] | N
 def _checkout(place: Path) -> Path:
     """A copy of this one, its recipe locked, and all that the lock names fetched."""
     copy = place / "checkout"
-    for top in ("installer", "roles", "playbooks", "images"):
+    for top in ("installer", "roles", "playbooks", "share", "images"):
         shutil.copytree(CHECKOUT / top, copy / top, symlinks=True)
     for file in ("pyproject.toml", "requirements.lock", "README.md"):
         shutil.copyfile(CHECKOUT / file, copy / file)

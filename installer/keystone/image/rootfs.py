@@ -57,6 +57,8 @@ export SHIV_ROOT={UNPACKED}
 {PROGRAM} --version >/dev/null
 find $SHIV_ROOT -name __pycache__ -prune -exec rm -r {{}} +
 find $SHIV_ROOT -maxdepth 1 -type f -delete
+mkdir -p /usr/share
+cp -r $SHIV_ROOT/*/site-packages/share/. /usr/share
 python3 -m compileall -q --invalidation-mode unchecked-hash $SHIV_ROOT
 echo SHIV_ROOT=$SHIV_ROOT >>/etc/environment
 """

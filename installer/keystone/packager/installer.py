@@ -2,7 +2,8 @@
 
 shiv packs one site-packages tree (zipapp, PEP 441) that holds the wheels for every CPython we
 support: pure files are the same in all of them, and extension modules carry the interpreter's tag
-in their names (PEP 3149), so they lie side by side. Roles and playbooks ride in our own wheel.
+in their names (PEP 3149), so they lie side by side. Roles and playbooks ride in our own wheel, and
+so do the man page and completions: `share` beside the packages, for those who unpack it (images).
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def key(checkout: Path, day: date) -> str:
     """Names everything that the executable is made of."""
     digest = hashlib.sha256(f"{PYTHONS}{PLATFORMS}{EPOCH}{UNUSED}{day}".encode())
     files = [checkout / "pyproject.toml", checkout / "requirements.lock"]
-    for top in ("installer", "roles", "playbooks"):
+    for top in ("installer", "roles", "playbooks", "share"):
         files += [p for p in (checkout / top).rglob("*") if "__pycache__" not in p.parts]
     for path in sorted(path for path in files if path.is_file()):
         digest.update(f"{path.relative_to(checkout)}\0{path.stat().st_mode & 0o111}\0".encode())
