@@ -173,7 +173,7 @@ def test_one_machine_from_its_iso_becomes_a_ready_node(
 
 @contextmanager
 def dhcp(wire: LabSettings, mac: str, script: str) -> Iterator[None]:
-    """The site's own DHCP server, which says what docs/guide/images.md asks of it: dnsmasq(8)."""
+    """The site's own DHCP server, dnsmasq(8): docs/guide/images/network-boot.md asks for it."""
     inside = network.prefix(wire)
     rule = ["bridge", "keystone", "ingress", "udp", "dport", "67", "accept"]
     run([*inside, "nft", "insert", "rule", *rule])

@@ -59,6 +59,33 @@ def test_a_lost_link_would_be_seen(tmp_path: Path) -> None:
         test_every_link_leads_somewhere(page)
 
 
+def test_every_page_of_the_docs_can_be_reached_from_its_front_page() -> None:
+    front = ROOT / "docs" / "README.md"
+    seen, new = set(), {front}
+    while new:
+        seen |= new
+        linked = {
+            (page.parent / link.partition("#")[0]).resolve()
+            for page in new
+            for link in LINK.findall(page.read_text())
+            if not ELSEWHERE.match(link)
+        }
+        new = {page for page in linked if page.suffix == ".md" and page.is_file()} - seen
+    pages = {page for page in PAGES if page.is_relative_to(front.parent)}
+    assert pages - seen == set()
+
+
+def test_the_rooms_of_the_architecture_are_those_of_the_package() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| [a-z]+ \| [^|]+ \| ([^|]+) \|$", page, re.MULTILINE)
+    package = ROOT / "installer" / "keystone"
+    assert {name for name, _ in rows} == {
+        path.parent.name for path in package.glob("*/__init__.py")
+    }
+    named = {(name, file) for name, files in rows for file in re.findall(r"`([^`<]+)`", files)}
+    assert [one for one in sorted(named) if not package.joinpath(*one).exists()] == []
+
+
 @pytest.mark.parametrize("decision", DECISIONS, ids=lambda path: path.stem)
 def test_decisions_have_one_form(decision: Path) -> None:
     text = decision.read_text()

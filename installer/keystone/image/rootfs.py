@@ -57,12 +57,14 @@ export SHIV_ROOT={UNPACKED}
 {PROGRAM} --version >/dev/null
 find $SHIV_ROOT -name __pycache__ -prune -exec rm -r {{}} +
 find $SHIV_ROOT -maxdepth 1 -type f -delete
-mkdir -p /usr/share
-cp -r $SHIV_ROOT/*/site-packages/share/. /usr/share
+for share in $SHIV_ROOT/*/site-packages/share; do
+    if [ -d "$share" ]; then cp -r "$share" /usr; fi
+done
 python3 -m compileall -q --invalidation-mode unchecked-hash $SHIV_ROOT
 echo SHIV_ROOT=$SHIV_ROOT >>/etc/environment
 """
-"""Byte code without times: the tree is dated by the lock."""
+"""Byte code without times: the tree is dated by the lock. A keystone-install of an older lock has no
+man page and no completions to copy."""
 TAKE_OUT = """
 umask 022
 cd /mnt/tree

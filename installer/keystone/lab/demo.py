@@ -88,7 +88,7 @@ def site_document(lab: Lab, primers: list[str]) -> dict[str, object]:
     """The lab's site: every Primer has etcd, store, registry and clock.
 
     On emulated machines one of them runs the control plane and is the only Primer with a kubelet:
-    two cores bear no more (docs/guide/lab.md has the measurements). Containers have no disks: their
+    two cores bear no more (docs/measurements/lab.md). Containers have no disks: their
     site is one for trying.
     """
     container = lab.kind == "container"
