@@ -63,8 +63,8 @@ done
 python3 -m compileall -q --invalidation-mode unchecked-hash $SHIV_ROOT
 echo SHIV_ROOT=$SHIV_ROOT >>/etc/environment
 """
-"""Byte code without times: the tree is dated by the lock. A keystone-install of an older lock has no
-man page and no completions to copy."""
+"""Byte code without times: the tree is dated by the lock. An older keystone-install has no man page
+and no completions to copy."""
 TAKE_OUT = """
 umask 022
 cd /mnt/tree
