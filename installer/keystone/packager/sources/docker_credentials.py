@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from keystone import run
 from keystone.errors import ConfigurationError
+from keystone.packager.charts.image_names import HUB, HUB_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from keystone.packager.sources.addresses import Origin
 
-HUB = "docker.io"
-HUB_NAMES = frozenset({HUB, "index.docker.io", "registry-1.docker.io"})
 HUB_SERVER = "https://index.docker.io/v1/"
 NOT_FOUND = "credentials not found"
 IDENTITY = "<token>"

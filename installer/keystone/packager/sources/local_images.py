@@ -23,6 +23,8 @@ from keystone.bundle import media
 from keystone.bundle.media import Descriptor
 from keystone.bundle.model import Digest
 from keystone.errors import ConfigurationError
+from keystone.packager.charts import image_names
+from keystone.packager.charts.image_names import HUB
 from keystone.packager.sources.addresses import WrongContentError
 
 if TYPE_CHECKING:
@@ -361,9 +363,9 @@ def _other_names(place: Place, reference: Reference, names: list[str]) -> Config
 
 def familiar(reference: Reference) -> set[str]:
     """The names under which Docker may have saved an image: it shortens those of its own hub."""
-    full = str(reference)
-    short = full.removeprefix("docker.io/")
-    return {full, short, short.removeprefix("library/") if short != full else full}
+    last = str(reference).removeprefix(reference.name)
+    names = image_names.spellings(reference.name)
+    return {f"{name}{last}" for each in names for name in (each, each.removeprefix(f"{HUB}/"))}
 
 
 def _document(blob: Descriptor) -> dict[str, object]:

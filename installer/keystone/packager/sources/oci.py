@@ -13,6 +13,7 @@ from keystone.bundle import media
 from keystone.bundle.media import Descriptor
 from keystone.bundle.model import Digest
 from keystone.errors import KeystoneError
+from keystone.packager.charts.image_names import ImageName
 from keystone.packager.sources.addresses import SourceError, StatusError, WrongContentError
 
 if TYPE_CHECKING:
@@ -48,20 +49,26 @@ class Reference:
 
     @classmethod
     def parse(cls, text: str) -> Reference:
-        """Raises ValueError unless host, repository and tag (or digest) are all there."""
-        match = re.fullmatch(
-            r"(?P<host>[a-z0-9.-]+(?::\d+)?)/(?P<repo>[a-z0-9._/-]+?)"
-            r"(?::(?P<tag>[\w][\w.-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?",
-            text,
-        )
-        if (
-            not match
-            or not (match["tag"] or match["digest"])
-            or ("." not in match["host"] and ":" not in match["host"])
-        ):
+        """As a node reads it (`ImageName`), so "docker.io/busybox:1" is library/busybox there.
+
+        Raises ValueError unless host, repository and tag (or digest) are all there.
+        """
+        try:
+            image = ImageName.parse(text)
+        except ValueError as error:
+            raise ValueError(f"{text!r} is not host/repository:tag") from error
+        host, slash, _ = text.partition("/")
+        said = image.digest or text.endswith(f":{image.tag}")
+        if not (slash and ("." in host or ":" in host) and said):
             raise ValueError(f"{text!r} is not host/repository:tag")
-        tag, digest = match["tag"], match["digest"]
-        return cls(match["host"], match["repo"], tag or digest, digest or "" if tag else "")
+        return cls.of(image)
+
+    @classmethod
+    def of(cls, image: ImageName) -> Reference:
+        """The same, as it is asked for: by tag where there is one."""
+        if not image.tag:
+            return cls(image.host, image.repository, image.digest)
+        return cls(image.host, image.repository, image.tag, image.digest)
 
     def __str__(self) -> str:
         return f"{self.name}{'@' if ':' in self.tag else ':'}{self.tag}"
