@@ -292,7 +292,7 @@ def next_page(url: str, link: str) -> str:
     Behind a proxy a registry may call itself http or give another port: its host is what counts.
     Raises SourceError when the page is on another host.
     """
-    following = re.search(r'<([^>]+)>\s*;[^,]*rel="?next', link)
+    following = re.search(r'<([^<>]+)>\s*;[^,<]*rel="?next', link)
     if not following:
         return ""
     try:

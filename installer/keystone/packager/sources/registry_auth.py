@@ -62,7 +62,8 @@ def repository(url: str) -> str:
 def challenges(header: str) -> list[Challenge]:
     """Every challenge in the header, schemes in lower case."""
     found: list[tuple[str, dict[str, str]]] = []
-    pattern = r'\s*,?\s*([\w-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))|\s*,?\s*([\w-]+)'
+    # It says nothing of what stands between: runs of blanks would cost their length cubed.
+    pattern = r'([\w-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))|([\w-]+)'
     for name, quoted, bare, scheme in re.findall(pattern, header):
         if scheme:
             found.append((scheme.lower(), {}))
