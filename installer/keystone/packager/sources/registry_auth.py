@@ -18,7 +18,7 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 from urllib3.exceptions import HTTPError
 
 from keystone.errors import ConfigurationError, RefusedError
-from keystone.packager.sources import docker_credentials
+from keystone.packager.sources import backoff, docker_credentials
 from keystone.packager.sources.addresses import Origin, SourceError
 
 if TYPE_CHECKING:
@@ -33,6 +33,17 @@ MAX_SAID = 16 << 10
 MAX_WORDS = 300
 """Characters of what a registry says that reach a terminal."""
 OK = 200
+
+
+class BusyError(SourceError):
+    """A token server that may answer otherwise in a moment.
+
+    why: what is wrong, without the address that was asked for. after: its Retry-After.
+    """
+
+    def __init__(self, why: str, after: str) -> None:
+        super().__init__(why)
+        self.why, self.after = why, after
 
 
 class _Client(Protocol):
@@ -91,7 +102,8 @@ def said(answer: Any) -> str:  # noqa: ANN401 a requests.Response
 def authorization(client: _Client, url: str, header: str, token_servers: Mapping[str, str]) -> str:
     """The Authorization header that a 401 from `url` asks for.
 
-    Raises SourceError without credentials or a token, RefusedError where they would go astray.
+    Raises SourceError without credentials or a token, BusyError where there may be one soon,
+    RefusedError where they would go astray.
     """
     origin, name = Origin.of(url), repository(url)
     offered = {challenge.scheme: challenge.parameters for challenge in challenges(header)}
@@ -152,6 +164,12 @@ def _token(
         headers = {"Authorization": f"Basic {credentials.basic}"} if credentials else {}
         answer = client.once("GET", urlunsplit(parts._replace(query=query)), headers)
     with closing(answer):
+        if answer.status_code in backoff.TRY_AGAIN:
+            raise BusyError(
+                f"HTTP {answer.status_code} {answer.reason} from its token server "
+                f"{Origin.of(realm)}{said(answer)}",
+                answer.headers.get("Retry-After", ""),
+            )
         if answer.status_code != OK:
             raise SourceError(
                 f"{realm}: HTTP {answer.status_code}: no token for {registry.name}/{name}"
