@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 class Answer:
     """One answer. cut: break the connection after so many bytes of the body.
 
-    length: a Content-Length that is not the body's. ranges: whether a Range is obeyed.
+    length: a Content-Length that is not the body's. ranges: whether a Range is obeyed. chunked:
+    sent in pieces, without saying how much there is (RFC 9112, 7.1).
     """
 
     body: bytes = b""
@@ -41,6 +42,7 @@ class Answer:
     cut: int | None = None
     length: int | None = None
     ranges: bool = True
+    chunked: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,9 +123,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         if span:
             self.send_header("Content-Range", span)
-        self.send_header(
-            "Content-Length", str(len(data) if answer.length is None else answer.length)
-        )
+        if answer.chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+            data = b"%x\r\n%s\r\n0\r\n\r\n" % (len(data), data)
+        else:
+            size = len(data) if answer.length is None else answer.length
+            self.send_header("Content-Length", str(size))
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(data if answer.cut is None else data[: answer.cut])

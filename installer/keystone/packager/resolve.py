@@ -190,7 +190,8 @@ def _packages(
 
 def _binary(found: _Found, binary: Binary, sources: Sources) -> None:
     if binary.sha256:
-        digest, size = Digest(binary.sha256), sources.size_of(binary.url)
+        digest = Digest(binary.sha256)
+        size = sources.size_of(binary.url, digest)
     else:
         digest, size = _published(binary.url, sources)
     labels = {"group": binary.group, "url": binary.url}
@@ -212,7 +213,8 @@ def _published(url: str, sources: Sources) -> tuple[Digest, int]:
     match = re.match(r"\s*([0-9a-f]{64})\b", text)
     if not match:
         raise SourceError(f"{url}.sha256: no SHA-256 in it", hint="give sha256 in the definition")
-    return Digest(match[1]), sources.size_of(url)
+    digest = Digest(match[1])
+    return digest, sources.size_of(url, digest)
 
 
 def _file(found: _Found, file: File, folder: Path) -> None:
@@ -251,7 +253,7 @@ def _wheels(found: _Found, wheels: Wheels, definition: Definition, sources: Sour
     for architecture in definition.architectures:
         for wheel in source_wheels.solve(wheels, architecture, sources.ca_file):
             url = sources.upstream(wheel.url)
-            size = sources.size_of(url)
+            size = sources.size_of(url, wheel.digest)
             labels = {
                 "group": wheels.group,
                 "filename": f"wheels/{wheel.filename}",

@@ -140,10 +140,11 @@ class Sources:
             seen.update(chunk)
         return Digest(seen.hexdigest()), cursor.done
 
-    def size_of(self, url: str) -> int:
+    def size_of(self, url: str, digest: Digest) -> int:
         """Content-Length by HEAD, or by GET where HEAD is refused (addresses signed for GET alone).
 
-        Raises SourceError when the server does not tell.
+        A server that does not tell (archives that are packed while they are sent) is read to the
+        end. Raises SourceError, WrongContentError when that has another digest.
         """
         address = self.rewrite(url)
         for method in ("HEAD", "GET"):
@@ -156,12 +157,16 @@ class Sources:
                 raise
             if length.isdigit():
                 return int(length)
-        raise SourceError(f"{address}: the server does not tell its size")
+        return sum(map(len, self.fetch(url, digest, None)))
 
     def fetch(
-        self, url: str, digest: Digest, size: int, headers: Mapping[str, str] | None = None
+        self,
+        url: str,
+        digest: Digest,
+        size: int | None,
+        headers: Mapping[str, str] | None = None,
     ) -> Iterator[bytes]:
-        """The bytes of a thing whose digest is known.
+        """The bytes of a thing whose digest is known. size: None for as many as come.
 
         Raises WrongContentError, naming both, when they are not its; what was yielded until then
         is to be thrown away.
