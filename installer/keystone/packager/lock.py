@@ -2,7 +2,8 @@
 
 A blob's source is one of
   registry:<host>/<repository>   a manifest or blob of that repository, by its digest
-  https://... (or http, file)    a URL
+  https://... (or http)          a URL
+  file:/<path>                   a file of an archive of packages on this machine, as apt names it
   local:<path>                   a file, relative to the lock's folder
   archive:<path>#<member>        a member of a tar there, which is relative to the lock's folder too
   built:<what>                   made on this machine by the lock verb; kept in the cache

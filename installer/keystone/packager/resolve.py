@@ -19,6 +19,7 @@ from keystone.packager.resolve_images import ImageResolver
 from keystone.packager.sources import apt, cache
 from keystone.packager.sources import wheels as source_wheels
 from keystone.packager.sources.addresses import SourceError, StatusError
+from keystone.packager.sources.machine_archives import machine_archives
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -142,7 +143,7 @@ def _debs(found: _Found, debs: Debs, definition: Definition, sources: Sources) -
 def _tree(
     debs: Debs, architecture: str, sources: Sources
 ) -> AbstractContextManager[apt.Tree]:
-    archives = debs.sources or apt.machine_archives(debs.suite, debs.components)
+    archives = debs.sources or machine_archives(debs.suite, debs.components)
     fitting = [archive for archive in archives if archive.has(architecture)]
     if not fitting:
         raise ConfigurationError(
