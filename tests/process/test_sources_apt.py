@@ -320,8 +320,18 @@ def test_what_no_lock_can_name_is_said_before_it_is_made(etc: Path, uri: str) ->
     assert "spec.debs[].sources" in caught.value.hint
 
 
+def test_a_machine_without_apt_is_told_so(
+    archives: tuple[list[Archive], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEYSTONE_PATH", str(tmp_path))
+    packager = Packager(tmp_path, archives[1], "http://127.0.0.1:9")
+    said = packager.said(3, "bundle", "lock", "small.yaml")
+    assert "apt-config: no such program" in said
+    assert "Debian or Ubuntu" in said
+
+
 def test_an_archive_in_a_folder_is_carried(
-    archives: tuple[list[Archive], Path], tmp_path: Path
+    archives: tuple[list[Archive], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """apt-mirror, aptly, a DVD; apt keeps a version's colon as %3a in names of files."""
     archive = archives[0][0]
@@ -342,6 +352,11 @@ def test_an_archive_in_a_folder_is_carried(
     packager.said(0, "bundle", "lock", "small.yaml")
     names = sorted(item["name"] for item in packager.items("deb"))
     assert names == ["epoch", "libtool1", "tool", "tool-data"]
+    packager.said(0, "bundle", "check", "small.lock.json")
+    with monkeypatch.context() as without_apt:
+        without_apt.setenv("KEYSTONE_PATH", str(tmp_path))
+        said = packager.said(3, "bundle", "check", "small.lock.json")
+    assert "no such program" in said
     packager.said(0, "bundle", "keys", "init", "--dir", "keys")
     packager.said(0, "bundle", "create", "small.yaml", "-o", "a.tar", "--keys", "keys")
     (pool / "tool-data_1.24_all.deb").write_bytes(b"other")

@@ -236,6 +236,17 @@ def test_a_helper_that_knows_nothing_is_no_mistake(
     pull(registry, challenge(registry.says("/token", TOKEN)))
 
 
+def test_a_helper_that_is_not_there_is_a_line_to_correct(registry: Faulty, home: Path) -> None:
+    """Docker Desktop's, say, in a file that went with its home to another machine."""
+    keep(home / ".docker/config.json", {"credsStore": "none.exe"})
+    with pytest.raises(KeystoneError) as caught:
+        pull(registry, challenge(registry.says("/token", TOKEN)))
+    assert caught.value.exit_code == 3
+    assert str(home / ".docker/config.json") in caught.value.message
+    assert "docker-credential-none.exe: no such program" in caught.value.message
+    assert "credsStore" in caught.value.hint
+
+
 @pytest.mark.parametrize("script", ["echo geheim; exit 3", "echo geheim", "echo '{}'"])
 def test_a_helper_that_fails_is_told_without_what_it_said(
     registry: Faulty, home: Path, script: str, monkeypatch: pytest.MonkeyPatch

@@ -80,6 +80,18 @@ class Archive:
         )
 
 
+@contextmanager
+def installed() -> Iterator[None]:
+    """While the block asks apt and dpkg. Raises ConfigurationError where this machine has none."""
+    try:
+        yield
+    except run.MissingProgramError as error:
+        raise ConfigurationError(
+            f"packages are solved and read by apt and dpkg: {error.message}",
+            hint="run it on Debian or Ubuntu, or install apt and dpkg here",
+        ) from error
+
+
 @dataclass(frozen=True)
 class Tree:
     """apt's own world for one suite and architecture, below `root`."""
@@ -102,7 +114,7 @@ class Tree:
         )
         name = hashlib.sha256(f"{architecture}\n{text}".encode()).hexdigest()[:16]
         tree = cls(cache.root() / "apt" / name, architecture, sources)
-        with only_one(tree.root.with_name(f"{name}.lock"), str(tree.root)):
+        with installed(), only_one(tree.root.with_name(f"{name}.lock"), str(tree.root)):
             for folder in ("etc/preferences.d", "state/lists/partial", "cache/archives/partial"):
                 (tree.root / folder).mkdir(parents=True, exist_ok=True)
             write_file(tree.root / "etc/keystone.sources", text.encode())

@@ -134,7 +134,13 @@ def _ask(path: Path, helper: str, host: str) -> Credentials | None:
     program = f"docker-credential-{helper}"
     server = HUB_SERVER if host == HUB else host
     # It is the packager's own program: it needs their session (keyring, cloud profile).
-    done = run.run([program, "get"], data=server, env=os.environ, check=False, timeout=60)
+    try:
+        done = run.run([program, "get"], data=server, env=os.environ, check=False, timeout=60)
+    except run.CommandError as error:
+        raise ConfigurationError(
+            f"{path}: names the credential helper {helper}: {error.message}",
+            hint=f"install {program}, or take {helper} out of credsStore and credHelpers there",
+        ) from error
     if done.returncode != 0:
         if NOT_FOUND in done.stdout or NOT_FOUND in done.stderr:
             return None
