@@ -178,12 +178,13 @@ def test_bad_token_servers(registry: Faulty, realm: str) -> None:
     [
         Answer(b"[]"),
         Answer(b"not json"),
+        Answer(b"[" * 100_000),
         Answer(b"{}"),
         Answer(b'{"token": "a\\r\\nX: y"}'),
         Answer(b'{"token": "' + b"a" * (2 << 20) + b'"}'),
         Answer(status=302, headers=(("Location", "/v2/"),)),
     ],
-    ids=["list", "text", "none", "header", "huge", "redirect"],
+    ids=["list", "text", "deep", "none", "header", "huge", "redirect"],
 )
 def test_bad_answers_of_token_servers(registry: Faulty, answer: Answer) -> None:
     with pytest.raises(KeystoneError) as caught:
@@ -289,7 +290,11 @@ def test_files_are_looked_at_in_order(
     assert used == [f"Basic {basic(text)}" for text in expected]
 
 
-@pytest.mark.parametrize("text", ["[]", "{", '{"auths": {"%s": {"auth": "?"}}}', '{"auths": 3}'])
+@pytest.mark.parametrize(
+    "text",
+    ["[]", "{", '{"auths": {"%s": {"auth": "?"}}}', '{"auths": 3}', "[" * 100_000],
+    ids=["list", "torn", "auth", "number", "deep"],
+)
 def test_a_broken_credential_file_is_named(registry: Faulty, home: Path, text: str) -> None:
     path = home / ".docker/config.json"
     path.parent.mkdir()

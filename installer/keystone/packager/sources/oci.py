@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,6 +12,7 @@ from keystone.bundle import media
 from keystone.bundle.media import Descriptor
 from keystone.bundle.model import Digest
 from keystone.errors import KeystoneError
+from keystone.packager import foreign_json
 from keystone.packager.charts.image_names import ImageName
 from keystone.packager.sources.addresses import SourceError, StatusError, WrongContentError
 
@@ -27,6 +27,7 @@ MAX_CONFIGURATION = 4 << 20
 MAX_PAGES = 16
 MAX_CHILDREN = 256
 """Manifests of one image that are read, however they name each other."""
+HINT_OTHER = "look at what answers there: a proxy with a page of its own, another mirror?"
 NOT_FOUND = 404
 NO_API = frozenset({400, 403, 404, 405, 406, 501})
 """How registries without the referrers API answer."""
@@ -258,10 +259,15 @@ def read_manifest(repository: Repository, name: str) -> tuple[media.Parsed, Desc
     data = repository.manifest(name)
     if data is None:
         raise SourceError(f"{where}: there is no such image", hint="check the name and the mirrors")
+    return parsed_manifest(where, data)
+
+
+def parsed_manifest(where: str, data: bytes) -> tuple[media.Parsed, Descriptor]:
+    """What these bytes, which were read there, are. Raises WrongContentError for no manifest."""
     try:
         parsed = media.parse(data)
     except KeystoneError as error:
-        raise WrongContentError(f"{where}: {error.message}") from error
+        raise WrongContentError(f"{where}: {error.message}", hint=HINT_OTHER) from error
     digest = Digest(hashlib.sha256(data).hexdigest())
     return parsed, Descriptor(parsed.media_type, digest, len(data))
 
@@ -279,10 +285,10 @@ def single_platform(repository: Repository, parsed: media.Parsed) -> str:
     if config.media_type not in CONFIGURATIONS:
         return ""
     try:
-        document = json.loads(repository.blob(config, MAX_CONFIGURATION))
+        document = foreign_json.loads(repository.blob(config, MAX_CONFIGURATION))
         said = "/".join(filter(None, (document.get("os"), document.get("architecture"))))
         return media.platform(said)
-    except (ValueError, AttributeError, TypeError) as error:
+    except foreign_json.WRONG as error:
         raise WrongContentError(f"{repository.reference}: its configuration: {error}") from error
 
 
@@ -308,9 +314,9 @@ def next_page(url: str, link: str) -> str:
 def children_of(where: str, data: bytes) -> list[dict[str, Any]]:
     """The descriptors of an index, as they are. Raises WrongContentError for no index."""
     try:
-        listed = json.loads(data)["manifests"]
+        listed = foreign_json.loads(data)["manifests"]
         for child in listed:
             Digest.parse(child["digest"])
-    except (ValueError, KeyError, TypeError) as error:
+    except foreign_json.WRONG as error:
         raise WrongContentError(f"{where}: not an index: {error}") from error
     return list(listed)

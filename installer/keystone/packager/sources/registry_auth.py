@@ -8,7 +8,6 @@ the challenge asks for.
 
 from __future__ import annotations
 
-import json
 import re
 from contextlib import closing
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 from urllib3.exceptions import HTTPError
 
 from keystone.errors import ConfigurationError, RefusedError
+from keystone.packager import foreign_json
 from keystone.packager.sources import backoff, docker_credentials
 from keystone.packager.sources.addresses import Origin, SourceError
 
@@ -91,9 +91,9 @@ def login(registry: Origin) -> str:
 def said(answer: Any) -> str:  # noqa: ANN401 a requests.Response
     """What a registry says of an error (distribution-spec, "Error Codes"): ": its words", or ""."""
     try:
-        document = json.loads(answer.raw.read(MAX_SAID, decode_content=True))
+        document = foreign_json.loads(answer.raw.read(MAX_SAID, decode_content=True))
         words = "; ".join(str(one.get("message") or one["code"]) for one in document["errors"])
-    except (HTTPError, OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (HTTPError, OSError, *foreign_json.WRONG):
         return ""
     plain = re.sub(r"[^\x20-\x7e]+", " ", words).strip()[:MAX_WORDS]
     return f": {plain}" if plain else ""
@@ -183,10 +183,12 @@ def _read_token(realm: str, data: bytes) -> str:
     try:
         if len(data) > MAX_ANSWER:
             raise ValueError("too long")
-        document = json.loads(data)
+        document = foreign_json.loads(data)
         token = str(document.get("token") or document["access_token"])
         if not re.fullmatch(r"[\x21-\x7e]+", token) or len(token) > MAX_TOKEN:
             raise ValueError("not a token")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SourceError(f"{realm}: its answer holds no token") from error
+    except foreign_json.WRONG as error:
+        raise SourceError(
+            f"{realm}: its answer holds no token", hint="look at what answers there, then again"
+        ) from error
     return token
