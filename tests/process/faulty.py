@@ -33,7 +33,8 @@ class Answer:
     """One answer. cut: break the connection after so many bytes of the body.
 
     length: a Content-Length that is not the body's. ranges: whether a Range is obeyed. chunked:
-    sent in pieces, without saying how much there is (RFC 9112, 7.1).
+    sent in pieces, without saying how much there is (RFC 9112, 7.1). terse: an answer to Range
+    repeats no header.
     """
 
     body: bytes = b""
@@ -43,6 +44,7 @@ class Answer:
     length: int | None = None
     ranges: bool = True
     chunked: bool = False
+    terse: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ class _Handler(BaseHTTPRequestHandler):
             data, status = data[start:], 206
             span = f"bytes {start}-{len(answer.body) - 1}/{len(answer.body)}"
         self.send_response(status)
-        for name, value in answer.headers:
+        for name, value in () if span and answer.terse else answer.headers:
             self.send_header(name, value)
         if span:
             self.send_header("Content-Range", span)

@@ -174,6 +174,18 @@ def test_a_cut_connection_is_taken_up_where_it_broke(server: Faulty) -> None:
     assert {one.headers.get("If-Range") for one in server.of("/thing")[1:]} == {'"one"'}
 
 
+def test_a_range_need_not_repeat_the_date_that_it_was_asked_for_with(server: Faulty) -> None:
+    dated = (("Last-Modified", "Sat, 21 Nov 2026 12:00:00 GMT"),)
+    cut = Answer(BODY, headers=dated, cut=1 << 20)
+    assert fetch(server, cut, Answer(BODY, headers=dated, terse=True)) == BODY
+    asked = server.of("/thing")[-1].headers
+    assert asked["If-Range"] == dated[0][1]
+    # Where no digest will judge the whole, it is read anew.
+    url = server.says("/unnamed", cut, Answer(BODY, headers=dated, terse=True), Answer(BODY))
+    assert Waits().sources().digest_of(url) == (DIGEST, len(BODY))
+    assert "Range" not in server.of("/unnamed")[-1].headers
+
+
 def test_a_server_without_ranges_sends_all_again_and_nothing_is_doubled(server: Faulty) -> None:
     cut = Answer(BODY, cut=1 << 20, ranges=False)
     assert fetch(server, cut, Answer(BODY, ranges=False)) == BODY

@@ -17,8 +17,15 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.argument("file", type=FILE)
 @click.option("--root-fingerprint", help="SHA-256 of the trust root, as the packager told you.")
 @click.option("--mirrors", type=FILE, help="For a lock: which address stands for which upstream.")
+@click.option("--ca-file", type=FILE, help="For a lock: authorities (PEM) of upstreams.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def verb(file: Path, root_fingerprint: str | None, mirrors: Path | None, as_json: bool) -> None:
+def verb(
+    file: Path,
+    root_fingerprint: str | None,
+    mirrors: Path | None,
+    ca_file: Path | None,
+    as_json: bool,
+) -> None:
     """Follow every reference inside a bundle (or a *.lock.json before it is created).
 
     Images by tag and digest, charts, packages, wheels, kernel modules, and what roles, units and
@@ -29,7 +36,7 @@ def verb(file: Path, root_fingerprint: str | None, mirrors: Path | None, as_json
     from keystone.closure import content  # noqa: PLC0415
 
     if file.name.endswith(".json"):
-        inside = content.read_lock(file, mirrors)
+        inside = content.read_lock(file, mirrors, ca_file)
     else:
         inside = content.read_bundle(file, root_fingerprint, _confirm)
     report = closure.check(inside)
