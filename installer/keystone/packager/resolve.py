@@ -140,9 +140,7 @@ def _debs(found: _Found, debs: Debs, definition: Definition, sources: Sources) -
     _packages(found, debs.suite, packages.values(), architectures)
 
 
-def _tree(
-    debs: Debs, architecture: str, sources: Sources
-) -> AbstractContextManager[apt.Tree]:
+def _tree(debs: Debs, architecture: str, sources: Sources) -> AbstractContextManager[apt.Tree]:
     archives = debs.sources or machine_archives(debs.suite, debs.components)
     fitting = [archive for archive in archives if archive.has(architecture)]
     if not fitting:
