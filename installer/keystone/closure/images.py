@@ -12,6 +12,7 @@ from keystone.bundle.model import Digest
 from keystone.closure.content import describe
 from keystone.closure.finding import Finding
 from keystone.errors import DamagedBundleError
+from keystone.packager import foreign_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -159,9 +160,9 @@ class _Image:
         if config.get("mediaType") not in CONFIGS or digest not in self.content.inside:
             return ""
         try:
-            said = json.loads(self.content.read(digest))
+            said = foreign_json.loads(self.content.read(digest))
             return media.platform(f"{said.get('os', '')}/{said.get('architecture', '')}")
-        except (ValueError, AttributeError) as error:
+        except foreign_json.WRONG as error:
             raise DamagedBundleError(f"{self.name}: its config is no JSON object") from error
 
     def _platforms(self, found: Iterable[str]) -> Iterator[Finding]:

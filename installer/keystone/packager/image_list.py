@@ -27,7 +27,7 @@ def wanted(images: Sequence[Image], needs: Sequence[tuple[Need, str]]) -> tuple[
     asked: dict[Reference, list[Need]] = {}
     groups: dict[Reference, str] = {}
     for need, group in needs:
-        reference = _reference(need)
+        reference = Reference.of(need.image)
         asked.setdefault(reference, []).append(need)
         groups.setdefault(reference, group)
     every = [*listed, *sorted(asked.keys() - listed.keys(), key=_order)]
@@ -49,13 +49,6 @@ def wanted(images: Sequence[Image], needs: Sequence[tuple[Need, str]]) -> tuple[
         else:
             found.append(replace(listed[reference], reference=here))
     return tuple(found)
-
-
-def _reference(need: Need) -> Reference:
-    image = need.image
-    if image.digest and not image.tag:
-        return Reference(image.host, image.repository, image.digest)
-    return Reference(image.host, image.repository, image.tag, image.digest)
 
 
 def _order(reference: Reference) -> tuple[str, str, str]:
