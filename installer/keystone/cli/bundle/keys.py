@@ -101,17 +101,19 @@ def rotate(
     as_json: bool, **change: Any,  # noqa: ANN401 the fields of Change
 ) -> None:  # fmt: skip
     """Propose the next root. Without a change it renews: a later expiry."""
-    from keystone.packager.keys import ceremony, keys  # noqa: PLC0415 slow to import
+    from keystone.packager.keys import ceremony, keys, roots  # noqa: PLC0415 slow to import
 
-    if new_release:
-        public, old = keys.new_release_key(folder, choosing(passphrase_file))
-        change["add_release"] = (*change["add_release"], public)
-        change["revoke"] = (*change["revoke"], *old)
-    path = ceremony.propose(folder, ceremony.Change(**change))
-    here = folder / keys.ROOT
-    for key in signing or ([here] if here.exists() else []):
-        ceremony.sign(path, key, opening(key, passphrase_file))
-    _said(ceremony.collect(folder), folder, as_json=as_json)
+    with roots.turn(folder):
+        if new_release:
+            public, old = keys.new_release_key(folder, choosing(passphrase_file))
+            change["add_release"] = (*change["add_release"], public)
+            change["revoke"] = (*change["revoke"], *old)
+        path = ceremony.propose(folder, ceremony.Change(**change))
+        here = folder / keys.ROOT
+        for key in signing or ([here] if here.exists() else []):
+            ceremony.sign(path, key, opening(key, passphrase_file))
+        state = ceremony.collect(folder)
+    _said(state, folder, as_json=as_json)
 
 
 @group.command()
@@ -123,7 +125,8 @@ def sign(path: Path, key: Path, passphrase_file: Path | None, as_json: bool) -> 
     """Sign a proposed root, on a machine that needs no network. Carry the file back."""
     from keystone.packager.keys import ceremony, roots  # noqa: PLC0415 slow to import
 
-    state = ceremony.sign(path, key, opening(key, passphrase_file))
+    with roots.turn(path.parent):
+        state = ceremony.sign(path, key, opening(key, passphrase_file))
     log.info(f"{path}: signed; payload {state.payload}")
     _answer(roots.as_document(state), as_json=as_json)
 
@@ -134,9 +137,11 @@ def sign(path: Path, key: Path, passphrase_file: Path | None, as_json: bool) -> 
 @json_option
 def collect(folder: Path, copies: tuple[Path, ...], as_json: bool) -> None:
     """Bring the signatures of copies together; with enough of them the root is valid."""
-    from keystone.packager.keys import ceremony  # noqa: PLC0415 slow to import
+    from keystone.packager.keys import ceremony, roots  # noqa: PLC0415 slow to import
 
-    _said(ceremony.collect(folder, copies), folder, as_json=as_json)
+    with roots.turn(folder):
+        state = ceremony.collect(folder, copies)
+    _said(state, folder, as_json=as_json)
 
 
 @group.command()
