@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from keystone.bundle.formats import foreign_tar
 from keystone.bundle.model import Digest
+from keystone.bundle.read.chart import LIMITS
 from keystone.errors import ConfigurationError
 from keystone.packager import definition, image_list
 from keystone.packager.charts import chart as charts
@@ -113,6 +115,41 @@ def test_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
     outer = charts.read(archive(("web/Chart.yaml", described("web")), *many))
     with pytest.raises(SourceError, match="bytes unpacked"):
         list(charts.subcharts(outer))
+
+
+def sparse(size: int) -> bytes:
+    """A chart with one member that unpacks to `size` zeros, as GNU tar's formats 1.0 has it."""
+    kept = f"1\n{size}\n0\n".encode().ljust(512, b"\0")
+    entry = tarfile.TarInfo("web/zeros")
+    entry.size = len(kept)
+    entry.pax_headers = {
+        "GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "web/zeros",
+        "GNU.sparse.realsize": str(size),
+    }  # fmt: skip
+    plain = io.BytesIO(gzip.decompress(archive(("web/Chart.yaml", described("web")))))
+    with tarfile.open(fileobj=plain, mode="a", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(entry, io.BytesIO(kept))
+    return gzip.compress(plain.getvalue())
+
+
+def test_sparse_member_is_not_unpacked() -> None:
+    tebibyte = sparse(1 << 40)
+    assert len(tebibyte) < 1000
+    with pytest.raises(SourceError, match="a sparse member"):
+        charts.read(tebibyte)
+    parts = foreign_tar.gunzip(iter([tebibyte]))
+    with pytest.raises(ValueError, match="a sparse member"):  # helm would unpack it too
+        list(foreign_tar.entries(parts, LIMITS))
+
+
+def test_headers_that_lead_tarfile_astray_are_refused() -> None:
+    plain = bytearray(gzip.decompress(archive(("web/Chart.yaml", described("web")))))
+    for size in (b"\xff" * 12, b"\x80" + b"\xff" * 11, b"-0000000777\0"):
+        plain[124:136] = size
+        total = sum(plain[:148]) + 8 * ord(" ") + sum(plain[156:512])
+        plain[148:156] = f"{total:06o}\0 ".encode()
+        with pytest.raises(SourceError, match="not an archive that can be read"):
+            charts.read(gzip.compress(plain))
 
 
 def test_subcharts_packed_and_not_at_any_depth() -> None:
