@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 VARIABLE = {"name", "value", "valueFrom", "default", "description", "type", "required"}
+LONGEST = 512
+"""Characters of a variable that may be a part of an image's name; a longer one is not put in."""
 
 
 def scalars(value: Mapping[str, Any]) -> dict[str, str]:
@@ -38,7 +40,8 @@ def expanded(container: Mapping[str, Any]) -> dict[str, Any]:
     """With $(NAME) in arguments and variables replaced, as the kubelet does."""
     listed = container.get("env")
     entries = listed if isinstance(listed, list) else []
-    known = {str(e["name"]): given(e) for e in entries if is_variable(e) and given(e)}
+    variables = {str(e["name"]): given(e) for e in entries if is_variable(e)}
+    known = {name: value for name, value in variables.items() if 0 < len(value) <= LONGEST}
 
     def text(value: object) -> object:
         if not isinstance(value, str):

@@ -26,7 +26,7 @@ _INNER = re.compile(
 )
 """Within a line: JSON with templates in it, HCL. PromQL's {image="x"} asks for nothing."""
 _FROM = re.compile(r"(?m)^FROM[ \t]+(?:--\S+[ \t]+)*(\S+)")
-_TOKEN = re.compile(r"(?:[^\s\"'`;|&()<>]|\"(?:\\.|[^\"\\])*\"|'[^']*')+")
+_TOKEN = re.compile(r"(?:\\.|[^\s\"'\\`;|&()<>]|\"(?:\\.|[^\"\\])*\"|'[^']*')+", re.DOTALL)
 _QUOTED = re.compile(r"\"([^\"]*)\"|'([^']*)'")
 
 

@@ -46,9 +46,12 @@ def objects(chart: str, text: str) -> list[Any]:
 
 def rendered(chart: str, found: Sequence[Any]) -> Iterator[Need]:
     """From the objects that it renders."""
-    for asked in references.find(found):
-        place = asked.place
-        yield Need(asked.image, chart, "renders", f"{place.kind}/{place.name}")
+    try:
+        for asked in references.find(found):
+            place = asked.place
+            yield Need(asked.image, chart, "renders", f"{place.kind}/{place.name}")
+    except SourceError as error:
+        raise SourceError(f"chart {chart}: {error.message}", hint=error.hint) from error
 
 
 def annotated(chart: Chart, values: Mapping[str, Any], text: str) -> Iterator[Need]:

@@ -35,7 +35,7 @@ OTHER = frozenset({
 _IMAGE = re.compile("(images$|image)")
 _WORD = re.compile(r"[A-Z]+(?![a-z])\d*|[A-Z]?[a-z]+\d*|\d+")
 _KUSTOMIZE = {"newName": "name", "newTag": "tag"}
-_TAGGED = re.compile(r"[:@][^/]*$")
+_TAGGED = re.compile(r"[:@]")
 _HOST = re.compile(r"[\w-]+(\.[\w-]+)*(:\d+)?(/[\w./-]+)?")
 
 
@@ -192,7 +192,7 @@ def _join(group: _Group, prefix: str, around: Around, *, about: bool) -> str:
     tag = tag or (values.get("version", "") if versioned else "") or (around.tag if outer else "")
     if tag.startswith("sha256:"):
         tag, digest = "", tag
-    if _TAGGED.search(name):
+    if _TAGGED.search(name.rpartition("/")[2]):
         return f"{name}@{digest}" if digest and "@" not in name else ""
     if not (tag or digest):
         return ""
