@@ -83,6 +83,8 @@ def test_chart_is_read_and_packed_the_same_each_time() -> None:
         archive(("web/Chart.yaml", described("web")), ("web/Chart.yaml", described("x"))),
         archive(("web/Chart.yaml", described("web")), ("web/Chart.lock", None), link="/etc/passwd"),
         archive(("web/Chart.yaml", described("web")))[:-20],
+        archive(("web/Chart.yaml", described("web")), (".", b"")),
+        archive(("web/Chart.yaml", b"{name: web, version: !!bool x}")),
     ],
     ids=[
         "no gzip",
@@ -98,6 +100,8 @@ def test_chart_is_read_and_packed_the_same_each_time() -> None:
         "a file twice",
         "a link",
         "cut",
+        "a file without a name",
+        "a value that is not what its tag says",
     ],
 )
 def test_archive_that_is_no_chart_is_refused(packed: bytes) -> None:
@@ -165,6 +169,29 @@ def test_subcharts_packed_and_not_at_any_depth() -> None:
     assert {path for path, _ in charts.subcharts(web)} == {
         "web/charts/db", "web/charts/db/charts/log", "web/charts/ui",
     }  # fmt: skip
+
+
+def test_file_called_charts_holds_none() -> None:
+    found = charts.read(archive(("web/Chart.yaml", described("web")), ("web/charts", b"")))
+    assert list(charts.subcharts(found)) == []
+    assert charts.missing(found) == ()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("dependencies", [{"version": 1}]),
+        ("dependencies", ["db"]),
+        ("dependencies", 5),
+        ("dependencies", {"db": "1.0.0"}),
+        ("annotations", ["a"]),
+        ("annotations", "a"),
+    ],
+)
+def test_field_of_another_type_is_an_error_with_the_charts_name(field: str, value: object) -> None:
+    found = charts.read(archive(("web/Chart.yaml", described("web", **{field: value}))))
+    with pytest.raises(SourceError, match=f"chart web: .*{field}"):
+        getattr(found, field)
 
 
 def test_first_chart_format_keeps_dependencies_apart() -> None:
@@ -423,11 +450,17 @@ def test_image_of_definition_and_chart_is_one() -> None:
 
 
 def test_apis_of_custom_resources() -> None:
-    crd = {
+    crd: dict[str, Any] = {
         "kind": "CustomResourceDefinition",
         "spec": {"group": "x.example", "names": {"kind": "X"}, "versions": [{"name": "v1"}]},
     }
-    assert list(discovery.apis([crd, {"kind": "Job"}])) == ["x.example/v1", "x.example/v1/X"]
+    broken: list[object] = [
+        None, [], {}, {"versions": None}, {"versions": 5}, {"versions": [{"name": "v1"}]},
+        {**crd["spec"], "names": None}, {**crd["spec"], "versions": ["v1"]},
+    ]  # fmt: skip
+    nothing = [{**crd, "spec": spec} for spec in broken] + [{"kind": crd["kind"]}]
+    found = discovery.apis([*nothing, crd, {"kind": "Job"}])
+    assert list(found) == ["x.example/v1", "x.example/v1/X"]
 
 
 def test_every_mistake_of_a_chart_is_said_at_once(tmp_path: Path) -> None:

@@ -75,6 +75,8 @@ class Chart:
     def annotations(self) -> Mapping[str, str]:
         """Of Chart.yaml."""
         found = self.metadata.get("annotations") or {}
+        if not isinstance(found, dict):
+            raise SourceError(f"chart {self.name}: its annotations are no mapping", hint=LOOK)
         return {str(key): str(value) for key, value in found.items()}
 
     @cached_property
@@ -95,13 +97,19 @@ class Chart:
     def _dependencies(self, old: str, new: str) -> tuple[Dependency, ...]:
         source = old if old in self.files else new
         entries = self._mapping(source).get("dependencies") if source in self.files else ()
-        return tuple(
-            Dependency(
-                str(e["name"]), str(e.get("version", "")), str(e.get("repository", "")),
-                str(e.get("alias") or ""),
-            )
-            for e in entries or ()
-        )  # fmt: skip
+        try:
+            return tuple(
+                Dependency(
+                    str(e["name"]), str(e.get("version", "")), str(e.get("repository", "")),
+                    str(e.get("alias") or ""),
+                )
+                for e in entries or ()
+            )  # fmt: skip
+        except (KeyError, TypeError, AttributeError) as error:
+            raise SourceError(
+                f"chart {self.name}: dependencies in {source} that are no list of names: {error}",
+                hint=LOOK,
+            ) from error
 
     def _mapping(self, name: str) -> Mapping[str, Any]:
         try:
@@ -193,7 +201,7 @@ def _children(chart: Chart, budget: int) -> Iterator[tuple[Chart, int]]:
     folders: dict[str, dict[str, bytes]] = {}
     for name, data in sorted(chart.files.items()):
         top, *rest = name.split("/")
-        if top != "charts" or rest[0].startswith(("_", ".")):
+        if top != "charts" or not rest or rest[0].startswith(("_", ".")):
             continue
         if len(rest) == 1 and name.endswith((".tgz", ".tar.gz")):
             files = _unpack(data, budget)
