@@ -449,6 +449,14 @@ def test_image_of_definition_and_chart_is_one() -> None:
     assert second.why == ""
 
 
+def test_image_by_a_digest_that_bundles_do_not_carry_is_said() -> None:
+    name = f"r.example/a@sha512:{'a' * 128}"
+    pod = {"kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": [{"image": name}]}}
+    needs = [(need, "apps") for need in discovery.rendered("web", [pod])]
+    with pytest.raises(SourceError, match=r"r\.example/a@sha512.*SHA-256 only.*web renders Pod/p"):
+        image_list.wanted((), needs)
+
+
 def test_apis_of_custom_resources() -> None:
     crd: dict[str, Any] = {
         "kind": "CustomResourceDefinition",

@@ -76,7 +76,9 @@ class Chart:
         """Of Chart.yaml."""
         found = self.metadata.get("annotations") or {}
         if not isinstance(found, dict):
-            raise SourceError(f"chart {self.name}: its annotations are no mapping", hint=LOOK)
+            raise SourceError(
+                f"chart {self.metadata.get('name')}: its annotations are no mapping", hint=LOOK
+            )
         return {str(key): str(value) for key, value in found.items()}
 
     @cached_property
@@ -106,8 +108,9 @@ class Chart:
                 for e in entries or ()
             )  # fmt: skip
         except (KeyError, TypeError, AttributeError) as error:
+            name = self.metadata.get("name")
             raise SourceError(
-                f"chart {self.name}: dependencies in {source} that are no list of names: {error}",
+                f"chart {name}: dependencies in {source} that are no list of names: {error}",
                 hint=LOOK,
             ) from error
 

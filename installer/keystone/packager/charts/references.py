@@ -12,8 +12,6 @@ What is a name says `image_names`, what keys mean `split_names`.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +26,7 @@ from keystone.packager.sources.addresses import SourceError
 
 CONTAINERS = re.compile(r".*[cC]ontainers|steps|sidecars")
 """Of pods, of Tekton's tasks and Argo's workflows, and what operators add to pods."""
+FILES = {"data", "stringData", "binaryData"}
 _INSIDE = re.compile(r"\s*(?:[{\[]|[\"']?[\w.\-/]+[\"']?:\s)")
 """How YAML or JSON inside a string begins."""
 _SPLIT = re.compile(r"[\s\"'`=,;|&()<>\[\]{}]+")
@@ -41,10 +40,7 @@ MAX_NESTED = 500
 MAX_MERGED = 2_000_000
 """Entries that mappings of one YAML text have in all, with what `<<` brings them."""
 MAX_EFFORT = 5_000_000
-"""Nodes, and 16 characters of text each, that are looked through in all.
-
-10 MB of objects are half of that; YAML aliases make any number of a few lines.
-"""
+"""Nodes, and 16 characters of text each, in all: 10 MB; YAML aliases make any number."""
 
 
 @dataclass(frozen=True, order=True)
@@ -204,8 +200,11 @@ class _Walk:
             yield from self._arguments(
                 list(map(str, child)), [f"{at}[{n}]" for n in range(len(child))]
             )
-        elif key in {"data", "stringData"} and self.owner.kind in {"ConfigMap", "Secret"}:
-            yield from self._files(child, at, coded=key == "data" and self.owner.kind == "Secret")
+        elif isinstance(child, Mapping) and arguments.is_container(key, child):
+            yield from self._container(child, at)
+        elif key in FILES and self.owner.kind in {"ConfigMap", "Secret"}:
+            coded = key == "binaryData" or (key == "data" and self.owner.kind == "Secret")
+            yield from self._files(child, at, coded=coded)
         elif key == "image" and isinstance(child, Mapping) and "reference" in child:
             yield from self._give(
                 child["reference"], f"{at}.reference", "container", image_names.anything
@@ -227,8 +226,11 @@ class _Walk:
             for index, entry in enumerate(value):
                 yield from self._value(entry, f"{at}[{index}]", key)
         elif isinstance(value, str):
-            how = "image" if split_names.speaks(key) else "text"
-            yield from self._text(value, at, how, _rule(key, split_names.speaks(key)))
+            speaks = split_names.speaks(key)
+            rule = _rule(key, speaks)
+            if (speaks or key == "url") and value.startswith(image_names.TRANSPORT):
+                rule = image_names.transported
+            yield from self._text(value, at, "image" if speaks else "text", rule)
 
     def _text(self, text: str, at: str, how: str, rule: image_names.Rule) -> Iterator[Asked]:
         """A value, a list of values, or a file."""
@@ -243,15 +245,16 @@ class _Walk:
 
     def _containers(self, value: Sequence[Any], at: str) -> Iterator[Asked]:
         for index, container in enumerate(value):
-            here = f"{at}[{index}]"
-            if not isinstance(container, Mapping):
-                continue
-            image = container.get("image")
-            # Istio's webhook puts its own image where a chart writes "auto".
-            if isinstance(image, str) and image != "auto":
-                yield from self._give(image, f"{here}.image", "container", image_names.anything)
-            rest = {k: v for k, v in container.items() if k != "image" or not isinstance(v, str)}
-            yield from self.mapping(arguments.expanded(rest), here, "")
+            if isinstance(container, Mapping):
+                yield from self._container(container, f"{at}[{index}]")
+
+    def _container(self, container: Mapping[str, Any], at: str) -> Iterator[Asked]:
+        image = container.get("image")
+        # Istio's webhook puts its own image where a chart writes "auto".
+        if isinstance(image, str) and image != "auto":
+            yield from self._give(image, f"{at}.image", "container", image_names.anything)
+        rest = {k: v for k, v in container.items() if k != "image" or not isinstance(v, str)}
+        yield from self.mapping(arguments.expanded(rest), at, "")
 
     def _arguments(self, argv: Sequence[str], places: Sequence[str]) -> Iterator[Asked]:
         """Flags, "--x=value" or "--x", "value"; assignments; and scripts behind `sh -c`.
@@ -305,16 +308,7 @@ class _Walk:
 
     def _files(self, value: object, at: str, *, coded: bool) -> Iterator[Asked]:
         """What a ConfigMap or Secret carries: a value, a YAML or JSON file, a script."""
-        texts = {}
-        for key, content in value.items() if isinstance(value, Mapping) else ():
-            text = content
-            if coded and isinstance(text, str):
-                try:
-                    text = base64.b64decode(text, validate=True).decode()
-                except (binascii.Error, UnicodeDecodeError):
-                    continue
-            if isinstance(text, str):
-                texts[str(key)] = text
+        texts = config_files.texts(value, coded=coded)
         done: set[str] = set()
         lines = {key: text for key, text in texts.items() if "\n" not in text}
         for joined in split_names.joined(lines, "", self.around):

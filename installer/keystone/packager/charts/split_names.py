@@ -25,6 +25,7 @@ SLOTS = {
     "organization": "organization", "org": "organization",
     "tag": "tag", "version": "version", "digest": "digest", "sha": "digest", "sha256": "digest",
 }  # fmt: skip
+VERSIONS = frozenset({"tag", "version", "digest"})
 KUBEADM = {"dns": "coredns", "local": "etcd"}
 """What kubeadm puts behind imageRepository, in `dns` and in `etcd.local` of its configuration."""
 OTHER = frozenset({
@@ -109,6 +110,9 @@ def joined(fields: Mapping[str, str], key: str, around: Around) -> list[Joined]:
         fields = {**fields, "imageRepository": whole}
     groups = _groups(fields)
     plain = groups.get((), _Group())
+    if speaks(key):
+        _addressed(plain, fields)
+    _defaulted(groups, plain)
     named = [stem for stem, group in groups.items() if {"image", "repository"} & group.keys.keys()]
     made = []
     for stem, group in groups.items():
@@ -123,6 +127,24 @@ def joined(fields: Mapping[str, str], key: str, around: Around) -> list[Joined]:
         if found:
             made.append(Joined(found, frozenset(group.keys.values())))
     return made
+
+
+def _addressed(plain: _Group, fields: Mapping[str, str]) -> None:
+    """`image: {url: quay.io/a/b, tag: v1}`, `image: {registry: "https://quay.io", ...}`."""
+    for key in ("url", "uri"):
+        if key in fields and not {"image", "repository", "name"} & plain.values.keys():
+            plain.put("image", key, fields[key], image=True)
+    bare = re.fullmatch(r"https?://([^/]+)/?", plain.values.get("prefix", ""))
+    if bare:
+        plain.values["prefix"] = bare[1]
+
+
+def _defaulted(groups: Mapping[tuple[str, ...], _Group], plain: _Group) -> None:
+    """`{image: kserve/explainer, defaultImageVersion: v1}`: what holds where no tag is said."""
+    default = groups.get(("default",), _Group())
+    if "image" in plain.values and not VERSIONS & plain.values.keys():
+        for slot in default.image if default.values.keys() <= VERSIONS else ():
+            plain.put(slot, default.keys[slot], default.values[slot], image=True)
 
 
 def _kustomized(fields: Mapping[str, str]) -> dict[str, str]:
