@@ -179,11 +179,14 @@ class _Walk:
         if self._too_deep(at):
             return
         fields, before = arguments.scalars(value), self.around
+        shared = value.get("global")
+        if isinstance(shared, Mapping):
+            self.around = split_names.under(arguments.scalars(shared), before)
         done: set[str] = set()
-        for joined in split_names.joined(fields, key, before):
+        for joined in split_names.joined(fields, key, self.around):
             done |= joined.keys
             yield from self._give(joined.text, at, "image", image_names.named)
-        self.around = split_names.inside(fields, key, before)
+        self.around = split_names.inside(fields, key, self.around)
         for inner, child in value.items():
             name = str(inner)
             # What stands in a status was asked for elsewhere.

@@ -9,7 +9,7 @@ Everything here is pure and knows text only; what a name is says `references`.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -64,11 +64,15 @@ def mentions(key: str) -> bool:
 
 @dataclass(frozen=True)
 class Around:
-    """What mappings further out say: a registry and a tag for all, and that it is all images."""
+    """What mappings further out say: a registry and a tag for all, and that it is all images.
+
+    every: the registry of all images, whatever registry stands beside one (global.imageRegistry).
+    """
 
     prefix: str = ""
     tag: str = ""
     images: bool = False
+    every: str = ""
 
 
 @dataclass(frozen=True)
@@ -159,8 +163,15 @@ def inside(fields: Mapping[str, str], key: str, around: Around) -> Around:
     prefix = _registry(plain.get("prefix", ""))
     images = around.images or words(key)[-1:] == ["images"]
     if prefix:
-        return Around(prefix, plain.get("tag", ""), images)
-    return Around(around.prefix, around.tag, images)
+        return Around(prefix, plain.get("tag", ""), images, around.every)
+    return replace(around, images=images)
+
+
+def under(shared: Mapping[str, str], around: Around) -> Around:
+    """What holds beside `global`: its imageRegistry is that of all images (Bitnami's way)."""
+    plain = _groups(shared).get((), _Group())
+    every = _registry(plain.values["prefix"]) if "prefix" in plain.image else ""
+    return replace(around, every=every) if every else around
 
 
 def _groups(fields: Mapping[str, str]) -> dict[tuple[str, ...], _Group]:
@@ -201,11 +212,13 @@ def _join(group: _Group, prefix: str, around: Around, *, about: bool) -> str:
         parts.insert(0, values.get("organization", ""))
     name = "/".join(part.strip("/") for part in parts if part)
     outer = ""
+    sure = about or "image" in values or group.image
+    if sure and around.every and not _hosted(name):
+        prefix = around.every
     if name and not prefix and not _hosted(name):
         prefix = outer = around.prefix
     if prefix and not f"{name}/".startswith(f"{prefix.strip('/')}/"):
         name = name and f"{prefix.strip('/')}/{name}"
-    sure = about or "image" in values or group.image
     # {repository, tag} alone may be a git repository, unless it starts with a registry.
     if not name or "://" in name or not (sure or prefix or _hosted(name)):
         return ""
