@@ -23,6 +23,10 @@ def verb(source: tuple[Path, ...], output: str, as_json: bool) -> None:
     from keystone.bundle.parts import gather  # noqa: PLC0415 slow to import
     from keystone.bundle.parts import join as parts_join  # noqa: PLC0415
 
+    if output != "-" and Path(output).is_dir():
+        raise click.UsageError(
+            f"{output or '.'} is a folder: give the bundle's file, as {Path(output, 'offline.tar')}"
+        )
     found = gather.gather(source)
     if output == "-":
         if as_json:
