@@ -94,6 +94,7 @@ class _Image:
         # A definition may carry an image for fewer architectures than the bundle is for.
         own = item.labels.get("architectures", "").split()
         self.wanted = {f"linux/{name}" for name in own or content.architectures}
+        self.seen: set[tuple[Digest, str]] = set()
 
     def root(self) -> Iterator[Finding]:
         document, problem = self._document(self.item.digest, "its manifest")
@@ -117,6 +118,9 @@ class _Image:
                 where not in self.wanted if where else digest not in self.content.inside
             ):
                 continue  # other platforms are named, and left out on purpose
+            if (digest, where if where in self.wanted else "") in self.seen:
+                continue
+            self.seen.add((digest, where if where in self.wanted else ""))
             inner, problem = self._document(
                 digest, f"its manifest for {where}".removesuffix(" for ")
             )

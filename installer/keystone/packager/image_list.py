@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from keystone.packager.charts import discovery
 from keystone.packager.definition import Image
+from keystone.packager.sources.addresses import SourceError
 from keystone.packager.sources.oci import Reference
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def wanted(images: Sequence[Image], needs: Sequence[tuple[Need, str]]) -> tuple[
     asked: dict[Reference, list[Need]] = {}
     groups: dict[Reference, str] = {}
     for need, group in needs:
-        reference = Reference.of(need.image)
+        reference = _reference(need)
         asked.setdefault(reference, []).append(need)
         groups.setdefault(reference, group)
     every = [*listed, *sorted(asked.keys() - listed.keys(), key=_order)]
@@ -49,6 +50,16 @@ def wanted(images: Sequence[Image], needs: Sequence[tuple[Need, str]]) -> tuple[
         else:
             found.append(replace(listed[reference], reference=here))
     return tuple(found)
+
+
+def _reference(need: Need) -> Reference:
+    if need.image.digest.startswith("sha512:"):
+        raise SourceError(
+            f"{need.image}: named by a SHA-512 digest, and bundles carry SHA-256 only; "
+            f"asked for by: {discovery.why([need])}",
+            hint="give the chart another name of it under values, or excludeImages and a reason",
+        )
+    return Reference.of(need.image)
 
 
 def _order(reference: Reference) -> tuple[str, str, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 HUB = "docker.io"
 HUB_NAMES = frozenset({HUB, "index.docker.io", "registry-1.docker.io"})
@@ -24,6 +24,9 @@ _NAME = re.compile(
     rf"(?::(?P<tag>\w[\w.-]{{0,127}}))?(?:@(?P<digest>{DIGEST}))?",
     re.ASCII,
 )
+_SHA512 = re.compile(r"sha512:[0-9a-f]{128}")
+TRANSPORT = "docker://"
+"""How KubeVirt's importer and skopeo write "a registry's image" (containers-transports(5))."""
 _VERSION_WORDS = {"latest", "stable", "main", "master", "edge", "nightly"}
 _LOCAL_NAMES = (".svc", ".local", ".internal", ".localdomain")
 _TEMPLATE = re.compile(r"\{\{|\}\}|\$\(|\$\{|%s|<[a-zA-Z]")
@@ -91,7 +94,13 @@ def anything(text: str) -> ImageName | None:
     """The image of a container: whatever is written there will be pulled."""
     if _TEMPLATE.search(text):
         return None
+    name, at, digest = text.strip().partition("@")
     try:
+        if at and _SHA512.fullmatch(digest):  # for whoever says that it cannot be carried
+            found = ImageName.parse(name)
+            return replace(
+                found, tag=found.tag if name.endswith(f":{found.tag}") else "", digest=digest
+            )
         return ImageName.parse(text)
     except ValueError:
         return None
@@ -110,6 +119,11 @@ def named(text: str) -> ImageName | None:
     if not tagged and _FILE.search(image.repository):
         return None
     return image if tagged or has_host else None
+
+
+def transported(text: str) -> ImageName | None:
+    """The same behind TRANSPORT."""
+    return named(text.removeprefix(TRANSPORT))
 
 
 def whole(text: str) -> ImageName | None:
