@@ -19,7 +19,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from keystone import log, run
+from keystone import files, log, run
 from keystone.ansible.roles import addons
 from keystone.appliance import first_start, installing
 from keystone.appliance import write as writing
@@ -41,7 +41,7 @@ from keystone.cli.token import group as token_verbs
 from keystone.cluster import join_config
 from keystone.cluster.context import Context
 from keystone.errors import ConfigurationError, HostError, RefusedError, UsageError
-from keystone.join import client, join_yaml
+from keystone.join import client, join_yaml, standing
 from keystone.join import cluster as join_cluster
 from keystone.join import identity as join_identity
 from keystone.join import script as join_script
@@ -54,7 +54,7 @@ from keystone.site.model import Machine, Networks, Node, Site
 from . import join_rig
 
 PRIMER = "127.77.0.11"
-PLACE = join_identity.place
+PLACE, HELD = join_identity.place, join_identity.held
 ROLES = join_server.WORKER_ROLES
 BINARIES = ("kubelet", "kubeadm", "kubectl", "containerd", "runc", "cni-plugins")
 INSTALLER = b"""#!/bin/sh
@@ -169,15 +169,13 @@ def kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(autouse=True)
 def key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """This machine's key and kubelet's files, where a test may write."""
-    file = tmp_path / "node.key"
+    file, conf = tmp_path / "node.key", tmp_path / "kubelet.conf"
     monkeypatch.setattr(join_identity, "KEY", file)
-    monkeypatch.setattr(
-        join_identity,
-        "place",
-        partial(
-            join_identity.place, key=file, folder=tmp_path / "pki", conf=tmp_path / "kubelet.conf"
-        ),
-    )
+    monkeypatch.setattr(join_identity, "KUBELET_CONF", conf)
+    for name in ("place", "held"):
+        real = getattr(join_identity, name)
+        bound = partial(real, key=file, folder=tmp_path / "pki", conf=conf)
+        monkeypatch.setattr(join_identity, name, bound)
     return file
 
 
@@ -346,7 +344,7 @@ class OfPrimer:
         if argv[2] == "request":
             said = join_identity.made(argv[3], key)
         elif argv[2] == "held":
-            there = join_identity.held(argv[3], key=key, folder=self.folder / "pki", conf=conf)
+            there = HELD(argv[3], key=key, folder=self.folder / "pki", conf=conf)
             said = "yes" if there else "no"
         else:
             identity = join_identity.Identity(**json.loads(data or ""))
@@ -382,7 +380,7 @@ def test_a_run_that_failed_goes_on_with_what_it_was_answered(
     monkeypatch.setattr(client, "DONE", tmp_path / "done")
     monkeypatch.setattr(client, "findings", lambda *_: [])
     monkeypatch.setattr(client, "look", lambda: MACHINE)
-    monkeypatch.setattr(client, "place_ca", lambda _: None)
+    monkeypatch.setattr(join_script, "SITE_CA", tmp_path / "site-ca.crt")
     monkeypatch.setattr(client, "fetch_all", lambda *_: None)
     done: list[str] = []
 
@@ -423,6 +421,130 @@ def test_a_run_that_failed_goes_on_with_what_it_was_answered(
     assert client.kept(token, "w1") is None
     monkeypatch.setattr(join_identity, "KEY", key)
     assert client.kept(token, "w1") is not None
+
+
+@pytest.fixture
+def machine(
+    service: Answering, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[list[str]]:
+    """A machine whose roles are noted; with them it is a whole node."""
+    converged: list[str] = []
+
+    def converge(hostname: str, _roles: object) -> None:
+        converged.append(hostname)
+        client.DONE.write_text("")
+
+    monkeypatch.setattr(client, "ANSWER", tmp_path / "answer.json")
+    monkeypatch.setattr(client, "DONE", tmp_path / "etc/done")
+    monkeypatch.setattr(standing, "CONTROL_PLANE", tmp_path / "kube-apiserver.yaml")
+    monkeypatch.setattr(join_script, "SITE_CA", tmp_path / "etc/site-ca.crt")
+    monkeypatch.setattr(client, "findings", lambda *_: [])
+    monkeypatch.setattr(client, "look", lambda: MACHINE)
+    monkeypatch.setattr(client, "fetch_all", lambda *_: None)
+    monkeypatch.setattr(client, "converge", converge)
+    return converged
+
+
+def joins(service: Answering, pki: Path) -> None:
+    """The command with a new token, on this machine."""
+    server = f"https://{PRIMER}:{service.server_address[1]}"
+    client.main([server], token_of(service, pki), pki / "site-ca.crt")
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Of the machine, not of the cluster or the Primer."""
+    own = ("etc", "pki", "answer.json", "kubelet.conf", "node.key", "kube-apiserver.yaml")
+    files = [file for name in own for file in (folder / name, *(folder / name).rglob("*"))]
+    return {file: file.read_bytes() for file in files if file.is_file()}
+
+
+def test_a_node_joins_no_second_time_and_nowhere_else(
+    service: Answering, machine: list[str], pki: Path, kubernetes: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    joins(service, pki)
+    joins(service, pki)
+    assert machine == ["w1", "w1"]
+    assert len(calls(kubernetes, "create")) == 2, "it asked once"
+    before, asked = contents(tmp_path), len(calls(kubernetes, ""))
+    other = tmp_path / "other.crt"
+    other.write_text(pem(certificate("site CA")[0]))
+    elsewhere, _ = join.new("worker", join_script.pin(other.read_text()), now=0, ttl=60)
+    with pytest.raises(RefusedError, match="part of a cluster already"):
+        client.main(["https://127.0.0.1:1"], elsewhere, other)
+    # Revoked, its owner gives it another name and makes another token.
+    monkeypatch.setattr(client, "look", lambda: replace(MACHINE, hostname="w2"))
+    with pytest.raises(RefusedError, match="not as the worker w2 of this site") as caught:
+        joins(service, pki)
+    assert "kubeadm reset" in caught.value.hint
+    monkeypatch.setattr(client, "look", lambda: MACHINE)
+    (tmp_path / "kube-apiserver.yaml").touch()
+    with pytest.raises(RefusedError, match="part of a cluster already"):
+        joins(service, pki)
+    (tmp_path / "kube-apiserver.yaml").unlink()
+    assert contents(tmp_path) == before
+    assert machine == ["w1", "w1"]
+    assert len(calls(kubernetes, "")) == asked
+    # What the hint says, and the name that it had is its own still.
+    for gone in ("kubelet.conf", "etc/done"):
+        (tmp_path / gone).unlink()
+    shutil.rmtree(tmp_path / "pki")
+    joins(service, pki)
+    assert machine == ["w1", "w1", "w1"]
+
+
+@pytest.mark.parametrize("site_ca", [False, True])
+def test_a_node_of_somebody_elses_cluster_stays_one(
+    service: Answering, machine: list[str], pki: Path, kubernetes: Path, tmp_path: Path,
+    site_ca: bool,
+) -> None:  # fmt: skip
+    """Of kubeadm's, or of another site: whatever its name."""
+    (tmp_path / "kubelet.conf").write_text("a node of theirs")
+    (tmp_path / "pki").mkdir()
+    (tmp_path / "pki" / join_identity.CURRENT).write_text("their certificate and key")
+    if site_ca:
+        join_script.SITE_CA.parent.mkdir()
+        join_script.SITE_CA.write_text(pem(certificate("their site CA")[0]))
+    before = contents(tmp_path)
+    with pytest.raises(RefusedError, match="part of a cluster already"):
+        joins(service, pki)
+    assert contents(tmp_path) == before
+    assert calls(kubernetes, "") == []
+    assert machine == []
+
+
+def test_a_join_that_is_cut_anywhere_ends_when_it_is_run_again(
+    service: Answering, machine: list[str], pki: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Killed at each file that it writes, before it and after it; with another token too."""
+    real, name = files.write_whole, "write_whole"
+    cuts = [
+        (where, after) for where in ("answer.json", "site-ca.crt", join_identity.JOINED,
+                                     "kubelet.conf") for after in (False, True)
+    ]  # fmt: skip
+    for where, after in cuts:
+        for module in (client, join_identity):
+
+            def cut(
+                file: Path, data: bytes, mode: int, where: str = where, after: bool = after
+            ) -> None:
+                if file.name != where or after:
+                    real(file, data, mode)
+                if file.name == where:
+                    raise SystemExit("killed")
+
+            monkeypatch.setattr(module, name, cut)
+        with pytest.raises(SystemExit, match="killed"):
+            joins(service, pki)
+        for module in (client, join_identity):
+            monkeypatch.setattr(module, name, real)
+        joins(service, pki)
+        for gone in ("etc", "pki"):
+            shutil.rmtree(tmp_path / gone)
+        for gone in ("answer.json", "kubelet.conf"):
+            (tmp_path / gone).unlink()
+    assert machine == ["w1"] * len(cuts)
 
 
 def test_a_join_that_was_cut_before_it_was_signed_goes_on(
@@ -647,16 +769,25 @@ def test_the_printed_command_gets_the_installer_and_runs_it(
         done = run.run(
             words, data=pasted, env={"KEYSTONE_ROOT": str(root)}, timeout=120, cwd=anywhere
         )
-        assert done.stdout.splitlines()[-7:] == [
-            "join", "--server", f"https://{PRIMER}:8444", "--token-file", "-",
+        ca_file = root / "var/lib/keystone/join/ca.crt"
+        assert done.stdout.splitlines()[-9:] == [
+            "join", "--ca-file", str(ca_file),
+            "--server", f"https://{PRIMER}:8444", "--token-file", "-",
             f"on standard input: {token}", "no process shows the token",
         ]  # fmt: skip
+        assert ca_file.read_text() == (pki / "site-ca.crt").read_text()
+        assert not (root / "etc").exists(), "whose node it is, is not known yet"
         target = root / "usr/local/bin/keystone-install"
         assert target.read_bytes() == INSTALLER
         assert stat.S_IMODE(target.stat().st_mode) == 0o755
         asked = len(server.asked)
         run.run(words, data=pasted, env={"KEYSTONE_ROOT": str(root)}, timeout=120)
         assert [path for path, _ in server.asked[asked:]] == ["/join"]
+        api_server = root / "etc/kubernetes/manifests/kube-apiserver.yaml"
+        api_server.parent.mkdir(parents=True)
+        api_server.touch()
+        with pytest.raises(run.CommandError, match="runs a control plane"):
+            run.run(words, data=pasted, env={"KEYSTONE_ROOT": str(root)}, timeout=120)
         server.files["/join"] += b"\n# changed on the way"
         with pytest.raises(run.CommandError, match="not the script of this site"):
             run.run(words, data=pasted, env={"KEYSTONE_ROOT": str(root)}, timeout=120)
