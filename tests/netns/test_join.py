@@ -283,6 +283,11 @@ def joining(
         as_kubeadm_leaves_it(made, folder)
         applied = made.kubectl("apply", "-f", ROOT / "roles/addons/templates/join.yaml.j2")
         assert applied.returncode == 0, applied.stderr
+        flannel = ("create", "clusterrolebinding", "flannel", "--clusterrole=flannel",
+                   "--serviceaccount=kube-flannel:flannel")  # fmt: skip
+        assert made.kubectl("create", "clusterrole", "flannel", "--verb=get,patch,update",
+                            "--resource=nodes,nodes/status").returncode == 0  # fmt: skip
+        assert made.kubectl(*flannel).returncode == 0
         context = site_context(pki_site)
         (folder / "config.json").write_text(join_config.dump(context))
         config = join_inventory.kubeconfig(SERVER, str(pki_site.at("p1", "/etc/keystone/pki")))
@@ -472,6 +477,30 @@ def test_a_name_is_kept_when_the_request_is_forgotten(joining: Joining) -> None:
     assert "error" not in joining.ask("w3", joining.token(), name="kept"), "the machine itself"
 
 
+def test_a_cut_join_goes_on_when_the_request_is_forgotten(joining: Joining) -> None:
+    """Nothing lies on the machine but its key, and no Primer knows of it: its Node does."""
+    request = join_identity.checked(joining.csr("w1", "cut").read_text(), "cut")
+    service = join_cluster.Cluster(OnP1(joining.cluster), str(joining.folder / "kubeconfig"))
+    service.reserve(request, again=False)
+    forgotten = join_cluster.request_name("cut")
+    assert joining.cluster.kubectl("delete", "csr", forgotten).returncode == 0
+    assert "kubectl delete node/cut" in joining.ask("w2", joining.token(), name="cut")["error"]
+    config = joining.config("w1", joining.ask("w1", joining.token(), name="cut"))
+    # Whoever may write the Node cannot give its name to another key.
+    thief = join_identity.checked(joining.csr("w2", "cut").read_text(), "cut").key
+    for value in (f"{join_cluster.JOIN_KEY}={thief}", f"{join_cluster.JOIN_KEY}-"):
+        words = ("annotate", "--overwrite", "node", "cut", value)
+        said = joining.cluster.kubectl(*words, config=config)
+        assert "Only administrators change for which key" in said.stderr, said
+        pod = ("--as=system:serviceaccount:kube-flannel:flannel",
+               "--as-group=system:authenticated")  # fmt: skip
+        said = joining.cluster.kubectl(*words, *pod)
+        assert "Only administrators change for which key" in said.stderr, said
+    said = joining.cluster.kubectl("annotate", "node", "cut", "other=x", config=config)
+    assert said.returncode == 0, said
+    assert "error" in joining.ask("w2", joining.token(), name="cut")
+
+
 def test_nobody_else_reserves_a_name(joining: Joining) -> None:
     """Of any signer: an object of that name would keep the machine out."""
     document = json.loads(request_of("marker", joining.folder))
@@ -540,9 +569,11 @@ def test_the_service_may_do_nothing_else(joining: Joining) -> None:
     bare = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "dry"}}
     control_plane = {"name": "dry", "labels": {"node-role.kubernetes.io/control-plane": ""}}
     noted = {"name": "dry", "annotations": {"a": "b"}}
+    kept = {"name": "dry", "annotations": {join_cluster.JOIN_KEY: "b"}}
     address = {"addresses": [{"type": "InternalIP", "address": "10.78.0.23"}]}
     for node, refused in (
-        (bare, False), ({**bare, "metadata": control_plane}, True),
+        (bare, False), ({**bare, "metadata": kept}, False),
+        ({**bare, "metadata": control_plane}, True),
         ({**bare, "metadata": noted}, True), ({**bare, "status": address}, True),
         ({**bare, "spec": {"taints": [{"key": "a", "effect": "NoExecute"}]}}, True),
         ({**bare, "spec": {"unschedulable": True}}, True),

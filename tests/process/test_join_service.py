@@ -312,6 +312,28 @@ def test_a_name_stays_taken_when_the_cluster_has_forgotten_the_request(
     assert ask(service, pki, token_of(service, pki))["identity"]
 
 
+def test_a_cut_join_goes_on_when_request_and_claims_are_gone(
+    service: Answering, pki: Path, kubernetes: Path, tmp_path: Path,
+) -> None:  # fmt: skip
+    """By what the Node says of its key: a Primer the next morning, a worker by another Primer."""
+    request = kubernetes / "csr-keystone-join-p4.json"
+    (kubernetes / "ca.key").rename(tmp_path / "ca.key")  # no controller manager runs
+    primer = OfPrimer(kubernetes, tmp_path / "primer")
+    with pytest.raises(HostError):
+        join_cluster.give(primer, "p4", primer, "installer")
+    request.unlink()
+    (tmp_path / "ca.key").rename(kubernetes / "ca.key")
+    join_cluster.give(primer, "p4", primer, "installer")
+    assert (tmp_path / "primer/kubelet.conf").exists()
+
+    ask(service, pki, token_of(service, pki))
+    (kubernetes / "csr-keystone-join-w1.json").unlink()
+    shutil.rmtree(tmp_path / "claims")
+    with pytest.raises(RefusedError, match="node w1 is there"):
+        ask(service, pki, token_of(service, pki), key=tmp_path / "other.key")
+    assert ask(service, pki, token_of(service, pki))["identity"]
+
+
 def test_a_worker_of_an_older_installer_is_left_as_it_is(
     service: Answering, pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -501,7 +523,15 @@ def test_a_node_of_somebody_elses_cluster_stays_one(
     """Of kubeadm's, or of another site: whatever its name."""
     (tmp_path / "kubelet.conf").write_text("a node of theirs")
     (tmp_path / "pki").mkdir()
-    (tmp_path / "pki" / join_identity.CURRENT).write_text("their certificate and key")
+    subject = x509.Name([
+        x509.NameAttribute(NameOID.ORGANIZATION_NAME, "system:nodes"),
+        x509.NameAttribute(NameOID.COMMON_NAME, "system:node:w1"),
+    ])  # fmt: skip
+    now, their = dt.datetime.now(dt.UTC), certificates.new_key()
+    signed = x509.CertificateBuilder(
+        subject, subject, their.public_key(), 1, now, now + dt.timedelta(days=1)
+    ).sign(their, hashes.SHA256())
+    (tmp_path / "pki" / join_identity.CURRENT).write_text(pem(signed))
     if site_ca:
         join_script.SITE_CA.parent.mkdir()
         join_script.SITE_CA.write_text(pem(certificate("their site CA")[0]))
