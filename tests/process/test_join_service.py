@@ -793,12 +793,12 @@ def test_the_printed_command_gets_the_installer_and_runs_it(
     anywhere.mkdir()
     for module in ("hashlib", "ssl", "os"):  # whoever may write where root pastes it
         (anywhere / f"{module}.py").write_text("raise SystemExit('somebody elses module')")
+    # As offices have it in /etc/environment: it leads nowhere from here.
+    told = {"KEYSTONE_ROOT": str(root), "https_proxy": "http://127.0.0.1:9"}
     installer = "/files/keystone-install"
     files = {"/join": script.read_bytes(), installer: INSTALLER}
     with file_server(pki, files, join_script.FILES_PORT, cut=[installer]) as server:
-        done = run.run(
-            words, data=pasted, env={"KEYSTONE_ROOT": str(root)}, timeout=120, cwd=anywhere
-        )
+        done = run.run(words, data=pasted, env=told, timeout=120, cwd=anywhere)
         ca_file = root / "var/lib/keystone/join/ca.crt"
         assert done.stdout.splitlines()[-9:] == [
             "join", "--ca-file", str(ca_file),
@@ -811,16 +811,16 @@ def test_the_printed_command_gets_the_installer_and_runs_it(
         assert target.read_bytes() == INSTALLER
         assert stat.S_IMODE(target.stat().st_mode) == 0o755
         asked = len(server.asked)
-        run.run(words, data=pasted, env={"KEYSTONE_ROOT": str(root)}, timeout=120)
+        run.run(words, data=pasted, env=told, timeout=120)
         assert [path for path, _ in server.asked[asked:]] == ["/join"]
         api_server = root / "etc/kubernetes/manifests/kube-apiserver.yaml"
         api_server.parent.mkdir(parents=True)
         api_server.touch()
         with pytest.raises(run.CommandError, match="runs a control plane"):
-            run.run(words, data=pasted, env={"KEYSTONE_ROOT": str(root)}, timeout=120)
+            run.run(words, data=pasted, env=told, timeout=120)
         server.files["/join"] += b"\n# changed on the way"
         with pytest.raises(run.CommandError, match="not the script of this site"):
-            run.run(words, data=pasted, env={"KEYSTONE_ROOT": str(root)}, timeout=120)
+            run.run(words, data=pasted, env=told, timeout=120)
 
 
 def test_refusals_are_logged_without_the_secret(
