@@ -1058,6 +1058,46 @@ def test_a_token_is_taken_from_a_file_and_never_as_an_argument(
     assert said in done.exception.hint
 
 
+@pytest.mark.parametrize(
+    "server",
+    ["https://[::1", "https://10.0.0.1:99999", "https://10.0.0.1:x", "http://10.0.0.1:8444",
+     "https://", "10.0.0.1:8444", "https://[10.0.0.1]:8444"],
+)  # fmt: skip
+def test_what_is_no_server_is_said(server: str, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("x")
+    done = CliRunner().invoke(
+        join_verb, ["--server", server, "--token-file", str(tmp_path / "token")]
+    )
+    assert isinstance(done.exception, UsageError), done.exception
+    assert done.exception.message == f"--server {server}: not https://<primer>:8444"
+
+
+def test_a_server_without_a_port_is_the_join_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token, _ = join.new("worker", "c" * 64, now=0, ttl=60)
+    (tmp_path / "token").write_text(f"{token}\n")
+    asked: list[str] = []
+    monkeypatch.setattr(client, "main", lambda servers, *_, **__: asked.extend(servers))
+    servers = ("https://10.0.0.1", "https://10.0.0.2:8445", "https://[fd00::1]")
+    words = [word for server in servers for word in ("--server", server)]
+    done = CliRunner().invoke(join_verb, [*words, "--token-file", str(tmp_path / "token")])
+    assert done.exit_code == 0, done.exception
+    assert asked == ["https://10.0.0.1:8444", "https://10.0.0.2:8445", "https://[fd00::1]:8444"]
+
+
+def test_bytes_that_are_no_text_are_no_token_and_no_authority(pki: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "program"
+    bad.write_bytes(b"\x7fELF\xff\xfe")
+    words = ["--server", "https://10.0.0.1:8444", "--token-file"]
+    done = CliRunner().invoke(join_verb, [*words, str(bad)])
+    assert isinstance(done.exception, UsageError)
+    assert done.exception.message == "that is no join token"
+    token, _ = join.new("worker", join_script.pin((pki / "site-ca.crt").read_text()), now=0, ttl=60)
+    with pytest.raises(RefusedError, match="is not the CA that the token names"):
+        client.trust(bad, token)
+
+
 class Later(http.server.BaseHTTPRequestHandler):
     """nginx as it speaks for itself, twice, and then the service's refusal."""
 

@@ -203,7 +203,7 @@ def kept(token: tokens.Token, hostname: str) -> dict[str, Any] | None:
 def trust(ca_file: Path, token: tokens.Token) -> ssl.SSLContext:
     """TLS that trusts the site's CA and nobody else. Raises RefusedError on another CA."""
     try:
-        pem = ca_file.read_text()
+        pem = ca_file.read_bytes().decode(errors="replace")
     except OSError as error:
         raise HostError(f"{ca_file}: {error.strerror}: the site's CA is missing") from error
     if script.pin(pem) != token.pin:
