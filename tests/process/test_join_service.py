@@ -1021,6 +1021,27 @@ def test_revoking_takes_back_what_came_of_the_token(
         ask(service, pki, token)
 
 
+def test_a_node_is_taken_out_by_name_where_no_token_is_known(
+    primer: Path, kubernetes: Path
+) -> None:
+    """The Primer that made its token is another one, or gone."""
+    revoke = partial(CliRunner().invoke, token_verbs)
+    refused = revoke(["revoke", "--node", "w9"]).exception
+    assert isinstance(refused, RefusedError)
+    assert "token revoke --node w9 --yes" in refused.hint
+    both = ["0" * 12, "--node", "w9"]
+    for words in ([], both, ["--node", "p1"], ["--node=--all"], ["--node", "w1 w2"]):
+        assert isinstance(revoke(["revoke", *words, "--yes"]).exception, UsageError), words
+    assert calls(kubernetes, "") == []
+    said = revoke(["revoke", "--node", "w9", "--yes"])
+    assert said.exit_code == 0, said.exception
+    done = [" ".join(line.split()[:3]) for line in calls(kubernetes, "")]
+    assert done == [
+        "patch -n kube-system", "get csr -o", "delete csr keystone-join-w9", "delete node w9",
+        "delete pods",
+    ]  # fmt: skip
+
+
 def test_a_worker_of_before_may_have_a_name_that_no_new_one_has(
     service: Answering, primer: Path, pki: Path, kubernetes: Path
 ) -> None:
