@@ -179,6 +179,7 @@ def _preflight(state: State) -> None:
     findings = (
         *preflight.check(state.site, state.facts, state.manifest),
         *standing.authorities(state.trust, state.facts),
+        *standing.lives(state.trust, state.site.primers[0].name),
         *standing.secrets(state.trust, state.facts, state.site.primers[0].name),
         *standing.names(state.site, state.cluster, state.facts),
         *standing.versions(state.manifest, state.facts),

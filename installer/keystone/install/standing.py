@@ -57,6 +57,17 @@ def authorities(trust: TrustFacts, facts: Mapping[str, HostFacts]) -> Iterator[F
             )  # fmt: skip
 
 
+def lives(trust: TrustFacts, first: str) -> Iterator[Finding]:
+    """Authorities that the first Primer's clock says are not valid: what they signed is refused."""
+    if trust.outside:
+        yield Finding(
+            "failed", first,
+            f"by its clock authorities in {TREE} are not valid: {trust.outside_said}",
+            "compare its clock with a watch: date --set, then hwclock --systohc; where it is right "
+            f"nothing can be done with them any more: {GIVE_UP}",
+        )  # fmt: skip
+
+
 def _first_of(*said: tuple[object, str]) -> str:
     return next(text for there, text in said if there)
 
