@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .second_run import Packager, Settled
+from .second_run import SITE, Packager, Settled
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the main job is root's")
 
@@ -39,6 +39,26 @@ def test_it_changes_nothing_and_looks_once_at_each_host(settled: Settled) -> Non
     assert (done.returncode, "Nothing to do" in said) == (0, True), said
     assert UNREAD in said
     assert settled.asked == ["etcdctl", "etcdctl", "kubectl", "python3 p1", "ssh p2", "ssh p3"]
+
+
+def test_a_first_primer_that_only_votes_has_no_api_to_ask(
+    tmp_path: Path, packager: Packager
+) -> None:
+    text = SITE.replace("{name: p1,", "{name: p1, controlPlane: false, kubelet: false,")
+    settled = Settled(tmp_path, packager, text=text)
+    done = settled.run()
+    said = done.stdout + done.stderr
+    assert (done.returncode, "Nothing to do" in said) == (0, True), said
+    assert [line for line in settled.asked if "kubectl" in line] == ["kubectl p2"]
+
+
+def test_a_name_is_not_given_while_the_api_does_not_say_whose_it_is(settled: Settled) -> None:
+    settled.answer("p3", kubernetes=[], roles={})
+    (settled.folder / "facts/cluster").write_text("")
+    done = settled.run("--yes")
+    assert (done.returncode, "p3: the API does not say whose" in done.stderr) == (6, True), (
+        done.stderr
+    )
 
 
 def test_a_primer_without_the_bundle_has_the_file_read_before_the_plan(settled: Settled) -> None:

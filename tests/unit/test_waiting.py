@@ -132,9 +132,10 @@ class Kubectl:
 
 
 def rewritten(kubectl: Kubectl) -> bool:
-    site = SimpleNamespace(primers=[SimpleNamespace(name="p1")])
+    p1, p2 = SimpleNamespace(name="p1"), SimpleNamespace(name="p2")
+    site = SimpleNamespace(primers=[p1, p2], control_planes=[p2])
     seen = cast("State", SimpleNamespace(site=site))
-    made = actions.World(cast("Bundle", None), cast("dict[str, Host]", {"p1": kubectl}), str,
+    made = actions.World(cast("Bundle", None), cast("dict[str, Host]", {"p2": kubectl}), str,
                          lambda: seen, seen)  # fmt: skip
     return actions.RewriteSecrets().holds(made)
 

@@ -237,8 +237,9 @@ class _Wait(Action[World]):
     hint = "look at `journalctl -xe` on the hosts, then run the same command again"
 
 
-def _first(world: World) -> Host:
-    return world.hosts[world.seen.site.primers[0].name]
+def _api(world: World) -> Host:
+    """Where the API is asked. The first Primer may only vote: it has no API server then."""
+    return world.hosts[world.seen.site.control_planes[0].name]
 
 
 @dataclass(frozen=True)
@@ -272,7 +273,7 @@ class WaitKey(_Wait):
         for node in world.seen.site.control_planes:
             server = f"--server=https://{node.address}:6443"
             asked = [*KUBECTL_ADMIN, server, "get", "--raw", "/metrics"]
-            if not re.search(loaded, _first(world).run(asked, check=False).stdout):
+            if not re.search(loaded, _api(world).run(asked, check=False).stdout):
                 return False
         return True
 
@@ -290,15 +291,15 @@ class RewriteSecrets(_Wait):
         return "write every secret of the cluster anew"
 
     def holds(self, world: World) -> bool:
-        first = _first(world)
+        api = _api(world)
         asked = [*KUBECTL_ADMIN, "get", "secrets", "--all-namespaces", "-o", "json"]
-        read = first.run(asked, check=False)
+        read = api.run(asked, check=False)
         if read.returncode != 0 or (names := _names(read.stdout)) is None:
             return False
         if not names:
             return True
         argv = [*KUBECTL_ADMIN, "replace", "-o", "name", "-f", "-"]
-        written = first.run(argv, data=read.stdout, check=False)
+        written = api.run(argv, data=read.stdout, check=False)
         return written.returncode == 0 and sorted(written.stdout.split()) == names
 
 
@@ -321,7 +322,8 @@ class WaitEtcd(_WaitState):
         return f"wait until {self.members} etcd members are healthy"
 
     def look(self, world: World) -> State:
-        return replace(world.seen, etcd=observe_etcd(_first(world)))
+        first = world.hosts[world.seen.site.primers[0].name]
+        return replace(world.seen, etcd=observe_etcd(first))
 
     def satisfied(self, state: State) -> bool:
         return state.etcd is not None and state.etcd.healthy >= self.members
@@ -332,7 +334,7 @@ class _WaitCluster(_WaitState):
     """A condition that the API knows."""
 
     def look(self, world: World) -> State:
-        return replace(world.seen, cluster=observe_cluster(_first(world)))
+        return replace(world.seen, cluster=observe_cluster(_api(world)))
 
 
 @dataclass(frozen=True)
@@ -360,7 +362,7 @@ class LabelNodes(Action[World]):
 
     def apply(self, world: World) -> None:
         label = f"{POOL_LABEL}={self.pool}"
-        _first(world).run([*KUBECTL_ADMIN, "label", "--overwrite", "node", *self.nodes, label])
+        _api(world).run([*KUBECTL_ADMIN, "label", "--overwrite", "node", *self.nodes, label])
 
 
 @dataclass(frozen=True)

@@ -155,11 +155,10 @@ def _observe(world: World, wanted: site.Site) -> State:
     """One look at everything: one round trip a host; quorum and cluster are asked from here."""
     seen: Mapping[str, HostFacts] = observe.probe_all(world.hosts)
     first = world.hosts[wanted.primers[0].name]
-    here = seen[first.name]
+    planes = [n.name for n in wanted.control_planes if "control_plane" in seen[n.name].roles]
     with ThreadPoolExecutor(2) as pool:
-        etcd = pool.submit(observe_etcd, first) if "etcd" in here.roles else None
-        planes = "control_plane" in here.roles
-        cluster = pool.submit(observe_cluster, first) if planes else None
+        etcd = pool.submit(observe_etcd, first) if "etcd" in seen[first.name].roles else None
+        cluster = pool.submit(observe_cluster, world.hosts[planes[0]]) if planes else None
         trust = pki.observe(wanted, pki.DIRECTORY)
     state = State(
         site=wanted,
@@ -260,7 +259,9 @@ def _report(outcomes: tuple[engine.Outcome, ...], wanted: site.Site) -> None:
         ],
         title=f"Site {wanted.name}",
     )
-    log.info("Done. Add a worker with: keystone-install token create --role worker")
+    where = wanted.control_planes[0]
+    on = "" if where == wanted.primers[0] else f", on {where.name}"
+    log.info(f"Done. Add a worker with: keystone-install token create --role worker{on}")
     _remind(wanted)
 
 
