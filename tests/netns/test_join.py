@@ -695,6 +695,7 @@ def test_an_attacker_without_a_token_keeps_nobody_out(joining: Joining) -> None:
     assert len(large) == 60
     assert all("400" in line or "cut" in line for line in large)
     assert any("HTTP/1.1 400" in line for line in large)
+    assert "limiting connections" not in (joining.folder / "nginx").read_text()
 
 
 def test_bad_requests_make_no_honest_worker_wait(joining: Joining) -> None:
