@@ -53,8 +53,10 @@ def main() -> None:
 
 def _once(now: Running, screen: Screen) -> bool:
     """Whether the machine shall restart now."""
-    place = discover.stick()
-    answers = questions.ask(screen, look(now, place))
+    with log.step("look at disks, network cards and sticks"):
+        place = discover.stick()
+        seen = look(now, place)
+    answers = questions.ask(screen, seen)
     if answers is None:
         return False
     if place is None:
