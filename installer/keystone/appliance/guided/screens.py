@@ -238,7 +238,7 @@ def _fits(text: str, options: Sequence[object]) -> bool:
     return lines + 1 + len(options) <= LIST_AND_TEXT
 
 
-def wrapped(text: str, width: int = WIDTH - 4) -> str:
+def wrapped(text: str, width: int = WIDTH - 6) -> str:
     """Lines of at most so many columns, broken between words; an indented line stays indented."""
     lines = []
     for line in text.split("\n"):
