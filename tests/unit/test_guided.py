@@ -43,6 +43,7 @@ class Script:
         self.answers = list(answers)
         self.asked: list[tuple[str, str]] = []
         self.wrong: list[str] = []
+        self.ways_back: list[str] = []
 
     def _next(self, title: str, text: str) -> Any:
         self.asked.append((title, text))
@@ -86,8 +87,9 @@ class Script:
                 return said
             self.wrong.append(found)
 
-    def show(self, title: str, text: str, button: str) -> bool:
+    def show(self, title: str, text: str, button: str, back: str = "Back") -> bool:
         assert button
+        self.ways_back.append(back)
         return self._next(title, text) is not BACK
 
 
