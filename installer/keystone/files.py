@@ -165,7 +165,8 @@ def _require_ours(folder: Path, found: os.stat_result) -> None:
     if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
         raise RefusedError(
             f"{folder}: everybody may change names in it, and lead what is written elsewhere",
-            hint=f"chmod o-w {folder}, or choose another folder",
+            hint=f"chmod o-w {folder}, or choose another folder; a medium without modes of its own "
+            "(FAT, exFAT, NTFS): mount it with umask=022",
         )
 
 

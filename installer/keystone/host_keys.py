@@ -63,4 +63,5 @@ def known(text: str, where: str) -> tuple[str, ...]:
     """The keys that a known_hosts file of ours, or ssh-keyscan(1), has for a place, best first."""
     words = (line.split() for line in text.splitlines() if line[:1] not in ("#", "@"))
     found = {" ".join(w[1:3]) for w in words if len(w) > 2 and w[0] == where and w[1] in BEST_FIRST}  # noqa: PLR2004 place, kind, key
-    return tuple(sorted(found, key=lambda line: (BEST_FIRST.index(line.split()[0]), line)))
+    whole = (line for line in found if not mistake(line))  # a file can be cut
+    return tuple(sorted(whole, key=lambda line: (BEST_FIRST.index(line.split()[0]), line)))

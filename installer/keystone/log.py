@@ -23,8 +23,9 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, RenderableType
@@ -41,7 +42,7 @@ from rich.progress import (
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 
 @dataclass
@@ -243,9 +244,16 @@ def out(text: str) -> None:
 
 
 def out_json(value: Any) -> None:  # noqa: ANN401 any JSON value
-    """The answer for machines."""
+    """The answer for machines; records as objects."""
     with _answering():
-        print(json.dumps(value, indent=2, sort_keys=True, default=str), flush=True)
+        print(json.dumps(value, indent=2, sort_keys=True, default=_plain), flush=True)
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 any value
+    """One that JSON has not, as one that it has: dataclasses and mappings are objects."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {each.name: getattr(value, each.name) for each in fields(value)}
+    return dict(value) if isinstance(value, Mapping) else str(value)
 
 
 @contextmanager

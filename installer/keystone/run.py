@@ -47,6 +47,10 @@ class CommandError(KeystoneError):
         self.result = result
 
 
+class MissingProgramError(CommandError):
+    """There is no such program on this machine."""
+
+
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of every child: built from nothing, so a hostile one cannot steer us."""
     base = {
@@ -75,7 +79,7 @@ def run(  # noqa: PLR0913 each is a plain keyword with a plain default
 
     data: text for standard input; stdin: an open file instead. `timeout` in seconds.
     secrets: strings starred out in messages. stdout: a file to receive it instead.
-    Raises CommandError when the program is missing, fails (with check) or times out.
+    Raises CommandError when the program fails (with check) or times out, MissingProgramError.
     """
     words = tuple(os.fspath(word) for word in argv)
     shown = _shown(words, secrets)
@@ -95,7 +99,7 @@ def run(  # noqa: PLR0913 each is a plain keyword with a plain default
         )
     except FileNotFoundError as error:
         missing = error.filename if error.filename != cwd else words[0]
-        raise CommandError(
+        raise MissingProgramError(
             f"{missing}: no such program", hint=f"install it, then re-run: {shown}"
         ) from error
     except subprocess.TimeoutExpired as error:

@@ -114,7 +114,7 @@ def test_network_boot_makes_a_blank_machine_a_primer(
         )
         machine.extra = ("-boot", "n", "-no-reboot")
         with machine:
-            print(f"pxe: {machine.hear(r'keystone: fetch '):.0f} s to the system's own words")
+            print(f"pxe: {machine.hear(r'fetching .*site.yaml'):.0f} s to the system's own words")
             took = machine.hear(r"Done: p1 starts from disk SYS1")
             print(f"pxe: {took:.0f} s to the end of the writing")
             machine.ended()

@@ -23,7 +23,7 @@ from keystone.pki import tree as pki
 from keystone.run import run, spawned
 
 from . import control_plane, haproxy
-from .conftest import NODES, Lan, Placed, render, until
+from .conftest import NODES, ROOT, Lan, Placed, render, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -293,6 +293,12 @@ def test_the_log_says_who_asked_and_never_what_a_secret_is(plane: ControlPlane) 
     text = (plane.folder / "log/kubernetes/audit/audit.log").read_text()
     assert "unheard-of" not in text
     assert "dW5oZWFyZC1vZg==" not in text
+
+
+def test_no_proxy_stands_between_a_host_and_its_own_api_server(plane: ControlPlane) -> None:
+    waits = ROOT / "roles/control_plane/files/wait-for-api"
+    proxy = ("https_proxy=http://127.0.0.1:9", "HTTPS_PROXY=http://127.0.0.1:9")
+    plane.machine.run(["env", *proxy, "python3", str(waits), "60"])
 
 
 WHO = """

@@ -283,6 +283,11 @@ def joining(
         as_kubeadm_leaves_it(made, folder)
         applied = made.kubectl("apply", "-f", ROOT / "roles/addons/templates/join.yaml.j2")
         assert applied.returncode == 0, applied.stderr
+        flannel = ("create", "clusterrolebinding", "flannel", "--clusterrole=flannel",
+                   "--serviceaccount=kube-flannel:flannel")  # fmt: skip
+        assert made.kubectl("create", "clusterrole", "flannel", "--verb=get,patch,update",
+                            "--resource=nodes,nodes/status").returncode == 0  # fmt: skip
+        assert made.kubectl(*flannel).returncode == 0
         context = site_context(pki_site)
         (folder / "config.json").write_text(join_config.dump(context))
         config = join_inventory.kubeconfig(SERVER, str(pki_site.at("p1", "/etc/keystone/pki")))
@@ -406,6 +411,92 @@ def test_kubeadm_joins_with_that_identity_and_needs_no_token(joining: Joining) -
     assert WORKERS["w1"] in said
 
 
+AS_PLANE = """
+mount -t tmpfs files "$1"
+mkdir "$1/lib" "$1/lib/kubelet" "$1/bin"
+for top in etc root; do
+  mkdir "$1/$top" "$1/$top-work"
+  mount -t overlay -o "lowerdir=/$top,upperdir=$1/$top,workdir=$1/$top-work" $top /$top
+done
+mount --bind "$1/lib" /var/lib
+mkdir -p /etc/kubernetes/pki /etc/kubernetes/manifests "$4"
+cp "$2/ca.crt" "$2/ca.key" /etc/kubernetes/pki
+cp "$3/plane-kubeadm.yaml" "$4/kubeadm.yaml"
+cp "$3/plane-join.yaml" "$4/join.yaml"
+cat > "$1/bin/systemctl" <<'END'
+#!/bin/sh
+END
+cat > "$1/bin/kubeadm" <<END
+#!/bin/sh
+case "\\$*" in
+  join*--config*) exec $5/kubeadm join phase kubelet-start --config $4/join.yaml;;
+  *kubelet-finalize*) ;;
+  *) exec $5/kubeadm "\\$@";;
+esac
+END
+chmod +x "$1"/bin/*
+PATH="$1/bin:$5:$PATH"
+[ "$6" = new ] || kubeadm init phase kubeconfig kubelet --config "$4/kubeadm.yaml"
+sh "$3/plane-join.sh"
+"""
+"""The role's script with files of its own; of `kubeadm join` the step that looks at the node."""
+
+
+def as_plane(joining: Joining, host: str) -> Result:
+    """A control plane called `plane` joins, on a host that is `new` or was `cut` before."""
+    cluster, folder = joining.cluster, joining.folder
+    api = "apiVersion: kubeadm.k8s.io/v1beta4\nkind: "
+    registration = "nodeRegistration: {name: plane, criSocket: 'unix:///run/nothing.sock'}\n"
+    (folder / "plane-kubeadm.yaml").write_text(
+        f"{api}InitConfiguration\nlocalAPIEndpoint: {{advertiseAddress: {WORKERS['w3']}}}\n"
+        f"{registration}---\n{api}ClusterConfiguration\nkubernetesVersion: v1.37.2\n"
+        "controlPlaneEndpoint: 10.78.0.11:6443\n"
+    )
+    (folder / "plane-join.yaml").write_text(
+        f"{api}JoinConfiguration\n{registration}"
+        f"discovery: {{file: {{kubeConfigPath: {kubeadm.ADMIN_CONF}}}}}\n"
+    )
+    told = {"control_plane_config": kubeadm.CONFIG, "control_plane_name": "plane"}
+    (folder / "plane-join.sh").write_text(render("control_plane", "join.sh.j2", told))
+    scratch = folder / f"plane-{host}"
+    scratch.mkdir()
+    own = ("unshare", "--mount", "--propagation", "private", "sh", "-ec", AS_PLANE, "sh")
+    words = (scratch, cluster.pki, folder, kubeadm.CONFIG, cluster.binary("kubeadm").parent, host)
+    return run(cluster.lan.at("w3", *own, *words), timeout=120, check=False)
+
+
+def test_a_control_plane_whose_join_was_cut_joins_at_once(joining: Joining) -> None:
+    """Its own node is ready for a while after kubelet was stopped; another machine's stays so."""
+    cluster = joining.cluster
+    assert cluster.kubectl("create", "clusterrolebinding", "kubeadm:cluster-admins",
+                           "--clusterrole=cluster-admin",
+                           "--group=kubeadm:cluster-admins").returncode == 0  # fmt: skip
+    node = {"apiVersion": "v1", "kind": "Node",
+            "metadata": {"name": "plane", "labels": {"kept": "yes"}}}  # fmt: skip
+    assert cluster.kubectl("create", "-f", "-", data=json.dumps(node)).returncode == 0
+    ready = json.dumps({"status": {"conditions": [{"type": "Ready", "status": "True"}]}})
+
+    def said() -> str:
+        conditions = cluster.get("node", "plane")["status"]["conditions"]
+        return next(str(c["status"]) for c in conditions if c["type"] == "Ready")
+
+    words = ("patch", "node", "plane", "--subresource=status", "--patch", ready)
+    assert cluster.kubectl(*words).returncode == 0
+    stranger = as_plane(joining, "new")
+    assert 'with name "plane" and status "Ready" already exists' in stranger.stderr, stranger
+    assert said() == "True"
+    before = cluster.get("node", "plane")["metadata"]
+    assert cluster.kubectl(*words).returncode == 0
+    again = as_plane(joining, "cut")
+    assert again.returncode == 0, again
+    assert "keystone: changed" in again.stdout
+    assert said() == "Unknown"
+    after = cluster.get("node", "plane")["metadata"]
+    assert (after["uid"], after["labels"]) == (before["uid"], before["labels"])
+    assert cluster.kubectl("delete", "node", "plane").returncode == 0
+    assert as_plane(joining, "cut-early").returncode == 0, "no node was made before it was cut"
+
+
 def test_a_primers_name_and_another_name_than_the_requests_are_refused(joining: Joining) -> None:
     token = joining.token()
     assert "is a Primer" in joining.ask("w2", token, name="p1")["error"]
@@ -470,6 +561,30 @@ def test_a_name_is_kept_when_the_request_is_forgotten(joining: Joining) -> None:
     assert json.loads(said)["kind"] == "Node", said
     assert labels.items() <= joining.cluster.get("node", "kept")["metadata"]["labels"].items()
     assert "error" not in joining.ask("w3", joining.token(), name="kept"), "the machine itself"
+
+
+def test_a_cut_join_goes_on_when_the_request_is_forgotten(joining: Joining) -> None:
+    """Nothing lies on the machine but its key, and no Primer knows of it: its Node does."""
+    request = join_identity.checked(joining.csr("w1", "cut").read_text(), "cut")
+    service = join_cluster.Cluster(OnP1(joining.cluster), str(joining.folder / "kubeconfig"))
+    service.reserve(request, again=False)
+    forgotten = join_cluster.request_name("cut")
+    assert joining.cluster.kubectl("delete", "csr", forgotten).returncode == 0
+    assert "kubectl delete node/cut" in joining.ask("w2", joining.token(), name="cut")["error"]
+    config = joining.config("w1", joining.ask("w1", joining.token(), name="cut"))
+    # Whoever may write the Node cannot give its name to another key.
+    thief = join_identity.checked(joining.csr("w2", "cut").read_text(), "cut").key
+    for value in (f"{join_cluster.JOIN_KEY}={thief}", f"{join_cluster.JOIN_KEY}-"):
+        words = ("annotate", "--overwrite", "node", "cut", value)
+        said = joining.cluster.kubectl(*words, config=config)
+        assert "Only administrators change for which key" in said.stderr, said
+        pod = ("--as=system:serviceaccount:kube-flannel:flannel",
+               "--as-group=system:authenticated")  # fmt: skip
+        said = joining.cluster.kubectl(*words, *pod)
+        assert "Only administrators change for which key" in said.stderr, said
+    said = joining.cluster.kubectl("annotate", "node", "cut", "other=x", config=config)
+    assert said.returncode == 0, said
+    assert "error" in joining.ask("w2", joining.token(), name="cut")
 
 
 def test_nobody_else_reserves_a_name(joining: Joining) -> None:
@@ -540,9 +655,11 @@ def test_the_service_may_do_nothing_else(joining: Joining) -> None:
     bare = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "dry"}}
     control_plane = {"name": "dry", "labels": {"node-role.kubernetes.io/control-plane": ""}}
     noted = {"name": "dry", "annotations": {"a": "b"}}
+    kept = {"name": "dry", "annotations": {join_cluster.JOIN_KEY: "b"}}
     address = {"addresses": [{"type": "InternalIP", "address": "10.78.0.23"}]}
     for node, refused in (
-        (bare, False), ({**bare, "metadata": control_plane}, True),
+        (bare, False), ({**bare, "metadata": kept}, False),
+        ({**bare, "metadata": control_plane}, True),
         ({**bare, "metadata": noted}, True), ({**bare, "status": address}, True),
         ({**bare, "spec": {"taints": [{"key": "a", "effect": "NoExecute"}]}}, True),
         ({**bare, "spec": {"unschedulable": True}}, True),
@@ -578,6 +695,7 @@ def test_an_attacker_without_a_token_keeps_nobody_out(joining: Joining) -> None:
     assert len(large) == 60
     assert all("400" in line or "cut" in line for line in large)
     assert any("HTTP/1.1 400" in line for line in large)
+    assert "limiting connections" not in (joining.folder / "nginx").read_text()
 
 
 def test_bad_requests_make_no_honest_worker_wait(joining: Joining) -> None:

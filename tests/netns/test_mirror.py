@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import sys
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,7 +21,6 @@ from .conftest import NODES, Lan, Placed, context, render, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
 
 ADDRESS = f"https://{NODES['p1']}:{mirror.PORT}"
 BOOT = f"http://{NODES['p1']}:{mirror.BOOT_PORT}"
@@ -29,6 +31,7 @@ class Served:
     lan: Lan
     authority: Path
     boot: Path
+    log: Path
 
     def curl(self, path: str, *words: str, at: str = ADDRESS) -> Result:
         """curl on p2, path as it is; prints the body, then the status on a line of its own."""
@@ -76,7 +79,7 @@ def served(
     lan = namespaces(NODES)
     argv = lan.at("p1", *programs.command(nginx, folder, configuration))
     with spawned(argv, log_file=folder / "log"):
-        made = Served(lan, authority, folder / "boot")
+        made = Served(lan, authority, folder / "boot", folder / "log")
         until(lambda: made.curl("/ca.crt").returncode == 0, "nginx answers", 30)
         yield made
 
@@ -120,23 +123,54 @@ def test_one_host_that_does_not_read_leaves_room_for_others(
         until(lambda: "all asked" in said.read_text(), "all are asked", 60)
         answers = said.read_text().split()[:40]
         assert (answers.count("200"), answers.count("503")) == (16, 24)
+        assert served.curl("/files/gone").stdout.endswith("404")
+        assert "limiting connections" not in served.log.read_text()
+        assert "files/gone" not in served.log.read_text()
         assert served.curl(path, "--range", "0-0", at=at).stdout.endswith("206")
     link.unlink()
+
+
+def main_file(folder: Path) -> tuple[str, Path]:
+    """The role's nginx.conf, with all that it names in a folder."""
+    text = render("mirror", "nginx.conf.j2", {})
+    for old, new in (
+        ("user www-data", "user root root"), ("/etc/nginx", str(folder)),
+        ("/run/nginx.pid", str(folder / "pid")), ("/var/log/nginx", str(folder)),
+        ("unix:/dev/log", f"unix:{folder}/syslog"),
+    ):  # fmt: skip
+        assert old in text
+        text = text.replace(old, new)
+    (folder / "mime.types").write_text("")
+    (folder / "conf.d").mkdir()
+    file = folder / "nginx.conf"
+    file.write_text(text)
+    return text, file
+
+
+def test_what_a_stranger_causes_goes_to_the_journal_and_into_no_file(nginx: Path) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as short:  # a socket's path has 107 bytes
+        folder = Path(short)
+        _, file = main_file(folder)
+        asked = f"listen unix:{folder}/http; access_log off; location / {{ root {folder}/none; }}"
+        kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        places = "".join(f"{kind}_temp_path {folder}/{kind};\n" for kind in kinds)
+        (folder / "conf.d/one.conf").write_text(f"{places}server {{ {asked} }}")
+        journal = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        journal.bind(str(folder / "syslog"))
+        journal.settimeout(20)
+        argv = [nginx, "-p", folder, "-e", "stderr", "-c", file, "-g", "daemon off;"]
+        with journal, spawned(argv, log_file=folder / "said"):
+            until((folder / "http").exists, "nginx listens", 20)
+            run(["curl", "--silent", "--unix-socket", folder / "http", "http://x/unheard-of"])
+            assert b"unheard-of" in journal.recv(4096)
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        assert not [path for path in files if b"unheard-of" in path.read_bytes()]
 
 
 def test_nginx_takes_the_main_file_and_has_places_for_many_hosts(
     nginx: Path, tmp_path: Path
 ) -> None:
-    text = render("mirror", "nginx.conf.j2", {})
-    for old, new in (
-        ("user www-data", "user root root"), ("/etc/nginx", str(tmp_path)),
-        ("/run/nginx.pid", str(tmp_path / "pid")), ("/var/log/nginx", str(tmp_path)),
-    ):  # fmt: skip
-        assert old in text
-        text = text.replace(old, new)
-    (tmp_path / "mime.types").write_text("")
-    file = tmp_path / "nginx.conf"
-    file.write_text(text)
+    text, file = main_file(tmp_path)
     said = run([nginx, "-t", "-e", "stderr", "-p", tmp_path, "-c", file])
     assert "test is successful" in said.stderr
     assert "exceed open file resource limit" not in said.stderr

@@ -102,6 +102,7 @@ def test_a_folder_that_is_not_ours_is_refused(tmp_path: Path, form: str) -> None
             write()
         assert caught.value.exit_code == 7
         assert str(folder) in caught.value.message
+        assert ("umask=022" if form == "open" else "") in caught.value.hint
         assert caught.value.hint
     assert list(place.iterdir()) == []
 

@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 class Answer:
     """One answer. cut: break the connection after so many bytes of the body.
 
-    length: a Content-Length that is not the body's. ranges: whether a Range is obeyed.
+    length: a Content-Length that is not the body's. ranges: whether a Range is obeyed. chunked:
+    sent in pieces, without saying how much there is (RFC 9112, 7.1). terse: an answer to Range
+    repeats no header.
     """
 
     body: bytes = b""
@@ -41,6 +43,8 @@ class Answer:
     cut: int | None = None
     length: int | None = None
     ranges: bool = True
+    chunked: bool = False
+    terse: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,13 +121,16 @@ class _Handler(BaseHTTPRequestHandler):
             data, status = data[start:], 206
             span = f"bytes {start}-{len(answer.body) - 1}/{len(answer.body)}"
         self.send_response(status)
-        for name, value in answer.headers:
+        for name, value in () if span and answer.terse else answer.headers:
             self.send_header(name, value)
         if span:
             self.send_header("Content-Range", span)
-        self.send_header(
-            "Content-Length", str(len(data) if answer.length is None else answer.length)
-        )
+        if answer.chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+            data = b"%x\r\n%s\r\n0\r\n\r\n" % (len(data), data)
+        else:
+            size = len(data) if answer.length is None else answer.length
+            self.send_header("Content-Length", str(size))
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(data if answer.cut is None else data[: answer.cut])

@@ -144,13 +144,17 @@ class Packager:
 class Settled:
     """The first Primer's machine, and what the three of them answer."""
 
-    def __init__(self, folder: Path, packager: Packager, *, probing: bool = False) -> None:
-        """probing: the probe runs for each host, here, before its answer is the captured one."""
+    def __init__(
+        self, folder: Path, packager: Packager, *, probing: bool = False, text: str = SITE
+    ) -> None:
+        """text: the site file. probing: the probe runs for each host, here, before its answer is
+        the captured one.
+        """
         self.folder, self.packager = folder, packager
         self._probe = f"{sys.executable} - '{{}}'" if probing else "cat"
         self.medium, self.lib = packager.path, folder / "lib"
         self.site_file = str(folder / "site.yaml")
-        (folder / "site.yaml").write_text(SITE)
+        (folder / "site.yaml").write_text(text)
         (folder / "pass").write_text("a passphrase")
         for name in ("facts", "bin", "lib/keystone/store"):
             (folder / name).mkdir(parents=True)
@@ -268,7 +272,9 @@ class Settled:
         here = self.folder
         self._program("python3", "host=p1\n" + self._answer("python3"))
         find = 'for word in "$@"; do case $word in *@198.51.100.*) host=p${word##*.};; esac; done\n'
-        self._program("ssh", find + self._answer("ssh"))
+        ask = f'echo "kubectl $host" >> {here}/asked; cat {here}/facts/cluster; exit'
+        ask = f'case "$*" in *kubectl*) {ask};; esac\n'
+        self._program("ssh", find + ask + self._answer("ssh"))
         self._program(
             "etcdctl",
             f"echo etcdctl >> {here}/asked\n"

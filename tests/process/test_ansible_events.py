@@ -97,3 +97,28 @@ def test_the_log_is_what_ansible_prints(outcome: tuple[list[dict[str, Any]], str
     assert "+hello" in log
     assert "PLAY RECAP" in log
     assert "PLAY RECAP" not in printed
+
+
+@pytest.mark.parametrize("connection", ["local", "ssh"])
+def test_what_a_module_is_told_is_in_no_file(tmp_path: Path, connection: str) -> None:
+    """Ansible says PUT for each file that it copies for a module, to this very machine too."""
+    ssh = tmp_path / "ssh"
+    ssh.write_text('#!/bin/sh\nfor last in "$@"; do :; done\nexec sh -c "$last"\n')
+    ssh.chmod(0o755)
+    play = PLAY.partition("    - name: Leave out")[0].replace("@", str(tmp_path))
+    (tmp_path / "play.yml").write_text(play)
+    host = {"ansible_connection": connection, "ansible_ssh_executable": str(ssh)}
+    (tmp_path / "inventory.json").write_text(json.dumps({"all": {"hosts": {"p1": host}}}))
+    words = [sys.executable, "-m", "ansible", "playbook", "-vvvv", "-i",
+             tmp_path / "inventory.json", tmp_path / "play.yml"]  # fmt: skip
+    config = str(PLAYBOOKS / "ansible.cfg")
+    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "ANSIBLE_CONFIG": config,
+           "KEYSTONE_RAW_LOG": str(tmp_path / "log")}  # fmt: skip
+
+    def puts(**more: str) -> int:
+        done = run.run(words, env={**env, **more}, check=False)
+        assert (done.returncode, (tmp_path / "secret").read_text()) == (0, "topsecret"), done
+        return (done.stdout + done.stderr + (tmp_path / "log").read_text()).count("PUT ")
+
+    assert puts() == 0
+    assert puts(ANSIBLE_PIPELINING="0") > 0

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from .faulty import Answer, serving
+from .faulty import Answer, self_signed, serving
 
 pytestmark = pytest.mark.slow
 
@@ -109,6 +109,26 @@ def test_a_lock_is_read_with_the_mirrors_of_its_definition(packager: Packager, v
         more = ("-o", "a.tar", "--keys", "keys") if verb == "create" else ()
         packager.run(verb, "files.lock.json", *more)
         assert server.of("/pod.yaml")
+
+
+@pytest.mark.parametrize("beside", ["definition", "nothing"])
+def test_a_lock_is_read_with_a_private_authority(packager: Packager, beside: str) -> None:
+    pod = b"kind: ConfigMap\napiVersion: v1\ndata: {a: b}\n"
+    both, alone = self_signed(packager.folder, "127.0.0.1")
+    with serving(tls=both) as server:
+        url = server.says("/pod.yaml", Answer(pod))
+        definition = packager.folder / "files.yaml"
+        definition.write_text(
+            DEFINITION.partition("  files:")[0]
+            + f"  binaries: [{{name: pod.yaml, version: '1', url: '{url}'}}]\n"
+        )
+        packager.run("lock", "files.yaml", "--no-sbom", "--ca-file", alone.name)
+        if beside == "nothing":
+            definition.unlink()
+        said = packager.run("check", "files.lock.json", code=8).stderr
+        assert "certificate is not trusted" in said
+        assert "--ca-file" in said
+        packager.run("check", "files.lock.json", "--ca-file", alone.name)
 
 
 def test_nothing_is_read_before_it_was_verified(packager: Packager) -> None:

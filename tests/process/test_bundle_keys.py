@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from keystone.lockfile import only_one
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -157,6 +159,53 @@ def test_init_says_when_keys_are_not_encrypted(shell: Shell) -> None:
     words = ("bundle", "create", "small.yaml", "-o", "x.tar", "--keys", "other")
     assert "--passphrase-file" in shell.run(*words, code=3).stderr
     shell.run(*words, "--passphrase-file", "pw")
+
+
+def test_two_at_once_make_one_root_and_keep_its_key(shell: Shell) -> None:
+    argv = [sys.executable, "-m", "keystone", "bundle", "keys", "init", "--dir", "keys"]
+    pipe = subprocess.PIPE
+    runs = [
+        subprocess.Popen(argv, cwd=shell.folder, stdout=pipe, stderr=pipe, text=True)
+        for _ in range(4)
+    ]
+    said = [(*run.communicate(), run.returncode) for run in runs]
+    assert sorted(code for _, _, code in said) == [0, 7, 7, 7], said
+    (fingerprint,) = (out.strip() for out, _, code in said if code == 0)
+    assert shell.json("show", "keys")["fingerprint"] == fingerprint
+    # Both private keys are those that the root names: one signs the next root, one a bundle.
+    shell.keys("rotate", "--dir", "keys")
+    shell.create("1.tar")
+    shell.run("bundle", "verify", "1.tar", "--root-fingerprint", fingerprint)
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("bundle keys init --dir keys", 7),
+        ("bundle keys init --dir keys --root-key holder.pub", 7),
+        ("bundle keys rotate --dir keys --new-release", 0),
+        ("bundle keys collect --dir keys", 3),
+        ("bundle keys sign keys/2.root.pending.json --key keys/root.pem", 3),
+        ("bundle create small.yaml -o 1.tar --keys keys", 0),
+    ],
+)
+def test_who_changes_a_folder_of_keys_waits_for_who_does(
+    shell: Shell, words: str, code: int
+) -> None:
+    shell.keys("init", "--dir", "keys")
+    shell.run("bundle", "lock", "small.yaml")
+    with only_one(shell.folder / "keys/.lock", "the keys"):
+        run = subprocess.Popen(
+            [sys.executable, "-m", "keystone", *words.split()], cwd=shell.folder,
+            stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert run.stderr
+        before = ["begun"]  # its lines up to that one; "" is the end
+        while before[-1] and "waiting for another process" not in before[-1]:
+            before.append(run.stderr.readline())
+        assert before[-1], before
+    said = run.communicate()[1]
+    assert run.returncode == code, said
 
 
 def test_create_needs_no_root_key(shell: Shell) -> None:

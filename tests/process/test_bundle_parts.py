@@ -229,6 +229,15 @@ def test_litter_alone_is_no_bundle(courier: Courier) -> None:
     assert "no usable part" in failed.stderr.decode()
 
 
+@pytest.mark.parametrize("output", [".", "/", "", "made", "made/"])
+def test_a_folder_as_the_output_is_said_with_a_file_in_it(courier: Courier, output: str) -> None:
+    (courier.folder / "made").mkdir(exist_ok=True)
+    said = courier.run("bundle", "join", "parts", "-o", output, code=2).stderr.decode()
+    assert "is a folder: give the bundle's file" in said
+    assert "offline.tar" in said
+    assert list((courier.folder / "made").iterdir()) == []
+
+
 def test_a_size_may_have_a_fraction(courier: Courier) -> None:
     done = courier.run("bundle", "split", "a.tar", "--size", "1.5M", "-o", "fraction", "--json")
     assert 1 << 20 < json.loads(done.stdout)["size"] <= 3 << 19

@@ -1,4 +1,7 @@
-"""The guided way on a terminal of 80 x 24, by its keys: a real pty, and pyte to see its screen."""
+"""The guided way on a terminal of 80 x 24, by its keys: a real pty, and pyte to see its screen.
+
+How it looks there and on larger screens is test_guided_look.py.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,7 @@ disks = (disk("KEYP2A"), disk("KEYP2B"), disk("SYS2"), disk("OLD", partition_tab
     disk("CUT", partition_table="gpt"))
 macs = {"52:54:00:00:00:12": Card("eno1", "igb", False),
     "52:54:00:00:00:13": Card("eno2", "igb", True)}
-seen = Seen(Hardware("M2", tuple(macs)), disks, "/run/keystone/sticks/sda1",
+seen = Seen(Hardware(sys.argv[3], tuple(macs)), disks, "/run/keystone/sticks/sda1",
     draft=json.loads(sys.argv[1]), fingerprint="0123456789abcdef" * 4, cards=macs,
     join=join_yaml.parse(sys.argv[2]) if sys.argv[2] else None, begun=frozenset({"CUT"}))
 shell = "echo a shell; read line; echo typed $line; read line"
@@ -60,17 +63,28 @@ PATIENCE = 60
 
 
 class Line:
-    """A serial line with a person at it, who waits for what he expects to see."""
+    """A serial line with a person at it, who waits for what he expects to see.
 
-    def __init__(self, draft: drafts.Document | None = None, join: str = "") -> None:
-        self.screen = pyte.Screen(80, 24)
+    serial: what the firmware gives as the machine's serial number. heard: all bytes that came.
+    """
+
+    def __init__(
+        self,
+        draft: drafts.Document | None = None,
+        join: str = "",
+        size: tuple[int, int] = (80, 24),
+        serial: str = "M2",
+        program: str = PROGRAM,
+    ) -> None:
+        columns, rows = size
+        self.screen, self.heard = pyte.Screen(columns, rows), b""
         self._stream = pyte.ByteStream(self.screen)
         self.pid, self._fd = pty.fork()
         if self.pid == 0:
             os.environ["TERM"] = "vt220"
-            words = [sys.executable, "-c", PROGRAM, json.dumps(draft or {}), join]
+            words = [sys.executable, "-c", program, json.dumps(draft or {}), join, serial]
             os.execv(sys.executable, words)
-        ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def shown(self) -> str:
         return "\n".join(line.rstrip() for line in self.screen.display)
@@ -82,9 +96,11 @@ class Line:
                 pytest.fail(f"{words} did not appear on:\n{self.shown()}")
             if select.select([self._fd], [], [], 1)[0]:
                 try:
-                    self._stream.feed(os.read(self._fd, 1 << 16))
+                    found = os.read(self._fd, 1 << 16)
                 except OSError:  # the program has ended
                     break
+                self.heard += found
+                self._stream.feed(found)
         assert all(word in self.shown() for word in words), self.shown()
         return self.shown()
 

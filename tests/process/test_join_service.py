@@ -19,7 +19,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from keystone import log, run
+from keystone import files, log, run
 from keystone.ansible.roles import addons
 from keystone.appliance import first_start, installing
 from keystone.appliance import write as writing
@@ -41,7 +41,7 @@ from keystone.cli.token import group as token_verbs
 from keystone.cluster import join_config
 from keystone.cluster.context import Context
 from keystone.errors import ConfigurationError, HostError, RefusedError, UsageError
-from keystone.join import client, join_yaml
+from keystone.join import client, join_yaml, standing
 from keystone.join import cluster as join_cluster
 from keystone.join import identity as join_identity
 from keystone.join import script as join_script
@@ -54,7 +54,7 @@ from keystone.site.model import Machine, Networks, Node, Site
 from . import join_rig
 
 PRIMER = "127.77.0.11"
-PLACE = join_identity.place
+PLACE, HELD = join_identity.place, join_identity.held
 ROLES = join_server.WORKER_ROLES
 BINARIES = ("kubelet", "kubeadm", "kubectl", "containerd", "runc", "cni-plugins")
 INSTALLER = b"""#!/bin/sh
@@ -169,15 +169,13 @@ def kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(autouse=True)
 def key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """This machine's key and kubelet's files, where a test may write."""
-    file = tmp_path / "node.key"
+    file, conf = tmp_path / "node.key", tmp_path / "kubelet.conf"
     monkeypatch.setattr(join_identity, "KEY", file)
-    monkeypatch.setattr(
-        join_identity,
-        "place",
-        partial(
-            join_identity.place, key=file, folder=tmp_path / "pki", conf=tmp_path / "kubelet.conf"
-        ),
-    )
+    monkeypatch.setattr(join_identity, "KUBELET_CONF", conf)
+    for name in ("place", "held"):
+        real = getattr(join_identity, name)
+        bound = partial(real, key=file, folder=tmp_path / "pki", conf=conf)
+        monkeypatch.setattr(join_identity, name, bound)
     return file
 
 
@@ -314,6 +312,28 @@ def test_a_name_stays_taken_when_the_cluster_has_forgotten_the_request(
     assert ask(service, pki, token_of(service, pki))["identity"]
 
 
+def test_a_cut_join_goes_on_when_request_and_claims_are_gone(
+    service: Answering, pki: Path, kubernetes: Path, tmp_path: Path,
+) -> None:  # fmt: skip
+    """By what the Node says of its key: a Primer the next morning, a worker by another Primer."""
+    request = kubernetes / "csr-keystone-join-p4.json"
+    (kubernetes / "ca.key").rename(tmp_path / "ca.key")  # no controller manager runs
+    primer = OfPrimer(kubernetes, tmp_path / "primer")
+    with pytest.raises(HostError):
+        join_cluster.give(primer, "p4", primer, "installer")
+    request.unlink()
+    (tmp_path / "ca.key").rename(kubernetes / "ca.key")
+    join_cluster.give(primer, "p4", primer, "installer")
+    assert (tmp_path / "primer/kubelet.conf").exists()
+
+    ask(service, pki, token_of(service, pki))
+    (kubernetes / "csr-keystone-join-w1.json").unlink()
+    shutil.rmtree(tmp_path / "claims")
+    with pytest.raises(RefusedError, match="node w1 is there"):
+        ask(service, pki, token_of(service, pki), key=tmp_path / "other.key")
+    assert ask(service, pki, token_of(service, pki))["identity"]
+
+
 def test_a_worker_of_an_older_installer_is_left_as_it_is(
     service: Answering, pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -346,7 +366,7 @@ class OfPrimer:
         if argv[2] == "request":
             said = join_identity.made(argv[3], key)
         elif argv[2] == "held":
-            there = join_identity.held(argv[3], key=key, folder=self.folder / "pki", conf=conf)
+            there = HELD(argv[3], key=key, folder=self.folder / "pki", conf=conf)
             said = "yes" if there else "no"
         else:
             identity = join_identity.Identity(**json.loads(data or ""))
@@ -382,7 +402,7 @@ def test_a_run_that_failed_goes_on_with_what_it_was_answered(
     monkeypatch.setattr(client, "DONE", tmp_path / "done")
     monkeypatch.setattr(client, "findings", lambda *_: [])
     monkeypatch.setattr(client, "look", lambda: MACHINE)
-    monkeypatch.setattr(client, "place_ca", lambda _: None)
+    monkeypatch.setattr(join_script, "SITE_CA", tmp_path / "site-ca.crt")
     monkeypatch.setattr(client, "fetch_all", lambda *_: None)
     done: list[str] = []
 
@@ -423,6 +443,138 @@ def test_a_run_that_failed_goes_on_with_what_it_was_answered(
     assert client.kept(token, "w1") is None
     monkeypatch.setattr(join_identity, "KEY", key)
     assert client.kept(token, "w1") is not None
+
+
+@pytest.fixture
+def machine(
+    service: Answering, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[list[str]]:
+    """A machine whose roles are noted; with them it is a whole node."""
+    converged: list[str] = []
+
+    def converge(hostname: str, _roles: object) -> None:
+        converged.append(hostname)
+        client.DONE.write_text("")
+
+    monkeypatch.setattr(client, "ANSWER", tmp_path / "answer.json")
+    monkeypatch.setattr(client, "DONE", tmp_path / "etc/done")
+    monkeypatch.setattr(standing, "CONTROL_PLANE", tmp_path / "kube-apiserver.yaml")
+    monkeypatch.setattr(join_script, "SITE_CA", tmp_path / "etc/site-ca.crt")
+    monkeypatch.setattr(client, "findings", lambda *_: [])
+    monkeypatch.setattr(client, "look", lambda: MACHINE)
+    monkeypatch.setattr(client, "fetch_all", lambda *_: None)
+    monkeypatch.setattr(client, "converge", converge)
+    return converged
+
+
+def joins(service: Answering, pki: Path) -> None:
+    """The command with a new token, on this machine."""
+    server = f"https://{PRIMER}:{service.server_address[1]}"
+    client.main([server], token_of(service, pki), pki / "site-ca.crt")
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Of the machine, not of the cluster or the Primer."""
+    own = ("etc", "pki", "answer.json", "kubelet.conf", "node.key", "kube-apiserver.yaml")
+    files = [file for name in own for file in (folder / name, *(folder / name).rglob("*"))]
+    return {file: file.read_bytes() for file in files if file.is_file()}
+
+
+def test_a_node_joins_no_second_time_and_nowhere_else(
+    service: Answering, machine: list[str], pki: Path, kubernetes: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    joins(service, pki)
+    joins(service, pki)
+    assert machine == ["w1", "w1"]
+    assert len(calls(kubernetes, "create")) == 2, "it asked once"
+    before, asked = contents(tmp_path), len(calls(kubernetes, ""))
+    other = tmp_path / "other.crt"
+    other.write_text(pem(certificate("site CA")[0]))
+    elsewhere, _ = join.new("worker", join_script.pin(other.read_text()), now=0, ttl=60)
+    with pytest.raises(RefusedError, match="part of a cluster already"):
+        client.main(["https://127.0.0.1:1"], elsewhere, other)
+    # Revoked, its owner gives it another name and makes another token.
+    monkeypatch.setattr(client, "look", lambda: replace(MACHINE, hostname="w2"))
+    with pytest.raises(RefusedError, match="not as the worker w2 of this site") as caught:
+        joins(service, pki)
+    assert "kubeadm reset" in caught.value.hint
+    monkeypatch.setattr(client, "look", lambda: MACHINE)
+    (tmp_path / "kube-apiserver.yaml").touch()
+    with pytest.raises(RefusedError, match="part of a cluster already"):
+        joins(service, pki)
+    (tmp_path / "kube-apiserver.yaml").unlink()
+    assert contents(tmp_path) == before
+    assert machine == ["w1", "w1"]
+    assert len(calls(kubernetes, "")) == asked
+    # What the hint says, and the name that it had is its own still.
+    for gone in ("kubelet.conf", "etc/done"):
+        (tmp_path / gone).unlink()
+    shutil.rmtree(tmp_path / "pki")
+    joins(service, pki)
+    assert machine == ["w1", "w1", "w1"]
+
+
+@pytest.mark.parametrize("site_ca", [False, True])
+def test_a_node_of_somebody_elses_cluster_stays_one(
+    service: Answering, machine: list[str], pki: Path, kubernetes: Path, tmp_path: Path,
+    site_ca: bool,
+) -> None:  # fmt: skip
+    """Of kubeadm's, or of another site: whatever its name."""
+    (tmp_path / "kubelet.conf").write_text("a node of theirs")
+    (tmp_path / "pki").mkdir()
+    subject = x509.Name([
+        x509.NameAttribute(NameOID.ORGANIZATION_NAME, "system:nodes"),
+        x509.NameAttribute(NameOID.COMMON_NAME, "system:node:w1"),
+    ])  # fmt: skip
+    now, their = dt.datetime.now(dt.UTC), certificates.new_key()
+    signed = x509.CertificateBuilder(
+        subject, subject, their.public_key(), 1, now, now + dt.timedelta(days=1)
+    ).sign(their, hashes.SHA256())
+    (tmp_path / "pki" / join_identity.CURRENT).write_text(pem(signed))
+    if site_ca:
+        join_script.SITE_CA.parent.mkdir()
+        join_script.SITE_CA.write_text(pem(certificate("their site CA")[0]))
+    before = contents(tmp_path)
+    with pytest.raises(RefusedError, match="part of a cluster already"):
+        joins(service, pki)
+    assert contents(tmp_path) == before
+    assert calls(kubernetes, "") == []
+    assert machine == []
+
+
+def test_a_join_that_is_cut_anywhere_ends_when_it_is_run_again(
+    service: Answering, machine: list[str], pki: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Killed at each file that it writes, before it and after it; with another token too."""
+    real, name = files.write_whole, "write_whole"
+    cuts = [
+        (where, after) for where in ("answer.json", "site-ca.crt", join_identity.JOINED,
+                                     "kubelet.conf") for after in (False, True)
+    ]  # fmt: skip
+    for where, after in cuts:
+        for module in (client, join_identity):
+
+            def cut(
+                file: Path, data: bytes, mode: int, where: str = where, after: bool = after
+            ) -> None:
+                if file.name != where or after:
+                    real(file, data, mode)
+                if file.name == where:
+                    raise SystemExit("killed")
+
+            monkeypatch.setattr(module, name, cut)
+        with pytest.raises(SystemExit, match="killed"):
+            joins(service, pki)
+        for module in (client, join_identity):
+            monkeypatch.setattr(module, name, real)
+        joins(service, pki)
+        for gone in ("etc", "pki"):
+            shutil.rmtree(tmp_path / gone)
+        for gone in ("answer.json", "kubelet.conf"):
+            (tmp_path / gone).unlink()
+    assert machine == ["w1"] * len(cuts)
 
 
 def test_a_join_that_was_cut_before_it_was_signed_goes_on(
@@ -641,25 +793,34 @@ def test_the_printed_command_gets_the_installer_and_runs_it(
     anywhere.mkdir()
     for module in ("hashlib", "ssl", "os"):  # whoever may write where root pastes it
         (anywhere / f"{module}.py").write_text("raise SystemExit('somebody elses module')")
+    # As offices have it in /etc/environment: it leads nowhere from here.
+    told = {"KEYSTONE_ROOT": str(root), "https_proxy": "http://127.0.0.1:9"}
     installer = "/files/keystone-install"
     files = {"/join": script.read_bytes(), installer: INSTALLER}
     with file_server(pki, files, join_script.FILES_PORT, cut=[installer]) as server:
-        done = run.run(
-            words, data=pasted, env={"KEYSTONE_ROOT": str(root)}, timeout=120, cwd=anywhere
-        )
-        assert done.stdout.splitlines()[-7:] == [
-            "join", "--server", f"https://{PRIMER}:8444", "--token-file", "-",
+        done = run.run(words, data=pasted, env=told, timeout=120, cwd=anywhere)
+        ca_file = root / "var/lib/keystone/join/ca.crt"
+        assert done.stdout.splitlines()[-9:] == [
+            "join", "--ca-file", str(ca_file),
+            "--server", f"https://{PRIMER}:8444", "--token-file", "-",
             f"on standard input: {token}", "no process shows the token",
         ]  # fmt: skip
+        assert ca_file.read_text() == (pki / "site-ca.crt").read_text()
+        assert not (root / "etc").exists(), "whose node it is, is not known yet"
         target = root / "usr/local/bin/keystone-install"
         assert target.read_bytes() == INSTALLER
         assert stat.S_IMODE(target.stat().st_mode) == 0o755
         asked = len(server.asked)
-        run.run(words, data=pasted, env={"KEYSTONE_ROOT": str(root)}, timeout=120)
+        run.run(words, data=pasted, env=told, timeout=120)
         assert [path for path, _ in server.asked[asked:]] == ["/join"]
+        api_server = root / "etc/kubernetes/manifests/kube-apiserver.yaml"
+        api_server.parent.mkdir(parents=True)
+        api_server.touch()
+        with pytest.raises(run.CommandError, match="runs a control plane"):
+            run.run(words, data=pasted, env=told, timeout=120)
         server.files["/join"] += b"\n# changed on the way"
         with pytest.raises(run.CommandError, match="not the script of this site"):
-            run.run(words, data=pasted, env={"KEYSTONE_ROOT": str(root)}, timeout=120)
+            run.run(words, data=pasted, env=told, timeout=120)
 
 
 def test_refusals_are_logged_without_the_secret(
@@ -860,6 +1021,27 @@ def test_revoking_takes_back_what_came_of_the_token(
         ask(service, pki, token)
 
 
+def test_a_node_is_taken_out_by_name_where_no_token_is_known(
+    primer: Path, kubernetes: Path
+) -> None:
+    """The Primer that made its token is another one, or gone."""
+    revoke = partial(CliRunner().invoke, token_verbs)
+    refused = revoke(["revoke", "--node", "w9"]).exception
+    assert isinstance(refused, RefusedError)
+    assert "token revoke --node w9 --yes" in refused.hint
+    both = ["0" * 12, "--node", "w9"]
+    for words in ([], both, ["--node", "p1"], ["--node=--all"], ["--node", "w1 w2"]):
+        assert isinstance(revoke(["revoke", *words, "--yes"]).exception, UsageError), words
+    assert calls(kubernetes, "") == []
+    said = revoke(["revoke", "--node", "w9", "--yes"])
+    assert said.exit_code == 0, said.exception
+    done = [" ".join(line.split()[:3]) for line in calls(kubernetes, "")]
+    assert done == [
+        "patch -n kube-system", "get csr -o", "delete csr keystone-join-w9", "delete node w9",
+        "delete pods",
+    ]  # fmt: skip
+
+
 def test_a_worker_of_before_may_have_a_name_that_no_new_one_has(
     service: Answering, primer: Path, pki: Path, kubernetes: Path
 ) -> None:
@@ -895,6 +1077,46 @@ def test_a_token_is_taken_from_a_file_and_never_as_an_argument(
     done = CliRunner().invoke(join_verb, ["--server", "https://10.77.0.11:8444", *words], "x\n")
     assert isinstance(done.exception, UsageError)
     assert said in done.exception.hint
+
+
+@pytest.mark.parametrize(
+    "server",
+    ["https://[::1", "https://10.0.0.1:99999", "https://10.0.0.1:x", "http://10.0.0.1:8444",
+     "https://", "10.0.0.1:8444", "https://[10.0.0.1]:8444"],
+)  # fmt: skip
+def test_what_is_no_server_is_said(server: str, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("x")
+    done = CliRunner().invoke(
+        join_verb, ["--server", server, "--token-file", str(tmp_path / "token")]
+    )
+    assert isinstance(done.exception, UsageError), done.exception
+    assert done.exception.message == f"--server {server}: not https://<primer>:8444"
+
+
+def test_a_server_without_a_port_is_the_join_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token, _ = join.new("worker", "c" * 64, now=0, ttl=60)
+    (tmp_path / "token").write_text(f"{token}\n")
+    asked: list[str] = []
+    monkeypatch.setattr(client, "main", lambda servers, *_, **__: asked.extend(servers))
+    servers = ("https://10.0.0.1", "https://10.0.0.2:8445", "https://[fd00::1]")
+    words = [word for server in servers for word in ("--server", server)]
+    done = CliRunner().invoke(join_verb, [*words, "--token-file", str(tmp_path / "token")])
+    assert done.exit_code == 0, done.exception
+    assert asked == ["https://10.0.0.1:8444", "https://10.0.0.2:8445", "https://[fd00::1]:8444"]
+
+
+def test_bytes_that_are_no_text_are_no_token_and_no_authority(pki: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "program"
+    bad.write_bytes(b"\x7fELF\xff\xfe")
+    words = ["--server", "https://10.0.0.1:8444", "--token-file"]
+    done = CliRunner().invoke(join_verb, [*words, str(bad)])
+    assert isinstance(done.exception, UsageError)
+    assert done.exception.message == "that is no join token"
+    token, _ = join.new("worker", join_script.pin((pki / "site-ca.crt").read_text()), now=0, ttl=60)
+    with pytest.raises(RefusedError, match="is not the CA that the token names"):
+        client.trust(bad, token)
 
 
 class Later(http.server.BaseHTTPRequestHandler):

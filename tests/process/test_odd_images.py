@@ -199,6 +199,12 @@ def of_the_first_schema(parts: Parts) -> None:
     parts.put(json.dumps(first).encode(), "")
 
 
+def configured_without_end(parts: Parts) -> None:
+    config = parts.put(b"[" * 100_000, CONFIG)
+    document = {"schemaVersion": 2, "mediaType": media.MANIFEST, "config": config, "layers": []}
+    parts.put(json.dumps(document).encode(), media.MANIFEST)
+
+
 @pytest.mark.parametrize(
     ("shape", "code", "words"),
     [
@@ -207,6 +213,7 @@ def of_the_first_schema(parts: Parts) -> None:
         (endless, 5, "more than 3 deep"),
         (crowd, 5, "more than 256 manifests"),
         (of_the_first_schema, 5, "schema 1"),
+        (configured_without_end, 5, "its configuration: nested too deep"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -216,6 +223,57 @@ def test_what_cannot_be_carried_says_why(shape: Callable[..., None], code: int, 
     with pytest.raises(KeystoneError, match=words) as caught:
         found(parts)
     assert caught.value.exit_code == code
+
+
+def attached_to(parts: Parts, image: dict[str, Any], answers: dict[str, bytes]) -> list[str]:
+    """Tags of what is attached to an image, in a registry that says this under these names."""
+    with serving() as server:
+        for name, data in [*parts.blobs.items(), *answers.items()]:
+            server.says(f"/v2/team/app/manifests/{name}", Answer(data))
+            server.says(f"/v2/team/app/blobs/{name}", Answer(data))
+        server.says("/v2/team/app/manifests/v1", Answer(parts.blobs[image["digest"]]))
+        sources = Sources({"registry.example": server.address}, pause=lambda _: None)
+        remote = Remote(sources, Reference.parse("registry.example/team/app:v1"))
+        found = attached(remote, resolve_in(remote, frozenset({"linux/amd64"})))
+    return [one.tag for one in found]
+
+
+@pytest.mark.parametrize("suffix", ["", ".sig"])
+@pytest.mark.parametrize(
+    "body",
+    [b"<html>log in</html>", b"[" * 100_000, b"[]", b'{"manifests": 3}', b'{"errors": []}'],
+    ids=["page", "deep", "list", "number", "error"],
+)
+def test_a_page_where_attachments_should_be_is_named(suffix: str, body: bytes) -> None:
+    """A proxy that wants somebody to log in says 200 to everything."""
+    parts = Parts()
+    image = parts.image("a")
+    tag = image["digest"].replace(":", "-") + suffix
+    with pytest.raises(KeystoneError) as caught:
+        attached_to(parts, image, {tag: body})
+    assert caught.value.exit_code == 5
+    assert f"registry.example/team/app:{tag}" in caught.value.message
+
+
+@pytest.mark.parametrize("subject", ["text", 3, [], {"digest": 3}, None])
+def test_what_is_listed_and_attached_to_nothing_is_refused(subject: object) -> None:
+    parts = Parts()
+    image = parts.image("a")
+    document = {"schemaVersion": 2, "mediaType": media.MANIFEST, "layers": [],
+                "config": parts.put(b"{}", media.EMPTY_TYPE), "subject": subject}  # fmt: skip
+    stray = parts.put(json.dumps(document).encode(), media.MANIFEST)
+    index = {"schemaVersion": 2, "mediaType": media.INDEX, "manifests": [stray]}
+    tag = image["digest"].replace(":", "-")
+    with pytest.raises(KeystoneError, match="does not say so itself") as caught:
+        attached_to(parts, image, {tag: json.dumps(index).encode()})
+    assert caught.value.exit_code == 5
+
+
+def test_an_image_at_the_tag_of_attachments_is_none() -> None:
+    parts = Parts()
+    image = parts.image("a")
+    tag = image["digest"].replace(":", "-")
+    assert attached_to(parts, image, {tag: parts.blobs[image["digest"]]}) == []
 
 
 ARTIFACT = "application/vnd.oci.artifact.manifest.v1+json"

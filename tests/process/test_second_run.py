@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
-from .second_run import Packager, Settled
+from .second_run import SITE, Packager, Settled
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the main job is root's")
 
@@ -39,6 +40,58 @@ def test_it_changes_nothing_and_looks_once_at_each_host(settled: Settled) -> Non
     assert (done.returncode, "Nothing to do" in said) == (0, True), said
     assert UNREAD in said
     assert settled.asked == ["etcdctl", "etcdctl", "kubectl", "python3 p1", "ssh p2", "ssh p3"]
+
+
+def test_a_first_primer_that_only_votes_has_no_api_to_ask(
+    tmp_path: Path, packager: Packager
+) -> None:
+    text = SITE.replace("{name: p1,", "{name: p1, controlPlane: false, kubelet: false,")
+    settled = Settled(tmp_path, packager, text=text)
+    done = settled.run()
+    said = done.stdout + done.stderr
+    assert (done.returncode, "Nothing to do" in said) == (0, True), said
+    assert [line for line in settled.asked if "kubectl" in line] == ["kubectl p2"]
+
+
+def test_a_name_is_not_given_while_the_api_does_not_say_whose_it_is(settled: Settled) -> None:
+    settled.answer("p3", kubernetes=[], roles={})
+    (settled.folder / "facts/cluster").write_text("")
+    done = settled.run("--yes")
+    assert (done.returncode, "p3: the API does not say whose" in done.stderr) == (6, True), (
+        done.stderr
+    )
+
+
+def test_status_shows_what_it_can_while_a_primer_is_down(settled: Settled) -> None:
+    done = settled.keystone("status", "--site", settled.site_file)
+    assert (done.returncode, "nodes Ready: p1, p2, p3" in done.stderr) == (0, True), done.stderr
+    settled.silence("p2")
+    done = settled.keystone("status", "--site", settled.site_file)
+    assert done.returncode == 8, done.stderr
+    rows = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert "p2 cannot be reached" in rows
+    assert [row.split()[0] for row in rows[-3:]] == ["p1", "p2", "p3"]
+    assert "etcd: 3 members healthy" in done.stderr
+    assert "nodes Ready: p1, p2, p3" in done.stderr
+    done = settled.keystone("status", "--site", settled.site_file, "--json")
+    told = json.loads(done.stdout)
+    assert (done.returncode, set(told["hosts"]["p2"])) == (8, {"error"}), done.stderr
+    assert told["hosts"]["p3"]["pools"][0]["name"] == "keystone"
+    assert told["hosts"]["p3"]["roles"]["etcd"]["drift"] == []
+    assert [member["healthy"] for member in told["etcd"]["members"]] == [True] * 3
+    assert [node["ready"] for node in told["cluster"]["nodes"]] == [True] * 3
+
+
+def test_with_json_nothing_else_is_on_standard_output(settled: Settled) -> None:
+    """Also where preflight has a warning: the name server does not answer."""
+    settled.answer("p2", silent_name_servers=["192.0.2.1"])
+    assert "Preflight" in settled.run("--plan").stdout
+    for words in ((), ("--plan",)):
+        told = json.loads(settled.run("--json", *words).stdout)
+        assert (told["empty"], told["actions"]) == (True, [])
+        (found,) = told["findings"]
+        assert (found["severity"], found["host"]) == ("warning", "p2")
+        assert "192.0.2.1" in found["text"]
 
 
 def test_a_primer_without_the_bundle_has_the_file_read_before_the_plan(settled: Settled) -> None:

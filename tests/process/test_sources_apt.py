@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess  # noqa: TID251 the commands are tried from outside
 from typing import TYPE_CHECKING
 
 import pytest
 
-from keystone.packager.sources import apt
+from keystone.errors import ConfigurationError
+from keystone.packager.sources import apt, machine_archives
+from keystone.packager.sources.upstream import Sources
 
 from .command_line import CommandLine
 from .faulty import Answer, Faulty, self_signed, serving
@@ -68,12 +71,17 @@ class Archive:
             where.mkdir(parents=True)
             words = ("--arch", architecture, "packages", f"pool/{suite}")
             (where / "Packages").write_bytes(call("apt-ftparchive", *words, cwd=self.folder))
+        self.sign(self.folder, suite)
+
+    def sign(self, folder: Path, suite: str) -> None:
+        """What a suite in this folder holds now."""
+        top = folder / "dists" / suite
         settings = {
             "Codename": suite, "Suite": suite, "Components": "main", "Architectures": "amd64 arm64"
         }  # fmt: skip
         options = [f"-oAPT::FTPArchive::Release::{key}={value}" for key, value in settings.items()]
         (top / "Release").write_bytes(
-            call("apt-ftparchive", *options, "release", f"dists/{suite}", cwd=self.folder)
+            call("apt-ftparchive", *options, "release", f"dists/{suite}", cwd=folder)
         )
         self.gpg("--clearsign", "--output", top / "InRelease", top / "Release")
 
@@ -240,13 +248,138 @@ Signed-By: /usr/share/keyrings/three.gpg
 
 
 def test_sources_in_every_form_of_deb822() -> None:
+    key = (
+        "\n -----BEGIN PGP PUBLIC KEY BLOCK-----\n .\n mQINBF\n -----END PGP PUBLIC KEY BLOCK-----"
+    )
     pairs = [
-        (f"http://{one}.example/debian", suite, "")
+        (f"http://{one}.example/debian", suite, key)
         for one in ("one", "two")
         for suite in ("noble", "noble-updates")
     ]
     last = ("http://three.example/", "noble-security", "/usr/share/keyrings/three.gpg")
-    assert list(apt.deb822(SOURCES)) == [*pairs, last]
+    assert list(machine_archives.deb822(SOURCES)) == [*pairs, last]
+
+
+@pytest.fixture
+def etc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """/etc/apt of a machine with Debian 12."""
+    folder = tmp_path / "etc"
+    (folder / "sources.list.d").mkdir(parents=True)
+    (tmp_path / "os-release").write_text("ID=debian\nVERSION_CODENAME=bookworm\n")
+    monkeypatch.setattr(machine_archives, "ETC_APT", folder)
+    monkeypatch.setattr(machine_archives, "OS_RELEASE", tmp_path / "os-release")
+    return folder
+
+
+def own(*components: str) -> list[tuple[str, str, str]]:
+    found = machine_archives.machine_archives("trixie", components or ("main",))
+    return [(one.uri, one.suite, one.signed_by) for one in found]
+
+
+def test_archives_of_the_machine_with_the_keys_that_it_trusts(etc: Path) -> None:
+    (etc / "sources.list").write_bytes(
+        "# für alle\n".encode("latin-1")  # apt reads it, whatever it is written in
+        + b"deb http://one.example/debian bookworm main\n"
+        b"deb [signed-by=/etc/apt/keyrings/corp.gpg] http://two.example/x bookworm-updates main\n"
+        b"deb [signed-by=/usr/share/keyrings/debian-archive-bookworm-stable.gpg]"
+        b" http://three.example/x stable-security main\n"
+        b"deb http://four.example/debian/ stable main\n"
+        b"deb http://vendor.example/deb stable main\n"
+        b"deb http://one.example/debian bookworm-backports main\n"
+        b"deb http://one.example/debian trixie main\n"
+    )
+    inline = "\n -----BEGIN PGP PUBLIC KEY BLOCK-----\n .\n mQ"
+    (etc / "sources.list.d/x.sources").write_text(
+        f"Types: deb\nURIs: http://five.example/\nSuites: bookworm\nSigned-By:{inline}\n"
+    )
+    assert own() == [
+        ("http://five.example/", "trixie", inline),
+        ("http://one.example/debian", "trixie", apt.KEYRING),
+        ("http://two.example/x", "trixie-updates", "/etc/apt/keyrings/corp.gpg"),
+        ("http://three.example/x", "trixie-security", apt.KEYRING),
+        ("http://four.example/debian/", "trixie", apt.KEYRING),
+    ]
+
+
+def test_a_list_of_mirrors_on_this_machine_is_opened(etc: Path, tmp_path: Path) -> None:
+    """Debian's own cloud images have their archives so."""
+    listed = tmp_path / "debian.list"
+    listed.write_text("# first\n\ntor+http://x.example/\nhttps://one.example/debian\tpriority:1\n")
+    (etc / "sources.list").write_text(
+        f"deb mirror+file:{listed} stable main\ndeb mirror+http://m.example/l bookworm main\n"
+    )
+    assert own() == [("https://one.example/debian", "trixie", apt.KEYRING)]
+
+
+@pytest.mark.parametrize("uri", ["mirror+http://m.example/l", "tor+http://x.example/debian"])
+def test_what_no_lock_can_name_is_said_before_it_is_made(etc: Path, uri: str) -> None:
+    (etc / "sources.list").write_text(f"deb {uri} bookworm main\n")
+    with pytest.raises(ConfigurationError) as caught:
+        own()
+    assert uri in caught.value.message
+    assert "spec.debs[].sources" in caught.value.hint
+
+
+def test_a_machine_without_apt_is_told_so(
+    archives: tuple[list[Archive], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEYSTONE_PATH", str(tmp_path))
+    packager = Packager(tmp_path, archives[1], "http://127.0.0.1:9")
+    said = packager.said(3, "bundle", "lock", "small.yaml")
+    assert "apt-config: no such program" in said
+    assert "Debian or Ubuntu" in said
+
+
+def test_an_archive_in_a_folder_is_carried(
+    archives: tuple[list[Archive], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """apt-mirror, aptly, a DVD; apt keeps a version's colon as %3a in names of files."""
+    archive = archives[0][0]
+    packager = Packager(tmp_path, archives[1], "http://127.0.0.1:9")
+    only(packager, "tool", "epoch")
+    path = tmp_path / "small.yaml"
+    folder = tmp_path / "a folder"
+    shutil.copytree(archive.folder, folder)
+    pool = folder / "pool/noble"
+    deb(pool, "epoch", "amd64", "", "1:2.0~rc+1")
+    (pool / "epoch_2.0~rc+1_amd64.deb").rename(pool / "epoch_1%3a2.0~rc+1_amd64.deb")
+    where = folder / "dists/noble/main/binary-amd64/Packages"
+    words = ("--arch", "amd64", "packages", "pool/noble")
+    where.write_bytes(call("apt-ftparchive", *words, cwd=folder))
+    archive.sign(folder, "noble")
+    uri = f"file:{folder}".replace(" ", "%20")
+    path.write_text(path.read_text().replace(f"uri: '{UPSTREAM}'", f"uri: '{uri}'"))
+    packager.said(0, "bundle", "lock", "small.yaml")
+    names = sorted(item["name"] for item in packager.items("deb"))
+    assert names == ["epoch", "libtool1", "tool", "tool-data"]
+    packager.said(0, "bundle", "check", "small.lock.json")
+    with monkeypatch.context() as without_apt:
+        without_apt.setenv("KEYSTONE_PATH", str(tmp_path))
+        said = packager.said(3, "bundle", "check", "small.lock.json")
+    assert "no such program" in said
+    packager.said(0, "bundle", "keys", "init", "--dir", "keys")
+    packager.said(0, "bundle", "create", "small.yaml", "-o", "a.tar", "--keys", "keys")
+    (pool / "tool-data_1.24_all.deb").write_bytes(b"other")
+    (tmp_path / "a.tar").unlink()
+    said = packager.said(3, "bundle", "create", "small.yaml", "-o", "a.tar", "--keys", "keys")
+    assert "tool-data_1.24_all.deb: has other bytes" in said
+
+
+def test_a_key_that_is_written_into_the_source(
+    archives: tuple[list[Archive], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    archive, ring = archives[0][0], archives[1]
+    armored = call("gpg", "--batch", "--enarmor", "--output", "-", ring, cwd=tmp_path).decode()
+    armored = armored.replace("ARMORED FILE", "PUBLIC KEY BLOCK")
+    kept = [line for line in armored.splitlines() if not line.startswith("Comment:")]
+    key = "".join(f"\n {line or '.'}" for line in kept)
+    uri = f"file:{archive.folder}"
+    stanza = f"Types: deb\nURIs: {uri}\nSuites: noble\nSigned-By:{key}\n"
+    ((_, _, signed_by),) = machine_archives.deb822(stanza)
+    found = apt.Archive(uri, "noble", ("main",), signed_by)
+    with apt.Tree.ready([found], "amd64", Sources()) as tree:
+        assert [one.name for one in tree.closure(["tool-data"])] == ["tool-data"]
 
 
 def test_an_archive_that_another_key_signed_is_refused(

@@ -105,6 +105,45 @@ def test_a_token_that_ran_out_is_renewed(registry: Faulty) -> None:
     assert len([one for one in registry.asked if one.path.startswith("/token")]) == 2
 
 
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_busy_token_server_is_asked_again(registry: Faulty, status: int) -> None:
+    later = Answer(status=status, headers=(("Retry-After", "0"),))
+    wanted = challenge(registry.says("/token", later, later, TOKEN))
+    registry.says("/v2/team/app/manifests/v1", wanted, wanted, wanted, Answer(MANIFEST))
+    registry.says(f"/v2/team/app/blobs/{digest(CONFIG)}", Answer(CONFIG))
+    sources = Sources({"registry.example": registry.address}, pause=lambda _: None)
+    resolve(sources, Reference.parse("registry.example/team/app:v1"), PLATFORMS)
+    assert len([one for one in registry.asked if one.path.startswith("/token")]) == 3
+    assert registry.asked[-1].headers["Authorization"] == "Bearer abc"
+
+
+def test_a_token_server_that_stays_busy_is_named(registry: Faulty) -> None:
+    waits: list[float] = []
+    said = json.dumps({"errors": [{"message": "slow down"}]}).encode()
+    later = Answer(said, status=429, headers=(("Retry-After", "7"),))
+    with serving(host="127.0.0.2") as other:
+        registry.says("/v2/team/app/manifests/v1", challenge(other.says("/token", later)))
+        sources = Sources({"registry.example": registry.address}, pause=waits.append)
+        with pytest.raises(KeystoneError) as caught:
+            resolve(sources, Reference.parse("registry.example/team/app:v1"), PLATFORMS)
+        assert len(other.asked) == 6
+        assert f"HTTP 429 Too Many Requests from its token server {other.address}: slow down" in (
+            caught.value.message
+        )
+    assert caught.value.exit_code == 8
+    assert f"docker login {host(registry)}" in caught.value.hint
+    assert [7 <= seconds <= 8 for seconds in waits] == [True] * 5
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404])
+def test_no_token_is_final(registry: Faulty, status: int) -> None:
+    realm = registry.says("/token", Answer(status=status))
+    with pytest.raises(KeystoneError) as caught:
+        pull(registry, challenge(realm))
+    assert (caught.value.exit_code, len(registry.asked)) == (8, 2)
+    assert "docker login" in caught.value.hint
+
+
 def test_a_hostile_token_server_gets_no_credentials(registry: Faulty, home: Path) -> None:
     keep(home / ".docker/config.json", {"auths": {host(registry): {"auth": basic("me:pw")}}})
     with serving(host="127.0.0.2") as thief:
@@ -139,13 +178,13 @@ def test_bad_token_servers(registry: Faulty, realm: str) -> None:
     [
         Answer(b"[]"),
         Answer(b"not json"),
+        Answer(b"[" * 100_000),
         Answer(b"{}"),
         Answer(b'{"token": "a\\r\\nX: y"}'),
         Answer(b'{"token": "' + b"a" * (2 << 20) + b'"}'),
-        Answer(status=500),
         Answer(status=302, headers=(("Location", "/v2/"),)),
     ],
-    ids=["list", "text", "none", "header", "huge", "busy", "redirect"],
+    ids=["list", "text", "deep", "none", "header", "huge", "redirect"],
 )
 def test_bad_answers_of_token_servers(registry: Faulty, answer: Answer) -> None:
     with pytest.raises(KeystoneError) as caught:
@@ -198,6 +237,17 @@ def test_a_helper_that_knows_nothing_is_no_mistake(
     pull(registry, challenge(registry.says("/token", TOKEN)))
 
 
+def test_a_helper_that_is_not_there_is_a_line_to_correct(registry: Faulty, home: Path) -> None:
+    """Docker Desktop's, say, in a file that went with its home to another machine."""
+    keep(home / ".docker/config.json", {"credsStore": "none.exe"})
+    with pytest.raises(KeystoneError) as caught:
+        pull(registry, challenge(registry.says("/token", TOKEN)))
+    assert caught.value.exit_code == 3
+    assert str(home / ".docker/config.json") in caught.value.message
+    assert "docker-credential-none.exe: no such program" in caught.value.message
+    assert "credsStore" in caught.value.hint
+
+
 @pytest.mark.parametrize("script", ["echo geheim; exit 3", "echo geheim", "echo '{}'"])
 def test_a_helper_that_fails_is_told_without_what_it_said(
     registry: Faulty, home: Path, script: str, monkeypatch: pytest.MonkeyPatch
@@ -240,7 +290,11 @@ def test_files_are_looked_at_in_order(
     assert used == [f"Basic {basic(text)}" for text in expected]
 
 
-@pytest.mark.parametrize("text", ["[]", "{", '{"auths": {"%s": {"auth": "?"}}}', '{"auths": 3}'])
+@pytest.mark.parametrize(
+    "text",
+    ["[]", "{", '{"auths": {"%s": {"auth": "?"}}}', '{"auths": 3}', "[" * 100_000],
+    ids=["list", "torn", "auth", "number", "deep"],
+)
 def test_a_broken_credential_file_is_named(registry: Faulty, home: Path, text: str) -> None:
     path = home / ".docker/config.json"
     path.parent.mkdir()

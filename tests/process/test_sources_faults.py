@@ -138,8 +138,19 @@ def test_an_error_without_words_is_its_status(server: Faulty, body: bytes) -> No
 def test_an_address_that_is_signed_for_get_alone_tells_its_size(server: Faulty) -> None:
     """Object stores refuse HEAD for such addresses."""
     url = server.says("/thing", Answer(status=403), Answer(BODY))
-    assert Waits().sources().size_of(url) == len(BODY)
+    assert Waits().sources().size_of(url, DIGEST) == len(BODY)
     assert [one.method for one in server.asked] == ["HEAD", "GET"]
+
+
+def test_a_server_that_tells_no_size_is_read_to_the_end(server: Faulty) -> None:
+    """An archive that is packed while it is sent, as of a tag at GitHub."""
+    url = server.says("/thing", Answer(BODY, chunked=True))
+    assert Waits().sources().size_of(url, DIGEST) == len(BODY)
+    with pytest.raises(KeystoneError) as caught:
+        Waits().sources().size_of(url, Digest("0" * 64))
+    assert caught.value.exit_code == 5
+    assert "0" * 64 in caught.value.message
+    assert DIGEST.hex in caught.value.message
 
 
 def test_nobody_there_is_a_host_that_cannot_be_reached() -> None:
@@ -161,6 +172,18 @@ def test_a_cut_connection_is_taken_up_where_it_broke(server: Faulty) -> None:
     assert ranges[0] is None
     assert all(text and text.startswith("bytes=") for text in ranges[1:])
     assert {one.headers.get("If-Range") for one in server.of("/thing")[1:]} == {'"one"'}
+
+
+def test_a_range_need_not_repeat_the_date_that_it_was_asked_for_with(server: Faulty) -> None:
+    dated = (("Last-Modified", "Sat, 21 Nov 2026 12:00:00 GMT"),)
+    cut = Answer(BODY, headers=dated, cut=1 << 20)
+    assert fetch(server, cut, Answer(BODY, headers=dated, terse=True)) == BODY
+    asked = server.of("/thing")[-1].headers
+    assert asked["If-Range"] == dated[0][1]
+    # Where no digest will judge the whole, it is read anew.
+    url = server.says("/unnamed", cut, Answer(BODY, headers=dated, terse=True), Answer(BODY))
+    assert Waits().sources().digest_of(url) == (DIGEST, len(BODY))
+    assert "Range" not in server.of("/unnamed")[-1].headers
 
 
 def test_a_server_without_ranges_sends_all_again_and_nothing_is_doubled(server: Faulty) -> None:
@@ -441,6 +464,21 @@ def test_exit_codes(server: Faulty, tmp_path: Path, answer: Answer, code: int, n
     packager.lock()
     server.says("/tool", answer)
     assert named in packager.create(code)
+
+
+@pytest.mark.parametrize("known", ["definition", "published", "nowhere"])
+def test_a_binary_whose_size_nobody_tells(server: Faulty, tmp_path: Path, known: str) -> None:
+    url = server.says("/v1.tar.gz", Answer(BODY, chunked=True))
+    if known == "published":
+        server.says("/v1.tar.gz.sha256", Answer(DIGEST.hex.encode()))
+    packager = Packager(tmp_path, url)
+    if known == "definition":
+        path = tmp_path / "small.yaml"
+        path.write_text(path.read_text().replace(f"'{url}'", f"'{url}', sha256: {DIGEST.hex}"))
+    packager.lock()
+    (item,) = packager.items("binary")
+    assert (item["digest"], item["size"]) == (str(DIGEST), len(BODY))
+    packager.create()
 
 
 def test_a_private_authority_by_option_and_in_the_definition(

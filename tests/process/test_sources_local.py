@@ -16,6 +16,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from keystone.bundle import media
+from keystone.bundle.model import Digest
+from keystone.errors import ConfigurationError, KeystoneError
+from keystone.packager.sources.local_images import REF_NAME, Layout, open_layout
+from keystone.packager.sources.oci import Reference
+
 from .command_line import CommandLine
 from .faulty import Answer, serving
 from .registries import Repository, digest, distribution
@@ -171,11 +177,103 @@ def test_a_layer_that_is_not_the_configured_one(packager: Packager) -> None:
     assert digest(b"other") in packager.lock(f"  images: [{{ref: '{REF}', from: saved.tar}}]\n", 5)
 
 
+def archive(path: Path, **members: str) -> Layout:
+    """A docker archive of these members, as the repository that it is."""
+    with tarfile.open(path, "w") as tar:
+        for name, text in {"manifest.json": LISTED, "config": '{"rootfs": {"diff_ids": []}}',
+                           **members}.items():  # fmt: skip
+            entry = tarfile.TarInfo(name)
+            entry.size = len(text)
+            tar.addfile(entry, io.BytesIO(text.encode()))
+    return open_layout(path, path.parent, Reference.parse(REF))
+
+
+LISTED = json.dumps([{"Config": "config", "RepoTags": [REF], "Layers": []}])
+
+
+@pytest.mark.parametrize(
+    ("member", "text"),
+    [
+        ("manifest.json", LISTED.replace("Config", "Conf")),
+        ("manifest.json", LISTED.replace("[]", "3")),
+        ("manifest.json", "[3]"),
+        ("manifest.json", "[" * 100_000),
+        ("config", "{}"),
+        ("config", "xx"),
+        ("config", "[]"),
+        ("config", '{"rootfs": {"diff_ids": 3}}'),
+        ("config", '{"rootfs": {"diff_ids": ["md5:0"]}}'),
+        ("config", "[" * 100_000),
+    ],
+    ids=lambda text: text[:30],
+)
+def test_an_archive_that_cannot_be_read_names_the_member(
+    tmp_path: Path, member: str, text: str
+) -> None:
+    path = tmp_path / "saved.tar"
+    with pytest.raises(ConfigurationError) as caught:
+        archive(path, **{member: text}).manifest("v1")
+    assert f"{path}: {member} cannot be read" in caught.value.message
+    assert "save the image again" in caught.value.hint
+
+
+def layout(folder: Path, *more: object) -> Layout:
+    """A layout by hand: one image, its index.json naming `more` beside it."""
+    blobs = folder / "blobs/sha256"
+    blobs.mkdir(parents=True)
+
+    def put(text: str, kind: str) -> dict[str, object]:
+        data = text.encode()
+        (blobs / digest(data).removeprefix("sha256:")).write_bytes(data)
+        return {"mediaType": kind, "digest": digest(data), "size": len(data)}
+
+    config = put('{"os": "linux", "architecture": "amd64"}', media.EMPTY_TYPE)
+    document = {"schemaVersion": 2, "config": config, "layers": []}
+    image = {**put(json.dumps(document), media.MANIFEST), "annotations": {REF_NAME: "v1"}}
+    sbom = put(json.dumps({**document, "subject": image}), media.MANIFEST)
+    odd = put(json.dumps({**document, "subject": "text"}), media.MANIFEST)
+    entries = [image, put("no JSON", "text/plain"), sbom, odd, *more]
+    (folder / "index.json").write_text(json.dumps({"manifests": entries}))
+    (folder / "oci-layout").write_text("{}")
+    found = open_layout(folder, folder, Reference.parse(REF))
+    assert isinstance(found, Layout)
+    return found
+
+
+def test_a_layout_may_name_blobs_of_any_kind(tmp_path: Path) -> None:
+    without_kind = {"digest": f"sha256:{'0' * 64}", "size": 3}
+    found = layout(tmp_path, without_kind, {**without_kind, "mediaType": media.MANIFEST})
+    image, sbom = found.entries[0], found.entries[2]
+    listed = found.referrers(Digest.parse(image["digest"]))
+    assert listed == [{key: sbom[key] for key in ("mediaType", "digest", "size")}]
+
+
+def test_what_calls_itself_a_manifest_is_one(tmp_path: Path) -> None:
+    found = layout(tmp_path)
+    entry = {**found.entries[1], "mediaType": media.MANIFEST}
+    (tmp_path / "index.json").write_text(json.dumps({"manifests": [entry]}))
+    again = open_layout(tmp_path, tmp_path, Reference.parse(REF))
+    with pytest.raises(KeystoneError) as caught:
+        again.referrers(Digest("0" * 64))
+    assert caught.value.exit_code == 5
+    assert entry["digest"] in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "entry", [3, {}, {"digest": "md5:0"}, {"digest": f"sha256:{'0' * 64}", "annotations": ["a"]}]
+)
+def test_an_index_that_cannot_be_read_is_named(tmp_path: Path, entry: object) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        layout(tmp_path, entry).manifest("v1")
+    assert f"{tmp_path}: index.json cannot be read" in caught.value.message
+
+
 def test_docker_hub_s_short_names(packager: Packager) -> None:
     layer = packed(b"content")
     saved(packager.folder / "saved.tar", layer, digest(layer), tag="busybox:1.37")
-    ref = "docker.io/library/busybox:1.37"
-    packager.lock(f"  images: [{{ref: '{ref}', from: saved.tar}}]\n")
+    for ref in ("docker.io/library/busybox:1.37", "docker.io/busybox:1.37"):
+        packager.lock(f"  images: [{{ref: '{ref}', from: saved.tar}}]\n")
+        assert [item["name"] for item in packager.items("image")] == ["docker.io/library/busybox"]
 
 
 @pytest.mark.parametrize("kind", ["docker-archive", "oci"])

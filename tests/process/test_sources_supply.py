@@ -14,7 +14,7 @@ import pytest
 from keystone.bundle.media import INDEX
 from keystone.bundle.model import Digest
 from keystone.errors import ConfigurationError, KeystoneError
-from keystone.packager import supply
+from keystone.packager import lock, supply
 from keystone.packager.lock import LockedBlob
 from keystone.packager.sources import cache
 from keystone.packager.sources.oci import Reference, Remote
@@ -154,6 +154,27 @@ def test_no_api_and_no_referrers_are_two_things(server: Faulty) -> None:
     assert referrers(server) is None
     path(server, Answer(page()))
     assert referrers(server) == []
+
+
+@pytest.mark.parametrize(
+    "body", [b"<html>", b"[" * 100_000, b"[]", b'{"manifests": [3]}', b'{"manifests": [{}]}'],
+    ids=["page", "deep", "list", "numbers", "empty"],
+)  # fmt: skip
+def test_referrers_that_are_no_index_are_another_thing_at_that_address(
+    server: Faulty, body: bytes
+) -> None:
+    url = path(server, Answer(body))
+    with pytest.raises(KeystoneError) as caught:
+        referrers(server)
+    assert caught.value.exit_code == 5
+    assert url in caught.value.message
+
+
+@pytest.mark.parametrize("body", ["[" * 100_000, "{", "3", '{"kind": "BundleLock"}'])
+def test_a_lock_that_is_none_is_told_by_its_name(tmp_path: Path, body: str) -> None:
+    (tmp_path / "x.lock.json").write_text(body)
+    with pytest.raises(ConfigurationError, match=r"x\.lock\.json: not a lock"):
+        lock.load(tmp_path / "x.lock.json")
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,22 @@ def test_a_weak_lock_is_replaced_when_the_key_is_used(made: Desk) -> None:
     assert derivation(file) == "scrypt"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a folder to another user")
+def test_a_weakly_locked_copy_is_judged_where_it_cannot_be_replaced(made: Desk) -> None:
+    """A stick that a desktop mounted belongs to its user: root reads there and writes nothing."""
+    stick = made.folder / "stick"
+    stick.mkdir()
+    copy = stick / "root.key"
+    copy.write_bytes((made.folder / "root.key").read_bytes())
+    old = lock_as_before(copy)
+    os.chown(stick, 1000, 1000)
+    said = made.trust("verify", "--root-key", str(copy))
+    assert "its lock is weak and cannot be replaced" in said
+    assert "belongs to user 1000" in said
+    assert f"{copy}: the key of this site's root" in said
+    assert copy.read_bytes().startswith(old)
+
+
 def test_as_long_as_the_key_lies_here_it_is_said_with_path_and_what_to_do(made: Desk) -> None:
     file = made.folder / "root.key"
     for words in ("init", "verify"):

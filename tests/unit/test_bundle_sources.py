@@ -16,6 +16,7 @@ from keystone.packager.sources import backoff, docker_credentials, registry_auth
 from keystone.packager.sources.addresses import Origin, SourceError, follow
 from keystone.packager.sources.apt import Tree, proxies
 from keystone.packager.sources.http import Client
+from keystone.packager.sources.oci import next_page
 from keystone.packager.sources.upstream import Sources
 
 NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
@@ -61,11 +62,37 @@ def test_waits_double_and_are_spread() -> None:
         ),
         ("", []),
         ("Negotiate", [("negotiate", {})]),
+        ('  ,Bearer   realm = "c"  ,  scope=x ,', [("bearer", {"realm": "c", "scope": "x"})]),
+        ('Basic realm="open', [("basic", {}), ("realm", {}), ("open", {})]),
+        # Each took the third or second power of its length once: hours.
+        ("Bearer" + " " * 100_000 + '"', [("bearer", {})]),
+        ("Bearer realm=" + " " * 100_000 + '"', [("bearer", {}), ("realm", {})]),
+        ('Bearer realm="' + "\\" * 100_001, [("bearer", {}), ("realm", {})]),
     ],
+    ids=lambda value: value[:20] if isinstance(value, str) else "",
 )
 def test_challenges(header: str, found: list[tuple[str, dict[str, str]]]) -> None:
     parsed = [(one.scheme, dict(one.parameters)) for one in registry_auth.challenges(header)]
     assert parsed == found
+
+
+@pytest.mark.parametrize(
+    ("link", "page"),
+    [
+        ('</a?n=1>; rel="next"', "https://r.example/a?n=1"),
+        ('</z>; rel="prev", </a>; x=y; rel=next', "https://r.example/a"),
+        ("", ""),
+        ('</a>; rel="prev"', ""),
+        # Hours, when each "<" was tried up to the end.
+        ("<" * 1_000_000, ""),
+        ("<a>;" * 300_000, ""),
+        ("<a>" + " " * 300_000, ""),
+        ("<" * 1_000_000 + '/a>; rel="next"', "https://r.example/a"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_next_page(link: str, page: str) -> None:
+    assert next_page("https://r.example/x", link) == page
 
 
 def test_an_origin_is_scheme_host_and_port() -> None:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import pytest
 
 from keystone.errors import ConfigurationError
+from keystone.packager import image_list
+from keystone.packager.charts.discovery import Need
+from keystone.packager.charts.image_names import ImageName
+from keystone.packager.definition import Image, SignaturePolicy
 from keystone.packager.sources import apt
 from keystone.packager.sources.addresses import require_private
 from keystone.packager.sources.oci import Reference
@@ -17,6 +21,11 @@ from keystone.packager.sources.upstream import Sources
         ("registry.k8s.io/pause:3.10.1", ("registry.k8s.io", "pause", "3.10.1")),
         ("localhost:5000/a/b:v1", ("localhost:5000", "a/b", "v1")),
         (f"quay.io/a/b@sha256:{'0' * 64}", ("quay.io", "a/b", f"sha256:{'0' * 64}")),
+        # Docker Hub keeps what has one part below library/, and has three names.
+        ("docker.io/busybox:1.36", ("docker.io", "library/busybox", "1.36")),
+        ("index.docker.io/library/busybox:1.36", ("docker.io", "library/busybox", "1.36")),
+        ("registry-1.docker.io/team/app:v1", ("docker.io", "team/app", "v1")),
+        ("quay.io/busybox:latest", ("quay.io", "busybox", "latest")),
     ],
 )
 def test_reference(text: str, parts: tuple[str, str, str]) -> None:
@@ -25,11 +34,50 @@ def test_reference(text: str, parts: tuple[str, str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["busybox", "busybox:1", "library/busybox:1", "quay.io/a", "x.io/A:1"]
+    "text",
+    [
+        "busybox",
+        "busybox:1",
+        "library/busybox:1",
+        "quay.io/a",
+        "x.io/A:1",
+        "x.io:5000",
+        "ghcr.io/x/y:\u00e9",
+        "ghcr.io/../../x:1",
+        "ghcr.io/x//y:1",
+        "ghcr.io/x/y:1@sha256:0",
+    ],
 )
 def test_reference_must_be_whole(text: str) -> None:
     with pytest.raises(ValueError, match="host/repository:tag"):
         Reference.parse(text)
+
+
+def test_docker_hub_is_one_registry_by_each_of_its_names() -> None:
+    hub = "https://registry-1.docker.io/v2/library/busybox"
+    for text in ("docker.io/busybox:1", "index.docker.io/library/busybox:1"):
+        found = Reference.parse(text)
+        assert Sources().registry(found.host, found.repository) == hub
+        for key in ("docker.io", "index.docker.io/library"):
+            mirrored = Sources({key: "https://proxy.example/hub"})
+            address = mirrored.registry(found.host, found.repository)
+            assert address.startswith("https://proxy.example/v2/hub/")
+            assert address.endswith("/busybox")
+
+
+def test_a_signature_policy_covers_an_image_by_each_of_its_names() -> None:
+    name = Reference.parse("docker.io/busybox:1").name
+    for pattern in ("docker.io/busybox", "docker.io/library/*", "index.docker.io/library/busybox"):
+        assert SignaturePolicy((pattern,), ()).covers(name), pattern
+    for pattern in ("docker.io/busy", "quay.io/*", "busybox"):
+        assert not SignaturePolicy((pattern,), ()).covers(name), pattern
+
+
+def test_an_image_of_the_definition_and_of_a_chart_is_one_at_docker_hub() -> None:
+    listed = Image(Reference.parse("docker.io/busybox:1.36"), "node")
+    need = Need(ImageName.parse("busybox:1.36"), "web", "renders", "Job/a")
+    (found,) = image_list.wanted((listed,), [(need, "")])
+    assert str(found.reference) == "docker.io/library/busybox:1.36"
 
 
 def test_mirrors_rewrite_the_longest_prefix_at_a_boundary() -> None:

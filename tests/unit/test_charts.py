@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from keystone.bundle.formats import foreign_tar
 from keystone.bundle.model import Digest
+from keystone.bundle.read.chart import LIMITS
 from keystone.errors import ConfigurationError
 from keystone.packager import definition, image_list
 from keystone.packager.charts import chart as charts
@@ -81,6 +83,8 @@ def test_chart_is_read_and_packed_the_same_each_time() -> None:
         archive(("web/Chart.yaml", described("web")), ("web/Chart.yaml", described("x"))),
         archive(("web/Chart.yaml", described("web")), ("web/Chart.lock", None), link="/etc/passwd"),
         archive(("web/Chart.yaml", described("web")))[:-20],
+        archive(("web/Chart.yaml", described("web")), (".", b"")),
+        archive(("web/Chart.yaml", b"{name: web, version: !!bool x}")),
     ],
     ids=[
         "no gzip",
@@ -96,6 +100,8 @@ def test_chart_is_read_and_packed_the_same_each_time() -> None:
         "a file twice",
         "a link",
         "cut",
+        "a file without a name",
+        "a value that is not what its tag says",
     ],
 )
 def test_archive_that_is_no_chart_is_refused(packed: bytes) -> None:
@@ -115,6 +121,41 @@ def test_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
         list(charts.subcharts(outer))
 
 
+def sparse(size: int) -> bytes:
+    """A chart with one member that unpacks to `size` zeros, as GNU tar's formats 1.0 has it."""
+    kept = f"1\n{size}\n0\n".encode().ljust(512, b"\0")
+    entry = tarfile.TarInfo("web/zeros")
+    entry.size = len(kept)
+    entry.pax_headers = {
+        "GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "web/zeros",
+        "GNU.sparse.realsize": str(size),
+    }  # fmt: skip
+    plain = io.BytesIO(gzip.decompress(archive(("web/Chart.yaml", described("web")))))
+    with tarfile.open(fileobj=plain, mode="a", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(entry, io.BytesIO(kept))
+    return gzip.compress(plain.getvalue())
+
+
+def test_sparse_member_is_not_unpacked() -> None:
+    tebibyte = sparse(1 << 40)
+    assert len(tebibyte) < 1000
+    with pytest.raises(SourceError, match="a sparse member"):
+        charts.read(tebibyte)
+    parts = foreign_tar.gunzip(iter([tebibyte]))
+    with pytest.raises(ValueError, match="a sparse member"):  # helm would unpack it too
+        list(foreign_tar.entries(parts, LIMITS))
+
+
+def test_headers_that_lead_tarfile_astray_are_refused() -> None:
+    plain = bytearray(gzip.decompress(archive(("web/Chart.yaml", described("web")))))
+    for size in (b"\xff" * 12, b"\x80" + b"\xff" * 11, b"-0000000777\0"):
+        plain[124:136] = size
+        total = sum(plain[:148]) + 8 * ord(" ") + sum(plain[156:512])
+        plain[148:156] = f"{total:06o}\0 ".encode()
+        with pytest.raises(SourceError, match="not an archive that can be read"):
+            charts.read(gzip.compress(plain))
+
+
 def test_subcharts_packed_and_not_at_any_depth() -> None:
     db = archive(("db/Chart.yaml", described("db")), ("db/charts/log/Chart.yaml", described("log")))
     web = charts.read(
@@ -128,6 +169,29 @@ def test_subcharts_packed_and_not_at_any_depth() -> None:
     assert {path for path, _ in charts.subcharts(web)} == {
         "web/charts/db", "web/charts/db/charts/log", "web/charts/ui",
     }  # fmt: skip
+
+
+def test_file_called_charts_holds_none() -> None:
+    found = charts.read(archive(("web/Chart.yaml", described("web")), ("web/charts", b"")))
+    assert list(charts.subcharts(found)) == []
+    assert charts.missing(found) == ()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("dependencies", [{"version": 1}]),
+        ("dependencies", ["db"]),
+        ("dependencies", 5),
+        ("dependencies", {"db": "1.0.0"}),
+        ("annotations", ["a"]),
+        ("annotations", "a"),
+    ],
+)
+def test_field_of_another_type_is_an_error_with_the_charts_name(field: str, value: object) -> None:
+    found = charts.read(archive(("web/Chart.yaml", described("web", **{field: value}))))
+    with pytest.raises(SourceError, match=f"chart web: .*{field}"):
+        getattr(found, field)
 
 
 def test_first_chart_format_keeps_dependencies_apart() -> None:
@@ -385,12 +449,26 @@ def test_image_of_definition_and_chart_is_one() -> None:
     assert second.why == ""
 
 
+def test_image_by_a_digest_that_bundles_do_not_carry_is_said() -> None:
+    name = f"r.example/a@sha512:{'a' * 128}"
+    pod = {"kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": [{"image": name}]}}
+    needs = [(need, "apps") for need in discovery.rendered("web", [pod])]
+    with pytest.raises(SourceError, match=r"r\.example/a@sha512.*SHA-256 only.*web renders Pod/p"):
+        image_list.wanted((), needs)
+
+
 def test_apis_of_custom_resources() -> None:
-    crd = {
+    crd: dict[str, Any] = {
         "kind": "CustomResourceDefinition",
         "spec": {"group": "x.example", "names": {"kind": "X"}, "versions": [{"name": "v1"}]},
     }
-    assert list(discovery.apis([crd, {"kind": "Job"}])) == ["x.example/v1", "x.example/v1/X"]
+    broken: list[object] = [
+        None, [], {}, {"versions": None}, {"versions": 5}, {"versions": [{"name": "v1"}]},
+        {**crd["spec"], "names": None}, {**crd["spec"], "versions": ["v1"]},
+    ]  # fmt: skip
+    nothing = [{**crd, "spec": spec} for spec in broken] + [{"kind": crd["kind"]}]
+    found = discovery.apis([*nothing, crd, {"kind": "Job"}])
+    assert list(found) == ["x.example/v1", "x.example/v1/X"]
 
 
 def test_every_mistake_of_a_chart_is_said_at_once(tmp_path: Path) -> None:

@@ -170,6 +170,31 @@ def test_the_cluster() -> None:
     assert [node.name for node in seen.nodes] == ["p1", "w1"]
     assert seen.unavailable == (
         "kube-system/coredns (0 of 1)",
-        "kube-system/kube-proxy (1 of 2)",
         "kube-system/rolling (0 of 1)",
     )
+
+
+def unavailable(*, available: int, ready: int) -> tuple[str, ...]:
+    """Of a DaemonSet that wants a pod on each of four nodes."""
+    nodes = [
+        {"kind": "Node", "metadata": {"name": f"n{number}"}, "status": {"conditions": [
+            {"type": "Ready", "status": "True" if number < ready else "Unknown"}]}}
+        for number in range(4)
+    ]  # fmt: skip
+    daemons = {
+        "kind": "DaemonSet",
+        "metadata": {"name": "kube-flannel-ds", "namespace": "kube-flannel", "generation": 1},
+        "status": {
+            "observedGeneration": 1,
+            "desiredNumberScheduled": 4,
+            "numberAvailable": available,
+        },
+    }
+    return cluster_facts.parse_cluster({"items": [*nodes, daemons]}).unavailable
+
+
+def test_a_worker_that_is_off_leaves_the_platform_available() -> None:
+    assert unavailable(available=3, ready=3) == ()
+    assert unavailable(available=2, ready=3) == ("kube-flannel/kube-flannel-ds (2 of 3)",)
+    assert unavailable(available=3, ready=4) == ("kube-flannel/kube-flannel-ds (3 of 4)",)
+    assert unavailable(available=0, ready=0) == ("kube-flannel/kube-flannel-ds (0 of 1)",)

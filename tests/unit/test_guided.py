@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from keystone import documents
 from keystone.appliance.guided import draft as drafts
 from keystone.appliance.guided import questions, screens, session, stick
 from keystone.appliance.guided.answers import FIRST, JOINING, SAVE, WRITE, Answers, Field, Seen
@@ -42,6 +43,7 @@ class Script:
         self.answers = list(answers)
         self.asked: list[tuple[str, str]] = []
         self.wrong: list[str] = []
+        self.ways_back: list[str] = []
 
     def _next(self, title: str, text: str) -> Any:
         self.asked.append((title, text))
@@ -85,8 +87,9 @@ class Script:
                 return said
             self.wrong.append(found)
 
-    def show(self, title: str, text: str, button: str) -> bool:
+    def show(self, title: str, text: str, button: str, back: str = "Back") -> bool:
         assert button
+        self.ways_back.append(back)
         return self._next(title, text) is not BACK
 
 
@@ -375,11 +378,47 @@ def test_keys_that_lay_there_before_the_site_was_begun_are_not_used(tmp_path: Pa
     assert allowed == (client / f"{introduction.CLIENT_KEY}.pub").read_text()
 
 
-@pytest.mark.parametrize("text", ["a: [", "spec: {primers: [1]}", "x", "", "spec: {primers: [{}]}"])
+HEAD = "apiVersion: keystone/v1alpha1\nkind: Site\nmetadata: {name: plant}\nspec:\n"
+NETWORK = "  networks: {nodes: 10.77.0.0/24}\n"
+PRIMER = "  primers: [{name: p2, address: 10.77.0.12, disks: [{serial: A2}, {serial: B2}]}]\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: [",
+        "spec: {primers: [1]}",
+        "x",
+        "",
+        "spec: {primers: [{}]}",
+        "spec: {primers: []}",
+        "[" * 3000,
+        "a: &a [*a, *a]",
+        f"{HEAD}{NETWORK}  primers: []\n",
+        f"{HEAD}{PRIMER}",
+        f"{HEAD}  networks: {{nodes: 10.77.0.0/99}}\n{PRIMER}",
+        f"{HEAD}{NETWORK}{PRIMER}  storage: {{layout: raid0}}\n",
+        f"{HEAD}{NETWORK}  primers: [{{name: p1, address: 1, disks: 5}}]\n",
+        f"{HEAD}{NETWORK}  primers: [{{name: p1, address: 10.77.0.11, machine: 5}}]\n",
+        f"{HEAD}{NETWORK}{PRIMER}# {'x' * documents.MAX_BYTES}",
+        "\xff",
+    ],
+)
 def test_a_broken_draft_is_refused_by_name(tmp_path: Path, text: str) -> None:
-    (tmp_path / stick.DRAFT).write_text(text)
-    with pytest.raises(ConfigurationError, match=r"site-draft\.yaml"):
+    (tmp_path / stick.DRAFT).write_text(text, "latin-1")
+    with pytest.raises(ConfigurationError, match=r"site-draft\.yaml") as refused:
         stick.read(tmp_path)
+    assert "move that file away" in refused.value.hint
+
+
+def test_a_draft_that_says_the_least_has_what_the_guided_way_counts_on(tmp_path: Path) -> None:
+    (tmp_path / stick.DRAFT).write_text(f"{HEAD}{NETWORK}{PRIMER}")
+    draft = stick.read(tmp_path)
+    assert draft["spec"]["storage"]["layout"] == "mirror"
+    script = Script(None, *joining(3), SAVE)
+    answers = questions.ask(script, seen(3, draft))
+    assert answers is not None
+    assert [entry["name"] for entry in answers.whole["spec"]["primers"]] == ["p2", "p3"]
 
 
 def test_public_keys_are_those_at_the_top_of_the_stick(tmp_path: Path) -> None:

@@ -109,6 +109,18 @@ def test_at_a_desk_nobody_need_know_any_disk_and_some_know_machines(tmp_path: Pa
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("text", ["[" * 3000, "a: &a {<<: *a}", DESK * 2, f"# {'x' * (5 << 20)}"])
+def test_a_file_that_is_no_site_at_all_is_refused_by_name(tmp_path: Path, text: str) -> None:
+    (tmp_path / "site.yaml").write_text(text)
+    with pytest.raises(ConfigurationError, match=r"site\.yaml"):
+        stick.read(tmp_path)
+
+
+def test_a_site_file_beside_other_documents_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "site.yaml").write_text(f"kind: Other\n---\n{DESK}")
+    assert stick.read(tmp_path)["metadata"]["name"] == drafts.parse(DESK).name
+
+
 def test_a_site_file_from_a_desk_with_a_mistake_is_refused_with_all_of_them(tmp_path: Path) -> None:
     (tmp_path / "site.yaml").write_text(DESK.replace("10.77.0.12", "10.78.0.12"))
     with pytest.raises(ConfigurationError, match=r"site\.yaml"):

@@ -51,6 +51,29 @@ def test_something_else_is_no_medium(tmp_path: Path, lost: str) -> None:
         upgrade.offered(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"keystone.root=a keystone.tree=4096 keystone.version=2",
+        b"keystone.root=../../../etc/shadow keystone.tree=4096 keystone.version=2",
+        b"keystone.root=ROOT keystone.tree=x keystone.version=2",
+        b"keystone.root=ROOT keystone.tree=-1 keystone.version=2",
+        b"keystone.root=ROOT keystone.tree=4096 keystone.version=1.2",
+        b"keystone.root=ROOT keystone.tree=4096 keystone.version=" + b"9" * 5000,
+        b"keystone.root=ROOT keystone.tree=4096",
+        b"xkeystone.root=ROOT keystone.tree=4096 keystone.version=2",
+        b"\xff",
+        b"",
+    ],
+)
+def test_a_command_line_that_names_no_system_is_damage(tmp_path: Path, said: bytes) -> None:
+    medium(tmp_path)
+    (tmp_path / "boot/cmdline").write_bytes(said.replace(b"ROOT", b"2" * 64))
+    with pytest.raises(DamagedBundleError, match=r"cmdline: names no system") as refused:
+        upgrade.offered(tmp_path)
+    assert refused.value.hint == "take another copy"
+
+
 def test_a_newer_version_goes_into_the_other_slot(tmp_path: Path) -> None:
     wanted = upgrade.plan(NOW, "/dev/nvme0n1", DISK, medium(tmp_path))
     assert (wanted.slot, wanted.esp, wanted.done) == (SLOT2, ESP, False)

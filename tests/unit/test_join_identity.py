@@ -170,6 +170,42 @@ def test_only_a_request_of_ours_for_this_key_is_gone_on_with() -> None:
         cluster.judge(cluster.Seen(revoked=True), "w1", again=True)
 
 
+def test_a_node_says_for_which_key_its_name_is_kept() -> None:
+    """The cluster forgets a request; who was cut before all was in place goes on all the same."""
+    request, other = identity.checked(pem(), "w1"), identity.checked(pem(), "w1")
+    items = {"items": [cluster._node(request)]}
+    cluster.judge(cluster.read(items, request, ()), "w1", again=False)
+    with pytest.raises(cluster.TakenError, match="kubectl delete node/w1"):
+        cluster.judge(cluster.read(items, other, ()), "w1", again=False)
+    revoked = {"kind": "ConfigMap", "metadata": {"name": cluster.REVOKED}, "data": {"w1": "now"}}
+    seen = cluster.read({"items": [*items["items"], revoked]}, request, ())
+    with pytest.raises(cluster.TakenError, match="revoked"):
+        cluster.judge(seen, "w1", again=False)
+    theirs = {"items": [cluster._node(request), *listed(other, "x")["items"][:1]]}  # type: ignore[index] a list
+    with pytest.raises(cluster.TakenError, match="joins just now"):
+        cluster.judge(cluster.read(theirs, request, ()), "w1", again=False)
+
+
+def test_who_has_kubelets_certificate_holds_the_name(tmp_path: Path) -> None:
+    """Of this installer's making, and of one before it: kubelet's own, by a bootstrap token."""
+    key, folder, conf = tmp_path / "node.key", tmp_path / "pki", tmp_path / "kubelet.conf"
+    own = {"key": key, "folder": folder, "conf": conf}
+    folder.mkdir()
+    pair = certificate(ec.generate_private_key(ec.SECP256R1()))
+    (folder / "kubelet-client-2026-11-01-10-00-00.pem").write_text(pair)
+    (folder / identity.CURRENT).symlink_to("kubelet-client-2026-11-01-10-00-00.pem")
+    assert not identity.held("w1", **own), "kubelet.conf comes last"
+    conf.write_text("")
+    assert identity.held("w1", **own)
+    assert not identity.held("w2", **own)
+    (folder / identity.CURRENT).write_text("half a certif")
+    assert not identity.held("w1", **own)
+    identity.made("w1", key)
+    pair = certificate(certificates.load_key(key.read_bytes(), "node.key"))
+    (folder / identity.JOINED).write_text(pair)
+    assert identity.held("w1", **own), "its own key, whatever kubelet got since"
+
+
 def certificate(key: ec.EllipticCurvePrivateKey) -> str:
     now = dt.datetime.now(dt.UTC)
     signed = x509.CertificateBuilder(

@@ -57,15 +57,15 @@ def state(profile: str = "normal", *, planes: int = 3, joined: str = "") -> Stat
     return State(site, Manifest("platform", 1, items()), "sha256:0", "sha256:1", seen, trust)
 
 
-def test_a_site_in_plain_text_takes_three_stages_after_its_api_servers_changed() -> None:
+def test_a_site_in_plain_text_takes_three_stages_after_all_else() -> None:
     trust = TrustFacts((), (), {}, encryption=READABLE)
-    planned = phases.control_plane(replace(state(), trust=trust))
+    planned = phases.PHASES[-1].plan(replace(state(), trust=trust))
     kinds = [type(action).__name__ for action in planned]
     assert kinds[-6:] == [
         "EncryptSecrets", "Converge", "WaitKey", "RewriteSecrets", "EncryptSecrets", "Converge",
     ]  # fmt: skip
-    assert kinds[:-6] == ["Converge"] * len(kinds[:-6])
-    cut = phases.control_plane(replace(state(), trust=replace(trust, encryption=WRITTEN)))
+    assert kinds[:-6] == ["WaitNodes", "LabelNodes", "WaitWorkloads"]
+    cut = phases.verify(replace(state(), trust=replace(trust, encryption=WRITTEN)))
     assert [type(action).__name__ for action in cut][-4:] == kinds[-4:]
 
 

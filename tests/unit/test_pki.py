@@ -18,7 +18,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from keystone import pkcs8
 from keystone.errors import RefusedError
 from keystone.files import write_new
+from keystone.install import standing
 from keystone.pki import certificates, root_key
+from keystone.pki import plan as pki_plan
 from keystone.pki import tree as pki
 from keystone.pki.host_files import deployment_digest, deployment_file
 from keystone.site.model import Networks, Node, Site
@@ -214,6 +216,37 @@ def test_leaves_are_renewed_in_their_last_third(made: Path) -> None:
     due = pki.plan_trust(SITE, observed, NOW + dt.timedelta(days=61))
     assert due.leaves == pki.desired(SITE)
     assert due.authorities == ()
+
+
+def test_what_was_made_while_the_clock_was_ahead_is_made_again(made: Path) -> None:
+    ahead = NOW + dt.timedelta(days=400)
+    pki.issue(SITE, made, ahead)
+    assert any("p3/site: not valid now" in line for line in pki.verify(SITE, made, NOW))
+    observed = pki.observe(SITE, made, NOW)
+    assert not observed.complete
+    assert pki.plan_trust(SITE, observed, NOW).leaves == pki.desired(SITE)
+    assert pki.init(SITE, made, Path("/nowhere/root.pem"), never_asked, NOW)
+    assert pki.verify(SITE, made, NOW) == []
+    # Clocks that are a little apart, as preflight takes them, make nothing due.
+    assert not pki.plan_trust(SITE, pki.observe(SITE, made, NOW), NOW - dt.timedelta(minutes=5))
+
+
+def test_authorities_that_are_not_valid_now_sign_nothing(made: Path) -> None:
+    """The clock is wrong, or was when they were made: leaves would help nobody."""
+    issuing = [f"{name}{end}" for name in pki.ISSUING for end in (".crt", "-anchor.crt")]
+    early, late = NOW - dt.timedelta(days=1), NOW + pki_plan.ISSUING_LIFETIME * 2
+    for wrong, names in ((early, ["root.crt", *issuing]), (late, issuing)):
+        found = pki.observe(SITE, made, wrong)
+        assert [said.split()[0] for said in found.outside] == names
+        (finding,) = standing.lives(found, "p1")
+        assert (finding.severity, finding.host) == ("failed", "p1")
+        for make in (
+            lambda moment=wrong: pki.issue(SITE, made, moment),
+            lambda moment=wrong: pki.init(SITE, made, Path("/nowhere"), never_asked, moment),
+        ):
+            with pytest.raises(RefusedError, match="not valid by this machine's clock"):
+                make()
+    assert not list(standing.lives(pki.observe(SITE, made, NOW), "p1"))
 
 
 def test_what_changed_or_does_not_fit_is_issued_again(made: Path) -> None:

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
+from keystone.packager.charts import config_files, discovery, references
 from keystone.packager.charts.image_names import ImageName
 from keystone.packager.charts.references import find, in_text, load
+from keystone.packager.sources.addresses import SourceError
 
 CASES = Path(__file__).parent.parent / "cases" / "images"
 DIGEST = "sha256:" + "a" * 64
@@ -141,6 +143,88 @@ def test_a_template_inside_a_config_map_is_read_by_its_lines() -> None:
         'kind: ConfigMap\ndata:\n  t: |\n    {{ if x }}\n    - image: "a.b/c:v1"\n    {{ end }}\n'
     )
     assert images(text) == ["a.b/c:v1"]
+
+
+def config_map(text: str) -> dict[str, Any]:
+    return {"kind": "ConfigMap", "metadata": {"name": "c"}, "data": {"a.yaml": text}}
+
+
+def doubled(first: str, line: str) -> str:
+    """40 lines, each twice the one before it."""
+    lines = (line.replace("NEW", f"a{n}").replace("OLD", f"a{n - 1}") for n in range(1, 40))
+    return "\n".join([f"a0: &a0 {first}", *lines])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        doubled("[x, x]", "NEW: &NEW [*OLD, *OLD]"),
+        doubled("{a: x}", "NEW: &NEW {b: *OLD, c: *OLD}"),
+        "a: &a [*a, *a]",
+        "a: &a {b: *a, c: *a}",
+        f"a: &a '{'x ' * 30_000}'\nb: [{'*a,' * 100}]",
+        "a: &a 'b: [" + "x," * 500 + "]'\nb: [" + "*a," * 500 + "]",
+    ],
+    ids=[
+        "lists",
+        "mappings",
+        "a list in itself",
+        "a mapping in itself",
+        "a text",
+        "yaml in a text",
+    ],
+)
+def test_a_few_lines_of_aliases_are_given_up(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(references, "MAX_EFFORT", 50_000)
+    with pytest.raises(SourceError, match=r"ConfigMap/c \$.*more to look through than"):
+        list(find([config_map(text)]))
+    with pytest.raises(SourceError, match="chart web: ConfigMap/c"):
+        list(discovery.rendered("web", [config_map(text)]))
+    many = "\n".join(f"key{n}: {{image: 'a.b/c:v{n}'}}" for n in range(1000))
+    assert len(list(find([config_map(many)]))) == 1000
+
+
+def test_lists_of_lists_by_aliases_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(references, "MAX_EFFORT", 50_000)
+    text = doubled("{kind: XList, items: []}", "NEW: &NEW {kind: XList, items: [*OLD, *OLD]}")
+    (value,) = load(text)
+    with pytest.raises(SourceError, match="XList"):
+        list(find([value["a39"]]))
+
+
+def test_a_mapping_takes_in_others_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(references, "MAX_MERGED", 1000)
+    assert load("a: &a {x: 1}\nb: {<<: *a, y: 2}") == [{"a": {"x": 1}, "b": {"x": 1, "y": 2}}]
+    with pytest.raises(ValueError, match="more than 1000 entries"):
+        load(doubled("{x: 1}", "NEW: &NEW {<<: [*OLD, *OLD]}"))
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "{a: " * 100_000, "- " * 20_000 + "x"])
+def test_what_nests_without_end_is_no_yaml_and_hides_nothing_beside_it(text: str) -> None:
+    with pytest.raises(ValueError, match=r"nested deeper|did not find"):
+        load(text)
+    found = list(find([{**config_map(text), "spec": {"image": "a.b/c:v1"}}]))
+    assert [str(asked.image) for asked in found] == ["a.b/c:v1"]
+
+
+@pytest.mark.parametrize("text", ['!!int ""', "!!bool x", "!!timestamp x", "!!float _", "0b_"])
+def test_a_scalar_that_is_not_what_its_tag_says_is_no_yaml(text: str) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        load(f"a: {text}")
+
+
+def test_words_are_found_in_one_pass_over_a_text() -> None:
+    """Each of these once began a search to the end of the text."""
+    assert config_files.tokens('\\"' * 200_000) == ["\\" * 100_000]
+    assert config_files.tokens('a \'b c\'"d e" f\\;g $(h) "i') == [
+        "a",
+        "b cd e",
+        "f;g",
+        "$",
+        "h",
+        "i",
+    ]
+    assert images(f"kind: X\nspec: {{image: {{repository: '{':' * 200_000}/x', tag: v1}}}}\n") == []
 
 
 def test_a_secret_is_decoded_and_a_schema_asks_by_its_default_only() -> None:

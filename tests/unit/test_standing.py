@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from keystone.cluster import kubeadm
-from keystone.cluster.facts import parse_cluster
+from keystone.cluster.facts import ClusterFacts, parse_cluster
 from keystone.hosts import observe
+from keystone.hosts.facts import RoleFacts
 from keystone.install import standing
 from keystone.site.model import Networks, Node, Site
 
@@ -52,6 +53,15 @@ def test_a_name_that_a_node_has_is_no_new_control_planes(
     assert [finding.severity for finding in found] == ["refused"] * refused
 
 
-def test_a_cluster_that_does_not_answer_has_no_names() -> None:
-    site = Site("lab", (Node("p2", IPv4Address("10.77.0.12")),), NETWORKS)
-    assert not list(standing.names(site, None, {"p2": BLANK}))
+def test_a_cluster_that_does_not_answer_may_have_any_name() -> None:
+    p1, p2 = (Node(f"p{number}", IPv4Address(f"10.77.0.1{number}")) for number in (1, 2))
+    site = Site("lab", (p1, p2), NETWORKS)
+    runs = replace(
+        BLANK, kubernetes=(kubeadm.KUBELET_CONF,), roles={"control_plane": RoleFacts("i", ())}
+    )
+    (found,) = standing.names(site, None, {"p1": runs, "p2": BLANK})
+    assert (found.severity, found.host) == ("failed", "p2")
+    # None that ever was, one that answers, and a host that has an identity of its own.
+    assert not list(standing.names(site, None, {"p1": BLANK, "p2": BLANK}))
+    assert not list(standing.names(site, ClusterFacts(), {"p1": runs, "p2": BLANK}))
+    assert not list(standing.names(site, None, {"p1": runs, "p2": runs}))

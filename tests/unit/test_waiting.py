@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
+from keystone.cluster.facts import parse_cluster
 from keystone.errors import HostError
 from keystone.install import actions
 from keystone.run import Result, run
@@ -52,8 +53,8 @@ class Until(actions._WaitState):
         self.clock.now += self.seconds
         return cast("State", cast("int", world.seen) + 1)
 
-    def satisfied(self, state: State) -> bool:
-        return cast("int", state) >= self.looks
+    def wants(self, state: State) -> str:
+        return "" if cast("int", state) >= self.looks else f"{state} looks are too few"
 
     def patience(self, state: State) -> float:
         return 300
@@ -103,9 +104,31 @@ def test_what_came_true_is_seen_soon(clock: Clock) -> None:
 
 
 def test_there_is_an_end(clock: Clock) -> None:
-    with pytest.raises(HostError, match="no end of waiting: wait until it was looked at"):
+    with pytest.raises(HostError, match="no end of waiting: wait until it was looked at") as ended:
         Until(clock, looks=10**6, seconds=1).apply(world())
+    assert ended.value.message.endswith("looks are too few")
     assert 300 < clock.now < 330
+
+
+READY = parse_cluster({"items": [{"kind": "Node", "metadata": {"name": "p1"}, "status": {
+    "conditions": [{"type": "Ready", "status": "True"}]}}]})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("wait", "seen", "why"),
+    [
+        (actions.WaitEtcd(3), {"etcd": None}, "0 are"),
+        (actions.WaitNodes(("p1", "p2")), {"cluster": READY}, "not yet: p2"),
+        (actions.WaitNodes(("p1",)), {"cluster": READY}, ""),
+        (actions.WaitNodes(("p1",)), {"cluster": None}, actions.SILENT),
+        (actions.WaitWorkloads(), {"cluster": None}, actions.SILENT),
+        (actions.WaitWorkloads(), {"cluster": READY}, ""),
+    ],
+)
+def test_a_wait_says_what_it_still_wants(
+    wait: actions._WaitState, seen: dict[str, object], why: str
+) -> None:
+    assert wait.wants(cast("State", SimpleNamespace(**seen))) == why
 
 
 SECRETS = json.dumps({"kind": "List", "items": [{"metadata": {"name": n}} for n in ("b", "a")]})
@@ -114,7 +137,10 @@ WRITTEN = "secret/b\nsecret/a\n"
 
 @dataclass
 class Kubectl:
-    """A host with a kubectl that says these things; in a shell it is followed by `cat`."""
+    """A host with a kubectl that says these things; in a shell it is followed by `cat`.
+
+    What it says when it fails, it says on standard error too.
+    """
 
     read: tuple[int, str]
     written: tuple[int, str]
@@ -128,15 +154,39 @@ class Kubectl:
         assert "get" in argv or "replace" in argv
         self.given.append(data)
         code, said = self.read if "get" in argv else self.written
-        return Result(tuple(argv), code, said, "", 0)
+        return Result(tuple(argv), code, said, said if code else "", 0)
+
+
+def asked(kubectl: Kubectl) -> World:
+    """The first Primer of the site only votes: the API is the second's."""
+    p1, p2 = SimpleNamespace(name="p1"), SimpleNamespace(name="p2", address="10.77.0.12")
+    site = SimpleNamespace(primers=[p1, p2], control_planes=[p2])
+    seen = cast("State", SimpleNamespace(site=site, patience="normal"))
+    return actions.World(cast("Bundle", None), cast("dict[str, Host]", {"p2": kubectl}), str,
+                         lambda: seen, seen)  # fmt: skip
 
 
 def rewritten(kubectl: Kubectl) -> bool:
-    site = SimpleNamespace(primers=[SimpleNamespace(name="p1")])
-    seen = cast("State", SimpleNamespace(site=site))
-    made = actions.World(cast("Bundle", None), cast("dict[str, Host]", {"p1": kubectl}), str,
-                         lambda: seen, seen)  # fmt: skip
-    return actions.RewriteSecrets().holds(made)
+    return actions.RewriteSecrets().missing(asked(kubectl)) == ""
+
+
+def test_what_refuses_to_write_secrets_is_named() -> None:
+    no = "Error from server: admission webhook policy.site denied the request: frozen"
+    assert actions.RewriteSecrets().missing(asked(Kubectl((0, SECRETS), (1, no)))) == no
+    assert actions.RewriteSecrets().missing(asked(Kubectl((0, SECRETS), (0, "secret/a\n")))) == (
+        "1 of 2 were written"
+    )
+
+
+def test_nodes_are_labelled_where_the_api_is() -> None:
+    class Told(Kubectl):
+        def run(
+            self, argv: Sequence[str], *, data: str | None = None, check: bool = True
+        ) -> Result:
+            assert "label" in argv
+            return Result(tuple(argv), 0, "", "", 0)
+
+    actions.LabelNodes(("p2",), "keystone").apply(asked(Told((0, ""), (0, ""))))
 
 
 def test_secrets_are_written_anew_when_each_that_was_read_was_replaced() -> None:

@@ -66,6 +66,12 @@ class Hardware:
     macs: tuple[str, ...]
     disks: tuple[str, ...] = ()
 
+    def describe(self) -> str:
+        """What it can be told from others by, in a few words."""
+        serial = f"serial number {self.serial}" if self.serial else "no serial number in firmware"
+        cards = f"MAC {', '.join(self.macs)}" if self.macs else "no network card"
+        return f"{serial}, {cards}"
+
 
 @dataclass(frozen=True)
 class Card:
@@ -101,7 +107,7 @@ def who(site: Site | None, join: Join | None, hardware: Hardware) -> Node | Work
     found = [member for member in every if is_it(member, hardware)]
     if len(found) == 1:
         return found[0]
-    here = f"serial number {hardware.serial or 'unknown'}, MAC {', '.join(hardware.macs) or 'none'}"
+    here = hardware.describe()
     if found:
         places = " and in ".join(dict.fromkeys(f"{member.where}.machine" for member in found))
         raise RefusedError(
@@ -110,26 +116,28 @@ def who(site: Site | None, join: Join | None, hardware: Hardware) -> Node | Work
         )
     if not site and join and join.free:
         return None
-    raise _nobody(site, join, here)
+    raise _nobody(site, join, hardware)
 
 
-def _nobody(site: Site | None, join: Join | None, here: str) -> RefusedError:
+def _nobody(site: Site | None, join: Join | None, hardware: Hardware) -> RefusedError:
     what, hints = [], []
+    its = "its serial number or MAC" if hardware.serial else "its MAC"
     if site:
         what.append(f"no Primer of site {site.name}")
         known = [node.name for node in site.primers if node.machine]
         hints.append(
-            "add its serial number or MAC to spec.primers[].machine"
+            f"add {its} to spec.primers[].machine"
             + (f"; the site file describes {', '.join(known)}" if known else "")
         )
     if join:
         what.append("no worker of join.yaml")
         known = [worker.name for worker in join.workers if worker.machine]
         hints.append(
-            "for a worker: keystone-install token create --to, with its serial number or MAC"
+            f"for a worker: keystone-install token create --to, with {its}"
             + (f"; join.yaml describes {', '.join(known)}" if known else "")
             + (f"; tokens for any machine are taken by hand: {len(join.free)}" if join.free else "")
         )
+    here = hardware.describe()
     return RefusedError(f"this machine ({here}) is {' and '.join(what)}", hint=". Or ".join(hints))
 
 

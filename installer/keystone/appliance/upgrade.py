@@ -39,6 +39,11 @@ ESP_TYPE = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
 CHUNK = 4 << 20
 MEDIUM = "iso9660"
 """The file system of a medium."""
+OPTION = re.compile(
+    r"(?<!\S)keystone\.(?P<key>(?P<root>root)|tree|version)="
+    r"(?P<value>(?(root)[0-9a-f]{64}|[0-9]{1,15}))(?!\S)"
+)
+"""What a medium's kernel command line says of its system."""
 BLESS = "/usr/lib/systemd/systemd-bless-boot"
 """systemd-bless-boot(8)."""
 
@@ -95,9 +100,8 @@ def offered(place: Path) -> Offer:
         raise DamagedBundleError(
             f"{place}: no boot/{missing[0]} in it", hint="give an installer medium's ISO file"
         )
-    options = dict(
-        re.findall(r"keystone\.(root|tree|version)=(\S+)", (boot / "cmdline").read_text())
-    )
+    said = (boot / "cmdline").read_text(errors="replace")
+    options = {match["key"]: match["value"] for match in OPTION.finditer(said)}
     if options.keys() != {"root", "tree", "version"}:
         raise DamagedBundleError(f"{boot / 'cmdline'}: names no system", hint="take another copy")
     file = place / f"keystone/{options['root']}.root"

@@ -29,8 +29,9 @@ def check(manifest: Manifest, blobs: Blobs, created: datetime) -> None:
     """
     files: dict[str, Item] = {}
     folders: dict[str, Item] = {}
+    read, memory = _Read(blobs, created), served.Memory()
     for item in manifest.items:
-        for name, planned in _planned(item, _Read(blobs, created)):
+        for name, planned in _planned(item, read, memory):
             _require_path(name, item)
             if planned.link is not None and blobs.size(planned.link) is None:
                 raise _refused(item, f"{planned.link} is not inside", "KSB-19")
@@ -43,9 +44,9 @@ def check(manifest: Manifest, blobs: Blobs, created: datetime) -> None:
         )
 
 
-def _planned(item: Item, blobs: _Read) -> list[tuple[str, served.Planned]]:
+def _planned(item: Item, blobs: _Read, memory: served.Memory) -> list[tuple[str, served.Planned]]:
     try:
-        return list(served.plan_item(item, blobs))
+        return list(served.plan_item(item, blobs, memory))
     except KeyError as error:
         raise _refused(item, f"it has no label {error}") from error
     except DamagedBundleError as error:

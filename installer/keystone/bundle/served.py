@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import format_datetime
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
 
+    from keystone.bundle.media import Parsed
     from keystone.bundle.model import Digest, Item, Manifest
 
 REGISTRY = "registry/docker/registry/v2"
@@ -41,17 +42,32 @@ class Blobs(Protocol):
         """When the bundle's lock was made (ISO 8601)."""
 
 
+@dataclass(frozen=True)
+class Memory:
+    """What a plan has been at: many names of one manifest cost one look at it.
+
+    parsed: manifests. done: those whose paths are said, each with its repository.
+    """
+
+    parsed: dict[Digest, Parsed] = field(default_factory=dict)
+    done: set[tuple[str, Digest]] = field(default_factory=set)
+
+
 def plan(manifest: Manifest, blobs: Blobs) -> Iterator[tuple[str, Planned]]:
     """Every path below the store that should be there, with what it should be."""
+    memory = Memory()
     for item in manifest.items:
-        yield from plan_item(item, blobs)
+        yield from plan_item(item, blobs, memory)
 
 
-def plan_item(item: Item, blobs: Blobs) -> Iterator[tuple[str, Planned]]:
-    """The paths of one item. Raises KeyError for a label that its kind needs and it has not."""
+def plan_item(item: Item, blobs: Blobs, memory: Memory) -> Iterator[tuple[str, Planned]]:
+    """The paths of one item, without those that were said of another one already.
+
+    Raises KeyError for a label that its kind needs and it has not.
+    """
     plain_chart = item.kind == "chart" and "mediaType" not in item.labels
     if item.kind in OCI_KINDS and not plain_chart:
-        yield from _image(item, blobs)
+        yield from _image(item, blobs, memory)
     elif item.kind == "deb":
         yield f"apt/{item.labels['suite']}/{item.labels['filename']}", Planned(item.digest)
     elif item.kind == "packages":
@@ -64,25 +80,32 @@ def plan_item(item: Item, blobs: Blobs) -> Iterator[tuple[str, Planned]]:
         yield f"files/sha256/{item.digest.hex}", Planned(item.digest)
 
 
-def _image(item: Item, blobs: Blobs) -> Iterator[tuple[str, Planned]]:
+def _image(item: Item, blobs: Blobs, memory: Memory) -> Iterator[tuple[str, Planned]]:
     repository = f"{REGISTRY}/repositories/{item.repository}"
     root = Planned(data=str(item.digest).encode())
     if not item.tag.startswith("sha256:"):
         tag = f"{repository}/_manifests/tags/{item.tag}"
         yield f"{tag}/current/link", root
         yield f"{tag}/index/sha256/{item.digest.hex}/link", root
-    yield from _manifest(repository, item.digest, blobs)
+    yield from _manifest(repository, item.digest, blobs, memory)
 
 
-def _manifest(repository: str, digest: Digest, blobs: Blobs) -> Iterator[tuple[str, Planned]]:
+def _manifest(
+    repository: str, digest: Digest, blobs: Blobs, memory: Memory
+) -> Iterator[tuple[str, Planned]]:
+    if (repository, digest) in memory.done:
+        return
+    memory.done.add((repository, digest))
     link = f"{repository}/_manifests/revisions/sha256/{digest.hex}/link"
     yield link, Planned(data=str(digest).encode())
     yield _data(digest), Planned(digest)
-    parsed = media.parse(blobs.read(digest))
+    if digest not in memory.parsed:
+        memory.parsed[digest] = media.parse(blobs.read(digest))
+    parsed = memory.parsed[digest]
     for child in parsed.manifests:
         # An index names all platforms; the bundle holds the ones its definition asks for.
         if blobs.has(child.digest):
-            yield from _manifest(repository, child.digest, blobs)
+            yield from _manifest(repository, child.digest, blobs, memory)
     for layer in parsed.blobs:
         name = f"{repository}/_layers/sha256/{layer.digest.hex}/link"
         yield name, Planned(data=str(layer.digest).encode())

@@ -59,7 +59,7 @@ LARGE = 2 << 20
     "--root-fingerprint",
     help="SHA-256 of the bundle's trust root, as its makers told you on another way.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the plan or outcome as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON, and nothing else.")
 @click.option(
     "--log-format",
     type=click.Choice(["text", "json"]),

@@ -8,11 +8,7 @@ import click
 
 from keystone import log
 from keystone.cli.options import json_option
-from keystone.cluster.facts import observe_cluster, observe_etcd
-from keystone.errors import HostError
-from keystone.hosts import observe
-from keystone.hosts.facts import HostFacts
-from keystone.install import main as install
+from keystone.install import overview
 from keystone.pki import root_key
 from keystone.pki import tree as pki
 from keystone.site import model as site
@@ -23,26 +19,23 @@ from keystone.site import model as site
               help="The site file.  [default: of the site that is installed here]")  # fmt: skip
 @json_option
 def verb(file: Path | None, as_json: bool) -> None:
-    """Look at every Primer of the site; changes nothing."""
-    wanted = site.load(file or site.installed())
-    hosts = install.hosts_of(wanted)
-    seen = observe.probe_all(hosts)
-    first = next(iter(hosts.values()))
-    etcd, cluster = observe_etcd(first), observe_cluster(first)
+    """Look at every Primer of the site; changes nothing. Exit 8 where one does not answer."""
+    seen = overview.look(site.load(file or site.installed()))
     if as_json:
-        log.out_json({
-            "site": wanted.name, "trial": wanted.trial,
-            "hosts": seen, "etcd": etcd, "cluster": cluster,
-            "rootKeyOnPrimer": [str(path) for path in root_key.left(wanted, pki.DIRECTORY)],
-        })  # fmt: skip
-        return
-    log.out(first_line(wanted))
-    log.table(("host", "kernel", "pool", "store", "drift"), [_row(n, f) for n, f in seen.items()])
-    if etcd is not None:
-        log.info(f"etcd: {etcd.healthy} members healthy")
-    if cluster is not None:
-        log.info(f"nodes Ready: {', '.join(sorted(cluster.ready_nodes)) or 'none'}")
-    if said := root_key.reminder(wanted, pki.DIRECTORY):
+        log.out_json(seen.document())
+    else:
+        _show(seen)
+    seen.require_all()
+
+
+def _show(seen: overview.Overview) -> None:
+    log.out(first_line(seen.site))
+    log.table(("host", "kernel", "pool", "store", "drift"), seen.rows())
+    if seen.etcd is not None:
+        log.info(f"etcd: {seen.etcd.healthy} members healthy")
+    if seen.cluster is not None:
+        log.info(f"nodes Ready: {', '.join(sorted(seen.cluster.ready_nodes)) or 'none'}")
+    if said := root_key.reminder(seen.site, pki.DIRECTORY):
         log.warn(said)
 
 
@@ -51,12 +44,3 @@ def first_line(wanted: site.Site) -> str:
     if wanted.trial:
         return f"Site {wanted.name}: a trial site, for trying and testing, never for production"
     return f"Site {wanted.name}"
-
-
-def _row(name: str, seen: HostFacts | HostError) -> tuple[str, ...]:
-    if isinstance(seen, HostError):
-        return (name, "cannot be reached", "", "", "")
-    pools = ", ".join(f"{pool.name} {pool.health}" for pool in seen.pools)
-    drift = [f"{role}: {path}" for role, state in seen.roles.items() for path in state.drift]
-    store = "complete" if seen.store.complete else "missing"
-    return (name, seen.kernel, pools or "none", store, ", ".join(drift) or "none")

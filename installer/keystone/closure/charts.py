@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tarfile
@@ -14,17 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keystone import log
-from keystone.bundle.model import Digest
+from keystone.bundle import media
 from keystone.closure.content import MACHINES, describe
 from keystone.closure.finding import Finding
 from keystone.closure.images import Question
-from keystone.errors import KeystoneError
+from keystone.errors import DamagedBundleError, KeystoneError
 from keystone.packager.charts import chart as charts
 from keystone.packager.charts import discovery, helm, references
 from keystone.packager.charts.discovery import Need
 
 if TYPE_CHECKING:
-    from keystone.bundle.model import Item
+    from keystone.bundle.model import Digest, Item
     from keystone.closure.content import Content
     from keystone.packager.charts.chart import Chart
     from keystone.packager.charts.helm import Helm
@@ -137,11 +136,13 @@ def _archives(content: Content) -> Iterator[tuple[Item, Digest]]:
             continue
         name = item.labels.get("filename") or item.labels.get("url") or item.name
         if item.kind in {"image", "chart"} and item.blobs:
-            document = json.loads(content.read(item.digest))
-            for layer in document.get("layers", ()):
-                digest = Digest.parse(layer["digest"])
-                if layer.get("mediaType") == CONTENT and digest in content.inside:
-                    yield item, digest
+            try:
+                parsed = media.parse(content.read(item.digest))
+            except DamagedBundleError:
+                continue  # `images.whole` says so
+            for layer in parsed.blobs:
+                if layer.media_type == CONTENT and layer.digest in content.inside:
+                    yield item, layer.digest
         elif item.kind == "chart" or (
             item.kind in {"file", "binary"} and name.endswith(ARCHIVES) and _is_chart(content, item)
         ):

@@ -19,6 +19,7 @@ from keystone.closure.hosts import Hosts
 from keystone.closure.images import Question
 from keystone.closure.packages import Stanza
 from keystone.packager.charts import references
+from keystone.packager.sources import apt
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -60,7 +61,7 @@ def check(content: Content, memory: dict[str, debs_inside.Deb] | None = None) ->
         findings |= set(images.whole(content))
         questions += _manifests(content)
     if content.manifest.of_kind("deb") or content.manifest.of_kind("packages"):
-        with log.step("follow packages"):
+        with log.step("follow packages"), apt.installed():
             findings |= set(packages.check(content))
             findings |= set(debs_inside.check(debs, _listed(content)))
             findings |= set(kernels.check(debs))

@@ -99,13 +99,18 @@ def read_bundle(path: Path, fingerprint: str | None, confirm: Callable[[str], bo
     return of_bundle(open_verified(path, fingerprint=fingerprint, confirm=confirm))
 
 
-def read_lock(path: Path, mirrors: Path | None) -> Content:
-    """A lock's file, with the mirrors of the definition beside it. Raises ConfigurationError."""
+def read_lock(path: Path, mirrors: Path | None, ca_file: Path | None = None) -> Content:
+    """A lock's file, with the mirrors of the definition beside it. Raises ConfigurationError.
+
+    ca_file: authorities of upstreams, instead of the definition's.
+    """
     lock, made_of = locks.load(path), definition.beside(path)
     given = definition.load_mirrors(mirrors)
     if made_of is None:
-        return of_lock(lock, path.parent, Sources(given))
-    sources = Sources({**made_of.mirrors, **given}, made_of.ca_file, made_of.token_servers)
+        return of_lock(lock, path.parent, Sources(given, ca_file))
+    sources = Sources(
+        {**made_of.mirrors, **given}, ca_file or made_of.ca_file, made_of.token_servers
+    )
     return of_lock(lock, path.parent, sources)
 
 

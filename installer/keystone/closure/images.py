@@ -12,6 +12,7 @@ from keystone.bundle.model import Digest
 from keystone.closure.content import describe
 from keystone.closure.finding import Finding
 from keystone.errors import DamagedBundleError
+from keystone.packager import foreign_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -93,6 +94,7 @@ class _Image:
         # A definition may carry an image for fewer architectures than the bundle is for.
         own = item.labels.get("architectures", "").split()
         self.wanted = {f"linux/{name}" for name in own or content.architectures}
+        self.seen: set[tuple[Digest, str]] = set()
 
     def root(self) -> Iterator[Finding]:
         document, problem = self._document(self.item.digest, "its manifest")
@@ -116,6 +118,9 @@ class _Image:
                 where not in self.wanted if where else digest not in self.content.inside
             ):
                 continue  # other platforms are named, and left out on purpose
+            if (digest, where if where in self.wanted else "") in self.seen:
+                continue
+            self.seen.add((digest, where if where in self.wanted else ""))
             inner, problem = self._document(
                 digest, f"its manifest for {where}".removesuffix(" for ")
             )
@@ -159,9 +164,9 @@ class _Image:
         if config.get("mediaType") not in CONFIGS or digest not in self.content.inside:
             return ""
         try:
-            said = json.loads(self.content.read(digest))
+            said = foreign_json.loads(self.content.read(digest))
             return media.platform(f"{said.get('os', '')}/{said.get('architecture', '')}")
-        except (ValueError, AttributeError) as error:
+        except foreign_json.WRONG as error:
             raise DamagedBundleError(f"{self.name}: its config is no JSON object") from error
 
     def _platforms(self, found: Iterable[str]) -> Iterator[Finding]:

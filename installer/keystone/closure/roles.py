@@ -188,6 +188,10 @@ class _Renderer:
             return _template(value).render(**known)
         except (jinja2.UndefinedError, _HostOnlyError) as error:
             return self._open(error, value)
+        except ConfigurationError:  # of a lookup in here
+            raise
+        except Exception as error:  # a template may raise anything
+            raise self._unknown(f"{value!r}: {_reason(error)}") from error
 
     def template(self, name: str) -> str:
         """A file of the role's templates."""
@@ -198,6 +202,10 @@ class _Renderer:
             raise self._unknown(f"templates/{name}: {error.message}") from error
         except OSError as error:
             raise self._unknown(f"templates/{name}: {error.strerror}") from error
+        except (ConfigurationError, _HostOnlyError):  # of a lookup in here
+            raise
+        except Exception as error:  # a template may raise anything
+            raise self._unknown(f"templates/{name}: {_reason(error)}") from error
 
     def _defined(self, value: object) -> object:
         if isinstance(value, jinja2.Undefined):
@@ -223,6 +231,10 @@ class _Renderer:
             hint="the bundle's roles are of another version of Keystone than this program: "
             "run the check with the keystone-install that the bundle carries",
         )
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 def _mapping(folder: Path) -> dict[str, Any]:

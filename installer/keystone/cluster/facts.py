@@ -148,10 +148,12 @@ def observe_cluster(host: Host) -> ClusterFacts | None:
 def parse_cluster(answer: Mapping[str, Any]) -> ClusterFacts:
     """From `kubectl get nodes,deployments,daemonsets -A -o json` (a v1 List)."""
     items = answer.get("items", [])
+    nodes = tuple(_node(item) for item in items if item["kind"] == "Node")
+    ready = sum(node.ready for node in nodes)
     return ClusterFacts(
-        nodes=tuple(_node(item) for item in items if item["kind"] == "Node"),
+        nodes=nodes,
         workloads=tuple(
-            _workload(item)
+            _workload(item, ready)
             for item in items
             if item["kind"] in ("Deployment", "DaemonSet") and item["metadata"]["namespace"] in OURS
         ),
@@ -176,12 +178,14 @@ def _node(item: Mapping[str, Any]) -> NodeFacts:
     )
 
 
-def _workload(item: Mapping[str, Any]) -> WorkloadFacts:
+def _workload(item: Mapping[str, Any], ready: int) -> WorkloadFacts:
     spec, status = item.get("spec", {}), item.get("status", {})
     # A controller that has not seen the newest generation says what was true before it.
     current = status.get("observedGeneration", 0) >= item["metadata"].get("generation", 0)
     if item["kind"] == "DaemonSet":
         wanted = status.get("desiredNumberScheduled", 0) if current else 1
+        # Nodes that are off count too; WaitNodes misses those that have to be there.
+        wanted = min(wanted, max(ready, 1))
         available = status.get("numberAvailable", 0) if current else 0
     else:
         wanted = spec.get("replicas", 1)

@@ -132,7 +132,10 @@ def values(block: str) -> dict[str, str]:
 
 
 def _entry(name: str, title: str, folder: str, cmdline: str) -> str:
+    """An entry that says what it loads: a BIOS reads a CD or a slow stick for many seconds."""
     return (
-        f'menuentry "{title}" --id {name} {{\n    linux {folder}/vmlinuz {cmdline}\n'
-        f"    initrd {folder}/initrd\n}}\n"
+        f'menuentry "{title}" --id {name} {{\n'
+        f'    echo "Keystone: loading the kernel"\n    linux {folder}/vmlinuz {cmdline}\n'
+        f'    echo "Keystone: loading the initramfs"\n    initrd {folder}/initrd\n'
+        '    echo "Keystone: starting the kernel"\n}\n'
     )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from keystone.image.inputs import Pieces
 
-VERSION = 3
+VERSION = 4
 SLACK_MIB = 64
 # $1: size of the disk; $2: seed of its ids; $3: size of the EFI partition in MiB; $4: FAT serial.
 MAKE = """

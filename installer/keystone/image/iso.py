@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from keystone.image.inputs import Pieces
 
-VERSION = 4
+VERSION = 5
 MIB = 1 << 20
 GRUB = "biosdisk iso9660 part_gpt part_msdos normal linux serial terminal echo test all_video gzio"
 FIND = "search --file --set=root /keystone/{digest}.root\nset prefix=($root)/boot/grub\n"

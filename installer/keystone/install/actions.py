@@ -24,11 +24,12 @@ if TYPE_CHECKING:
 
     from keystone.bundle.read.bundle import Bundle
     from keystone.install.state import State
-    from keystone.run import Host
+    from keystone.run import Host, Result
 
 INSTALLER = "/usr/local/bin/keystone-install"
 MARKERS = "/var/lib/keystone/state"
 SEED = "/var/lib/keystone/seed"
+SILENT = "the API does not answer"
 
 
 @dataclass
@@ -214,19 +215,19 @@ class _Wait(Action[World]):
     """Look again until a named condition holds, or its deadline (seconds) has passed."""
 
     @abstractmethod
-    def holds(self, world: World) -> bool:
-        """Look whether the condition holds."""
+    def missing(self, world: World) -> str:
+        """Look what the condition still wants, in words; empty when it holds."""
 
     def apply(self, world: World) -> None:
         start = time.monotonic()
         deadline = start + self.patience(world.seen)
         while True:
             began = time.monotonic()
-            if self.holds(world):
+            if not (why := self.missing(world)):
                 return
             now = time.monotonic()
             if now > deadline:
-                raise HostError(f"no end of waiting: {self.describe()}", hint=self.hint)
+                raise HostError(f"no end of waiting: {self.describe()}: {why}", hint=self.hint)
             # What is waited for needs the processors that looking takes: a quarter at most. And
             # it is seen late by an eighth of the time that it took, not by a fixed time.
             time.sleep(max(0.5, min((now - start) / 8, 15), 3 * (now - began)))
@@ -237,8 +238,9 @@ class _Wait(Action[World]):
     hint = "look at `journalctl -xe` on the hosts, then run the same command again"
 
 
-def _first(world: World) -> Host:
-    return world.hosts[world.seen.site.primers[0].name]
+def _api(world: World) -> Host:
+    """Where the API is asked. The first Primer may only vote: it has no API server then."""
+    return world.hosts[world.seen.site.control_planes[0].name]
 
 
 @dataclass(frozen=True)
@@ -250,12 +252,17 @@ class _WaitState(_Wait):
         """What was seen before, with what the condition is about looked at anew."""
 
     @abstractmethod
-    def satisfied(self, state: State) -> bool:
-        """Whether the condition holds in what was just seen."""
+    def wants(self, state: State) -> str:
+        """What the condition still wants of what was just seen; empty when it holds."""
 
-    def holds(self, world: World) -> bool:
+    def missing(self, world: World) -> str:
         world.state = self.look(world)
-        return self.satisfied(world.state)
+        return self.wants(world.state)
+
+
+def _said(result: Result, otherwise: str) -> str:
+    """The last lines that a program wrote to its standard error: why it failed."""
+    return "; ".join(result.stderr.strip().splitlines()[-3:]) or otherwise
 
 
 @dataclass(frozen=True)
@@ -265,16 +272,17 @@ class WaitKey(_Wait):
     def describe(self) -> str:
         return "wait until all API servers have read the new key file"
 
-    def holds(self, world: World) -> bool:
+    def missing(self, world: World) -> str:
         from keystone.pki import tree as pki  # noqa: PLC0415 cryptography is slow to import
 
         loaded = f'last_config_info{{.*"{encryption.digest(pki.DIRECTORY)}"'
         for node in world.seen.site.control_planes:
             server = f"--server=https://{node.address}:6443"
             asked = [*KUBECTL_ADMIN, server, "get", "--raw", "/metrics"]
-            if not re.search(loaded, _first(world).run(asked, check=False).stdout):
-                return False
-        return True
+            answer = _api(world).run(asked, check=False)
+            if not re.search(loaded, answer.stdout):
+                return f"{node.name}: {_said(answer, 'its API server has not read it yet')}"
+        return ""
 
 
 @dataclass(frozen=True)
@@ -289,17 +297,20 @@ class RewriteSecrets(_Wait):
     def describe(self) -> str:
         return "write every secret of the cluster anew"
 
-    def holds(self, world: World) -> bool:
-        first = _first(world)
+    def missing(self, world: World) -> str:
+        api = _api(world)
         asked = [*KUBECTL_ADMIN, "get", "secrets", "--all-namespaces", "-o", "json"]
-        read = first.run(asked, check=False)
+        read = api.run(asked, check=False)
         if read.returncode != 0 or (names := _names(read.stdout)) is None:
-            return False
+            return _said(read, "the API does not list the secrets")
         if not names:
-            return True
+            return ""
         argv = [*KUBECTL_ADMIN, "replace", "-o", "name", "-f", "-"]
-        written = first.run(argv, data=read.stdout, check=False)
-        return written.returncode == 0 and sorted(written.stdout.split()) == names
+        written = api.run(argv, data=read.stdout, check=False)
+        done = sorted(written.stdout.split())
+        if written.returncode == 0 and done == names:
+            return ""
+        return _said(written, f"{len(done)} of {len(names)} were written")
 
 
 def _names(listed: str) -> list[str] | None:
@@ -321,10 +332,12 @@ class WaitEtcd(_WaitState):
         return f"wait until {self.members} etcd members are healthy"
 
     def look(self, world: World) -> State:
-        return replace(world.seen, etcd=observe_etcd(_first(world)))
+        first = world.hosts[world.seen.site.primers[0].name]
+        return replace(world.seen, etcd=observe_etcd(first))
 
-    def satisfied(self, state: State) -> bool:
-        return state.etcd is not None and state.etcd.healthy >= self.members
+    def wants(self, state: State) -> str:
+        healthy = state.etcd.healthy if state.etcd else 0
+        return "" if healthy >= self.members else f"{healthy} are"
 
 
 @dataclass(frozen=True)
@@ -332,7 +345,7 @@ class _WaitCluster(_WaitState):
     """A condition that the API knows."""
 
     def look(self, world: World) -> State:
-        return replace(world.seen, cluster=observe_cluster(_first(world)))
+        return replace(world.seen, cluster=observe_cluster(_api(world)))
 
 
 @dataclass(frozen=True)
@@ -344,8 +357,11 @@ class WaitNodes(_WaitCluster):
     def describe(self) -> str:
         return f"wait until Ready: {' '.join(self.nodes)}"
 
-    def satisfied(self, state: State) -> bool:
-        return state.cluster is not None and set(self.nodes) <= set(state.cluster.ready_nodes)
+    def wants(self, state: State) -> str:
+        if state.cluster is None:
+            return SILENT
+        left = [name for name in self.nodes if name not in state.cluster.ready_nodes]
+        return f"not yet: {' '.join(left)}" if left else ""
 
 
 @dataclass(frozen=True)
@@ -360,7 +376,7 @@ class LabelNodes(Action[World]):
 
     def apply(self, world: World) -> None:
         label = f"{POOL_LABEL}={self.pool}"
-        _first(world).run([*KUBECTL_ADMIN, "label", "--overwrite", "node", *self.nodes, label])
+        _api(world).run([*KUBECTL_ADMIN, "label", "--overwrite", "node", *self.nodes, label])
 
 
 @dataclass(frozen=True)
@@ -370,9 +386,10 @@ class WaitWorkloads(_WaitCluster):
     def describe(self) -> str:
         return "wait until every workload of the platform is available"
 
-    def satisfied(self, state: State) -> bool:
+    def wants(self, state: State) -> str:
         if state.cluster is None:
-            return False
+            return SILENT
         for name in state.cluster.unavailable:
             log.debug(f"not yet: {name}")
-        return not state.cluster.unavailable
+        left = ", ".join(state.cluster.unavailable)
+        return f"not yet: {left}" if left else ""

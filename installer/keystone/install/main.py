@@ -40,6 +40,8 @@ from keystone.store.held import open_held
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from keystone.install.findings import Finding
+
 JOURNAL = Path("/var/lib/keystone/journal.jsonl")
 LOCK = Path("/run/keystone-install.lock")
 
@@ -74,10 +76,10 @@ def main(options: Options) -> None:
         )
         with log.step(f"look at {', '.join(hosts)}"):
             state = world.observe()
-        _preflight(state)
+        findings = _preflight(state, as_json=options.as_json)
         made = engine.make_plan(PHASES, state)
         world.bundle = opened = _to_be_sent(made, options, opened)
-        _show(made, reached.unknown, as_json=options.as_json)
+        _show(made, reached.unknown, findings, as_json=options.as_json)
         if made.empty:
             log.info("Nothing to do: the site is as it should be.", event="converged")
         if not options.plan_only:
@@ -95,7 +97,7 @@ def main(options: Options) -> None:
             approved=made.destructive,
             journal=engine.Journal(JOURNAL),
         )
-    _report(outcomes, wanted)
+    _report(outcomes, wanted, as_json=options.as_json)
 
 
 def _open(options: Options) -> Bundle:
@@ -148,11 +150,10 @@ def _observe(world: World, wanted: site.Site) -> State:
     """One look at everything: one round trip a host; quorum and cluster are asked from here."""
     seen: Mapping[str, HostFacts] = observe.probe_all(world.hosts)
     first = world.hosts[wanted.primers[0].name]
-    here = seen[first.name]
+    planes = [n.name for n in wanted.control_planes if "control_plane" in seen[n.name].roles]
     with ThreadPoolExecutor(2) as pool:
-        etcd = pool.submit(observe_etcd, first) if "etcd" in here.roles else None
-        planes = "control_plane" in here.roles
-        cluster = pool.submit(observe_cluster, first) if planes else None
+        etcd = pool.submit(observe_etcd, first) if "etcd" in seen[first.name].roles else None
+        cluster = pool.submit(observe_cluster, world.hosts[planes[0]]) if planes else None
         trust = pki.observe(wanted, pki.DIRECTORY)
     state = State(
         site=wanted,
@@ -168,19 +169,29 @@ def _observe(world: World, wanted: site.Site) -> State:
     return state
 
 
-def _preflight(state: State) -> None:
+def _preflight(state: State, *, as_json: bool) -> tuple[Finding, ...]:
+    """What deserves a look; raises for what stops the run."""
     findings = (
         *preflight.check(state.site, state.facts, state.manifest),
         *standing.authorities(state.trust, state.facts),
+        *standing.lives(state.trust, state.site.primers[0].name),
         *standing.secrets(state.trust, state.facts, state.site.primers[0].name),
         *standing.names(state.site, state.cluster, state.facts),
         *standing.versions(state.manifest, state.facts),
     )
-    preflight.render(findings)
+    if not as_json:  # else they are part of the plan's object, and standard output is that alone
+        preflight.render(findings)
     preflight.enforce(findings)
+    return findings
 
 
-def _show(made: engine.Plan[World], unknown: tuple[reach.Unknown, ...], *, as_json: bool) -> None:
+def _show(
+    made: engine.Plan[World],
+    unknown: tuple[reach.Unknown, ...],
+    findings: tuple[Finding, ...],
+    *,
+    as_json: bool,
+) -> None:
     rows = [
         (planned.phase, action.describe(), "destroys data" if action.destructive else "")
         for planned in made.phases
@@ -190,6 +201,7 @@ def _show(made: engine.Plan[World], unknown: tuple[reach.Unknown, ...], *, as_js
         log.out_json({
             "id": made.id,
             "empty": made.empty,
+            "findings": findings,
             "hostKeys": [{"host": u.name, "seen": u.fingerprint, "key": u.key} for u in unknown],
             "actions": [{"phase": p, "action": a, "destructive": bool(d)} for p, a, d in rows],
         })  # fmt: skip
@@ -243,16 +255,16 @@ def _remind(wanted: site.Site) -> None:
         log.warn(said, event="root-key")
 
 
-def _report(outcomes: tuple[engine.Outcome, ...], wanted: site.Site) -> None:
-    log.table(
-        ["phase", "changes", "time"],
-        [
-            (outcome.phase, outcome.applied or "none", log.duration(outcome.seconds))
-            for outcome in outcomes
-        ],
-        title=f"Site {wanted.name}",
-    )
-    log.info("Done. Add a worker with: keystone-install token create --role worker")
+def _report(outcomes: tuple[engine.Outcome, ...], wanted: site.Site, *, as_json: bool) -> None:
+    rows = [
+        (outcome.phase, outcome.applied or "none", log.duration(outcome.seconds))
+        for outcome in outcomes
+    ]
+    if not as_json:
+        log.table(["phase", "changes", "time"], rows, title=f"Site {wanted.name}")
+    where = wanted.control_planes[0]
+    on = "" if where == wanted.primers[0] else f", on {where.name}"
+    log.info(f"Done. Add a worker with: keystone-install token create --role worker{on}")
     _remind(wanted)
 
 

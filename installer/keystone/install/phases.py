@@ -104,7 +104,6 @@ def control_plane(state: State) -> Actions:
         *_runtime(state, state.site.control_planes, "control_plane"),
         *_converge(state, "control_plane", ("control_plane",), nodes=(first,)),
         *_joining(state, others, "control_plane"),
-        *_encryption(state),
     ]
 
 
@@ -125,7 +124,11 @@ def join_service(state: State) -> Actions:
 
 
 def verify(state: State) -> Actions:
-    """Every node Ready, labelled with its pool, every workload of ours available."""
+    """Every node Ready, labelled with its pool, every workload of ours available.
+
+    Then no secret in etcd as plain text: on an older site with a webhook or a controller that is in
+    the way, that has no end, and what closes its doors has run before.
+    """
     expected = {n.name for n in state.site.primers if n.kubelet or n.control_plane}
     actions: list[Action[World]] = []
     if state.cluster is None or not expected <= set(state.cluster.ready_nodes):
@@ -136,7 +139,7 @@ def verify(state: State) -> Actions:
         actions.append(LabelNodes(tuple(unlabelled), state.site.storage.pool))
     if state.cluster is None or state.cluster.unavailable:
         actions.append(WaitWorkloads())
-    return actions
+    return [*actions, *_encryption(state)]
 
 
 PHASES: tuple[Phase[World, State], ...] = (
@@ -152,7 +155,7 @@ PHASES: tuple[Phase[World, State], ...] = (
     Phase("control plane", "API servers by kubeadm", control_plane),
     Phase("add-ons", "pod network, storage class, DNS, service proxy", addons),
     Phase("nodes", "Primers that carry pods join", nodes),
-    Phase("verify", "every node Ready, every workload available", verify),
+    Phase("verify", "every node Ready, every workload available, no secret in plain text", verify),
 )
 
 

@@ -57,6 +57,17 @@ def authorities(trust: TrustFacts, facts: Mapping[str, HostFacts]) -> Iterator[F
             )  # fmt: skip
 
 
+def lives(trust: TrustFacts, first: str) -> Iterator[Finding]:
+    """Authorities that the first Primer's clock says are not valid: what they signed is refused."""
+    if trust.outside:
+        yield Finding(
+            "failed", first,
+            f"by its clock authorities in {TREE} are not valid: {trust.outside_said}",
+            "compare its clock with a watch: date --set, then hwclock --systohc; where it is right "
+            f"nothing can be done with them any more: {GIVE_UP}",
+        )  # fmt: skip
+
+
 def _first_of(*said: tuple[object, str]) -> str:
     return next(text for there, text in said if there)
 
@@ -89,19 +100,29 @@ def names(
     """Control planes to be whose names are a node's that they are not: it holds that identity.
 
     A host that was cut while it joined has a kubeconfig before its node is there, and keeps the
-    administrator's when it begins anew.
+    administrator's when it begins anew. cluster: None where it does not answer, or never was.
     """
     own = {kubeadm.KUBELET_CONF, kubeadm.ADMIN_CONF}
+    there = {node.name: facts[node.name] for node in site.control_planes if node.name in facts}
+    was = any("control_plane" in seen.roles for seen in there.values())
     taken = {node.name for node in cluster.nodes} if cluster else set()
-    for node in site.control_planes:
-        seen = facts.get(node.name)
-        if seen and node.name in taken and not own & set(seen.kubernetes):
+    for name, seen in there.items():
+        if own & set(seen.kubernetes):
+            continue
+        if was and cluster is None:
             yield Finding(
-                "refused", node.name,
-                f"a node {node.name} is in the cluster already, and this host is not it: whoever "
+                "failed", name,
+                f"the API does not say whose the name {name} is: the cluster is there, and does "
+                "not answer",
+                "make its API answer (kubectl get nodes, on a control plane), then run again",
+            )  # fmt: skip
+        elif name in taken:
+            yield Finding(
+                "refused", name,
+                f"a node {name} is in the cluster already, and this host is not it: whoever "
                 "joined by that name would share its identity",
                 "give this host another name; or, where that node was this host before it was "
-                f"installed anew: kubectl delete node/{node.name}",
+                f"installed anew: kubectl delete node/{name}",
             )  # fmt: skip
 
 

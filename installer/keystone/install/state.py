@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from keystone.ansible import playbook, roles
@@ -43,8 +42,3 @@ class State:
         seen = self.facts[node.name].roles.get(role)
         wanted = self.variables(node, role)[f"{role}_inputs"]
         return seen is not None and seen.inputs == wanted and not seen.drift
-
-    @cached_property
-    def first(self) -> Node:
-        """The Primer that the installer runs on, and the first control plane."""
-        return self.site.primers[0]

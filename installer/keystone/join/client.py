@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Any
 from keystone import files, log, run
 from keystone.ansible import playbook
 from keystone.bundle.model import STORE
+from keystone.cluster import kubeadm
 from keystone.errors import HostError, KeystoneError, PreflightError, RefusedError
 from keystone.files import again, new, write_whole
-from keystone.join import identity, script, tokens
+from keystone.join import identity, script, standing, tokens
 from keystone.pki import certificates
 from keystone.site import host_profile
 
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 BLOBS = Path(STORE) / "blobs" / "sha256"
 ANSWER = tokens.DIRECTORY / "answer.json"
-DONE = Path("/etc/kubernetes/keystone/done")
+DONE = Path(kubeadm.CONFIG) / "done"
 TRY_SECONDS = 1800
 ANSWER_LIMIT = 4 * 1024 * 1024
 _PIECE = 256 * 1024
@@ -129,30 +130,42 @@ def main(
             f"{machine.hostname} cannot join", findings=problems, hint="then run the command again"
         )
     context = trust(ca_file, token)
-    if DONE.exists() and ANSWER.exists():
+    done = DONE.exists() and ANSWER.exists()
+    answer = json.loads(ANSWER.read_text()) if done else {}
+    if done and "identity" not in answer:
+        raise RefusedError(
+            f"{machine.hostname} was joined by an older installer, whose answer this one "
+            "cannot use",
+            hint="it stays the node that it is; to have it as new ones are, install it anew",
+        )
+    standing.require_own(machine.hostname, ca_file, script.SITE_CA, DONE)
+    if done:
         log.info(f"{machine.hostname} has joined already; looking whether all is as it should be")
-        answer = json.loads(ANSWER.read_text())
-        if "identity" not in answer:
-            raise RefusedError(
-                f"{machine.hostname} was joined by an older installer, whose answer this one "
-                "cannot use",
-                hint="it stays the node that it is; to have it as new ones are, install it anew",
-            )
+        place_ca(ca_file)
     else:
-        answer = kept(token, machine.hostname) or _asked(servers, context, token, machine.hostname)
-        if answer.get("trial", False) is not trial:
-            is_not = "is no trial site" if trial else "is a trial site"
-            raise RefusedError(
-                f"the site {is_not}, and this command is not for it",
-                hint="run the command that its `token create` printed, unchanged",
-            )
+        answer = _admitted(servers, context, token, machine.hostname, trial=trial)
+        place_ca(ca_file)  # before the identity: by it `standing` knows whose that is
         identity.place(identity.Identity(**answer["identity"]))
-        _keep(answer, token)
-    place_ca(ca_file)
     fetch_all(answer["blobs"], answer["primers"], context)
     with log.step(f"converge {machine.hostname}"):
         converge(machine.hostname, answer["roles"])
     log.info(f"{machine.hostname} is a node of the cluster now")
+
+
+def _admitted(
+    servers: Sequence[str], context: ssl.SSLContext, token: tokens.Token, hostname: str, *,
+    trial: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """What this machine is told, kept for a later run. Raises as `main`."""
+    answer = kept(token, hostname) or _asked(servers, context, token, hostname)
+    if answer.get("trial", False) is not trial:
+        is_not = "is no trial site" if trial else "is a trial site"
+        raise RefusedError(
+            f"the site {is_not}, and this command is not for it",
+            hint="run the command that its `token create` printed, unchanged",
+        )
+    _keep(answer, token)
+    return answer
 
 
 def _asked(
@@ -190,7 +203,7 @@ def kept(token: tokens.Token, hostname: str) -> dict[str, Any] | None:
 def trust(ca_file: Path, token: tokens.Token) -> ssl.SSLContext:
     """TLS that trusts the site's CA and nobody else. Raises RefusedError on another CA."""
     try:
-        pem = ca_file.read_text()
+        pem = ca_file.read_bytes().decode(errors="replace")
     except OSError as error:
         raise HostError(f"{ca_file}: {error.strerror}: the site's CA is missing") from error
     if script.pin(pem) != token.pin:

@@ -32,6 +32,12 @@ LIFETIME = 90 * 24 * 3600
 """Seconds that a node's first certificate lives; what signs later ones is told the same."""
 REVOKED = "keystone-revoked-nodes"
 """The ConfigMap in kube-system whose keys are names of nodes that the API server refuses."""
+JOIN_KEY = "keystone/join-key"
+"""Annotation of a Node that was made with a request: the SHA-256 of the key, hex.
+
+It says for whom the name is kept when the cluster has forgotten the request (roles/addons,
+join.yaml.j2, lets nobody but administrators change it).
+"""
 SIGN_SECONDS = 120
 
 
@@ -65,10 +71,11 @@ class TakenError(RefusedError):
 class Seen:
     """What the cluster knows of a name. mine: our request for this very key is there.
 
-    certificate: PEM, once it was signed.
+    kept: the Node was made for this very key. certificate: PEM, once it was signed.
     """
 
     node: bool = False
+    kept: bool = False
     revoked: bool = False
     request: bool = False
     mine: bool = False
@@ -85,12 +92,15 @@ def read(listed: Mapping[str, Any], request: KeyRequest, users: Sequence[str]) -
     found = {(item["kind"], item["metadata"]["name"]): item for item in listed.get("items", [])}
     revoked = found.get(("ConfigMap", REVOKED), {}).get("data") or {}
     csr = found.get(("CertificateSigningRequest", request_name(request.name)))
+    node = found.get(("Node", request.name))
+    keys = node["metadata"].get("annotations") or {} if node else {}
     mine, certificate = False, ""
     if csr is not None:
         mine = csr["spec"].get("username") in users and _same(csr, request)
         certificate = csr.get("status", {}).get("certificate", "")
     return Seen(
-        node=("Node", request.name) in found,
+        node=node is not None,
+        kept=keys.get(JOIN_KEY) == request.key,
         revoked=request.name in revoked,
         request=csr is not None,
         mine=mine,
@@ -115,7 +125,8 @@ def judge(seen: Seen, name: str, *, again: bool) -> None:
     """Whether the name is free. again: its token was used with this key. Raises TakenError."""
     if seen.revoked:
         raise TakenError(f"the name {name} was revoked on this site: give the machine another name")
-    if (seen.node and not (again or seen.mine)) or (seen.request and not seen.mine):
+    own = again or seen.mine or seen.kept
+    if (seen.node and not own) or (seen.request and not seen.mine):
         raise TakenError(
             f"a node {name} is there or joins just now: give the machine another name. If it is "
             f"this very machine, installed anew, on a Primer: kubectl delete node/{name} "
@@ -142,7 +153,7 @@ class Cluster:
         if not seen.mine:
             self._kubectl("create", "-f", "-", data=json.dumps(_document(request)))
         if not seen.node:  # what lasts: the cluster forgets a request after an hour
-            self._kubectl("create", "-f", "-", data=json.dumps(_node(request.name)))
+            self._kubectl("create", "-f", "-", data=json.dumps(_node(request)))
 
     def sign(self, request: KeyRequest) -> Identity:
         """Have the reserved request signed, and nothing else. Raises TakenError, HostError."""
@@ -222,9 +233,10 @@ def _document(request: KeyRequest) -> dict[str, object]:
     }
 
 
-def _node(name: str) -> dict[str, object]:
+def _node(request: KeyRequest) -> dict[str, object]:
     """Bare: kubelet finds it there and adds what it is (tryRegisterWithAPIServer)."""
-    return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}
+    metadata = {"name": request.name, "annotations": {JOIN_KEY: request.key}}
+    return {"apiVersion": "v1", "kind": "Node", "metadata": metadata}
 
 
 def give(host: Runner, name: str, control_plane: Runner, installer: str) -> None:

@@ -191,14 +191,28 @@ def place(
 def held(
     name: str, *, key: Path = KEY, folder: Path = KUBELET_PKI, conf: Path = KUBELET_CONF
 ) -> bool:
-    """Whether this machine was given that name before: `place` came to its end with its key."""
-    pair = folder / JOINED
-    if not (key.is_file() and pair.is_file() and conf.is_file()):
+    """Whether this machine was given that name before: kubelet.conf and a certificate are there.
+
+    By `place`, with its key, or what kubelet itself got since, or from an older installer's token.
+    """
+    if not conf.is_file():
         return False
-    certificate = certificates.load_certificate(pair.read_bytes(), str(pair))
-    private = certificates.load_key(key.read_bytes(), str(key))
-    named = sorted(map(_pair, certificate.subject)) == sorted(map(_pair, _subject(name)))
-    return named and certificates.same_key(certificate, private)
+    own = _named(folder / JOINED, name)
+    if own is not None and key.is_file():
+        private = certificates.load_key(key.read_bytes(), str(key))
+        if certificates.same_key(own, private):
+            return True
+    return _named(folder / CURRENT, name) is not None
+
+
+def _named(file: Path, name: str) -> x509.Certificate | None:
+    """The certificate there, if it is that node's."""
+    try:
+        found = certificates.load_certificate(file.read_bytes(), str(file))
+    except (OSError, RefusedError):
+        return None
+    named = sorted(map(_pair, found.subject)) == sorted(map(_pair, _subject(name)))
+    return found if named else None
 
 
 def _subject(name: str) -> x509.Name:

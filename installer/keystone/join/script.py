@@ -21,14 +21,16 @@ if TYPE_CHECKING:
 
 SITE_CA = Path("/etc/keystone/pki/site-ca.crt")
 SCRIPT = tokens.DIRECTORY / "join.py"
+CA_FILE = tokens.DIRECTORY / "ca.crt"
+"""The CA of the site that a machine is to join, until it is known that it may."""
 FILES_PORT = 8443
 
 _TEMPLATE = '''\
 """Keystone: fetch the installer from a Primer and join. Needs root and Python 3 only."""
 import hashlib, http.client, os, ssl, sys, time
-CA, INSTALLER, PRIMERS, SERVERS, OPTIONS = {values}
+CA, CA_FILE, INSTALLER, PRIMERS, SERVERS, OPTIONS = {values}
 ROOT = os.environ.get("KEYSTONE_ROOT", "")
-CA_FILE = ROOT + "/etc/keystone/pki/site-ca.crt"
+CA_FILE = ROOT + CA_FILE
 TARGET = ROOT + "/usr/local/bin/keystone-install"
 PATIENCE = 900
 
@@ -100,6 +102,8 @@ def main():
     token = "" if sys.stdin.isatty() else sys.stdin.readline().strip()
     if not token:
         sys.exit("the join token is missing: copy the whole command")
+    if os.path.exists(ROOT + "/etc/kubernetes/manifests/kube-apiserver.yaml"):
+        sys.exit("this machine runs a control plane: it does not become a worker")
     os.umask(0o022)
     place(CA_FILE, CA.encode())
     if not os.path.exists(TARGET) or digest(TARGET) != INSTALLER:
@@ -110,7 +114,8 @@ def main():
     os.write(write, token.encode())
     os.close(write)
     os.dup2(read, 0)
-    os.execv(TARGET, [TARGET, "join", *OPTIONS, *servers, "--token-file", "-"])
+    options = [*OPTIONS, "--ca-file", CA_FILE, *servers, "--token-file", "-"]
+    os.execv(TARGET, [TARGET, "join", *options])
 
 main()
 '''
@@ -124,7 +129,8 @@ def render(config: Config, ca: str) -> str:
     # Tokens are known to the Primer that made them: it is the only server.
     servers = [f"https://{config.host.address}:{join_config.PORT}"]
     options = ["--trial"] if config.site.trial else []
-    return _TEMPLATE.format(values=json.dumps([ca, installer, addresses, servers, options]))
+    values = [ca, str(CA_FILE), installer, addresses, servers, options]
+    return _TEMPLATE.format(values=json.dumps(values))
 
 
 def write(config: Config, *, ca_file: Path = SITE_CA, path: Path = SCRIPT) -> str:
@@ -153,7 +159,9 @@ def program(config: Config, digest: str) -> str:
     url = f"https://{config.host.address}:{FILES_PORT}/join"
     code = (
         "import hashlib,ssl,sys,urllib.request as u;"
-        f"s=u.urlopen('{url}',timeout=300,context=ssl._create_unverified_context()).read();"
+        "o=u.build_opener(u.ProxyHandler({}),"  # no proxy of the machine's environment
+        "u.HTTPSHandler(context=ssl._create_unverified_context()));"
+        f"s=o.open('{url}',timeout=300).read();"
         f"hashlib.sha256(s).hexdigest()=='{digest}' or sys.exit('not the script of this site');"
         "exec(compile(s,'join','exec'))"
     )

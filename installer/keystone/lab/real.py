@@ -189,7 +189,7 @@ def _program(name: str, url: str, checksum_url: str, member: str, sources: Sourc
 
 def _fetch(url: str, digest: Digest, target: Path, sources: Sources) -> None:
     with target.open("wb") as file:
-        for chunk in sources.fetch(url, digest, sources.size_of(url)):
+        for chunk in sources.fetch(url, digest, None):
             file.write(chunk)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from keystone import documents
 from keystone.errors import ConfigurationError, Mistake
 from keystone.packager.charts.chart import Dependency
-from keystone.packager.charts.image_names import ImageName
+from keystone.packager.charts.image_names import ImageName, spellings
 from keystone.packager.sources.apt import KEYRING, Archive
 from keystone.packager.sources.oci import Reference
 from keystone.packager.sources.wheels import Wheels
@@ -46,8 +46,10 @@ class SignaturePolicy:
     keys: tuple[Path, ...]
 
     def covers(self, name: str) -> bool:
-        """Whether it is about this image."""
-        return any(fnmatchcase(name, pattern) for pattern in self.images)
+        """Whether it is about this image, by any of the names that Docker Hub has for it."""
+        return any(
+            fnmatchcase(each, pattern) for each in spellings(name) for pattern in self.images
+        )
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from keystone.packager.charts import discovery
 from keystone.packager.definition import Image
+from keystone.packager.sources.addresses import SourceError
 from keystone.packager.sources.oci import Reference
 
 if TYPE_CHECKING:
@@ -52,10 +53,13 @@ def wanted(images: Sequence[Image], needs: Sequence[tuple[Need, str]]) -> tuple[
 
 
 def _reference(need: Need) -> Reference:
-    image = need.image
-    if image.digest and not image.tag:
-        return Reference(image.host, image.repository, image.digest)
-    return Reference(image.host, image.repository, image.tag, image.digest)
+    if need.image.digest.startswith("sha512:"):
+        raise SourceError(
+            f"{need.image}: named by a SHA-512 digest, and bundles carry SHA-256 only; "
+            f"asked for by: {discovery.why([need])}",
+            hint="give the chart another name of it under values, or excludeImages and a reason",
+        )
+    return Reference.of(need.image)
 
 
 def _order(reference: Reference) -> tuple[str, str, str]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from keystone.errors import ConfigurationError
 from keystone.files import write_file
 from keystone.packager import lock as locks
+from keystone.packager.keys import roots
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,12 +29,13 @@ def claim(folder: Path, lock: Lock) -> None:
     Raises ConfigurationError when the number is taken, or below one that was given already.
     """
     path = folder / FILE
-    issued = _read(path)
-    ours = issued.setdefault(lock.name, {})
-    if _is_free(ours, lock):
-        ours[str(lock.number)] = locks.digest(lock)
-        write_file(path, (json.dumps(issued, indent=1, sort_keys=True) + "\n").encode())
-        return
+    with roots.turn(folder):
+        issued = _read(path)
+        ours = issued.setdefault(lock.name, {})
+        if _is_free(ours, lock):
+            ours[str(lock.number)] = locks.digest(lock)
+            write_file(path, (json.dumps(issued, indent=1, sort_keys=True) + "\n").encode())
+            return
     highest = _highest(ours)
     raise ConfigurationError(
         f"bundle {lock.name} number {lock.number}: number {highest} was signed already, "
@@ -47,10 +49,7 @@ def renumbered(folder: Path, lock: Lock) -> Lock:
 
     Raises ConfigurationError when there is no such folder or its issued.json cannot be read.
     """
-    if not folder.is_dir():
-        raise ConfigurationError(
-            f"{folder}: no such folder", hint=f"keystone-install bundle keys init --dir {folder}"
-        )
+    roots.require(folder)
     ours = _read(folder / FILE).get(lock.name, {})
     return lock if _is_free(ours, lock) else replace(lock, number=_highest(ours) + 1)
 

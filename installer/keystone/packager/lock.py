@@ -2,7 +2,8 @@
 
 A blob's source is one of
   registry:<host>/<repository>   a manifest or blob of that repository, by its digest
-  https://... (or http, file)    a URL
+  https://... (or http)          a URL
+  file:/<path>                   a file of an archive of packages on this machine, as apt names it
   local:<path>                   a file, relative to the lock's folder
   archive:<path>#<member>        a member of a tar there, which is relative to the lock's folder too
   built:<what>                   made on this machine by the lock verb; kept in the cache
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from keystone.bundle.manifest import API_VERSION, ITEM, item_from_json, item_to_json, require_kind
 from keystone.bundle.model import BY_TAG, Digest, Item
 from keystone.errors import ConfigurationError
+from keystone.packager import foreign_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -100,14 +102,14 @@ def _document(lock: Lock) -> dict[str, Any]:
 def load(path: Path) -> Lock:
     """Raises ConfigurationError when the file is not a lock of this version."""
     try:
-        document = json.loads(path.read_bytes(), object_hook=_object)
+        document = foreign_json.loads(path.read_bytes(), _object)
         require_kind(document, KIND)
         return _parse(document)
     except OSError as error:
         raise ConfigurationError(
             f"{path}: {error.strerror}", hint="make it: keystone-install bundle lock"
         ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except foreign_json.WRONG as error:
         raise ConfigurationError(
             f"{path}: not a lock that this version understands: {error}", hint="lock again"
         ) from error

@@ -19,6 +19,7 @@ from keystone.packager.resolve_images import ImageResolver
 from keystone.packager.sources import apt, cache
 from keystone.packager.sources import wheels as source_wheels
 from keystone.packager.sources.addresses import SourceError, StatusError
+from keystone.packager.sources.machine_archives import machine_archives
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -140,7 +141,7 @@ def _debs(found: _Found, debs: Debs, definition: Definition, sources: Sources) -
 
 
 def _tree(debs: Debs, architecture: str, sources: Sources) -> AbstractContextManager[apt.Tree]:
-    archives = debs.sources or apt.machine_archives(debs.suite, debs.components)
+    archives = debs.sources or machine_archives(debs.suite, debs.components)
     fitting = [archive for archive in archives if archive.has(architecture)]
     if not fitting:
         raise ConfigurationError(
@@ -188,7 +189,8 @@ def _packages(
 
 def _binary(found: _Found, binary: Binary, sources: Sources) -> None:
     if binary.sha256:
-        digest, size = Digest(binary.sha256), sources.size_of(binary.url)
+        digest = Digest(binary.sha256)
+        size = sources.size_of(binary.url, digest)
     else:
         digest, size = _published(binary.url, sources)
     labels = {"group": binary.group, "url": binary.url}
@@ -210,7 +212,8 @@ def _published(url: str, sources: Sources) -> tuple[Digest, int]:
     match = re.match(r"\s*([0-9a-f]{64})\b", text)
     if not match:
         raise SourceError(f"{url}.sha256: no SHA-256 in it", hint="give sha256 in the definition")
-    return Digest(match[1]), sources.size_of(url)
+    digest = Digest(match[1])
+    return digest, sources.size_of(url, digest)
 
 
 def _file(found: _Found, file: File, folder: Path) -> None:
@@ -249,7 +252,7 @@ def _wheels(found: _Found, wheels: Wheels, definition: Definition, sources: Sour
     for architecture in definition.architectures:
         for wheel in source_wheels.solve(wheels, architecture, sources.ca_file):
             url = sources.upstream(wheel.url)
-            size = sources.size_of(url)
+            size = sources.size_of(url, wheel.digest)
             labels = {
                 "group": wheels.group,
                 "filename": f"wheels/{wheel.filename}",

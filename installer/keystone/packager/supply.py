@@ -15,8 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 from keystone.bundle import media
 from keystone.bundle.formats.jobs import jobs
@@ -30,7 +32,6 @@ from keystone.packager.sources.upstream import local_file
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Future
-    from pathlib import Path
 
     from keystone.bundle.model import Digest
     from keystone.packager.lock import LockedBlob
@@ -156,6 +157,8 @@ class Supply:
             found = iter([b64decode(rest)])
         elif local is not None:
             found = _file(local)
+        elif kind == "file":
+            found = _file(Path(unquote(urlsplit(blob.source).path)))
         elif kind == "archive":
             found = self._archives.read(self._folder, rest)
         elif cache.has(blob.digest, blob.size):

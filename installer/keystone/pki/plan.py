@@ -74,6 +74,14 @@ class TrustFacts:
     """The stage of the file that encrypts secrets, or that it will be made with."""
     keys: tuple[str, ...] = ()
     """SHA-256 of each key in that file; empty when there is no file."""
+    outside: tuple[str, ...] = ()
+    """Authorities that are not valid by this machine's clock, each with its time."""
+
+    @property
+    def outside_said(self) -> str:
+        """The first of them, and how many more there are."""
+        first, *more = self.outside
+        return f"{first} and {len(more)} more" if more else first
 
 
 @dataclass(frozen=True)
@@ -142,7 +150,10 @@ def _leaves(site: Site, node: Node) -> list[CertificateSpec]:
 
 
 def plan_trust(site: Site, observed: TrustFacts, now: dt.datetime) -> Missing:
-    """What has to be made: pure. A leaf is due when absent, unsound, changed, or past 2/3."""
+    """What has to be made: pure.
+
+    A leaf is due when absent, unsound, changed, not valid yet, or past 2/3 of its life.
+    """
     existing = {(leaf.host, leaf.name): leaf for leaf in observed.leaves}
     due = tuple(
         spec for spec in desired(site) if _is_due(existing.get((spec.host, spec.name)), now)
@@ -156,5 +167,7 @@ def plan_trust(site: Site, observed: TrustFacts, now: dt.datetime) -> Missing:
 
 def _is_due(leaf: Issued | None, now: dt.datetime) -> bool:
     if leaf is None or not leaf.sound or not leaf.as_asked:
+        return True
+    if now < leaf.not_before:  # made while the clock was ahead: nobody believes it yet
         return True
     return leaf.not_after - now < (leaf.not_after - leaf.not_before) / 3

@@ -168,9 +168,10 @@ def _opened(file: Path, words: str) -> certificates.Pair:
         try:
             write_whole(file, again, 0o600)
             log.info(f"{file}: its lock was weak (an older Keystone made it); locked with scrypt")
-        except OSError as error:
+        except (OSError, RefusedError) as error:  # read-only, or a folder of others: a stick
+            why = error.message if isinstance(error, RefusedError) else error.strerror
             log.warn(
-                f"{file}: its lock is weak and cannot be replaced ({error.strerror}): copy it to "
+                f"{file}: its lock is weak and cannot be replaced ({why}): copy it to "
                 "where it can be written, and verify it there: trust verify --root-key COPY"
             )
     return pair

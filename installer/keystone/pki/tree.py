@@ -94,8 +94,32 @@ def observe(site: Site, directory: Path = DIRECTORY, now: dt.datetime | None = N
     stage = encryption.stage(directory) if has_key else made_with
     keys = encryption.keys(directory) if has_key else ()
     found = TrustFacts(incomplete, tuple(leaves), deployed, root=pem, encryption=stage, keys=keys)
-    due = plan_trust(site, found, now or dt.datetime.now(dt.UTC))
-    return replace(found, complete=not due)
+    moment = _moment(now)
+    due, outside = plan_trust(site, found, moment), _outside(directory, moment)
+    return replace(found, complete=not due, outside=outside)
+
+
+def _outside(directory: Path, now: dt.datetime) -> tuple[str, ...]:
+    files = (directory / name for name in _authority_files() if name.endswith(".crt"))
+    lives = ((file.name, _life(file)) for file in files if file.exists())
+    return tuple(
+        f"{name} (valid from {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC)"
+        for name, (start, end) in lives
+        if not start <= now < end
+    )
+
+
+def _life(file: Path) -> tuple[dt.datetime, dt.datetime]:
+    certificate = _certificate(file)
+    return certificate.not_valid_before_utc, certificate.not_valid_after_utc
+
+
+def _require_valid(observed: TrustFacts) -> None:
+    if observed.outside:
+        raise RefusedError(
+            f"not valid by this machine's clock: {observed.outside_said}",
+            hint="compare the clock with a watch and set it: what these sign now nobody believes",
+        )
 
 
 def _authority_files() -> tuple[str, ...]:
@@ -134,12 +158,14 @@ def init(
     The root key goes, encrypted, to `root_key_file` (PEM: the PKCS#8 key and the root certificate)
     before anything else exists, and nowhere else. Once the authorities are there neither that file
     nor the passphrase (asked for when it is callable) is looked at. Raises RefusedError when they
-    are not and the root key is not at hand, is another site's, or would be left in the directory.
+    are not and the root key is not at hand, is another site's, or would be left in the directory;
+    and when an authority is not valid now.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     directory.chmod(0o700)
     with _alone(directory):
         before = observe(site, directory, now)
+        _require_valid(before)
         if before.complete:
             return False
         if before.incomplete:
@@ -211,8 +237,8 @@ def issue(
 ) -> tuple[CertificateSpec, ...]:
     """Issue every leaf that is due, from the issuing CAs alone; returns what was issued.
 
-    Then writes the deployment file of every host where it differs.
-    Raises RefusedError when the tree is not complete.
+    Then writes the deployment file of every host where it differs. Raises RefusedError when the
+    tree is not complete, or an authority not valid now.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _alone(directory):
@@ -226,9 +252,9 @@ def _issue(site: Site, directory: Path, now: dt.datetime | None) -> tuple[Certif
             f"{directory}: the trust tree is not complete: {', '.join(observed.incomplete)}",
             hint="run trust init first",
         )
-    moment = now or dt.datetime.now(dt.UTC)
+    _require_valid(observed)
     encryption.ensure(directory, encryption.READABLE)
-    due = plan_trust(site, observed, moment).leaves
+    due = plan_trust(site, observed, _moment(now)).leaves
     log = IssueLog(directory / "issued.jsonl")
     for spec in due:
         _issue_leaf(directory, spec, log, _start(now))
@@ -271,7 +297,8 @@ def verify(site: Site, directory: Path = DIRECTORY, now: dt.datetime | None = No
         elif not leaf.as_asked:
             wrong.append(f"{label}: not what the site file asks for")
         elif not leaf.not_before <= moment < leaf.not_after:
-            wrong.append(f"{label}: not valid now (until {leaf.not_after:%Y-%m-%d %H:%M} UTC)")
+            span = f"from {leaf.not_before:%Y-%m-%d %H:%M} to {leaf.not_after:%Y-%m-%d %H:%M} UTC"
+            wrong.append(f"{label}: not valid now ({span})")
     return [*wrong, *IssueLog(directory / "issued.jsonl").problems()]
 
 
@@ -286,9 +313,7 @@ def _verify_authorities(directory: Path, now: dt.datetime) -> list[str]:
                 wrong.append(f"{file}: not signed by {'the root' if issuer else 'itself'}")
             if not certificates.same_key(certificate, key):
                 wrong.append(f"{file}: {name}.key is another key")
-            if not certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc:
-                wrong.append(f"{file}: not valid now")
-    return wrong
+    return wrong + [f"{said}: not valid now" for said in _outside(directory, now)]
 
 
 @dataclass(frozen=True)
@@ -343,5 +368,8 @@ def _key(file: Path) -> ec.EllipticCurvePrivateKey:
 
 
 def _start(now: dt.datetime | None) -> dt.datetime:
-    moment = (now or dt.datetime.now(dt.UTC)).replace(microsecond=0)
-    return max(moment - certificates.BACKDATE, BUILD_FLOOR)
+    return max(_moment(now).replace(microsecond=0) - certificates.BACKDATE, BUILD_FLOOR)
+
+
+def _moment(now: dt.datetime | None) -> dt.datetime:
+    return max(now or dt.datetime.now(dt.UTC), BUILD_FLOOR)

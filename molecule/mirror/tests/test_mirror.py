@@ -43,3 +43,12 @@ def test_apt_takes_packages_from_the_store_alone(host: Host) -> None:
     ours = "Dir::Etc::sourcelist=/etc/apt/sources.list.d/keystone.list"
     host.check_output(f"apt-get -o {ours} -o Dir::Etc::sourceparts=- update")
     assert "file:/var/lib/keystone/store/apt" in host.check_output("apt-cache policy haproxy")
+
+
+def test_it_runs_again_after_it_was_killed(host: Host) -> None:
+    """As by the kernel, where memory is short. The distribution's unit leaves it dead."""
+    main = "systemctl show --property MainPID --value nginx"
+    before = host.check_output(main)
+    host.check_output("systemctl kill --kill-whom main --signal KILL nginx")
+    look = f"case $({main}) in 0|{before}) false;; esac && systemctl -q is-active nginx"
+    host.check_output(f"timeout 60 sh -c 'until {look}; do sleep 1; done'")

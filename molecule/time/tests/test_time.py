@@ -34,3 +34,12 @@ def test_it_sets_the_clock_only_where_the_clock_is_its_own(
 ) -> None:
     (words,) = {process.args for process in host.process.filter(comm="chronyd")}
     assert (" -x" in words) != told["time_sets_clock"]
+
+
+def test_it_runs_again_after_it_was_killed(host: Host) -> None:
+    """As by the kernel, where memory is short. The distribution's unit leaves it dead."""
+    main = "systemctl show --property MainPID --value chrony"
+    before = host.check_output(main)
+    host.check_output("systemctl kill --kill-whom main --signal KILL chrony")
+    look = f"case $({main}) in 0|{before}) false;; esac && systemctl -q is-active chrony"
+    host.check_output(f"timeout 60 sh -c 'until {look}; do sleep 1; done'")

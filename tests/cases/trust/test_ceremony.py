@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from keystone import pkcs8
 from keystone.bundle.model import Digest, Item
 from keystone.bundle.read.stream import Target
 from keystone.bundle.trust import verify
@@ -294,6 +295,22 @@ def test_two_keys_of_one_passphrase_share_nothing(tmp_path: Path) -> None:
         keyfile.generate(tmp_path / f"{name}.pem", SECRET)
     first, second = ((tmp_path / f"{name}.pem").read_text().split("\n")[1:-2] for name in "ab")
     assert first[1:] != second[1:]
+
+
+def test_a_key_that_was_made_meanwhile_is_not_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "ann.pem"
+
+    def slow(plain: bytes, passphrase: str) -> bytes:
+        path.write_bytes(b"of the other run")
+        return plain + passphrase.encode()
+
+    monkeypatch.setattr(pkcs8, "encrypted", slow)
+    with pytest.raises(RefusedError, match=r"ann\.pem: there is a key here already"):
+        keyfile.generate(path, SECRET)
+    assert path.read_bytes() == b"of the other run"
+    assert [file.name for file in tmp_path.iterdir()] == ["ann.pem"]
 
 
 def test_without_the_passphrase_nothing_is_signed(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ def variables(context: Context) -> dict[str, object]:
             *({"path": path, "mode": "0600", "content": text} for path, text in documents.items()),
         ],
         "control_plane_first": first,
+        "control_plane_name": context.host.name,
         "control_plane_config": config,
         "control_plane_lock_seconds": kubeadm.patience_of(context.site).wait * 2,
     }

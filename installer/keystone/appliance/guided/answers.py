@@ -51,8 +51,8 @@ class Screen(Protocol):
     ) -> dict[str, str] | None:
         """All fields by key; asked until `wrong` has nothing to say."""
 
-    def show(self, title: str, text: str, button: str) -> bool:
-        """Text to read; False to go back."""
+    def show(self, title: str, text: str, button: str, back: str = "Back") -> bool:
+        """Text to read; False to go back. back: how that is called, "" where there is no way."""
 
 
 @dataclass(frozen=True)

@@ -72,8 +72,32 @@ def from_desk(content: str, name: str, keys: Sequence[str]) -> Document:
     Primers without `machine` need no `disks`. keys: as of `begin`, where the file names none.
     Raises ConfigurationError with every mistake.
     """
-    wanted = parse(_with_disks(content), name)
-    draft: Document = yaml.safe_load(content)
+    return _complete(_plain(content, name), parse(_with_disks(content, name), name), keys)
+
+
+def saved(content: str, name: str, keys: Sequence[str]) -> Document:
+    """A draft as `text` writes it, which somebody may have changed since. Arguments: from_desk's.
+
+    It need not have as many Primers as a site has. Raises ConfigurationError with every mistake.
+    """
+    whole = _with_disks(content, name)
+    documents.loads(whole, kind="Site", schema=site.schema(), name=name)
+    found = _plain(whole, name)
+    wanted = parse(text(alone(found, found["spec"]["primers"][0]["name"])), name)
+    return _complete(_plain(content, name), wanted, keys)
+
+
+def _plain(content: str, name: str) -> Document:
+    """As `begin` makes it; aliases, tags and deep nesting are refused."""
+    found = documents.loads(content, kind="Site", schema={}, name=name)
+    metadata, spec = {"name": found.name}, dict(found.spec)
+    return {
+        "apiVersion": documents.API_VERSION, "kind": "Site", "metadata": metadata, "spec": spec
+    }  # fmt: skip
+
+
+def _complete(draft: Document, wanted: Site, keys: Sequence[str]) -> Document:
+    """The same draft, with what the guided way counts on. wanted: what it says of the site."""
     spec = draft["spec"]
     for entry in spec["primers"]:
         entry.setdefault("disks", [])
@@ -83,12 +107,14 @@ def from_desk(content: str, name: str, keys: Sequence[str]) -> Document:
     return draft
 
 
-def _with_disks(content: str) -> str:
+def _with_disks(content: str, name: str) -> str:
     """The same file with disks for Primers of which nobody knows any: all the rest is checked."""
+    _plain(content, name)  # what safe_load had better not see is refused
     try:
         document = yaml.safe_load(content)
         spec = document["spec"]
-        bare = [entry for entry in spec["primers"] if not {"machine", "disks"} & entry.keys()]
+        primers = spec["primers"]
+        bare = [one for one in primers if not (one.get("machine") or one.get("disks"))]
         needed = checks.DISKS[spec.get("storage", {}).get("layout", "mirror")]
     except (yaml.YAMLError, AttributeError, KeyError, TypeError):
         return content  # it is parsed next, which says what is wrong

@@ -29,10 +29,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from keystone.appliance.guided.answers import Screen, Seen
+    from keystone.appliance.identity import Hardware
+
+LOOK_AGAIN = "Look again"
+"""On the first page, in the place of Back: the stick may have been put in meanwhile."""
 
 
 def ask(screen: Screen, seen: Seen) -> Answers | None:
-    """All of it; None when the person leaves by going back before the first step."""
+    """All of it; None when the person leaves the first page: the machine is looked at again."""
     primer = (_site, _machine, _card, machine.system, _pool, _trust, _bundle, _review)
     answers = Answers(draft=seen.draft, fingerprint=seen.fingerprint)
     done: list[int] = []
@@ -58,8 +62,8 @@ def _welcome(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
     primers = answers.draft["spec"]["primers"] if answers.draft else ()
     known = [entry["name"] + ("" if "machine" in entry else " (not yet)") for entry in primers]
     text = (
-        f"This machine: serial number {seen.here.serial or 'unknown'}, "
-        f"MAC {', '.join(seen.here.macs) or 'none'}\n"
+        f"This machine: {seen.here.describe()}\n"
+        f"{_known_by(seen.here)}"
         f"{seen.vouched}\n"
         f"Site so far:  {', '.join(known) or 'nothing'} ({stick})\n"
         f"Disks:\n{disks}\n\n"
@@ -67,7 +71,19 @@ def _welcome(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
         "Describe the joining Primers first, each at its own machine, with the same stick; the "
         "first Primer comes last and installs the site; then workers."
     )
-    return replace(answers) if screen.show("Keystone", text, "Go on") else None
+    return replace(answers) if screen.show("Keystone", text, "Go on", LOOK_AGAIN) else None
+
+
+def _known_by(here: Hardware) -> str:
+    """A line of what a machine without a serial number is known by; "" for one that has it."""
+    if here.serial:
+        return ""
+    if here.macs:
+        return "The site file names it by its MAC addresses instead: they are enough.\n"
+    return (
+        "So a site file cannot name it: put in a network card or set a serial number in its "
+        "firmware, then look again.\n"
+    )
 
 
 def _role(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:

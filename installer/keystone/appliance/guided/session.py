@@ -37,24 +37,26 @@ def main() -> None:
     now, screen = writing.observe(), Terminal()
     why = discover.REFUSED.read_text() if discover.REFUSED.is_file() else ""
     if why:
-        screen.show("Not done unattended", why, AGAIN)
+        screen.show("Not done unattended", why, AGAIN, "")
     while True:
         try:
             if _once(now, screen):
                 run.run(["systemctl", "--no-block", "reboot"])
                 return
         except KeystoneError as error:
-            screen.show("This did not work", discover.reason(error), AGAIN)
+            screen.show("This did not work", discover.reason(error), AGAIN, "")
         except OSError as error:  # a stick that is full, or was pulled
             where = f"{error.filename}: " if error.filename else ""
             text = f"{where}{error.strerror}\n\nLook at the stick, put it in again, and go on."
-            screen.show("This did not work", text, AGAIN)
+            screen.show("This did not work", text, AGAIN, "")
 
 
 def _once(now: Running, screen: Screen) -> bool:
     """Whether the machine shall restart now."""
-    place = discover.stick()
-    answers = questions.ask(screen, look(now, place))
+    with log.step("look at disks, network cards and sticks"):
+        place = discover.stick()
+        seen = look(now, place)
+    answers = questions.ask(screen, seen)
     if answers is None:
         return False
     if place is None:
@@ -66,7 +68,7 @@ def _once(now: Running, screen: Screen) -> bool:
         file = _save(place, answers)
     log.info(f"saved: {file}")
     if answers.what != WRITE:
-        screen.show("Saved", f"{file.name} is on the stick. Nothing else was written.", AGAIN)
+        screen.show("Saved", f"{file.name} is on the stick. Nothing else was written.", AGAIN, "")
         return False
     _write(now, answers, file)
     return bool(screen.show("Done", _next(answers), "Restart"))

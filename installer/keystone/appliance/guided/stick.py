@@ -14,8 +14,7 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
-import yaml
-
+from keystone import documents
 from keystone.appliance.guided import draft as drafts
 from keystone.appliance.guided.answers import FIRST
 from keystone.errors import ConfigurationError
@@ -48,16 +47,13 @@ def read(stick: Path) -> Document:
             return {}
         return drafts.from_desk(_text(whole), str(whole), public_keys(stick))
     try:
-        found = yaml.safe_load(file.read_text())
-        for entry in found["spec"]["primers"]:
-            _ = entry["name"], entry["address"], entry["disks"]
-    except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as error:
+        return drafts.saved(_text(file), str(file), public_keys(stick))
+    except ConfigurationError as error:
         raise ConfigurationError(
-            f"{file}: not as the guided way writes it: {error}",
+            f"{file}: not as the guided way writes it: {error.message}",
+            mistakes=error.mistakes,
             hint="take another stick, or move that file away and describe the site anew",
         ) from error
-    draft: Document = found
-    return draft
 
 
 def read_join(stick: Path) -> Join | None:
@@ -82,8 +78,14 @@ def public_keys(stick: Path) -> tuple[str, ...]:
 
 
 def _text(file: Path) -> str:
+    with file.open("rb") as opened:
+        data = opened.read(documents.MAX_BYTES + 1)
+    if len(data) > documents.MAX_BYTES:
+        raise ConfigurationError(
+            f"{file}: longer than {documents.MAX_BYTES >> 20} MiB", hint="take it off the stick"
+        )
     try:
-        return file.read_text("utf-8-sig")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigurationError(
             f"{file}: not text in UTF-8", hint="save it anew as UTF-8, or take it off the stick"

@@ -90,8 +90,8 @@ def _has_more(unpacker: lzma.LZMADecompressor) -> bool:
     return not unpacker.eof and not unpacker.needs_input
 
 
-def entries(parts: Iterator[bytes], limits: Limits, *, keep: str = "") -> Iterator[Entry]:
-    """Members in order. keep: the name whose content is wanted.
+def entries(parts: Iterator[bytes], limits: Limits, *, keep: str | None = "") -> Iterator[Entry]:
+    """Members in order. keep: the name whose content is wanted; None for all of them.
 
     Raises ValueError for anything that is no tar, too large or too much.
     """
@@ -110,7 +110,7 @@ def entries(parts: Iterator[bytes], limits: Limits, *, keep: str = "") -> Iterat
             raise ValueError(f"more than {limits.count} members")
         here = name or _name(block)
         stored = _bounded(size, limits.member) if TYPES.get(flag) == "file" else 0
-        wanted = here.removeprefix("./") == keep
+        wanted = keep is None or here.removeprefix("./") == keep
         content = source.pass_by(-(-stored // BLOCK) * BLOCK, keep=wanted)[:size]
         yield Entry(here, TYPES.get(flag, f"type {flag!r}"), size, mode, content)
         name = ""
@@ -199,6 +199,8 @@ def _extended(flag: bytes, body: bytes) -> str:
         key, _, value = record[len(length) + 1 : -1].partition(b"=")
         if key in {b"size", b"linkpath"} or (key == b"path" and flag == b"g"):
             raise ValueError(f"a pax header that changes {key.decode()}")
+        if key.startswith(b"GNU.sparse."):
+            raise ValueError("a sparse member, which unpacks to any size")
         found = value.decode("utf-8") if key == b"path" else found
         body = body[int(length) :]
     return found

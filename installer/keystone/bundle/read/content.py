@@ -48,8 +48,16 @@ def check(
     seen: set[Digest] = set()
     for child in index.manifests:
         _walk("index.json", child, blobs, seen, 1)
-    for item in manifest.items:
+    for item in {_looked_at(item): item for item in manifest.items}.values():
         _look(item, blobs, seen)
+
+
+def _looked_at(item: Item) -> tuple[str, ...]:
+    """What _look depends on: a thing with many names is looked at once."""
+    what = (item.kind, item.digest.hex, item.labels.get("mediaType", ""))
+    if item.kind != "deb":
+        return what
+    return (*what, item.name, item.version, item.labels.get("architecture", ""))
 
 
 def _require_listed(manifest: Manifest, targets: Mapping[str, Target]) -> None:
@@ -88,7 +96,8 @@ def _look(item: Item, blobs: Blobs, seen: set[Digest]) -> None:
     if item.kind in BY_TAG or (item.kind == "chart" and media_type is not None):
         root = media.Descriptor(media_type or media.MANIFEST, item.digest, item.size)
         # Even when index.json has led here: this item may call it something else.
-        _walk(f"{item.kind} {item.name}", root, blobs, seen - {item.digest}, 1)
+        seen.discard(item.digest)
+        _walk(f"{item.kind} {item.name}", root, blobs, seen, 1)
         if item.kind == "chart":
             for layer in _parse(item.name, blobs.read(item.digest, 0, MAX_READ)).blobs:
                 if layer.media_type == chart.LAYER:

@@ -18,8 +18,15 @@ from keystone.errors import DamagedBundleError
 @click.argument("file", type=FILE)
 @fingerprint_option
 @click.option("--mirrors", type=FILE, help="For a lock: which address stands for which upstream.")
+@click.option("--ca-file", type=FILE, help="For a lock: authorities (PEM) of upstreams.")
 @json_option
-def verb(file: Path, root_fingerprint: str | None, mirrors: Path | None, as_json: bool) -> None:
+def verb(
+    file: Path,
+    root_fingerprint: str | None,
+    mirrors: Path | None,
+    ca_file: Path | None,
+    as_json: bool,
+) -> None:
     """Follow every reference inside a bundle (or a *.lock.json before it is created).
 
     Images by tag and digest, charts, packages, wheels, kernel modules, and what roles, units and
@@ -27,7 +34,7 @@ def verb(file: Path, root_fingerprint: str | None, mirrors: Path | None, as_json
     so the bundle is verified first.
     """
     if file.name.endswith(".json"):
-        inside = content.read_lock(file, mirrors)
+        inside = content.read_lock(file, mirrors, ca_file)
     else:
         inside = content.read_bundle(file, root_fingerprint, confirm_root)
     report = closure.check(inside)

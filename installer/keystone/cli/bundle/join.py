@@ -20,6 +20,10 @@ from keystone.cli.options import FILE_OR_FOLDER, json_option
 @json_option
 def verb(source: tuple[Path, ...], output: str, as_json: bool) -> None:
     """Make the bundle of its parts, from several media, in any order, at once or one by one."""
+    if output != "-" and Path(output).is_dir():
+        raise click.UsageError(
+            f"{output or '.'} is a folder: give the bundle's file, as {Path(output, 'offline.tar')}"
+        )
     found = gather.gather(source)
     if output == "-":
         if as_json:

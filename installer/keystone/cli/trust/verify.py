@@ -46,7 +46,7 @@ def verb(
         lines = "\n".join(f"  {line}" for line in dict.fromkeys(wrong))
         raise RefusedError(
             f"the trust tree is not sound:\n{lines}",
-            hint="trust init makes what is missing or expired; anything else needs a person",
+            hint="trust init makes missing and invalid leaves; anything else needs a person",
         )
     log.info("Every certificate, key and signature fits, and the log is unbroken")
     if key_file:

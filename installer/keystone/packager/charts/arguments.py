@@ -11,7 +11,22 @@ from keystone.packager.charts import split_names
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-VARIABLE = {"name", "value", "valueFrom", "default", "description", "type", "required"}
+VARIABLE = frozenset({
+    "default", "description", "forceString", "name", "required", "type", "value", "valueFrom",
+})  # fmt: skip
+"""Fields of a variable, and of a parameter of Tekton's and of Argo CD's (forceString)."""
+CONTAINER = {"container", "script", "stepTemplate"}
+"""One, of an Argo template or a Tekton task: where nothing but fields of a container is in it."""
+FIELDS = frozenset({
+    "args", "command", "computeResources", "env", "envFrom", "image", "imagePullPolicy",
+    "lifecycle", "livenessProbe", "name", "ports", "readinessProbe", "resizePolicy", "resources",
+    "restartPolicy", "securityContext", "source", "startupProbe", "stdin", "stdinOnce",
+    "terminationMessagePath", "terminationMessagePolicy", "tty", "volumeDevices", "volumeMounts",
+    "workingDir",
+})  # fmt: skip
+"""Of a container (Kubernetes, core/v1); computeResources is Tekton's, source a script of Argo's."""
+LONGEST = 512
+"""Characters of a variable that may be a part of an image's name; a longer one is not put in."""
 
 
 def scalars(value: Mapping[str, Any]) -> dict[str, str]:
@@ -28,6 +43,13 @@ def is_variable(entry: object) -> bool:
     return isinstance(entry, Mapping) and "name" in entry and not entry.keys() - VARIABLE
 
 
+def is_container(key: str, entry: Mapping[str, Any]) -> bool:
+    """Whether whatever the image of this entry says will be pulled. A lone one may be a picture."""
+    if key not in CONTAINER or not isinstance(entry.get("image"), str):
+        return False
+    return entry.keys() <= FIELDS and (len(entry) > 1 or key == "stepTemplate")
+
+
 def given(entry: Mapping[str, Any]) -> str:
     """The value of a variable; "" where it comes from elsewhere."""
     value = entry.get("value", entry.get("default"))
@@ -38,7 +60,8 @@ def expanded(container: Mapping[str, Any]) -> dict[str, Any]:
     """With $(NAME) in arguments and variables replaced, as the kubelet does."""
     listed = container.get("env")
     entries = listed if isinstance(listed, list) else []
-    known = {str(e["name"]): given(e) for e in entries if is_variable(e) and given(e)}
+    variables = {str(e["name"]): given(e) for e in entries if is_variable(e)}
+    known = {name: value for name, value in variables.items() if 0 < len(value) <= LONGEST}
 
     def text(value: object) -> object:
         if not isinstance(value, str):

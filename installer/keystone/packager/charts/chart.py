@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from keystone.bundle.formats import foreign_tar
 from keystone.packager.charts import references
 from keystone.packager.sources.addresses import SourceError
 
@@ -29,6 +30,7 @@ MAX_UNPACKED = 100 << 20
 """Bytes with all its subcharts; helm's MaxDecompressedChartSize."""
 MAX_FILES = 20_000
 MAX_DEPTH = 8
+LOOK = "look at the chart before you use it; `helm package` makes none like this"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 VERSION = re.compile(r"v?\d[0-9A-Za-z.+-]{0,127}")
 
@@ -73,6 +75,10 @@ class Chart:
     def annotations(self) -> Mapping[str, str]:
         """Of Chart.yaml."""
         found = self.metadata.get("annotations") or {}
+        if not isinstance(found, dict):
+            raise SourceError(
+                f"chart {self.metadata.get('name')}: its annotations are no mapping", hint=LOOK
+            )
         return {str(key): str(value) for key, value in found.items()}
 
     @cached_property
@@ -93,13 +99,20 @@ class Chart:
     def _dependencies(self, old: str, new: str) -> tuple[Dependency, ...]:
         source = old if old in self.files else new
         entries = self._mapping(source).get("dependencies") if source in self.files else ()
-        return tuple(
-            Dependency(
-                str(e["name"]), str(e.get("version", "")), str(e.get("repository", "")),
-                str(e.get("alias") or ""),
-            )
-            for e in entries or ()
-        )  # fmt: skip
+        try:
+            return tuple(
+                Dependency(
+                    str(e["name"]), str(e.get("version", "")), str(e.get("repository", "")),
+                    str(e.get("alias") or ""),
+                )
+                for e in entries or ()
+            )  # fmt: skip
+        except (KeyError, TypeError, AttributeError) as error:
+            name = self.metadata.get("name")
+            raise SourceError(
+                f"chart {name}: dependencies in {source} that are no list of names: {error}",
+                hint=LOOK,
+            ) from error
 
     def _mapping(self, name: str) -> Mapping[str, Any]:
         try:
@@ -191,7 +204,7 @@ def _children(chart: Chart, budget: int) -> Iterator[tuple[Chart, int]]:
     folders: dict[str, dict[str, bytes]] = {}
     for name, data in sorted(chart.files.items()):
         top, *rest = name.split("/")
-        if top != "charts" or rest[0].startswith(("_", ".")):
+        if top != "charts" or not rest or rest[0].startswith(("_", ".")):
             continue
         if len(rest) == 1 and name.endswith((".tgz", ".tar.gz")):
             files = _unpack(data, budget)
@@ -221,21 +234,26 @@ def _unpack(data: bytes, limit: int) -> dict[str, bytes]:
             plain = packed.read(limit + 1)
         if len(plain) > limit:
             raise SourceError(f"chart: more than {limit} bytes unpacked")
-        with tarfile.open(fileobj=io.BytesIO(plain), mode="r:") as archive:
-            return dict(_members(archive))
-    except (OSError, EOFError, ValueError, zlib.error, tarfile.TarError) as error:
-        raise SourceError(f"chart: not an archive that can be read: {error}") from error
+        return dict(_members(plain))
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise SourceError(f"chart: not an archive that can be read: {error}", hint=LOOK) from error
 
 
-def _members(archive: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
+def _members(archive: bytes) -> Iterator[tuple[str, bytes]]:
+    # Not by tarfile, which expands sparse members to any size: as `bundle verify` reads it.
+    parts = foreign_tar.plain(lambda at, count: archive[at : at + count], len(archive))
+    limits = foreign_tar.Limits(len(archive), len(archive), 2 * MAX_FILES)
     tops: set[str] = set()
     seen: set[str] = set()
-    for entry in archive:
-        if entry.isdir():
+    for entry in foreign_tar.entries(parts, limits, keep=None):
+        if entry.kind == "directory":
             continue
         path = PurePosixPath(entry.name)
-        if not entry.isreg() or path.is_absolute() or ".." in path.parts or "\\" in entry.name:
-            raise SourceError(f"chart: {entry.name!r} is no file inside the chart")
+        if (
+            entry.kind != "file" or not path.parts or path.is_absolute() or ".." in path.parts
+            or "\\" in entry.name
+        ):  # fmt: skip
+            raise SourceError(f"chart: {entry.name!r} is no file inside the chart", hint=LOOK)
         name = "/".join(path.parts[1:])
         tops.add(path.parts[0])
         if name in seen:
@@ -245,7 +263,6 @@ def _members(archive: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
                 "take the chart from its source (file://)",
             )
         if not name or len(tops) > 1 or len(seen) == MAX_FILES:
-            raise SourceError(f"chart: {entry.name!r} is outside, or one too many")
+            raise SourceError(f"chart: {entry.name!r} is outside, or one too many", hint=LOOK)
         seen.add(name)
-        content = archive.extractfile(entry)
-        yield name, content.read() if content else b""
+        yield name, entry.content

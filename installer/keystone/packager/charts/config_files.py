@@ -6,12 +6,15 @@ format is parsed in full: what is looked for is the same in all of them.
 
 from __future__ import annotations
 
+import base64
 import re
 import tomllib
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
 _LINE = re.compile(
     r"[ \t]*(?:-[ \t]+|export[ \t]+|set[ \t]+|local[ \t]+|readonly[ \t]+|ARG[ \t]+|ENV[ \t]+)?"
@@ -26,7 +29,7 @@ _INNER = re.compile(
 )
 """Within a line: JSON with templates in it, HCL. PromQL's {image="x"} asks for nothing."""
 _FROM = re.compile(r"(?m)^FROM[ \t]+(?:--\S+[ \t]+)*(\S+)")
-_TOKEN = re.compile(r"(?:[^\s\"'`;|&()<>]|\"(?:\\.|[^\"\\])*\"|'[^']*')+")
+_TOKEN = re.compile(r"(?:\\.|[^\s\"'\\`;|&()<>]|\"(?:\\.|[^\"\\])*\"|'[^']*')+", re.DOTALL)
 _QUOTED = re.compile(r"\"([^\"]*)\"|'([^']*)'")
 
 
@@ -57,6 +60,21 @@ def assignments(text: str) -> Iterator[Mapping[str, str]]:
     yield from ({match[1]: match[2]} for match in _ELEMENT.finditer(text))
     yield from ({m[1] or m[3]: m[2] or m[4]} for m in _INNER.finditer(text))
     yield from ({"image": match[1]} for match in _FROM.finditer(text))
+
+
+def texts(value: object, *, coded: bool) -> dict[str, str]:
+    """What a ConfigMap or Secret carries, as far as it is text. coded: in Base64."""
+    found = {}
+    for key, text in value.items() if isinstance(value, Mapping) else ():
+        if isinstance(text, str):
+            with suppress(ValueError):
+                found[str(key)] = _decoded(text) if coded else text
+    return found
+
+
+def _decoded(text: str) -> str:
+    plain = re.sub(r"[\r\n]", "", text)  # Kubernetes' decoder (Go's) passes over line breaks
+    return base64.b64decode(plain, validate=True).decode()
 
 
 def tokens(text: str) -> list[str]:

@@ -8,6 +8,7 @@ that a person says an operator asks for when it runs. Everything here is pure.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -46,9 +47,12 @@ def objects(chart: str, text: str) -> list[Any]:
 
 def rendered(chart: str, found: Sequence[Any]) -> Iterator[Need]:
     """From the objects that it renders."""
-    for asked in references.find(found):
-        place = asked.place
-        yield Need(asked.image, chart, "renders", f"{place.kind}/{place.name}")
+    try:
+        for asked in references.find(found):
+            place = asked.place
+            yield Need(asked.image, chart, "renders", f"{place.kind}/{place.name}")
+    except SourceError as error:
+        raise SourceError(f"chart {chart}: {error.message}", hint=error.hint) from error
 
 
 def annotated(chart: Chart, values: Mapping[str, Any], text: str) -> Iterator[Need]:
@@ -63,13 +67,17 @@ def annotated(chart: Chart, values: Mapping[str, Any], text: str) -> Iterator[Ne
 
 
 def apis(found: Sequence[Any]) -> Iterator[str]:
-    """The APIs that CustomResourceDefinitions in it add: "group/version" and with "/Kind"."""
+    """The APIs that CustomResourceDefinitions in it add: "group/version" and with "/Kind".
+
+    `helm template` renders what no cluster would take: such a definition adds nothing.
+    """
     for value in found:
         if isinstance(value, dict) and value.get("kind") == "CustomResourceDefinition":
-            spec = value["spec"]
-            for version in spec.get("versions", ()):
-                api = f"{spec['group']}/{version['name']}"
-                yield from (api, f"{api}/{spec['names']['kind']}")
+            with suppress(KeyError, TypeError, AttributeError):
+                spec = value["spec"]
+                for version in spec.get("versions", ()):
+                    api, kind = f"{spec['group']}/{version['name']}", spec["names"]["kind"]
+                    yield from (api, f"{api}/{kind}")
 
 
 def why(needs: Iterable[Need]) -> str:

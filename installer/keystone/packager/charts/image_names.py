@@ -8,16 +8,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+HUB = "docker.io"
+HUB_NAMES = frozenset({HUB, "index.docker.io", "registry-1.docker.io"})
+"""Docker Hub; what goes by one of these names is there, whichever it was."""
+OFFICIAL = "library/"
+"""Where Docker Hub keeps images whose name has one part."""
 DIGEST = r"sha256:[0-9a-f]{64}"
 _LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
 _PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _NAME = re.compile(
     rf"(?:(?P<host>{_LABEL}(?:\.{_LABEL})*(?::[0-9]+)?|\[[0-9a-fA-F:]+\](?::[0-9]+)?)/)?"
     rf"(?P<repository>{_PART}(?:/{_PART})*)"
-    rf"(?::(?P<tag>\w[\w.-]{{0,127}}))?(?:@(?P<digest>{DIGEST}))?"
+    rf"(?::(?P<tag>\w[\w.-]{{0,127}}))?(?:@(?P<digest>{DIGEST}))?",
+    re.ASCII,
 )
+_SHA512 = re.compile(r"sha512:[0-9a-f]{128}")
+TRANSPORT = "docker://"
+"""How KubeVirt's importer and skopeo write "a registry's image" (containers-transports(5))."""
 _VERSION_WORDS = {"latest", "stable", "main", "master", "edge", "nightly"}
 _LOCAL_NAMES = (".svc", ".local", ".internal", ".localdomain")
 _TEMPLATE = re.compile(r"\{\{|\}\}|\$\(|\$\{|%s|<[a-zA-Z]")
@@ -55,12 +64,27 @@ class ImageName:
             if host != host.lower():
                 raise ValueError(f"{text!r} is not the name of an image: upper case")
             host, repository = "", f"{host}/{repository}"
-        if host in {"", "index.docker.io", "registry-1.docker.io"}:
-            host = "docker.io"
-        if host == "docker.io" and "/" not in repository:
-            repository = f"library/{repository}"
+        host = of_hub(host or HUB)
+        if host == HUB and "/" not in repository:
+            repository = OFFICIAL + repository
         tag, digest = match["tag"] or "", match["digest"] or ""
         return cls(host, repository, tag if tag or digest else "latest", digest)
+
+
+def of_hub(name: str) -> str:
+    """A registry's name, or what begins with it; Docker Hub's by the one that is used here."""
+    host, slash, rest = name.partition("/")
+    return f"{HUB if host in HUB_NAMES else host}{slash}{rest}"
+
+
+def spellings(name: str) -> frozenset[str]:
+    """Every host/repository that means this one: "docker.io/busybox" for library/busybox."""
+    host, _, repository = of_hub(name).partition("/")
+    if host != HUB:
+        return frozenset({name})
+    short = repository.removeprefix(OFFICIAL)
+    paths = {repository, f"{OFFICIAL}{short}", short} if "/" not in short else {repository}
+    return frozenset(f"{hub}/{path}" for hub in HUB_NAMES for path in paths)
 
 
 Rule = Callable[[str], ImageName | None]
@@ -70,7 +94,13 @@ def anything(text: str) -> ImageName | None:
     """The image of a container: whatever is written there will be pulled."""
     if _TEMPLATE.search(text):
         return None
+    name, at, digest = text.strip().partition("@")
     try:
+        if at and _SHA512.fullmatch(digest):  # for whoever says that it cannot be carried
+            found = ImageName.parse(name)
+            return replace(
+                found, tag=found.tag if name.endswith(f":{found.tag}") else "", digest=digest
+            )
         return ImageName.parse(text)
     except ValueError:
         return None
@@ -89,6 +119,11 @@ def named(text: str) -> ImageName | None:
     if not tagged and _FILE.search(image.repository):
         return None
     return image if tagged or has_host else None
+
+
+def transported(text: str) -> ImageName | None:
+    """The same behind TRANSPORT."""
+    return named(text.removeprefix(TRANSPORT))
 
 
 def whole(text: str) -> ImageName | None:

@@ -12,8 +12,6 @@ What is a name says `image_names`, what keys mean `split_names`.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,14 +22,25 @@ import yaml
 from keystone.packager.charts import arguments, config_files, image_names, split_names
 from keystone.packager.charts.image_names import ImageName
 from keystone.packager.charts.split_names import Around
+from keystone.packager.sources.addresses import SourceError
 
 CONTAINERS = re.compile(r".*[cC]ontainers|steps|sidecars")
 """Of pods, of Tekton's tasks and Argo's workflows, and what operators add to pods."""
+FILES = {"data", "stringData", "binaryData"}
 _INSIDE = re.compile(r"\s*(?:[{\[]|[\"']?[\w.\-/]+[\"']?:\s)")
 """How YAML or JSON inside a string begins."""
 _SPLIT = re.compile(r"[\s\"'`=,;|&()<>\[\]{}]+")
 _PROSE = {"description", "message", "summary", "title", "notes"}
+NO_YAML = (yaml.YAMLError, RecursionError, LookupError, AttributeError)
+"""What PyYAML raises; the last two for `!!bool x`, `!!int ""`, `!!timestamp x`."""
 _MAX_DEPTH = 100
+"""Keys and indexes of a place that is looked at."""
+MAX_NESTED = 500
+"""Mappings and lists in each other in one YAML text; libyaml's composer overflows the C stack."""
+MAX_MERGED = 2_000_000
+"""Entries that mappings of one YAML text have in all, with what `<<` brings them."""
+MAX_EFFORT = 5_000_000
+"""Nodes, and 16 characters of text each, in all: 10 MB; YAML aliases make any number."""
 
 
 @dataclass(frozen=True, order=True)
@@ -59,7 +68,31 @@ class Asked:
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """YAML without dates and "=": kube manifests are read as JSON, which has neither."""
+    """YAML without dates and "=": kube manifests are read as JSON, which has neither.
+
+    Strangers write it, so it neither nests nor merges without bounds.
+    """
+
+    nested = merged = 0
+
+    def descend_resolver(self, parent: object, index: object) -> None:
+        """The composer calls this before each node."""
+        self.nested += 1
+        if self.nested > MAX_NESTED:
+            raise yaml.YAMLError(f"nested deeper than {MAX_NESTED}")
+        super().descend_resolver(parent, index)
+
+    def ascend_resolver(self) -> None:
+        """And this after it."""
+        self.nested -= 1
+        super().ascend_resolver()
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """The constructor calls this for each mapping, and for each that one takes in by `<<`."""
+        super().flatten_mapping(node)
+        self.merged += len(node.value)
+        if self.merged > MAX_MERGED:
+            raise yaml.YAMLError(f"mappings of more than {MAX_MERGED} entries")
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -72,21 +105,30 @@ def load(text: str) -> list[Any]:
     """The documents of a YAML or JSON stream. Raises ValueError when it is neither."""
     try:
         return [value for value in yaml.load_all(text, _Loader) if value is not None]
-    except (yaml.YAMLError, RecursionError) as error:
+    except NO_YAML as error:
         raise ValueError(str(error).replace("\n", " ")) from error
 
 
 def find(objects: Sequence[Any]) -> Iterator[Asked]:
-    """Every image reference in these objects, in their order; lists are opened."""
+    """Every image reference in these objects, in their order; lists are opened.
+
+    Raises SourceError for what is made to be looked through for ever.
+    """
+    yield from _find(objects, _Effort())
+
+
+def _find(objects: Sequence[Any], effort: _Effort) -> Iterator[Asked]:
     for value in objects:
+        owner = _owner(value if isinstance(value, Mapping) else {})
+        effort.spend(owner, "$")
         if not isinstance(value, Mapping):
             continue
         if str(value.get("kind", "")).endswith("List") and isinstance(value.get("items"), list):
-            yield from find(value["items"])
+            yield from _find(value["items"], effort)
         elif value.get("kind") == "CustomResourceDefinition":
-            yield from _Walk(_owner(value)).schema(value.get("spec"), "$.spec", "")
+            yield from _Walk(owner, effort).schema(value.get("spec"), "$.spec", "")
         else:
-            yield from _Walk(_owner(value)).mapping(value, "$", "")
+            yield from _Walk(owner, effort).mapping(value, "$", "")
 
 
 def in_text(text: str) -> Iterator[str]:
@@ -104,23 +146,47 @@ def _owner(value: Mapping[str, Any]) -> Place:
     return Place(str(value.get("kind", "")), str(named.get("namespace") or ""), str(name), "")
 
 
+class _Effort:
+    """What may still be looked through."""
+
+    def __init__(self) -> None:
+        self.left = MAX_EFFORT
+
+    def spend(self, owner: Place, at: str, text: str = "") -> None:
+        """One node, or a text, at this place. Raises SourceError when it is too much in all."""
+        self.left -= 1 + len(at) // 64 + len(text) // 16
+        if self.left < 0:
+            raise SourceError(
+                f"{owner} {at[:90]}: more to look through than in any honest chart",
+                hint="look at the object: YAML aliases make much of a few lines; tell its authors",
+            )
+
+
 class _Walk:
     """Goes through one object and remembers whose it is, and what holds where it is."""
 
-    def __init__(self, owner: Place) -> None:
+    def __init__(self, owner: Place, effort: _Effort) -> None:
         self.owner = owner
+        self.effort = effort
         self.around = Around()
+
+    def _too_deep(self, at: str) -> bool:
+        self.effort.spend(self.owner, at)
+        return at.count(".") + at.count("[") > _MAX_DEPTH
 
     def mapping(self, value: Mapping[str, Any], at: str, key: str) -> Iterator[Asked]:
         """A dict: first what its shape says, then what is in it."""
-        if at.count(".") + at.count("[") > _MAX_DEPTH:
+        if self._too_deep(at):
             return
         fields, before = arguments.scalars(value), self.around
+        shared = value.get("global")
+        if isinstance(shared, Mapping):
+            self.around = split_names.under(arguments.scalars(shared), before)
         done: set[str] = set()
-        for joined in split_names.joined(fields, key, before):
+        for joined in split_names.joined(fields, key, self.around):
             done |= joined.keys
             yield from self._give(joined.text, at, "image", image_names.named)
-        self.around = split_names.inside(fields, key, before)
+        self.around = split_names.inside(fields, key, self.around)
         for inner, child in value.items():
             name = str(inner)
             # What stands in a status was asked for elsewhere.
@@ -137,8 +203,11 @@ class _Walk:
             yield from self._arguments(
                 list(map(str, child)), [f"{at}[{n}]" for n in range(len(child))]
             )
-        elif key in {"data", "stringData"} and self.owner.kind in {"ConfigMap", "Secret"}:
-            yield from self._files(child, at, coded=key == "data" and self.owner.kind == "Secret")
+        elif isinstance(child, Mapping) and arguments.is_container(key, child):
+            yield from self._container(child, at)
+        elif key in FILES and self.owner.kind in {"ConfigMap", "Secret"}:
+            coded = key == "binaryData" or (key == "data" and self.owner.kind == "Secret")
+            yield from self._files(child, at, coded=coded)
         elif key == "image" and isinstance(child, Mapping) and "reference" in child:
             yield from self._give(
                 child["reference"], f"{at}.reference", "container", image_names.anything
@@ -152,17 +221,23 @@ class _Walk:
     def _value(self, value: object, at: str, key: str) -> Iterator[Asked]:
         if isinstance(value, Mapping):
             yield from self.mapping(value, at, key)
+        elif self._too_deep(at):
+            return
         elif isinstance(value, list) and value and all(map(arguments.is_variable, value)):
             yield from self._environment(value, at)
         elif isinstance(value, list):
             for index, entry in enumerate(value):
                 yield from self._value(entry, f"{at}[{index}]", key)
         elif isinstance(value, str):
-            how = "image" if split_names.speaks(key) else "text"
-            yield from self._text(value, at, how, _rule(key, split_names.speaks(key)))
+            speaks = split_names.speaks(key)
+            rule = _rule(key, speaks)
+            if (speaks or key == "url") and value.startswith(image_names.TRANSPORT):
+                rule = image_names.transported
+            yield from self._text(value, at, "image" if speaks else "text", rule)
 
     def _text(self, text: str, at: str, how: str, rule: image_names.Rule) -> Iterator[Asked]:
         """A value, a list of values, or a file."""
+        self.effort.spend(self.owner, at, text)
         found = list(self._give(text, at, how, rule))
         inside = not found and ("\n" in text or _INSIDE.match(text))
         for word in _SPLIT.split(text) if not found else ():
@@ -173,15 +248,16 @@ class _Walk:
 
     def _containers(self, value: Sequence[Any], at: str) -> Iterator[Asked]:
         for index, container in enumerate(value):
-            here = f"{at}[{index}]"
-            if not isinstance(container, Mapping):
-                continue
-            image = container.get("image")
-            # Istio's webhook puts its own image where a chart writes "auto".
-            if isinstance(image, str) and image != "auto":
-                yield from self._give(image, f"{here}.image", "container", image_names.anything)
-            rest = {k: v for k, v in container.items() if k != "image" or not isinstance(v, str)}
-            yield from self.mapping(arguments.expanded(rest), here, "")
+            if isinstance(container, Mapping):
+                yield from self._container(container, f"{at}[{index}]")
+
+    def _container(self, container: Mapping[str, Any], at: str) -> Iterator[Asked]:
+        image = container.get("image")
+        # Istio's webhook puts its own image where a chart writes "auto".
+        if isinstance(image, str) and image != "auto":
+            yield from self._give(image, f"{at}.image", "container", image_names.anything)
+        rest = {k: v for k, v in container.items() if k != "image" or not isinstance(v, str)}
+        yield from self.mapping(arguments.expanded(rest), at, "")
 
     def _arguments(self, argv: Sequence[str], places: Sequence[str]) -> Iterator[Asked]:
         """Flags, "--x=value" or "--x", "value"; assignments; and scripts behind `sh -c`.
@@ -218,10 +294,11 @@ class _Walk:
     def _environment(self, value: Sequence[Any], at: str) -> Iterator[Asked]:
         """Variables of a container, parameters of a pipeline: name, and value or default."""
         texts = {str(entry["name"]): arguments.given(entry) for entry in value}
+        places = {str(entry["name"]): index for index, entry in reversed([*enumerate(value)])}
         done: set[str] = set()
         for joined in split_names.joined(texts, "", self.around):
             done |= joined.keys
-            index = next(n for n, entry in enumerate(value) if entry["name"] in joined.keys)
+            index = min(places[key] for key in joined.keys)
             yield from self._give(
                 joined.text, f"{at}[{index}].value", "environment", image_names.named
             )
@@ -234,16 +311,7 @@ class _Walk:
 
     def _files(self, value: object, at: str, *, coded: bool) -> Iterator[Asked]:
         """What a ConfigMap or Secret carries: a value, a YAML or JSON file, a script."""
-        texts = {}
-        for key, content in value.items() if isinstance(value, Mapping) else ():
-            text = content
-            if coded and isinstance(text, str):
-                try:
-                    text = base64.b64decode(text, validate=True).decode()
-                except (binascii.Error, UnicodeDecodeError):
-                    continue
-            if isinstance(text, str):
-                texts[str(key)] = text
+        texts = config_files.texts(value, coded=coded)
         done: set[str] = set()
         lines = {key: text for key, text in texts.items() if "\n" not in text}
         for joined in split_names.joined(lines, "", self.around):
@@ -256,6 +324,7 @@ class _Walk:
 
     def _embedded(self, text: str, at: str) -> Iterator[Asked]:
         """A file inside an object. What does not parse is looked through line by line."""
+        self.effort.spend(self.owner, at, text)
         try:
             documents = load(text)
         except ValueError:
@@ -287,6 +356,8 @@ class _Walk:
 
     def schema(self, value: object, at: str, key: str) -> Iterator[Asked]:
         """A custom resource's schema asks for an image only by a default."""
+        if self._too_deep(at):
+            return
         if isinstance(value, list):
             for index, entry in enumerate(value):
                 yield from self.schema(entry, f"{at}[{index}]", key)

@@ -9,7 +9,7 @@ Everything here is pure and knows text only; what a name is says `references`.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ SLOTS = {
     "organization": "organization", "org": "organization",
     "tag": "tag", "version": "version", "digest": "digest", "sha": "digest", "sha256": "digest",
 }  # fmt: skip
+VERSIONS = frozenset({"tag", "version", "digest"})
 KUBEADM = {"dns": "coredns", "local": "etcd"}
 """What kubeadm puts behind imageRepository, in `dns` and in `etcd.local` of its configuration."""
 OTHER = frozenset({
@@ -35,7 +36,7 @@ OTHER = frozenset({
 _IMAGE = re.compile("(images$|image)")
 _WORD = re.compile(r"[A-Z]+(?![a-z])\d*|[A-Z]?[a-z]+\d*|\d+")
 _KUSTOMIZE = {"newName": "name", "newTag": "tag"}
-_TAGGED = re.compile(r"[:@][^/]*$")
+_TAGGED = re.compile(r"[:@]")
 _HOST = re.compile(r"[\w-]+(\.[\w-]+)*(:\d+)?(/[\w./-]+)?")
 
 
@@ -63,11 +64,15 @@ def mentions(key: str) -> bool:
 
 @dataclass(frozen=True)
 class Around:
-    """What mappings further out say: a registry and a tag for all, and that it is all images."""
+    """What mappings further out say: a registry and a tag for all, and that it is all images.
+
+    every: the registry of all images, whatever registry stands beside one (global.imageRegistry).
+    """
 
     prefix: str = ""
     tag: str = ""
     images: bool = False
+    every: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,9 @@ def joined(fields: Mapping[str, str], key: str, around: Around) -> list[Joined]:
         fields = {**fields, "imageRepository": whole}
     groups = _groups(fields)
     plain = groups.get((), _Group())
+    if speaks(key):
+        _addressed(plain, fields)
+    _defaulted(groups, plain)
     named = [stem for stem, group in groups.items() if {"image", "repository"} & group.keys.keys()]
     made = []
     for stem, group in groups.items():
@@ -125,6 +133,24 @@ def joined(fields: Mapping[str, str], key: str, around: Around) -> list[Joined]:
     return made
 
 
+def _addressed(plain: _Group, fields: Mapping[str, str]) -> None:
+    """`image: {url: quay.io/a/b, tag: v1}`, `image: {registry: "https://quay.io", ...}`."""
+    for key in ("url", "uri"):
+        if key in fields and not {"image", "repository", "name"} & plain.values.keys():
+            plain.put("image", key, fields[key], image=True)
+    bare = re.fullmatch(r"https?://([^/]+)/?", plain.values.get("prefix", ""))
+    if bare:
+        plain.values["prefix"] = bare[1]
+
+
+def _defaulted(groups: Mapping[tuple[str, ...], _Group], plain: _Group) -> None:
+    """`{image: kserve/explainer, defaultImageVersion: v1}`: what holds where no tag is said."""
+    default = groups.get(("default",), _Group())
+    if "image" in plain.values and not VERSIONS & plain.values.keys():
+        for slot in default.image if default.values.keys() <= VERSIONS else ():
+            plain.put(slot, default.keys[slot], default.values[slot], image=True)
+
+
 def _kustomized(fields: Mapping[str, str]) -> dict[str, str]:
     """An entry of Kustomize's images, with what it puts in place of a name and its tag."""
     kept = {key: value for key, value in fields.items() if key not in _KUSTOMIZE}
@@ -137,8 +163,15 @@ def inside(fields: Mapping[str, str], key: str, around: Around) -> Around:
     prefix = _registry(plain.get("prefix", ""))
     images = around.images or words(key)[-1:] == ["images"]
     if prefix:
-        return Around(prefix, plain.get("tag", ""), images)
-    return Around(around.prefix, around.tag, images)
+        return Around(prefix, plain.get("tag", ""), images, around.every)
+    return replace(around, images=images)
+
+
+def under(shared: Mapping[str, str], around: Around) -> Around:
+    """What holds beside `global`: its imageRegistry is that of all images (Bitnami's way)."""
+    plain = _groups(shared).get((), _Group())
+    every = _registry(plain.values["prefix"]) if "prefix" in plain.image else ""
+    return replace(around, every=every) if every else around
 
 
 def _groups(fields: Mapping[str, str]) -> dict[tuple[str, ...], _Group]:
@@ -179,11 +212,13 @@ def _join(group: _Group, prefix: str, around: Around, *, about: bool) -> str:
         parts.insert(0, values.get("organization", ""))
     name = "/".join(part.strip("/") for part in parts if part)
     outer = ""
+    sure = about or "image" in values or group.image
+    if sure and around.every and not _hosted(name):
+        prefix = around.every
     if name and not prefix and not _hosted(name):
         prefix = outer = around.prefix
     if prefix and not f"{name}/".startswith(f"{prefix.strip('/')}/"):
         name = name and f"{prefix.strip('/')}/{name}"
-    sure = about or "image" in values or group.image
     # {repository, tag} alone may be a git repository, unless it starts with a registry.
     if not name or "://" in name or not (sure or prefix or _hosted(name)):
         return ""
@@ -192,7 +227,7 @@ def _join(group: _Group, prefix: str, around: Around, *, about: bool) -> str:
     tag = tag or (values.get("version", "") if versioned else "") or (around.tag if outer else "")
     if tag.startswith("sha256:"):
         tag, digest = "", tag
-    if _TAGGED.search(name):
+    if _TAGGED.search(name.rpartition("/")[2]):
         return f"{name}@{digest}" if digest and "@" not in name else ""
     if not (tag or digest):
         return ""

@@ -3,6 +3,7 @@
 A root is proposed in the release folder, its holders sign copies of the proposal each on their own
 machine, which may have no network at all, and the signatures are collected. Only when enough of the
 holders before and enough of the new ones have signed does the root get its final name.
+Who calls these holds the folder (roots.turn).
 """
 
 from __future__ import annotations

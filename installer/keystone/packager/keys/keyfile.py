@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from keystone import pkcs8
 from keystone.errors import ConfigurationError, RefusedError
-from keystone.files import write_file
+from keystone.files import write_file, write_new
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,10 +30,14 @@ def generate(path: Path, passphrase: str | None) -> SSlibKey:
         Ed25519PrivateKey,
     )
 
+    taken = RefusedError(f"{path}: there is a key here already", hint="choose another name")
     if path.exists():
-        raise RefusedError(f"{path}: there is a key here already", hint="choose another name")
+        raise taken
     key = Ed25519PrivateKey.generate()
-    write_file(path, _pem(key, passphrase), 0o600)
+    try:
+        write_new(path, _pem(key, passphrase), 0o600)
+    except FileExistsError as error:  # another run made one while this one encrypted
+        raise taken from error
     write_file(path.with_suffix(".pub"), _public_pem(key))
     return load_public(path.with_suffix(".pub"))
 

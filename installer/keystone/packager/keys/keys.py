@@ -18,6 +18,7 @@ from keystone.packager.keys.ceremony import NEXT, NEXT_PUBLIC, RELEASE, RELEASE_
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from securesystemslib.signer._crypto_signer import CryptoSigner
@@ -33,14 +34,15 @@ def init(directory: Path, passphrase: str | None, now: datetime | None = None) -
 
     Raises RefusedError when the directory has keys already: they are never overwritten.
     """
-    _begin(directory, passphrase)
-    keyfile.ensure(directory / ROOT, passphrase)
-    if (pending := roots.pending(directory)) is None:
-        holder = directory / ROOT.replace(".pem", ".pub")
-        pending = ceremony.propose(directory, _first(directory, [holder], 1), now)
-    ceremony.sign(pending, directory / ROOT, passphrase)
-    ceremony.collect(directory)
-    return fingerprint((directory / "1.root.json").read_bytes())
+    with _made(directory):
+        _begin(directory, passphrase)
+        keyfile.ensure(directory / ROOT, passphrase)
+        if (pending := roots.pending(directory)) is None:
+            holder = directory / ROOT.replace(".pem", ".pub")
+            pending = ceremony.propose(directory, _first(directory, [holder], 1), now)
+        ceremony.sign(pending, directory / ROOT, passphrase)
+        ceremony.collect(directory)
+        return fingerprint((directory / "1.root.json").read_bytes())
 
 
 def init_apart(
@@ -50,20 +52,26 @@ def init_apart(
 
     holders: public keys, one of each holder. threshold: how many of them a root needs.
     """
-    if (waiting := roots.pending(directory)) is not None:
-        raise RefusedError(
-            f"{waiting}: a first root waits for signatures already",
-            hint="collect them, or remove the file to begin anew",
-        )
-    _begin(directory, passphrase)
-    return ceremony.propose(directory, _first(directory, holders, threshold))
+    with _made(directory):
+        if (waiting := roots.pending(directory)) is not None:
+            raise RefusedError(
+                f"{waiting}: a first root waits for signatures already",
+                hint="collect them, or remove the file to begin anew",
+            )
+        _begin(directory, passphrase)
+        return ceremony.propose(directory, _first(directory, holders, threshold))
+
+
+def _made(directory: Path) -> AbstractContextManager[None]:
+    """Make the folder and hold it (roots.turn)."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return roots.turn(directory)
 
 
 def _begin(directory: Path, passphrase: str | None) -> None:
-    """A folder with a release key and no root yet; what a run that was cut left is used."""
+    """A release key and no root yet; what a run that was cut left is used."""
     if (directory / "1.root.json").exists():
         raise RefusedError(f"{directory}: there are keys here already", hint="choose another --dir")
-    directory.mkdir(parents=True, exist_ok=True)
     directory.chmod(0o700)
     keyfile.ensure(directory / RELEASE, passphrase)
 
@@ -77,7 +85,8 @@ def _first(directory: Path, holders: Sequence[Path], threshold: int) -> ceremony
 def new_release_key(directory: Path, passphrase: str | None) -> tuple[Path, list[str]]:
     """Make the next release key; returns its public file and the ids of those it replaces.
 
-    The one in use stays until the root that names the new one is signed.
+    The one in use stays until the root that names the new one is signed: call this and what
+    follows within one roots.turn.
     Raises RefusedError while another root waits for signatures.
     """
     if (waiting := roots.pending(directory)) is not None:
@@ -117,7 +126,7 @@ def sign(
 
     carried = roots.chain(directory)
     expires = created.astimezone(UTC) + timedelta(days=valid_days)
-    root = roots.newest(directory).signed
+    root = roots.parse(*list(carried.items())[-1]).signed  # a rotation may go on meanwhile
     _require_valid(root, created, expires)
     signer = _release_key(directory, root, passphrase)
     signed = Targets(number, SPEC_VERSION, expires)

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from keystone.bundle.trust import tuf_shape
 from keystone.errors import ConfigurationError
+from keystone.lockfile import only_one
 from keystone.packager.keys import keyfile
 from keystone.packager.keys.keyfile import NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from datetime import datetime
     from pathlib import Path
 
@@ -61,6 +63,24 @@ class State:
     def whole(self) -> bool:
         """Whether old and new holders have signed."""
         return self.missing_old == self.missing_new == 0
+
+
+def turn(folder: Path) -> AbstractContextManager[None]:
+    """Hold this while a folder of keys is changed, from the first look to the last file.
+
+    Two at once would take each other's keys. Raises ConfigurationError without it.
+    """
+    require(folder)
+    return only_one(folder / ".lock", f"the keys in {folder}")
+
+
+def require(folder: Path) -> None:
+    """Raises ConfigurationError when there is no such folder."""
+    if not folder.is_dir():
+        raise ConfigurationError(
+            f"{folder}: no such folder",
+            hint=f"make it (keystone-install bundle keys init --dir {folder}), or name another",
+        )
 
 
 def chain(folder: Path) -> dict[str, bytes]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from keystone import log
 from keystone.files import write_file
+from keystone.packager import foreign_json
 from keystone.packager.sbom import model, scan
 from keystone.packager.sources import cache
 from keystone.packager.supply import Supply
@@ -59,9 +60,9 @@ def _path(digest: Digest) -> Path:
 
 def _kept(digest: Digest) -> Inventory | None:
     try:
-        return model.from_json(json.loads(_path(digest).read_bytes()))
+        return model.from_json(foreign_json.loads(_path(digest).read_bytes()))
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except foreign_json.WRONG as error:
         log.debug(f"{_path(digest)}: made again: {error}")
         return None

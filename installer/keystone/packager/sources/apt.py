@@ -31,17 +31,12 @@ if TYPE_CHECKING:
 
     from keystone.packager.sources.upstream import Sources
 
-ETC_APT = Path("/etc/apt")
-OS_RELEASE = Path("/etc/os-release")
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 SYSTEM_CA = "/etc/ssl/certs/ca-certificates.crt"
-OFF = {"no", "false", "without", "off", "disable", "0"}
-"""How apt says no (apt.conf(5))."""
 NAME = re.compile(
     r"(?P<name>[a-z0-9][a-z0-9+.-]+)(?::[a-z0-9-]+)?(?:=[A-Za-z0-9.+:~*-]+|/[A-Za-z0-9.~-]+)?"
 )
 """A package as apt-get(8) takes one: name, :architecture, =version or /release."""
-PLAIN_SUITES = ("", "-updates", "-security")
 
 
 @dataclass(frozen=True)
@@ -85,62 +80,16 @@ class Archive:
         )
 
 
-def machine_archives(suite: str, components: Sequence[str]) -> tuple[Archive, ...]:
-    """The machine's own archives of its release, with the suite replaced.
-
-    Backports, other vendors' archives and other distributions are left out.
-    Raises ConfigurationError when the machine has none.
-    """
-    release = re.search(r"(?m)^VERSION_CODENAME=\"?([a-z]+)", OS_RELEASE.read_text())
-    own = release[1] if release else ""
-    found: dict[tuple[str, str], Archive] = {}
-    for uri, name, signed_by in _entries():
-        extra = name.removeprefix(own)
-        if not own or not name.startswith(own) or extra not in PLAIN_SUITES:
-            continue
-        wanted = suite + extra
-        key = signed_by if Path(signed_by).name.startswith("debian-archive") else KEYRING
-        found[uri, wanted] = Archive(uri, wanted, tuple(components), key)
-    if not found:
+@contextmanager
+def installed() -> Iterator[None]:
+    """While the block asks apt and dpkg. Raises ConfigurationError where this machine has none."""
+    try:
+        yield
+    except run.MissingProgramError as error:
         raise ConfigurationError(
-            f"{ETC_APT}: no archive of {own or 'this release'} to take {suite} from",
-            hint="give spec.debs[].sources in the definition",
-        )
-    return tuple(found.values())
-
-
-def _entries() -> Iterator[tuple[str, str, str]]:
-    """(URI, suite, Signed-By) of every active source, in both of apt's formats."""
-    for path in sorted((ETC_APT / "sources.list.d").glob("*.sources")):
-        yield from deb822(path.read_text())
-    old = [ETC_APT / "sources.list", *sorted((ETC_APT / "sources.list.d").glob("*.list"))]
-    for path in filter(Path.exists, old):
-        for line in path.read_text().splitlines():
-            match = re.match(r"\s*deb\s+(?:\[([^]]*)\]\s+)?(\S+)\s+(\S+)(?:\s|$)", line)
-            if match:
-                key = re.search(r"signed-by=(\S+)", match[1] or "")
-                yield match[2], match[3], key[1] if key else ""
-
-
-def deb822(text: str) -> Iterator[tuple[str, str, str]]:
-    """(URI, suite, Signed-By) of the active sources in a *.sources file (sources.list(5)).
-
-    Fields may go on in lines that begin with a blank; a key that is written there counts as none.
-    """
-    kept = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
-    for stanza in re.split(r"\n[ \t]*\n", kept):
-        fields = {
-            name.lower(): re.sub(r"\s+", " ", value).strip()
-            for name, value in re.findall(r"(?m)^([\w-]+):((?:.*(?:\n[ \t].*)*))", stanza)
-        }
-        if "deb" not in fields.get("types", "").split():
-            continue
-        if fields.get("enabled", "yes").lower() in OFF:
-            continue
-        signed_by = fields.get("signed-by", "")
-        for uri in fields.get("uris", "").split():
-            for suite in fields.get("suites", "").split():
-                yield uri, suite, "" if "-----BEGIN" in signed_by else signed_by
+            f"packages are solved and read by apt and dpkg: {error.message}",
+            hint="run it on Debian or Ubuntu, or install apt and dpkg here",
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -165,7 +114,7 @@ class Tree:
         )
         name = hashlib.sha256(f"{architecture}\n{text}".encode()).hexdigest()[:16]
         tree = cls(cache.root() / "apt" / name, architecture, sources)
-        with only_one(tree.root.with_name(f"{name}.lock"), str(tree.root)):
+        with installed(), only_one(tree.root.with_name(f"{name}.lock"), str(tree.root)):
             for folder in ("etc/preferences.d", "state/lists/partial", "cache/archives/partial"):
                 (tree.root / folder).mkdir(parents=True, exist_ok=True)
             write_file(tree.root / "etc/keystone.sources", text.encode())
@@ -186,7 +135,8 @@ class Tree:
         if re.search(r"NO_PUBKEY|BADSIG|(EXP|REV)KEYSIG|is not signed|verification error", said):
             raise UntrustedBundleError(
                 f"apt does not trust an archive:\n{said}",
-                hint="correct signedBy in spec.debs[].sources, or the archive",
+                hint="correct signedBy in spec.debs[].sources (Signed-By in /etc/apt for the "
+                "machine's own), or the archive",
             )
         raise SourceError(f"apt cannot read an archive:\n{said}", hint="then run it again")
 

@@ -9,7 +9,6 @@ is looked at, and only after the signature was found good.
 from __future__ import annotations
 
 import base64
-import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from keystone.bundle.model import Digest
 from keystone.errors import ConfigurationError, UntrustedBundleError
+from keystone.packager import foreign_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -98,8 +98,8 @@ def signed_digests(signature: Signature, key: Key) -> frozenset[Digest]:
         if signature.media_type == SIMPLE_SIGNING:
             return _simple(signature, key)
         if signature.media_type == BUNDLE:
-            return _bundle(json.loads(signature.data), key)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, InvalidSignature):
+            return _bundle(foreign_json.loads(signature.data), key)
+    except (*foreign_json.WRONG, InvalidSignature):
         # Whatever it is, it is not this key's signature of an image.
         return frozenset()
     return frozenset()
@@ -107,7 +107,7 @@ def signed_digests(signature: Signature, key: Key) -> frozenset[Digest]:
 
 def _simple(signature: Signature, key: Key) -> frozenset[Digest]:
     _verify(key, signature.annotations[ANNOTATION], signature.data)
-    critical = json.loads(signature.data)["critical"]
+    critical = foreign_json.loads(signature.data)["critical"]
     if critical["type"] != PAYLOAD_KIND:
         return frozenset()
     return frozenset({Digest.parse(critical["image"]["docker-manifest-digest"])})
@@ -122,7 +122,7 @@ def _bundle(document: Any, key: Key) -> frozenset[Digest]:  # noqa: ANN401 parse
     _verify(key, one["sig"], encoded)
     if kind != IN_TOTO:
         return frozenset()
-    statement = json.loads(payload)
+    statement = foreign_json.loads(payload)
     if statement["predicateType"] != SIGN_PREDICATE:
         return frozenset()  # an attestation about the image is no approval of it (CVE-2026-39395)
     return frozenset(Digest(subject["digest"]["sha256"]) for subject in statement["subject"])

@@ -7,7 +7,6 @@ reads the server's name and prints {"Username", "Secret"}.
 from __future__ import annotations
 
 import base64
-import json
 import os
 import re
 from dataclasses import dataclass, field
@@ -16,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from keystone import run
 from keystone.errors import ConfigurationError
+from keystone.packager import foreign_json
+from keystone.packager.charts.image_names import HUB, HUB_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from keystone.packager.sources.addresses import Origin
 
-HUB = "docker.io"
-HUB_NAMES = frozenset({HUB, "index.docker.io", "registry-1.docker.io"})
 HUB_SERVER = "https://index.docker.io/v1/"
 NOT_FOUND = "credentials not found"
 IDENTITY = "<token>"
@@ -77,13 +76,13 @@ def files(environ: Mapping[str, str]) -> tuple[Path, ...]:
 
 def _in_file(path: Path, host: str, repository: str, scheme: str) -> Credentials | None:
     try:
-        document = json.loads(path.read_bytes())
+        document = foreign_json.loads(path.read_bytes())
         auths = dict(document.get("auths") or {})
         helpers = dict(document.get("credHelpers") or {})
         store = str(document.get("credsStore") or "")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+    except (OSError, *foreign_json.WRONG) as error:
         raise ConfigurationError(f"{path}: not a credential file: {error}") from error
     for key, helper in helpers.items():
         if _host(key) == host:
@@ -135,7 +134,13 @@ def _ask(path: Path, helper: str, host: str) -> Credentials | None:
     program = f"docker-credential-{helper}"
     server = HUB_SERVER if host == HUB else host
     # It is the packager's own program: it needs their session (keyring, cloud profile).
-    done = run.run([program, "get"], data=server, env=os.environ, check=False, timeout=60)
+    try:
+        done = run.run([program, "get"], data=server, env=os.environ, check=False, timeout=60)
+    except run.CommandError as error:
+        raise ConfigurationError(
+            f"{path}: names the credential helper {helper}: {error.message}",
+            hint=f"install {program}, or take {helper} out of credsStore and credHelpers there",
+        ) from error
     if done.returncode != 0:
         if NOT_FOUND in done.stdout or NOT_FOUND in done.stderr:
             return None
@@ -144,9 +149,9 @@ def _ask(path: Path, helper: str, host: str) -> Credentials | None:
             hint=f"try it by hand: echo {server} | {program} get",
         )
     try:
-        answer = json.loads(done.stdout)
+        answer = foreign_json.loads(done.stdout)
         user, secret = str(answer["Username"]), str(answer["Secret"])
-    except (ValueError, KeyError, TypeError) as error:
+    except foreign_json.WRONG as error:
         raise ConfigurationError(f"{program}: its answer for {server} is no credential") from error
     if user == IDENTITY:
         return Credentials(identity_token=secret)

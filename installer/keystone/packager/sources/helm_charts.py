@@ -8,7 +8,6 @@ constraint means is helm's to say; the bytes come through our own door and are h
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import tempfile
 from dataclasses import dataclass, field, replace
@@ -19,6 +18,7 @@ from urllib.parse import quote, urljoin
 from keystone import run
 from keystone.bundle.model import Digest
 from keystone.errors import UntrustedBundleError
+from keystone.packager import foreign_json
 from keystone.packager.charts import chart as charts
 from keystone.packager.charts import references
 from keystone.packager.charts.chart import Chart, Dependency
@@ -144,7 +144,7 @@ class Charts:
                 entries = _parse_index(text)["entries"] or {}
                 if not isinstance(entries, dict):
                     raise TypeError("entries is no mapping")
-            except (ValueError, LookupError, TypeError, RecursionError) as error:
+            except (*foreign_json.WRONG, RecursionError) as error:
                 raise SourceError(f"{url}: not the index of a Helm repository: {error}") from error
             self._indexes[repository] = entries
         return self._indexes[repository]
@@ -290,10 +290,10 @@ def _reference(url: str) -> Reference:
 def _listed(url: str, data: bytes) -> list[str]:
     """The tags of one page."""
     try:
-        found = json.loads(data)["tags"] or []
+        found = foreign_json.loads(data)["tags"] or []
         if not all(isinstance(tag, str) for tag in found):
             raise TypeError("a tag is no text")
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
+    except foreign_json.WRONG as error:
         raise SourceError(f"{url}: no list of tags: {error}") from error
     return list(found)
 
@@ -323,7 +323,7 @@ def _expected(found: Fetched, name: str, version: str) -> Fetched:
 
 def _parse_index(data: bytes) -> Mapping[str, Any]:
     text = data.decode()
-    value = json.loads(text) if text.lstrip().startswith("{") else references.load(text)[0]
+    value = foreign_json.loads(text) if text.lstrip().startswith("{") else references.load(text)[0]
     return dict(value)
 
 

@@ -72,13 +72,15 @@ class Client:
     def ask(self, method: str, url: str, headers: Mapping[str, str]) -> requests.Response:
         """An answer with status 200 or 206; the caller closes it.
 
-        Asks again when the server is busy or the connection breaks. Raises SourceError.
+        Asks again when it or its token server is busy or the connection breaks. Raises SourceError.
         """
         attempt = 1
         while True:
-            after: float | None = None
+            after = ""
             try:
                 answer = self._follow(method, url, headers)
+            except registry_auth.BusyError as error:
+                why, after = error.why, error.after
             except BROKEN as error:
                 why = _explain(url, error)
             else:
@@ -88,9 +90,8 @@ class Client:
                 answer.close()
                 if answer.status_code not in backoff.TRY_AGAIN:
                     raise StatusError(f"{url}: {why}", answer.status_code)
-                header = answer.headers.get("Retry-After", "")
-                after = backoff.retry_after(header, datetime.now(UTC))
-            self.again(url, why, attempt, after)
+                after = answer.headers.get("Retry-After", "")
+            self.again(url, why, attempt, backoff.retry_after(after, datetime.now(UTC)))
             attempt += 1
 
     def download(self, cursor: Cursor, headers: Mapping[str, str]) -> Iterator[bytes]:

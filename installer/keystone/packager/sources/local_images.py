@@ -23,7 +23,12 @@ from keystone.bundle import media
 from keystone.bundle.media import Descriptor
 from keystone.bundle.model import Digest
 from keystone.errors import ConfigurationError
+from keystone.packager import foreign_json
+from keystone.packager.charts import image_names
+from keystone.packager.charts.image_names import HUB
+from keystone.packager.sources import oci
 from keystone.packager.sources.addresses import WrongContentError
+from keystone.packager.sources.referrers import subject_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +42,8 @@ CONFIGURATION = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar"
 GZIP = b"\x1f\x8b"
 MAX_LINKS = 4
+LAYOUT = "copy the image again: skopeo copy docker://... oci:folder:tag"
+ARCHIVE = "save the image again: docker save, skopeo copy ... docker-archive:file:name"
 
 
 @dataclass(frozen=True)
@@ -171,11 +178,12 @@ class Layout:
         """index.json's descriptors."""
         data = self.place.read("index.json", media.MAX_MANIFEST)
         try:
-            found = json.loads(data)["manifests"]
+            found = foreign_json.loads(data)["manifests"]
             for entry in found:
                 Digest.parse(entry["digest"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConfigurationError(f"{self.place.path}: index.json: {error}") from error
+                _names(entry)
+        except foreign_json.WRONG as error:
+            raise _unreadable(self.place, "index.json", error, LAYOUT) from error
         return list(found)
 
     def manifest(self, name: str) -> bytes | None:
@@ -196,10 +204,16 @@ class Layout:
         """Entries of index.json whose manifest names the subject; None without any."""
         found = []
         for entry in self.entries:
-            data = self.manifest(entry["digest"])
-            document = json.loads(data) if data else {}
-            if (document.get("subject") or {}).get("digest") == str(subject):
-                found.append({key: entry[key] for key in ("mediaType", "digest", "size")})
+            if entry.get("mediaType") not in media.ACCEPTED:
+                continue  # a layout may name blobs of any kind
+            digest = str(entry["digest"])
+            data = self.manifest(digest)
+            if data is None:
+                continue
+            parsed, root = oci.parsed_manifest(f"{self.place.path}: {digest}", data)
+            if subject_of(foreign_json.loads(data)) == str(subject):
+                kind = parsed.media_type
+                found.append({"mediaType": kind, "digest": digest, "size": root.size})
         return found or None
 
     def blob(self, blob: Descriptor, limit: int) -> bytes:
@@ -265,10 +279,13 @@ class DockerArchive(Layout):
     @cached_property
     def made(self) -> tuple[bytes, dict[Digest, str]]:
         """The manifest's bytes, and the member that holds each blob."""
-        entry = self._entry()
-        config_name, layer_names = str(entry["Config"]), [str(name) for name in entry["Layers"]]
+        config_name, layer_names = self._entry()
         data = self.place.read(config_name, media.MAX_MANIFEST)
-        expected = [Digest.parse(text) for text in json.loads(data)["rootfs"]["diff_ids"]]
+        try:
+            said = foreign_json.loads(data)["rootfs"]["diff_ids"]
+            expected = [Digest.parse(text) for text in said]
+        except foreign_json.WRONG as error:
+            raise _unreadable(self.place, config_name, error, ARCHIVE) from error
         if len(expected) != len(layer_names):
             raise WrongContentError(f"{self.place.path}: {len(expected)} layers in {config_name}")
         config = Descriptor(CONFIGURATION, Digest(hashlib.sha256(data).hexdigest()), len(data))
@@ -286,18 +303,19 @@ class DockerArchive(Layout):
         }
         return json.dumps(document, sort_keys=True).encode(), members
 
-    def _entry(self) -> dict[str, Any]:
+    def _entry(self) -> tuple[str, list[str]]:
+        """The names of its configuration and its layers."""
         try:
-            listed = json.loads(self.place.read("manifest.json", media.MAX_MANIFEST))
+            listed = foreign_json.loads(self.place.read("manifest.json", media.MAX_MANIFEST))
             names = familiar(self.reference)
             named = [entry for entry in listed if names & set(entry.get("RepoTags") or ())]
             tags = sorted(tag for entry in listed for tag in entry.get("RepoTags") or ())
             chosen = named or (listed if len(listed) == 1 and not tags else [])
             if len(chosen) != 1:
                 raise _other_names(self.place, self.reference, tags)
-            return dict(chosen[0])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConfigurationError(f"{self.place.path}: manifest.json: {error}") from error
+            return str(chosen[0]["Config"]), [str(name) for name in chosen[0]["Layers"]]
+        except foreign_json.WRONG as error:
+            raise _unreadable(self.place, "manifest.json", error, ARCHIVE) from error
 
     def _layer(self, name: str, diff_id: Digest) -> Descriptor:
         """Hash a layer as it is, and as it unpacks: that must be what the configuration says."""
@@ -351,6 +369,11 @@ def _names(entry: dict[str, Any]) -> set[str]:
     return {str(notes[key]) for key in (REF_NAME, CONTAINERD_NAME) if notes.get(key)}
 
 
+def _unreadable(place: Place, name: str, error: Exception, hint: str) -> ConfigurationError:
+    what = f"no {error}" if isinstance(error, KeyError) else str(error)
+    return ConfigurationError(f"{place.path}: {name} cannot be read: {what}", hint=hint)
+
+
 def _other_names(place: Place, reference: Reference, names: list[str]) -> ConfigurationError:
     return ConfigurationError(
         f"{place.path}: no image {reference} in it",
@@ -361,9 +384,9 @@ def _other_names(place: Place, reference: Reference, names: list[str]) -> Config
 
 def familiar(reference: Reference) -> set[str]:
     """The names under which Docker may have saved an image: it shortens those of its own hub."""
-    full = str(reference)
-    short = full.removeprefix("docker.io/")
-    return {full, short, short.removeprefix("library/") if short != full else full}
+    last = str(reference).removeprefix(reference.name)
+    names = image_names.spellings(reference.name)
+    return {f"{name}{last}" for each in names for name in (each, each.removeprefix(f"{HUB}/"))}
 
 
 def _document(blob: Descriptor) -> dict[str, object]:

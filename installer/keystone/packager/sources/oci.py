@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,6 +12,8 @@ from keystone.bundle import media
 from keystone.bundle.media import Descriptor
 from keystone.bundle.model import Digest
 from keystone.errors import KeystoneError
+from keystone.packager import foreign_json
+from keystone.packager.charts.image_names import ImageName
 from keystone.packager.sources.addresses import SourceError, StatusError, WrongContentError
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ MAX_CONFIGURATION = 4 << 20
 MAX_PAGES = 16
 MAX_CHILDREN = 256
 """Manifests of one image that are read, however they name each other."""
+HINT_OTHER = "look at what answers there: a proxy with a page of its own, another mirror?"
 NOT_FOUND = 404
 NO_API = frozenset({400, 403, 404, 405, 406, 501})
 """How registries without the referrers API answer."""
@@ -48,20 +50,26 @@ class Reference:
 
     @classmethod
     def parse(cls, text: str) -> Reference:
-        """Raises ValueError unless host, repository and tag (or digest) are all there."""
-        match = re.fullmatch(
-            r"(?P<host>[a-z0-9.-]+(?::\d+)?)/(?P<repo>[a-z0-9._/-]+?)"
-            r"(?::(?P<tag>[\w][\w.-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?",
-            text,
-        )
-        if (
-            not match
-            or not (match["tag"] or match["digest"])
-            or ("." not in match["host"] and ":" not in match["host"])
-        ):
+        """As a node reads it (`ImageName`), so "docker.io/busybox:1" is library/busybox there.
+
+        Raises ValueError unless host, repository and tag (or digest) are all there.
+        """
+        try:
+            image = ImageName.parse(text)
+        except ValueError as error:
+            raise ValueError(f"{text!r} is not host/repository:tag") from error
+        host, slash, _ = text.partition("/")
+        said = image.digest or text.endswith(f":{image.tag}")
+        if not (slash and ("." in host or ":" in host) and said):
             raise ValueError(f"{text!r} is not host/repository:tag")
-        tag, digest = match["tag"], match["digest"]
-        return cls(match["host"], match["repo"], tag or digest, digest or "" if tag else "")
+        return cls.of(image)
+
+    @classmethod
+    def of(cls, image: ImageName) -> Reference:
+        """The same, as it is asked for: by tag where there is one."""
+        if not image.tag:
+            return cls(image.host, image.repository, image.digest)
+        return cls(image.host, image.repository, image.tag, image.digest)
 
     def __str__(self) -> str:
         return f"{self.name}{'@' if ':' in self.tag else ':'}{self.tag}"
@@ -251,10 +259,15 @@ def read_manifest(repository: Repository, name: str) -> tuple[media.Parsed, Desc
     data = repository.manifest(name)
     if data is None:
         raise SourceError(f"{where}: there is no such image", hint="check the name and the mirrors")
+    return parsed_manifest(where, data)
+
+
+def parsed_manifest(where: str, data: bytes) -> tuple[media.Parsed, Descriptor]:
+    """What these bytes, which were read there, are. Raises WrongContentError for no manifest."""
     try:
         parsed = media.parse(data)
     except KeystoneError as error:
-        raise WrongContentError(f"{where}: {error.message}") from error
+        raise WrongContentError(f"{where}: {error.message}", hint=HINT_OTHER) from error
     digest = Digest(hashlib.sha256(data).hexdigest())
     return parsed, Descriptor(parsed.media_type, digest, len(data))
 
@@ -272,10 +285,10 @@ def single_platform(repository: Repository, parsed: media.Parsed) -> str:
     if config.media_type not in CONFIGURATIONS:
         return ""
     try:
-        document = json.loads(repository.blob(config, MAX_CONFIGURATION))
+        document = foreign_json.loads(repository.blob(config, MAX_CONFIGURATION))
         said = "/".join(filter(None, (document.get("os"), document.get("architecture"))))
         return media.platform(said)
-    except (ValueError, AttributeError, TypeError) as error:
+    except foreign_json.WRONG as error:
         raise WrongContentError(f"{repository.reference}: its configuration: {error}") from error
 
 
@@ -285,7 +298,7 @@ def next_page(url: str, link: str) -> str:
     Behind a proxy a registry may call itself http or give another port: its host is what counts.
     Raises SourceError when the page is on another host.
     """
-    following = re.search(r'<([^>]+)>\s*;[^,]*rel="?next', link)
+    following = re.search(r'<([^<>]+)>\s*;[^,<]*rel="?next', link)
     if not following:
         return ""
     try:
@@ -301,9 +314,9 @@ def next_page(url: str, link: str) -> str:
 def children_of(where: str, data: bytes) -> list[dict[str, Any]]:
     """The descriptors of an index, as they are. Raises WrongContentError for no index."""
     try:
-        listed = json.loads(data)["manifests"]
+        listed = foreign_json.loads(data)["manifests"]
         for child in listed:
             Digest.parse(child["digest"])
-    except (ValueError, KeyError, TypeError) as error:
+    except foreign_json.WRONG as error:
         raise WrongContentError(f"{where}: not an index: {error}") from error
     return list(listed)

@@ -50,6 +50,10 @@ class Cursor:
         """
         validator = strong_validator(headers)
         begun = self.done > 0
+        if begun and status == PARTIAL and self.known:
+            # What answers to If-Range is the same thing, and need not repeat its date (RFC 9110,
+            # 15.3.7).
+            validator = validator or self.validator
         if begun and (validator != self.validator or not (validator or self.known)):
             raise ChangedError(f"{self.address}: changed while it was read")
         self.validator = validator

@@ -16,8 +16,9 @@ from keystone import log
 from keystone.bundle import media
 from keystone.bundle.media import Descriptor
 from keystone.bundle.model import Digest
+from keystone.packager import foreign_json
 from keystone.packager.sources import cosign, oci
-from keystone.packager.sources.addresses import WrongContentError
+from keystone.packager.sources.addresses import SourceError, WrongContentError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -28,6 +29,7 @@ COSIGN_SUFFIXES = (".sig", ".att", ".sbom")
 MAX_DEPTH = 3
 """The signature of an SBOM of an image is two deep."""
 MAX_ATTACHED = 64
+WITHOUT = "carry it without: attachments: false in the definition"
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,8 @@ class _Search:
         for suffix in COSIGN_SUFFIXES if depth == 1 else ():
             data = self.repository.manifest(tag + suffix)
             if data is not None:
-                parsed, root = oci.read_manifest(self.repository, tag + suffix)
-                evidence = tuple(_pieces(json.loads(data)))
+                parsed, root = oci.parsed_manifest(self._named(tag + suffix), data)
+                evidence = tuple(_pieces(foreign_json.loads(data)))
                 self._keep(
                     Attachment(tag + suffix, subject, root, blobs=parsed.blobs, evidence=evidence)
                 )
@@ -113,10 +115,12 @@ class _Search:
         children = self.repository.referrers(subject)
         if children is None:
             data = self.repository.manifest(tag)
-            if data is None or "manifests" not in json.loads(data):
+            if data is None:
                 return None
-            _, root = oci.read_manifest(self.repository, tag)
-            children = oci.children_of(f"{self.repository.reference.name}:{tag}", data)
+            parsed, root = oci.parsed_manifest(self._named(tag), data)
+            if parsed.media_type not in media.INDEXES:
+                return None
+            children = oci.children_of(self._named(tag), data)
             if children == self._readable(children):
                 return self._with(Attachment(tag, subject, root), children)
         children = self._readable(children)
@@ -128,6 +132,9 @@ class _Search:
         digest = Digest(hashlib.sha256(data).hexdigest())
         root = Descriptor(media.INDEX, digest, len(data))
         return self._with(Attachment(tag, subject, root, made=data), children)
+
+    def _named(self, tag: str) -> str:
+        return f"{self.repository.reference.name}:{tag}"
 
     def _readable(self, children: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Those that are manifests: artifacts of the specification before 1.1 have none."""
@@ -148,12 +155,16 @@ class _Search:
         blobs: dict[Digest, Descriptor] = {}
         pieces: list[Evidence] = []
         for name in (str(child["digest"]) for child in children):
-            parsed, root = oci.read_manifest(self.repository, name)
-            document = json.loads(self.repository.manifest(name) or b"{}")
-            if (document.get("subject") or {}).get("digest") != str(bare.subject):
+            where = f"{self.repository.reference.name}@{name}"
+            data = self.repository.manifest(name)
+            if data is None:
+                raise SourceError(f"{where}: listed as attached, and not there", hint=WITHOUT)
+            parsed, root = oci.parsed_manifest(where, data)
+            document = foreign_json.loads(data)
+            if subject_of(document) != str(bare.subject):
                 raise WrongContentError(
-                    f"{self.repository.reference.name}@{name}: listed as attached to "
-                    f"{bare.subject}, and does not say so itself"
+                    f"{where}: listed as attached to {bare.subject}, and does not say so itself",
+                    hint=WITHOUT,
                 )
             manifests.append(root)
             blobs.update((blob.digest, blob) for blob in parsed.blobs)
@@ -171,8 +182,14 @@ class _Search:
     def _too_many(self) -> WrongContentError:
         return WrongContentError(
             f"{self.repository.reference}: more than {MAX_ATTACHED} things are attached to it",
-            hint="carry it without: attachments: false in the definition",
+            hint=WITHOUT,
         )
+
+
+def subject_of(document: object) -> str:
+    """The digest of what a manifest is attached to, as it says; "" for none."""
+    subject = document.get("subject") if isinstance(document, dict) else None
+    return str(subject.get("digest")) if isinstance(subject, dict) else ""
 
 
 def _pieces(document: dict[str, Any]) -> Iterator[Evidence]:

@@ -8,7 +8,6 @@ the challenge asks for.
 
 from __future__ import annotations
 
-import json
 import re
 from contextlib import closing
 from dataclasses import dataclass
@@ -18,7 +17,8 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 from urllib3.exceptions import HTTPError
 
 from keystone.errors import ConfigurationError, RefusedError
-from keystone.packager.sources import docker_credentials
+from keystone.packager import foreign_json
+from keystone.packager.sources import backoff, docker_credentials
 from keystone.packager.sources.addresses import Origin, SourceError
 
 if TYPE_CHECKING:
@@ -33,6 +33,17 @@ MAX_SAID = 16 << 10
 MAX_WORDS = 300
 """Characters of what a registry says that reach a terminal."""
 OK = 200
+
+
+class BusyError(SourceError):
+    """A token server that may answer otherwise in a moment.
+
+    why: what is wrong, without the address that was asked for. after: its Retry-After.
+    """
+
+    def __init__(self, why: str, after: str) -> None:
+        super().__init__(why)
+        self.why, self.after = why, after
 
 
 class _Client(Protocol):
@@ -62,7 +73,8 @@ def repository(url: str) -> str:
 def challenges(header: str) -> list[Challenge]:
     """Every challenge in the header, schemes in lower case."""
     found: list[tuple[str, dict[str, str]]] = []
-    pattern = r'\s*,?\s*([\w-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))|\s*,?\s*([\w-]+)'
+    # It says nothing of what stands between: runs of blanks would cost their length cubed.
+    pattern = r'([\w-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))|([\w-]+)'
     for name, quoted, bare, scheme in re.findall(pattern, header):
         if scheme:
             found.append((scheme.lower(), {}))
@@ -79,9 +91,9 @@ def login(registry: Origin) -> str:
 def said(answer: Any) -> str:  # noqa: ANN401 a requests.Response
     """What a registry says of an error (distribution-spec, "Error Codes"): ": its words", or ""."""
     try:
-        document = json.loads(answer.raw.read(MAX_SAID, decode_content=True))
+        document = foreign_json.loads(answer.raw.read(MAX_SAID, decode_content=True))
         words = "; ".join(str(one.get("message") or one["code"]) for one in document["errors"])
-    except (HTTPError, OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (HTTPError, OSError, *foreign_json.WRONG):
         return ""
     plain = re.sub(r"[^\x20-\x7e]+", " ", words).strip()[:MAX_WORDS]
     return f": {plain}" if plain else ""
@@ -90,7 +102,8 @@ def said(answer: Any) -> str:  # noqa: ANN401 a requests.Response
 def authorization(client: _Client, url: str, header: str, token_servers: Mapping[str, str]) -> str:
     """The Authorization header that a 401 from `url` asks for.
 
-    Raises SourceError without credentials or a token, RefusedError where they would go astray.
+    Raises SourceError without credentials or a token, BusyError where there may be one soon,
+    RefusedError where they would go astray.
     """
     origin, name = Origin.of(url), repository(url)
     offered = {challenge.scheme: challenge.parameters for challenge in challenges(header)}
@@ -151,6 +164,12 @@ def _token(
         headers = {"Authorization": f"Basic {credentials.basic}"} if credentials else {}
         answer = client.once("GET", urlunsplit(parts._replace(query=query)), headers)
     with closing(answer):
+        if answer.status_code in backoff.TRY_AGAIN:
+            raise BusyError(
+                f"HTTP {answer.status_code} {answer.reason} from its token server "
+                f"{Origin.of(realm)}{said(answer)}",
+                answer.headers.get("Retry-After", ""),
+            )
         if answer.status_code != OK:
             raise SourceError(
                 f"{realm}: HTTP {answer.status_code}: no token for {registry.name}/{name}"
@@ -164,10 +183,12 @@ def _read_token(realm: str, data: bytes) -> str:
     try:
         if len(data) > MAX_ANSWER:
             raise ValueError("too long")
-        document = json.loads(data)
+        document = foreign_json.loads(data)
         token = str(document.get("token") or document["access_token"])
         if not re.fullmatch(r"[\x21-\x7e]+", token) or len(token) > MAX_TOKEN:
             raise ValueError("not a token")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SourceError(f"{realm}: its answer holds no token") from error
+    except foreign_json.WRONG as error:
+        raise SourceError(
+            f"{realm}: its answer holds no token", hint="look at what answers there, then again"
+        ) from error
     return token

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from keystone import log
 from keystone.bundle.model import Digest
+from keystone.packager.charts.image_names import HUB_NAMES, of_hub
 from keystone.packager.sources import backoff
 from keystone.packager.sources.addresses import (
     SourceError,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from keystone.packager.sources.http import Client
 
+HUB_API = "registry-1.docker.io"
 NO_HEAD = frozenset({400, 403, 404, 405, 501})
 HINT_CHANGED = "upstream changed, or the mirror is wrong: lock again, look at what changed"
 
@@ -75,15 +77,16 @@ class Sources:
 
     def registry(self, host: str, repository: str) -> str:
         """The distribution API's address of a repository, without the last part."""
-        name = f"{host}/{repository}"
-        for prefix in sorted(self.mirrors, key=len, reverse=True):
-            if "://" not in prefix and f"{name}/".startswith(prefix.rstrip("/") + "/"):
-                mirror = self.mirrors[prefix]
+        name = of_hub(f"{host}/{repository}")
+        for key in sorted(self.mirrors, key=len, reverse=True):
+            prefix = of_hub(key.rstrip("/"))
+            if "://" not in key and f"{name}/".startswith(f"{prefix}/"):
+                mirror = self.mirrors[key]
                 parts = urlsplit(mirror if "://" in mirror else f"https://{mirror}")
-                rest = name[len(prefix.rstrip("/")) :].strip("/")
+                rest = name[len(prefix) :].strip("/")
                 path = "/".join(filter(None, (parts.path.strip("/"), rest)))
                 return f"{parts.scheme}://{parts.netloc}/v2/{path}"
-        api = "registry-1.docker.io" if host == "docker.io" else host
+        api = HUB_API if host in HUB_NAMES else host
         return f"https://{api}/v2/{repository}"
 
     def read(
@@ -137,10 +140,11 @@ class Sources:
             seen.update(chunk)
         return Digest(seen.hexdigest()), cursor.done
 
-    def size_of(self, url: str) -> int:
+    def size_of(self, url: str, digest: Digest) -> int:
         """Content-Length by HEAD, or by GET where HEAD is refused (addresses signed for GET alone).
 
-        Raises SourceError when the server does not tell.
+        A server that does not tell (archives that are packed while they are sent) is read to the
+        end. Raises SourceError, WrongContentError when that has another digest.
         """
         address = self.rewrite(url)
         for method in ("HEAD", "GET"):
@@ -153,12 +157,16 @@ class Sources:
                 raise
             if length.isdigit():
                 return int(length)
-        raise SourceError(f"{address}: the server does not tell its size")
+        return sum(map(len, self.fetch(url, digest, None)))
 
     def fetch(
-        self, url: str, digest: Digest, size: int, headers: Mapping[str, str] | None = None
+        self,
+        url: str,
+        digest: Digest,
+        size: int | None,
+        headers: Mapping[str, str] | None = None,
     ) -> Iterator[bytes]:
-        """The bytes of a thing whose digest is known.
+        """The bytes of a thing whose digest is known. size: None for as many as come.
 
         Raises WrongContentError, naming both, when they are not its; what was yielded until then
         is to be thrown away.

@@ -9,7 +9,7 @@ import click
 from keystone.cli.bundle.keys import render
 from keystone.cli.bundle.keys.options import dir_option
 from keystone.cli.options import FILE, json_option
-from keystone.packager.keys import ceremony
+from keystone.packager.keys import ceremony, roots
 
 
 @click.command("collect")
@@ -18,4 +18,6 @@ from keystone.packager.keys import ceremony
 @json_option
 def verb(folder: Path, copies: tuple[Path, ...], as_json: bool) -> None:
     """Bring the signatures of copies together; with enough of them the root is valid."""
-    render.progress(ceremony.collect(folder, copies), folder, as_json=as_json)
+    with roots.turn(folder):
+        state = ceremony.collect(folder, copies)
+    render.progress(state, folder, as_json=as_json)

@@ -10,7 +10,7 @@ import click
 from keystone.cli.bundle.keys import passphrases, render
 from keystone.cli.bundle.keys.options import dir_option
 from keystone.cli.options import FILE, json_option, passphrase_option
-from keystone.packager.keys import ceremony, keys
+from keystone.packager.keys import ceremony, keys, roots
 
 
 @click.command("rotate")
@@ -32,12 +32,14 @@ def verb(
     as_json: bool, **change: Any,  # noqa: ANN401 the fields of Change
 ) -> None:  # fmt: skip
     """Propose the next root. Without a change it renews: a later expiry."""
-    if new_release:
-        public, old = keys.new_release_key(folder, passphrases.of_new_keys(passphrase_file))
-        change["add_release"] = (*change["add_release"], public)
-        change["revoke"] = (*change["revoke"], *old)
-    path = ceremony.propose(folder, ceremony.Change(**change))
-    here = folder / keys.ROOT
-    for key in signing or ([here] if here.exists() else []):
-        ceremony.sign(path, key, passphrases.of_key(key, passphrase_file))
-    render.progress(ceremony.collect(folder), folder, as_json=as_json)
+    with roots.turn(folder):
+        if new_release:
+            public, old = keys.new_release_key(folder, passphrases.of_new_keys(passphrase_file))
+            change["add_release"] = (*change["add_release"], public)
+            change["revoke"] = (*change["revoke"], *old)
+        path = ceremony.propose(folder, ceremony.Change(**change))
+        here = folder / keys.ROOT
+        for key in signing or ([here] if here.exists() else []):
+            ceremony.sign(path, key, passphrases.of_key(key, passphrase_file))
+        state = ceremony.collect(folder)
+    render.progress(state, folder, as_json=as_json)

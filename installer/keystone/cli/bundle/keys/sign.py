@@ -19,6 +19,7 @@ from keystone.packager.keys import ceremony, roots
 @json_option
 def verb(path: Path, key: Path, passphrase_file: Path | None, as_json: bool) -> None:
     """Sign a proposed root, on a machine that needs no network. Carry the file back."""
-    state = ceremony.sign(path, key, passphrases.of_key(key, passphrase_file))
+    with roots.turn(path.parent):
+        state = ceremony.sign(path, key, passphrases.of_key(key, passphrase_file))
     log.info(f"{path}: signed; payload {state.payload}")
     render.answer(roots.as_document(state), as_json=as_json)

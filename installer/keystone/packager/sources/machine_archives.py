@@ -1,0 +1,119 @@
+"""The machine's own apt sources (sources.list(5)): archives of its release, for another suite."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from keystone import log
+from keystone.errors import ConfigurationError
+from keystone.packager.sources.apt import KEYRING, Archive
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+ETC_APT = Path("/etc/apt")
+OS_RELEASE = Path("/etc/os-release")
+OFF = {"no", "false", "without", "off", "disable", "0"}
+"""How apt says no (apt.conf(5))."""
+PLAIN_SUITES = ("", "-updates", "-security")
+ALIASES = ("stable", "oldstable", "oldoldstable", "testing")
+"""What Debian calls its releases in turn; to other vendors such a word means something else."""
+DEBIANS_PATH = re.compile(r"/debian(-security)?/?$")
+DEBIANS_KEYS = re.compile(r"/[^\s,]*/debian-archive-[^\s,/]*")
+"""Keyrings of Debian: some are of one release alone, KEYRING is of all."""
+CARRIED = re.compile(r"(https?|file):/")
+"""What a lock can name, and `bundle create` can read."""
+HINT = "give spec.debs[].sources in the definition"
+
+
+def machine_archives(suite: str, components: Sequence[str]) -> tuple[Archive, ...]:
+    """The machine's own archives of its release, with the suite replaced.
+
+    Each with the key that the machine trusts for it. Suites by other names (backports, other
+    distributions, most other vendors) are left out. Raises ConfigurationError when there are none.
+    """
+    text = OS_RELEASE.read_text(errors="replace")
+    release = re.search(r"(?m)^VERSION_CODENAME=\"?([a-z]+)", text)
+    own = release[1] if release else ""
+    found: dict[tuple[str, str], Archive] = {}
+    strange: list[str] = []
+    for written, name, signed_by in _entries():
+        uri = _first_of(written)
+        debians = DEBIANS_KEYS.fullmatch(signed_by)
+        extra = _extra(name, own, aliases=bool(debians or DEBIANS_PATH.search(uri)))
+        if extra is None:
+            continue
+        if not CARRIED.match(uri):
+            strange.append(f"{written} {name}")
+            continue
+        key = signed_by if signed_by and not debians else KEYRING
+        found[uri, suite + extra] = Archive(uri, suite + extra, tuple(components), key)
+    if not found:
+        names = f" (no lock can name {', '.join(strange)})" if strange else ""
+        raise ConfigurationError(
+            f"{ETC_APT}: no archive of {own or 'this release'} to take {suite} from{names}",
+            hint=HINT,
+        )
+    for entry in strange:
+        log.warn(f"{ETC_APT}: {entry} is left out: no lock can name it; {HINT}")
+    return tuple(found.values())
+
+
+def _extra(name: str, own: str, *, aliases: bool) -> str | None:
+    """What follows the release in a suite's name; None for a suite of something else."""
+    for word in filter(None, (own, *(ALIASES if aliases else ()))):
+        if name.startswith(word) and name.removeprefix(word) in PLAIN_SUITES:
+            return name.removeprefix(word)
+    return None
+
+
+def _first_of(uri: str) -> str:
+    """An address itself, or the first usable one in a list of mirrors on this machine.
+
+    apt-transport-mirror(1): "mirror+file:/path", an address a line, what else is said behind it.
+    """
+    if not uri.startswith("mirror+file:"):
+        return uri
+    path = Path(unquote("/" + uri.partition(":")[2].lstrip("/")))
+    lines = path.read_text(errors="replace").splitlines()
+    return next((line.split()[0] for line in lines if CARRIED.match(line)), uri)
+
+
+def _entries() -> Iterator[tuple[str, str, str]]:
+    """(URI, suite, Signed-By) of every active source, in both of apt's formats."""
+    for path in sorted((ETC_APT / "sources.list.d").glob("*.sources")):
+        yield from deb822(path.read_text(errors="replace"))
+    old = [ETC_APT / "sources.list", *sorted((ETC_APT / "sources.list.d").glob("*.list"))]
+    for path in filter(Path.exists, old):
+        for line in path.read_text(errors="replace").splitlines():
+            match = re.match(r"\s*deb\s+(?:\[([^]]*)\]\s+)?(\S+)\s+(\S+)(?:\s|$)", line)
+            if match:
+                key = re.search(r"signed-by=(\S+)", match[1] or "")
+                yield match[2], match[3], key[1] if key else ""
+
+
+def deb822(text: str) -> Iterator[tuple[str, str, str]]:
+    """(URI, suite, Signed-By) of the active sources in a *.sources file (sources.list(5)).
+
+    Fields may go on in lines that begin with a blank; a key that is written there stays as it is.
+    """
+    kept = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
+    for stanza in re.split(r"\n[ \t]*\n", kept):
+        raw = {
+            name.lower(): value.rstrip()
+            for name, value in re.findall(r"(?m)^([\w-]+):((?:.*(?:\n[ \t].*)*))", stanza)
+        }
+        fields = {name: re.sub(r"\s+", " ", value).strip() for name, value in raw.items()}
+        if "deb" not in fields.get("types", "").split():
+            continue
+        if fields.get("enabled", "yes").lower() in OFF:
+            continue
+        signed_by = fields.get("signed-by", "")
+        if "-----BEGIN" in signed_by:
+            signed_by = raw["signed-by"]
+        for uri in fields.get("uris", "").split():
+            for suite in fields.get("suites", "").split():
+                yield uri, suite, signed_by

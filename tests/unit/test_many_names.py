@@ -1,0 +1,100 @@
+"""A few KiB of manifests may name one thing any number of times: it is read once."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import IO, TYPE_CHECKING
+
+from keystone.bundle import media, publishable
+from keystone.bundle.model import Digest, Item, Manifest
+from keystone.bundle.read import content
+from keystone.bundle.read.stream import Target
+from keystone.closure import images
+from keystone.closure.content import Content
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CREATED = datetime(2026, 11, 20, 12, tzinfo=UTC)
+CONFIG = "application/vnd.oci.image.config.v1+json"
+TIMES = 40
+
+
+class Bundle:
+    """Blobs by digest, and how often each was read from its begin."""
+
+    def __init__(self) -> None:
+        self.blobs: dict[Digest, bytes] = {}
+        self.reads: list[Digest] = []
+
+    def put(self, document: object, media_type: str) -> dict[str, object]:
+        """The descriptor of a document that is inside now."""
+        data = json.dumps(document).encode()
+        digest = Digest(hashlib.sha256(data).hexdigest())
+        self.blobs[digest] = data
+        return {"mediaType": media_type, "digest": str(digest), "size": len(data)}
+
+    def index(self, *children: dict[str, object]) -> dict[str, object]:
+        document = {"schemaVersion": 2, "mediaType": media.INDEX, "manifests": children}
+        return self.put(document, media.INDEX)
+
+    def size(self, digest: Digest) -> int | None:
+        data = self.blobs.get(digest)
+        return None if data is None else len(data)
+
+    def read(self, digest: Digest, offset: int, count: int) -> bytes:
+        if offset == 0:
+            self.reads.append(digest)
+        return self.blobs[digest][offset : offset + count]
+
+    @contextmanager
+    def open(self, digest: Digest) -> Iterator[IO[bytes]]:
+        self.reads.append(digest)
+        yield io.BytesIO(self.blobs[digest])
+
+
+def nested() -> tuple[Bundle, Manifest]:
+    """An index of 40 times an index of 40 times one image, which 40 names in 40 folders have."""
+    made = Bundle()
+    config = made.put({"os": "linux", "architecture": "amd64"}, CONFIG)
+    image = {"schemaVersion": 2, "mediaType": media.MANIFEST, "config": config, "layers": []}
+    manifest = made.put(image, media.MANIFEST)
+    root = made.index(*[made.index(*[manifest] * TIMES)] * TIMES)
+    digest = Digest.parse(root["digest"])
+    labels = {"mediaType": media.INDEX}
+    size = len(made.blobs[digest])
+    items = [
+        Item("image", f"r.example/{folder}", f"v{tag}", digest, size, labels, (*made.blobs,))
+        for folder in "ab"
+        for tag in range(TIMES)
+    ]
+    return made, Manifest("nested", 1, tuple(items))
+
+
+def test_what_would_be_served_is_planned_with_one_read_of_each_manifest() -> None:
+    made, manifest = nested()
+    publishable.check(manifest, made, CREATED)
+    assert len(made.reads) == len(set(made.reads)) == 3
+
+
+def test_layouts_are_walked_with_one_read_of_each_manifest() -> None:
+    made, manifest = nested()
+    files = {"oci-layout": content.OCI_LAYOUT, "index.json": b'{"schemaVersion":2,"manifests":[]}'}
+    targets = {
+        f"blobs/sha256/{digest.hex}": Target(len(data), digest)
+        for digest, data in made.blobs.items()
+    } | {name: Target(len(data), Digest("0" * 64)) for name, data in files.items()}
+    content.check(manifest, targets, files.__getitem__, made)
+    assert len(made.reads) == len(set(made.reads)) == 3
+
+
+def test_an_image_is_checked_with_one_read_of_each_manifest() -> None:
+    made, manifest = nested()
+    one = Manifest("nested", 1, manifest.items[:1])
+    inside = Content(one, frozenset(made.blobs), ("amd64",), made.open)
+    assert list(images.whole(inside)) == []
+    assert len(made.reads) == len(set(made.reads)) == 4
