@@ -13,7 +13,7 @@ from keystone import log
 from keystone.bundle.model import BY_TAG, Digest, Item
 from keystone.errors import ConfigurationError, Mistake
 from keystone.packager import image_list, kernel_modules, resolve_charts
-from keystone.packager.executable import SOURCE, for_lock
+from keystone.packager.installer import SOURCE, for_lock
 from keystone.packager.lock import Lock, LockedBlob
 from keystone.packager.resolve_images import ImageResolver
 from keystone.packager.sources import apt, cache
