@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from threading import BoundedSemaphore
 from typing import TYPE_CHECKING
 
-from keystone.bundle.formats.jobs import jobs
+from keystone.bundle.formats.hashing import jobs
 from keystone.bundle.read import stream
 from keystone.errors import DamagedBundleError
 from keystone.files import EARLY, reopened

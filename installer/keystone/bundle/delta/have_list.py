@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from keystone.bundle import manifest as contents_file
 from keystone.bundle import media
-from keystone.bundle.formats import strict_json, zstd, zstd_frame
+from keystone.bundle.formats import strict_json, zstd
 from keystone.bundle.manifest import API_VERSION, MAX_NUMBER, require_kind
 from keystone.bundle.model import Digest, Manifest
 from keystone.bundle.read import delta_description, stream
@@ -311,8 +311,8 @@ def _sections(content: bytes, sizes: dict[str, int]) -> dict[str, bytes]:
     for name, size in sizes.items():
         _count(size, _MOST[name])
     # How much it becomes is bounded below; blocks say no more than that they are 128 KiB at most.
-    most = zstd_frame.MAX_BLOCKS * zstd_frame.MAX_BLOCK
-    zstd_frame.require_one(lambda at, n: content[at : at + n], len(content), most, _WINDOW)
+    most = zstd.MAX_BLOCKS * zstd.MAX_BLOCK
+    zstd.require_one(lambda at, n: content[at : at + n], len(content), most, _WINDOW)
     options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: _WINDOW}
     engine = zstd.ZstdDecompressor(options=options)
     found = {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from keystone.bundle.formats import foreign_tar, zstd_frame
+from keystone.bundle.formats import foreign_tar, zstd
 from keystone.bundle.formats.strict_json import brief
 from keystone.errors import DamagedBundleError
 
@@ -60,7 +60,7 @@ def _check(item: Item, blobs: Blobs) -> None:
         return blobs.read(item.digest, start + at, count)
 
     if control.endswith(".zst"):
-        zstd_frame.require_one(read, length, LIMITS.total)
+        zstd.require_one(read, length, LIMITS.total)
         return
     parts = foreign_tar.plain(read, length)
     if control.endswith(".gz"):
