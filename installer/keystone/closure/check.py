@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keystone import log
-from keystone.bundle.read.bundle import SCRATCH
+from keystone.bundle.format import SCRATCH
 from keystone.closure import charts, downloads, images, kernels, kubernetes, packages, sites, wheels
 from keystone.closure import debs as debs_inside
 from keystone.closure.content import counts, describe

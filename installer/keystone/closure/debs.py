@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import IO, TYPE_CHECKING
 
 from keystone import run
-from keystone.bundle.read.bundle import SCRATCH
+from keystone.bundle.format import SCRATCH
 from keystone.closure.content import describe
 from keystone.closure.finding import Finding
 from keystone.closure.packages import RELATIONS, Stanza

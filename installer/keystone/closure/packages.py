@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keystone import run
-from keystone.bundle.read.bundle import SCRATCH
+from keystone.bundle.format import SCRATCH
 from keystone.closure.content import describe
 from keystone.closure.finding import Finding
 

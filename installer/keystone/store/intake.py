@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from keystone.bundle.read.stream import Target
+    from keystone.bundle.format import Target
 
 LANES = 4
 """Members that are read side by side at most."""

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from keystone.bundle import manifest as contents_file
 from keystone.bundle import media
+from keystone.bundle.format import MAX_BYTES, MAX_MANIFEST
 from keystone.bundle.formats import strict_json, zstd
 from keystone.bundle.manifest import API_VERSION, MAX_NUMBER, require_kind
 from keystone.bundle.model import Digest, Manifest
@@ -56,8 +57,8 @@ _CHUNK = 1 << 20
 _MOST = {
     "blobs": MAX_BLOBS * _LINE,
     "index.json": media.MAX_MANIFEST,
-    "keystone.json": stream.MAX_MANIFEST // 2,
-    "targets.json": stream.MAX_BYTES["targets"],
+    "keystone.json": MAX_MANIFEST // 2,
+    "targets.json": MAX_BYTES["targets"],
 }
 """Bytes of each section: what a packager's memory has room for beside each other."""
 MAX_CONTENT = 8 << 20

@@ -18,9 +18,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from keystone.bundle.format import CREATED, DELTA, MAX_ROOTS, Target
 from keystone.bundle.formats import strict_json
 from keystone.bundle.model import Digest
-from keystone.bundle.read.stream import MAX_ROOTS, Target
 from keystone.bundle.trust import accepted as memory
 from keystone.bundle.trust import tuf_shape
 from keystone.bundle.trust.accepted import Accepted
@@ -39,11 +39,6 @@ __all__ = ["Accepted", "Pin", "Verified", "fingerprint", "host_pin", "remember",
 
 TRUST = Path("/var/lib/keystone/trust")
 """Where a host keeps its pinned root (root.json) and what it last accepted (accepted.json)."""
-CREATED = "x-keystone-created"
-"""A signed field of timestamp.json and targets.json: when the content was locked, ISO 8601."""
-DELTA = "delta.json"
-"""What has this member is a delta: it carries the metadata of the bundle that it makes under the
-same number, and that bundle is asked whether this host accepted the number with other content."""
 CONTENT = ("timestamp", "snapshot", "targets")
 _SEAL = object()
 

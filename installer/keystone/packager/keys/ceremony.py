@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from keystone.bundle.read.stream import MAX_ROOTS
+from keystone.bundle.format import MAX_ROOTS
 from keystone.bundle.trust.tuf_shape import MAX_KEYS
 from keystone.errors import ConfigurationError, RefusedError
 from keystone.files import sync_directory, write_file

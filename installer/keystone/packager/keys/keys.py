@@ -11,7 +11,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from keystone import log
-from keystone.bundle.trust.verify import CREATED, fingerprint
+from keystone.bundle.format import CREATED
+from keystone.bundle.trust.verify import fingerprint
 from keystone.errors import ConfigurationError, RefusedError
 from keystone.packager.keys import ceremony, keyfile, roots
 from keystone.packager.keys.ceremony import NEXT, NEXT_PUBLIC, RELEASE, RELEASE_PUBLIC, SPEC_VERSION
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from securesystemslib.signer._crypto_signer import CryptoSigner
     from tuf.api._payload import Root, T
 
-    from keystone.bundle.read.stream import Target
+    from keystone.bundle.format import Target
 
 ROOT = "root.pem"
 
