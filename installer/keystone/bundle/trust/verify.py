@@ -32,7 +32,7 @@ from keystone.files import write_file
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from tuf.api._payload import Root
+    from tuf.api.metadata import Root
     from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
 
 __all__ = ["Accepted", "Pin", "Verified", "fingerprint", "host_pin", "remember", "verify"]
@@ -199,7 +199,12 @@ def _version(name: str, data: bytes) -> int:
 
 
 def _follow(start: bytes, later: list[bytes]) -> tuple[TrustedMetadataSet, bytes]:
-    """TUF 5.3: each root is signed by the threshold of the one before and by its own."""
+    """TUF 5.3: each root is signed by the threshold of the one before and by its own.
+
+    The client's workflow by itself is private in python-tuf (7.0). Its public Updater takes its
+    time from the system's clock alone, and reads and writes files; ours judges by the latest time
+    known, in memory. The alternative is to write the workflow again on tuf.api.metadata.
+    """
     from tuf.api.exceptions import RepositoryError  # noqa: PLC0415 slow to import
     from tuf.ngclient._internal.trusted_metadata_set import (  # noqa: PLC0415
         TrustedMetadataSet,
