@@ -45,8 +45,6 @@ if TYPE_CHECKING:
     from keystone.bundle.read.held_file import Medium
 
 KIND = "BundleHave"
-HEADS = ("index.json", "keystone.json", "targets.json")
-"""Files of a bundle that nearly always change and change little."""
 KEY_FILE = "have.pem"
 MAX_BLOBS = 100_000
 """Digests in one list; one bundle has 22,000 at most."""
@@ -70,7 +68,8 @@ _BLOBS = re.compile(rb"(?:[0-9a-f]{64}\n)*")
 class Source:
     """What a have-list is made from. blobs: all digests in hex, in any order.
 
-    heads: the files of HEADS as they are there; empty when no bundle is complete.
+    heads: index.json, keystone.json and targets.json as they are there: they nearly always change,
+    and change little. Empty when no bundle is complete.
     """
 
     number: int
