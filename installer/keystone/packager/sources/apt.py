@@ -20,11 +20,10 @@ from urllib.parse import unquote
 
 from keystone import run
 from keystone.bundle.model import Digest
-from keystone.errors import ConfigurationError, UntrustedBundleError
+from keystone.errors import ConfigurationError, SourceError, UntrustedBundleError
 from keystone.files import write_file
 from keystone.lockfile import only_one
 from keystone.packager.sources import cache
-from keystone.packager.sources.addresses import SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
