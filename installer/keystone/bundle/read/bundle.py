@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from keystone import log
 from keystone.bundle import manifest as contents_file
 from keystone.bundle import publishable
 from keystone.bundle.format import COPY_AGAIN, DELTA, MANIFEST, SCRATCH, member_name
-from keystone.bundle.formats import hashing, tar
+from keystone.bundle.formats import deb822, hashing, tar
 from keystone.bundle.read import content as layout
 from keystone.bundle.read import delta_description, stream
 from keystone.bundle.read.blobs import MAX_READ, InFile
@@ -170,8 +169,8 @@ class Bundle:
         kept = []
         for listed in self.manifest.of_kind("packages"):
             with self.open(listed.digest) as file:
-                stanzas = file.read().decode().strip().split("\n\n")
-            kept += [stanza for stanza in stanzas if _filename(stanza) in names]
+                stanzas = deb822.paragraphs(file.read().decode())
+            kept += [stanza for stanza in stanzas if deb822.filename(stanza) in names]
         return ("\n\n".join(kept) + "\n").encode()
 
     def _copy(self, digest: Digest, sink: IO[bytes]) -> None:
@@ -204,11 +203,6 @@ def seed_items(manifest: Manifest, kernel: str) -> tuple[Item, ...]:
         if "seed" in item.labels.get("groups", "").split(",")
         and item.labels.get("kernel", kernel) == kernel
     )
-
-
-def _filename(stanza: str) -> str:
-    found = re.search(r"(?m)^Filename: \./(.*)$", stanza)
-    return found[1] if found else ""
 
 
 def open_verified(
