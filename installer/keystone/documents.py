@@ -130,35 +130,6 @@ def _quoted(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def envelope(kind: str, spec: Mapping[str, Any], **more: object) -> dict[str, Any]:
-    """The JSON Schema of a whole document, around the schema of its spec."""
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": kind,
-        "type": "object",
-        "required": ["apiVersion", "kind", "metadata", "spec"],
-        "additionalProperties": False,
-        "properties": {
-            "apiVersion": {"const": API_VERSION},
-            "kind": {"const": kind},
-            "metadata": {
-                "type": "object",
-                "required": ["name"],
-                "additionalProperties": False,
-                "properties": {
-                    "name": {
-                        "type": "string",
-                        "pattern": "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$",
-                        "description": "lower-case letters, digits and hyphens, 63 at most",
-                    }
-                },
-            },
-            "spec": dict(spec),
-        },
-        **more,
-    }
-
-
 def packaged_schema(name: str) -> dict[str, Any]:
     """The published schema keystone/schemas/<name>.schema.json."""
     file = resources.files("keystone").joinpath("schemas", f"{name}.schema.json")

@@ -81,6 +81,22 @@ class HostError(KeystoneError):
     exit_code = 8
 
 
+class SourceError(HostError):
+    """An upstream cannot be reached, or refuses to give what is asked for."""
+
+
+class StatusError(SourceError):
+    """The server's answer is final, and not what was asked for. status: of HTTP."""
+
+    def __init__(self, message: str, status: int, hint: str = "") -> None:
+        super().__init__(message, hint=hint or "check the name, the credentials and the mirrors")
+        self.status = status
+
+
+class WrongContentError(DamagedBundleError, SourceError):
+    """An upstream answers, with other bytes than the definition or the lock names."""
+
+
 class InterruptedRunError(KeystoneError):
     """Stopped half-way by a signal: run the same command again to go on."""
 

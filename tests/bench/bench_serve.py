@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING
 
 from keystone import log, run
 from keystone.bundle import manifest, media
+from keystone.bundle.format import Target
 from keystone.bundle.formats import tar
 from keystone.bundle.model import Digest, Item, Manifest
-from keystone.bundle.read.stream import Target
 from keystone.lab import upstream
 from keystone.packager.keys import keys
 

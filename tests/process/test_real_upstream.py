@@ -15,12 +15,11 @@ import pytest
 import yaml
 
 from keystone import run
-from keystone.errors import HostError
+from keystone.errors import HostError, SourceError, WrongContentError
 from keystone.lab import carry, catalogue, fileserver, golang, images, mirror, real
 from keystone.lab.parts import Parts
 from keystone.lab.settings import load
 from keystone.lab.upstream import Upstream
-from keystone.packager.sources.addresses import SourceError, WrongContentError
 from keystone.packager.sources.upstream import Sources
 
 if TYPE_CHECKING:

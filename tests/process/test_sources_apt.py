@@ -257,7 +257,7 @@ def test_sources_in_every_form_of_deb822() -> None:
         for suite in ("noble", "noble-updates")
     ]
     last = ("http://three.example/", "noble-security", "/usr/share/keyrings/three.gpg")
-    assert list(machine_archives.deb822(SOURCES)) == [*pairs, last]
+    assert list(machine_archives.of_sources(SOURCES)) == [*pairs, last]
 
 
 @pytest.fixture
@@ -376,7 +376,7 @@ def test_a_key_that_is_written_into_the_source(
     key = "".join(f"\n {line or '.'}" for line in kept)
     uri = f"file:{archive.folder}"
     stanza = f"Types: deb\nURIs: {uri}\nSuites: noble\nSigned-By:{key}\n"
-    ((_, _, signed_by),) = machine_archives.deb822(stanza)
+    ((_, _, signed_by),) = machine_archives.of_sources(stanza)
     found = apt.Archive(uri, "noble", ("main",), signed_by)
     with apt.Tree.ready([found], "amd64", Sources()) as tree:
         assert [one.name for one in tree.closure(["tool-data"])] == ["tool-data"]

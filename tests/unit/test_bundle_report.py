@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from keystone import log
+from keystone.bundle.format import Target
 from keystone.bundle.model import Digest, Item, Manifest
 from keystone.bundle.read.bundle import Bundle
-from keystone.bundle.read.stream import Target
 from keystone.bundle.report import page, report
 from keystone.bundle.report.compare import Change, compare
 from keystone.bundle.report.preview import Looked

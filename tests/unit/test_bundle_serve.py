@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from keystone.bundle.formats import deb822
 from keystone.errors import RefusedError, UsageError
 from keystone.store.mounted import File, Operations
-from keystone.store.programs import closure, stanzas
+from keystone.store.programs import closure
 from keystone.store.serve import Listen
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ Section: libs
 
 
 def test_a_package_and_the_libraries_it_loads() -> None:
-    packages = {fields["Package"]: fields for fields in stanzas(PACKAGES)}
+    packages = {f["package"]: f for f in map(deb822.fields, deb822.paragraphs(PACKAGES))}
     found = closure("nginx", packages)
     assert found == {"nginx", "libssl3t64", "libc6", "libgcc-s1", "zlib1g"}
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from keystone.documents import packaged_schema
-from keystone.errors import ConfigurationError
+from keystone.errors import ConfigurationError, SourceError
 from keystone.packager.sources import backoff, docker_credentials, registry_auth, wheels
-from keystone.packager.sources.addresses import Origin, SourceError, follow
+from keystone.packager.sources.addresses import Origin, follow
 from keystone.packager.sources.apt import Tree, proxies
 from keystone.packager.sources.http import Client
 from keystone.packager.sources.oci import next_page

@@ -15,7 +15,7 @@ import yaml
 from keystone.bundle.formats import foreign_tar
 from keystone.bundle.model import Digest
 from keystone.bundle.read.chart import LIMITS
-from keystone.errors import ConfigurationError
+from keystone.errors import ConfigurationError, SourceError
 from keystone.packager import definition, image_list
 from keystone.packager.charts import chart as charts
 from keystone.packager.charts import discovery
@@ -23,7 +23,6 @@ from keystone.packager.charts.chart import Chart, Dependency
 from keystone.packager.charts.discovery import Need
 from keystone.packager.charts.image_names import ImageName
 from keystone.packager.definition import Image
-from keystone.packager.sources.addresses import SourceError
 from keystone.packager.sources.helm_charts import Charts
 from keystone.packager.sources.oci import Reference
 

@@ -10,11 +10,41 @@ from keystone import documents
 from keystone.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from keystone.mistakes import Mistakes
 
-SCHEMA = documents.envelope(
+
+def envelope(kind: str, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON Schema of a whole document, around the schema of its spec."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": kind,
+        "type": "object",
+        "required": ["apiVersion", "kind", "metadata", "spec"],
+        "additionalProperties": False,
+        "properties": {
+            "apiVersion": {"const": documents.API_VERSION},
+            "kind": {"const": kind},
+            "metadata": {
+                "type": "object",
+                "required": ["name"],
+                "additionalProperties": False,
+                "properties": {
+                    "name": {
+                        "type": "string",
+                        "pattern": "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$",
+                        "description": "lower-case letters, digits and hyphens, 63 at most",
+                    }
+                },
+            },
+            "spec": dict(spec),
+        },
+    }
+
+
+SCHEMA = envelope(
     "Menu",
     {
         "type": "object",

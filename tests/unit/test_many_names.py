@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from typing import IO, TYPE_CHECKING
 
 from keystone.bundle import media, publishable
+from keystone.bundle.format import OCI_LAYOUT, Target
 from keystone.bundle.model import Digest, Item, Manifest
 from keystone.bundle.read import content
-from keystone.bundle.read.stream import Target
 from keystone.closure import images
 from keystone.closure.content import Content
 
@@ -83,7 +83,7 @@ def test_what_would_be_served_is_planned_with_one_read_of_each_manifest() -> Non
 
 def test_layouts_are_walked_with_one_read_of_each_manifest() -> None:
     made, manifest = nested()
-    files = {"oci-layout": content.OCI_LAYOUT, "index.json": b'{"schemaVersion":2,"manifests":[]}'}
+    files = {"oci-layout": OCI_LAYOUT, "index.json": b'{"schemaVersion":2,"manifests":[]}'}
     targets = {
         f"blobs/sha256/{digest.hex}": Target(len(data), digest)
         for digest, data in made.blobs.items()

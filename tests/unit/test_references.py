@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
+from keystone.errors import SourceError
 from keystone.packager.charts import config_files, discovery, references
 from keystone.packager.charts.image_names import ImageName
 from keystone.packager.charts.references import find, in_text, load
-from keystone.packager.sources.addresses import SourceError
 
 CASES = Path(__file__).parent.parent / "cases" / "images"
 DIGEST = "sha256:" + "a" * 64

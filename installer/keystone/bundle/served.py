@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
-from email.utils import format_datetime
 from typing import TYPE_CHECKING, Protocol
 
 from keystone.bundle import media
+from keystone.bundle.formats.deb822 import release_file
 from keystone.bundle.model import OCI_KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from datetime import datetime
 
     from keystone.bundle.media import Parsed
     from keystone.bundle.model import Digest, Item, Manifest
@@ -125,15 +123,3 @@ def _packages(item: Item, blobs: Blobs) -> Iterator[tuple[str, Planned]]:
     release = release_file(suite, item.labels["architecture"], created, data)
     yield f"apt/{suite}/Packages", Planned(item.digest)
     yield f"apt/{suite}/Release", Planned(data=release)
-
-
-def release_file(suite: str, architectures: str, created: datetime, packages: bytes) -> bytes:
-    """The Release of a flat apt repository with one Packages (Debian Repository Format)."""
-    date = format_datetime(created).replace("+0000", "UTC")
-    text = (
-        f"Origin: Keystone\nLabel: Keystone\nSuite: {suite}\nCodename: {suite}\n"
-        f"Date: {date}\nArchitectures: {architectures}\n"
-        f"Description: what the bundle holds for {suite}\n"
-        f"SHA256:\n {hashlib.sha256(packages).hexdigest()} {len(packages)} Packages\n"
-    )
-    return text.encode()

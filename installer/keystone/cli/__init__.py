@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import signal
@@ -44,9 +43,6 @@ REFUSALS = frozenset({
     errno.EROFS, errno.ESTALE, errno.ETXTBSY,
 })  # fmt: skip
 """What a person's file, folder or medium answers (errno(3)); any other is our mistake."""
-M_MMAP_THRESHOLD = -3
-LARGE = 2 << 20
-"""Bytes; buffers of 1 MiB come and go with each chunk and are better kept."""
 
 
 @click.group(cls=Verbs, summaries=SUMMARIES, modules=MODULES, invoke_without_command=True)
@@ -102,20 +98,8 @@ def _interrupt(signum: int, _frame: FrameType | None) -> NoReturn:
     )
 
 
-def _give_memory_back() -> None:
-    """Have large blocks returned to the kernel when they are freed (mallopt(3)).
-
-    By itself glibc raises its threshold with each one, up to 32 MiB, and keeps the pieces: 4 to
-    12 MiB in a bundle of 15,000 blobs. Other C libraries have no such call and no need of it.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, LARGE)
-
-
 def main() -> NoReturn:
     """Run the program; every expected failure is a message and its exit code, never a traceback."""
-    _give_memory_back()
     # A folder that everybody may change is refused; so none is made.
     os.umask(os.umask(0o077) | 0o002)
     signal.signal(signal.SIGTERM, _interrupt)

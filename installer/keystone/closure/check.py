@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keystone import log
-from keystone.bundle.read.bundle import SCRATCH
+from keystone.bundle.format import SCRATCH
+from keystone.bundle.formats import deb822
 from keystone.closure import charts, downloads, images, kernels, kubernetes, packages, sites, wheels
 from keystone.closure import debs as debs_inside
 from keystone.closure.content import counts, describe
@@ -129,7 +130,7 @@ def _listed(content: Content) -> dict[str, Stanza]:
     found = {}
     for item in content.manifest.of_kind("packages"):
         text = content.read(item.digest, packages.MAX_LIST).decode()
-        for part in re.split(r"\n\s*\n", text):
+        for part in deb822.paragraphs(text):
             stanza = Stanza.parse(part)
             found[stanza.filename] = stanza
     return found

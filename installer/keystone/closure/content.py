@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from keystone.bundle import media
+from keystone.bundle.format import SCRATCH
 from keystone.bundle.model import Digest, Item, Manifest
-from keystone.bundle.read.bundle import SCRATCH, open_verified
+from keystone.bundle.read.bundle import open_verified
 from keystone.errors import DamagedBundleError
 from keystone.packager import definition
 from keystone.packager import lock as locks

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import IO, TYPE_CHECKING
 
 from keystone import run
-from keystone.bundle.read.bundle import SCRATCH
+from keystone.bundle.format import SCRATCH
 from keystone.closure.content import describe
 from keystone.closure.finding import Finding
 from keystone.closure.packages import RELATIONS, Stanza
@@ -146,7 +146,7 @@ def check(debs: Debs, listed: Mapping[str, Stanza]) -> Iterator[Finding]:
     for deb in debs:
         stanza = listed.get(deb.item.labels.get("filename", ""), Stanza(deb.fields))
         for name in RELATIONS:
-            said, real = stanza.fields.get(name, ""), deb.fields.get(name, "")
+            said, real = stanza.fields.get(name.lower(), ""), deb.fields.get(name.lower(), "")
             if "".join(said.split()) != "".join(real.split()):
                 yield Finding(
                     "package-list", f"{name}: {real or 'nothing'}",

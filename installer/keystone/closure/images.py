@@ -21,12 +21,10 @@ if TYPE_CHECKING:
     from keystone.closure.content import Content
     from keystone.packager.charts.image_names import ImageName
 
-INDEXES = {media.INDEX, media.DOCKER_LIST}
 CONFIGS = {
     "application/vnd.oci.image.config.v1+json",
     "application/vnd.docker.container.image.v1+json",
 }
-HELM_CONFIG = "application/vnd.cncf.helm.config.v1+json"
 LOCK_AGAIN = "lock and create the bundle again; nothing in the definition is wrong"
 
 

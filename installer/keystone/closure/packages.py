@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keystone import run
-from keystone.bundle.read.bundle import SCRATCH
+from keystone.bundle.format import SCRATCH
+from keystone.bundle.formats import deb822
 from keystone.closure.content import describe
 from keystone.closure.finding import Finding
 
@@ -32,24 +33,22 @@ _UNMET = re.compile(r"(?m)^Package (\S+) version (\S+) has an unmet dep:\n((?: .
 
 @dataclass(frozen=True)
 class Stanza:
-    """One entry of a Packages file."""
+    """One entry of a Packages file. fields: by their names in lower case."""
 
     fields: Mapping[str, str]
 
     @classmethod
     def parse(cls, text: str) -> Stanza:
-        """From "Name: value" lines; what goes on over several lines is joined."""
-        joined = re.sub(r"\n[ \t]+", " ", text.strip())
-        pairs = (line.partition(":") for line in joined.splitlines())
-        return cls({name: value.strip() for name, _, value in pairs})
+        """From its text; what goes on over several lines is joined."""
+        return cls({name: deb822.folded(value) for name, value in deb822.fields(text).items()})
 
     @property
     def filename(self) -> str:
         """Without the folder that every flat repository has."""
-        return self.fields.get("Filename", "").removeprefix("./")
+        return self.fields.get("filename", "").removeprefix("./")
 
     def __str__(self) -> str:
-        return f"package {self.fields.get('Package', '?')} {self.fields.get('Version', '?')}"
+        return f"package {self.fields.get('package', '?')} {self.fields.get('version', '?')}"
 
 
 def check(content: Content) -> Iterator[Finding]:
@@ -63,7 +62,7 @@ def check(content: Content) -> Iterator[Finding]:
             yield _listing(f"the list of packages of {suite}", f"{len(debs[suite])} packages")
             continue
         text = content.read(lists[suite].digest, MAX_LIST).decode()
-        parts = [part for part in re.split(r"\n\s*\n", text) if part.strip()]
+        parts = list(deb822.paragraphs(text))
         stanzas = [Stanza.parse(part) for part in parts]
         yield from _both_ways(content, suite, stanzas, debs[suite])
         names = {stanza.filename for stanza in stanzas}
@@ -92,8 +91,8 @@ def _both_ways(
         item = files.get(name)
         if item is None or item.digest not in content.inside:
             yield _listing(f"{name} ({stanza})", where)
-        elif stanza.fields.get("SHA256") != item.digest.hex:
-            yield _listing(f"{name} with SHA-256 {stanza.fields.get('SHA256')}", where)
+        elif stanza.fields.get("sha256") != item.digest.hex:
+            yield _listing(f"{name} with SHA-256 {stanza.fields.get('sha256')}", where)
     for name, item in files.items():
         if name not in listed:
             yield _listing(f"the entry of {name} in the {where}", describe(item))

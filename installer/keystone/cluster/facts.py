@@ -34,7 +34,6 @@ class MemberFacts:
 
     id: str
     name: str
-    client_urls: tuple[str, ...]
     healthy: bool
     learner: bool = False
 
@@ -124,7 +123,6 @@ def parse_etcd(members: Mapping[str, Any], health: Sequence[Mapping[str, Any]]) 
             MemberFacts(
                 id=f"{int(member['ID']):x}",
                 name=member.get("name", ""),
-                client_urls=tuple(member.get("clientURLs", ())),
                 healthy=any(url in well for url in member.get("clientURLs", ())),
                 learner=member.get("isLearner", False),
             )

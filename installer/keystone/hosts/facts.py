@@ -213,7 +213,6 @@ class HostFacts:
     name: str
     hostname: str
     machine_id: str
-    boot_id: str
     root: bool
     os_id: str
     os_version: str
@@ -221,14 +220,12 @@ class HostFacts:
     kernel: str
     architecture: str
     python: tuple[int, int]
-    cpus: int
     memory: int
     root_free: int
     cgroup: int
     virtualization: str
     clock_offset: float
     clock_error: float
-    uptime: float
     swaps: tuple[str, ...] = ()
     ports: Mapping[int, str] = field(default_factory=lambda: MappingProxyType({}))
     clocks: tuple[str, ...] = ()

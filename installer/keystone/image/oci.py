@@ -11,7 +11,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from keystone.bundle import media
-from keystone.bundle.read.content import OCI_LAYOUT
+from keystone.bundle.format import OCI_LAYOUT
 from keystone.image import steps
 from keystone.sandbox import Inside
 

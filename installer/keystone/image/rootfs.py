@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from keystone import log
-from keystone.bundle.served import release_file
+from keystone.bundle.formats import deb822
 from keystone.errors import ConfigurationError, KeystoneError
 from keystone.image import secureboot, steps
 from keystone.packager.sources import cache
@@ -214,13 +214,13 @@ def _flat_archive(materials: Materials, debs: Sequence[Item], archive: Path) -> 
     stanzas = [
         stanza
         for item in materials.lock.items if item.kind == "packages"
-        for stanza in _inline(materials.lock.blob(item.digest).source).split("\n\n")
-        if _filename(stanza) in wanted
+        for stanza in deb822.paragraphs(_inline(materials.lock.blob(item.digest).source))
+        if deb822.filename(stanza) in wanted
     ]  # fmt: skip
     packages = ("\n\n".join(stanzas) + "\n").encode()
     (archive / "Packages").write_bytes(packages)
     suite = debs[0].labels["suite"]
-    release = release_file(suite, "amd64", materials.lock.created, packages)
+    release = deb822.release_file(suite, "amd64", materials.lock.created, packages)
     (archive / "Release").write_bytes(release)
 
 
@@ -229,11 +229,6 @@ def _inline(source: str) -> str:
     if kind != "inline":
         raise KeystoneError(f"the lock's list of packages is not in it ({kind})", hint="lock again")
     return text.strip()
-
-
-def _filename(stanza: str) -> str:
-    found = [line for line in stanza.splitlines() if line.startswith("Filename: ./")]
-    return found[0].removeprefix("Filename: ./") if found else ""
 
 
 def installer(materials: Materials, tree: Tree, recipe: Recipe) -> Tree:

@@ -8,8 +8,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from keystone.errors import PreflightError
+from keystone.packager.sources import machine_archives
+from keystone.packager.sources.apt import Archive
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 POCKETS = ("", "-updates", "-security")
 """Parts of a suite that are used; backports and third parties are not."""
@@ -35,10 +41,8 @@ def turned(files: list[str], old: str, new: str) -> str:
     for address, suites in (entry for text in files for entry in _entries(text)):
         names = [wanted[suite] for suite in suites if suite in wanted]
         if names:
-            stanzas.append(
-                f"Types: deb\nURIs: {address}\nSuites: {' '.join(names)}\nComponents: main\n"
-                "Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n"
-            )
+            archive = Archive(address, " ".join(names), ("main",))
+            stanzas.append(str(archive))
     return "\n".join(dict.fromkeys(stanzas))
 
 
@@ -60,16 +64,11 @@ def sources(suite: str) -> str:
     return text
 
 
-def _entries(text: str) -> list[tuple[str, list[str]]]:
+def _entries(text: str) -> Iterator[tuple[str, list[str]]]:
     """(address, suites) of every binary source in one file, whichever of the two formats."""
-    if re.search(r"^Types:", text, re.MULTILINE):
-        return [entry for stanza in re.split(r"\n\s*\n", text) for entry in _deb822(stanza)]
-    lines = (re.sub(r"\[[^\]]*\]", " ", line).split() for line in text.splitlines())
-    return [(words[1], [words[2]]) for words in lines if len(words) > 2 and words[0] == "deb"]  # noqa: PLR2004 type, address, suite
-
-
-def _deb822(stanza: str) -> list[tuple[str, list[str]]]:
-    fields = dict(re.findall(r"^([A-Za-z-]+):[ \t]*(.*)$", stanza, re.MULTILINE))
-    if "deb" not in fields.get("Types", "").split() or fields.get("Enabled") == "no":
-        return []
-    return [(uri, fields.get("Suites", "").split()) for uri in fields.get("URIs", "").split()]
+    is_deb822 = re.search(r"(?mi)^Types:", text) is not None
+    read = machine_archives.of_sources if is_deb822 else machine_archives.of_list
+    found: dict[str, list[str]] = {}
+    for address, suite, _ in read(text):
+        found.setdefault(address, []).append(suite)
+    yield from found.items()

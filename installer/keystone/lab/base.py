@@ -23,12 +23,12 @@ from keystone.errors import KeystoneError
 from keystone.lab import apt, disk
 from keystone.lab.settings import cache, checkout
 from keystone.lockfile import only_one
+from keystone.packager.kernel_modules import KERNEL_PACKAGE, kernel_of
 from keystone.run import CommandError, run
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-KERNEL_PACKAGE = "linux-image-amd64"
 KERNEL_FRESH_SECONDS = 24 * 3600
 """How long the archive's answer to "which kernel?" is believed before it is asked again."""
 
@@ -217,19 +217,6 @@ def _ask_archive(suite: str, root: Path) -> str:
     run(["apt-get", *options, "update", "-qq"], timeout=300)
     shown = run(["apt-cache", *options, "show", "--no-all-versions", KERNEL_PACKAGE]).stdout
     return kernel_of(shown)
-
-
-def kernel_of(shown: str) -> str:
-    """The kernel release out of `apt-cache show linux-image-amd64`.
-
-    Raises KeystoneError when its Depends names no kernel.
-    """
-    for line in shown.splitlines():
-        if line.startswith("Depends: linux-image-"):
-            return line.removeprefix("Depends: linux-image-").split()[0].rstrip(",")
-    raise KeystoneError(
-        f"{KERNEL_PACKAGE}: its Depends names no kernel", hint="look: apt-cache show"
-    )
 
 
 def _write(path: Path, text: str) -> None:

@@ -8,7 +8,6 @@ programs, kernel modules, and what the caller adds (its base image).
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -118,11 +117,6 @@ def _made(record: Path, inputs: str, bundle: Path) -> Carried | None:
     if (said["inputs"], said["size"]) != (inputs, bundle.stat().st_size):
         return None
     return Carried(bundle, said["fingerprint"], said["installer"])
-
-
-def discard(state: Path) -> None:
-    """Forget the lab's bundles and their keys."""
-    shutil.rmtree(state / "bundle", ignore_errors=True)
 
 
 def wanted(release: str = "") -> dict[str, Any]:

@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING
 
 from keystone import log
 from keystone.bundle.model import Digest
-from keystone.errors import HostError, KeystoneError
+from keystone.errors import HostError, KeystoneError, SourceError, WrongContentError
 from keystone.lab import catalogue, golang
 from keystone.packager.definition import load_mirrors
-from keystone.packager.sources.addresses import SourceError, WrongContentError
 from keystone.packager.sources.upstream import Sources
 
 if TYPE_CHECKING:

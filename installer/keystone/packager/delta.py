@@ -16,22 +16,14 @@ from typing import IO, TYPE_CHECKING
 
 from keystone import log
 from keystone.bundle import manifest
+from keystone.bundle.format import CHUNK, DELTA, INSTALLER, MANIFEST, METADATA, SCRATCH, Target
 from keystone.bundle.formats import patch, unfold
 from keystone.bundle.model import Digest, Manifest
 from keystone.bundle.read import delta_description
-from keystone.bundle.read.bundle import SCRATCH
 from keystone.bundle.read.delta_description import Delta, Encoded, HeadFile
 from keystone.bundle.read.held_file import open_medium
-from keystone.bundle.read.stream import (
-    CHUNK,
-    INSTALLER,
-    MANIFEST,
-    METADATA,
-    Target,
-    TarStream,
-    read_metadata,
-)
-from keystone.bundle.trust.verify import DELTA, stored_targets
+from keystone.bundle.read.stream import TarStream, read_metadata
+from keystone.bundle.trust.verify import stored_targets
 from keystone.errors import DamagedBundleError
 from keystone.files import write_chunks
 from keystone.packager import writer

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from keystone.errors import SourceError
 from keystone.packager.charts import discovery
 from keystone.packager.definition import Image
-from keystone.packager.sources.addresses import SourceError
 from keystone.packager.sources.oci import Reference
 
 if TYPE_CHECKING:

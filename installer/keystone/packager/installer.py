@@ -4,6 +4,10 @@ shiv packs one site-packages tree (zipapp, PEP 441) that holds the wheels for ev
 support: pure files are the same in all of them, and extension modules carry the interpreter's tag
 in their names (PEP 3149), so they lie side by side. Roles and playbooks ride in our own wheel, and
 so do the man page and completions: `share` beside the packages, for those who unpack it (images).
+
+A lock names it `built:installer@<day>`. The day is the executable's build floor, decided when its
+sources were first locked: so the same lock gives the same executable on any machine. A bundle that
+is made by a packed executable carries that one.
 """
 
 from __future__ import annotations
@@ -14,16 +18,18 @@ import re
 import shutil
 import sys
 import tempfile
+import zipfile
+from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import keystone
 from keystone import log, run
+from keystone.bundle.model import Digest
 from keystone.bundle.trust import build_floor
-from keystone.errors import UsageError
+from keystone.errors import ConfigurationError, UsageError
+from keystone.packager.sources import cache
 
-if TYPE_CHECKING:
-    from datetime import date
-
+SOURCE = "built:installer"
 PYTHONS = ("3.11", "3.12", "3.13")
 PLATFORMS = ("manylinux2014_x86_64", "manylinux_2_17_x86_64", "manylinux_2_28_x86_64")
 EPOCH = "1767225600"
@@ -32,25 +38,77 @@ UNUSED = ("ansible_test", "ansible/galaxy/data", "bin")
 """Parts of our dependencies that no installation runs."""
 
 
-def build(checkout: Path, cache: Path, day: date) -> Path:
+def source(day: date) -> str:
+    """How a lock names the executable with this build floor."""
+    return f"{SOURCE}@{day.isoformat()}"
+
+
+def for_lock(previous: tuple[str, Digest] | None, today: date) -> tuple[Path, str]:
+    """The executable and its source for a new lock.
+
+    previous: source and digest in the lock before. While it is made of the same, it keeps its day.
+    """
+    if previous is not None:
+        path = executable(previous[0])
+        if file_digest(path) == previous[1]:
+            return path, previous[0]
+    if _packed() is not None:
+        return executable(""), source(build_floor.build_floor().date())
+    return executable(source(today)), source(today)
+
+
+def executable(source: str) -> Path:
+    """The file. Raises ConfigurationError when this code is neither a checkout nor packed.
+
+    source: as a lock has it; without a day in it, the one of this checkout.
+    """
+    if (own := _packed()) is not None:
+        return own
+    checkout = Path(keystone.__file__).resolve().parents[2]
+    if not (checkout / "requirements.lock").is_file():
+        raise ConfigurationError(
+            f"{checkout}: not a checkout of Keystone, so its executable cannot be built",
+            hint="run keystone-install from a checkout, or the packed executable itself",
+        )
+    _, _, text = source.partition("@")
+    try:
+        day = date.fromisoformat(text) if text else build_floor.CHECKOUT
+    except ValueError as error:
+        raise ConfigurationError(f"{source}: no day in it: {error}", hint="lock again") from error
+    return build(checkout, cache.root(), day)
+
+
+def file_digest(path: Path) -> Digest:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return Digest(hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def _packed() -> Path | None:
+    """The executable that runs, if it is one."""
+    own = Path(sys.argv[0])
+    return own.resolve() if own.is_file() and zipfile.is_zipfile(own) else None
+
+
+def build(checkout: Path, kept: Path, day: date) -> Path:
     """The executable for this checkout, from the cache when its inputs are unchanged.
 
-    day: its build floor; no clock before it is believed.
+    kept: the cache. day: its build floor; no clock before it is believed.
     Raises UsageError outside a source tree, CommandError when a wheel cannot be had.
     """
     lock = checkout / "requirements.lock"
     if not lock.is_file():
         raise UsageError(f"{lock}: not there", hint="an installer is built from a source tree")
-    target = cache / "installer" / key(checkout, day) / "keystone-install"
+    target = kept / "installer" / key(checkout, day) / "keystone-install"
     if target.is_file():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with (
         log.step("installer executable: build"),
-        tempfile.TemporaryDirectory(dir=cache / "installer") as scratch,
+        tempfile.TemporaryDirectory(dir=kept / "installer") as scratch,
     ):
         tree = Path(scratch) / "site-packages"
-        shutil.copytree(_dependencies(lock, cache), tree)
+        shutil.copytree(_dependencies(lock, kept), tree)
         _add_ourselves(checkout, tree, Path(scratch))
         build_floor.write(tree / "keystone", day)
         _forget_where(tree)
@@ -77,11 +135,11 @@ def key(checkout: Path, day: date) -> str:
     return digest.hexdigest()[:32]
 
 
-def _dependencies(lock: Path, cache: Path) -> Path:
+def _dependencies(lock: Path, kept: Path) -> Path:
     """One merged tree of the locked wheels for every Python; kept as long as the lock is."""
     text = lock.read_text() + (lock.parent / "pyproject.toml").read_text()
     name = hashlib.sha256(f"{text}{PYTHONS}{PLATFORMS}{UNUSED}".encode()).hexdigest()[:32]
-    target = cache / "installer" / f"dependencies-{name}"
+    target = kept / "installer" / f"dependencies-{name}"
     if target.is_dir():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keystone import log
+from keystone.bundle.formats import deb822
 from keystone.errors import ConfigurationError, KeystoneError
 from keystone.lockfile import only_one
 from keystone.run import CommandError, run
@@ -88,8 +89,9 @@ def kernel_of(shown: str) -> str:
 
     Raises KeystoneError when its Depends names no kernel.
     """
-    for line in shown.splitlines():
-        found = re.match(r"Depends:.*?\blinux-image-(\d\S*?)(?=[\s,(]|$)", line)
+    for stanza in deb822.paragraphs(shown):
+        depends = deb822.field(stanza, "Depends")
+        found = re.search(r"\blinux-image-(\d\S*?)(?=[\s,(]|$)", depends)
         if found:
             return found.group(1)
     raise KeystoneError(
@@ -252,19 +254,21 @@ def control_text(name: str, release: str, version: str, size: int) -> str:
 
     It does not depend on the kernel: the host has one, and the bundle need not carry another.
     """
-    return (
-        f"Package: {name}-modules-{release}\n"
-        f"Version: {version}\n"
-        f"Architecture: {ARCHITECTURE}\n"
-        "Section: contrib/kernel\n"
-        "Priority: optional\n"
-        "Maintainer: Keystone <keystone@localhost>\n"
-        f"Installed-Size: {size}\n"
-        "Depends: kmod\n"
-        f"Provides: {name}-modules (= {version})\n"
-        f"Conflicts: {name}-dkms\n"
-        f"Description: {name} modules for Linux {release}\n"
-        f" Compiled from Debian's {name}-dkms {version}; no compiler is needed on the host.\n"
+    return deb822.paragraph(
+        {
+            "Package": f"{name}-modules-{release}",
+            "Version": version,
+            "Architecture": ARCHITECTURE,
+            "Section": "contrib/kernel",
+            "Priority": "optional",
+            "Maintainer": "Keystone <keystone@localhost>",
+            "Installed-Size": size,
+            "Depends": "kmod",
+            "Provides": f"{name}-modules (= {version})",
+            "Conflicts": f"{name}-dkms",
+            "Description": f"{name} modules for Linux {release}\n"
+            f" Compiled from Debian's {name}-dkms {version}; no compiler is needed on the host.",
+        }
     )
 
 

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING
 import keystone
 from keystone import log
 from keystone.bundle.model import BY_TAG, Digest, Item
-from keystone.errors import ConfigurationError, Mistake
+from keystone.errors import ConfigurationError, Mistake, SourceError, StatusError
 from keystone.packager import image_list, kernel_modules, resolve_charts
-from keystone.packager.executable import SOURCE, for_lock
+from keystone.packager.installer import SOURCE, for_lock
 from keystone.packager.lock import Lock, LockedBlob
 from keystone.packager.resolve_images import ImageResolver
 from keystone.packager.sources import apt, cache
 from keystone.packager.sources import wheels as source_wheels
-from keystone.packager.sources.addresses import SourceError, StatusError
 from keystone.packager.sources.machine_archives import machine_archives
 
 if TYPE_CHECKING:

@@ -14,13 +14,12 @@ from urllib.parse import urlsplit
 from keystone import log, run
 from keystone.bundle import media
 from keystone.bundle.model import Item
-from keystone.errors import ConfigurationError
+from keystone.errors import ConfigurationError, SourceError
 from keystone.packager.charts import discovery, helm, references
 from keystone.packager.charts.discovery import Need
 from keystone.packager.charts.image_names import ImageName
 from keystone.packager.lock import LockedBlob
 from keystone.packager.sources import cache
-from keystone.packager.sources.addresses import SourceError
 from keystone.packager.sources.helm_charts import CONTENT, PROVENANCE, Charts, digest_of
 
 if TYPE_CHECKING:

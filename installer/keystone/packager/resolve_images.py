@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from keystone import log
 from keystone.bundle.model import Item
+from keystone.errors import SourceError
 from keystone.packager.lock import LockedBlob
 from keystone.packager.sources import cosign, local_images, oci, referrers
-from keystone.packager.sources.addresses import SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

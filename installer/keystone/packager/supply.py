@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from keystone.bundle import media
-from keystone.bundle.formats.jobs import jobs
+from keystone.bundle.formats.hashing import jobs
 from keystone.errors import ConfigurationError, InterruptedRunError
-from keystone.packager.executable import SOURCE, executable
+from keystone.packager.installer import SOURCE, executable
 from keystone.packager.sources import cache, oci
 from keystone.packager.sources.addresses import is_loopback
 from keystone.packager.sources.local_images import Archives

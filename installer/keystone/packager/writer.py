@@ -18,11 +18,18 @@ from typing import TYPE_CHECKING
 
 from keystone import log
 from keystone.bundle import manifest, media, referrers
+from keystone.bundle.format import (
+    CHUNK,
+    INSTALLER,
+    INSTALLER_MODE,
+    MANIFEST,
+    METADATA,
+    OCI_LAYOUT,
+    Target,
+    member_name,
+)
 from keystone.bundle.formats import tar
 from keystone.bundle.model import OCI_KINDS, Digest, Manifest
-from keystone.bundle.read.bundle import member_name
-from keystone.bundle.read.content import OCI_LAYOUT
-from keystone.bundle.read.stream import CHUNK, INSTALLER, INSTALLER_MODE, MANIFEST, METADATA, Target
 from keystone.files import (
     Flusher,
     again,

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
 from keystone.bundle.delta.over_store import over_store
+from keystone.bundle.format import CHUNK, member_name
 from keystone.bundle.read.blobs import blob_path
-from keystone.bundle.read.bundle import Bundle, member_name, open_metadata
-from keystone.bundle.read.stream import CHUNK
+from keystone.bundle.read.bundle import Bundle, open_metadata
 from keystone.bundle.trust import verify
 from keystone.errors import DamagedBundleError
 from keystone.store import store as stores

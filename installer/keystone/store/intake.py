@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from threading import BoundedSemaphore
 from typing import TYPE_CHECKING
 
-from keystone.bundle.formats.jobs import jobs
+from keystone.bundle.formats.hashing import jobs
 from keystone.bundle.read import stream
 from keystone.errors import DamagedBundleError
 from keystone.files import EARLY, reopened
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from keystone.bundle.read.stream import Target
+    from keystone.bundle.format import Target
 
 LANES = 4
 """Members that are read side by side at most."""

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keystone import log
+from keystone.bundle.formats import deb822
 from keystone.errors import PreflightError
 from keystone.run import environment, run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from keystone.bundle.model import Item
     from keystone.bundle.read.bundle import Bundle
@@ -62,21 +63,13 @@ def closure(name: str, packages: Mapping[str, Mapping[str, str]]) -> frozenset[s
     found, left = {name}, [name]
     while left:
         fields = packages.get(left.pop(), {})
-        words = re.split(r"[,|]", f"{fields.get('Depends', '')},{fields.get('Pre-Depends', '')}")
+        words = re.split(r"[,|]", f"{fields.get('depends', '')},{fields.get('pre-depends', '')}")
         for word in filter(None, map(str.strip, words)):
             needed = re.split(r"[\s(:]", word)[0]
-            if needed not in found and packages.get(needed, {}).get("Section") == LIBRARIES:
+            if needed not in found and packages.get(needed, {}).get("section") == LIBRARIES:
                 found.add(needed)
                 left.append(needed)
     return frozenset(found)
-
-
-def stanzas(text: str) -> Iterator[dict[str, str]]:
-    """The one-line fields of each paragraph of a package list (deb822(5))."""
-    for paragraph in text.split("\n\n"):
-        fields = dict(re.findall(r"(?m)^([A-Za-z-]+):[ \t]*(.*)$", paragraph))
-        if "Package" in fields:
-            yield fields
 
 
 def _packages(bundle: Bundle, suite: str) -> dict[str, dict[str, str]]:
@@ -84,7 +77,8 @@ def _packages(bundle: Bundle, suite: str) -> dict[str, dict[str, str]]:
     for item in bundle.manifest.of_kind("packages"):
         if item.labels.get("suite") == suite:
             with bundle.open(item.digest) as file:
-                found |= {fields["Package"]: fields for fields in stanzas(file.read().decode())}
+                for fields in map(deb822.fields, deb822.paragraphs(file.read().decode())):
+                    found[fields.get("package", "")] = fields
     return found
 
 

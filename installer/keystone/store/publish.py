@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keystone import log
+from keystone.bundle.format import CREATED
 from keystone.bundle.read.blobs import blob_path
 from keystone.bundle.served import plan
-from keystone.bundle.trust.verify import CREATED, stored_targets
+from keystone.bundle.trust.verify import stored_targets
 from keystone.errors import DamagedBundleError
 from keystone.files import half_made, new, writing
 from keystone.store.store import load_manifest

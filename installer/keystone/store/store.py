@@ -18,6 +18,15 @@ from keystone import log
 from keystone.bundle import manifest as contents_file
 from keystone.bundle import publishable
 from keystone.bundle.delta import over_store
+from keystone.bundle.format import (
+    CHUNK,
+    COPY_AGAIN,
+    INSTALLER,
+    INSTALLER_MODE,
+    LOOSE,
+    MANIFEST,
+    Target,
+)
 from keystone.bundle.formats import strict_json
 from keystone.bundle.model import Manifest
 from keystone.bundle.read import content as layout
@@ -25,7 +34,7 @@ from keystone.bundle.read import delta_description
 from keystone.bundle.read import stream as reader
 from keystone.bundle.read.blobs import InFolder, blob_path, is_there
 from keystone.bundle.read.bundle import Head, read_head
-from keystone.bundle.read.stream import INSTALLER_MODE, LOOSE, Members, Target, TarStream
+from keystone.bundle.read.stream import Members, TarStream
 from keystone.bundle.trust import verify
 from keystone.bundle.trust.verify import stored_targets
 from keystone.errors import DamagedBundleError, HostError, RefusedError
@@ -103,19 +112,17 @@ class Writer:
         """
         target = self._verified.targets.get(name)
         if target is None:
-            raise DamagedBundleError(
-                f"{name}: nobody signed it", hint=reader.COPY_AGAIN, code="KSB-19"
-            )
-        loose = name == reader.MANIFEST or name in LOOSE
+            raise DamagedBundleError(f"{name}: nobody signed it", hint=COPY_AGAIN, code="KSB-19")
+        loose = name == MANIFEST or name in LOOSE
         final = self._incoming / name if loose else blob_path(self._store, target.digest)
-        mode = INSTALLER_MODE if name == reader.INSTALLER else 0o644
+        mode = INSTALLER_MODE if name == INSTALLER else 0o644
         temporary = self._incoming / f"{name.replace('/', '-')}.part"
         self._intake.take(chunks, Arrival(name, target, owner, temporary, final, mode), apart=apart)
 
     def has(self, name: str) -> bool:
         """Whether the store holds this blob whole already."""
         target = self._verified.targets.get(name)
-        if target is None or name == reader.MANIFEST or name in LOOSE:
+        if target is None or name == MANIFEST or name in LOOSE:
             return False
         return is_there(blob_path(self._store, target.digest), target.size)
 
@@ -137,7 +144,7 @@ class Writer:
             (self._incoming / name).replace(self._store / name)
         metadata = self._store / "metadata"
         metadata.mkdir(exist_ok=True)
-        (self._incoming / reader.MANIFEST).replace(metadata / reader.MANIFEST)
+        (self._incoming / MANIFEST).replace(metadata / MANIFEST)
         for name, data in self._verified.files.items():
             write_file(metadata / name, data)
         self._incoming.rmdir()
@@ -186,7 +193,7 @@ def _receive(archive: Members, head: Head, store: Path, *, exact: bool) -> tuple
         log.progress("bring the bundle into the store", total) as bar,
         Writer(store, head.verified) as writer,
     ):
-        writer.take(reader.MANIFEST, [memoryview(head.manifest_bytes)])
+        writer.take(MANIFEST, [memoryview(head.manifest_bytes)])
         bar.advance(len(head.manifest_bytes))
         for content in reader.contents(archive, targets, head.manifest, exact=exact):
             if writer.has(content.name):
@@ -222,7 +229,7 @@ def status(store: Path) -> Status:
 
 def load_manifest(store: Path) -> Manifest:
     """The table of contents of the bundle in the store."""
-    return contents_file.load((store / "metadata" / reader.MANIFEST).read_bytes())
+    return contents_file.load((store / "metadata" / MANIFEST).read_bytes())
 
 
 def mark(store: Path, digest: str, *, complete: bool) -> None:
@@ -265,7 +272,7 @@ def as_json(value: Ingested | Status) -> dict[str, object]:
 
 
 def _there(store: Path, name: str, target: Target) -> bool:
-    if name == reader.MANIFEST:
+    if name == MANIFEST:
         return is_there(store / "metadata" / name, target.size)
     if name in LOOSE:
         path = store / name
@@ -301,7 +308,7 @@ def _result(head: Head, *, blobs: int, written: int, changed: bool) -> Ingested:
 def _drain(stream: BinaryIO) -> None:
     """Read a pipe to its end, so that the program before us does not die of SIGPIPE."""
     if not stream.seekable():
-        while stream.read(reader.CHUNK):
+        while stream.read(CHUNK):
             pass
 
 

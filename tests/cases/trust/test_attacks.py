@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from keystone.bundle.format import DELTA
 from keystone.bundle.formats import tar
 from keystone.bundle.trust import verify
 from keystone.errors import UntrustedBundleError
@@ -521,7 +522,7 @@ def test_a_delta_may_have_the_number_that_was_accepted_but_no_smaller(sim: Any, 
     host.accepts(sim.again(number=2))
     for number in (2, 1):
         delta = sim.again(number=number, text="other")
-        delta.edits["targets"] = lambda signed: signed["targets"].update({verify.DELTA: entry})
+        delta.edits["targets"] = lambda signed: signed["targets"].update({DELTA: entry})
         pin = verify.host_pin(host.trust)
         if number == 2:
             assert verify.verify(delta.files(), pin).number == 2

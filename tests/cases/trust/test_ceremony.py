@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from keystone import pkcs8
+from keystone.bundle.format import Target
 from keystone.bundle.model import Digest, Item
-from keystone.bundle.read.stream import Target
 from keystone.bundle.trust import verify
 from keystone.errors import ConfigurationError, RefusedError, UntrustedBundleError
 from keystone.packager import issued_numbers

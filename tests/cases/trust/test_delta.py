@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from keystone.bundle.format import DELTA
 from keystone.bundle.formats import patch
 from keystone.bundle.model import Digest
 from keystone.bundle.read import delta_description
-from keystone.bundle.trust import verify
 from keystone.errors import DamagedBundleError
 
 
@@ -45,7 +45,7 @@ def making(outer: Any, inner: Any, **changes: Any) -> Any:
     document = {**json.loads(described), **changes}
     contents = {
         "keystone.json": outer.contents()["keystone.json"],
-        verify.DELTA: json.dumps(document).encode(),
+        DELTA: json.dumps(document).encode(),
         delta_description.HEAD: b"".join(frames.values()),
         inner.blob: inner.text.encode(),
     }

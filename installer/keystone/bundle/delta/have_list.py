@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 from keystone.bundle import manifest as contents_file
 from keystone.bundle import media
-from keystone.bundle.formats import strict_json, zstd, zstd_frame
+from keystone.bundle.format import MAX_BYTES, MAX_MANIFEST
+from keystone.bundle.formats import strict_json, zstd
 from keystone.bundle.manifest import API_VERSION, MAX_NUMBER, require_kind
 from keystone.bundle.model import Digest, Manifest
 from keystone.bundle.read import delta_description, stream
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
     from keystone.bundle.read.held_file import Medium
 
 KIND = "BundleHave"
-HEADS = ("index.json", "keystone.json", "targets.json")
-"""Files of a bundle that nearly always change and change little."""
 KEY_FILE = "have.pem"
 MAX_BLOBS = 100_000
 """Digests in one list; one bundle has 22,000 at most."""
@@ -56,8 +55,8 @@ _CHUNK = 1 << 20
 _MOST = {
     "blobs": MAX_BLOBS * _LINE,
     "index.json": media.MAX_MANIFEST,
-    "keystone.json": stream.MAX_MANIFEST // 2,
-    "targets.json": stream.MAX_BYTES["targets"],
+    "keystone.json": MAX_MANIFEST // 2,
+    "targets.json": MAX_BYTES["targets"],
 }
 """Bytes of each section: what a packager's memory has room for beside each other."""
 MAX_CONTENT = 8 << 20
@@ -69,7 +68,8 @@ _BLOBS = re.compile(rb"(?:[0-9a-f]{64}\n)*")
 class Source:
     """What a have-list is made from. blobs: all digests in hex, in any order.
 
-    heads: the files of HEADS as they are there; empty when no bundle is complete.
+    heads: index.json, keystone.json and targets.json as they are there: they nearly always change,
+    and change little. Empty when no bundle is complete.
     """
 
     number: int
@@ -311,8 +311,8 @@ def _sections(content: bytes, sizes: dict[str, int]) -> dict[str, bytes]:
     for name, size in sizes.items():
         _count(size, _MOST[name])
     # How much it becomes is bounded below; blocks say no more than that they are 128 KiB at most.
-    most = zstd_frame.MAX_BLOCKS * zstd_frame.MAX_BLOCK
-    zstd_frame.require_one(lambda at, n: content[at : at + n], len(content), most, _WINDOW)
+    most = zstd.MAX_BLOCKS * zstd.MAX_BLOCK
+    zstd.require_one(lambda at, n: content[at : at + n], len(content), most, _WINDOW)
     options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: _WINDOW}
     engine = zstd.ZstdDecompressor(options=options)
     found = {}

@@ -15,13 +15,24 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import IO, TYPE_CHECKING
 
+from keystone.bundle.format import (
+    CHUNK,
+    COPY_AGAIN,
+    DELTA,
+    LOOSE,
+    MANIFEST,
+    METADATA,
+    SCRATCH,
+    Target,
+    member_name,
+)
 from keystone.bundle.formats import patch, tar, unfold
 from keystone.bundle.read import bundle as opened
 from keystone.bundle.read import delta_description, stream
 from keystone.bundle.read.blobs import blob_path, is_there
-from keystone.bundle.read.bundle import SCRATCH, Bundle, Head, member_name, read_head
+from keystone.bundle.read.bundle import Bundle, Head, read_head
 from keystone.bundle.read.held_file import open_medium
-from keystone.bundle.read.stream import CHUNK, METADATA, Target, TarStream
+from keystone.bundle.read.stream import TarStream
 from keystone.bundle.trust import verify
 from keystone.errors import DamagedBundleError, UntrustedBundleError
 
@@ -138,7 +149,7 @@ class Archive:
 
     def _left_out(self) -> Iterator[tar.Member]:
         for name, target in self.filled.head.verified.targets.items():
-            if name not in self._given and name != stream.MANIFEST:
+            if name not in self._given and name != MANIFEST:
                 yield tar.Member(name, target.size)
 
     def _rebuilt(self, entry: Encoded) -> Iterator[bytes]:
@@ -203,7 +214,7 @@ def fill(archive: TarStream, outer: Head, store: Path, pin: verify.Pin) -> Fille
     Raises UntrustedBundleError; DamagedBundleError, of class KSB-31 when the store is another one
     than the delta was made for.
     """
-    description = delta_description.load(_member(archive, outer, verify.DELTA))
+    description = delta_description.load(_member(archive, outer, DELTA))
     delta_description.check(description, outer.verified.targets, outer.manifest)
     files = _head(description, _member(archive, outer, delta_description.HEAD), outer, store)
     metadata = {n.removeprefix(METADATA): d for n, d in files.items() if n.startswith(METADATA)}
@@ -225,9 +236,9 @@ def fill(archive: TarStream, outer: Head, store: Path, pin: verify.Pin) -> Fille
             raise DamagedBundleError(
                 f"{name}: its bytes are not the ones that were signed", hint=FRESH, code="KSB-08"
             )
-    table = files[stream.MANIFEST]
+    table = files[MANIFEST]
     head = Head(verified, opened.contents(table, verified), table)
-    loose = {name: files[name] for name in stream.LOOSE}
+    loose = {name: files[name] for name in LOOSE}
     filled = Filled(description, head, loose, store)
     _require_left_out(filled, outer)
     return filled
@@ -239,13 +250,13 @@ def _member(archive: TarStream, outer: Head, name: str) -> bytes:
     target = outer.verified.targets.get(name)
     if member is None or target is None or member.name != name or member.size != target.size:
         raise DamagedBundleError(
-            f"no {name} at the head of the delta", hint=stream.COPY_AGAIN, code="KSB-19"
+            f"no {name} at the head of the delta", hint=COPY_AGAIN, code="KSB-19"
         )
-    described = name == verify.DELTA
+    described = name == DELTA
     limit = delta_description.MAX_DESCRIPTION if described else delta_description.MAX_HEAD
     if target.size > limit:
         raise DamagedBundleError(
-            f"{name}: larger than any honest one", hint=stream.COPY_AGAIN, code="KSB-20"
+            f"{name}: larger than any honest one", hint=COPY_AGAIN, code="KSB-20"
         )
     return b"".join(bytes(chunk) for chunk in stream.checked(archive, name, target, "the delta"))
 
@@ -263,9 +274,9 @@ def _head(description: Delta, frames: bytes, outer: Head, store: Path) -> dict[s
                 f"{file.name}: rebuilt with other bytes", hint=FRESH, code="KSB-08"
             )
         files[file.name] = data
-    if at != len(frames) or not {stream.MANIFEST, *stream.LOOSE} <= set(files):
+    if at != len(frames) or not {MANIFEST, *LOOSE} <= set(files):
         raise DamagedBundleError(
-            f"{delta_description.HEAD}: not the head that {verify.DELTA} describes",
+            f"{delta_description.HEAD}: not the head that {DELTA} describes",
             hint=FRESH,
             code="KSB-19",
         )
@@ -295,7 +306,7 @@ def _head_file(file: HeadFile, frame: bytes, outer: Head, store: Path) -> bytes:
 
 
 def _stored(store: Path, name: str) -> bytes:
-    path = store / ("metadata/keystone.json" if name == stream.MANIFEST else name)
+    path = store / ("metadata/keystone.json" if name == MANIFEST else name)
     return path.read_bytes() if is_there(path) else b""
 
 

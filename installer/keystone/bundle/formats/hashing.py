@@ -13,7 +13,6 @@ from queue import SimpleQueue
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from keystone.bundle.formats.jobs import jobs
 from keystone.errors import DamagedBundleError
 
 if TYPE_CHECKING:
@@ -21,6 +20,16 @@ if TYPE_CHECKING:
 
 CHUNK = 1 << 20
 MAX_THREADS = 16
+JOBS = "KEYSTONE_JOBS"
+
+
+def jobs(usual: int) -> int:
+    """How many things are done side by side: `usual`, or what the environment says.
+
+    It never changes what comes out.
+    """
+    wanted = os.environ.get(JOBS, "")
+    return int(wanted) if wanted.isdigit() and int(wanted) else usual
 
 
 def digests(

@@ -1,8 +1,15 @@
-"""zstd as the standard library has it since Python 3.14 (PEP 784), and as its backport before."""
+"""zstd: the standard library's since Python 3.14 (PEP 784), and its backport before.
+
+And how much a frame can become, by its headers alone (RFC 8878, 3.1.1): that unpacks nothing.
+"""
 
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 if sys.version_info >= (3, 14):
     from compression.zstd import (
@@ -38,5 +45,63 @@ __all__ = [
     "ZstdError",
     "ZstdFile",
     "compress",
+    "require_one",
     "zstd_version",
 ]
+
+MAGIC = b"\x28\xb5\x2f\xfd"
+WINDOW_LOG = 23
+"""8 MiB: what a decoder must be able to hold (RFC 8878, 3.1.1.1.2)."""
+MAX_BLOCK = 128 << 10
+MAX_BLOCKS = 4096
+
+
+def require_one(
+    read: Callable[[int, int], bytes], size: int, most: int, window_log: int = WINDOW_LOG
+) -> None:
+    """Exactly one frame, which can become at most `most` bytes. Raises ValueError.
+
+    window_log: of the largest window. Refused: skippable and concatenated frames, dictionaries,
+    larger windows, a frame without end.
+    """
+    head = read(0, 14)
+    if head[:4] != MAGIC or len(head) < 6:  # noqa: PLR2004 magic, descriptor, one byte more
+        raise ValueError("not a zstd frame")
+    descriptor = head[4]
+    if descriptor & 0b1000:
+        raise ValueError("a reserved bit of the zstd frame is set")
+    if descriptor & 0b11:
+        raise ValueError("the zstd frame wants a dictionary")
+    single = bool(descriptor & 0b100000)
+    field = (int(single), 2, 4, 8)[descriptor >> 6]
+    at = 5
+    window = 0
+    if not single:
+        base = 1 << (10 + (head[5] >> 3))
+        window = base + base // 8 * (head[5] & 7)
+        at = 6
+    content = int.from_bytes(head[at : at + field], "little") + (256 if field == 2 else 0)  # noqa: PLR2004
+    if max(window, content if single else 0) > 1 << window_log or (field and content > most):
+        raise ValueError("the zstd frame wants more memory than any honest one")
+    end = _blocks(read, at + field, size, most) + (4 if descriptor & 0b100 else 0)
+    if end != size:
+        raise ValueError("the zstd frame does not end where its bytes do")
+
+
+def _blocks(read: Callable[[int, int], bytes], at: int, size: int, most: int) -> int:
+    """Where the last block ends."""
+    total = 0
+    for _ in range(MAX_BLOCKS):
+        if at + 3 > size:
+            break
+        header = int.from_bytes(read(at, 3), "little")
+        last, kind, length = header & 1, header >> 1 & 3, header >> 3
+        if kind == 3 or length > MAX_BLOCK:  # noqa: PLR2004 reserved
+            raise ValueError("a zstd block that no encoder writes")
+        total += length if kind < 2 else MAX_BLOCK  # noqa: PLR2004 raw and RLE say their size
+        if total > most + MAX_BLOCK:
+            raise ValueError("the zstd frame becomes more than any honest one")
+        at += 3 + (1 if kind == 1 else length)
+        if last:
+            return at
+    raise ValueError("the zstd frame has no end")

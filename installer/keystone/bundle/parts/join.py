@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from typing import IO, TYPE_CHECKING
 
 from keystone import log
+from keystone.bundle.format import MANIFEST, MAX_MANIFEST
 from keystone.bundle.parts import parity
 from keystone.bundle.parts import part as parts
 from keystone.bundle.parts.part import CHUNK, DIGEST, Part, Range, Set
@@ -322,7 +323,7 @@ def _owners(part: Part) -> dict[str, str]:
     with part.open_head() as archive:
         stream.read_metadata(archive)
         member = archive.next()
-        if member is None or member.name != stream.MANIFEST or member.size > stream.MAX_MANIFEST:
+        if member is None or member.name != MANIFEST or member.size > MAX_MANIFEST:
             return {}
         table = manifest.load(b"".join(bytes(chunk) for chunk in archive.chunks()))
     found = {}

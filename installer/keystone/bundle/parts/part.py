@@ -25,12 +25,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from keystone.bundle.format import COPY_AGAIN
 from keystone.bundle.formats import strict_json, tar
 from keystone.bundle.manifest import API_VERSION, MAX_NUMBER, require_kind
 from keystone.bundle.model import Digest
 from keystone.bundle.parts.parity import MOST, MOST_PARITY
 from keystone.bundle.read.held_file import open_medium
-from keystone.bundle.read.stream import COPY_AGAIN, TarStream
+from keystone.bundle.read.stream import TarStream
 from keystone.errors import DamagedBundleError
 
 if TYPE_CHECKING:

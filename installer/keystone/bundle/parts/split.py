@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 from typing import IO, TYPE_CHECKING, Self
 
 from keystone import log
+from keystone.bundle.format import MANIFEST
 from keystone.bundle.formats import tar
 from keystone.bundle.parts import parity
 from keystone.bundle.parts import part as parts
 from keystone.bundle.parts.part import CHUNK, Set
 from keystone.bundle.read.held_file import open_medium
-from keystone.bundle.read.stream import MANIFEST, TarStream, read_metadata
+from keystone.bundle.read.stream import TarStream, read_metadata
 from keystone.bundle.trust import tuf_shape
 from keystone.errors import DamagedBundleError, HostError, RefusedError, UsageError
 from keystone.files import free, new, require_room, sync_directory, writing

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from keystone import log
+from keystone.bundle.format import COPY_AGAIN, METADATA
 from keystone.bundle.formats import tar
 from keystone.bundle.parts.join import names_in
 from keystone.bundle.parts.part import CHUNK, Part
 from keystone.bundle.read.bundle import read_head
-from keystone.bundle.read.stream import COPY_AGAIN, METADATA
 from keystone.bundle.trust import verify as trust
 from keystone.errors import DamagedBundleError, UntrustedBundleError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from keystone.bundle.read.stream import Target
+    from keystone.bundle.format import Target
 
 
 @dataclass(frozen=True)

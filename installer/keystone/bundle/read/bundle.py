@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,7 +12,8 @@ from typing import IO, TYPE_CHECKING
 from keystone import log
 from keystone.bundle import manifest as contents_file
 from keystone.bundle import publishable
-from keystone.bundle.formats import hashing, tar
+from keystone.bundle.format import COPY_AGAIN, DELTA, MANIFEST, SCRATCH, member_name
+from keystone.bundle.formats import deb822, hashing, tar
 from keystone.bundle.read import content as layout
 from keystone.bundle.read import delta_description, stream
 from keystone.bundle.read.blobs import MAX_READ, InFile
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from keystone.bundle.model import Digest, Item, Manifest
-
-SCRATCH = Path("/var/tmp")  # noqa: S108 on disk, and only nameless files are made there
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ def read_head(archive: TarStream, pin: verify.Pin) -> Head:
     if archive.time != int(verified.created.timestamp()):
         raise DamagedBundleError(
             "its members have another time than the signed metadata",
-            hint=stream.COPY_AGAIN,
+            hint=COPY_AGAIN,
             code="KSB-15",
         )
     data = stream.read_manifest(archive, verified.targets)
@@ -71,7 +69,7 @@ def contents(data: bytes, verified: verify.Verified) -> Manifest:
     manifest = contents_file.load(data)
     if manifest.number != verified.number:
         raise UntrustedBundleError(
-            f"{stream.MANIFEST} is of number {manifest.number}, what was signed is number "
+            f"{MANIFEST} is of number {manifest.number}, what was signed is number "
             f"{verified.number}",
             hint=ASK,
             code="KSB-06",
@@ -104,7 +102,7 @@ class Bundle:
     @property
     def is_delta(self) -> bool:
         """Whether it leaves out what its receiver has."""
-        return verify.DELTA in self.verified.targets
+        return DELTA in self.verified.targets
 
     @property
     def was_read(self) -> bool:
@@ -171,8 +169,8 @@ class Bundle:
         kept = []
         for listed in self.manifest.of_kind("packages"):
             with self.open(listed.digest) as file:
-                stanzas = file.read().decode().strip().split("\n\n")
-            kept += [stanza for stanza in stanzas if _filename(stanza) in names]
+                stanzas = deb822.paragraphs(file.read().decode())
+            kept += [stanza for stanza in stanzas if deb822.filename(stanza) in names]
         return ("\n\n".join(kept) + "\n").encode()
 
     def _copy(self, digest: Digest, sink: IO[bytes]) -> None:
@@ -207,18 +205,6 @@ def seed_items(manifest: Manifest, kernel: str) -> tuple[Item, ...]:
     )
 
 
-def _filename(stanza: str) -> str:
-    found = re.search(r"(?m)^Filename: \./(.*)$", stanza)
-    return found[1] if found else ""
-
-
-def member_name(digest: Digest, manifest: Manifest) -> str:
-    """Where a blob stands inside a bundle: the installer at the top, the rest as OCI wants it."""
-    if digest in manifest.installers:
-        return stream.INSTALLER
-    return f"blobs/sha256/{digest.hex}"
-
-
 def open_verified(
     path: Path,
     *,
@@ -247,7 +233,7 @@ def open_verified(
         _hash_all(handle, head, offsets)
         bundle = replace(bundle, offsets=offsets)
         if bundle.is_delta:
-            with bundle.member(verify.DELTA) as file:
+            with bundle.member(DELTA) as file:
                 described = file.read(delta_description.MAX_DESCRIPTION + 1)
                 description = delta_description.load(described)
             delta_description.check(description, head.verified.targets, head.manifest)

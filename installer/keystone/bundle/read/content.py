@@ -9,23 +9,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from keystone.bundle import media
+from keystone.bundle.format import INSTALLER, LOOSE, MANIFEST, OCI_LAYOUT
 from keystone.bundle.model import BY_TAG, Digest
 from keystone.bundle.read import chart, deb
 from keystone.bundle.read.blobs import MAX_READ
-from keystone.bundle.read.stream import INSTALLER, LOOSE, MANIFEST
 from keystone.errors import DamagedBundleError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from keystone.bundle.format import Target
     from keystone.bundle.media import Descriptor
     from keystone.bundle.model import Item, Manifest
     from keystone.bundle.read.blobs import Blobs
-    from keystone.bundle.read.stream import Target
 
 FILES = frozenset({MANIFEST, INSTALLER, *LOOSE})
 """Members that are not called by their digest."""
-OCI_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 MAX_DEPTH = 4
 """Indexes within indexes; honest ones have two levels."""
 ASK = "ask whoever made the bundle: it was signed like this"

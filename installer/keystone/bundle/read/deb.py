@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from keystone.bundle.formats import foreign_tar, zstd_frame
+from keystone.bundle.formats import deb822, foreign_tar, zstd
 from keystone.bundle.formats.strict_json import brief
 from keystone.errors import DamagedBundleError
 
@@ -60,7 +60,7 @@ def _check(item: Item, blobs: Blobs) -> None:
         return blobs.read(item.digest, start + at, count)
 
     if control.endswith(".zst"):
-        zstd_frame.require_one(read, length, LIMITS.total)
+        zstd.require_one(read, length, LIMITS.total)
         return
     parts = foreign_tar.plain(read, length)
     if control.endswith(".gz"):
@@ -107,12 +107,7 @@ def _control(parts: Iterator[bytes]) -> dict[str, str]:
             text = entry.content
     if text is None:
         raise ValueError("no control file")
-    lines = text.decode("utf-8").splitlines()
-    pairs = [line.partition(":") for line in lines if line and not line[0].isspace()]
-    fields = {key.lower(): value.strip() for key, _, value in pairs}
-    if len(fields) != len(pairs):
-        raise ValueError("a field of the control file is there twice")
-    return fields
+    return deb822.only(text.decode("utf-8"))
 
 
 def _require_same(item: Item, fields: dict[str, str]) -> None:

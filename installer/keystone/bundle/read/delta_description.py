@@ -21,11 +21,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from keystone.bundle import media
-from keystone.bundle.formats import strict_json, unfold
-from keystone.bundle.manifest import API_VERSION, NAME, require_kind
-from keystone.bundle.model import Digest
-from keystone.bundle.read.stream import (
+from keystone.bundle.format import (
     COPY_AGAIN,
+    DELTA,
     INSTALLER,
     LOOSE,
     MANIFEST,
@@ -34,14 +32,16 @@ from keystone.bundle.read.stream import (
     MAX_ROOTS,
     METADATA,
 )
-from keystone.bundle.trust.verify import DELTA
+from keystone.bundle.formats import strict_json, unfold
+from keystone.bundle.manifest import API_VERSION, NAME, require_kind
+from keystone.bundle.model import Digest
 from keystone.errors import DamagedBundleError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from keystone.bundle.format import Target
     from keystone.bundle.model import Manifest
-    from keystone.bundle.read.stream import Target
 
 KIND = "BundleDelta"
 HEAD = "head"

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-from keystone.bundle.read.stream import CHUNK
+from keystone.bundle.format import CHUNK
 from keystone.errors import DamagedBundleError
 
 if TYPE_CHECKING:

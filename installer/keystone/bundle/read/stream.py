@@ -12,42 +12,27 @@ from dataclasses import dataclass, field
 from io import FileIO
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
+from keystone.bundle.format import (
+    CHUNK,
+    COPY_AGAIN,
+    INSTALLER,
+    INSTALLER_MODE,
+    MANIFEST,
+    MAX_BYTES,
+    MAX_MANIFEST,
+    MAX_ROOTS,
+    METADATA,
+)
 from keystone.bundle.formats import hashing, tar
 from keystone.errors import DamagedBundleError, UntrustedBundleError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from keystone.bundle.model import Digest, Manifest
+    from keystone.bundle.format import Target
+    from keystone.bundle.model import Manifest
 
-CHUNK = 1 << 20
-METADATA = "metadata/"
-MANIFEST = "keystone.json"
-INSTALLER = "keystone-install"
-INSTALLER_MODE = 0o755
-LOOSE = ("oci-layout", "index.json")
-"""Members that keep their name; everything else is a blob."""
-MAX_ROOTS = 257
-"""The first root and 256 rotations."""
-MAX_BYTES = {
-    "root": 65_536,
-    "timestamp": 16_384,
-    "snapshot": 16_384,
-    "targets": 4_000_000,
-}
-"""Caps on unverified metadata: 8 keys and 16 signatures are 6 KB, 22,000 blobs are 4 MB."""
-MAX_MANIFEST = 8_000_000
-"""Of keystone.json, in bytes: 15,000 items."""
 ASK = "ask whoever made the bundle for a signed one"
-COPY_AGAIN = "copy the bundle again from where it came, and compare its SHA-256"
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What the signed metadata says of one member: its size in bytes and its digest."""
-
-    size: int
-    digest: Digest
 
 
 class Members(Protocol):

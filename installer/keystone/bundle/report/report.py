@@ -8,8 +8,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from keystone.bundle.format import INSTALLER
 from keystone.bundle.manifest import item_to_json
-from keystone.bundle.read.stream import INSTALLER
 from keystone.bundle.referrers import DESCRIBING
 from keystone.bundle.report.compare import Comparison, compare
 from keystone.errors import DamagedBundleError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from keystone import log
-from keystone.bundle.read.stream import INSTALLER
+from keystone.bundle.format import INSTALLER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -18,9 +18,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from keystone.bundle.format import CREATED, DELTA, MAX_ROOTS, Target
 from keystone.bundle.formats import strict_json
 from keystone.bundle.model import Digest
-from keystone.bundle.read.stream import MAX_ROOTS, Target
 from keystone.bundle.trust import accepted as memory
 from keystone.bundle.trust import tuf_shape
 from keystone.bundle.trust.accepted import Accepted
@@ -32,18 +32,13 @@ from keystone.files import write_file
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from tuf.api._payload import Root
+    from tuf.api.metadata import Root
     from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
 
 __all__ = ["Accepted", "Pin", "Verified", "fingerprint", "host_pin", "remember", "verify"]
 
 TRUST = Path("/var/lib/keystone/trust")
 """Where a host keeps its pinned root (root.json) and what it last accepted (accepted.json)."""
-CREATED = "x-keystone-created"
-"""A signed field of timestamp.json and targets.json: when the content was locked, ISO 8601."""
-DELTA = "delta.json"
-"""What has this member is a delta: it carries the metadata of the bundle that it makes under the
-same number, and that bundle is asked whether this host accepted the number with other content."""
 CONTENT = ("timestamp", "snapshot", "targets")
 _SEAL = object()
 
@@ -204,7 +199,12 @@ def _version(name: str, data: bytes) -> int:
 
 
 def _follow(start: bytes, later: list[bytes]) -> tuple[TrustedMetadataSet, bytes]:
-    """TUF 5.3: each root is signed by the threshold of the one before and by its own."""
+    """TUF 5.3: each root is signed by the threshold of the one before and by its own.
+
+    The client's workflow by itself is private in python-tuf (7.0). Its public Updater takes its
+    time from the system's clock alone, and reads and writes files; ours judges by the latest time
+    known, in memory. The alternative is to write the workflow again on tuf.api.metadata.
+    """
     from tuf.api.exceptions import RepositoryError  # noqa: PLC0415 slow to import
     from tuf.ngclient._internal.trusted_metadata_set import (  # noqa: PLC0415
         TrustedMetadataSet,

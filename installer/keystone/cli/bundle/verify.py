@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from keystone import log
+from keystone.bundle.format import DELTA
 from keystone.bundle.parts import gather
 from keystone.bundle.parts import join as parts_join
 from keystone.bundle.parts import part as parts
@@ -41,7 +42,7 @@ def _explain(found: Bundle) -> None:
     """Say of a verified delta what it needs; nothing of a whole bundle."""
     if not found.is_delta:
         return
-    with found.member(trust.DELTA) as file:
+    with found.member(DELTA) as file:
         known = delta_description.load(file.read())
     log.info(
         f"  a delta: it needs the store of bundle number {known.base_number}, of which it leaves "

@@ -18,8 +18,8 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from keystone.bundle.formats import foreign_tar
+from keystone.errors import SourceError
 from keystone.packager.charts import references
-from keystone.packager.sources.addresses import SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -12,10 +12,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from keystone.errors import SourceError
 from keystone.packager.charts import chart as charts
 from keystone.packager.charts import references
 from keystone.packager.charts.image_names import ImageName
-from keystone.packager.sources.addresses import SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

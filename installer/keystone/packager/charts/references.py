@@ -19,10 +19,10 @@ from typing import Any
 
 import yaml
 
+from keystone.errors import SourceError
 from keystone.packager.charts import arguments, config_files, image_names, split_names
 from keystone.packager.charts.image_names import ImageName
 from keystone.packager.charts.split_names import Around
-from keystone.packager.sources.addresses import SourceError
 
 CONTAINERS = re.compile(r".*[cC]ontainers|steps|sidecars")
 """Of pods, of Tekton's tasks and Argo's workflows, and what operators add to pods."""

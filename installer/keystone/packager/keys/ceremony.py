@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from keystone.bundle.read.stream import MAX_ROOTS
+from keystone.bundle.format import MAX_ROOTS
 from keystone.bundle.trust.tuf_shape import MAX_KEYS
 from keystone.errors import ConfigurationError, RefusedError
 from keystone.files import sync_directory, write_file
@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from securesystemslib.signer._key import Key
-    from tuf.api._payload import Root
-    from tuf.api.metadata import Metadata
+    from securesystemslib.signer import Key
+    from tuf.api.metadata import Metadata, Root
 
 ROOT_YEARS = 5
 SPEC_VERSION = "1.0.33"
@@ -138,7 +137,7 @@ def collect(folder: Path, copies: Iterable[Path] = ()) -> roots.State:
 
 def _next(folder: Path) -> Root:
     """The root to change: the newest with the next version, or an empty first one."""
-    from tuf.api._payload import Root  # noqa: PLC0415 slow to import
+    from tuf.api.metadata import Root  # noqa: PLC0415 slow to import
 
     if not (folder / "1.root.json").exists():
         return Root(version=1, spec_version=SPEC_VERSION, consistent_snapshot=False)

@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    from securesystemslib.signer._crypto_signer import CryptoSigner
-    from securesystemslib.signer._key import SSlibKey
+    from securesystemslib.signer import CryptoSigner, SSlibKey
 
 NAME = "x-keystone-name"
 """A field of a public key in a root: who holds it."""
@@ -53,7 +52,7 @@ def ensure(path: Path, passphrase: str | None) -> None:
 
 def load(path: Path, passphrase: str | None) -> CryptoSigner:
     """A key that can sign. Raises ConfigurationError."""
-    from securesystemslib.signer._crypto_signer import CryptoSigner  # noqa: PLC0415 slow to import
+    from securesystemslib.signer import CryptoSigner  # noqa: PLC0415 slow to import
 
     return CryptoSigner(_open(path, passphrase))
 
@@ -83,7 +82,7 @@ def load_public(path: Path, name: str = "") -> SSlibKey:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import (  # noqa: PLC0415
         Ed25519PublicKey,
     )
-    from securesystemslib.signer._key import SSlibKey  # noqa: PLC0415
+    from securesystemslib.signer import SSlibKey  # noqa: PLC0415
 
     try:
         key = serialization.load_pem_public_key(_read(path, "public key"))

@@ -11,7 +11,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from keystone import log
-from keystone.bundle.trust.verify import CREATED, fingerprint
+from keystone.bundle.format import CREATED
+from keystone.bundle.trust.verify import fingerprint
 from keystone.errors import ConfigurationError, RefusedError
 from keystone.packager.keys import ceremony, keyfile, roots
 from keystone.packager.keys.ceremony import NEXT, NEXT_PUBLIC, RELEASE, RELEASE_PUBLIC, SPEC_VERSION
@@ -21,10 +22,10 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from securesystemslib.signer._crypto_signer import CryptoSigner
-    from tuf.api._payload import Root, T
+    from securesystemslib.signer import CryptoSigner
+    from tuf.api.metadata import Root, T
 
-    from keystone.bundle.read.stream import Target
+    from keystone.bundle.format import Target
 
 ROOT = "root.pem"
 
@@ -116,7 +117,7 @@ def sign(
     number: the bundle's own, which becomes the version of all three roles.
     Raises ConfigurationError when the newest root does not name the release key, or has expired.
     """
-    from tuf.api._payload import (  # noqa: PLC0415 slow to import
+    from tuf.api.metadata import (  # noqa: PLC0415 slow to import
         MetaFile,
         Snapshot,
         TargetFile,
@@ -183,15 +184,5 @@ def _signed(signed: T, signer: CryptoSigner) -> bytes:
     from tuf.api.metadata import Metadata  # noqa: PLC0415 slow to import
 
     metadata = Metadata(signed)
-    signature = signer.sign(_canonical(signed))
-    metadata.signatures[signature.keyid] = signature
+    metadata.sign(signer)
     return metadata.to_bytes()
-
-
-def _canonical(signed: T) -> bytes:
-    """As Metadata.signed_bytes, which makes a list of half a million strings for 15,000 blobs."""
-    from securesystemslib.formats import encode_canonical  # noqa: PLC0415 slow to import
-
-    text = bytearray()
-    encode_canonical(signed.to_dict(), lambda piece: text.extend(piece.encode()))
-    return bytes(text)

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
-    from tuf.api._payload import Root
-    from tuf.api.metadata import Metadata
+    from tuf.api.metadata import Metadata, Root
 
 RELEASE_ROLES = ("timestamp", "snapshot", "targets")
 

@@ -13,6 +13,7 @@ from itertools import islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from keystone.bundle.formats import deb822
 from keystone.packager.sbom import licences
 from keystone.packager.sbom.model import Licence, Package
 
@@ -27,7 +28,7 @@ OCI_LABEL = "org.opencontainers.image."
 
 
 def _stanzas(text: str) -> Iterator[dict[str, str]]:
-    """RFC 822-like paragraphs; only the first line of each field is kept."""
+    """Paragraphs of apk's database: a letter, a colon, a value; upper and lower case differ."""
     for block in islice(re.finditer(r"(?:[^\n]+(?:\n|$))+", text), MAX_PACKAGES):
         pairs = (line.partition(":") for line in block[0].splitlines() if line[:1] not in " \t")
         yield {key: value.strip() for key, _, value in pairs}
@@ -36,11 +37,11 @@ def _stanzas(text: str) -> Iterator[dict[str, str]]:
 def dpkg(text: str) -> list[Package]:
     """Of dpkg's status, a distroless status.d file, or a deb's control file (deb-control(5))."""
     return [
-        Package("deb", name, version, architecture=fields.get("Architecture", ""))
-        for fields in _stanzas(text)
-        if (name := _legal(NAME, fields.get("Package", "")))
-        and (version := _legal(VERSION, fields.get("Version", "")))
-        and fields.get("Status", "ok installed").endswith(" installed")
+        Package("deb", name, version, architecture=fields.get("architecture", ""))
+        for fields in map(deb822.fields, islice(deb822.paragraphs(text), MAX_PACKAGES))
+        if (name := _legal(NAME, fields.get("package", "")))
+        and (version := _legal(VERSION, fields.get("version", "")))
+        and fields.get("status", "ok installed").endswith(" installed")
     ]
 
 

@@ -6,25 +6,9 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import urljoin, urlsplit
 
-from keystone.errors import ConfigurationError, DamagedBundleError, HostError
+from keystone.errors import ConfigurationError, SourceError
 
 PORTS = {"http": 80, "https": 443}
-
-
-class SourceError(HostError):
-    """An upstream cannot be reached, or refuses to give what is asked for."""
-
-
-class StatusError(SourceError):
-    """The server's answer is final, and not what was asked for. status: of HTTP."""
-
-    def __init__(self, message: str, status: int, hint: str = "") -> None:
-        super().__init__(message, hint=hint or "check the name, the credentials and the mirrors")
-        self.status = status
-
-
-class WrongContentError(DamagedBundleError, SourceError):
-    """An upstream answers, with other bytes than the definition or the lock names."""
 
 
 @dataclass(frozen=True)

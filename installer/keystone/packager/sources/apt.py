@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from keystone import run
+from keystone.bundle.formats import deb822
 from keystone.bundle.model import Digest
-from keystone.errors import ConfigurationError, UntrustedBundleError
+from keystone.errors import ConfigurationError, SourceError, UntrustedBundleError
 from keystone.files import write_file
 from keystone.lockfile import only_one
 from keystone.packager.sources import cache
-from keystone.packager.sources.addresses import SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -73,11 +73,13 @@ class Archive:
     def __str__(self) -> str:
         # A suite that is a path has no components (sources.list(5), "flat repository").
         flat = self.suite.endswith("/")
-        components = "" if flat else f"Components: {' '.join(self.components)}\n"
-        return (
-            f"Types: deb\nURIs: {self.uri}\nSuites: {self.suite}\n"
-            f"{components}Signed-By: {self.signed_by}\n"
-        )
+        return deb822.paragraph({
+            "Types": "deb",
+            "URIs": self.uri,
+            "Suites": self.suite,
+            "Components": "" if flat else " ".join(self.components),
+            "Signed-By": self.signed_by,
+        })  # fmt: skip
 
 
 @contextmanager
@@ -180,9 +182,10 @@ class Tree:
         """Names of the closure of priority "required": what the smallest system has."""
         avail = self._apt("apt-cache", "dumpavail").stdout
         names = [
-            _field(stanza, "Package")
-            for stanza in avail.split("\n\n")
-            if _field(stanza, "Priority") == "required" or _field(stanza, "Essential") == "yes"
+            deb822.field(stanza, "Package")
+            for stanza in deb822.paragraphs(avail)
+            if deb822.field(stanza, "Priority") == "required"
+            or deb822.field(stanza, "Essential") == "yes"
         ]
         return frozenset(deb.name for deb in self.closure(names))
 
@@ -192,8 +195,8 @@ class Tree:
             return
         left = {_path(url): url for url in files}
         shown = self._apt("apt-cache", "show", *sorted(set(files.values()))).stdout
-        for stanza in shown.strip().split("\n\n"):
-            name = _field(stanza, "Filename").removeprefix("./")
+        for stanza in deb822.paragraphs(shown):
+            name = deb822.filename(stanza)
             path = next((path for path in left if path.endswith(f"/{name}")), "")
             if not path:
                 continue
@@ -273,13 +276,13 @@ def deb_of(stanza: str, url: str) -> Deb:
     filename = _filename(url)
     lines = re.sub(r"(?m)^Filename:.*$", f"Filename: ./{filename}", stanza.strip())
     return Deb(
-        name=_field(stanza, "Package"),
-        version=_field(stanza, "Version"),
-        architecture=_field(stanza, "Architecture"),
+        name=deb822.field(stanza, "Package"),
+        version=deb822.field(stanza, "Version"),
+        architecture=deb822.field(stanza, "Architecture"),
         filename=filename,
         url=url,
-        digest=Digest(_field(stanza, "SHA256")),
-        size=int(_field(stanza, "Size")),
+        digest=Digest(deb822.field(stanza, "SHA256")),
+        size=int(deb822.field(stanza, "Size")),
         control=lines,
     )
 
@@ -289,7 +292,8 @@ def local_deb(path: Path) -> Deb:
     data = path.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
     control = run.run(["dpkg-deb", "--field", path]).stdout.strip()
-    stanza = f"{control}\nFilename: ./{path.name}\nSize: {len(data)}\nSHA256: {digest}"
+    more = {"Filename": f"./{path.name}", "Size": len(data), "SHA256": digest}
+    stanza = f"{control}\n{deb822.paragraph(more)}"
     return deb_of(stanza, path.name)
 
 
@@ -317,8 +321,3 @@ def _path(url: str) -> str:
 def _filename(url: str) -> str:
     """The archive's name of a file: apt percent-encodes "+" and "~" in URLs."""
     return unquote(url.rsplit("/", 1)[-1])
-
-
-def _field(text: str, name: str) -> str:
-    match = re.search(rf"(?m)^{name}:[ \t]*(.*)$", text)
-    return match[1].strip() if match else ""

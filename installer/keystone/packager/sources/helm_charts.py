@@ -17,13 +17,12 @@ from urllib.parse import quote, urljoin
 
 from keystone import run
 from keystone.bundle.model import Digest
-from keystone.errors import UntrustedBundleError
+from keystone.errors import SourceError, StatusError, UntrustedBundleError
 from keystone.packager import foreign_json
 from keystone.packager.charts import chart as charts
 from keystone.packager.charts import references
 from keystone.packager.charts.chart import Chart, Dependency
 from keystone.packager.sources import oci
-from keystone.packager.sources.addresses import SourceError, StatusError
 from keystone.packager.sources.oci import Reference, Remote
 
 if TYPE_CHECKING:

@@ -25,9 +25,9 @@ import requests.adapters  # noqa: TID251
 import urllib3
 
 from keystone import log
-from keystone.errors import ConfigurationError
+from keystone.errors import ConfigurationError, SourceError, StatusError
 from keystone.packager.sources import backoff, registry_auth
-from keystone.packager.sources.addresses import Origin, SourceError, StatusError, follow
+from keystone.packager.sources.addresses import Origin, follow
 from keystone.packager.sources.ranges import OK, PARTIAL, Cursor
 
 if TYPE_CHECKING:

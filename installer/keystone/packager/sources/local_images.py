@@ -22,12 +22,11 @@ from typing import TYPE_CHECKING, Any
 from keystone.bundle import media
 from keystone.bundle.media import Descriptor
 from keystone.bundle.model import Digest
-from keystone.errors import ConfigurationError
+from keystone.errors import ConfigurationError, WrongContentError
 from keystone.packager import foreign_json
 from keystone.packager.charts import image_names
 from keystone.packager.charts.image_names import HUB
 from keystone.packager.sources import oci
-from keystone.packager.sources.addresses import WrongContentError
 from keystone.packager.sources.referrers import subject_of
 
 if TYPE_CHECKING:

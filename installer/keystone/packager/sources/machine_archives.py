@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from keystone import log
+from keystone.bundle.formats import deb822
 from keystone.errors import ConfigurationError
 from keystone.packager.sources.apt import KEYRING, Archive
 
@@ -85,35 +86,35 @@ def _first_of(uri: str) -> str:
 def _entries() -> Iterator[tuple[str, str, str]]:
     """(URI, suite, Signed-By) of every active source, in both of apt's formats."""
     for path in sorted((ETC_APT / "sources.list.d").glob("*.sources")):
-        yield from deb822(path.read_text(errors="replace"))
+        yield from of_sources(path.read_text(errors="replace"))
     old = [ETC_APT / "sources.list", *sorted((ETC_APT / "sources.list.d").glob("*.list"))]
     for path in filter(Path.exists, old):
-        for line in path.read_text(errors="replace").splitlines():
-            match = re.match(r"\s*deb\s+(?:\[([^]]*)\]\s+)?(\S+)\s+(\S+)(?:\s|$)", line)
-            if match:
-                key = re.search(r"signed-by=(\S+)", match[1] or "")
-                yield match[2], match[3], key[1] if key else ""
+        yield from of_list(path.read_text(errors="replace"))
 
 
-def deb822(text: str) -> Iterator[tuple[str, str, str]]:
+def of_list(text: str) -> Iterator[tuple[str, str, str]]:
+    """(URI, suite, Signed-By) of the active lines in a *.list file (sources.list(5))."""
+    for line in text.splitlines():
+        match = re.match(r"\s*deb\s+(?:\[([^]]*)\]\s+)?(\S+)\s+(\S+)(?:\s|$)", line)
+        if match:
+            key = re.search(r"signed-by=(\S+)", match[1] or "")
+            yield match[2], match[3], key[1] if key else ""
+
+
+def of_sources(text: str) -> Iterator[tuple[str, str, str]]:
     """(URI, suite, Signed-By) of the active sources in a *.sources file (sources.list(5)).
 
     Fields may go on in lines that begin with a blank; a key that is written there stays as it is.
     """
-    kept = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
-    for stanza in re.split(r"\n[ \t]*\n", kept):
-        raw = {
-            name.lower(): value.rstrip()
-            for name, value in re.findall(r"(?m)^([\w-]+):((?:.*(?:\n[ \t].*)*))", stanza)
-        }
-        fields = {name: re.sub(r"\s+", " ", value).strip() for name, value in raw.items()}
+    for stanza in map(deb822.fields, deb822.paragraphs(text)):
+        fields = {name: deb822.folded(value) for name, value in stanza.items()}
         if "deb" not in fields.get("types", "").split():
             continue
         if fields.get("enabled", "yes").lower() in OFF:
             continue
         signed_by = fields.get("signed-by", "")
         if "-----BEGIN" in signed_by:
-            signed_by = raw["signed-by"]
+            signed_by = stanza["signed-by"]
         for uri in fields.get("uris", "").split():
             for suite in fields.get("suites", "").split():
                 yield uri, suite, signed_by

@@ -11,10 +11,9 @@ from urllib.parse import urljoin, urlsplit, urlunsplit
 from keystone.bundle import media
 from keystone.bundle.media import Descriptor
 from keystone.bundle.model import Digest
-from keystone.errors import KeystoneError
+from keystone.errors import KeystoneError, SourceError, StatusError, WrongContentError
 from keystone.packager import foreign_json
 from keystone.packager.charts.image_names import ImageName
-from keystone.packager.sources.addresses import SourceError, StatusError, WrongContentError
 
 if TYPE_CHECKING:
     from keystone.packager.sources.upstream import Sources

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from keystone.packager.sources.addresses import SourceError, WrongContentError
+from keystone.errors import SourceError, WrongContentError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -16,9 +16,9 @@ from keystone import log
 from keystone.bundle import media
 from keystone.bundle.media import Descriptor
 from keystone.bundle.model import Digest
+from keystone.errors import SourceError, WrongContentError
 from keystone.packager import foreign_json
 from keystone.packager.sources import cosign, oci
-from keystone.packager.sources.addresses import SourceError, WrongContentError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

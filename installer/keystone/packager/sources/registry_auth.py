@@ -16,10 +16,10 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from urllib3.exceptions import HTTPError
 
-from keystone.errors import ConfigurationError, RefusedError
+from keystone.errors import ConfigurationError, RefusedError, SourceError
 from keystone.packager import foreign_json
 from keystone.packager.sources import backoff, docker_credentials
-from keystone.packager.sources.addresses import Origin, SourceError
+from keystone.packager.sources.addresses import Origin
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

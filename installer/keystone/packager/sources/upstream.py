@@ -17,14 +17,10 @@ from urllib.parse import urlsplit
 
 from keystone import log
 from keystone.bundle.model import Digest
+from keystone.errors import SourceError, StatusError, WrongContentError
 from keystone.packager.charts.image_names import HUB_NAMES, of_hub
 from keystone.packager.sources import backoff
-from keystone.packager.sources.addresses import (
-    SourceError,
-    StatusError,
-    WrongContentError,
-    require_private,
-)
+from keystone.packager.sources.addresses import require_private
 from keystone.packager.sources.ranges import ChangedError, Cursor
 
 if TYPE_CHECKING:

@@ -19,8 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 from keystone import run
 from keystone.bundle.model import Digest
-from keystone.errors import ConfigurationError
-from keystone.packager.sources.addresses import SourceError
+from keystone.errors import ConfigurationError, SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
