@@ -78,7 +78,7 @@ def test_who_approves_the_plan_confirms_the_keys_shown_with_it(
 ) -> None:  # fmt: skip
     monkeypatch.setattr("sys.stdin", Terminal(typed))
     plan = Plan(())
-    install._show(plan, reached.unknown, as_json=False)
+    install._show(plan, reached.unknown, [], as_json=False)
     if kept:
         install._approve(plan, reached, OPTIONS)
     else:
