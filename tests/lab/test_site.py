@@ -246,6 +246,36 @@ def test_machines_know_the_primers_by_name_and_status_the_site(rig: Rig) -> None
     assert rig.sh("p1", "keystone-install status").startswith("Site lab")
 
 
+def test_a_first_primer_without_its_tree_makes_no_new_authorities(rig: Rig) -> None:
+    tree = "/var/lib/keystone/pki"
+    anchors = {name: rig.sh(name, "cat /etc/keystone/pki/root.crt") for name in PRIMERS}
+    rig.sh("p1", f"mv {tree} {tree}.away")
+    try:
+        result = rig.install("--yes")
+        assert result.returncode == 7, result.stderr
+        for name in PRIMERS:
+            assert f"{name}: has the root of a site" in result.stderr
+        assert rig.sh("p1", f"ls {tree} 2>/dev/null || :") == ""
+        assert {name: rig.sh(name, "cat /etc/keystone/pki/root.crt") for name in PRIMERS} == anchors
+    finally:
+        rig.sh("p1", f"rm -rf {tree}; mv {tree}.away {tree}")
+
+
+def test_a_primer_with_another_kubernetes_is_refused_with_both_versions(rig: Rig) -> None:
+    """kubelet is stopped for it: the API server runs on, and only its manifest is another one."""
+    manifest, image = "/etc/kubernetes/manifests/kube-apiserver.yaml", "kube-apiserver:v"
+    ours = rig.sh("p3", f"grep -o '{image}[0-9.]*' {manifest}").strip().removeprefix(image)
+    rig.sh("p3", "systemctl stop kubelet")
+    rig.sh("p3", f"cp -p {manifest} /root/; sed -i 's/{image}[0-9.]*/{image}1.36.3/' {manifest}")
+    try:
+        result = rig.install("--yes")
+        assert result.returncode == 6, result.stderr
+        assert f"p3: runs Kubernetes 1.36.3, and the bundle has {ours}" in result.stderr
+    finally:
+        rig.sh("p3", f"mv /root/kube-apiserver.yaml {manifest}; systemctl start kubelet")
+    assert becomes(lambda: ready(rig) >= set(PRIMERS), 600)
+
+
 def apply(rig: Rig, manifest: str) -> None:
     rig.machine("p1").host().run(["sh", "-c", f"{KUBECTL} apply -f -"], data=manifest, timeout=600)
 
