@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from keystone import log
@@ -34,5 +34,12 @@ def only_one(lock: Path, thing: str) -> Iterator[None]:
             log.info(f"waiting for another process that works on {thing}")
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
-    finally:
+    except BaseException:
+        with suppress(OSError):  # nothing was written to it: why the block failed is the news
+            os.close(handle)
+        raise
+    try:
         os.close(handle)
+    except OSError as error:  # close(2) names no file
+        error.filename = str(lock)
+        raise
