@@ -445,6 +445,18 @@ def test_a_run_that_failed_goes_on_with_what_it_was_answered(
     assert client.kept(token, "w1") is not None
 
 
+def test_a_node_that_was_taken_out_is_told_so(
+    machine: list[str], service: Answering, pki: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    joins(service, pki)
+    monkeypatch.setattr(standing, "KUBECTL", ("true",))
+    with pytest.raises(RefusedError, match="w1 joined once, and the site has no such node"):
+        joins(service, pki)
+    assert machine == ["w1"]
+    monkeypatch.setattr(standing, "KUBECTL", ("false",))  # an API that does not answer says nothing
+    joins(service, pki)
+
+
 @pytest.fixture
 def machine(
     service: Answering, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -464,6 +476,7 @@ def machine(
     monkeypatch.setattr(client, "look", lambda: MACHINE)
     monkeypatch.setattr(client, "fetch_all", lambda *_: None)
     monkeypatch.setattr(client, "converge", converge)
+    monkeypatch.setattr(standing, "KUBECTL", ("echo", "node/w1"))
     return converged
 
 

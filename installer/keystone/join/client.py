@@ -40,8 +40,7 @@ if TYPE_CHECKING:
 BLOBS = Path(STORE) / "blobs" / "sha256"
 ANSWER = tokens.DIRECTORY / "answer.json"
 DONE = Path(kubeadm.CONFIG) / "done"
-TRY_SECONDS = 1800
-ANSWER_LIMIT = 4 * 1024 * 1024
+TRY_SECONDS, ANSWER_LIMIT = 1800, 4 * 1024 * 1024
 _PIECE = 256 * 1024
 _PAUSE, _LONGEST = 3, 60
 """Seconds between two attempts, at least and as far as a Primer may ask for."""
@@ -141,6 +140,7 @@ def main(
     standing.require_own(machine.hostname, ca_file, script.SITE_CA, DONE)
     if done:
         log.info(f"{machine.hostname} has joined already; looking whether all is as it should be")
+        standing.require_kept(machine.hostname)
         place_ca(ca_file)
     else:
         answer = _admitted(servers, context, token, machine.hostname, trial=trial)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from keystone import run
+from keystone.cluster import facts
 from keystone.errors import KeystoneError, RefusedError
 from keystone.hosts import probe
 from keystone.join import identity
 from keystone.pki import certificates
 
 CONTROL_PLANE = Path(probe.API_SERVER)
+KUBECTL = (facts.KUBECTL, "--kubeconfig", str(identity.KUBELET_CONF), "--request-timeout=60s")
+"""What asks the API as this node."""
 
 
 def require_own(hostname: str, ca_file: Path, site_ca: Path, done: Path) -> None:
@@ -28,6 +32,21 @@ def require_own(hostname: str, ca_file: Path, site_ca: Path, done: Path) -> None
             "this site",
             hint="to make it that one, take it out there first, and install it anew, or run here: "
             f"kubeadm reset && rm -r {done.parent}",
+        )
+
+
+def require_kept(hostname: str) -> None:
+    """Refuse a node that the site has taken out since it joined. Raises RefusedError.
+
+    Its certificate still reads (docs/reference/threats.md, "What nothing stops yet"). Where the API
+    does not answer, nothing is known.
+    """
+    asked = [*KUBECTL, "get", "node", hostname, "--ignore-not-found", "--output", "name"]
+    said = run.run(asked, check=False)
+    if said.returncode == 0 and not said.stdout.strip():
+        raise RefusedError(
+            f"{hostname} joined once, and the site has no such node any more: it was taken out",
+            hint="to have this machine again, install it anew and give it another name",
         )
 
 

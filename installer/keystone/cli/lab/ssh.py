@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import click
@@ -17,4 +18,5 @@ from keystone.cli.lab.options import machine_argument, name_option
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def verb(name: str, machine: str, command: Sequence[str]) -> None:
     """Open a shell on MACHINE, or run COMMAND there (after --)."""
-    run.replace(machine_of(name, machine).shell_argv(command))
+    argv = machine_of(name, machine).shell_argv(command)
+    run.replace(argv, {"TERM": os.environ.get("TERM", "dumb")})
