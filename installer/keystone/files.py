@@ -26,6 +26,23 @@ if TYPE_CHECKING:
     from typing import Self
 
 LOOK = "find out who put it there, and remove it"
+EARLY = 64 << 20
+"""Bytes after which the disk is set to work."""
+FAT = frozenset({"msdos", "vfat"})
+FAT_LARGEST = (1 << 32) - 1
+"""Bytes of one file on FAT32 at most."""
+TOO_LARGE = (
+    "cut it into parts (keystone-install bundle split --size 4000M), or take a file system that "
+    "holds larger files: ext4, exFAT"
+)
+NEXT = {
+    errno.ENOSPC: "make room, or choose another place; then run the same command again",
+    errno.EDQUOT: "raise the quota or make room; then run the same command again",
+    errno.EFBIG: TOO_LARGE,
+    errno.EROFS: "mount it for writing, or choose another place",
+    errno.EIO: "this medium fails: choose another one",
+}
+"""What to do about what a file system says (errno(3))."""
 
 
 @contextmanager
@@ -59,9 +76,7 @@ def write_whole(file: Path, content: bytes, mode: int) -> None:
         # Two at once would take each other's temporary file; the lock goes with the handle.
         fcntl.flock(folder, fcntl.LOCK_EX)
         with whole(file, file.with_name(f".{file.name}.new"), mode) as stream:
-            left = memoryview(content)
-            while left:
-                left = left[stream.write(left) :]
+            write_all(stream, content)
         os.fsync(folder)
 
 
@@ -186,25 +201,6 @@ def _new(folder: int, file: Path, mode: int) -> int:
         raise RefusedError(f"{file}: a folder is in the way", hint=LOOK) from error
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     return os.open(file.name, flags, mode, dir_fd=folder)
-
-
-EARLY = 64 << 20
-"""Bytes after which the disk is set to work."""
-FAT = frozenset({"msdos", "vfat"})
-FAT_LARGEST = (1 << 32) - 1
-"""Bytes of one file on FAT32 at most."""
-TOO_LARGE = (
-    "cut it into parts (keystone-install bundle split --size 4000M), or take a file system that "
-    "holds larger files: ext4, exFAT"
-)
-NEXT = {
-    errno.ENOSPC: "make room, or choose another place; then run the same command again",
-    errno.EDQUOT: "raise the quota or make room; then run the same command again",
-    errno.EFBIG: TOO_LARGE,
-    errno.EROFS: "mount it for writing, or choose another place",
-    errno.EIO: "this medium fails: choose another one",
-}
-"""What to do about what a file system says (errno(3))."""
 
 
 @contextmanager

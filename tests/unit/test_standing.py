@@ -34,7 +34,7 @@ def node(name: str) -> dict[str, object]:
         # Its own, also when it was cut before its first control plane answered.
         ("p2", True, True, False),
         ("w1", False, True, False),
-        # One that only carries pods asks the cluster itself (join_cluster.give).
+        # One that only carries pods asks the cluster itself (join.cluster.give).
         ("p2", False, False, False),
     ],
 )

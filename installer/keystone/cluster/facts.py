@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from keystone.cluster.kubeadm import POOL_LABEL
+from keystone.cluster.kubeadm import ADMIN_CONF, POOL_LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 ETCDCTL = "/usr/local/bin/etcdctl"
 ETCD_PKI = "/etc/etcd/pki"
 KUBECTL = "/usr/local/bin/kubectl"
-ADMIN = "/etc/kubernetes/admin.conf"
-KUBECTL_ADMIN = (KUBECTL, "--kubeconfig", ADMIN, "--request-timeout=60s")
+KUBECTL_ADMIN = (KUBECTL, "--kubeconfig", ADMIN_CONF, "--request-timeout=60s")
 """What asks the API as its administrator, on a control plane."""
 
 ASK_SECONDS = 120

@@ -45,7 +45,7 @@ POOL_PROPERTIES = "ashift,autotrim,cachefile,failmode,multihost"
 FOLDERS = (
     "/var/lib/etcd", "/var/lib/containerd", "/var/lib/keystone/store", "/var/lib/keystone/volumes",
 )  # fmt: skip
-"""Where a Primer's data lies (storage_spec.DATASETS)."""
+"""Where a Primer's data lies (storage.spec.DATASETS)."""
 SETTINGS = ("fs.inotify.max_user_instances",)
 KERNEL_PARTS = {
     "overlay": ("CONFIG_OVERLAY_FS", ""),

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from keystone.join.identity import Identity, KeyRequest
 
-ADMIN = "/etc/kubernetes/admin.conf"
+ADMIN = kubeadm.ADMIN_CONF
 SIGNER = "kubernetes.io/kube-apiserver-client-kubelet"
 LIFETIME = 90 * 24 * 3600
 """Seconds that a node's first certificate lives; what signs later ones is told the same."""

@@ -33,7 +33,7 @@ DEFAULT_NAMES = ("localhost", "debian", "ubuntu", "fedora")
 """What installers call a machine when nobody says a name: two machines of a site would share it."""
 REQUEST_LIMIT = 4096
 KEY = Path("/var/lib/keystone/join/node.key")
-KUBELET_CONF = Path("/etc/kubernetes/kubelet.conf")
+KUBELET_CONF = Path(kubeadm.KUBELET_CONF)
 KUBELET_PKI = Path("/var/lib/kubelet/pki")
 CURRENT = "kubelet-client-current.pem"
 JOINED = "kubelet-client-joined.pem"
@@ -69,7 +69,7 @@ def is_name(name: str) -> bool:
 def name_problem(name: str) -> str:
     """What is wrong with the name of a node (RFC 1123, lower case); nothing when it is good.
 
-    A worker's as a Primer's: `site_checks.unusable` says what no machine of a site can be called.
+    A worker's as a Primer's: `site.checks.unusable` says what no machine of a site can be called.
     """
     if not is_name(name):
         return f"hostname {name[:80]!r} is not valid (RFC 1123: a-z, 0-9, - and .)"

@@ -35,25 +35,26 @@ if TYPE_CHECKING:
 
     from keystone.cluster.context import Context
 
+MODULES = (
+    addons,
+    containerd,
+    control_plane,
+    endpoint,
+    etcd,
+    join,
+    kernel,
+    mirror,
+    names,
+    node,
+    packages,
+    registry,
+    seed,
+    storage,
+    time,
+    trust,
+)
 ROLES: MappingProxyType[str, Callable[[Context], dict[str, object]]] = MappingProxyType(
-    {
-        "addons": addons.variables,
-        "containerd": containerd.variables,
-        "control_plane": control_plane.variables,
-        "endpoint": endpoint.variables,
-        "etcd": etcd.variables,
-        "join": join.variables,
-        "kernel": kernel.variables,
-        "mirror": mirror.variables,
-        "names": names.variables,
-        "node": node.variables,
-        "packages": packages.variables,
-        "registry": registry.variables,
-        "seed": seed.variables,
-        "storage": storage.variables,
-        "time": time.variables,
-        "trust": trust.variables,
-    }
+    {module.__name__.rpartition(".")[2]: module.variables for module in MODULES}
 )
 
 

@@ -74,7 +74,7 @@ RESOLV_CONF = "# Written by Keystone: pods ask the cluster's DNS and nobody else
 
 
 def variables(context: Context) -> dict[str, object]:
-    """Every variable of the role but `node_inputs`; the identity is placed by join_identity."""
+    """Every variable of the role but `node_inputs`; the identity is placed by join.identity."""
     return {
         "node_name": context.host.name,
         "node_programs": programs(context),

@@ -1,4 +1,4 @@
-"""When to ask again, and for how long to wait: decided here, done in source_http."""
+"""When to ask again, and for how long to wait: decided here, done in http.py."""
 
 from __future__ import annotations
 

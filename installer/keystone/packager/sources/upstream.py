@@ -2,7 +2,7 @@
 
 `mirrors:` rewrites an upstream's address ("https://dl.k8s.io" or a registry's name) to another.
 What has no digest yet must come over TLS or from loopback; what has one may come from anywhere.
-How to ask is in source_http, with what credentials in registry_auth.
+How to ask is in http.py, with what credentials in registry_auth.
 """
 
 from __future__ import annotations
