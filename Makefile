@@ -7,14 +7,16 @@ BIN := $(VENV)/bin
 # What `make molecule` tries on machines; `cluster` is one more, by name.
 SCENARIOS ?= $(notdir $(wildcard roles/*))
 HOSTILE ?= 20000
+CYCLES ?= 100
+LAB_KILLS ?= 30
 # `make test TESTS='-k storage'`: more words for pytest.
 TESTS ?=
 
-QUICK := $(wildcard tests/unit tests/cases tests/process tests/hostile)
+QUICK := $(wildcard tests/unit tests/process tests/hostile tests/life)
 SIDE_BY_SIDE := --numprocesses auto --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-machines demo-down test test-lab test-machines test-release test-medium test-images molecule check fuzz kills bench lint docs lock clean tools programs
+.PHONY: help demo demo-machines demo-down test life test-lab test-life test-machines test-release test-medium test-images molecule check fuzz kills bench lint docs lock clean tools programs
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -34,12 +36,24 @@ check: $(VENV)/.installed ## The inner loop: lint, unit, cases, process without 
 
 # What tests run for real, built before them: a build's patience is an hour, a test's ten minutes.
 programs: tools $(VENV)/.installed
-	$(BIN)/python -c 'import sys; from keystone.lab import upstream; [upstream.binary(name) for name in sys.argv[1:]]' \
-	    kubeadm helm registry etcd etcdctl containerd ctr
+	$(BIN)/python -c 'import sys; from keystone.lab.mirror import upstream; [upstream.binary(name) for name in sys.argv[1:]]' \
+	    kubeadm helm registry etcd etcdctl etcdutl containerd ctr
 
 test: programs ## Every test that needs no machine; network namespaces need root
 	KEYSTONE_HOSTILE=1000 KEYSTONE_KILLS=5 $(BIN)/python -m pytest -q $(SIDE_BY_SIDE) $(QUICK) $(TESTS)
 	$(BIN)/python -m pytest -q $(wildcard tests/netns) $(TESTS)
+
+# A failed test does not keep the report from saying what the others found.
+life: programs ## All numbers of a site's life: 100 cycles of etcd, 30 kills of growth and restore; a table
+	rm -rf build/life
+	status=0; \
+	$(BIN)/python -m pytest -v tests/unit/cluster/test_etcd_model.py $(TESTS) || status=1; \
+	KEYSTONE_CYCLES=$(CYCLES) $(BIN)/python -m pytest -v -s tests/netns/test_cycles.py $(TESTS) || status=1; \
+	KEYSTONE_LAB_KILLS=$(LAB_KILLS) KEYSTONE_LIFETIMES=3 $(BIN)/python -m pytest -v -s \
+	    $(addprefix tests/lab/,test_life.py test_trust.py test_rotation.py test_quorum.py) $(TESTS) || status=1; \
+	$(BIN)/python -m tests.life.figures --json > build/life.json || status=1; \
+	$(BIN)/python -m tests.life.figures --markdown | tee build/life.md; \
+	exit $$status
 
 kills: $(VENV)/.installed ## 25 kills at random moments each of create, ingest, split, join, deltas
 	KEYSTONE_KILLS=25 $(BIN)/python -m pytest -v $(SIDE_BY_SIDE) tests/process -k kill $(TESTS)
@@ -54,7 +68,10 @@ bench: $(VENV)/.installed ## Ratios beside peers and limits in one table; BENCH=
 	$(BIN)/python tests/bench/bench.py $(BENCH)
 
 test-lab: tools $(VENV)/.installed ## Containers: the whole way, three Primers and two workers, cut in each phase
-	$(BIN)/python -m pytest -v -rs --durations=15 $(addprefix tests/lab/,test_containers.py test_lab.py test_host_keys.py test_site.py) $(TESTS)
+	$(BIN)/python -m pytest -v -rs --durations=15 $(addprefix tests/lab/,test_containers.py test_lab.py test_host_keys.py test_site.py test_life.py) $(TESTS)
+
+test-life: tools $(VENV)/.installed ## Containers: certificates renewed, CAs rotated, Primers replaced, a lost site; an hour
+	$(BIN)/python -m pytest -v -rs --durations=15 $(addprefix tests/lab/,test_trust.py test_seal.py test_rotation.py test_quorum.py test_lost_site.py test_rehearsal.py) $(TESTS)
 
 test-machines: tools $(VENV)/.installed ## Virtual machines: ZFS on NVMe with a power cut, the ISO to a login
 	$(BIN)/python -m pytest -v -rs --durations=15 tests/lab/test_machines.py $(TESTS)

@@ -1,13 +1,13 @@
-"""What `make docs` runs: the reference of the command line, made from the commands themselves.
+"""Write the command-line reference, the man page and completions from the commands (`make docs`).
 
     python docs/make.py [FOLDER]
 
 writes docs/reference/cli.md and, below share/, the man page and the completions that the wheel
-installs; into FOLDER instead of the checkout when one is given. Equal commands give equal bytes:
-no date, no width of a terminal, nothing of this machine.
+installs; into FOLDER, if given, instead of the checkout. The same commands give the same bytes:
+the output contains no date, and does not depend on the terminal's width or on this machine.
 
-click-man was tried (0.6.0): it walks `Group.commands`, which is empty in groups whose verbs are
-imported when they are called, leaves arguments out, and writes one page a verb.
+click-man 0.6.0 was tried: it walks `Group.commands`, which is empty in groups that import their
+verbs only when they are called, omits arguments, and writes one page for each verb.
 """
 
 from __future__ import annotations
@@ -35,23 +35,24 @@ PLACES = {
     "zsh": f"share/zsh/site-functions/_{PROGRAM}",
     "fish": f"share/fish/vendor_completions.d/{PROGRAM}.fish",
 }
-"""Where each shell looks below its prefix, once it is asked to complete the program's name."""
+"""The file that each shell loads, below its prefix, to complete the program's arguments."""
 WIDTH = 10_000
-"""Columns: a usage is one line, and no help text is broken or shortened."""
+"""In columns: keeps each usage on one line, and no help text is wrapped or shortened."""
 
 CLI_HEAD = f"""\
 # The command line
 
-Every verb of `{PROGRAM}`, as `--help` says it. Made by `make docs` from the commands: change the
-words there. What the program ends with: [exit codes](exit-codes.md).
+This page is for users of `{PROGRAM}`: look up every verb and option, as `--help` shows it.
+`make docs` writes it from the commands: change the text there.
+See also [exit codes](exit-codes.md).
 
 """
 COMPLETING = """\
 ## Completion and the man page
 
 The wheel installs `keystone-install(1)` and completions for bash, zsh and fish below `share/` of
-its prefix; an appliance has them in `/usr/share`. For the executable alone, in the shell that is to
-complete:
+its prefix; an appliance has them in `/usr/share`. To use completion with the executable alone, type
+in your shell:
 
 | shell | type |
 | --- | --- |
@@ -63,7 +64,7 @@ complete:
 
 @dataclass(frozen=True)
 class Verb:
-    """One command as --help shows it. summary: its line in the list of its group."""
+    """A command as --help shows it. summary: its line in the list of its group."""
 
     words: str
     summary: str
@@ -74,7 +75,7 @@ class Verb:
 
 
 def main(root: Path) -> None:
-    """Write all that is made from the commands."""
+    """Write all generated files below `root`."""
     verbs = list(walk(cli, click.Context(cli, info_name=PROGRAM, terminal_width=WIDTH), ""))
     _write(root / "docs/reference/cli.md", markdown(verbs))
     _write(root / f"share/man/man1/{PROGRAM}.1", manual(verbs))
@@ -83,14 +84,14 @@ def main(root: Path) -> None:
 
 
 def walk(command: click.Command, context: click.Context, summary: str) -> Iterator[Verb]:
-    """The command and all that --help lists below it, in that order."""
+    """Yield the command and all commands that --help lists below it, in that order."""
     text = inspect.cleandoc(command.help or "")
     records = [parameter.get_help_record(context) for parameter in command.get_params(context)]
-    # An argument that says nothing of itself is in the usage, and --help is everywhere.
+    # Omit --help, and arguments without a help text: the usage shows those.
     parameters = [
-        (name, " ".join(said.split()))
-        for name, said in filter(None, records)
-        if name != "--help" and (said or name.startswith("-"))
+        (name, " ".join(help_text.split()))
+        for name, help_text in filter(None, records)
+        if name != "--help" and (help_text or name.startswith("-"))
     ]
     yield Verb(
         words=context.command_path,
@@ -111,7 +112,7 @@ def walk(command: click.Command, context: click.Context, summary: str) -> Iterat
 
 
 def command_lines(group: click.Group, context: click.Context) -> list[tuple[str, str]]:
-    """Each verb of a group with its line, as the group's --help lists them."""
+    """Return each verb of a group with its summary, as the group's --help lists them."""
     formatter = click.HelpFormatter(width=WIDTH, max_width=WIDTH)
     group.format_commands(context, formatter)
     rows = [line.strip().partition(" ") for line in formatter.getvalue().splitlines()[1:]]
@@ -119,10 +120,10 @@ def command_lines(group: click.Group, context: click.Context) -> list[tuple[str,
 
 
 def markdown(verbs: list[Verb]) -> str:
-    """The page for the web and the checkout: a list, then a section for each verb."""
+    """Return docs/reference/cli.md: a list of the verbs, then a section for each."""
     root, *others = verbs
     top = [verb for verb in others if verb.words.count(" ") == 1]
-    parts = [CLI_HEAD, "| verb | what it is for |\n| --- | --- |\n"]
+    parts = [CLI_HEAD, "| verb | purpose |\n| --- | --- |\n"]
     parts += [f"| [{_short(verb)}](#{_anchor(verb)}) | {verb.summary} |\n" for verb in top]
     for verb in verbs:
         level = "##" if verb is root or verb in top else "###"
@@ -135,7 +136,7 @@ def markdown(verbs: list[Verb]) -> str:
                       for name, text in verb.parameters]  # fmt: skip
         below = [one for one in others if one.words.rpartition(" ")[0] == verb.words]
         if below and verb is not root:
-            parts.append("\n| verb | what it does |\n| --- | --- |\n")
+            parts.append("\n| verb | purpose |\n| --- | --- |\n")
             parts += [f"| [{_short(one)}](#{_anchor(one)}) | {_escaped(one.summary)} |\n"
                       for one in below]  # fmt: skip
     return "".join([*parts, "\n", COMPLETING])
@@ -154,7 +155,7 @@ def _cell(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Text in which Markdown finds no emphasis, link or tag but code between backticks."""
+    """Escape Markdown's emphasis, links and tags, except in code between backticks."""
     parts = re.split(r"(`[^`]*`)", text)
     return "".join(
         part if part.startswith("`") else re.sub(r"([*_<>\[\]])", r"\\\1", part) for part in parts
@@ -162,7 +163,7 @@ def _escaped(text: str) -> str:
 
 
 def manual(verbs: list[Verb]) -> str:
-    """All of it as one page, in the macros of man(7)."""
+    """Return the man page: all verbs on one page, in the macros of man(7)."""
     root, *others = verbs
     lines = [
         f'.TH "{PROGRAM.upper()}" 1 "" "Keystone {__version__}" "Keystone"',
@@ -192,7 +193,7 @@ def _name_line(root: Verb) -> str:
 
 
 def exit_codes() -> tuple[tuple[str, str], ...]:
-    """Each code with its meaning, of the page that promises them."""
+    """Return each exit code with its meaning, from docs/reference/exit-codes.md."""
     page = Path(__file__).with_name("reference") / "exit-codes.md"
     rows = re.findall(r"^\| (\d+) \| ([^|]+) \|", page.read_text(encoding="utf-8"), re.MULTILINE)
     return tuple(rows)
@@ -213,17 +214,17 @@ def _options(parameters: tuple[tuple[str, str], ...]) -> Iterator[str]:
 
 
 def _roff(text: str) -> str:
-    """Text as groff(7) prints it unchanged: a hyphen is that of ASCII, no line is a request."""
+    """Escape text so that groff(7) prints it unchanged: ASCII hyphens, and no line is a request."""
     plain = text.replace("\\", "\\e").replace("-", "\\-").replace("`", "\\(ga")
     return f"\\&{plain}" if plain.startswith((".", "'")) else plain
 
 
 def completion(shell: str) -> str:
-    """The script that a shell reads, which asks the program itself at each Tab."""
+    """Return the completion script for a shell; it calls the program at each Tab."""
     found = get_completion_class(shell)
     assert found is not None
     complete = found(cli, {}, PROGRAM, COMPLETE)
-    # Not source(): for bash it asks the bash of this machine for its version.
+    # Not source(): for bash it runs the bash of this machine to get its version.
     return complete.source_template % complete.source_vars()
 
 

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Install what the lab, the bundle maker and the tests need, on Debian 12 or 13, from the archive
-# that this machine uses already. Quick when everything is there. Run it as root.
+# Install the packages that the lab, the packager and the tests need, on Debian 12 or 13, from the
+# archive that this machine uses. Quick if all are installed. Run it as root.
 set -eu
 
 packages="apt-utils ca-certificates cryptsetup-bin curl dnsmasq-base dosfstools dpkg-dev e2fsprogs fdisk fuse3 gcc git gnupg
@@ -12,7 +12,7 @@ emulator="qemu-system-x86 qemu-utils"
 case "${VERSION_CODENAME:-}" in
 bookworm | trixie) ;;
 *)
-    echo "install-tools: ${PRETTY_NAME:-this system}: only Debian 12 and 13 are known" >&2
+    echo "install-tools: ${PRETTY_NAME:-this system}: only Debian 12 and 13 are supported" >&2
     exit 6
     ;;
 esac
@@ -25,10 +25,10 @@ missing=""
 for package in $packages; do
     installed "$package" || missing="$missing $package"
 done
-# Go may be here without a package; the toolchain that go.mod asks for comes by the module proxy.
+# Go may be installed without a package; the module proxy has the toolchain that go.mod requires.
 command -v go >/dev/null || missing="$missing golang-go"
 
-# QEMU 7.2 (bookworm) kills emulated guests that have two processors: 10.0 is in its backports.
+# QEMU 7.2 (bookworm) crashes emulated guests with two processors; the backports have 10.0.
 emulator_missing=""
 if command -v qemu-system-x86_64 >/dev/null; then
     major=$(qemu-system-x86_64 --version | sed -n 's/.*version \([0-9]*\)\..*/\1/p')
@@ -39,15 +39,15 @@ fi
 command -v qemu-img >/dev/null || emulator_missing="$emulator"
 
 if [ -z "$missing$emulator_missing" ]; then
-    echo "install-tools: everything is there"
+    echo "install-tools: everything is installed"
     exit 0
 fi
 if [ "$(id -u)" -ne 0 ]; then
-    echo "install-tools: run it as root to install:$missing $emulator_missing" >&2
+    echo "install-tools: run this as root to install:$missing $emulator_missing" >&2
     exit 2
 fi
 
-# The address of the suite's archive, out of either format of the machine's own sources.
+# Print the address of the suite's archive, from the machine's own sources in either format.
 archive() {
     for file in /etc/apt/sources.list.d/*.sources; do
         [ -f "$file" ] || continue
@@ -66,7 +66,7 @@ if [ "$VERSION_CODENAME" = bookworm ] && [ -n "$emulator_missing" ] &&
     ! grep -rqs bookworm-backports /etc/apt/sources.list /etc/apt/sources.list.d; then
     address=$(archive | head -n 1)
     if [ -z "$address" ]; then
-        echo "install-tools: /etc/apt: no source of $VERSION_CODENAME to derive backports from" >&2
+        echo "install-tools: /etc/apt has no source of $VERSION_CODENAME to derive backports from" >&2
         exit 6
     fi
     cat >/etc/apt/sources.list.d/keystone-lab-backports.sources <<EOF

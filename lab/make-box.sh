@@ -1,6 +1,6 @@
 #!/bin/sh
 # Pack the lab's base image as a Vagrant box for libvirt: lab/make-box.sh keystone-base.box
-# KEYSTONE is the command that runs Keystone, by default "keystone-install".
+# KEYSTONE: the command of Keystone, by default "keystone-install".
 set -eu
 target=${1:?usage: lab/make-box.sh FILE.box}
 disk=$(${KEYSTONE:-keystone-install} lab base)

@@ -1,4 +1,4 @@
-"""What the tests of every scenario have: what the machine's roles were told, and a way to ask."""
+"""Fixtures for the tests of every scenario: the variables of the roles, and HTTP requests."""
 
 from __future__ import annotations
 
@@ -18,17 +18,22 @@ SITE_CA = "/etc/keystone/pki/site-ca.crt"
 
 
 @pytest.fixture
-def told(host: Host) -> dict[str, Any]:
-    """The variables of the machine's roles, as prepare.yml laid them out."""
+def role_variables(host: Host) -> dict[str, Any]:
+    """The variables of the machine's roles, as prepare.yml wrote them."""
     name = host.check_output("hostname")
     path = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"], "vars", f"{name}.json")
-    values: dict[str, Any] = json.loads(path.read_text())
+    values: dict[str, Any] = json.loads(path.read_text(), object_hook=_text)
     return values
+
+
+def _text(values: dict[str, Any]) -> object:
+    """Undo what keystone.ansible.playbook does to each text so that Ansible renders none."""
+    return values["__ansible_unsafe"] if values.keys() == {"__ansible_unsafe"} else values
 
 
 @pytest.fixture
 def http_status(host: Host) -> Callable[..., str]:
-    """The status of an answer to curl(1) on the machine, which is given more words."""
+    """A function that runs curl(1) on the machine with more arguments; returns the HTTP status."""
 
     def ask(url: str, *words: str, ca_file: str = SITE_CA) -> str:
         given = ("%{http_code}", "/dev/null", ca_file, *words, url)
@@ -40,7 +45,7 @@ def http_status(host: Host) -> Callable[..., str]:
 
 @pytest.fixture
 def http_get(host: Host) -> Callable[..., str]:
-    """The body of an answer to curl(1) on the machine, which is given more words."""
+    """A function that runs curl(1) on the machine with more arguments; returns the body."""
 
     def ask(url: str, *words: str) -> str:
         given = (SITE_CA, *words, url)

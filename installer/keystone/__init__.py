@@ -1,3 +1,3 @@
-"""Keystone: one signed bundle and a site file become a Kubernetes platform, with no internet."""
+"""Keystone installs a Kubernetes platform from one signed bundle and a site file, offline."""
 
 __version__ = "0.1.0"

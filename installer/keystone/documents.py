@@ -1,9 +1,9 @@
-"""The files that people write: strict YAML documents, every mistake at once with its line.
+"""Read the YAML files that people write, strictly, and report all mistakes at once with lines.
 
 A document has apiVersion, kind, metadata and spec, as in Kubernetes; a file holds one or several.
 Plain scalars follow the YAML 1.2 core schema, not 1.1: `no` is text, `010` is text, only `true`
-and `false` are booleans. Anchors, aliases, tags and duplicate keys are refused: a file that
-travels must read the same in every tool and cannot grow when it is read.
+and `false` are booleans. Anchors, aliases, tags and duplicate keys are refused: every tool must
+read the same values from a file, and a file must not expand when it is read.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from jsonschema import Draft202012Validator, validators
 from jsonschema.exceptions import ValidationError
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from keystone import log
 from keystone.errors import ConfigurationError, Mistake
 from keystone.mistakes import Mistakes, Position, dotted, explain
 
@@ -29,21 +30,22 @@ if TYPE_CHECKING:
 
 API_VERSION = "keystone/v1alpha1"
 MAX_BYTES = 4 << 20
-"""No file that a person writes is longer than this (4 MiB)."""
+"""Size limit of a file that a person writes: 4 MiB."""
 MAX_DEPTH = 40
+"""Limit of nested lists and mappings."""
 
 
-_OTHERWISE = re.compile(r"(?i)[-+.]?[0-9][-+.\w]*|y|n|yes|no|on|off|true|false|null")
-"""Plain words that may be a number or a boolean in YAML 1.1 and are text in ours."""
+_AMBIGUOUS = re.compile(r"(?i)[-+.]?[0-9][-+.\w]*|y|n|yes|no|on|off|true|false|null")
+"""Plain scalars that may be a number or a boolean in YAML 1.1, and are text here."""
 
 
 @dataclass(frozen=True)
 class Document:
     """One document, valid against its schema.
 
-    spec: plain dicts, lists, str, int, float, bool, None. lines: the line (from 1) of each place.
-    path: the file, None for standard input; relative paths inside mean relative to its folder.
-    written: each scalar's text, and whether it was quoted.
+    spec: plain dicts, lists, str, int, float, bool, None. lines: the line (from 1) of each
+    position. path: the file, None for standard input; relative paths in the document are relative
+    to the file's folder. written: the text of each scalar, and whether it was quoted.
     """
 
     kind: str
@@ -55,11 +57,11 @@ class Document:
     written: Mapping[Position, tuple[str, bool]] = field(default_factory=dict)
 
     def line(self, at: Position) -> int:
-        """The line of a place, or of the nearest one around it that the file has."""
+        """Return the line of a position, or of its closest parent that is in the file."""
         return next((self.lines[at[:n]] for n in range(len(at), -1, -1) if at[:n] in self.lines), 1)
 
     def where(self, *at: str | int) -> str:
-        """How messages name a place: "site.yaml:12 spec.primers[1].address"."""
+        """Return a position as messages show it: "site.yaml:12 spec.primers[1].address"."""
         line = self.line(at)
         place = dotted(at)
         return f"{self.source}:{line}" + (f" {place}" if place else "")
@@ -74,9 +76,9 @@ def load(
 ) -> Document:
     """Read the one document of this kind from a file, or from standard input ("-").
 
-    schema: JSON Schema (2020-12) of the whole document, as published. check: adds what a schema
-    cannot say; it runs even if the schema found mistakes, so that all come out at once, and must
-    cope with a spec of any shape (ask `mistakes.touches`).
+    schema: JSON Schema (2020-12) of the whole document, as published. check: adds mistakes that a
+    schema cannot express; it also runs when the schema found mistakes, so that all are reported
+    at once, and must accept a spec of any structure (see `mistakes.touches`).
     Raises ConfigurationError with every mistake.
     """
     text, name, path = _read(source)
@@ -92,7 +94,7 @@ def loads(
     path: Path | None = None,
     check: Callable[[Document, Mistakes], None] | None = None,
 ) -> Document:
-    """`load`, from text that is here already. name: what messages call it."""
+    """Read a document from text, as `load` does from a file. name: of the text, for messages."""
     trees = _parse(text, name)
     tree = _choose(trees, kind, name)
     value, document = tree.value, _document(tree, kind, name, path)
@@ -107,10 +109,10 @@ def loads(
 
 
 def as_written(document: Document, at: Position, value: object) -> str:
-    """A part of a document as YAML for a program that reads YAML 1.1 (helm).
+    """Return a part of a document as YAML for a program that reads YAML 1.1 (helm).
 
-    JSON, but for plain words that both versions read differently (0640, yes, 1e3): these stay as
-    they are written, so that the program reads what it would read in a file of its own.
+    The result is JSON, except for plain scalars that YAML 1.1 and 1.2 read differently (0640, yes,
+    1e3): they stay as written, so the program reads them as it would in a file of its own.
     """
     if isinstance(value, dict):
         entries = (
@@ -121,7 +123,7 @@ def as_written(document: Document, at: Position, value: object) -> str:
         entries = (as_written(document, (*at, n), entry) for n, entry in enumerate(value))
         return f"[{', '.join(entries)}]"
     text, quoted = document.written.get(at, ("", True))
-    if isinstance(value, str) and not quoted and _OTHERWISE.fullmatch(text):
+    if isinstance(value, str) and not quoted and _AMBIGUOUS.fullmatch(text):
         return text
     return _quoted(value)
 
@@ -131,7 +133,7 @@ def _quoted(value: object) -> str:
 
 
 def packaged_schema(name: str) -> dict[str, Any]:
-    """The published schema keystone/schemas/<name>.schema.json."""
+    """Return the published schema keystone/schemas/<name>.schema.json."""
     file = resources.files("keystone").joinpath("schemas", f"{name}.schema.json")
     loaded: dict[str, Any] = json.loads(file.read_text())
     return loaded
@@ -140,11 +142,11 @@ def packaged_schema(name: str) -> dict[str, Any]:
 def _pattern(
     _validator: object, pattern: str, value: object, _schema: object
 ) -> Iterator[ValidationError]:
-    """The keyword `pattern`, with ECMA's `$`: Python's own lets a line break follow."""
+    """Check the keyword `pattern` with the `$` of ECMA 262: only the end of the text matches it."""
     if not isinstance(value, str):
         return
-    hidden = pattern.endswith("$") and value.endswith("\n")
-    if hidden or not re.search(pattern, value):
+    line_break = pattern.endswith("$") and value.endswith("\n")
+    if line_break or not re.search(pattern, value):
         yield ValidationError(f"{value!r} does not match {pattern!r}")
 
 
@@ -157,7 +159,7 @@ _Validator = _extend(Draft202012Validator, {"pattern": _pattern})
 
 @dataclass
 class _Tree:
-    """One YAML document: its value, and for each place its line and its text as written."""
+    """One YAML document: its value, and for each position its line and its text as written."""
 
     value: Any = None
     line: int = 1
@@ -176,15 +178,16 @@ def _read(source: Path | str) -> tuple[bytes, str, Path | None]:
                 data = file.read(MAX_BYTES + 1)
         except OSError as error:
             raise ConfigurationError(
-                f"{name}: {error.strerror or error}", hint="give the path of a file, or - for stdin"
+                f"{name}: {error.strerror or error}",
+                hint="give the path of a file, or - for standard input",
             ) from error
     if len(data) > MAX_BYTES:
-        raise ConfigurationError(f"{name}: longer than {MAX_BYTES >> 20} MiB")
+        raise ConfigurationError(f"{name}: larger than {MAX_BYTES >> 20} MiB")
     return data, name, path
 
 
-def _refuse_machinery(text: bytes | str) -> None:
-    """Anchors, aliases, tags and deep nesting, seen before anything is built from the text."""
+def _refuse_anchors_and_tags(text: bytes | str) -> None:
+    """Refuse anchors, aliases, tags and deep nesting before anything is built from the text."""
     depth = 0
     for event in yaml.parse(text, Loader=yaml.BaseLoader):
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
@@ -208,7 +211,7 @@ def _parse(text: bytes | str, name: str) -> list[_Tree]:
     mistakes: list[Mistake] = []
     trees: list[_Tree] = []
     try:
-        _refuse_machinery(text)
+        _refuse_anchors_and_tags(text)
         for node in yaml.compose_all(text, Loader=yaml.BaseLoader):
             tree = _Tree(line=node.start_mark.line + 1)
             tree.value = _value(node, (), tree, mistakes, name)
@@ -250,7 +253,7 @@ def _value(node: Node, at: Position, tree: _Tree, mistakes: list[Mistake], name:
             first = tree.lines[place]
             where = f"{name}:{line} {dotted(place)}"
             mistakes.append(
-                Mistake(where, f'the key "{key}" is there already, in line {first}', "keep one")
+                Mistake(where, f'duplicate key "{key}", first set in line {first}', "keep one")
             )
             continue
         tree.lines[place] = line
@@ -271,7 +274,7 @@ def _choose(trees: list[_Tree], kind: str, name: str) -> _Tree:
     if len(trees) == 1:
         return trees[0]
     seen = ", ".join(str(found) for found in kinds) or "nothing"
-    text = f"no document of kind {kind} in it; found {seen}"
+    text = f"no document of kind {kind}; found {seen}"
     raise _wrong(name, [Mistake(f"{name}:1", text, f"begin with apiVersion: {API_VERSION}")])
 
 
@@ -291,8 +294,9 @@ def _document(tree: _Tree, kind: str, name: str, path: Path | None) -> Document:
 
 
 def _wrong(name: str, mistakes: list[Mistake]) -> ConfigurationError:
-    count = "one mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
-    return ConfigurationError(f"{name}: {count}", mistakes=mistakes, hint="correct and run again")
+    count = log.count(len(mistakes), "mistake")
+    hint = f"correct {name}, then run the command again"
+    return ConfigurationError(f"{name}: {count}", mistakes=mistakes, hint=hint)
 
 
 _WORDS = {
@@ -302,7 +306,10 @@ _WORDS = {
 
 
 def _plain(text: str) -> str | int | float | bool | None:
-    """YAML 1.2 core schema (10.3.2), minus the numbers that do not read back as written."""
+    """Resolve a plain scalar by the YAML 1.2 core schema (10.3.2).
+
+    Numbers that would not be printed as they were written stay text.
+    """
     if text in _WORDS:
         return _WORDS[text]
     if re.fullmatch(r"0|-?[1-9][0-9]{0,17}", text):

@@ -1,4 +1,7 @@
-"""One error root; each family has the exit code that docs/reference/exit-codes.md promises."""
+"""The errors of Keystone: one base class; each subclass has an exit code.
+
+Source of the exit codes: docs/reference/exit-codes.md.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,12 @@ if TYPE_CHECKING:
 
 
 class KeystoneError(Exception):
-    """Something a person can act on.
+    """An error that a person can act on.
 
-    message: what happened and to what (file and key, disk serial, host).
-    hint:    what to do next.
-    code:    the class of what is wrong ("KSB-07"), for scripts and tickets; it never changes
-             between releases, the message may. Empty where no class was given.
+    message: what failed, and where (file and key, disk serial, host).
+    hint:    the next step.
+    code:    the class of the error ("KSB-07"), for scripts and tickets; the code is the same in
+             all releases, the message may change. Empty when the error has no class.
     """
 
     exit_code = 1
@@ -28,13 +31,13 @@ class KeystoneError(Exception):
 
 
 class UsageError(KeystoneError):
-    """The command line does not fit together."""
+    """Options or arguments are missing, invalid, or contradict each other."""
 
     exit_code = 2
 
 
 class ConfigurationError(KeystoneError):
-    """A file that a person wrote is wrong. `mistakes` holds all of them, not the first."""
+    """A file that a person wrote is invalid. `mistakes` holds all mistakes, not only the first."""
 
     exit_code = 3
 
@@ -46,19 +49,22 @@ class ConfigurationError(KeystoneError):
 
 
 class UntrustedBundleError(KeystoneError):
-    """Signature, key, expiry, rollback: do not use this bundle, tell whoever guards the keys."""
+    """The signature, key, expiry or number of a bundle is invalid.
+
+    Do not use this bundle; tell the holders of the keys.
+    """
 
     exit_code = 4
 
 
 class DamagedBundleError(KeystoneError):
-    """Incomplete or changed in transit: copy it again."""
+    """A bundle is incomplete, or was changed in transit: copy it again."""
 
     exit_code = 5
 
 
 class PreflightError(KeystoneError):
-    """A host is not fit for what the site file asks of it."""
+    """A host does not meet the requirements of the site file."""
 
     exit_code = 6
 
@@ -70,7 +76,7 @@ class PreflightError(KeystoneError):
 
 
 class RefusedError(KeystoneError):
-    """Destructive and not approved, or ambiguous."""
+    """The command would destroy data without approval, or is ambiguous."""
 
     exit_code = 7
 
@@ -82,11 +88,11 @@ class HostError(KeystoneError):
 
 
 class SourceError(HostError):
-    """An upstream cannot be reached, or refuses to give what is asked for."""
+    """An upstream cannot be reached, or refuses a request."""
 
 
 class StatusError(SourceError):
-    """The server's answer is final, and not what was asked for. status: of HTTP."""
+    """A server refused a request for good: a retry does not help. status: the HTTP status code."""
 
     def __init__(self, message: str, status: int, hint: str = "") -> None:
         super().__init__(message, hint=hint or "check the name, the credentials and the mirrors")
@@ -94,11 +100,11 @@ class StatusError(SourceError):
 
 
 class WrongContentError(DamagedBundleError, SourceError):
-    """An upstream answers, with other bytes than the definition or the lock names."""
+    """An upstream serves content whose digest is not the one in the definition or lock."""
 
 
 class InterruptedRunError(KeystoneError):
-    """Stopped half-way by a signal: run the same command again to go on."""
+    """A signal stopped the command: run the same command again to continue."""
 
     exit_code = 9
 
@@ -107,8 +113,8 @@ class InterruptedRunError(KeystoneError):
 class Mistake:
     """One mistake in a file that a person wrote.
 
-    where: "site.yaml:12 spec.primers[1].address". text: what is wrong. hint: the nearest right
-    thing.
+    where: "site.yaml:12 spec.primers[1].address". text: what is wrong. hint: the closest valid
+    value, or how to correct it.
     """
 
     where: str

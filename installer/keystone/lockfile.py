@@ -1,7 +1,7 @@
-"""Processes that work on the same thing take turns.
+"""Lock files: only one process at a time works on the same thing.
 
-A run that was killed may have left something at work on a host: ssh is gone, what it started is
-not. The run after it waits for that, then looks anew at what is there.
+A killed run may leave a process on a host: ssh has ended, the program that it started has not.
+The next run waits for that process, then observes the host again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from keystone import log
-from keystone.files import again
+from keystone.files import open_own
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 
 @contextmanager
 def only_one(lock: Path, thing: str) -> Iterator[None]:
-    """Hold the lock file while the block runs; who comes second waits and says for what.
+    """Hold a lock file while the block runs; a second process logs `thing` and waits.
 
-    The kernel drops the lock with the process that holds it (flock(2)), so a kill leaves none.
+    thing: what the lock protects, for the log. The kernel releases the lock when the process ends
+    (flock(2)), also when it is killed.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
-    handle = again(lock, os.O_RDWR | os.O_CREAT)
+    handle = open_own(lock, os.O_RDWR | os.O_CREAT)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -35,7 +36,7 @@ def only_one(lock: Path, thing: str) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     except BaseException:
-        with suppress(OSError):  # nothing was written to it: why the block failed is the news
+        with suppress(OSError):  # nothing was written to it: report the error of the block instead
             os.close(handle)
         raise
     try:

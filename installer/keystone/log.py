@@ -1,21 +1,22 @@
-"""The only printer. People look rather than read: steps with times, progress, tables.
+"""The only module that prints: steps with times, progress bars, tables.
 
-Everything goes to standard error except what a command was asked for (`out`, `out_json`).
-Colours and bars appear on a terminal only; `--log-format json` makes every line a JSON object:
+The log goes to standard error, the result of a command to standard output (`out`, `out_json`,
+`table`). Colours and bars appear on a terminal only; `--log-format json` makes every line a JSON
+object:
 
     {"time": 1763000000.0, "level": "info", "message": "...", ...}
 
-`time` is in seconds since 1970; `level` is debug, info, warning, error or event (what only programs
-want to know: text has no such line). Many lines carry `event`, and with it:
+`time` is in seconds since 1970; `level` is debug, info, warning, error or event (for programs
+only: the text format omits these lines). Many lines have `event`, and with it:
 
     start, end, failed   a step, named by `step`; some have `phase` or `part`
     progress             `bar` (its name), `done` of `total`
-    phases               `phases`, `sentences`: what a run goes through, in order
+    phases               `phases`, `sentences`: the phases of a run, in order
     unchanged            `phase` has nothing to do
-    action               what begins in `phase`, on `hosts`
+    action               an action of `phase` starts on `hosts`
     task, result         of a playbook: `role`, `task` on `hosts`; `status` of it on `host`
 
-A program in this very process may hear the lines instead (`live`).
+Code in this process can receive the lines instead (`live`).
 """
 
 from __future__ import annotations
@@ -55,12 +56,12 @@ class _Settings:
 
 _settings = _Settings()
 SMALLEST = (80, 20)
-"""Columns and lines of a terminal that a live picture needs."""
+"""Columns and lines that a terminal needs at least for a live picture."""
 PICTURES_A_SECOND = 3
 
 
 def configure(*, json_lines: bool = False, debug: bool = False) -> None:
-    """Choose the form of the log once, at the start of the program."""
+    """Set the format of the log, once, when the program starts."""
     _settings.json = json_lines
     _settings.debug = debug
 
@@ -78,48 +79,49 @@ def _emit(level: str, text: str, style: str = "", **fields: Any) -> None:  # noq
 
 
 def info(text: str, **fields: Any) -> None:  # noqa: ANN401 JSON values
-    """One line of news."""
+    """Log a line of information."""
     _emit("info", text, **fields)
 
 
 def warn(text: str, **fields: Any) -> None:  # noqa: ANN401 JSON values
-    """Something the reader should look at, which stops nothing."""
+    """Log a warning: the reader should check something; the command continues."""
     _emit("warning", f"warning: {text}", "yellow", **fields)
 
 
 def error(text: str, **fields: Any) -> None:  # noqa: ANN401 JSON values
-    """What went wrong."""
+    """Log an error."""
     _emit("error", text, "bold red", **fields)
 
 
 def debug(text: str, **fields: Any) -> None:  # noqa: ANN401 JSON values
-    """Shown with --debug only."""
+    """Log a line that is shown with --debug only."""
     if _settings.debug:
         _emit("debug", text, "dim", **fields)
 
 
 def event(name: str, text: str, **fields: Any) -> None:  # noqa: ANN401 JSON values
-    """What programs that follow a run want to know; people are told by other lines."""
+    """Log an event for programs that follow a run; people read other lines."""
     _emit("event", text, event=name, **fields)
 
 
 def plain(text: str) -> str:
-    """Text with nothing in it that commands a terminal: it may quote a bundle, a disk or a host.
+    """Replace all that controls a terminal: the text may quote a bundle, a disk or a host.
 
-    Control characters and marks that turn the direction of writing become "?" (CVE-2021-25743).
+    Control characters, and those that change the direction of writing, become "?"
+    (CVE-2021-25743).
     """
     return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text)
 
 
 @contextmanager
 def step(text: str, **fields: Any) -> Iterator[None]:  # noqa: ANN401 JSON values
-    """Say that something starts, and how long it took when it ends well."""
+    """Log that a step starts, and its duration when it succeeds."""
     start = time.monotonic()
     _emit("info", f"· {text}", "dim", event="start", step=text, **fields)
     try:
         yield
     except BaseException:
-        # People read the error itself; programs need the end of what they saw begin.
+        # People read the error itself; programs also need the end of each step that started.
         event("failed", text, step=text, **fields)
         raise
     spent = duration(time.monotonic() - start)
@@ -132,25 +134,25 @@ class Bar:
     def __init__(self, text: str, total: int, progress: Progress | None) -> None:
         self._name, self._text, self._total, self._progress = text, text, total, progress
         self._done = 0
-        self._said = 0
+        self._logged = 0
         self._task = progress.add_task(escape(text), total=total) if progress else None
 
     def advance(self, amount: int) -> None:
-        """Count `amount` more; without a terminal a line is printed every tenth of the way."""
+        """Add `amount`; without a terminal, log a line every 10 %."""
         self._done += amount
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, advance=amount)
             return
-        # Whoever hears in this process draws a bar of its own; a line is for every tenth.
+        # A listener in this process draws its own bar, so it gets a line every 1 %.
         parts = 100 if _settings.hear else 10
         now = min(self._done * parts // max(self._total, 1), parts)
-        if now > self._said:
-            self._said = now
+        if now > self._logged:
+            self._logged = now
             _emit("info", f"  {self._text}: {now * 100 // parts} %", event="progress",
                   bar=self._name, done=self._done, total=self._total)  # fmt: skip
 
     def describe(self, text: str) -> None:
-        """Change what the bar says it is doing."""
+        """Change the text of the bar."""
         self._text = text
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, description=escape(text))
@@ -158,7 +160,7 @@ class Bar:
 
 @contextmanager
 def progress(text: str, total: int, *, in_bytes: bool = True) -> Iterator[Bar]:
-    """A bar for work of known size."""
+    """Show a progress bar. total: bytes, or any other unit with in_bytes=False."""
     if _settings.json or _settings.hear or not _settings.console.is_terminal:
         yield Bar(text, total, None)
         return
@@ -170,12 +172,12 @@ def progress(text: str, total: int, *, in_bytes: bool = True) -> Iterator[Bar]:
 
 
 def as_json() -> bool:
-    """Whether lines are JSON objects: programs that we start should say theirs alike."""
+    """Return whether log lines are JSON objects; programs that we start should use the same."""
     return _settings.json
 
 
 def watched() -> bool:
-    """Whether a live picture can be shown: standard error is a terminal that is large enough."""
+    """Return whether standard error is a terminal that can show a live picture."""
     console = _settings.console
     able = console.is_terminal and not console.is_dumb_terminal
     wide = console.width >= SMALLEST[0] and console.height >= SMALLEST[1]
@@ -186,10 +188,10 @@ def watched() -> bool:
 def live(
     picture: Callable[[int, int], RenderableType], hear: Callable[[dict[str, Any]], None]
 ) -> Iterator[None]:
-    """While the block runs the terminal shows `picture(columns, lines)`, and nothing is printed.
+    """Show `picture(columns, lines)` on the terminal while the block runs; print nothing else.
 
-    hear: gets every line as the object of `--log-format json`, from whichever thread says it.
-    What the terminal showed before comes back at the end, however the block ends.
+    hear: gets every line as the object of `--log-format json`, called in the thread that logs it.
+    The terminal's former content is restored when the block ends or fails.
     """
     console = _settings.console
     screen = Live(
@@ -209,7 +211,7 @@ def live(
 
 
 def show(picture: RenderableType) -> None:
-    """Print a picture once, where the log goes."""
+    """Print a picture once, to standard error."""
     _settings.console.print(picture)
 
 
@@ -221,9 +223,9 @@ def table(
     numbers: Collection[int] = (),
     marks: Mapping[str, str] | None = None,
 ) -> None:
-    """A table on standard output: it is what was asked for.
+    """Print a table on standard output: it is the result of a command.
 
-    numbers: columns that are set to the right. marks: style of a row by what its first cell says.
+    numbers: columns that are aligned to the right. marks: style of a row, by its first cell.
     """
     grid = Table(*columns, title=title or None, box=None, header_style="bold", pad_edge=False)
     for number in numbers:
@@ -238,19 +240,19 @@ def table(
 
 
 def out(text: str) -> None:
-    """The answer itself, on standard output, untouched."""
+    """Print the result of a command on standard output, unchanged."""
     with _answering():
         print(text, flush=True)
 
 
 def out_json(value: Any) -> None:  # noqa: ANN401 any JSON value
-    """The answer for machines; records as objects."""
+    """Print the result of a command as JSON; dataclasses become objects."""
     with _answering():
         print(json.dumps(value, indent=2, sort_keys=True, default=_plain), flush=True)
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 any value
-    """One that JSON has not, as one that it has: dataclasses and mappings are objects."""
+    """Convert a value for JSON: dataclasses and mappings to objects, all others to text."""
     if is_dataclass(value) and not isinstance(value, type):
         return {each.name: getattr(value, each.name) for each in fields(value)}
     return dict(value) if isinstance(value, Mapping) else str(value)
@@ -258,7 +260,7 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 any value
 
 @contextmanager
 def _answering() -> Iterator[None]:
-    """What a full disk behind standard output refuses is said of that."""
+    """Name standard output in an OSError of the block, such as a full disk."""
     try:
         yield
     except OSError as error:
@@ -266,18 +268,23 @@ def _answering() -> Iterator[None]:
         raise
 
 
+def count(number: int, one: str, many: str = "") -> str:
+    """Format a number with its noun: 1 host, 2 hosts. many: the plural, by default `one` + "s"."""
+    return f"{number} {one if number == 1 else many or f'{one}s'}"
+
+
 def duration(seconds: float) -> str:
-    """Seconds as people say them: 0.4 s, 12 s, 3 min 05 s."""
+    """Format seconds for people: 0.4 s, 12 s, 3 min 05 s."""
     if seconds < 10:  # noqa: PLR2004 below this a decimal helps
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
-def size(count: float) -> str:
-    """Bytes as people say them, in powers of 1024."""
+def size(amount: float) -> str:
+    """Format bytes for people, in powers of 1024: 512 B, 1.5 MiB."""
     for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(count) < 1024:  # noqa: PLR2004 the unit's own base
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
+        if abs(amount) < 1024:  # noqa: PLR2004 the unit's own base
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} TiB"

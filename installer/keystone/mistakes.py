@@ -1,4 +1,4 @@
-"""What is wrong with a document, in the words of whoever wrote it: a place, a text, a hint."""
+"""Turn schema errors into mistakes that the author understands: position, text, hint."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
 
 Position = tuple[str | int, ...]
-"""A place inside a document: ("spec", "primers", 1, "address")."""
+"""A position in a document: ("spec", "primers", 1, "address")."""
 
 Written = Mapping[Position, tuple[str, bool]]
-"""The text of each scalar as the file has it, and whether it was quoted."""
+"""For each scalar, its text in the file and whether it was quoted."""
 
 
 class Placed(Protocol):
-    """Knows the lines of its places: a document."""
+    """A document that knows the line of each position."""
 
     def line(self, at: Position) -> int:
-        """The line of a place, from 1."""
+        """Return the line of a position, from 1."""
         ...
 
     def where(self, *at: str | int) -> str:
-        """How messages name a place: "site.yaml:12 spec.primers[1].address"."""
+        """Return a position as messages show it: "site.yaml:12 spec.primers[1].address"."""
         ...
 
 
 class Mistakes:
-    """Collects what is wrong with one document, in the order of its lines."""
+    """The mistakes of one document, sorted by line."""
 
     def __init__(self, document: Placed) -> None:
         self._document = document
         self._found: dict[tuple[int, Position, str], Mistake] = {}
 
     def add(self, at: Position, text: str, hint: str = "") -> None:
-        """Note a mistake at a place of the document; twice the same counts once."""
+        """Add a mistake at a position of the document; the same mistake is kept once."""
         where = self._document.where(*at)
         self._found[self._document.line(at), at, text] = Mistake(where, text, hint)
 
     def touches(self, *at: str | int) -> bool:
-        """Whether something at this place or below it is wrong already."""
+        """Return whether a mistake was added at this position or below it."""
         return any(place[: len(at)] == at for _, place, _ in self._found)
 
     def __iter__(self) -> Iterator[Mistake]:
@@ -57,7 +57,7 @@ class Mistakes:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint towards the known word that was meant, or a list of them all."""
+    """Return a hint: the known word that is closest to `word`, or all known words."""
     words = sorted(known)
     folded = {name.lower(): name for name in words}
     close = get_close_matches(word.lower(), folded, n=1, cutoff=0.6)
@@ -65,13 +65,13 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def dotted(at: Position) -> str:
-    """A place as people write it: spec.primers[1].address."""
+    """Format a position for people: spec.primers[1].address."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in at)
     return text.lstrip(".")
 
 
 def explain(error: ValidationError, written: Written, mistakes: Mistakes) -> None:
-    """Add what one schema error means."""
+    """Add the mistakes that a schema error means. written: texts of the document's scalars."""
     if error.validator in ("anyOf", "oneOf") and error.context:
         error = max(error.context, key=lambda branch: len(branch.absolute_path))
     at: Position = tuple(error.absolute_path)
@@ -120,7 +120,7 @@ _RULES: dict[str, Callable[[Any, Any], tuple[str, str]]] = {
     "maxLength": _too_many,
     "minProperties": _too_few,
     "maxProperties": _too_many,
-    "uniqueItems": lambda _rule, _value: ("the same thing twice", "keep one"),
+    "uniqueItems": lambda _rule, _value: ("the same entry twice", "keep one"),
 }
 """For each JSON Schema keyword: rule, value -> text, hint if the schema has no description."""
 
@@ -138,7 +138,7 @@ def _wrong_type(
     text, quoted = written.get(at, ("", False))
     expected = " or ".join(_NAMES.get(name, name) for name in wanted)
     if value is None:
-        return f"no value; expected {expected}", ""
+        return f"the value is missing; expected {expected}", ""
     if "string" in wanted and not isinstance(value, dict | list):
         kind = "true or false" if isinstance(value, bool) else "a number"
         return f"{text} without quotes is read as {kind}; expected text", f'write "{text}"'

@@ -1,4 +1,4 @@
-"""The one rule for passphrases that guard private keys, wherever they are taken."""
+"""The rule for all passphrases that protect private keys: at least `LEAST` characters."""
 
 from __future__ import annotations
 
@@ -9,48 +9,48 @@ import click
 from keystone.errors import ConfigurationError
 
 LEAST = 12
-"""Characters. Scrypt makes each guess dear; below this a guesser with many machines wins."""
+"""Characters. scrypt makes each guess expensive; a shorter passphrase can still be guessed."""
 
 
 def wrong(text: str) -> str:
-    """What is wrong with it, for the person who chose it; empty when it will do."""
+    """Return what is wrong with a passphrase, for the person who chose it; "" if it is valid."""
     if len(text.strip()) < LEAST:
-        return f"a passphrase has {LEAST} characters or more"
+        return f"a passphrase must have {LEAST} characters or more"
     return ""
 
 
 def require(text: str, where: str) -> str:
-    """The passphrase of a key that is being made. where: it comes from ("FILE"), for the message.
+    """Return the passphrase for a new key. where: its source ("FILE"), for the message.
 
-    Raises ConfigurationError for one that is too short. What opens a key is not asked: it opens.
+    Raises ConfigurationError when it is too short. Do not call it to open an existing key.
     """
-    if said := wrong(text):
+    if problem := wrong(text):
         raise ConfigurationError(
-            f"{where}: {said}", hint="make one: head -c 15 /dev/urandom | base64"
+            f"{where}: {problem}", hint="generate one: head -c 15 /dev/urandom | base64"
         )
     return text
 
 
 def read(path: Path) -> str:
-    """The text of a passphrase file. Raises ConfigurationError when it cannot be read."""
+    """Return the text of a passphrase file. Raises ConfigurationError when it cannot be read."""
     try:
         return path.read_text()
     except (OSError, ValueError) as error:
         raise ConfigurationError(
-            f"{path}: the passphrase file cannot be read: {error}",
-            hint="name a file with the passphrase in it",
+            f"{path}: cannot read the passphrase file: {error}",
+            hint="give the path of a file that contains the passphrase",
         ) from error
 
 
 def chosen(prompt: str, *, optional: bool = False) -> str:
-    """One for a new key, typed twice on a terminal; asked again until it will do.
+    """Ask on the terminal for the passphrase of a new key, twice, until it is valid.
 
-    optional: nothing typed is an answer too.
+    optional: empty input is accepted, too.
     """
 
     def long_enough(text: str) -> str:
-        if (text or not optional) and (said := wrong(text)):
-            raise click.UsageError(said)
+        if (text or not optional) and (problem := wrong(text)):
+            raise click.UsageError(problem)
         return text
 
     typed: str = click.prompt(

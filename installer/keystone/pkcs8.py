@@ -1,8 +1,8 @@
-"""Private keys behind a passphrase: PKCS#8 PEM, locked with scrypt and AES-256 (PBES2).
+"""Encrypted private keys: PKCS#8 PEM, encrypted with scrypt and AES-256 (PBES2).
 
-`cryptography` reads that form, but writes PBKDF2 with 2,048 rounds only, which a graphics card
-tries millions of times a second. So the envelope is built here (RFC 5958, RFC 8018 appendix A.4,
-RFC 7914 section 7.1) around its scrypt and AES; `openssl pkey -in FILE` reads it too.
+`cryptography` reads this format, but writes only PBKDF2 with 2,048 rounds, of which a graphics card
+tries millions per second. So this module builds the structure (RFC 5958, RFC 8018 appendix A.4,
+RFC 7914 section 7.1) with scrypt and AES of `cryptography`; `openssl pkey -in FILE` reads it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 import textwrap
 
 SCRYPT_N, SCRYPT_R, SCRYPT_P = 2**14, 8, 5
-"""16 MiB and about a quarter of a second; one of OWASP's equivalents (Password Storage)."""
+"""Costs 16 MiB and about 0.25 s; one of OWASP's parameter sets (Password Storage Cheat Sheet)."""
 
 _SEQUENCE, _INTEGER, _OCTETS, _OID = 0x30, 0x02, 0x04, 0x06
 _PBES2 = bytes.fromhex("2a864886f70d01050d")
@@ -22,15 +22,15 @@ _AES256_CBC = bytes.fromhex("60864801650304012a")
 _BLOCK = re.compile(rb"-----BEGIN ENCRYPTED PRIVATE KEY-----\s+([A-Za-z0-9+/=\s]+)-----END")
 
 
-def is_locked_well(pem: bytes) -> bool:
-    """Whether the private key in a PEM file is behind scrypt: another derivation is a weak one."""
+def is_encrypted_with_scrypt(pem: bytes) -> bool:
+    """Return whether a PEM file's private key is encrypted with scrypt: others are weaker."""
     found = _BLOCK.search(pem)
-    # The derivation's name is in the head of the envelope, before any salt or secret.
+    # The OID of the key derivation is at the start of the structure, before any salt or secret.
     return found is not None and _der(_OID, _SCRYPT) in base64.b64decode(found[1])[:64]
 
 
 def encrypted(plain: bytes, passphrase: str) -> bytes:
-    """EncryptedPrivateKeyInfo around a PrivateKeyInfo (DER), in PEM. passphrase: any text."""
+    """Encrypt a private key. plain: PrivateKeyInfo (DER). Return EncryptedPrivateKeyInfo in PEM."""
     from cryptography.hazmat.primitives.ciphers import (  # noqa: PLC0415 slow to import
         Cipher,
         algorithms,
@@ -50,12 +50,12 @@ def encrypted(plain: bytes, passphrase: str) -> bytes:
     algorithm = _der(_SEQUENCE, _der(_OID, _PBES2), _der(_SEQUENCE, derivation, scheme))
     text = base64.b64encode(_der(_SEQUENCE, algorithm, _der(_OCTETS, body))).decode()
     lines = "\n".join(textwrap.wrap(text, 64))
-    mark = "ENCRYPTED PRIVATE KEY"
-    return f"-----BEGIN {mark}-----\n{lines}\n-----END {mark}-----\n".encode()
+    label = "ENCRYPTED PRIVATE KEY"
+    return f"-----BEGIN {label}-----\n{lines}\n-----END {label}-----\n".encode()
 
 
 def _der(tag: int, *parts: bytes) -> bytes:
-    """One DER element (X.690): tag, definite length, content."""
+    """Encode a DER element (X.690): tag, definite length, content."""
     content = b"".join(parts)
     size = len(content)
     if size < 0x80:  # noqa: PLR2004 the short form ends there

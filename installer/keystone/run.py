@@ -1,7 +1,7 @@
-"""The only door to processes: argument lists, a clean environment, a failure one can paste.
+"""The only module that starts processes: argument lists, a clean environment, quoted commands.
 
-`run` starts a program here; `Host.run` starts it on a host of the site, over OpenSSH or,
-for the machine we are on, directly. Nothing else in Keystone imports subprocess.
+`run` starts a program on this machine; `Host.run` starts it on a host of the site, over OpenSSH
+or, if the host is this machine, directly. No other module of Keystone imports subprocess.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import subprocess
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from dataclasses import replace as replaced
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NoReturn
 
@@ -23,12 +24,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
 SSH_CONNECT_SECONDS = 60
-"""Under load an emulated machine's sshd answers late; a dead host still fails in a minute."""
+"""Long enough for sshd of an emulated machine under load; a dead host still fails in 1 minute."""
+SOON_SECONDS = 4
+"""Long enough for a machine that works; for questions that must not wait for a dead one."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished process left behind. Output is text unless the call asked for bytes."""
+    """Exit code, output (as text) and duration in seconds of a process that has ended."""
 
     argv: tuple[str, ...]
     returncode: int
@@ -38,7 +41,7 @@ class Result:
 
 
 class CommandError(KeystoneError):
-    """A program failed, was missing or took too long."""
+    """A program failed, is not installed, or timed out."""
 
     exit_code = 1
 
@@ -48,11 +51,14 @@ class CommandError(KeystoneError):
 
 
 class MissingProgramError(CommandError):
-    """There is no such program on this machine."""
+    """A program is not installed on this machine."""
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of every child: built from nothing, so a hostile one cannot steer us."""
+    """Return the environment of every child process.
+
+    It does not inherit ours, except PATH and HOME as below, so a hostile environment has no effect.
+    """
     base = {
         "PATH": os.environ.get("KEYSTONE_PATH")
         or "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -75,11 +81,12 @@ def run(  # noqa: PLR0913 each is a plain keyword with a plain default
     secrets: Sequence[str] = (),
     stdout: IO[bytes] | None = None,
 ) -> Result:
-    """Run a program to its end and capture what it says.
+    """Run a program until it ends and capture its output.
 
-    data: text for standard input; stdin: an open file instead. `timeout` in seconds.
-    secrets: strings starred out in messages. stdout: a file to receive it instead.
-    Raises CommandError when the program fails (with check) or times out, MissingProgramError.
+    data: text for standard input; stdin: an open file instead. timeout: in seconds. secrets:
+    strings that messages show as ***. stdout: a file that receives standard output instead.
+    Raises CommandError when the program fails (with check) or times out, MissingProgramError when
+    it is not installed.
     """
     words = tuple(os.fspath(word) for word in argv)
     shown = _shown(words, secrets)
@@ -100,10 +107,10 @@ def run(  # noqa: PLR0913 each is a plain keyword with a plain default
     except FileNotFoundError as error:
         missing = error.filename if error.filename != cwd else words[0]
         raise MissingProgramError(
-            f"{missing}: no such program", hint=f"install it, then re-run: {shown}"
+            f"{missing}: no such program", hint=f"install it, then run again: {shown}"
         ) from error
     except subprocess.TimeoutExpired as error:
-        raise CommandError(f"no end after {timeout:.0f} s: {shown}") from error
+        raise CommandError(f"timed out after {timeout:.0f} s: {shown}") from error
     result = Result(
         words,
         done.returncode,
@@ -116,13 +123,13 @@ def run(  # noqa: PLR0913 each is a plain keyword with a plain default
         raise CommandError(
             f"exit code {result.returncode}: {shown}\n{_starred(tail, secrets)}",
             result=result,
-            hint="re-run with --debug to see every command",
+            hint="run again with --debug to see every command",
         )
     return result
 
 
 def become(argv: Sequence[str | os.PathLike[str]]) -> NoReturn:
-    """Go on as another program, with this process's id, terminal and environment (execve(2))."""
+    """Replace this process by another program; keep id, terminal and environment (execve(2))."""
     words = [os.fspath(word) for word in argv]
     log.debug(f"$ exec {shlex.join(words)}")
     os.execvp(words[0], words)  # noqa: S606 no shell is wanted
@@ -138,9 +145,10 @@ def spawned(
     stdout: int | None = None,
     together: bool = False,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A program that runs while the block does; ended by SIGTERM, then SIGKILL, by its own id.
+    """Run a program while the block runs, then end it by SIGTERM and, after 20 s, SIGKILL.
 
-    stdout: pass run.PIPE to read what it says line by line; together: standard error with it.
+    log_file: receives its output. stdout: run.PIPE to read its output line by line. together:
+    send standard error to the same place.
     """
     words = [os.fspath(word) for word in argv]
     log.debug(f"$ {shlex.join(words)} &")
@@ -168,10 +176,10 @@ SETPRIV = Path("/usr/bin/setpriv")
 
 
 def bound(argv: Sequence[str]) -> list[str]:
-    """The same program, ended by the kernel when we end, however we end (PR_SET_PDEATHSIG).
+    """Return the command so that the kernel kills it when this process ends, for any reason.
 
-    A killed installer must not leave behind an ssh that goes on feeding a host, or an Ansible that
-    goes on converging it: the run that follows would meet them. See setpriv(1).
+    A killed installer must not leave an ssh that still sends data to a host, or an Ansible that
+    still changes it: they would disturb the next run. See setpriv(1), PR_SET_PDEATHSIG.
     """
     return [str(SETPRIV), "--pdeathsig", "KILL", "--", *argv] if SETPRIV.exists() else list(argv)
 
@@ -182,9 +190,9 @@ def attached(
     env: Mapping[str, str] | None = None,
     typing: bool = False,
 ) -> int:
-    """A program whose output goes where ours goes, as it comes; returns its exit code.
+    """Run a program with our standard output and standard error; return its exit code.
 
-    typing: it reads what is typed here, too.
+    typing: with our standard input, too.
     """
     words = [os.fspath(word) for word in argv]
     log.debug(f"$ {shlex.join(words)}")
@@ -196,22 +204,25 @@ def attached(
     ).returncode
 
 
-def heard(
+def stream_lines(
     argv: Sequence[str | os.PathLike[str]],
-    hear: Callable[[str], None],
+    on_line: Callable[[str], None],
     *,
     env: Mapping[str, str] | None = None,
 ) -> int:
-    """A program whose lines, of both outputs, go to `hear` as they come; returns its exit code."""
+    """Run a program; pass each line of both outputs to `on_line` at once. Return its exit code."""
     with spawned(argv, env=env, stdout=PIPE, together=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            hear(line.decode(errors="replace").rstrip("\r\n"))
+            on_line(line.decode(errors="replace").rstrip("\r\n"))
         return process.wait()
 
 
 def daemon(argv: Sequence[str | os.PathLike[str]], *, log_file: Path, pid_file: Path) -> int:
-    """Start a program that outlives us, in a session of its own; returns and records its id."""
+    """Start a program in a session of its own that outlives us.
+
+    Return its process id and write it to `pid_file`.
+    """
     with log_file.open("ab") as sink:
         process = subprocess.Popen(
             [os.fspath(word) for word in argv],
@@ -226,7 +237,7 @@ def daemon(argv: Sequence[str | os.PathLike[str]], *, log_file: Path, pid_file: 
 
 
 def replace(argv: Sequence[str], env: Mapping[str, str] | None = None) -> None:
-    """Become another program (an interactive ssh, say)."""
+    """Replace this process by another program (such as an interactive ssh), with `environment`."""
     os.execvpe(argv[0], list(argv), environment(env))  # noqa: S606 a list, never a shell
 
 
@@ -255,9 +266,10 @@ def _shown(words: Sequence[str], secrets: Sequence[str]) -> str:
 class Host:
     """A machine of the site and how to run a program on it.
 
-    local: this very machine, no SSH. key_file: OpenSSH's. known_hosts: the file with the keys of
-    all that may be spoken to; nobody else is. prefix: words before `ssh`, for a host that only
-    another network namespace reaches.
+    local: it is this machine; SSH is not used. key_file: private key of OpenSSH. known_hosts: the
+    file with the keys of all hosts that we may connect to; others are refused. prefix: words before
+    `ssh`, for a host that can be reached from another network namespace only. connect_seconds: how
+    long to wait for a host that does not answer.
     """
 
     name: str
@@ -269,14 +281,22 @@ class Host:
     local: bool = False
     options: tuple[str, ...] = field(default=())
     prefix: tuple[str, ...] = field(default=())
+    connect_seconds: int = SSH_CONNECT_SECONDS
+
+    def soon(self, seconds: int = SOON_SECONDS) -> Host:
+        """Return this host with a short wait for its answer, and a connection of its own.
+
+        A shared connection to a machine that has just lost its power hangs for minutes.
+        """
+        return replaced(self, connect_seconds=seconds, options=("-o", "ControlPath=none"))
 
     def ssh_argv(self) -> list[str]:
-        """The OpenSSH command up to, not including, the remote program."""
+        """Return the OpenSSH command up to, not including, the remote program."""
         keys = ["-i", self.key_file, "-o", "IdentitiesOnly=yes"] if self.key_file else []
         return [
-            *self.prefix, "ssh", "-F", "none", "-T", *keys, *self.strangers_refused(),
+            *self.prefix, "ssh", "-F", "none", "-T", *keys, *self.strict_host_key_options(),
             "-o", "BatchMode=yes",
-            "-o", f"ConnectTimeout={SSH_CONNECT_SECONDS}",
+            "-o", f"ConnectTimeout={self.connect_seconds}",
             "-o", "ServerAliveInterval=30",
             "-o", "ServerAliveCountMax=10",
             "-o", "LogLevel=ERROR",
@@ -285,10 +305,10 @@ class Host:
             f"{self.user}@{self.address}",
         ]  # fmt: skip
 
-    def strangers_refused(self) -> list[str]:
-        """OpenSSH's options by which only a machine with the known key is spoken to.
+    def strict_host_key_options(self) -> list[str]:
+        """Return the options by which OpenSSH connects only to hosts whose key is in `known_hosts`.
 
-        ssh writes to no file of known keys.
+        ssh does not write to any known_hosts file.
         """
         return [
             "-o", f"UserKnownHostsFile={self.known_hosts or '/dev/null'}",
@@ -299,41 +319,41 @@ class Host:
         ]  # fmt: skip
 
     def scan(self) -> tuple[str, ...]:
-        """The host keys with which somebody answers there, whoever it is, best kind first.
+        """Ask the host for its SSH host keys, which are not verified; return the best type first.
 
-        Raises HostError when nobody answers.
+        Raises HostError when no SSH server answers.
         """
-        argv = ["ssh-keyscan", "-T", str(SSH_CONNECT_SECONDS), "-p", str(self.port), self.address]
-        said = run([*self.prefix, *argv], check=False, timeout=10 * SSH_CONNECT_SECONDS)
-        seen = host_keys.known(said.stdout, host_keys.place(self.address, self.port))
+        # A connection for each kind, and sshd holds each against us: no kind that no host key has.
+        argv = [
+            "ssh-keyscan", "-T", str(SSH_CONNECT_SECONDS), "-t", "ed25519,ecdsa,rsa",
+            "-p", str(self.port), self.address,
+        ]  # fmt: skip
+        scanned = run([*self.prefix, *argv], check=False, timeout=10 * SSH_CONNECT_SECONDS)
+        seen = host_keys.known(scanned.stdout, host_keys.place(self.address, self.port))
+        if not seen and host_keys.HUNG_UP.search(scanned.stderr):
+            raise host_keys.hung_up(self.name, self.address)
         if not seen:
             raise HostError(
-                f"{self.name} ({self.address}): no SSH server answers at port {self.port}",
-                hint="is the machine on, and in the network? Then run the same command again",
+                f"{self.name} ({self.address}): no SSH server answers on port {self.port}",
+                hint="check that the machine is on and connected to the network; then run the same "
+                "command again",
             )
         return seen
 
-    def another_key(self, expected: str, seen: Sequence[str]) -> HostError:
-        """Somebody else answers. expected: a fingerprint."""
-        return HostError(
-            f"{self.name} ({self.address}): answers with another SSH host key than its own\n"
-            f"  expected {expected}, seen {host_keys.fingerprint(seen[0])}",
-            hint="find out who answers there; if it was installed anew, compare with its console "
-            "and put its new key into the site file (primers[].hostKey)",
-        )
-
-    def _stranger(self) -> HostError:
-        """Somebody answered whose key is not the known one: say which it is."""
+    def _unknown_key(self) -> HostError:
+        """Return the error for a host whose key is not in `known_hosts`, with its fingerprint."""
         file, where = Path(self.known_hosts or os.devnull), host_keys.place(self.address, self.port)
         known, seen = host_keys.known(file.read_text(), where), self.scan()
         if not known:
             return HostError(
-                f"{self.name} ({self.address}): nobody vouches for its SSH host key "
-                f"{host_keys.fingerprint(seen[0])}",
-                hint="put it into the site file (primers[].hostKey)",
+                f"{self.name} ({self.address}): its SSH host key "
+                f"{host_keys.fingerprint(seen[0])} is not known",
+                hint="compare it with the one on the machine's console, then set "
+                "primers[].hostKey in the site file",
             )
-        alike = [line for line in seen if line.split()[0] == known[0].split()[0]]
-        return self.another_key(host_keys.fingerprint(known[0]), alike or seen)
+        same_type = [line for line in seen if line.split()[0] == known[0].split()[0]]
+        expected = host_keys.fingerprint(known[0])
+        return host_keys.another(self.name, self.address, expected, same_type or seen)
 
     def run(
         self,
@@ -344,22 +364,29 @@ class Host:
         check: bool = True,
         timeout: float = 600,
         secrets: Sequence[str] = (),
+        stdout: IO[bytes] | None = None,
     ) -> Result:
-        """`run`, there. Raises HostError when the host cannot be reached or the program fails."""
+        """Run a program on the host, with the parameters of the function `run`.
+
+        Raises HostError when the host cannot be reached, or the program fails or times out.
+        """
         words = list(argv) if self.local else [*self.ssh_argv(), "--", shlex.join(argv)]
         try:
             result = run(
-                bound(words), data=data, stdin=stdin, check=False, timeout=timeout, secrets=secrets
-            )
+                bound(words), data=data, stdin=stdin, check=False, timeout=timeout,
+                secrets=secrets, stdout=stdout,
+            )  # fmt: skip
         except CommandError as error:
             raise HostError(f"{self.name} ({self.address}): {error.message}") from error
         ssh_failed = 255
         if not self.local and result.returncode == ssh_failed:
             if "Host key verification failed" in result.stderr:
-                raise self._stranger()
+                raise self._unknown_key()
+            if "kex_exchange" in result.stderr and host_keys.HUNG_UP.search(result.stderr):
+                raise host_keys.hung_up(self.name, self.address)
             raise HostError(
                 f"{self.name} ({self.address}): cannot be reached: {result.stderr.strip()}",
-                hint=f"try it by hand: {shlex.join(self.ssh_argv())}",
+                hint=f"try to connect: {shlex.join(self.ssh_argv())}",
             )
         if check and result.returncode != 0:
             tail = "\n".join((result.stderr or result.stdout).strip().splitlines()[-15:])

@@ -1,9 +1,9 @@
-"""Work on a tree without touching the machine: namespaces, layers, and no network.
+"""Run programs in a tree of files isolated from this machine: namespaces, overlays, no network.
 
-A tree is a stack of folders that overlayfs shows as one; what a program changes lands in the
-topmost. Mounts, processes and the network are the namespace's own, so whatever ends the work, even
-SIGKILL, leaves no mount behind, and nothing can be downloaded. A plain user builds in a user
-namespace (user_namespaces(7)), in which he is root of ids that are lent to him (subuid(5)).
+A tree is a stack of folders that overlayfs shows as one; changes of a program go to the topmost.
+Mounts, processes and network belong to the namespace, so no mount remains after the work ends, even
+by SIGKILL, and nothing can be downloaded. A user without root's rights builds in a user namespace
+(user_namespaces(7)) with the user's subordinate ids (subuid(5)).
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ USER_SPACES = ("--user", "--map-root-user", "--map-auto", "--mount")
 ALONE = (
     "unshare", "--mount", "--pid", "--fork", "--ipc", "--uts", "--kill-child", "--mount-proc", "--",
 )  # fmt: skip
-"""Namespaces for what needs the network: it downloads."""
+"""Command prefix for namespaces that keep this machine's network, for programs that download."""
 ALL_IDS = "0 0 4294967295"
-"""/proc/self/uid_map outside any user namespace."""
-# $1: the mount point; $2: the stack, top first, separated by colons; $3: what is changed, or "";
-# $4: an empty folder; $5: options of overlays; then binds, as pairs up to a single "--"; then the
-# program.
+"""Content of /proc/self/uid_map outside any user namespace, with single spaces."""
+# $1: mount point; $2: the stack, top first, separated by colons; $3: folder that receives changes,
+# or ""; $4: an empty folder; $5: options of overlays; then pairs of bind source and name, up to a
+# single "--"; then the program.
 ENTER = """
 root=$1 stack=$2 upper=$3 scratch=$4 options=$5
 shift 5
@@ -67,26 +67,26 @@ exec chroot "$root" "$@"
 
 @dataclass(frozen=True)
 class Tree:
-    """A stack of folders, the lowest first, all below `home`."""
+    """A stack of folders, the lowest first, all inside `home`."""
 
     home: Path
     layers: tuple[Path, ...]
 
     def stack(self) -> str:
-        """The folders as overlayfs takes them when it is mounted in `home`: the top first."""
+        """Return the `lowerdir` of overlayfs, relative to `home`: the top folder first."""
         return ":".join(os.path.relpath(layer, self.home) for layer in reversed(self.layers))
 
     def over(self, layer: Path) -> Tree:
-        """The same tree with one more folder on top."""
+        """Return this tree with one more folder on top."""
         return Tree(self.home, (*self.layers, layer))
 
 
 @dataclass(frozen=True)
 class Inside:
-    """How a program sees a tree.
+    """A tree as a program sees it.
 
-    upper: the folder, on the tree's file system, that receives its changes; None to forget them.
-    binds: folders of this machine, and trees to read, by their name below /mnt.
+    upper: the folder, on the tree's file system, that receives its changes; None to discard them.
+    binds: folders of this machine, and read-only trees, by their name in /mnt. env: variables.
     """
 
     tree: Tree
@@ -97,7 +97,10 @@ class Inside:
     def run(
         self, argv: Sequence[str], *, data: str | None = None, timeout: float = SECONDS
     ) -> Result:
-        """Run a program of the tree in the tree, as its root. Raises CommandError."""
+        """Run a program of the tree, with the tree as its root and no network.
+
+        data: text for standard input. timeout: in seconds. Raises CommandError.
+        """
         home = self.tree.home
         root, scratch = home / f"root.{os.getpid()}", home / f"scratch.{os.getpid()}"
         for folder in (root, scratch):
@@ -121,20 +124,20 @@ class Inside:
 
 
 def spaces() -> list[str]:
-    """The words that put a program into namespaces of its own."""
+    """Return the command prefix that runs a program in new namespaces without network."""
     return ["unshare", *SPACES]
 
 
 def overlay_options() -> str:
-    """What overlayfs must know in a user namespace: there it cannot keep its notes as root does."""
+    """Return mount options of overlayfs: in a user namespace it needs `userxattr`, else none."""
     ids = " ".join(Path("/proc/self/uid_map").read_text().split())
     return "" if ids == ALL_IDS else "userxattr,"
 
 
 def as_root() -> list[str]:
-    """The words that make us root for one program: of a user namespace, unless we are root.
+    """Return the command prefix that makes us root of a user namespace; empty if we are root.
 
-    Raises PreflightError where this machine does not let us.
+    Raises PreflightError when this machine does not allow user namespaces.
     """
     if os.geteuid() == 0:
         return []
@@ -142,26 +145,26 @@ def as_root() -> list[str]:
     tried = run([*words, "true"], check=False)
     if tried.returncode:
         raise PreflightError(
-            f"no user namespace to build in: {tried.stderr.strip()}",
-            hint="run it as root; or install uidmap, have ids in /etc/subuid and /etc/subgid for "
-            "this user, and let users make namespaces (kernel.unprivileged_userns_clone=1, "
+            f"cannot create a user namespace: {tried.stderr.strip()}",
+            hint="run this as root; or install uidmap, add this user to /etc/subuid and "
+            "/etc/subgid, and allow user namespaces (kernel.unprivileged_userns_clone=1, "
             "kernel.apparmor_restrict_unprivileged_userns=0)",
         )
     return words
 
 
 def become_root() -> None:
-    """Begin this very command again `as_root`. Raises PreflightError."""
+    """Restart this command with the prefix `as_root`. Raises PreflightError."""
     words = as_root()
     if words:
         become([*words, sys.executable, *sys.orig_argv[1:]])
 
 
 def require() -> None:
-    """Raises PreflightError where this machine does not let us make namespaces."""
+    """Raise PreflightError when this machine does not allow new namespaces."""
     tried = run([*spaces(), "mount", "-t", "tmpfs", "tmpfs", "/mnt"], check=False)
     if tried.returncode:
         raise PreflightError(
-            f"no namespaces of our own to build in: {tried.stderr.strip()}",
-            hint="a container needs --privileged, or CAP_SYS_ADMIN and its own mounts",
+            f"cannot create namespaces: {tried.stderr.strip()}",
+            hint="run a container with --privileged, or with CAP_SYS_ADMIN and its own mounts",
         )

@@ -1,16 +1,16 @@
-"""Lab machines for Molecule: boot them, and lay out what a role finds when its turn comes.
+"""Lab machines for Molecule: boot them, and prepare the state that a role expects.
 
 Called by the playbooks beside it:
 
     machines.py up p1 w1         boot; prints Molecule's instance config (JSON is YAML)
-    machines.py lay node p1 w1   bundle, keys, variables; installer and seed onto the machines
-    machines.py store w1         a step: the bundle into the machine's store
-    machines.py identity w1      a step: the machine's identity as a node, signed on p1
-    machines.py down             ends and removes them
+    machines.py lay node p1 w1   make bundle, keys, variables; copy installer and seed to machines
+    machines.py store w1         a step: bring the bundle into the machine's store
+    machines.py identity w1      a step: give the machine its node identity, signed on p1
+    machines.py down             stop and remove the machines
 
-KEYSTONE_KIND says what the machines are: container (the default) or virtual. Variables come from
-keystone.ansible.roles, as in an installation: scenarios have no contract of their own. They are
-written to <ephemeral directory>/vars/<machine>.json.
+KEYSTONE_KIND is the kind of machines: container (the default) or virtual. Variables come from
+keystone.ansible.roles, as in an installation, and are written to
+<ephemeral directory>/vars/<machine>.json.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from keystone import log
 from keystone.ansible import playbook
 from keystone.ansible.roles import variables
 from keystone.ansible.roles.endpoint import SITE_CA
-from keystone.ansible.roles.trust import PKI_DIRECTORY
 from keystone.bundle.read.bundle import open_verified
 from keystone.cluster.context import Context
 from keystone.cluster.join_config import Config
@@ -35,10 +34,10 @@ from keystone.join import cluster
 from keystone.join.server import WORKER_ROLES, worker_roles
 from keystone.lab.carry import carry
 from keystone.lab.demo import site_document
-from keystone.lab.machine import RUN
-from keystone.lab.machines import Lab
+from keystone.lab.machines.lab import Lab
+from keystone.lab.machines.machine import RUN
+from keystone.pki import host_files
 from keystone.pki import tree as pki
-from keystone.pki.host_files import deployment_digest
 from keystone.run import run
 from keystone.site import model as site
 
@@ -47,14 +46,14 @@ if TYPE_CHECKING:
 
     from keystone.bundle.read.bundle import Bundle
     from keystone.install.state import State
-    from keystone.lab.machine import Machine
+    from keystone.lab.machines.machine import Machine
     from keystone.site.model import Site
 
 NAME = "molecule"
 PASSPHRASE = "the lab's own passphrase, not a secret"
 FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 STEPS = ("store", "identity")
-"""What comes before a role and is none: the engine does it, between roles."""
+"""Steps that are not roles: actions that the engine applies between roles."""
 NEEDS: Mapping[str, tuple[str, ...]] = {
     "trust": (),
     "names": (),
@@ -65,20 +64,22 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     "registry": ("trust", "store"),
     "mirror": ("trust", "store"),
     "etcd": ("trust", "store"),
-    "join": ("trust", "store"),
+    "join": ("mirror",),
     "kernel": (),
     "containerd": ("kernel", "registry"),
     "endpoint": ("trust", "store"),
     "control_plane": ("time", "containerd", "endpoint", "etcd"),
     "addons": ("control_plane",),
+    "seal": ("trust", "store"),
+    "maintain": ("etcd",),
 }
-"""What a role finds on its Primer, in the order of keystone.install.phases."""
-BESIDE = {"packages": ("mirror",), "node": ("mirror", "addons")}
-"""The roles of workers: what a Primer beside the worker has to be before."""
+"""The roles and steps that a role needs on its Primer, in the order of keystone.install.phases."""
+BESIDE = {"packages": ("mirror",), "follow": ("mirror", "addons"), "node": ("mirror", "addons")}
+"""For roles of workers: the roles that a Primer beside the worker needs."""
 
 
 def up_to(*last: str) -> list[str]:
-    """Those roles with all roles and steps that they need, in order."""
+    """Return those roles and all roles and steps that they need, in order."""
     wanted = set(last)
     for name in reversed(NEEDS):
         if name in wanted:
@@ -87,25 +88,25 @@ def up_to(*last: str) -> list[str]:
 
 
 def before_on_worker(role: str) -> list[str]:
-    """The same on a worker: as it joins. What it would fetch by itself comes as a store."""
+    """Return the steps on a worker, as in a join. A store replaces what a worker would fetch."""
     roles = list(WORKER_ROLES[: WORKER_ROLES.index(role)])
     return ["store", *roles, "identity"] if roles else []
 
 
 def steps(scenario: str, name: str) -> list[str]:
-    """What is done on a machine before the scenario's role is converged."""
+    """Return the steps on a machine before the scenario's role is converged."""
     if not is_primer(name):
         return before_on_worker(scenario)
     return up_to(*BESIDE[scenario]) if scenario in BESIDE else up_to(scenario)[:-1]
 
 
 def is_primer(name: str) -> bool:
-    """By the lab's names: p1, p2, p3; workers are w1 and w2."""
+    """True for the lab's names of Primers: p1, p2, p3; workers are w1 and w2."""
     return name.startswith("p")
 
 
 def up(names: list[str]) -> None:
-    """Boot new machines and print how to reach them; what an earlier run left is removed."""
+    """Remove machines of an earlier run, boot new ones, and print how to reach them."""
     down()
     lab = Lab(NAME, kind=os.environ.get("KEYSTONE_KIND", "container"))
     lab.up(names)
@@ -124,14 +125,14 @@ def up(names: list[str]) -> None:
 
 
 def down() -> None:
-    """Remove the machines with all that they wrote, and the connections that ssh kept to them."""
+    """Remove the machines and their data, and close ssh's connections to them."""
     for socket in RUN.glob(f"{NAME}-*"):
         run(["ssh", "-F", "none", "-O", "exit", "-o", f"ControlPath={socket}", NAME], check=False)
     Lab(NAME).down(purge=True)
 
 
 def lay(scenario: str, names: list[str]) -> None:
-    """Everything that is there before the first role runs."""
+    """Prepare everything that must exist before the first role runs."""
     lab = Lab(NAME)
     made = carry(Lab().folder)  # the demo's own, so that it is made once
     scratch("carried.json").write_text(json.dumps(asdict(made), default=str))
@@ -149,7 +150,7 @@ def lay(scenario: str, names: list[str]) -> None:
             "molecule_by_engine": STEPS,
             "molecule_beside": beside,
         }
-        values |= told_to(wanted, opened, machine, roles, directory)
+        values |= variables_of(wanted, opened, machine, roles, directory)
         write(machine.name, {name: playbook.as_data(value) for name, value in values.items()})
         push(opened, machine)
         if not is_primer(machine.name):
@@ -157,36 +158,38 @@ def lay(scenario: str, names: list[str]) -> None:
 
 
 def written_site(lab: Lab, primers: list[str]) -> Site:
-    """The lab's site file, read as an operator's is."""
+    """Write the lab's site file, and read it as an operator's."""
     path = lab.folder / "site.yaml"
     path.write_text(json.dumps(site_document(lab, primers)))
     return site.load(path)
 
 
-def told_to(
+def variables_of(
     wanted: Site, opened: Bundle, machine: Machine, roles: Sequence[str], directory: Path
 ) -> dict[str, object]:
-    """What those roles are told, with the names of their inputs."""
+    """Return the variables of those roles, with the digests of their inputs."""
     if is_primer(machine.name):
         (node,) = (node for node in wanted.primers if node.name == machine.name)
-        context = Context(site=wanted, host=node, bundle=opened.manifest)
-        told = {role: variables(role, context) for role in roles}
+        starts = node == wanted.control_planes[0]
+        context = Context(wanted, node, opened.manifest, starts_cluster=starts)
+        found = {role: variables(role, context) for role in roles}
     else:
         config = Config(wanted, opened.manifest, wanted.primers[0])
-        told = worker_roles(config, machine.name, machine.settings.address, tuple(roles))
-    if "trust" in told:
-        digest = deployment_digest(directory, machine.name)
+        found = worker_roles(config, machine.name, machine.settings.address, tuple(roles))
+    if "trust" in found:
+        (node,) = (node for node in wanted.primers if node.name == machine.name)
+        digest = host_files.wanted(directory, wanted, node)
         # In an installation the controller is the first Primer; here it is this machine.
-        source = str(told["trust"]["trust_source"]).replace(str(PKI_DIRECTORY), str(directory))
-        told["trust"] |= {"trust_digest": digest, "trust_source": source}
+        source = host_files.deployment_file(directory, machine.name)
+        found["trust"] |= {"trust_digest": digest, "trust_source": str(source)}
     values: dict[str, object] = {}
-    for role, given in told.items():
+    for role, given in found.items():
         values |= given | {f"{role}_inputs": playbook.inputs(role, given)}
     return values
 
 
 def push(opened: Bundle, machine: Machine) -> None:
-    """The installer and the packages that go ahead of the store."""
+    """Copy the installer and the packages that are needed before the store exists."""
     host = machine.host()
     world = World(opened, {host.name: host}, passphrase=lambda: PASSPHRASE, observe=_unobserved)
     PushInstaller((host.name,)).apply(world)
@@ -197,12 +200,12 @@ def push(opened: Bundle, machine: Machine) -> None:
 
 
 def _unobserved() -> State:
-    """The one action used here acts without looking first."""
+    """Fail: the one action used here needs no observation."""
     raise AssertionError("nothing is observed outside an installation")
 
 
 def place_ca(machine: Machine, directory: Path) -> None:
-    """Whose certificates a worker believes: the join command brings it."""
+    """Place the site's CA on a worker, as the join command does."""
     machine.run(["mkdir", "-p", str(Path(SITE_CA).parent)])
     machine.copy_to(directory / "site-anchor.crt", SITE_CA)
 
@@ -217,23 +220,23 @@ def store(machine: Machine) -> None:
 
 
 def identity(machine: Machine) -> None:
-    """Let the machine join: what the join service would answer with."""
+    """Give the machine its node identity, as the join service does."""
     cluster.give(machine.host(), machine.name, Lab(NAME).machine("p1").host(), INSTALLER)
 
 
 def write(name: str, values: Mapping[str, object]) -> None:
-    """Put a machine's variables where converge.yml reads them; there are secrets among them."""
+    """Write a machine's variables for converge.yml; mode 0600, as some are secret."""
     with os.fdopen(os.open(scratch("vars", f"{name}.json"), FLAGS, 0o600), "w") as file:
         json.dump(values, file)
 
 
 def scratch(*names: str) -> Path:
-    """A path in Molecule's folder for this scenario."""
+    """Return a path in Molecule's folder for this scenario."""
     return Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"], *names)
 
 
 def main(verb: str, *words: str) -> None:
-    """Dispatch one call of a playbook."""
+    """Run the verb for one call of a playbook."""
     if verb == "up":
         up(list(words))
     elif verb == "down":

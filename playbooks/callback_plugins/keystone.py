@@ -1,6 +1,6 @@
-"""Ansible's output for Keystone: events for the engine, the usual log for people.
+"""Ansible callback for Keystone: events for the engine, the usual log for people.
 
-Each event is one JSON line in the file or pipe that KEYSTONE_EVENTS names:
+Each event is one JSON line in the file or pipe in KEYSTONE_EVENTS:
 
     {"event": "play_start", "time": 1763000000.0, "play": "etcd quorum", "hosts": ["p1", "p2"]}
     {"event": "task_start", "time": ..., "task": "Put etcd", "role": "etcd"}
@@ -9,8 +9,8 @@ Each event is one JSON line in the file or pipe that KEYSTONE_EVENTS names:
      "changes": ["/etc/etcd/etcd.yaml"]}
     {"event": "stats", "time": ..., "hosts": {"p1": {"ok": 5, "changed": 2, "failures": 0, ...}}}
 
-The text that Ansible prints by default goes to the file that KEYSTONE_RAW_LOG names. Results of
-tasks with no_log say only that they are hidden. Without these variables it is the default output.
+Ansible's default output goes to the file in KEYSTONE_RAW_LOG. Results of tasks with no_log say only
+that they are hidden. Without these variables the callback behaves like the default one.
 """
 
 DOCUMENTATION = r"""
@@ -31,11 +31,11 @@ import time
 from ansible.plugins.callback.default import CallbackModule as DefaultCallback
 
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
-HIDDEN = "hidden, because the task handles secrets (no_log); run it by hand to see more"
+HIDDEN = "hidden, because the task handles secrets (no_log); to see more, run it by hand"
 
 
 class RawLog:
-    """Ansible's display as far as callbacks use it, writing to a file; the rest is the real one."""
+    """Wraps Ansible's display: what callbacks print goes to a file, the rest to the real one."""
 
     def __init__(self, path, display):
         self._file = open(path, "a", buffering=1)  # noqa: SIM115 open for the life of the process
@@ -45,7 +45,7 @@ class RawLog:
         return getattr(self._display, name)
 
     def display(self, msg, *args, screen_only=False, **kwargs):
-        if screen_only:  # said a second time with log_only, without colours
+        if screen_only:  # Ansible repeats this text with log_only, without colours
             return
         self._file.write(ESCAPES.sub("", str(msg)) + "\n")
 
@@ -140,7 +140,7 @@ def _task(task):
 
 
 def _message(data):
-    """What went wrong, or was said: `msg`, and of a failed program its name and last words."""
+    """Return `msg`, and for a failed program its command line and last lines of output."""
     parts = [str(data.get("msg", ""))]
     if data.get("rc"):
         cmd = data.get("cmd") or ""
@@ -150,7 +150,7 @@ def _message(data):
 
 
 def _changes(data):
-    """What our modules say they changed: paths, packages, verbs on units."""
+    """Return the changes that our module reports: paths, packages, actions on units."""
     if not data.get("changed"):
         return []
     return [

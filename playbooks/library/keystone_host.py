@@ -1,49 +1,49 @@
 #!/usr/bin/python3
-"""Ansible module: what a role converges on its host, in one call."""
+"""Ansible module: converge packages, files and units of a role on its host, in one call."""
 
 DOCUMENTATION = r"""
 module: keystone_host
 short_description: Converge packages, files, units of one role, and record it
 description:
-  - In this order, packages, directories, files, absences, units, the record of the role.
+  - Converges in this order, packages, directories, files, absences, units, the record of the role.
   - One call, because each task of Ansible costs a process on the host and one on the controller.
-  - Touches only what differs. A run that was cut anywhere is finished by the next one.
-  - Set C(no_log) where I(content) is secret.
+  - Changes only what differs. The next run completes an interrupted one.
+  - Set C(no_log) if I(content) is secret.
 options:
   packages:
     description:
-      - Debian packages, installed from one local source and from nothing else.
-      - What is installed already costs one C(dpkg-query) and no call to apt.
-      - Otherwise apt is run with a source list, package lists and caches of its own, so the
-        sources, pins and proxies of the host take no part.
-      - No recommended packages. Configuration files that were edited stay.
-      - When nothing is upgraded, no package starts a service. Its own first configuration would
-        serve or ask what nobody wanted (nginx an example page, chrony the Internet's clocks).
+      - Debian packages to install, from one local source only.
+      - If all are installed, the module runs C(dpkg-query) once and does not call apt.
+      - Otherwise apt runs with its own source list, package lists and caches, so the host's
+        sources, pins and proxies have no effect.
+      - Recommended packages are not installed. Edited configuration files are kept.
+      - If nothing is upgraded, no package starts a service. Its default configuration would do
+        unwanted things (nginx serves an example page, chrony queries clocks on the Internet).
         systemd reads the new units once, not once a package.
-      - Heals what an interrupted dpkg left behind, and waits for its lock. Whether that is an
-        upgrade is not known then, so packages that are healed start their services.
+      - The module repairs the state that an interrupted dpkg left, and waits for dpkg's lock. It
+        cannot know then whether that is an upgrade, so repaired packages start their services.
     type: dict
     suboptions:
       names:
-        description: Package names, or C(name=version) where the version must be that one.
+        description: Package names, or C(name=version) to require that version.
         type: list
         elements: str
         required: true
       source:
         description:
-          - C(directory:/path) of a flat repository (it holds C(Packages)), or one full apt C(deb)
-            line.
+          - C(directory:/path) of a flat repository (with a file C(Packages)), or one complete apt
+            C(deb) line.
         type: str
         required: true
       ca_file:
-        description: PEM file that the certificate of an https source is checked against.
+        description: PEM file of the CA that verifies the certificate of an https source.
         type: str
       lock_timeout:
         description: Seconds to wait for another process that holds dpkg's lock.
         type: int
         default: 600
       state_directory:
-        description: Where apt's lists and caches for this source are kept.
+        description: Folder for apt's lists and caches of this source.
         type: str
         default: /var/lib/keystone/apt
   directories:
@@ -54,25 +54,29 @@ options:
     suboptions: &place
       path: {description: Absolute path., type: str, required: true}
       mode: {description: Four octal digits as a string., type: str, required: true}
-      owner: {description: User name; left out, the user that runs the module., type: str}
-      group: {description: Group name; left out, the primary group of that user., type: str}
+      owner: {description: User name; by default the user that runs the module., type: str}
+      group: {description: Group name; by default the primary group of that user., type: str}
   files:
     description:
-      - Files that must exist with exactly these bytes, from I(content) or I(source).
-      - Each is written under a temporary name, synced, renamed. No final name holds half a file.
-      - The diff of a file that others may not read shows digests only.
+      - Files that must exist with exactly these bytes, from I(content), I(base64) or I(source).
+      - Each is written under a temporary name, synced and renamed, so a final name never has an
+        incomplete file.
+      - A link to a secret that C(keystone-install trust seal) keeps in memory stays, if that has
+        these bytes.
+      - The diff of a file that is not readable by others shows digests only.
     type: list
     elements: dict
     default: []
     suboptions:
       <<: *place
-      content: {description: The text itself., type: str}
+      content: {description: Text of the file., type: str}
+      base64: {description: Bytes of the file in base64., type: str}
       source:
-        description: File on the target host. One in C(blobs/sha256) must hash to its name.
+        description: File on the host. The name of a file in C(blobs/sha256) must be its SHA-256.
         type: str
       member: {description: Name of a regular file in the tar archive I(source)., type: str}
       validate:
-        description: Command, as words, that must accept new bytes first; C(%s) is their path.
+        description: Command, as words, that must accept the new file first; C(%s) is its path.
         type: list
         elements: str
         default: []
@@ -83,44 +87,44 @@ options:
     default: []
   units:
     description:
-      - systemd units and what they shall be. One C(systemctl show) tells what is.
-      - systemd re-reads its unit files when a named unit has changed on disk or is not known yet.
-      - A failed start ends with the unit's own last log lines in the message.
-      - Where no systemd runs (the tree that becomes an image) units are enabled and disabled only.
-        The first start of the host brings up what is enabled.
+      - systemd units and their desired states. One C(systemctl show) reads their current states.
+      - systemd reloads its unit files if a named unit has changed on disk or is not known yet.
+      - The message of a failed start ends with the unit's last log lines.
+      - Where no systemd runs (in the tree of an image) units are only enabled and disabled. The
+        first start of the host starts the enabled ones.
     type: list
     elements: dict
     default: []
     suboptions:
       name: {description: Unit name; C(.service) may be left out., type: str, required: true}
       state:
-        description: Left out means leave as it is.
+        description: By default the state is not changed.
         type: str
         choices: [started, restarted, stopped]
-      enabled: {description: Left out means leave as it is., type: bool}
+      enabled: {description: By default this is not changed., type: bool}
       reads:
         description:
-          - Files and directories that the unit reads when it starts, its unit file too.
-          - A running unit that began to start before one of them was written is restarted. The
-            times decide, not what this run wrote, so a run that was cut here heals with the next.
+          - Files and directories that the unit reads when it starts, including its unit file.
+          - A running unit is restarted if it began to start before one of them was written. The
+            times decide, not the changes of this run, so the next run completes an interrupted one.
         type: list
         elements: str
         default: []
   restart:
-    description: False only reports in C(stale) which units would be restarted.
+    description: If false, only report in C(stale) the units that would be restarted.
     type: bool
     default: true
   record:
     description:
-      - What the role left behind, written last to C(<directory>/<role>.json).
-      - Keystone's probe reads it, hashes the files again and looks at the units.
-      - So drift is seen without Ansible.
+      - The marker of the role, written last to C(<directory>/<role>.json).
+      - Keystone's probe reads it, hashes the files again and checks the units.
+      - This finds drift without Ansible.
     type: dict
     suboptions:
       role: {description: Name of the role., type: str, required: true}
       inputs: {description: Hash of all inputs of the role., type: str, required: true}
       files:
-        description: Files whose bytes the role answers for. Each must exist.
+        description: Files whose content the role is responsible for. Each must exist.
         type: list
         elements: str
         default: []
@@ -129,7 +133,7 @@ options:
         type: list
         elements: str
         default: []
-      directory: {description: Where records are., type: str, default: /var/lib/keystone/state}
+      directory: {description: Folder of markers., type: str, default: /var/lib/keystone/state}
 """
 
 EXAMPLES = r"""
@@ -159,17 +163,17 @@ missing:
   type: list
   elements: str
 changed_paths:
-  description: What was (or, in check mode, would be) created, rewritten, re-owned or removed.
+  description: Paths that were (or, in check mode, would be) created, changed or removed.
   returned: always
   type: list
   elements: str
 actions:
-  description: What was (or, in check mode, would be) done to units, like C(start etcd.service).
+  description: Actions on units that were (in check mode, would be) done, as C(start etcd.service).
   returned: always
   type: list
   elements: str
 stale:
-  description: Running units that read their files before these were last written.
+  description: Running units that started before one of their files was last written.
   returned: always
   type: list
   elements: str
@@ -196,14 +200,15 @@ PACKAGES = {
 PLACE = {"path": NEEDED, "mode": NEEDED, "owner": {"type": "str"}, "group": {"type": "str"}}
 BYTES = {
     "content": {"type": "str"},
+    "base64": {"type": "str"},
     "source": {"type": "str"},
     "member": {"type": "str"},
     "validate": STRINGS,
 }
 FILES = {
     "options": PLACE | BYTES,
-    "mutually_exclusive": [("content", "source")],
-    "required_one_of": [("content", "source")],
+    "mutually_exclusive": [("content", "base64", "source")],
+    "required_one_of": [("content", "base64", "source")],
     "required_by": {"member": "source"},
 }
 UNITS = {
@@ -232,17 +237,17 @@ ARGUMENTS = {
 
 
 def sha256(module, role, path):
-    """Of a file; in check mode one that earlier tasks would have written may be absent."""
+    """Return a file's SHA-256; in check mode "absent" if earlier tasks would have written it."""
     try:
         return digest(path)
     except FileNotFoundError:
         if module.check_mode:
             return "absent"
-        module.fail_json(msg=f"{path}: no such file, but role {role} answers for it")
+        module.fail_json(msg=f"{path}: no such file, but role {role} is responsible for it")
 
 
 def record(module, wanted):
-    """Write what the role left behind; the difference to what was written before, if any."""
+    """Write the role's marker; return the difference to the previous one, if any."""
     text = {
         "inputs": wanted["inputs"],
         "files": {path: sha256(module, wanted["role"], path) for path in wanted["files"]},
@@ -263,7 +268,7 @@ def record(module, wanted):
 
 
 def listed(what, lines):
-    """Lines that are new, as a difference."""
+    """Return new lines as a difference."""
     text = "".join(f"{line}\n" for line in lines)
     return [{"after_header": what, "before": "", "after": text}] if text else []
 

@@ -1,4 +1,4 @@
-"""Single members out of a tar archive, in one pass, without unpacking the rest."""
+"""Read single members of a tar archive in one pass, without unpacking the rest."""
 
 import tarfile
 
@@ -6,10 +6,9 @@ import tarfile
 def members(source, names):
     """Yield (name, open file) for each wanted member, in the archive's order.
 
-    names: as in the archive, "./" in front makes no difference. Compression is found out:
-    gzip, xz, bzip2 or none. Raises OSError and
-    tarfile.TarError for an archive that cannot be read, LookupError when a member is
-    missing or not a regular file.
+    names: as in the archive, with or without "./" in front. Compression (gzip, xz, bzip2 or none)
+    is detected. Raises OSError and tarfile.TarError for an archive that cannot be read, LookupError
+    if a member is missing or not a regular file.
     """
     wanted = {name.removeprefix("./"): name for name in names}
     with tarfile.open(source, mode="r|*") as archive:

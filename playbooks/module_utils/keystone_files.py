@@ -1,9 +1,10 @@
-"""Directories, files and absences of one host, converged: each file whole or not at all.
+"""Converge directories, files and absences on one host; files are written atomically.
 
-No final name holds half a file. Only what differs in bytes, mode or owner is touched. The diff of a
-file that others may not read shows digests only.
+Only what differs in content, mode or owner is changed. The diff of a file that is not readable by
+others shows digests only.
 """
 
+import base64
 import grp
 import os
 import pwd
@@ -12,14 +13,14 @@ import stat
 import tarfile
 
 from ansible.module_utils.keystone_archive import members
-from ansible.module_utils.keystone_atomic import Staged, chunks, digest, hash_of, is_file, look
-from ansible.module_utils.keystone_atomic import own, sync_directory
+from ansible.module_utils.keystone_atomic import Staged, chunks, digest, hash_of, is_file, stat_of
+from ansible.module_utils.keystone_atomic import is_sealed, own, sync_directory
 
 SHOWN_BYTES = 100_000
 
 
 class Files:
-    """What one call changed so far in files and directories, and how to go on."""
+    """Converges files and directories, and records the changes of one call."""
 
     def __init__(self, module):
         self.module = module
@@ -30,10 +31,10 @@ class Files:
         self.module.fail_json(msg=f"{path}: {text}", changed_paths=self.changed_paths)
 
     def place(self, spec):
-        """(path, mode, uid, gid) of a directory or file, checked."""
+        """Return (path, mode, uid, gid) of a directory or file, validated."""
         path, mode = spec["path"], spec["mode"]
         if not os.path.isabs(path) or os.path.normpath(path) != path:
-            self.fail(path, "not an absolute, normal path")
+            self.fail(path, "not an absolute, normalized path")
         if not re.fullmatch(r"[0-7]{4}", mode):
             self.fail(path, f'mode {mode!r} is not four octal digits as a string, like "0644"')
         try:
@@ -42,7 +43,7 @@ class Files:
         except KeyError as error:
             if not self.module.check_mode:
                 self.fail(path, f"{error.args[0]}: create that user or group first")
-            uid = gid = -1  # an earlier task would have made it: this counts as a difference
+            uid = gid = -1  # an earlier task would have created it: counts as a difference
         return path, int(mode, 8), uid, gid
 
     def note(self, path, before, after):
@@ -52,7 +53,7 @@ class Files:
 
     def directory(self, spec):
         path, mode, uid, gid = self.place(spec)
-        found = look(path)
+        found = stat_of(path)
         if found and not stat.S_ISDIR(found.st_mode):
             self.fail(path, "exists and is not a directory")
         if found:
@@ -72,20 +73,22 @@ class Files:
             if not self.module.check_mode:
                 own(path, *wanted)
 
-    def file(self, spec, pieces):
-        """Converge one file whose bytes are `pieces`."""
+    def file(self, spec, parts):
+        """Converge one file. parts: an iterable of the bytes of its content."""
         path, mode, uid, gid = self.place(spec)
-        found = look(path)
+        found = stat_of(path)
         if found and stat.S_ISDIR(found.st_mode):
             self.fail(path, "exists and is a directory")
         staged = None
         if not self.module.check_mode:
             if not os.path.isdir(os.path.dirname(path)):
                 self.fail(path, "its directory does not exist: list it in `directories`")
-            staged = Staged(path, pieces)
+            staged = Staged(path, parts)
         try:
-            sha256 = staged.sha256 if staged else hash_of(pieces)
+            sha256 = staged.sha256 if staged else hash_of(parts)
             self.check_blob_name(spec, sha256)
+            if found and is_sealed(path, found) and digest(path) == sha256:
+                return
             if found and is_file(found) and digest(path) == sha256:
                 self.permissions(spec, found)
                 return
@@ -101,19 +104,19 @@ class Files:
         directory, name = os.path.split(spec["source"] or "")
         whole = not spec["member"] and directory.endswith("/blobs/sha256")
         if whole and name != sha256:
-            self.fail(spec["source"], f"damaged: its bytes hash to {sha256}")
+            self.fail(spec["source"], f"damaged: the SHA-256 of its content is {sha256}")
 
     def check_with_program(self, spec, temporary):
-        """The program that reads the file says whether it can, before the file has its name."""
+        """Have the file's own program validate it, before it gets its final name."""
         argv = spec["validate"]
         if argv:
             code, out, err = self.module.run_command([w.replace("%s", temporary) for w in argv])
             if code:
-                said = err.strip() or out.strip()
-                self.fail(spec["path"], f"{argv[0]} does not accept it: {said}")
+                reason = err.strip() or out.strip()
+                self.fail(spec["path"], f"{argv[0]} does not accept it: {reason}")
 
     def shown(self, spec, found, sha256, mode):
-        """Before and after for the diff; bytes only of small text that everybody may read."""
+        """Return before and after for the diff; the content only of small, public text files."""
         file = found is not None and is_file(found)
         public = mode & 0o004 and (not file or found.st_mode & 0o004)
         if spec["content"] is None or not public or (file and found.st_size > SHOWN_BYTES):
@@ -124,17 +127,17 @@ class Files:
             return old.read(), spec["content"]
 
     def source(self, source, specs):
-        """All files that come out of one source; an archive is read once."""
+        """Converge all files from one source; an archive is read once."""
         if not os.path.exists(source):
             if not self.module.check_mode:
                 self.fail(source, f"no such file, needed for {specs[0]['path']}")
-            for spec in specs:  # an earlier task would have put the source there
+            for spec in specs:  # an earlier task would have created the source
                 self.note(spec["path"], "", f"from {source}\n")
             return
         inside = {spec["member"]: spec for spec in specs if spec["member"]}
         whole = [spec for spec in specs if not spec["member"]]
         if len(inside) + len(whole) != len(specs):
-            self.fail(source, "one of its members is asked for twice")
+            self.fail(source, "one of its members is listed twice")
         for spec in whole:
             self.copy(spec)
         if not inside:
@@ -143,11 +146,11 @@ class Files:
             for name, file in members(source, inside):
                 self.file(inside[name], chunks(file))
         except (LookupError, tarfile.TarError, EOFError) as error:
-            self.fail(source, f"as an archive: {error}")
+            self.fail(source, f"cannot be read as an archive: {error}")
 
     def copy(self, spec):
-        """A whole file, compared first: what is the same is read twice but not written."""
-        found = look(spec["path"])
+        """Converge a copy of a source; if the content is the same, write nothing."""
+        found = stat_of(spec["path"])
         with open(spec["source"], "rb") as source:
             if found and is_file(found) and found.st_size == os.fstat(source.fileno()).st_size:
                 sha256 = hash_of(chunks(source))
@@ -159,7 +162,7 @@ class Files:
             self.file(spec, chunks(source))
 
     def converge(self, directories, files, absent):
-        """Directories with parents first, then files, then absences."""
+        """Converge directories (parents first), then files, then absences."""
         sources = {}
         for spec in directories:
             self.directory(spec)
@@ -167,14 +170,14 @@ class Files:
             if spec["source"]:
                 sources.setdefault(spec["source"], []).append(spec)
             else:
-                self.file(spec, [spec["content"].encode()])
+                self.file(spec, [content_of(spec)])
         for source, specs in sources.items():
             self.source(source, specs)
         for path in absent:
             self.absence(path)
 
     def absence(self, path):
-        found = look(path)
+        found = stat_of(path)
         if found is None:
             return
         self.note(path, "present\n", "")
@@ -182,6 +185,12 @@ class Files:
             remove = os.rmdir if stat.S_ISDIR(found.st_mode) else os.unlink
             remove(path)
             sync_directory(os.path.dirname(path))
+
+
+def content_of(spec):
+    if spec["content"] is None:
+        return base64.b64decode(spec["base64"], validate=True)
+    return spec["content"].encode()
 
 
 def permission_line(mode, uid, gid):

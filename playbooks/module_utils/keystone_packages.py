@@ -1,4 +1,4 @@
-"""Debian packages from one local source, and from nothing else."""
+"""Install Debian packages from one local source only."""
 
 import glob
 import os
@@ -11,13 +11,13 @@ QUIET = {
     "NEEDRESTART_SUSPEND": "1",
     "LC_ALL": "C.UTF-8",
 }
-# systemctl(1) leaves the running manager alone and still enables units (systemd, ENVIRONMENT.md).
+# Makes systemctl(1) enable units without contacting the running systemd (systemd, ENVIRONMENT.md).
 OFFLINE = {"SYSTEMD_OFFLINE": "1"}
 KEEP_EDITED = ["--force-confdef", "--force-confold"]
 
 
 class Packages:
-    """What is wanted of packages, and dpkg and apt to ask and to do it."""
+    """Converges the wanted packages with dpkg and apt."""
 
     def __init__(self, module, params):
         self.module = module
@@ -25,7 +25,7 @@ class Packages:
         self.wanted = dict(name.partition("=")[::2] for name in params["names"])
 
     def converge(self):
-        """Install what is missing, and say what that was."""
+        """Install the missing packages, and return their names."""
         missing = self.missing() if self.wanted else []
         if missing and not self.module.check_mode:
             self.install(missing)
@@ -42,9 +42,9 @@ class Packages:
         return out
 
     def missing(self):
-        """The wanted ones that are not wholly installed, or in another version than named."""
+        """Return the wanted packages that are not fully installed, or in another version."""
         form = "${Package}\t${db:Status-Status}\t${Version}\n"
-        # Exit code 1 only says that dpkg does not know one of the names: that is the question.
+        # Exit code 1 only means that dpkg does not know one of the names.
         code, out, err = self.module.run_command(
             ["dpkg-query", "-W", "-f", form, *self.wanted], environ_update=QUIET
         )
@@ -58,8 +58,8 @@ class Packages:
             if name not in installed or (version and installed[name] != version)
         ]
 
-    def heal(self):
-        """Let dpkg end what a killed run began. Other processes may hold its lock: wait."""
+    def repair(self):
+        """Let dpkg complete an interrupted run. Wait if another process holds its lock."""
         if not glob.glob("/var/lib/dpkg/updates/[0-9]*") and not self.run(
             ["dpkg", "--audit"], "dpkg --audit"
         ):
@@ -69,10 +69,14 @@ class Packages:
         while True:
             code, _, err = self.module.run_command(argv, environ_update=QUIET)
             if "locked by another process" not in err:
-                # A package left half-installed has to be unpacked again: apt does that next.
+                # apt unpacks half-installed packages again, next.
                 return
             if time.monotonic() > deadline:
-                self.module.fail_json(msg=f"dpkg's lock was not given up: {err.strip()}", rc=code)
+                waited = self.params["lock_timeout"]
+                self.module.fail_json(
+                    msg=f"timed out after {waited} s waiting for dpkg's lock: {err.strip()}",
+                    rc=code,
+                )
             time.sleep(1)
 
     def source_line(self):
@@ -80,18 +84,18 @@ class Packages:
         if kind == "directory":
             if not os.path.isfile(f"{directory}/Packages"):
                 self.module.fail_json(
-                    msg=f"{directory}: not a flat package repository, no file Packages in it"
+                    msg=f"{directory}: not a flat package repository: it has no file Packages"
                 )
-            # Its bytes were checked against the bundle's signed metadata when they were put there.
+            # The content was verified against the bundle's signed metadata when it was written.
             return f"deb [trusted=yes] file:{directory} ./"
         if not self.params["source"].startswith("deb "):
             self.module.fail_json(
-                msg="source is neither directory:/path nor an apt line that starts with 'deb '"
+                msg="source must be directory:/path or an apt line that starts with 'deb '"
             )
         return self.params["source"]
 
     def options(self):
-        """apt options that leave nothing of the host's own configuration of sources in force."""
+        """Return apt options that override all of the host's configuration of sources."""
         state = self.params["state_directory"]
         for directory in ("lists/partial", "cache/archives/partial"):
             os.makedirs(f"{state}/{directory}", mode=0o755, exist_ok=True)
@@ -107,7 +111,7 @@ class Packages:
             "Acquire::Languages": "none",
             "Acquire::http::Proxy": "DIRECT",
             "Acquire::https::Proxy": "DIRECT",
-            # apt's own user may not read a 0700 state directory; the bytes are checked already.
+            # apt's own user cannot read a 0700 state directory; the content is verified already.
             "APT::Sandbox::User": "root",
             "DPkg::Lock::Timeout": str(self.params["lock_timeout"]),
         }
@@ -116,14 +120,14 @@ class Packages:
         return [word for key, value in settings.items() for word in ("-o", f"{key}={value}")]
 
     def install(self, names):
-        self.heal()
+        self.repair()
         options = self.options()
         self.run(["apt-get", *options, "update"], "reading the package source")
         keep = [w for force in KEEP_EDITED for w in ("-o", f"Dpkg::Options::={force}")]
         argv = ["apt-get", *options, *keep, "--yes", "--no-install-recommends", "--fix-broken",
                 "install", *names]  # fmt: skip
         what = f"installing {' '.join(names)}"
-        # "Inst NAME [OLD] (NEW ...)": a running service that is upgraded has to be restarted.
+        # "Inst NAME [OLD] (NEW ...)" is an upgrade: a running service must be restarted.
         simulated = self.run([*argv, "--simulate"], what)
         fresh = not re.search(r"(?m)^Inst \S+ \[", simulated)
         self.run(argv, what, OFFLINE if fresh else {})

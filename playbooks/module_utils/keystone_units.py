@@ -1,4 +1,4 @@
-"""systemd units of one host, converged: one question, then each verb once for all units."""
+"""Converge systemd units on one host: read all states once, then run each verb once for all."""
 
 import datetime as dt
 import os
@@ -8,13 +8,13 @@ PROPERTIES = "Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload,InactiveEx
 STAMP = "%a %Y-%m-%d %H:%M:%S.%f %Z"
 RUNNING = ("active", "activating", "reloading", "refreshing")
 ENABLED = ("enabled", "static", "alias", "indirect", "generated")
-# systemctl(1) works on links alone then, and asks nobody (systemd, ENVIRONMENT.md).
+# Makes systemctl(1) change only links, without contacting systemd (systemd, ENVIRONMENT.md).
 OFFLINE = {"SYSTEMD_OFFLINE": "1"}
 SUFFIXES = (".service", ".socket", ".timer", ".mount", ".target", ".path", ".slice", ".scope")
 
 
 class Units:
-    """The units' states at the beginning of one call, and the verbs done since."""
+    """Converges the wanted units, and records the actions of one call."""
 
     def __init__(self, module):
         self.module = module
@@ -33,7 +33,7 @@ class Units:
         return out
 
     def fail(self, text):
-        """Fail, with what the units that are not well have to say for themselves."""
+        """Fail, with the last log lines of the units that are neither active nor inactive."""
         logs = ""
         for name, state in self.show().items():
             if state["ActiveState"] not in ("active", "inactive"):
@@ -44,12 +44,12 @@ class Units:
         self.module.fail_json(msg=text + logs, actions=self.actions)
 
     def show(self):
-        """Properties of each unit, by the name it was asked for."""
+        """Return the properties of each unit by its name in the arguments."""
         code, out, err = self.module.run_command(
             ["systemctl", "show", "--timestamp=us+utc", f"--property={PROPERTIES}", "--",
              *self.names]
         )  # fmt: skip
-        # In a chroot it says nothing and is content.
+        # In a chroot systemctl prints nothing and succeeds.
         if (code or not out.strip()) and self.find_offline():
             return self.show_links()
         if code:
@@ -58,13 +58,13 @@ class Units:
         return dict(zip(self.names, [block for block in blocks if block], strict=True))
 
     def find_offline(self):
-        """Whether no systemd runs here, in its own words."""
+        """True if no systemd runs here, according to systemctl."""
         _, out, _ = self.module.run_command(["systemctl", "is-system-running"])
         self.offline = out.strip() == "offline"
         return self.offline
 
     def show_links(self):
-        """`show` as far as files say it: what is enabled; nothing runs and nothing is stale."""
+        """Return `show` without systemd: only which units are enabled; none runs or is stale."""
         _, out, err = self.module.run_command(
             ["systemctl", "is-enabled", "--", *self.names], environ_update=OFFLINE
         )
@@ -78,7 +78,7 @@ class Units:
         }
 
     def do(self, verb, names):
-        """One verb for many units: systemd orders them among themselves."""
+        """Run one verb for many units: systemd orders them itself."""
         if names:
             self.actions += [f"{verb} {name}" for name in names]
             if not self.module.check_mode:
@@ -97,7 +97,7 @@ class Units:
         return states
 
     def converge(self):
-        """Do what differs; `actions` and `stale` say what that was."""
+        """Change what differs; record it in `actions` and `stale`."""
         if not self.names:
             return
         states = self.current()
@@ -121,13 +121,13 @@ class Units:
         if self.offline:
             return
         self.do("stop", [name for name in those("state", "stopped") if name in active])
-        # systemd refuses to start what failed too often until the count is reset.
+        # systemd refuses to start a unit that failed too often until its counter is reset.
         start = [name for name in those("state", "started") if name not in active]
         failed = [name for name in start if states[name]["ActiveState"] == "failed"]
         if failed and not self.module.check_mode:
             self.systemctl("reset-failed", "--", *failed)
         self.do("start", start)
-        # Of the running ones some may still be on their way up: `start` waits for them too.
+        # Some of the running units may still be activating: `start` waits for them too.
         waiting = [n for n in those("state", "started") if states[n]["ActiveState"] == "activating"]
         self.stale = [
             name
@@ -142,9 +142,9 @@ class Units:
 
 
 def is_older(state, paths):
-    """Whether the unit began to start before one of the files was written.
+    """True if the unit began to start before one of the files was written.
 
-    A time in the future says nothing: the clock was set back since.
+    Files with a time in the future do not count: the clock was set back since.
     """
     stamp = state.get("InactiveExitTimestamp", "")
     if not stamp:

@@ -1,4 +1,4 @@
-"""A second run on a site that is as it should be: the whole command, and the bundle beside it."""
+"""A second run on a converged site: seconds of the whole command, and of reading the bundle."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 def rows(folder: Path, *, large: bool) -> Iterator[Row]:
-    """Three Primers, whose probes all run on this machine; ssh, etcdctl and kubectl are not real.
+    """Measure three Primers, whose probes run on this machine with fake ssh, etcdctl and kubectl.
 
-    A sparse bundle: hashing holes takes what hashing bytes of the page cache takes.
+    The bundle is sparse: hashing holes takes as long as hashing bytes in the page cache.
     """
-    from second_run import Packager, Settled  # noqa: PLC0415 its folder was just named
+    from second_run import Packager, Settled  # noqa: PLC0415 sys.path has its folder only now
 
     for size in (1, *([10] if large else [])):
         here = folder / str(size)

@@ -1,15 +1,15 @@
-"""How fast and how large Keystone is, beside a peer or the machine's limit in the same run.
+"""Measure Keystone's speed and size, compared to a peer or the machine's limit in the same run.
 
-    make bench                                   0.1 and 1 GB, 5,000 and 15,000 blobs
-    make bench BENCH='--only memory --only delta'  some of it; each name is below
-    make bench BENCH='--large'                   10 GB too; needs 25 GB of disk
-    make bench BENCH='--only again'                a second run of the installer; root
-    make bench BENCH='--only images'               an installer medium beside live-build's; root
-    make bench BENCH='--only lab'                  container machines, a site on them; root
+    make bench                                     0.1 and 1 GB, 5,000 and 15,000 blobs
+    make bench BENCH='--only memory --only delta'  some sections; SECTIONS lists the names
+    make bench BENCH='--large'                     also 10 GB; needs 25 GB of disk
+    make bench BENCH='--only again'                a second run of the installer; needs root
+    make bench BENCH='--only images'               compare with live-build's medium; needs root
+    make bench BENCH='--only lab'                  a site on container machines; needs root
     make bench BENCH='--json'
 
-Each pair is measured in turns, several times, and the best of each is compared: what else the
-machine does then disturbs both alike. Nothing here passes or fails; the target stands beside.
+Each pair is measured alternately, several times, and the best results are compared, so that other
+load on the machine affects both alike. Benchmarks do not fail; the table shows the targets.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 def staged(folder: Path, measured: Callable[[workload.Made], Row]) -> Iterator[Row]:
-    """What is measured on a bundle of 1 GB."""
+    """Yield a measurement on a bundle of 1 GB."""
     made = workload.make(folder / "staged", 10**9)
     yield measured(made)
     shutil.rmtree(made.folder)
@@ -57,12 +57,12 @@ SECTIONS: dict[str, Callable[[Path, bool], Iterator[Row]]] = {
     "images": lambda folder, _: images.rows(folder),
     "lab": lambda _, __: lab.rows(),
 }
-ASKED = frozenset({"again", "images", "lab"})
-"""Not done unless they are named: they need root, fetch and build much, and take long."""
+ON_REQUEST = frozenset({"again", "images", "lab"})
+"""Sections that run only when named: they need root, download and build much, and take long."""
 
 
 def rows(options: argparse.Namespace) -> Iterator[Row]:
-    for name in options.only or [name for name in SECTIONS if name not in ASKED]:
+    for name in options.only or [name for name in SECTIONS if name not in ON_REQUEST]:
         with tempfile.TemporaryDirectory(dir=options.dir, prefix="keystone-bench-") as folder:
             yield from SECTIONS[name](Path(folder), options.large)
 
@@ -70,9 +70,9 @@ def rows(options: argparse.Namespace) -> Iterator[Row]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--large", action="store_true", help="10 GB too")
-    parser.add_argument("--only", action="append", choices=SECTIONS, help="some of it")
-    parser.add_argument("--dir", default="/var/tmp", help="a folder on the disk to measure")
+    parser.add_argument("--large", action="store_true", help="also measure 10 GB")
+    parser.add_argument("--only", action="append", choices=SECTIONS, help="run only this section")
+    parser.add_argument("--dir", default="/var/tmp", help="folder on the disk to measure")
     options = parser.parse_args()
     found = []
     for row in rows(options):

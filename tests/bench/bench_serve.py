@@ -1,10 +1,10 @@
-"""How long from a verified bundle to a registry that answers, and how fast it then reads.
+"""Measure the time from a verified bundle to a serving registry, and the registry's read speed.
 
     .venv/bin/python tests/bench/bench_serve.py [GB]
 
 The bundle is sparse: 40 layers of zeros that differ in their last bytes, in ten images. Everything
-is measured in this one run; nothing is asserted. The registry comes from the lab's build cache,
-nginx from KEYSTONE_PATH or the usual places.
+is measured in one run; nothing is asserted. The registry program comes from the lab's build cache,
+nginx from KEYSTONE_PATH or the default PATH.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from keystone.bundle import manifest, media
 from keystone.bundle.format import Target
 from keystone.bundle.formats import tar
 from keystone.bundle.model import Digest, Item, Manifest
-from keystone.lab import upstream
+from keystone.lab.mirror import upstream
 from keystone.packager.keys import keys
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ PULLED = "bench.example/image-9"
 
 
 class Sparse:
-    """A signed bundle of about `size` bytes that takes next to none on disk."""
+    """A signed bundle of about `size` bytes, almost none of them allocated on disk."""
 
     def __init__(self, folder: Path, size: int) -> None:
         self.path = folder / "bench.tar"
@@ -126,7 +126,7 @@ def _descriptor(kind: str, digest: Digest, size: int) -> dict[str, object]:
 
 @dataclass(frozen=True)
 class Serving:
-    """The verb as a process. verify, serve: seconds each took."""
+    """A running `bundle serve`. verify, serve: seconds to verify, and then until it serves."""
 
     process: Popen[bytes]
     url: str
@@ -134,29 +134,29 @@ class Serving:
     serve: float
 
     def resident(self) -> int:
-        """KiB at most so far (proc_pid_status(5))."""
+        """Return the peak resident memory so far, in KiB (proc_pid_status(5))."""
         text = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(next(line for line in text.splitlines() if "VmHWM" in line).split()[1])
 
 
 @contextmanager
 def serving(bundle: Sparse) -> Iterator[Serving]:
-    noted = bundle.path.with_name("log")
+    log_file = bundle.path.with_name("log")
     argv = [sys.executable, "-m", "keystone", "--log-format", "json", "bundle", "serve",
             bundle.path, "--root-fingerprint", bundle.fingerprint, "--json"]  # fmt: skip
     start = time.time()
     path = {"KEYSTONE_PATH": run.environment()["PATH"]}
-    with run.spawned(argv, env=path, stdout=run.PIPE, log_file=noted) as process:
+    with run.spawned(argv, env=path, stdout=run.PIPE, log_file=log_file) as process:
         assert process.stdout
-        said = b""
-        while not said.endswith(b"}\n"):
+        output = b""
+        while not output.endswith(b"}\n"):
             line = process.stdout.readline()
-            assert line, noted.read_text()
-            said += line
+            assert line, log_file.read_text()
+            output += line
         ready = time.time()
-        lines = [json.loads(line) for line in noted.read_text().splitlines()]
+        lines = [json.loads(line) for line in log_file.read_text().splitlines()]
         verified = next(line["time"] for line in lines if line.get("event") == "start")
-        yield Serving(process, json.loads(said)["url"], verified - start, ready - verified)
+        yield Serving(process, json.loads(output)["url"], verified - start, ready - verified)
 
 
 def get(url: str) -> tuple[str, float]:
@@ -166,7 +166,7 @@ def get(url: str) -> tuple[str, float]:
 
 
 def pull(url: str, layers: list[str]) -> float:
-    """Bytes a second of some layers, one after another, as curl gets them."""
+    """Download layers with curl, one after another; return bytes per second."""
     start, count = time.monotonic(), 0
     for layer in layers:
         done = run.run(["curl", "--silent", "--fail", "--output", "/dev/null", "--write-out",
@@ -190,14 +190,14 @@ def main() -> None:
         run.run(["dd", f"if={bundle.path}", "of=/dev/null", "bs=1M"])
         plain = bundle.path.stat().st_size / (time.monotonic() - start)
     log.out(f"bundle: {size / 1e9:.1f} GB, {used / 1e6:.1f} MB on disk")
-    log.out(f"every byte verified: {running.verify:.2f} s")
+    log.out(f"verification of all bytes: {running.verify:.2f} s")
     share = running.serve / LIMIT_SECONDS
-    log.out(f"verified to serving: {running.serve:.2f} s, {share:.2f} of the limit")
+    log.out(f"from verified to serving: {running.serve:.2f} s, {share:.2f} of the limit")
     log.out(f"first manifest by its tag: {first * 1000:.0f} ms")
-    log.out(f"layers through nginx and registry, first: {rates[0] / 1e6:,.0f} MB/s")
-    log.out(f"layers through nginx and registry, again: {rates[1] / 1e6:,.0f} MB/s")
-    log.out(f"the file itself, by dd: {plain / 1e6:,.0f} MB/s")
-    log.out(f"resident at most: {resident / 1024:.0f} MiB")
+    log.out(f"layers through nginx and registry, first time: {rates[0] / 1e6:,.0f} MB/s")
+    log.out(f"layers through nginx and registry, second time: {rates[1] / 1e6:,.0f} MB/s")
+    log.out(f"the bundle's file, read by dd: {plain / 1e6:,.0f} MB/s")
+    log.out(f"peak resident memory: {resident / 1024:.0f} MiB")
 
 
 if __name__ == "__main__":

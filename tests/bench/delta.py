@@ -1,4 +1,4 @@
-"""How large deltas and have-lists are, and how much memory it takes to make and to apply them."""
+"""Measure the size of deltas and have-lists, and the memory needed to make and apply them."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 CREATE = ("bundle", "create", "--keys", "keys")
 CHANGED = 20
-"""Images of which one layer changes, beside the one that changes wholly: 5 % of all layers."""
+"""Images with one changed layer; with the completely changed image, 5 % of all layers change."""
 
 
 def rows(folder: Path, *, large: bool) -> Iterator[Row]:
-    """Of stores of 0.1, 1 and (large) 20 GB; patches; a have-list as long as there may be."""
+    """Measure stores of 0.1, 1 and (large) 20 GB; patches; a have-list of maximum length."""
     totals = {"0.1 GB": 10**8, "1 GB": 10**9, **({"20 GB": 20 * 10**9} if large else {})}
     for label, total in totals.items():
         yield from changes(Receiver(folder / "receiver", total), label)
@@ -38,13 +38,13 @@ def rows(folder: Path, *, large: bool) -> Iterator[Row]:
 
 
 def key_of(have: Path) -> str:
-    """The site's key, as the packager would have been told it."""
+    """Return the site's key, which a packager receives out of band."""
     with have.open("rb") as file:
         return str(json.loads(file.readline())["key"])
 
 
 def changes(made: Receiver, label: str) -> Iterator[Row]:
-    """Nothing, one image, 5 % of the layers."""
+    """Measure deltas in which nothing, one image, or 5 % of the layers changed."""
     folder = made.folder
     keystone(folder, "bundle", "have", "-o", "have", "--store", "store", "--trust", "trust")
     key, peaks = key_of(folder / "have"), [0.0]
@@ -69,7 +69,7 @@ def changes(made: Receiver, label: str) -> Iterator[Row]:
 
 
 def patches(folder: Path) -> Iterator[Row]:
-    """A binary and a gzip layer that changed a little, 64 MiB each before compression."""
+    """Measure patches of a binary and a gzip layer with a small change, 64 MiB uncompressed."""
     folder.mkdir()
     fingerprint = keys.init(folder / "keys", None, CREATED)
     chance = random.Random(1)
@@ -86,14 +86,14 @@ def patches(folder: Path) -> Iterator[Row]:
                     "--have", "have", "--site-key", key_of(folder / "have"),
                     "--base", "1.tar")  # fmt: skip
     share = 100 * (folder / "2.tar").stat().st_size / total
-    yield at_most("delta, a binary and a layer changed a little", share, 5, "%", f"{share:.2f} %")
+    yield at_most("delta, small change in binary and layer", share, 5, "%", f"{share:.2f} %")
     yield create
     yield memory("ingest of patches", folder, "store", "ingest", "2.tar", *at)
     shutil.rmtree(folder)
 
 
 def _lock_of(folder: Path, number: int, content: bytes) -> int:
-    """A lock of these bytes, plain and packed; how many they are together."""
+    """Write a lock of these bytes, plain and compressed; return their total size in bytes."""
     items, blobs = [], []
     for name, body in (("binary", content), ("layer", gzip.compress(content, 6, mtime=0))):
         digest = Digest(hashlib.sha256(body).hexdigest())
@@ -106,7 +106,7 @@ def _lock_of(folder: Path, number: int, content: bytes) -> int:
 
 
 def have_list(folder: Path) -> Iterator[Row]:
-    """Of 100,000 names: `have` does not look into blobs. The largest head that readers take."""
+    """Measure a have-list of 100,000 blobs (empty: `have` does not read them) and a large head."""
     store = folder / "store"
     (store / "blobs/sha256").mkdir(parents=True)
     (store / "metadata").mkdir()

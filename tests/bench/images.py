@@ -1,10 +1,10 @@
-"""An installer medium beside live-build's nearest equivalent: cold, after a change of settings or a
-role; live-build has the roles' program among its files.
+"""Measure building an installer medium, compared to the nearest equivalent with live-build.
 
-Needs root, the package registry of this machine's own apt, and of Debian: live-build, debootstrap
-and dctrl-tools. Both have the same packages, kernel modules and compression, the packages fetched
-before, and a file system of their own, whose use is watched. live-build packs at niceness 17: with
-other work on the machine look at the processor's seconds.
+Both are built cold, after a change of settings, and after a change of a role; for live-build, the
+roles are in the installer program among its files. Needs root, the apt archives of this machine,
+and Debian's live-build, debootstrap and dctrl-tools. Both sides have the same packages, kernel
+modules and compression, downloaded packages, and their own file system, whose usage is measured.
+live-build compresses at niceness 17: with other load on the machine, compare processor seconds.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ CHECKOUT = Path(__file__).parents[2]
 RECIPE = Path("images/primer")
 LOCK = "image.lock.json"
 ROOM = 20 << 30
-"""Bytes of each one's file system; sparse."""
-LOOK = 0.2
-"""Seconds between two looks at what is in use."""
+"""Bytes of each side's file system; sparse."""
+POLL = 0.2
+"""Seconds between two measurements of the file system's usage."""
 LIMITS = {"cold": 300, "settings": 10, "role": 30, "size": 400, "scratch": 2.2}
 BUILDS = ("cold", "settings", "role")
 CONFIG = (
@@ -60,9 +60,10 @@ CONFIG = (
 
 @dataclass(frozen=True)
 class Seen:
-    """Of one build: seconds, bytes of its file system at the peak, bytes of the image.
+    """Measurements of one build.
 
-    processor: seconds of all its processes, which other work on the machine disturbs least.
+    seconds: elapsed. processor: CPU seconds of all its processes, which depend least on other load
+    on the machine. peak: bytes used on its file system. size: bytes of the image.
     """
 
     seconds: float
@@ -73,14 +74,14 @@ class Seen:
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two. empty: forget what was built. builds: each of BUILDS, with its change."""
+    """One side of the comparison. empty: remove all built files. builds: each of BUILDS."""
 
     empty: Callable[[], None]
     builds: Mapping[str, Callable[[], Path]]
 
 
 def rows(folder: Path) -> Iterator[Row]:
-    """Each builds cold and again after each change, one after the other."""
+    """Build cold and after each change, with both sides alternating."""
     with _file_system(folder, "ours") as here, _file_system(folder, "theirs") as there:
         checkout = _checkout(here)
         sides = {
@@ -117,7 +118,7 @@ def _row(what: str, unit: str, values: tuple[float, float], limit: float) -> Row
 
 @contextmanager
 def _file_system(folder: Path, name: str) -> Iterator[Path]:
-    """An empty one, in a file: what is in use of it is exact, and looking costs nothing."""
+    """Mount an empty file system from a file: its usage is exact and cheap to measure."""
     file, place = folder / f"{name}.ext4", folder / name
     file.touch()
     os.truncate(file, ROOM)
@@ -140,11 +141,11 @@ def _watched(place: Path, build: Callable[[], Path]) -> Seen:
     os.sync()
     peak, ended, before = [0], threading.Event(), _used(place)
 
-    def look() -> None:
-        while not ended.wait(LOOK):
+    def watch() -> None:
+        while not ended.wait(POLL):
             peak[0] = max(peak[0], _used(place) - before)
 
-    watching = threading.Thread(target=look)
+    watching = threading.Thread(target=watch)
     watching.start()
     start, spent = time.monotonic(), _processor()
     try:
@@ -157,23 +158,23 @@ def _watched(place: Path, build: Callable[[], Path]) -> Seen:
 
 
 def _processor() -> float:
-    """Seconds of all processes that were waited for (getrusage(2))."""
+    """Return the CPU seconds of all child processes that were waited for (getrusage(2))."""
     seen = resource.getrusage(resource.RUSAGE_CHILDREN)
     return seen.ru_utime + seen.ru_stime
 
 
 def _run(*words: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> None:
     log = Path(os.environ.get("KEYSTONE_BENCH_LOG", os.devnull))
-    with log.open("ab") as said:
+    with log.open("ab") as output:
         done = subprocess.run(
-            words, cwd=cwd, env=env, stdout=said, stderr=subprocess.STDOUT, check=False
+            words, cwd=cwd, env=env, stdout=output, stderr=subprocess.STDOUT, check=False
         )
     if done.returncode:
         raise SystemExit(f"{' '.join(map(str, words))}: exit code {done.returncode}; see {log}")
 
 
 def _checkout(place: Path) -> Path:
-    """A copy of this one, its recipe locked, and all that the lock names fetched."""
+    """Copy this checkout, lock the recipe, and download everything that the lock names."""
     copy = place / "checkout"
     for top in ("installer", "roles", "playbooks", "share", "images"):
         shutil.copytree(CHECKOUT / top, copy / top, symlinks=True)
@@ -195,7 +196,7 @@ def _keystone(checkout: Path, *words: str | Path, env: Mapping[str, str] = os.en
 
 
 def _ours(place: Path, checkout: Path) -> Side:
-    """What was fetched and compiled is the person's; the steps of a build are of this place."""
+    """Keystone's side: uses the user's cache of downloads and modules, but its own build steps."""
     own = place / "cache/keystone"
     own.mkdir(parents=True)
     for name in ("apt", "blobs", "installer", "modules"):
@@ -215,14 +216,14 @@ def _ours(place: Path, checkout: Path) -> Side:
     def role() -> Path:
         with (checkout / "roles/seed/tasks/main.yml").open("a") as tasks:
             tasks.write("# changed\n")
-        _keystone(checkout, "lock", RECIPE, "--keep-packages")  # another one, with the roles
+        _keystone(checkout, "lock", RECIPE, "--keep-packages")  # the installer has the new roles
         return build()
 
     return Side(lambda: None, {"cold": build, "settings": settings, "role": role})
 
 
 def _theirs(place: Path, recipe: Path) -> Side:
-    """Once before: what is fetched lies in its cache then. Its first system is made anew."""
+    """live-build's side: `empty` builds once to fill its download cache, then removes the rest."""
     locked = lock.load(recipe / LOCK)
     spec = yaml.safe_load((recipe / "image.yaml").read_text())["spec"]
     work = place / "live"
@@ -245,7 +246,7 @@ def _theirs(place: Path, recipe: Path) -> Side:
 
     def build() -> Path:
         _run("lb", "clean", cwd=work)
-        _run(*configure, cwd=work)  # what is cleaned forgets that it was configured
+        _run(*configure, cwd=work)  # `lb clean` removes the configured state
         _run("lb", "build", cwd=work)
         (image,) = work.glob("*.iso")
         return image
@@ -268,12 +269,12 @@ def _theirs(place: Path, recipe: Path) -> Side:
 
 
 def _mirror() -> str:
-    """Where this machine's own apt fetches Debian's packages."""
-    said = subprocess.run(
+    """Return the URI from which this machine's apt downloads Debian's packages."""
+    targets = subprocess.run(
         ["apt-get", "indextargets", "--format", "$(SITE) $(ORIGIN) $(LABEL) $(REPO_URI)"],
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
-    found = re.search(r"^\S+ Debian Debian (\S+)$", said, re.MULTILINE)
+    found = re.search(r"^\S+ Debian Debian (\S+)$", targets, re.MULTILINE)
     if not found:
-        raise SystemExit("apt on this machine knows no repository of Debian")
+        raise SystemExit("apt on this machine has no Debian archive in its sources")
     return found[1]

@@ -1,6 +1,6 @@
-"""The lab at native speed: machines that start, a site installed, joined, looked at, restored.
+"""Measure the lab at native speed: machine start, installation, second run, join, idle, restore.
 
-Container machines, three Primers and a worker, on the bundle that `make demo` makes. Needs root.
+It uses container machines, three Primers and a worker, and the bundle of `make demo`. Needs root.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 from measure import at_most
 
-from keystone.lab import cgroups, demo, nodes, saves, workload
+from keystone.lab import demo, nodes, workload
 from keystone.lab.carry import carry
-from keystone.lab.container import ContainerMachine
-from keystone.lab.machines import Lab
+from keystone.lab.machines import cgroups, saves
+from keystone.lab.machines.container import ContainerMachine
+from keystone.lab.machines.lab import Lab
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ IDLE_SECONDS = 60.0
 
 
 def rows() -> Iterator[Row]:
-    """Bring a site up from nothing, measure what people wait for, remove it."""
+    """Install a site, measure the steps that users wait for, and remove the site."""
     bundle = carry(Lab("").folder)
     lab = Lab("bench", kind="container")
     lab.down(purge=True)
@@ -57,7 +58,7 @@ def _restored(lab: Lab) -> None:
 
 
 def _idle(lab: Lab) -> Row:
-    """What four machines take of a core when nobody asks them for anything."""
+    """Measure the CPU usage of an idle site of four machines, in cores."""
     machines = [m for m in lab.machines([*PRIMERS, WORKER]) if isinstance(m, ContainerMachine)]
     before, start = sum(map(_used, machines)), time.monotonic()
     time.sleep(IDLE_SECONDS)
@@ -66,7 +67,7 @@ def _idle(lab: Lab) -> Row:
 
 
 def _used(machine: ContainerMachine) -> float:
-    """Seconds of processor time that its processes have taken."""
+    """Return the CPU seconds of a machine's processes."""
     return cgroups.processor_seconds(machine.groups())
 
 

@@ -1,4 +1,4 @@
-"""How something is measured: a row of the table, a command as a process, works in turns."""
+"""Measuring: rows of the table, commands as processes, alternating measurements."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 ROUNDS = 5
 LIMIT = 96
-"""MiB resident."""
+"""Limit of resident memory in MiB."""
 PROBE = """
 import json, resource, subprocess, sys, time
 start = time.monotonic()
@@ -30,7 +30,7 @@ print(json.dumps([time.monotonic() - start,
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. ours and theirs as a person says them; value is compared to target."""
+    """One row of the table. ours, theirs: as text. value: a number to compare with target."""
 
     what: str
     ours: str
@@ -42,14 +42,14 @@ class Row:
 
 
 def at_most(what: str, value: float, limit: float, unit: str, shown: str = "") -> Row:
-    """A row of something that must not be larger. shown: the value as people say it."""
+    """Make a row of a value with an upper limit. shown: the value as text."""
     ours = shown or f"{value:.0f} {unit}"
     target = f"<= {limit:g} {unit}"
     return Row(what, ours, "limit", f"{limit:g} {unit}", round(value, 3), target, value <= limit)
 
 
 def at_least(what: str, ours: str, beside: str, theirs: str, ratio: tuple[float, float]) -> Row:
-    """A row of something that must be as fast as another. ratio: what it is, what is asked for."""
+    """Make a row of a speed compared to another. ratio: the measured and the required ratio."""
     value, target = ratio
     return Row(what, ours, beside, theirs, round(value, 2), f">= {target:g}", value >= target)
 
@@ -59,9 +59,9 @@ def run(*words: str | Path, cwd: Path | None = None) -> None:
 
 
 def keystone(folder: Path, *words: str | Path) -> tuple[float, float]:
-    """Seconds and peak MiB of a command, or of a child that it waited for where that had more.
+    """Run a command; return its seconds and peak MiB, the largest of it and its children.
 
-    A small process in between: a child starts with its parent's peak.
+    A small process starts the command, because a child inherits its parent's peak.
     """
     env = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache"), "NO_PROXY": "*"}
     done = subprocess.run(
@@ -75,13 +75,13 @@ def keystone(folder: Path, *words: str | Path) -> tuple[float, float]:
 
 
 def memory(what: str, folder: Path, *words: str | Path) -> Row:
-    """The row of a command's peak."""
+    """Make a row of a command's peak memory."""
     _, peak = keystone(folder, *words)
     return at_most(f"memory, {what}", peak, LIMIT, "MiB")
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Seconds, with nothing left to write from before."""
+    """Return the seconds of `work`, after flushing earlier writes to disk."""
     os.sync()
     start = time.monotonic()
     work()
@@ -89,7 +89,7 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def best(*works: Callable[[], float], rounds: int = ROUNDS) -> list[float]:
-    """The least seconds of each, measured in turns."""
+    """Return the least seconds of each, measured alternately."""
     return [
         min(found) for found in zip(*([w() for w in works] for _ in range(rounds)), strict=True)
     ]

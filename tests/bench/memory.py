@@ -1,4 +1,4 @@
-"""Peak memory of every verb that sees every byte: by bytes, by number of blobs, by SBOMs."""
+"""Measure the peak memory of verbs that read all bytes: by bytes, number of blobs, SBOMs."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ PARTS = 10
 
 
 def of(made: Made, label: str) -> Iterator[Row]:
-    """Create, verify, ingest, split, join. Takes three times the bundle's size of disk, at most.
+    """Measure create, verify, ingest, split, join. Needs at most 3 times the bundle's size of disk.
 
-    The bundle is gone after it, and so is what was made of it.
+    Removes the bundle and everything made from it.
     """
     folder, bundle = made.folder, made.bundle
     pin = ("--root-fingerprint", made.fingerprint)
@@ -40,12 +40,12 @@ def of(made: Made, label: str) -> Iterator[Row]:
     yield memory(f"join, {label}", folder, "bundle", "join", "parts", "-o", bundle)
     bundle.unlink()
     next((folder / "parts").glob("*.004")).unlink()
-    yield memory(f"join, a part lost, {label}", folder, "bundle", "join", "parts", "-o", bundle)
+    yield memory(f"join, lost part, {label}", folder, "bundle", "join", "parts", "-o", bundle)
     shutil.rmtree(folder)
 
 
 def by_bytes(folder: Path, *, large: bool) -> Iterator[Row]:
-    """Few blobs of many bytes. What is large is sparse in its files, and zeros in its bundle."""
+    """Measure few large blobs. The largest are sparse files, which are zeros in the bundle."""
     yield from of(workload.make(folder / "small", 10**8), "0.1 GB")
     yield from of(workload.make(folder / "middle", 10**9), "1 GB")
     if large:
@@ -53,16 +53,16 @@ def by_bytes(folder: Path, *, large: bool) -> Iterator[Row]:
 
 
 def by_blobs(folder: Path) -> Iterator[Row]:
-    """Many blobs of few bytes."""
+    """Measure many small blobs."""
     for count in (5_000, 15_000):
         yield from of(workload.many(folder / str(count), count), f"{count:,} blobs")
 
 
 def of_sboms(folder: Path) -> Iterator[Row]:
-    """A create that makes SBOMs and provenance anew, after looking into every blob."""
+    """Measure a create that scans every blob to make SBOMs and provenance again."""
     for count in (200, 600):
         made = workload.described(folder / f"sbom-{count}", count)
-        what = f"create, SBOMs anew, {count} blobs, {4 * count} packages"
+        what = f"create with new SBOMs, {count} blobs, {4 * count} packages"
         yield memory(what, made.folder, "bundle", "create", "bench.lock.json", "--keys", "keys",
                      "-o", made.bundle)  # fmt: skip
         shutil.rmtree(made.folder)

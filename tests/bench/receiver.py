@@ -1,7 +1,7 @@
-"""A store of sparse blobs at a receiver, and locks that differ from it: what deltas are made of.
+"""A receiver's store of sparse blobs, and locks that differ from it, to make deltas from.
 
-The blobs of the store are holes but for their first bytes; what changes is real noise, as layers
-are. Real disk: about a tenth of the size.
+Except for their first bytes, the blobs of the store are holes; changed layers are random bytes, as
+compressed layers are. It takes about a tenth of the nominal size on disk.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from workload import CREATED, MIB, OCI
 from keystone.bundle import media
 from keystone.bundle.model import Digest, Item
 from keystone.packager import lock as locks
-from keystone.packager import writer
+from keystone.packager import members, pack
 from keystone.packager.keys import keys
 from keystone.packager.lock import Lock, LockedBlob
 from keystone.packager.sources.upstream import Sources
@@ -31,7 +31,7 @@ LAYER = f"{OCI}.layer.v1.tar"
 
 
 class Receiver:
-    """A lock of 100 images of 5 layers, `total` bytes in all, and a store that has them."""
+    """A lock of 100 images with 5 layers each, `total` bytes in all, and a store with them."""
 
     def __init__(self, folder: Path, total: int) -> None:
         folder.mkdir()
@@ -46,12 +46,12 @@ class Receiver:
         self._fill(self.lock(1))
 
     def change(self, *places: tuple[int, int]) -> None:
-        """Other layers, of noise, at these images and layers."""
+        """Replace layers by random bytes. places: (image, layer)."""
         for place in places:
             self.layers[place] = self._blob(b"changed %d/%d" % place, real=True)
 
     def lock(self, number: int) -> Path:
-        """The lock of what the layers are now."""
+        """Write a lock of the current layers; return its path."""
         items, blobs = [], dict[str, LockedBlob]()
         for image in range(IMAGES):
             layers = [self.layers[image, layer] for layer in range(LAYERS)]
@@ -77,7 +77,7 @@ class Receiver:
         return path
 
     def _blob(self, start: bytes, *, real: bool) -> str:
-        """A layer: a hole behind its first bytes, or noise. Returns its digest in hex."""
+        """Write a layer: `start` and a hole, or random bytes (real). Return its digest in hex."""
         part = self.folder / "part"
         seen = hashlib.sha256()
         chance = random.Random(start)
@@ -94,13 +94,13 @@ class Receiver:
         return seen.hexdigest()
 
     def _fill(self, lock: Path) -> None:
-        """The store as an ingest of the whole bundle leaves it, without writing all of it."""
+        """Make the store as ingesting the bundle would, without writing all bytes."""
         store, trust = self.folder / "store", self.folder / "trust"
         (store / "blobs/sha256").mkdir(parents=True)
         (store / "metadata").mkdir()
         supply = Supply(self.folder, Sources())
         targets = b""
-        for part in writer.plan(locks.load(lock), writer.Signing(self.folder / "keys"), supply):
+        for part in pack.plan(locks.load(lock), members.Signing(self.folder / "keys"), supply):
             name = part.name.rpartition("/")[2]
             source = self.folder / name
             if part.name.startswith("blobs/") and source.exists():
@@ -116,7 +116,7 @@ class Receiver:
 
 
 def accept(trust: Path, targets: bytes) -> None:
-    """Have this host remember that it accepted the bundle with this list."""
+    """Record that this host accepted the bundle with this targets.json."""
     trust.mkdir()
     accepted = {"number": 1, "created": CREATED.isoformat(),
                 "digest": f"sha256:{hashlib.sha256(targets).hexdigest()}"}  # fmt: skip

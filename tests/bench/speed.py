@@ -1,4 +1,4 @@
-"""How fast: beside skopeo and tar, beside OpenSSL, beside the disk."""
+"""Measure speed, compared to skopeo and tar, to OpenSSL, and to the disk."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def verify(made: Made) -> Row:
-    """Every byte checked, against OpenSSL hashing the same blobs on all cores."""
+    """Compare verifying a bundle with OpenSSL hashing the same blobs on all cores."""
     names = "\0".join(map(str, made.blobs)).encode()
     pin = trust.Pin(fingerprint=made.fingerprint)
     nowhere = made.folder / "nowhere"
@@ -43,9 +43,9 @@ def verify(made: Made) -> Row:
 
 
 def raw_copy(source: Path, target: Path) -> float:
-    """Seconds to write a file's bytes one after the other, and to have them on the disk.
+    """Copy a file sequentially and fsync it; return the seconds.
 
-    The same bytes as ours, out of the same page cache, on the same file system.
+    It copies the same bytes from the page cache to the same file system as Keystone.
     """
 
     def copy() -> None:
@@ -61,7 +61,7 @@ def raw_copy(source: Path, target: Path) -> float:
 
 
 def ingest(made: Made) -> Row:
-    """Staged bytes into the store, against the disk's own speed."""
+    """Compare ingesting a bundle into the store with the disk's speed."""
     pin = trust.Pin(fingerprint=made.fingerprint)
     target = made.folder / "store"
 
@@ -71,14 +71,14 @@ def ingest(made: Made) -> Row:
         shutil.rmtree(target)
         return seconds
 
-    raw_copy(made.bundle, made.folder / "raw")  # all of it into the page cache
+    raw_copy(made.bundle, made.folder / "raw")  # reads all of it into the page cache
     us, limit = best(ours, lambda: raw_copy(made.bundle, made.folder / "raw"))
     return at_least("ingest", rate(made.size, us), "sequential copy + fsync",
                     rate(made.size, limit), (limit / us, 0.85))  # fmt: skip
 
 
 def create(folder: Path) -> Iterator[Row]:
-    """A bundle out of a real registry, against skopeo into one layout, and tar of that."""
+    """Compare creating a bundle from a real registry with skopeo to a layout, and tar of that."""
     with workload.registry(folder) as (mirror, refs):
         head = "apiVersion: keystone/v1alpha1\nkind: BundleDefinition\nmetadata: {name: bench}\n"
         images = "".join(f"    - {{ref: '{ref}', group: node}}\n" for ref in refs)
@@ -116,7 +116,7 @@ def create(folder: Path) -> Iterator[Row]:
 
 
 def skopeo(folder: Path, registry: str, refs: list[str]) -> None:
-    """What a packager would do without us; the tar is synced, as ours is."""
+    """Do what packagers do without Keystone; sync the tar, as Keystone does."""
     for ref in refs:
         name = ref.rpartition("/")[2].replace(":", "-")
         run("skopeo", "copy", "--all", "--src-tls-verify=false", f"docker://{registry}/{ref}",

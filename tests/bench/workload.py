@@ -1,4 +1,4 @@
-"""Things to measure with: bundles of a given size, and a real registry full of images."""
+"""Workloads for measurements: bundles of a given size, and a real registry with images."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from measure import MIB
 
 from keystone.bundle import media
 from keystone.bundle.model import Digest, Item
-from keystone.lab import mirror
-from keystone.lab.catalogue import Image
-from keystone.lab.images import Blob, Built
-from keystone.lab.upstream import Upstream
-from keystone.packager import lock, writer
+from keystone.lab.mirror import serve
+from keystone.lab.mirror.catalogue import Image
+from keystone.lab.mirror.images import Blob, Built
+from keystone.lab.mirror.upstream import Upstream
+from keystone.packager import lock, members, pack
 from keystone.packager.keys import keys
 from keystone.packager.sbom import describe
 from keystone.packager.sources.upstream import Sources
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 CREATED = datetime(2026, 11, 20, 12, tzinfo=UTC)
 SHARES = (0.25, 0.15, 0.1)
-"""Of all bytes, in the largest blobs: kubelet and a few images make up half of a real bundle."""
+"""The largest blobs' shares of all bytes: kubelet and a few images are half of a real bundle."""
 IMAGES = 12
 IMAGE_BYTES = 66 * MIB
 OCI = "application/vnd.oci.image"
@@ -42,7 +42,7 @@ OCI = "application/vnd.oci.image"
 
 @dataclass(frozen=True)
 class Made:
-    """A bundle, and the folder with its lock, keys and blobs."""
+    """A bundle, and the folder with its lock, keys and blobs. size: of the bundle in bytes."""
 
     folder: Path
     bundle: Path
@@ -51,12 +51,12 @@ class Made:
 
     @property
     def blobs(self) -> list[Path]:
-        """Its blobs as files, the largest first."""
+        """The blobs as files, the largest first."""
         return sorted((self.folder / "files").iterdir(), key=lambda path: -path.stat().st_size)
 
 
 def sizes(total: int) -> list[int]:
-    """How large the blobs are: a few large ones, many of some MiB, 100 small ones."""
+    """Return sizes of blobs in bytes: a few large ones, many of some MiB, 100 small ones."""
     rng = random.Random(total)
     found = [int(total * share) for share in SHARES]
     found += [rng.randint(10_000, 200_000) for _ in range(100)]
@@ -66,7 +66,7 @@ def sizes(total: int) -> list[int]:
 
 
 def local_lock(folder: Path, total: int, *, sparse: bool) -> lock.Lock:
-    """A lock of files that lie in `folder`/files. sparse: holes instead of random bytes."""
+    """Write files to `folder`/files and return their lock. sparse: holes, not random bytes."""
     (folder / "files").mkdir(parents=True)
     items, blobs = [], []
     for number, size in enumerate(sizes(total)):
@@ -86,22 +86,22 @@ def local_lock(folder: Path, total: int, *, sparse: bool) -> lock.Lock:
 
 
 def make(folder: Path, total: int, *, sparse: bool = False) -> Made:
-    """A bundle of about `total` bytes."""
+    """Make a bundle of about `total` bytes."""
     found = local_lock(folder, total, sparse=sparse)
     (folder / "bench.lock.json").write_bytes(lock.dump(found))
     fingerprint = keys.init(folder / "keys", None, CREATED)
     output = folder / "bench.tar"
-    done = writer.create(found, folder, output, writer.Signing(folder / "keys"), Sources())
+    done = pack.bundle(found, folder, output, members.Signing(folder / "keys"), Sources())
     return Made(folder, output, fingerprint, done.size)
 
 
 def many(folder: Path, count: int) -> Made:
-    """A lock of so many small blobs; the bundle is still to be made."""
+    """Make a lock of `count` small blobs, without the bundle."""
     return _ready(folder, [b"blob %d " % number * 100 for number in range(count)])
 
 
 def described(folder: Path, count: int) -> Made:
-    """A lock of so many archives with four packages each, and its SBOMs, of which none is kept."""
+    """Make a lock of `count` archives with four packages each, and its SBOMs, without a cache."""
     made = _ready(folder, [archive(number) for number in range(count)])
     path = folder / "bench.lock.json"
     with mock.patch.dict(os.environ, {"XDG_CACHE_HOME": str(folder / "cache")}):
@@ -111,7 +111,7 @@ def described(folder: Path, count: int) -> Made:
 
 
 def archive(number: int) -> bytes:
-    """A tar in which dpkg says that four packages are installed."""
+    """Return a tar with a dpkg status file that lists four installed packages."""
     stanza = "Package: p{}-{}\nStatus: install ok installed\nVersion: 1\nArchitecture: amd64\n"
     text = "\n".join(stanza.format(number, which) for which in range(4)).encode()
     member = tarfile.TarInfo("var/lib/dpkg/status")
@@ -123,7 +123,7 @@ def archive(number: int) -> bytes:
 
 
 def _ready(folder: Path, contents: Iterable[bytes]) -> Made:
-    """A lock of these blobs, and keys."""
+    """Write a lock of these blobs, and keys."""
     (folder / "files").mkdir(parents=True)
     items, blobs = [], []
     for number, data in enumerate(contents):
@@ -139,7 +139,7 @@ def _ready(folder: Path, contents: Iterable[bytes]) -> Made:
 
 
 def random_image(blobs: Path, number: int) -> tuple[Image, Built]:
-    """One image of two layers of random bytes."""
+    """Make an image of two layers of random bytes."""
 
     def keep(data: bytes) -> Blob:
         digest = hashlib.sha256(data).hexdigest()
@@ -170,9 +170,9 @@ def random_image(blobs: Path, number: int) -> tuple[Image, Built]:
 
 
 @contextmanager
-def registry(folder: Path) -> Iterator[tuple[mirror.Mirror, list[str]]]:
-    """A real registry (CNCF distribution) with 12 images of 66 MiB, and their references."""
+def registry(folder: Path) -> Iterator[tuple[serve.Mirror, list[str]]]:
+    """Run a real registry (CNCF distribution) with 12 images of 66 MiB; give their references."""
     blobs = folder / "upstream/blobs"
     images = tuple(random_image(blobs, number) for number in range(IMAGES))
-    with mirror.serve(Upstream({}, (), images, blobs)) as found:
+    with serve.serve(Upstream({}, (), images, blobs)) as found:
         yield found, [image.ref for image, _ in images]

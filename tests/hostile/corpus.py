@@ -1,4 +1,4 @@
-"""All of the hostile corpus: the families of input, their classes, and who reads them."""
+"""The hostile corpus: the families of input, their classes and their readers."""
 
 from __future__ import annotations
 
@@ -20,32 +20,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Family:
-    """One kind of input. codes: the codes that a class may meet: its own, and those of what a
-    reader sees before. readers: who is given it; see reader_process.py."""
+    """One kind of input.
+
+    codes: the allowed error codes of each class: its own, and those of earlier checks. readers: see
+    reader_process.py.
+    """
 
     name: str
     classes: Mapping[str, Maker]
     codes: Mapping[str, frozenset[str]]
-    honest: Maker
+    valid: Maker
     readers: tuple[str, ...]
 
     def class_of(self, number: int) -> str:
-        """The classes take turns."""
+        """The class of a variant: classes alternate by number."""
         names = tuple(self.classes)
         return names[number % len(names)]
 
-    def variant(self, seed: int, number: int, *, honest: bool = False) -> tuple[str, Variant]:
-        """The variant with this number: all but its class comes from the seed."""
-        # As the first family had it before there were others: its variants keep their numbers.
+    def variant(self, seed: int, number: int, *, valid: bool = False) -> tuple[str, Variant]:
+        """Name of the class, and the variant; all except the class depends on the seed."""
+        # Without a prefix for the first family, so its variants keep their numbers.
         prefix = "" if self.name == "bundle" else f"{self.name} "
-        if honest:
-            return "honest", self.honest(random.Random(f"{prefix}honest {seed} {number}"))
+        if valid:
+            return "valid", self.valid(random.Random(f"{prefix}honest {seed} {number}"))
         name = self.class_of(number)
         return name, self.classes[name](random.Random(f"{prefix}{seed} {number}"))
 
 
 FAMILIES = {
-    name: Family(name, found.CLASSES, found.CODES, found.honest, readers)
+    name: Family(name, found.CLASSES, found.CODES, found.valid, readers)
     for name, found, readers in (
         ("bundle", variants, ("verify", "ingest")),
         ("delta", delta_variants, ("verify", "ingest")),

@@ -1,7 +1,7 @@
-"""A store, the bundle after it, and the delta between: built from parts, so any can be made wrong.
+"""A store, the next bundle and the delta between them; a test can make any part wrong.
 
-As in kit.py nothing here uses the packager's code: frames, patches and unfolded gzip files are put
-together from what docs/reference/bundle-format.md says of them.
+As kit.py, this module does not use the packager's code: it makes frames, patches and unfolded gzip
+files as docs/reference/bundle-format.md describes them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from kit import CREATED, Draft, Entry, Json, compact, honest_root, pack, sha
+from kit import CREATED, Draft, Entry, Json, compact, pack, sha, valid_root
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 HEADS = ("metadata/targets.json", "keystone.json", "index.json")
-"""What a have-list carries, and the head's frames are made against."""
+"""Files in a have-list, against which the head's frames are made."""
 HEADER = struct.Struct("<QII")
 WINDOW = zstd.CompressionParameter.window_log
 
 
 def squeeze(data: bytes, old: bytes = b"", window: int = 22) -> bytes:
-    """One zstd frame, against `old` as its prefix."""
+    """One zstd frame with `old` as prefix."""
     options = {WINDOW: window}
     if len(old) < 8:
         return bytes(zstd.compress(data, options=options))
@@ -41,7 +41,7 @@ def squeeze(data: bytes, old: bytes = b"", window: int = 22) -> bytes:
 
 
 def wide(data: bytes) -> bytes:
-    """A frame that wants a window of 128 MiB."""
+    """A frame that needs a window of 128 MiB."""
     engine = zstd.ZstdCompressor(options={WINDOW: 27})
     return bytes(engine.compress(data) + engine.flush())
 
@@ -53,7 +53,7 @@ def segment(new: bytes, old: bytes, offset: int = 0) -> bytes:
 
 
 def record(kind: bytes, payload: bytes) -> bytes:
-    """Of an unfolded gzip file."""
+    """A record of an unfolded gzip file."""
     return struct.pack("<cI", kind, len(payload)) + payload
 
 
@@ -65,7 +65,7 @@ GZIP = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
 
 
 def stored(content: bytes) -> tuple[bytes, bytes]:
-    """A gzip file of stored blocks, and what it is unfolded (RFC 1951, 3.2.4)."""
+    """A gzip file of stored blocks, and its unfolded form (RFC 1951, 3.2.4)."""
     file, records = GZIP, record(b"R", GZIP)
     for at in range(0, len(content), 60_000):
         piece = content[at : at + 60_000]
@@ -87,7 +87,7 @@ def changed(rng: random.Random, data: bytes) -> bytes:
 
 @dataclass
 class Patch:
-    """A patched member: what it makes, of what, in which form, and the bytes that are carried."""
+    """A patched member. name: the result; source: digest of the old blob; data: the patch."""
 
     name: str
     source: str
@@ -97,11 +97,11 @@ class Patch:
 
 @dataclass
 class Journey:
-    """What a site has (base), what it gets (full), and the delta on the way (outer signs it).
+    """A site's bundle (base), the next one (full), and the delta between them (signed by outer).
 
     describe: hooks on delta.json. frames: hooks on a frame of the head, by name. members: hooks on
-    the delta's contents before they are signed. entries: the same on the archive, after. lost,
-    odd: blobs that the store has not, or not as files (name to what is there). store: other files.
+    the delta's contents before signing. entries: hooks on the archive after signing. odd: store
+    blobs that are missing or not files, by name. store: other files of the store.
     """
 
     rng: random.Random
@@ -151,7 +151,7 @@ class Journey:
             if not name.startswith("metadata/") and name not in {*HEADS, "oci-layout"}:
                 continue
             old = base[name] if name in HEADS else b""
-            frame = b"" if data == honest_root() else squeeze(data, old)
+            frame = b"" if data == valid_root() else squeeze(data, old)
             frame = self.frames.get(name, bytes)(frame)
             source = f"sha256:{sha(old)}" if old else ""
             files.append({"name": name, "size": len(data), "digest": f"sha256:{sha(data)}",
@@ -190,7 +190,7 @@ class Journey:
         return pack(entries, self.outer.mtime)
 
     def site(self) -> dict[str, bytes]:
-        """The store and the memory of the site, by path."""
+        """The store and trust folder of the site, by path."""
         base = self.base_files()
         found = {f"store/{name}": data for name, data in base.items() if name != "keystone.json"}
         found["store/metadata/keystone.json"] = base["keystone.json"]
@@ -199,12 +199,12 @@ class Journey:
                     "digest": f"sha256:{sha(base[HEADS[0]])}", "keys": [self.base.release.public],
                     } | self.accepted  # fmt: skip
         found["trust/accepted.json"] = compact(accepted)
-        found["trust/root.json"] = honest_root()
+        found["trust/root.json"] = valid_root()
         found.update({f"store/{name}": data for name, data in self.store.items()})
         return {path: data for path, data in found.items() if path not in self.away()}
 
     def away(self) -> dict[str, str]:
-        """What is there instead of a file, by path; "" is nothing."""
+        """The type of path that replaces a file, by path; "" for a missing file."""
         return {f"store/blobs/sha256/{name}": kind for name, kind in self.odd.items()}
 
 

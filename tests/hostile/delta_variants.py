@@ -1,4 +1,4 @@
-"""Hostile deltas, by the classes U01 to U16 (updates); a function a class, as in variants.py."""
+"""Hostile deltas, in the classes U01 to U16 (updates); a function per class, as in variants.py."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 STORE_ONLY = ("ingest",)
-"""What only the store shows: `bundle verify` of a delta alone knows nothing of it."""
+"""Readers of variants that only the store can detect, not `bundle verify` of the delta alone."""
 SEGMENT = 2 << 20
 SKIPPED = struct.pack("<II", 0x184D2A50, 10) + bytes(10)
 """A skippable frame (RFC 8878, 3.1.2)."""
 EMPTY_BITS = (b"", b"\1", b"\xff\xff\0")
 FRAMED = ("metadata/timestamp.json", "metadata/snapshot.json", *HEADS[:2])
-"""What the store has not: a frame of what it has is not looked at."""
+"""Files that the store lacks: readers skip the frame of a file that the store has."""
 NUMBERS = (-1, True, None, "7", 1.5, 2**53, 10**30, [], {})
 ROLES = ("timestamp", "snapshot", "targets")
 
 
 def sent(made: Journey, note: str, *readers: str) -> Variant:
-    """The delta, and the site that it comes to."""
+    """The delta, and the site that receives it."""
     data, away = made.build(), made.away()
     return Variant(
         data, note, files=made.site(), odd={path: kind for path, kind in away.items() if kind},
@@ -37,7 +37,7 @@ def sent(made: Journey, note: str, *readers: str) -> Variant:
 
 
 def u01(rng: random.Random) -> Variant:
-    """A description that is not plain, or of another kind"""
+    """An invalid description, or one of another kind"""
     made = Journey(rng)
     kind = rng.randrange(5)
     bad = rng.choice(NUMBERS)
@@ -76,7 +76,7 @@ def u01(rng: random.Random) -> Variant:
 
 
 def u02(rng: random.Random) -> Variant:
-    """A description that names something twice, or more than there can be"""
+    """A description with duplicates, or with more entries than the limit"""
     made = Journey(rng)
     kind = rng.randrange(6)
     if kind == 0:
@@ -84,7 +84,7 @@ def u02(rng: random.Random) -> Variant:
     elif kind == 1:
         made.describe.append(lambda d: d["patches"].append(rng.choice(d["patches"])))
     elif kind == 2:
-        # One patch that makes two things.
+        # One patch for two members.
         made.describe.append(lambda d: d["patches"][0].update(member=d["patches"][1]["member"]))
     elif kind == 3:
         root = {"size": 8_000_000, "digest": f"sha256:{sha(bytes(8_000_000))}", "source": ""}
@@ -105,7 +105,7 @@ def u02(rng: random.Random) -> Variant:
 
 
 def u03(rng: random.Random) -> Variant:
-    """Names in the description that lead out, or have no place there"""
+    """Names in the description that leave the folder, or are not allowed there"""
     made = Journey(rng)
     odd = [one.decode("latin-1") for one in ODD]
     name = rng.choice([*OUTSIDE, *odd, "metadata/../../etc/cron.d/x", "metadata/0.root.json",
@@ -127,7 +127,7 @@ def u03(rng: random.Random) -> Variant:
 
 
 def u04(rng: random.Random) -> Variant:
-    """A signed list of a delta with what no delta has, or without what each has"""
+    """A delta's signed list with forbidden members, or without required ones"""
     made = Journey(rng)
     kind = rng.randrange(5)
 
@@ -146,13 +146,13 @@ def u04(rng: random.Random) -> Variant:
             members.insert(1, members.pop(3))
 
     made.members.append(change)
-    # The order is the store's to refuse: verify reads the description where it lies.
+    # Only ingest refuses a wrong order: verify finds the description at any position.
     readers = STORE_ONLY if kind in {2, 4} else ()
     return sent(made, ("member", "no head", "order", "no patch", "late")[kind], *readers)
 
 
 def u05(rng: random.Random) -> Variant:
-    """Frames of the head that lie, or become more than they may"""
+    """Head frames with false headers, or that exceed their size"""
     made = Journey(rng)
     name = rng.choice(FRAMED)
     plain = b"x" * rng.randint(1, 5000)
@@ -179,7 +179,7 @@ def u05(rng: random.Random) -> Variant:
 
 
 def _other(made: Journey, rng: random.Random, **words: Any) -> Draft:
-    """Another bundle than the one that the delta speaks of, as its head."""
+    """Use another bundle than the described one for the head."""
     draft = Draft(
         random.Random(rng.random()), **{"number": 8, "created": made.full.created, **words}
     )
@@ -190,7 +190,7 @@ def _other(made: Journey, rng: random.Random, **words: Any) -> Draft:
 
 
 def u06(rng: random.Random) -> Variant:
-    """The head of another bundle than the delta says that it makes"""
+    """The head of another bundle than the one in the description"""
     made = Journey(rng)
     kind = rng.randrange(4)
     if kind == 0:
@@ -207,7 +207,7 @@ def u06(rng: random.Random) -> Variant:
 
 
 def u07(rng: random.Random) -> Variant:
-    """Metadata in the head that are not to be believed"""
+    """Untrusted metadata in the head"""
     made = Journey(rng)
     stranger, role, kind = (
         Key("stranger", rng.randrange(1 << 30)),
@@ -225,7 +225,7 @@ def u07(rng: random.Random) -> Variant:
         moment = rng.choice(["2026-10-30T00:00:00Z", "1970-01-01T00:00:00Z", "never", 5])
         draft.edit[role] = lambda signed: signed.update(expires=moment)
     elif kind == 4:
-        # Before the file above names it, or after: what was signed, changed.
+        # Change a signed file, before or after the file above names its digest.
         hooks = rng.choice([draft.after, draft.late])
         hooks[role] = lambda data: _signature(rng, data)
     else:
@@ -242,14 +242,14 @@ def _signature(rng: random.Random, data: bytes) -> bytes:
 
 
 def u08(rng: random.Random) -> Variant:
-    """Older than what the host accepted, the same number again, or a root from before a rotation"""
+    """Older than the accepted bundle, the same number again, or a root from before a rotation"""
     made = Journey(rng)
     kind = rng.randrange(4)
     readers: tuple[str, ...] = ()
     if kind == 0:
         made.accepted = {"number": rng.randint(9, 10**9), "digest": f"sha256:{sha(b'newer')}"}
     elif kind == 1:
-        # The delta may have an accepted number; the bundle that it makes may not.
+        # The delta may have the accepted number, but the bundle that it makes may not.
         made.accepted = {"number": 8, "digest": f"sha256:{sha(b'other')}"}
         readers = STORE_ONLY
     elif kind == 2:
@@ -257,7 +257,7 @@ def u08(rng: random.Random) -> Variant:
             [{"number": "x"}, {"created": "yesterday"}, {"digest": None, "number": None}]
         )
     else:
-        # The delta leads to a second root, which withdrew the key; the head does not know of it.
+        # The delta has a second root, which withdraws the key; the head lacks that root.
         first = made.outer.signed("root", made.outer.root_document())
         new, second = Key("release", 2), made.outer.root_document()
         second["version"] = 2
@@ -290,7 +290,7 @@ def u09(rng: random.Random) -> Variant:
 
 
 def u10(rng: random.Random) -> Variant:
-    """Blobs of the store that are folders, links, pipes, or of another size"""
+    """Store blobs that are folders, links, pipes, or have a wrong size"""
     made = Journey(rng)
     shared = [one for one in made.base.blobs if one in made.full.blobs]
     data = rng.choice([*shared, made.old, made.old_gz])
@@ -314,7 +314,7 @@ def _patched(made: Journey, at: int, data: bytes) -> None:
 
 
 def u11(rng: random.Random) -> Variant:
-    """Patches that become more than their target, less, or have no end"""
+    """Patches that give too much, too little, or have no end"""
     made = Journey(rng)
     old, new = made.old, made.new
     good = segment(new, old)
@@ -344,7 +344,7 @@ def u11(rng: random.Random) -> Variant:
 
 
 def _flood(rng: random.Random, piece: bytes, most: int = 6) -> bytes:
-    """Segments that hold the same few records again and again, small as a patch."""
+    """Segments that repeat a few records many times in a small patch."""
     data = piece * (SEGMENT // len(piece))
     one = HEADER.pack(0, 0, 0)[:-4]
     frame = squeeze(data)
@@ -352,7 +352,7 @@ def _flood(rng: random.Random, piece: bytes, most: int = 6) -> bytes:
 
 
 def u12(rng: random.Random) -> Variant:
-    """Unfolded gzip files that loop, grow, or are none"""
+    """Unfolded gzip files that loop, grow, or are invalid"""
     made = Journey(rng)
     start = record(b"R", GZIP)
     table = record(b"D", bits(17 + 3 * 19, rng.getrandbits(40)))
@@ -384,10 +384,10 @@ def u12(rng: random.Random) -> Variant:
 
 
 def _bad_source(rng: random.Random) -> Variant:
-    """A patch in form gzip of an old blob that is no gzip file, or one built to be slow."""
+    """A gzip patch against an old blob that is not gzip, or that is built to be slow."""
     made = Journey(rng)
     crc = bytes(8)
-    # Empty blocks of fixed codes: ten bits each, 1 00 then seven zeros for the end of the block.
+    # Empty blocks of fixed codes: ten bits each, 3 of the header and 7 zeros for the block's end.
     empty = int("0" * 7 + "010", 2)
     many = rng.randint(100_000, 400_000)
     loop = sum(empty << 10 * n for n in range(64)).to_bytes(80, "little") * (many // 64)
@@ -407,7 +407,7 @@ def _bad_source(rng: random.Random) -> Variant:
 
 
 def u13(rng: random.Random) -> Variant:
-    """Patches of the head, of what is carried or not part of the bundle; carried strangers"""
+    """Patches of the head, of carried members, or of foreign members; foreign members"""
     made = Journey(rng)
     kind = rng.randrange(6)
     if kind == 0:
@@ -428,7 +428,7 @@ def u13(rng: random.Random) -> Variant:
 
 
 def u14(rng: random.Random) -> Variant:
-    """A bundle that no bundle may be: a delta of a delta, or other names"""
+    """A forbidden result: a delta of a delta, or other names"""
     made = Journey(rng)
     name = rng.choice(["delta.json", "head", "x", "patches/x", "keystone-install2", "etc/passwd",
                        f"patches/{sha(b'x')}", "store", "state.json", ".lock"])  # fmt: skip
@@ -442,7 +442,7 @@ def u14(rng: random.Random) -> Variant:
 
 
 def u15(rng: random.Random) -> Variant:
-    """A delta whose bytes were changed, cut or extended"""
+    """A delta with changed, missing or additional bytes"""
     made = Journey(rng)
     kind = rng.randrange(4)
     data = made.build()
@@ -469,7 +469,7 @@ def u15(rng: random.Random) -> Variant:
 
 
 def u16(rng: random.Random) -> Variant:
-    """A bundle whose contents do not fit together, well signed and made of the store"""
+    """A correctly signed result with inconsistent contents"""
     made = Journey(rng)
     full, kind = made.full, rng.randrange(6)
     if kind == 0:
@@ -502,5 +502,5 @@ CODES = {
 }  # fmt: skip
 
 
-def honest(rng: random.Random) -> Variant:
-    return sent(Journey(rng), "honest")
+def valid(rng: random.Random) -> Variant:
+    return sent(Journey(rng), "valid")

@@ -1,12 +1,12 @@
-"""Drive hostile bundles, deltas, have-lists and parts through their readers, in a root of its own.
+"""Give hostile bundles, deltas, have-lists and parts to their readers, in a separate root.
 
     unshare --user --map-root-user --mount --pid --fork --mount-proc \\
         python tests/hostile/driver.py --count 300
 
-The root is a small file system in memory with things worth attacking in it (the canary); programs
-and libraries are there read-only. After each variant the canary must be what it was, byte for
-byte, name for name. Prints one JSON document: counts by class, what was refused with which code,
-the most seconds and bytes that one variant took, and everything that should not have happened.
+The root is a small file system in memory with files worth attacking (the canary); programs and
+libraries are mounted read-only. After each variant, the canary must be unchanged, in every byte and
+name. Prints one JSON document: counts by class and by error code, the maximum seconds and bytes of
+one variant, and all unexpected results.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import select
 import shutil
 import socket
 import stat
-import subprocess  # noqa: TID251 readers are other processes
+import subprocess  # noqa: TID251 readers are separate processes
 import sys
 import tempfile
 from collections import Counter, defaultdict
@@ -27,17 +27,17 @@ from pathlib import Path
 from typing import Any
 
 from corpus import FAMILIES, Family
-from kit import honest_root, sha
+from kit import sha, valid_root
 from variants import Variant
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
 SECONDS = 10
-"""Of processor time for one variant in one reader; an honest one takes 0.05 s. Thirty times
-that many by the clock is a reader that hangs; on a busy machine sixty seconds were not."""
+"""Maximum processor time of one variant in one reader; a valid one takes 0.05 s. A reader hangs
+when it needs thirty times as long by the clock; sixty seconds were too few on a busy machine."""
 BYTES = 96 << 20
 FRESH = 100
-"""Variants that one process reads."""
+"""Number of variants that one reader process handles."""
 STAGING = Path("/staging")
 CANARY = {
     "etc/passwd": "root:x:0:0::/root:/bin/sh\n", "etc/shadow": "root:*:\n", "etc/cron.d/keep": "x",
@@ -48,10 +48,10 @@ CANARY = {
 
 
 def build_root(size: str) -> None:
-    """Become the root of a new file system: canary, staging, and programs that cannot change."""
+    """Create the new root and enter it: canary, staging, and read-only programs."""
     root = Path(tempfile.mkdtemp(prefix="canary-"))
     run = lambda *words: subprocess.run(words, check=True)  # noqa: E731
-    # What fills the disk is noticed: a reader that is refused room does not refuse the bundle.
+    # A variant that fills the disk is noticed: the reader then fails with another error.
     run("mount", "-t", "tmpfs", "-o", f"mode=755,size={size}", "canary", str(root))
     for name, text in CANARY.items():
         path = root / name
@@ -82,7 +82,7 @@ SKIPPED = {"/proc", "/dev", "/staging", "/usr", "/lib", "/lib64", "/bin", sys.ba
 
 
 def canary() -> str:
-    """A digest of every name, type, mode, owner and byte outside staging."""
+    """A digest over every name, type, mode, owner and byte outside staging."""
     seen = hashlib.sha256()
     for folder, folders, files in os.walk("/"):
         folders[:] = sorted(f for f in folders if os.path.join(folder, f) not in SKIPPED)
@@ -98,7 +98,7 @@ def canary() -> str:
 
 
 def restore() -> None:
-    """After a reader wrote outside: the canary as it was."""
+    """Restore the canary after a reader wrote outside staging."""
     for folder in ("etc", "root/.ssh", "home", "var", "tmp", "opt", "srv"):
         shutil.rmtree(f"/{folder}", ignore_errors=True)
     for path in Path("/").iterdir():
@@ -111,7 +111,7 @@ def restore() -> None:
 
 
 class Helper:
-    """A process that answers lines of JSON; started again when it hangs or dies."""
+    """A process that answers lines of JSON; restarted when it hangs or dies."""
 
     def __init__(self, script: str) -> None:
         self.script = script
@@ -121,7 +121,7 @@ class Helper:
     def ask(self, task: dict[str, Any]) -> dict[str, Any]:
         self.asked += 1
         if self.process is not None and self.asked % FRESH == 0:
-            # The command is a process each time; here its memory would creep over thousands.
+            # A real command is a new process each time; here, memory would grow over thousands.
             self.process.kill()
             self.process.wait()
             self.process = None
@@ -148,14 +148,14 @@ class Helper:
 
 
 def place(variant: Variant) -> Path:
-    """The variant as a path that a person could give."""
+    """Create the variant in staging. Returns the path to give to a reader."""
     for name, data in variant.files.items():
         (STAGING / name).parent.mkdir(parents=True, exist_ok=True)
         (STAGING / name).write_bytes(data)
     for name, size in variant.fields.get("sizes", {}).items():
         os.truncate(STAGING / name, size)
     for name, kind in variant.odd.items():
-        strange(STAGING / name, kind)
+        make_special(STAGING / name, kind)
     if "path" in variant.fields:
         return STAGING / str(variant.fields["path"])
     path = STAGING / "bundle.tar"
@@ -177,8 +177,8 @@ def place(variant: Variant) -> Path:
     return path
 
 
-def strange(path: Path, kind: str) -> None:
-    """Something that is no file."""
+def make_special(path: Path, kind: str) -> None:
+    """Create a directory, a fifo, or a link to `kind`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     if kind == "fifo":
@@ -209,12 +209,12 @@ def task_for(variant: Variant, path: Path, what: str) -> dict[str, Any]:
         "want": variant.fields.get("want", ""),
         "do": what, "path": str(path), "other": str(STAGING / "other.tar"), "at": variant.at,
         "special": variant.special, "clock": variant.clock, "trust": str(trust),
-        "store": str(STAGING / "store"), "pin": variant.fields.get("pin", sha(honest_root())),
+        "store": str(STAGING / "store"), "pin": variant.fields.get("pin", sha(valid_root())),
     }  # fmt: skip
 
 
 def as_process(task: dict[str, Any], launcher: Helper) -> dict[str, Any]:
-    """The command itself, as an operator runs it."""
+    """Run the command, as an operator does."""
     words = {
         "verify process": ["bundle", "verify", task["path"]],
         "parts process": ["bundle", "verify", task["path"]],
@@ -251,7 +251,7 @@ def gnu_tar(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def made_links(target: Path) -> bool:
-    """Whether anything but plain files and folders was unpacked."""
+    """Whether anything except regular files and folders was unpacked."""
     for folder, folders, files in os.walk(target):
         for name in [*folders, *files]:
             found = os.lstat(os.path.join(folder, name))
@@ -263,11 +263,11 @@ def made_links(target: Path) -> bool:
 
 
 class Tally:
-    """What became of the variants."""
+    """Counts the results of the variants."""
 
-    def __init__(self, family: Family, *, honest: bool) -> None:
+    def __init__(self, family: Family, *, valid: bool) -> None:
         self.family = family
-        self.wanted = "accepted" if honest else "refused"
+        self.wanted = "accepted" if valid else "refused"
         self.classes: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
         self.wrong: list[dict[str, Any]] = []
         self.most = {"seconds": 0.0, "bytes": 0}
@@ -289,7 +289,7 @@ class Tally:
         if good and self.wanted == "refused":
             right = answer.get("code") in self.family.codes[name]
             good = right and answer["exit"] in {4, 5} and answer["shown"]
-        # Parts that are left may make up for a hostile one: then the bundle is the honest one.
+        # The other parts may replace a hostile one: then the joined bundle is the valid one.
         good = good or (answer["is"] == "whole" and not answer["outside"])
         if not good:
             self.wrong.append({"class": name, "reader": what, "note": note, **answer})
@@ -301,11 +301,11 @@ OTHERS = {"tar", "tarfile"}
 def drive(options: argparse.Namespace) -> dict[str, Any]:
     reader, launcher = Helper("reader_process.py"), Helper("measure.py")
     family = FAMILIES[options.family]
-    clean, tally = canary(), Tally(family, honest=options.honest)
+    clean, tally = canary(), Tally(family, valid=options.valid)
     for number in range(options.first, options.first + options.count):
         if options.only not in {"", family.class_of(number)}:
             continue
-        name, variant = family.variant(options.seed, number, honest=options.honest)
+        name, variant = family.variant(options.seed, number, valid=options.valid)
         for what in options.reader or family.readers:
             if variant.readers and what.removesuffix(" process") not in {*variant.readers, *OTHERS}:
                 continue
@@ -328,13 +328,13 @@ def drive(options: argparse.Namespace) -> dict[str, Any]:
 def read(
     what: str, variant: Variant, task: dict[str, Any], reader: Helper, launcher: Helper
 ) -> dict[str, Any]:
-    """Hand one variant over, where this reader can be given it."""
+    """Give one variant to a reader, unless this reader cannot read it."""
     if what in OTHERS and variant.special:
         return {"is": "skipped"}
     if "process" in what:
-        # A process has its own clock and memory of what it accepted, and no failing disk.
+        # A process uses the real clock, its own record of accepted bundles, and a working disk.
         odd = variant.clock or variant.special in {"swap", "error"} or variant.accepted is not None
-        # What is no file is a mistake of usage to a command that wants one; a device is not.
+        # For a command that needs a file, a directory is a usage error; a device is not.
         odd = odd or (what == "have process" and variant.special in {"directory", "missing"})
         odd = odd or (what == "verify process" and variant.fields.get("remembers"))
         return {"is": "skipped"} if odd else as_process(task, launcher)
@@ -348,7 +348,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--only", default="", help="one class, as B07")
-    parser.add_argument("--honest", action="store_true", help="the control group")
+    parser.add_argument("--valid", action="store_true", help="the control group")
     parser.add_argument(
         "--reader", action="append",
         help="verify, ingest, have, parts, each also with ' process'; join, tar, tarfile",
@@ -358,10 +358,10 @@ def main() -> None:
     if options.note:
         for number in range(options.first, options.first + options.count):
             family = FAMILIES[options.family]
-            name, variant = family.variant(options.seed, number, honest=options.honest)
+            name, variant = family.variant(options.seed, number, valid=options.valid)
             print(number, name, variant.note, variant.special, len(variant.data))
         return
-    # Parts fill the disk, which must be soon; a bundle that says it has 4 GiB must find the room.
+    # Parts must fill a small disk soon; a bundle that claims 4 GiB must find enough space.
     build_root("512m" if options.family == "parts" else "8g")
     print(json.dumps(drive(options)))
 

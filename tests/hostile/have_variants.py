@@ -1,4 +1,4 @@
-"""Hostile have-lists, by the classes L01 to L07; what `bundle create --have` reads from a site."""
+"""Hostile have-lists for `bundle create --have`, in the classes L01 to L07."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NUMBERS = (-1, True, None, "7", 2**53, 10**30, [], {}, 2**40, 10**9)
 
 
 class List:
-    """A have-list on its way. edit: the statement before it is signed; late: the line after."""
+    """A have-list to change. edit: hook on the statement before signing; late: on the line."""
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
@@ -71,7 +71,7 @@ def sent(made: List, note: str, **fields: Any) -> Variant:
 
 
 def l01(rng: random.Random) -> Variant:
-    """A first line that is not plain, too long, or none"""
+    """A first line that is invalid, too long, or missing"""
     made = List(rng)
     kind = rng.randrange(5)
     if kind == 0:
@@ -106,7 +106,7 @@ def l01(rng: random.Random) -> Variant:
 
 
 def l02(rng: random.Random) -> Variant:
-    """Signed by nobody, by a stranger, or not what was signed"""
+    """Not signed, signed by another key, or changed after signing"""
     made = List(rng)
     kind = rng.randrange(5)
     fields: Json = {}
@@ -122,7 +122,7 @@ def l02(rng: random.Random) -> Variant:
         made.late = lambda d: compact({**json.loads(d), "bundle": {
             "number": rng.randint(8, 99), "digest": made.digest}}) + b"\n"  # fmt: skip
     else:
-        # What the operator was told is nothing that a key is.
+        # The operator names text that is not a key.
         wrong = rng.choice(["", "x", "0" * 64, "f" * 64, None])
         made.edit = lambda s: s.update(key=wrong)
         fields = {"key": str(wrong)}
@@ -130,7 +130,7 @@ def l02(rng: random.Random) -> Variant:
 
 
 def l03(rng: random.Random) -> Variant:
-    """Sections that are none, or of another size"""
+    """Unknown sections, or sections of a wrong size"""
     made = List(rng)
     kind = rng.randrange(4)
     name = rng.choice(sorted(made.sections))
@@ -146,7 +146,7 @@ def l03(rng: random.Random) -> Variant:
 
 
 def l04(rng: random.Random) -> Variant:
-    """A frame that lies, or becomes more than it may"""
+    """A frame with a false header, or that exceeds its size"""
     made = List(rng)
     bomb = bytes(rng.randint(30_000_000, 200_000_000)) if rng.random() < 0.1 else b""
     found: list[Callable[[bytes], bytes]] = [
@@ -167,16 +167,16 @@ def l04(rng: random.Random) -> Variant:
     if kind < len(found):
         made.press = found[kind]
     elif kind == len(found):
-        # Another content than was signed.
+        # Other content than the signed one.
         made.behind = lambda d: rng.choice([flip(rng, d), d[:-1], d + b"x", b""])
     else:
-        # Nine million bytes that no have-list needs.
+        # Nine million bytes: above the limit.
         made.press = lambda _: rng.randbytes(9_000_000)
     return sent(made, str(kind))
 
 
 def l05(rng: random.Random) -> Variant:
-    """Digests that are none, twice, out of order, or too many"""
+    """Digests that are invalid, duplicate, out of order, or too many"""
     made = List(rng)
     lines = made.sections["blobs"].splitlines()
     at = rng.randrange(len(lines))
@@ -201,7 +201,7 @@ def l05(rng: random.Random) -> Variant:
 
 
 def l06(rng: random.Random) -> Variant:
-    """Files of a head that are not what they are called"""
+    """Head files with invalid content"""
     made = List(rng)
     kind = rng.randrange(4)
     if kind == 0:
@@ -230,7 +230,7 @@ def l06(rng: random.Random) -> Variant:
 
 
 def l07(rng: random.Random) -> Variant:
-    """Media that are no files, or have no end"""
+    """Media that are not files, or have no end"""
     special = rng.choice(["fifo", "directory", "socket", "/dev/zero", "/dev/null", "/dev/urandom",
         "/proc/self/mem", "/proc/self/environ", "missing", "dangling", "sparse", "empty",
     ])  # fmt: skip
@@ -254,5 +254,5 @@ CODES = {
 }  # fmt: skip
 
 
-def honest(rng: random.Random) -> Variant:
-    return sent(List(rng), "honest")
+def valid(rng: random.Random) -> Variant:
+    return sent(List(rng), "valid")

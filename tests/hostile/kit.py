@@ -1,7 +1,7 @@
-"""A small honest bundle, built from its parts, so that any part can be made wrong on the way.
+"""A small valid bundle, built step by step, so that a test can make any part wrong.
 
-Nothing here uses the packager's code: what signs and packs is written again, able to do what the
-packager refuses. The order is the signer's: contents, signed list, snapshot, timestamp, archive.
+This module does not use the packager's code: it implements signing and packing again, and can do
+things that the packager refuses. The order: contents, signed list, snapshot, timestamp, archive.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def compact(document: object) -> bytes:
 
 
 class Key:
-    """An Ed25519 key that is the same for the same name and seed."""
+    """An Ed25519 key, derived from a name and a seed."""
 
     def __init__(self, name: str, seed: int = 0) -> None:
         self.private = Ed25519PrivateKey.from_private_bytes(
@@ -58,7 +58,7 @@ class Key:
 
 @dataclass
 class Entry:
-    """A tar member with every field of its header open to change."""
+    """A tar member; every field of its header can be changed."""
 
     name: bytes
     data: bytes = b""
@@ -84,7 +84,7 @@ class Entry:
 
 
 def pack(entries: list[Entry], mtime: int) -> bytes:
-    """The archive, each member's data on a multiple of 4096 as the format wants it."""
+    """The archive, with each member's data at a multiple of 4096, as the format requires."""
     out = bytearray()
     for entry in entries:
         gap = (4096 - 512 - len(out)) % 4096
@@ -145,10 +145,11 @@ def chart(
 
 @dataclass
 class Draft:
-    """A bundle on its way. Everything is a plain value or a hook that a mutation may set.
+    """A bundle to change: mutations set plain values or hooks.
 
-    edit: a role's `signed` before it is signed. after: a role's file after that, before the next
-    file names its digest. late: the same when all is signed. raw: contents before the signed list.
+    edit: hooks on a role's `signed` before signing. after: hooks on a role's file after signing,
+    before the next file names its digest. late: the same after everything is signed. raw: hooks on
+    contents before the signed list.
     """
 
     rng: random.Random
@@ -188,7 +189,7 @@ class Draft:
         return item
 
     def replace(self, kind: str, data: bytes) -> None:
-        """Put other bytes in an item's place and sign them."""
+        """Replace the bytes of an item; they will be signed."""
         item = next(item for item in self.items if item["kind"] == kind)
         at = next(i for i, blob in enumerate(self.blobs) if f"sha256:{sha(blob)}" == item["digest"])
         self.blobs[at] = data
@@ -206,7 +207,7 @@ class Draft:
         self.set_image(compact(self.image_manifest))
 
     def set_image(self, manifest: bytes, index: bytes | None = None) -> None:
-        """(Again) the one image: its index, its manifest, its configuration and layer."""
+        """Set or replace the image: index, manifest, configuration and layer."""
         old = getattr(self, "_image_blobs", ())
         self.blobs = [blob for blob in self.blobs if blob not in old]
         child = self.descriptor(manifest, f"{OCI}.manifest.v1+json")
@@ -263,7 +264,7 @@ class Draft:
         return {"version": self.number, "length": len(data), "hashes": {"sha256": sha(data)}}
 
     def contents(self) -> list[tuple[str, bytes]]:
-        """Every member behind the metadata, in order."""
+        """All members after the metadata, in order."""
         self.manifest = {
             "apiVersion": "keystone/v1alpha1", "kind": "BundleManifest",
             "metadata": {"name": "small"}, "number": self.number, "items": self.items,
@@ -306,6 +307,6 @@ class Draft:
         return pack(self.entries(), self.mtime)
 
 
-def honest_root() -> bytes:
-    """The root that hosts pin: the one that every draft starts from."""
+def valid_root() -> bytes:
+    """The root that hosts pin: every draft starts from it."""
     return Draft(random.Random(0)).signed("root", Draft(random.Random(0)).root_document())

@@ -1,7 +1,7 @@
-"""Hostile parts of a bundle, by the classes P01 to P12; a function a class, as in variants.py.
+"""Hostile parts of a bundle, in the classes P01 to P13; a function per class, as in variants.py.
 
-What is cut is written again here, from docs/reference/bundle-format.md; reedsolo gives the factors
-of parity as the format names it.
+This module implements the split again from docs/reference/bundle-format.md; reedsolo gives the
+factors of parity, as the format specifies.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import random
 from typing import TYPE_CHECKING, Any
 
 import reedsolo
-from kit import Draft, Entry, Json, Key, honest_root, pack, sha
+from kit import Draft, Entry, Json, Key, pack, sha, valid_root
 from variants import ODD, OUTSIDE, Variant, codes, flip
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def sums(data: bytes) -> bytes:
 
 @functools.cache
 def factors(data: int, parity: int) -> list[list[bytes]]:
-    """For each parity part and each data part: a table that multiplies (GF(256), 0x11d)."""
+    """The multiplication table (GF(256), 0x11d) of each parity part for each data part."""
     codec = reedsolo.RSCodec(parity)
     rows: list[list[bytes]] = [[] for _ in range(parity)]
     for index in range(data):
@@ -43,10 +43,10 @@ def factors(data: int, parity: int) -> list[list[bytes]]:
 
 
 class Cut:
-    """A bundle in parts on their way.
+    """A bundle in parts that a test can change.
 
-    describe, members, entries: hooks on a part's description, members, archive, given its number.
-    data: the bytes of each part, by number; sums: what is said of them instead of the truth.
+    describe, members, entries: hooks on a part's description, members and archive; they get its
+    number. data: the bytes of each part, by number; sums: the stated digests of their chunks.
     """
 
     def __init__(self, rng: random.Random, draft: Draft | None = None) -> None:
@@ -79,7 +79,7 @@ class Cut:
         self.fill()
 
     def fill(self) -> None:
-        """The data of all parts, out of the bundle's bytes."""
+        """Compute the data of all parts from the bundle's bytes."""
         step = self.part_bytes
         self.data = {n + 1: self.bundle[n * step : (n + 1) * step] for n in range(self.count)}
         for row, tables in enumerate(factors(self.count, self.parity)):
@@ -125,7 +125,7 @@ class Cut:
 
 
 def sent(made: Cut, note: str, *readers: str, one: int = 0, **fields: Any) -> Variant:
-    """All parts in a folder; or this one alone."""
+    """All parts in a folder; or only the part `one`."""
     files = made.files()
     path = f"parts/b.{one:03d}" if one else "parts"
     fields = {"path": path, "want": sha(made.bundle), **fields}
@@ -133,12 +133,12 @@ def sent(made: Cut, note: str, *readers: str, one: int = 0, **fields: Any) -> Va
 
 
 def some(rng: random.Random, made: Cut) -> int:
-    """A part's number."""
+    """The number of a random part."""
     return rng.randint(1, len(made.data))
 
 
 def p01(rng: random.Random) -> Variant:
-    """A description that is not plain, or of another kind"""
+    """An invalid description, or one of another kind"""
     made = Cut(rng)
     part, kind = some(rng, made), rng.randrange(3)
     if kind == 0:
@@ -173,7 +173,7 @@ def p01(rng: random.Random) -> Variant:
 
 
 def p02(rng: random.Random) -> Variant:
-    """Numbers of a set that are none, negative, huge, or do not fit together"""
+    """Set numbers that are invalid, negative, huge, or inconsistent"""
     made = Cut(rng)
     field = rng.choice(["part", "partBytes", "data", "parity", "size", "number"])
     bad = rng.choice(NUMBERS)
@@ -194,7 +194,7 @@ def p02(rng: random.Random) -> Variant:
 
 
 def p03(rng: random.Random) -> Variant:
-    """Sums that lie of a part"""
+    """False digests of a part"""
     made = Cut(rng)
     part, kind = some(rng, made), rng.randrange(5)
     if kind == 0:
@@ -215,7 +215,7 @@ def p03(rng: random.Random) -> Variant:
         part = rng.randint(made.count + 1, len(made.data))
         made.describe = lambda d, n: d.update(allChunks=sha(b"x")) if n == part else None
     else:
-        # The name says another digest than the description has.
+        # The name has another digest than the description.
         wrong = rng.choice([sha(b"x"), "0" * 63, "A" * 64]).encode()
 
         def rename(entries: list[Entry], number: int) -> None:
@@ -227,7 +227,7 @@ def p03(rng: random.Random) -> Variant:
 
 
 def _inside(rng: random.Random, made: Cut) -> int:
-    """An offset in a blob that lies whole in one part."""
+    """An offset in a blob that is completely in one part."""
     step = made.part_bytes
     found = [
         (at, size)
@@ -239,7 +239,7 @@ def _inside(rng: random.Random, made: Cut) -> int:
 
 
 def p04(rng: random.Random) -> Variant:
-    """Changed data whose sums were changed with it"""
+    """Changed data with matching changed digests"""
     made = Cut(rng)
     want, at = sha(made.bundle), _inside(rng, made)
     kind = rng.randrange(2)
@@ -247,11 +247,11 @@ def p04(rng: random.Random) -> Variant:
         made.bundle[:at] + bytes([made.bundle[at] ^ 1 << rng.randrange(8)]) + made.bundle[at + 1 :]
     )
     if kind == 0:
-        # Everything, parity too: as if the changed bundle had been split.
+        # Change everything, also parity, as if the changed bundle had been split.
         made.bundle = changed
         made.fill()
         return sent(made, "all", want=want)
-    # One part only, which contradicts what parity says.
+    # Change only one part, which then contradicts parity.
     part = at // made.part_bytes + 1
     made.data[part] = changed[(part - 1) * made.part_bytes : part * made.part_bytes]
     made.sums[part] = sums(made.data[part])
@@ -259,7 +259,7 @@ def p04(rng: random.Random) -> Variant:
 
 
 def p05(rng: random.Random) -> Variant:
-    """Parts of other sets between them"""
+    """Parts of other sets mixed in"""
     made = Cut(rng)
     kind = rng.randrange(3)
     if kind == 0:
@@ -267,7 +267,7 @@ def p05(rng: random.Random) -> Variant:
     elif kind == 1:
         other = Cut(rng, Draft(rng, number=8))
     else:
-        # The same bundle, cut otherwise.
+        # The same bundle, split with other sizes.
         other = Cut(rng)
         for name in ("draft", "bundle", "places", "head", "layout", "size"):
             setattr(other, name, getattr(made, name))
@@ -282,7 +282,7 @@ def p05(rng: random.Random) -> Variant:
 
 
 def p06(rng: random.Random) -> Variant:
-    """A layout that lies: places, sizes, names that lead out or command a terminal"""
+    """A false layout: offsets, sizes, names that leave the folder or control a terminal"""
     made = Cut(rng)
     lines = made.layout.splitlines()
     index = rng.randrange(len(lines))
@@ -311,13 +311,13 @@ def p06(rng: random.Random) -> Variant:
     else:
         lines = [b"%d 0 a" % number for number in range(rng.randint(400_000, 900_000))]
     made.layout = b"\n".join(lines) + b"\n"
-    # Join looks into it for messages only.
+    # Join reads it only for messages.
     readers = ("parts",) if kind in {2, 3, 4} else ()
     return sent(made, ("name", "number", "moved", "less", "more", "many")[kind], *readers)
 
 
 def p07(rng: random.Random) -> Variant:
-    """The head of another bundle, unsigned, a stranger's, or none"""
+    """The head of another bundle, an unsigned or foreign one, or none"""
     kind = rng.randrange(5)
     draft = Draft(rng)
     if kind == 0:
@@ -336,14 +336,14 @@ def p07(rng: random.Random) -> Variant:
 
 
 def p08(rng: random.Random) -> Variant:
-    """Parity that lies, where a part is lost"""
+    """False parity for a lost part"""
     made = Cut(rng)
     lost = rng.randint(1, made.count)
     kind = rng.randrange(3)
     first = made.count + 1
     for part in range(first, len(made.data) + 1):
         if kind == 0:
-            # As other factors would have made it.
+            # Parity with other factors.
             table = bytes(reedsolo.gf_mul(7, value) for value in range(256))
             made.data[part] = made.data[part].translate(table)
         elif kind == 1:
@@ -358,7 +358,7 @@ def p08(rng: random.Random) -> Variant:
 
 
 def p09(rng: random.Random) -> Variant:
-    """A part that ends early"""
+    """A truncated part"""
     made = Cut(rng)
     part = some(rng, made)
     variant = sent(made, "cut", one=part)
@@ -368,13 +368,13 @@ def p09(rng: random.Random) -> Variant:
         : rng.choice([rng.randrange(len(data)), rng.randrange(6000), len(data) - 1])
     ]
     if rng.random() < 0.5:
-        # The others make up for it, if its description is whole.
+        # The other parts can replace it, if its description is complete.
         variant.readers, variant.fields["path"] = ("join",), "parts"
     return variant
 
 
 def p10(rng: random.Random) -> Variant:
-    """A part with bytes behind it, or where zeros belong"""
+    """Bytes after a part, or where zeros are required"""
     made = Cut(rng)
     part, kind = some(rng, made), rng.randrange(3)
     variant = sent(made, ("behind", "zeros", "two")[kind], "parts", one=part)
@@ -390,14 +390,14 @@ def p10(rng: random.Random) -> Variant:
 
 
 def p11(rng: random.Random) -> Variant:
-    """Claims of a size that would fill a disk, in sparse files"""
+    """Claimed sizes that would fill a disk, in sparse files"""
     made = Cut(rng)
     part, kind = some(rng, made), rng.randrange(4)
     huge = rng.choice([2**33 - 512, 2**32, 2**31])
     name = f"parts/b.{part:03d}"
     fields: Json = {}
     if kind == 0:
-        # The data is said to be huge, in its header and in the set.
+        # Its header and the set state a huge size of the data.
         def edit(document: Json, _number: int) -> None:
             found = document["set"]
             found["partBytes"] = huge - huge % CHUNK
@@ -410,7 +410,7 @@ def p11(rng: random.Random) -> Variant:
         made.describe, made.entries = edit, claim
         fields["sizes"] = {name: huge + 20_000}
     elif kind == 1:
-        # Only the last part is given, of a bundle of petabytes.
+        # Give only the last part of a bundle of petabytes.
         last = made.count
         size = 2**45 * (last - 1) + len(made.data[last])
         made.describe = lambda d, _n: (
@@ -431,7 +431,7 @@ def p11(rng: random.Random) -> Variant:
 
 
 def p12(rng: random.Random) -> Variant:
-    """Members of a part that are others than its members, or no files"""
+    """Wrong members of a part, or members that are not files"""
     made = Cut(rng)
     part, kind = some(rng, made), rng.randrange(5)
     name = rng.choice([*(one.encode() for one in OUTSIDE), *ODD, b"Data", b"data2"])
@@ -458,7 +458,7 @@ def p12(rng: random.Random) -> Variant:
 
 
 def p13(rng: random.Random) -> Variant:
-    """Media with parts that are no files, or none"""
+    """Media with parts that are not files, or without parts"""
     made = Cut(rng)
     kind = rng.choice(["fifo", "directory", "/dev/zero", "/dev/urandom", "/proc/self/mem",
                        "/nowhere", "/etc/passwd", "loop", "empty"])  # fmt: skip
@@ -482,7 +482,7 @@ CODES = {
 }  # fmt: skip
 
 
-def honest(rng: random.Random) -> Variant:
+def valid(rng: random.Random) -> Variant:
     made = Cut(rng)
-    assert made.draft.signed("root", made.draft.root_document()) == honest_root()
-    return sent(made, "honest")
+    assert made.draft.signed("root", made.draft.root_document()) == valid_root()
+    return sent(made, "valid")

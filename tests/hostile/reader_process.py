@@ -1,6 +1,6 @@
-"""The reader under test, in a process of its own: it is told a variant and says what became of it.
+"""The reader under test, in a separate process: reads a variant and reports the result.
 
-Lines of JSON on standard input and output. Time and peak memory are measured here for each one.
+It reads and writes lines of JSON, and measures time and peak memory of each variant.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def peak_reset() -> None:
 
 
 def peak() -> int:
-    """Most resident bytes since the last reset."""
+    """Maximum resident bytes since the last reset."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) << 10
@@ -39,7 +39,7 @@ def peak() -> int:
 
 
 class Failing(io.RawIOBase):
-    """A medium that fails at a byte, or goes on with another file from there."""
+    """A medium that fails at a byte, or continues with another file from there."""
 
     def __init__(self, first: Path, at: int, second: Path | None) -> None:
         self._file, self._at, self._second = first.open("rb", buffering=0), at, second
@@ -61,7 +61,7 @@ class Failing(io.RawIOBase):
 
 @contextmanager
 def clock(moment: str) -> Iterator[None]:
-    """Let the trust module see another time."""
+    """Give the trust module another time."""
     from keystone.bundle.trust import verify as trust
 
     if not moment:
@@ -89,7 +89,7 @@ def attempt(work: Callable[[], object]) -> Answer:
         shown = bool(error.message) and bool(error.hint) and len(error.message) < 9000
         return {"is": "refused", "code": error.code, "exit": error.exit_code, "shown": shown,
                 "said": error.message[:300]}  # fmt: skip
-    except BaseException:  # noqa: BLE001 whatever it is, it is what we look for
+    except BaseException:  # noqa: BLE001 any other exception is a finding
         return {"is": "traceback", "said": traceback.format_exc()[-1500:]}
     return {"is": "accepted"}
 
@@ -155,11 +155,11 @@ def sha256(path: Path) -> str:
 
 
 def require_nothing_kept(target: Path, task: Answer) -> None:
-    """After a refusal: no bundle, and no blob that is not what it is called."""
+    """Check a store after a refusal: no complete bundle, and only blobs with right digests."""
     from keystone.store import store
 
     for name, digest in task["kept"].items():
-        # What the store had of another bundle is as it was.
+        # The store's content from another bundle is unchanged.
         assert sha256(Path(name)) == digest, f"{name} was changed"
     if not task["kept"]:
         assert not store.status(target).complete, "the store says it is complete"
@@ -169,7 +169,7 @@ def require_nothing_kept(target: Path, task: Answer) -> None:
 
 
 def have(task: Answer) -> Answer:
-    """A have-list, as `bundle create --have` reads it."""
+    """Read a have-list like `bundle create --have`."""
     from keystone.bundle.delta import have_list as haves
 
     return attempt(lambda: haves.read(Path(task["path"]), task["key"]))
@@ -185,14 +185,14 @@ def verify_parts(task: Answer) -> Answer:
         pin = trust.host_pin(Path(task["trust"]), fingerprint=task["pin"])
         report = parts_verify.verify(gather.gather([Path(task["path"])], strict=True), pin)
         if report.damaged:
-            # As cli/bundle/verify.py says it.
+            # As cli/bundle/verify.py reports it.
             raise DamagedBundleError("damaged", hint="copy again", code="KSB-08")
 
     return attempt(work)
 
 
 def join(task: Answer) -> Answer:
-    """Join, and when that goes well verify the result: only both together let anything in."""
+    """Join, and verify the result: a hostile bundle must pass both to be accepted."""
     from keystone.bundle.parts import gather
     from keystone.bundle.parts import join as parts_join
     from keystone.bundle.read import bundle
@@ -200,7 +200,7 @@ def join(task: Answer) -> Answer:
     out, path = Path(task["out"]), Path(task["path"])
     answer = attempt(lambda: parts_join.join_to_file(gather.gather([path]), out))
     if answer["is"] != "accepted":
-        assert not out.exists(), "something half-made has a final name"
+        assert not out.exists(), "an incomplete file has the final name"
         return answer
     if sha256(out) == task["want"]:
         return {"is": "whole"}
@@ -209,19 +209,19 @@ def join(task: Answer) -> Answer:
 
 
 def unpack(task: Answer) -> Answer:
-    """Python's tarfile with its strictest filter."""
+    """Unpack with Python's tarfile and its strictest filter."""
     target = Path(task["out"])
     target.mkdir()
     try:
         with tarfile.open(task["path"]) as archive:
             archive.extractall(target, filter="data")
-    except Exception as error:  # noqa: BLE001 it says no in many ways
+    except Exception as error:  # noqa: BLE001 tarfile raises many types
         return {"is": "refused", "code": type(error).__name__}
     return {"is": "accepted"}
 
 
 def main() -> None:
-    sys.stderr = Path("/dev/null").open("w")  # noqa: SIM115 for the life of the process
+    sys.stderr = Path("/dev/null").open("w")  # noqa: SIM115 open until the process ends
     jobs = {"verify": verify, "ingest": ingest, "tarfile": unpack, "have": have,
             "parts": verify_parts, "join": join}  # fmt: skip
     import tuf.api.metadata

@@ -1,4 +1,4 @@
-"""The tables of docs/reference/hostile-bundles.md, from reports of the driver.
+"""Print the tables of docs/reference/hostile-bundles.md from reports of the driver.
 
 python tests/hostile/table.py build/hostile/*.json
 """
@@ -15,9 +15,9 @@ from corpus import FAMILIES, Family
 from driver import OTHERS
 
 Counts = dict[str, dict[str, Counter[str]]]
-PEERS = {"tar": "GNU tar took it", "tarfile": "tarfile took it"}
+PEERS = {"tar": "GNU tar accepted", "tarfile": "tarfile accepted"}
 FEW = 9
-"""Codes of a class that are named; what one variant in thousands meets says little."""
+"""Maximum codes of a class in the table; rare codes are left out."""
 
 
 def main() -> None:
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def table(family: Family, classes: Counts) -> None:
-    """One family: what our readers did, and what others did where they were asked."""
+    """Print one family: results of our readers, and of other readers if they ran."""
     peers = [one for one in PEERS if any(one in readers for readers in classes.values())]
     heads = ["class", "what", "variants", "accepted", "codes"]
     heads += [PEERS[one] for one in peers] + ["links made"] * bool(peers)
@@ -55,7 +55,7 @@ def table(family: Family, classes: Counts) -> None:
         row["accepted"] = both["accepted"]
         row["codes"] = codes(both)
         for one in peers:
-            row[one] = took(readers[one])
+            row[one] = accepted(readers[one])
             total[one] += readers[one]["accepted"]
         if peers:
             row["links"] = sum(readers[one]["links"] for one in peers)
@@ -75,7 +75,7 @@ def what(family: Family, class_: str) -> str:
 
 
 def read(counts: Counter[str]) -> int:
-    """How many variants a reader was given."""
+    """Number of variants that a reader was given."""
     return sum(
         counts[word] for word in ("refused", "accepted", "whole", "traceback", "hung", "died")
     )
@@ -86,8 +86,8 @@ def codes(counts: Counter[str]) -> str:
     return ", ".join(name.removeprefix("KSB-") for name in names[:FEW])
 
 
-def took(counts: Counter[str]) -> str:
-    """How many another reader unpacked without a complaint, and what went wrong with it."""
+def accepted(counts: Counter[str]) -> str:
+    """Number of variants that another reader unpacked without an error, and its failures."""
     words = [str(counts["accepted"])]
     words += [f"{counts[key]} {key}" for key in ("outside", "hung") if counts[key]]
     return ", ".join(words)

@@ -1,7 +1,7 @@
-"""Hostile variants of a bundle, by the classes B01 to B30 of the threat list; one function a class.
+"""Hostile variants of a bundle, in the classes B01 to B30 of the threat list; a function per class.
 
 A function takes a random generator and returns a variant. Each class is a small grammar: it picks
-a production, and the terminals in it (which member, which byte, which number) at random.
+a production, and its terminals (member, byte, number), at random.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ LINKS = ("/etc/passwd", "../../etc/passwd", "/", "..", ".", "../../..", "/stagin
 
 @dataclass
 class Variant:
-    """Bytes and how to hand them over.
+    """Bytes, and how a reader gets them.
 
-    note: the production. files, odd: what else lies in staging, by path; odd is no file, but a
-    "directory", "fifo", or a link to there. readers: who must refuse it; all when empty. accepted:
-    what the host remembers. roots: what it pinned instead of the honest root. clock: what its clock
-    says (ISO 8601). special: a path that is no file, or a medium that fails or changes at a byte.
+    note: the production. files: other files in staging, by path. odd: other paths that are a
+    "directory", a "fifo", or a link to this target. readers: those that must refuse it; all when
+    empty. accepted: the host's accepted bundle. clock: the host's time (ISO 8601). special: the
+    type of a path that is not a file, or a medium that fails or changes at byte `at`.
     """
 
     data: bytes
@@ -81,7 +81,7 @@ def flip(rng: random.Random, data: bytes) -> bytes:
 
 
 def nudge(rng: random.Random, data: bytes) -> bytes:
-    """One byte other, more or less."""
+    """Change, insert or remove one byte."""
     at = rng.randrange(len(data))
     kind = rng.randrange(3)
     if kind == 0:
@@ -90,7 +90,7 @@ def nudge(rng: random.Random, data: bytes) -> bytes:
 
 
 def pick(rng: random.Random, entries: list[Entry], *, content: bool = True) -> int:
-    """A member behind the metadata, or one of the metadata."""
+    """The index of a member after the metadata, or of a metadata file."""
     found = [i for i, e in enumerate(entries) if e.name.startswith(b"metadata/") != content]
     return rng.choice([i for i in found if entries[i].data])
 
@@ -189,7 +189,7 @@ def b04(rng: random.Random) -> Variant:
 
 
 def b05(rng: random.Random) -> Variant:
-    """A threshold of nought, negative, or no number."""
+    """A threshold of zero, negative, or not a number."""
     draft = Draft(rng)
     role, value = rng.choice(ROLES), rng.choice([0, -1, -(2**31), 2, 99, True, None, "1", [1]])
     draft.edit["root"] = lambda root: root["roles"][role].update(threshold=value)
@@ -243,7 +243,7 @@ def b08(rng: random.Random) -> Variant:
 
 
 def b09(rng: random.Random) -> Variant:
-    """A member, or all, cut."""
+    """A truncated member or bundle."""
     kind = rng.randrange(3)
     if kind == 0:
         data = Draft(rng).build()
@@ -260,7 +260,7 @@ def b09(rng: random.Random) -> Variant:
 
 
 def b10(rng: random.Random) -> Variant:
-    """A member with bytes behind it."""
+    """Bytes after a member."""
 
     def change(entries: list[Entry]) -> None:
         at = pick(rng, entries)
@@ -301,7 +301,7 @@ def b11(rng: random.Random) -> Variant:
 
 
 def b12(rng: random.Random) -> Variant:
-    """Sizes that are no sizes."""
+    """Invalid sizes."""
     kind = rng.randrange(3)
     if kind == 0:
         field_ = rng.choice([
@@ -333,7 +333,7 @@ def b12(rng: random.Random) -> Variant:
 
 
 def b13(rng: random.Random) -> Variant:
-    """Digests that are none."""
+    """Invalid digests."""
     draft = Draft(rng)
     good = sha(b"x")
     bad = rng.choice([
@@ -371,7 +371,7 @@ def b13(rng: random.Random) -> Variant:
 
 
 def b14(rng: random.Random) -> Variant:
-    """Names that lead out, or that a person cannot see."""
+    """Names that leave the folder, or that a person cannot see."""
     text = rng.choice(OUTSIDE)
     kind = rng.randrange(5)
     if kind < 2:
@@ -411,7 +411,7 @@ def b14(rng: random.Random) -> Variant:
 
 
 def b15(rng: random.Random) -> Variant:
-    """Members that are no regular files."""
+    """Members that are not regular files."""
     flag = rng.choice([b"1", b"2", b"3", b"4", b"5", b"6", b"7", b"8", b"\0", b"S", b"V", b"M",
                        b"N", b"D", b"Z"])  # fmt: skip
     kind = rng.randrange(3)
@@ -446,7 +446,7 @@ def b15(rng: random.Random) -> Variant:
 
 
 def b16(rng: random.Random) -> Variant:
-    """Links, then files through them."""
+    """Links, and files written through them."""
     target = rng.choice(LINKS).encode()
     kind = rng.randrange(5)
     payload = b"escaped"
@@ -476,7 +476,7 @@ def b16(rng: random.Random) -> Variant:
 
 
 def b17(rng: random.Random) -> Variant:
-    """A member twice."""
+    """A duplicate member."""
 
     def change(entries: list[Entry]) -> None:
         at = pick(rng, entries, content=rng.random() < 0.7)
@@ -500,7 +500,7 @@ def pax(**records: str) -> bytes:
 
 
 def b18(rng: random.Random) -> Variant:
-    """Headers that change the next one."""
+    """Headers that modify the next one."""
     out = rng.choice(OUTSIDE)
     kind = rng.randrange(5)
 
@@ -523,7 +523,7 @@ def b18(rng: random.Random) -> Variant:
 
 
 def b19(rng: random.Random) -> Variant:
-    """More or less than the signed list."""
+    """More or fewer members than the signed list."""
     kind = rng.randrange(4)
     draft = Draft(rng)
     if kind == 2:
@@ -550,7 +550,7 @@ def b19(rng: random.Random) -> Variant:
 
 
 def b20(rng: random.Random) -> Variant:
-    """Very many members, or very much metadata."""
+    """Too many members, or too much metadata."""
     kind = rng.randrange(5)
     count = rng.choice([100, 1000, 4000])
 
@@ -589,7 +589,7 @@ def many_files() -> bytes:
 
 
 def b21(rng: random.Random) -> Variant:
-    """Compressed bombs and frames that lie."""
+    """Decompression bombs and false frame headers."""
     draft = Draft(rng)
     kind = rng.randrange(6)
     if kind == 0:
@@ -613,7 +613,7 @@ def b21(rng: random.Random) -> Variant:
 
 
 def zstd(rng: random.Random) -> bytes:
-    """A frame (RFC 8878) that wants or becomes too much."""
+    """A frame (RFC 8878) that needs or gives too much."""
     magic = b"\x28\xb5\x2f\xfd"
     last = b"\x01\0\0"
     rle = (1 << 1 | (128 << 10) << 3).to_bytes(3, "little") + b"\0"
@@ -632,7 +632,7 @@ def zstd(rng: random.Random) -> bytes:
 
 
 def b22(rng: random.Random) -> Variant:
-    """Bytes where none or zeros belong."""
+    """Bytes where nothing or zeros are required."""
     draft = Draft(rng)
     data = draft.build()
     kind = rng.randrange(5)
@@ -675,7 +675,7 @@ JSON_TRICKS: dict[str, Callable[[random.Random, bytes], bytes]] = {
 
 
 def b23(rng: random.Random) -> Variant:
-    """JSON that two readers understand differently, or not at all."""
+    """JSON that is ambiguous or invalid."""
     draft = Draft(rng)
     name, trick = rng.choice(sorted(JSON_TRICKS.items(), key=lambda pair: pair[0]))
     where = rng.choice([*LEAF, *LEAF, "root", "keystone.json", "index.json", "image"])
@@ -693,7 +693,7 @@ def b23(rng: random.Random) -> Variant:
 
 
 def b24(rng: random.Random) -> Variant:
-    """Manifests that are something else than they say."""
+    """Manifests that do not match their media type."""
     draft = Draft(rng)
     manifest: dict[str, Any] = copy.deepcopy(draft.image_manifest)
     kind = rng.randrange(9)
@@ -731,7 +731,7 @@ def b24(rng: random.Random) -> Variant:
 
 
 def b25(rng: random.Random) -> Variant:
-    """Layers that are to be fetched from elsewhere."""
+    """Foreign layers, which must be fetched from another place."""
     draft = Draft(rng)
     manifest: dict[str, Any] = copy.deepcopy(draft.image_manifest)
     kind = rng.randrange(3)
@@ -751,7 +751,7 @@ def b25(rng: random.Random) -> Variant:
 
 
 def b26(rng: random.Random) -> Variant:
-    """Charts that Helm should never open."""
+    """Charts that Helm must not open."""
     draft = Draft(rng)
     kind = rng.randrange(9)
     bad = rng.choice([*OUTSIDE, "web/../../x", "web/..\\x", "web/a\nb"])
@@ -783,7 +783,7 @@ def b26(rng: random.Random) -> Variant:
 
 
 def b27(rng: random.Random) -> Variant:
-    """Debs that are not what they are called, or built to be misread."""
+    """Debs that do not match their name, or are built to be misread."""
     draft = Draft(rng)
     kind = rng.randrange(9)
     good = control("tool", "1.0-1")
@@ -839,7 +839,7 @@ def b27(rng: random.Random) -> Variant:
 
 
 def b28(rng: random.Random) -> Variant:
-    """Older than what the host accepted, or so new that nothing could follow."""
+    """Older than the accepted bundle, or with a number that blocks all later ones."""
     kind = rng.randrange(4)
     if kind == 3:
         draft = Draft(rng, number=rng.choice([2**63 - 1, 2**53, 10**15, 10**13, 0, -1, 2**53 - 1]))
@@ -854,7 +854,7 @@ def b28(rng: random.Random) -> Variant:
 
 
 def b29(rng: random.Random) -> Variant:
-    """Expired, whatever the clock says."""
+    """Expired, at any clock time."""
     draft = Draft(rng)
     clock = rng.choice(["", "1970-01-01T00:00:00+00:00", "2099-01-01T00:00:00+00:00"])
     role = rng.choice(ROLES)
@@ -884,21 +884,21 @@ def b29(rng: random.Random) -> Variant:
 
 
 def b30(rng: random.Random) -> Variant:
-    """Media that are no files, fail, or change while they are read."""
+    """Media that are not files, fail, or change during the read."""
     data, other = Draft(rng).build(), Draft(rng).build()
     special = rng.choice(["fifo", "directory", "socket", "/dev/zero", "/dev/null", "/dev/urandom",
         "/proc/self/mem", "/proc/self/environ", "/proc/self/maps", "missing", "dangling", "error",
         "swap", "swap", "half", "empty", "zeros"])  # fmt: skip
     at = rng.randrange(len(data.rstrip(b"\0")))
     if special == "half":
-        # A copy that reserved its room first: the rest is zeros.
+        # A copy whose space was reserved first: the rest is zeros.
         return Variant(data[:at] + bytes(len(data) - at), "half-copied")
     if special == "empty":
         return Variant(b"", "empty")
     if special == "zeros":
         return Variant(bytes(rng.choice([512, 4096, 1 << 20])), "zeros")
-    # Behind the first byte that differs and before the last ones, which may be equal again: else
-    # what is read is one bundle or the other, and honest.
+    # Between the first different byte and the last bytes, which may be equal: otherwise the reader
+    # would read one complete, valid bundle.
     first = next(i for i, pair in enumerate(zip(data, other, strict=False)) if len({*pair}) > 1)
     return Variant(data, special, special=special, other=other, at=max(first + 1, at // 2))
 
@@ -908,9 +908,9 @@ CLASSES: dict[str, Callable[[random.Random], Variant]] = {
 }
 
 
-def honest(rng: random.Random) -> Variant:
-    """The control: what must be accepted."""
-    return Variant(Draft(rng).build(), "honest")
+def valid(rng: random.Random) -> Variant:
+    """The control group: a bundle that must be accepted."""
+    return Variant(Draft(rng).build(), "valid")
 
 
 def codes(*numbers: int) -> frozenset[str]:
@@ -929,4 +929,4 @@ CODES = {
     "B26": codes(26), "B27": codes(27), "B28": codes(23, 28), "B29": codes(23, 29),
     "B30": codes(1, 6, 7, 8, 9, 11, 13, 15, 19, 22, 23, 30),
 }  # fmt: skip
-"""The codes that a class may meet: its own, and those of what a reader sees before that."""
+"""The allowed error codes of a class: its own, and those of earlier checks."""

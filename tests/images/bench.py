@@ -1,4 +1,4 @@
-"""What a person holds in hand before a machine: disks, sticks, a key, a site file."""
+"""Equipment of a person at a machine: disks, sticks, a key, a site file."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ LAYOUTS = {1: "single", 2: "mirror"}
 
 @dataclass
 class Bench:
-    """A folder, a key, and the machines that are made in it."""
+    """A folder with a key, disks, sticks and machines."""
 
     folder: Path
 
     @property
     def key(self) -> Path:
-        """OpenSSH's private key of the person; made when it is asked for first."""
+        """The person's private OpenSSH key, made at the first use."""
         file = self.folder / "id"
         if not file.exists():
             run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "operator", "-f", file])
@@ -60,18 +60,18 @@ class Bench:
         return self.key.with_suffix(".pub").read_text().strip()
 
     def disk(self, serial: str, size: int = 8 * GIB, sector: int = 512) -> Disk:
-        """A blank one, sparse."""
+        """Make a blank disk, a sparse file."""
         file = self.folder / f"{serial}.raw"
         file.touch()
         os.truncate(file, size)
         return Disk(file, serial, sector)
 
     def disks(self, sector: int = 512, pool: Sequence[str] = POOL) -> list[Disk]:
-        """Those of the pool, and one for the system, whose sectors have this size in bytes."""
+        """The disks of the pool, and one for the system. sector: its sector size in bytes."""
         return [*(self.disk(serial, GIB) for serial in pool), self.disk("SYS1", sector=sector)]
 
     def stick(self, files: dict[str, str], name: str = "stick", mib: int = 64) -> Path:
-        """A FAT file system labelled KEYSTONE with these texts at its top."""
+        """Make a FAT file system labelled KEYSTONE. files: text by name."""
         image = self.folder / f"{name}.img"
         image.touch()
         os.truncate(image, mib << 20)
@@ -83,12 +83,12 @@ class Bench:
         return image
 
     def site(self, system: str = "SYS1", pool: Sequence[str] = POOL) -> str:
-        """A site of one Primer, the machine with serial number M1."""
+        """A site file of one Primer, the machine with serial number M1."""
         disks = ", ".join(f"{{serial: {serial}}}" for serial in pool)
         return SITE.format(key=self.public, system=system, layout=LAYOUTS[len(pool)], pool=disks)
 
     def machine(self, name: str = "p1", port: int = 0, **more: object) -> Machine:
-        """With its ssh at `port` of this host's loopback."""
+        """A machine whose ssh is at `port` of this host's loopback."""
         forward = f",hostfwd=tcp:127.0.0.1:{port}-10.77.0.11:22" if port else ""
         network = (
             "-nic",
@@ -100,9 +100,9 @@ class Bench:
         return made
 
     def login(self, port: int) -> Host:
-        """Over ssh, with the person's key, as soon as it answers: a login's prompt may be first.
+        """Log in by ssh with the person's key, as soon as it answers; a login prompt may be first.
 
-        Nobody else is behind that port, so whatever answers there is taken for the machine.
+        The host key is trusted at first use, because only the machine is behind that port.
         """
         known = self.folder / "known_hosts"
         host = Host("p1", "127.0.0.1", port=port, key_file=str(self.key), known_hosts=str(known))
@@ -120,9 +120,9 @@ class Bench:
 
 
 def written(machine: Machine) -> float:
-    """It writes its disk by the medium and the stick in it and is off then, without them.
+    """Let the machine write its disk from its medium and stick, then switch it off without them.
 
-    The seconds from power-on to the end of the writing.
+    Returns the seconds from power-on to the end of the write.
     """
     machine.extra = ("-no-reboot",)
     with machine:
@@ -133,8 +133,8 @@ def written(machine: Machine) -> float:
 
 
 def free_port() -> int:
-    """A port of loopback that nothing listens on."""
-    with socket.socket() as door:
-        door.bind(("127.0.0.1", 0))
-        port: int = door.getsockname()[1]
+    """A free port on loopback."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
         return port

@@ -1,4 +1,4 @@
-"""Images as they are built, once a session."""
+"""Fixtures: images, each built once per session."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def bench(tmp_path: Path) -> Bench:
 
 @pytest.fixture(scope="session")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Images by format, of the Primer's recipe with changes; built once a session.
+    """A function that builds an image of the Primer's recipe with changes, once per session.
 
-    KEYSTONE_IMAGE_LOCK names a lock to begin with, whose date makes most steps of a build before
-    this one good still: for trying one test again.
+    KEYSTONE_IMAGE_LOCK names an earlier lock. With its date, most cached steps of an earlier build
+    are reused, for repeating a test.
     """
     folder = tmp_path_factory.mktemp("images")
     recipes = folder / "recipes"

@@ -1,6 +1,6 @@
 """A machine that starts from our images: QEMU with real firmware, and a person at its serial line.
 
-What is waited for is named; a deadline is generous, for machines are emulated.
+Each wait names its condition; deadlines are generous, because machines are emulated.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Self
 import pyte
 import pytest
 
-from keystone.lab import qemu
+from keystone.lab.machines import qemu
 from keystone.run import bound, spawned
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 PATIENCE = 900
-"""Seconds for what a machine does by itself; a second for what it does in QEMU is ten here."""
+"""Timeout in seconds for what a machine does by itself: emulation is about ten times slower."""
 ROWS, COLUMNS = 24, 80
 SECURE_CODE = Path("/usr/share/OVMF/OVMF_CODE_4M.secboot.fd")
 
@@ -36,7 +36,7 @@ SECURE_CODE = Path("/usr/share/OVMF/OVMF_CODE_4M.secboot.fd")
 class Disk:
     """An NVMe disk: its file (raw), its serial number, and its sectors' size in bytes.
 
-    log: a sparse file for all that is written to it (writes.py), or None.
+    log: a sparse file that records all writes to it (writes.py), or None.
     """
 
     file: Path
@@ -45,7 +45,7 @@ class Disk:
     log: Path | None = None
 
     def words(self, name: str) -> list[str]:
-        """QEMU's, for the drive of this name."""
+        """QEMU's options for the drive of this name."""
         if self.log is None:
             options = "format=raw,cache=unsafe,discard=unmap"
             return ["-drive", f"if=none,id={name},{options},file={self.file}"]
@@ -58,12 +58,12 @@ class Disk:
 
 @dataclass
 class Machine(AbstractContextManager["Machine"]):
-    """One start of one machine after the other, on the same disks.
+    """A machine that can be started repeatedly on the same disks.
 
     firmware: uefi, bios or secure (UEFI that checks signatures; `variables` has the keys). cd, usb:
     media. late: a USB disk that firmware does not start from. tpm: a software TPM 2.0. prefix:
-    words before QEMU's. screen: what the serial line shows. said: what it said since power-on and
-    nobody asked for yet.
+    words before QEMU's command. screen: of the serial line. unread: output of the serial line since
+    the last match of `hear`.
     """
 
     folder: Path
@@ -80,7 +80,7 @@ class Machine(AbstractContextManager["Machine"]):
     tpm: bool = False
     prefix: Sequence[str] = ()
     late: Path | None = None
-    said: str = ""
+    unread: str = ""
     started: float = 0.0
     screen: pyte.Screen = field(default_factory=lambda: pyte.Screen(COLUMNS, ROWS))
 
@@ -88,13 +88,13 @@ class Machine(AbstractContextManager["Machine"]):
         self.folder.mkdir(parents=True, exist_ok=True)
         self._stack = ExitStack()
         self._line: socket.socket | None = None
-        self._heard: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._received: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
     def __enter__(self) -> Self:
         """Power on."""
         self.folder.joinpath("serial").unlink(missing_ok=True)
         self.screen.reset()
-        self.said = ""
+        self.unread = ""
         self._stream = pyte.ByteStream(self.screen)
         if self.tpm:
             self._stack.enter_context(self._tpm())
@@ -104,8 +104,8 @@ class Machine(AbstractContextManager["Machine"]):
         self._process = process
         self.started = time.monotonic()
         self._line = self._stack.enter_context(self._connect())
-        self._heard = queue.SimpleQueue()
-        threading.Thread(target=_listen, args=(self._line, self._heard), daemon=True).start()
+        self._received = queue.SimpleQueue()
+        threading.Thread(target=_listen, args=(self._line, self._received), daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -114,12 +114,12 @@ class Machine(AbstractContextManager["Machine"]):
         self._line = None
 
     def command(self) -> list[str]:
-        """QEMU's."""
+        """The command line of QEMU."""
         words = [
             *self.prefix,
             "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none",
             "-machine", "q35,smm=on" if self.firmware == "secure" else "q35",
-            "-global", "ICH9-LPC.noreboot=off",  # the chipset's watchdog is there
+            "-global", "ICH9-LPC.noreboot=off",  # enable the watchdog of the chipset
             *qemu.accelerator(kvm=False), "-cpu", qemu.EMULATED_CPU,
             "-smp", "2", "-m", f"{self.memory}M", "-vga", "std",
             "-smbios", f"type=1,serial={self.serial}",
@@ -162,7 +162,7 @@ class Machine(AbstractContextManager["Machine"]):
                 f"if=none,id=late,format=raw,readonly=on,{_kept(self.late)}file={self.late}",
                 "-device", "usb-storage,drive=late,removable=on",
             ]  # fmt: skip
-        for number, disk in enumerate(self.disks):  # a BIOS starts from the first one only
+        for number, disk in enumerate(self.disks):  # a BIOS starts from the first disk only
             size = f"logical_block_size={disk.sector},physical_block_size={disk.sector}"
             words += [
                 *disk.words(f"disk{number}"),
@@ -172,39 +172,39 @@ class Machine(AbstractContextManager["Machine"]):
         return [*words, *self.extra]
 
     def shown(self) -> str:
-        """The serial line's screen."""
+        """The screen of the serial line as text."""
         return "\n".join(line.rstrip() for line in self.screen.display)
 
     def wait(self, *words: str, within: float = PATIENCE) -> str:
-        """Until the screen shows all of these; the screen."""
+        """Wait until the screen shows all these words; returns the screen."""
         self._until(
             lambda: all(word in self.shown() for word in words), f"screen with {words}", within
         )
         return self.shown()
 
     def hear(self, pattern: str, within: float = PATIENCE) -> float:
-        """Until the line has said this (a regular expression) since power-on; seconds since then.
+        """Wait until the serial line prints a match of the regular expression.
 
-        What was heard is behind us: the next one is looked for after it.
+        Returns the seconds since power-on. The next call searches after the match.
         """
         found: list[re.Match[str]] = []
 
         def heard() -> bool:
-            match = re.search(pattern, self.said)
+            match = re.search(pattern, self.unread)
             if match:
                 found.append(match)
             return match is not None
 
         self._until(heard, pattern, within)
-        self.said = self.said[found[0].end() :]
+        self.unread = self.unread[found[0].end() :]
         return time.monotonic() - self.started
 
     def becomes(self, condition: Callable[[], bool], what: str, within: float = PATIENCE) -> None:
-        """Until something is true that is asked for again and again, while the line is read."""
+        """Wait until the condition is true, while the serial line is read."""
         self._until(condition, what, within)
 
     def type(self, *keys: str) -> None:
-        """On the serial line."""
+        """Send keys over the serial line."""
         assert self._line
         for key in keys:
             self._line.sendall(key.encode())
@@ -217,35 +217,35 @@ class Machine(AbstractContextManager["Machine"]):
         deadline = time.monotonic() + within
         while not condition():
             if time.monotonic() > deadline:
-                pytest.fail(f"no {what} in {within} s; the line:\n{self.said[-3000:]}\n"
+                pytest.fail(f"no {what} in {within} s; the line:\n{self.unread[-3000:]}\n"
                             f"--- the screen\n{self.shown()}")  # fmt: skip
             if not self._read() and self._process.poll() is not None and not condition():
-                pytest.fail(f"the machine ended, no {what}:\n{self.said[-3000:]}")
+                pytest.fail(f"the machine ended, no {what}:\n{self.unread[-3000:]}")
 
     def _read(self) -> bool:
         try:
-            found = self._heard.get(timeout=1)
+            found = self._received.get(timeout=1)
         except queue.Empty:
             return False
-        while not self._heard.empty():  # all of it: what is asked next may take a minute
-            found += self._heard.get()
+        while not self._received.empty():  # everything: evaluating the condition may take a minute
+            found += self._received.get()
         with self.folder.joinpath("serial.log").open("ab") as file:
             file.write(found)
-        self.said += found.decode(errors="replace")
+        self.unread += found.decode(errors="replace")
         self._stream.feed(found)
         return True
 
     @contextmanager
     def _tpm(self) -> Iterator[None]:
-        """swtpm(8); it ends with QEMU."""
-        state, door = self.folder / "tpm", self.folder / "tpm.socket"
+        """Run swtpm(8), which ends with QEMU."""
+        state, socket_path = self.folder / "tpm", self.folder / "tpm.socket"
         state.mkdir(exist_ok=True)
-        door.unlink(missing_ok=True)
+        socket_path.unlink(missing_ok=True)
         words = ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={state}",
-                 "--ctrl", f"type=unixio,path={door}"]  # fmt: skip
+                 "--ctrl", f"type=unixio,path={socket_path}"]  # fmt: skip
         with spawned(words, log_file=self.folder / "swtpm.log"):
             deadline = time.monotonic() + 60
-            while not door.exists() and time.monotonic() < deadline:
+            while not socket_path.exists() and time.monotonic() < deadline:
                 time.sleep(0.05)
             yield
 
@@ -265,7 +265,7 @@ class Machine(AbstractContextManager["Machine"]):
 
 
 def _listen(line: socket.socket, heard: queue.SimpleQueue[bytes]) -> None:
-    """While the test is busy, too: a kernel waits in printk for a line that nobody reads."""
+    """Read the line even while the test is busy: a kernel blocks in printk if nobody reads it."""
     try:
         while found := line.recv(1 << 16):
             heard.put(found)
@@ -274,10 +274,10 @@ def _listen(line: socket.socket, heard: queue.SimpleQueue[bytes]) -> None:
 
 
 def _kept(file: Path) -> str:
-    """An ISO is a link to a step of the cache: many machines may have it, and none writes it."""
+    """Options for an ISO, a link to a cached step: machines share it and must not write to it."""
     return "snapshot=on,file.locking=off," if file.suffix == ".iso" else ""
 
 
 def kill(machine: Machine) -> None:
-    """As a power cut would, for the processor: what the disk's file has, it has."""
+    """Stop the machine as by a power failure; data that reached the disk's file is kept."""
     machine._process.send_signal(signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""From the installer medium to a disk: alone by a site file, and by a person at the serial line."""
+"""Install a Primer from the medium: unattended by a site file, and by a person at a console."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from keystone.lab import qemu
+from keystone.lab.machines import qemu
 from keystone.run import run
 
 from .bench import POOL, free_port, written
@@ -25,10 +25,10 @@ ENTER, ESCAPE, DOWN, SPACE, SHELL = "\r", "\x1b", "\x1b[B", " ", "\x14"
 BACKSPACE, TAB = "\x7f", "\t"
 
 
-def starts_from_its_disk(bench: Bench, machine: Machine, port: int, says: str = "") -> None:
-    """The disk is a Primer's: its name, its key, its own ids, and nothing that failed.
+def assert_starts_from_disk(bench: Bench, machine: Machine, port: int, says: str = "") -> None:
+    """Assert that the disk starts as a Primer, with its name, key and ids, and no failed unit.
 
-    says: what each of its consoles tells later, as a regular expression.
+    says: a regular expression for later output on each console.
     """
     with machine:
         took = machine.hear(r"p1 login:")
@@ -61,7 +61,7 @@ def starts_from_its_disk(bench: Bench, machine: Machine, port: int, says: str = 
         ("uefi", "usb", 4096, POOL),
     ],
 )
-def test_a_site_file_on_a_stick_makes_a_blank_machine_a_primer(
+def test_site_file_on_stick_installs_primer_unattended(
     bench: Bench,
     build: Callable[..., Path],
     firmware: str,
@@ -75,17 +75,15 @@ def test_a_site_file_on_a_stick_makes_a_blank_machine_a_primer(
     machine.usb = (stick,) if medium == "cd" else (iso, stick)
     took = written(machine)
     print(f"{firmware}, {medium}, sectors of {sector}: {took:.0f} s to the end of the writing")
-    starts_from_its_disk(bench, machine, port)
+    assert_starts_from_disk(bench, machine, port)
 
 
-def test_a_person_makes_a_machine_a_primer_over_the_serial_line(
-    bench: Bench, build: Callable[..., Path]
-) -> None:
+def test_person_installs_primer_over_serial_line(bench: Bench, build: Callable[..., Path]) -> None:
     stick, port = bench.stick({"me.pub": bench.public}), free_port()
     machine = bench.machine(port=port, disks=bench.disks(), cd=build(), usb=(stick,))
     machine.extra = ("-no-reboot",)
     with machine:
-        machine.wait("This machine: serial number M1", "KEYP1A", "blank", "Go on")
+        machine.wait("This machine: serial number M1", "KEYP1A", "blank", "Continue")
         machine.type(ENTER)
         machine.wait("> a joining Primer")
         machine.type(DOWN, ENTER)
@@ -95,13 +93,13 @@ def test_a_person_makes_a_machine_a_primer_over_the_serial_line(
         machine.type("systemctl --failed --no-legend | wc -l", ENTER, "exit", ENTER)
         machine.wait("Network:")
         machine.type(ENTER, ENTER, ENTER)
-        machine.wait("two disks in each Primer, a mirror")
+        machine.wait("two disks in each Primer (mirror)")
         machine.type(ENTER)
         machine.wait("Name:", "p1")
         machine.type(ENTER, "10.78.0.11", ENTER)
         machine.wait("10.78.0.11 is outside")
         machine.type(*[BACKSPACE] * len("78.0.11"), "77.0.11", ENTER)
-        machine.wait("Keystone's own system is written to it", "KEYP1A: smaller", "> SYS1")
+        machine.wait("Keystone's system is written to this disk", "KEYP1A: smaller", "> SYS1")
         machine.type(ESCAPE)
         machine.wait("Name:", "10.77.0.11")
         machine.type(ENTER, ENTER)
@@ -109,7 +107,7 @@ def test_a_person_makes_a_machine_a_primer_over_the_serial_line(
         machine.type(ENTER)
         machine.wait("[ ] KEYP1A")
         machine.type(SPACE, ENTER)
-        machine.wait("Not yet: pools of this site are mirror")
+        machine.wait("Not accepted: a pool of layout mirror")
         machine.type(DOWN, SPACE, ENTER)
         machine.wait("Passphrase:")
         machine.type("horse", ENTER, "horse", ENTER)
@@ -117,7 +115,7 @@ def test_a_person_makes_a_machine_a_primer_over_the_serial_line(
         machine.type(" battery", TAB, TAB, TAB, " battery", ENTER, ENTER)
         machine.wait("There is no bundle")
         machine.type(ENTER)
-        machine.wait("Review", "disk SYS1, all of it", "> only save this on the stick")
+        machine.wait("Review", "all of disk SYS1", "> only save this on the stick")
         machine.type(DOWN, ENTER)
         machine.wait("Done", "Restart")
         machine.type(ENTER)
@@ -127,47 +125,45 @@ def test_a_person_makes_a_machine_a_primer_over_the_serial_line(
     assert "::/site.yaml" in listed
     assert "::/introductions/p1/ssh_host_ed25519_key" in listed
     says = r"no bundle: offline\.tar is not on a stick labelled KEYSTONE"
-    starts_from_its_disk(bench, machine, port, says)
+    assert_starts_from_disk(bench, machine, port, says)
 
 
-def test_a_key_starts_the_medium_though_the_disk_has_its_system(
+def test_key_starts_medium_although_disk_has_its_system(
     bench: Bench, build: Callable[..., Path]
 ) -> None:
-    """Without a key, the disk: a medium that is left in is no end of an installation."""
+    """Without a key the disk starts: a medium that stays inserted does not block the machine."""
     iso, stick = build(), bench.stick({"site.yaml": bench.site()})
     machine = bench.machine(disks=bench.disks(), cd=iso, usb=(stick,))
     written(machine)
     machine.cd = iso
     with machine:
-        machine.hear(r"For the medium, press a key now")
+        machine.hear(r"Press a key now to start the medium")
         machine.hear(r"p1 login:")
     with machine:
-        machine.hear(r"For the medium, press a key now")
+        machine.hear(r"Press a key now to start the medium")
         machine.type(SPACE)
-        machine.wait("This machine: serial number M1", "SYS1", "partition table gpt", "Go on")
+        machine.wait("This machine: serial number M1", "SYS1", "partition table gpt", "Continue")
 
 
-def test_the_saved_file_says_why_it_was_not_followed_on_another_machine(
+def test_site_file_of_another_machine_refused_with_reason(
     bench: Bench, build: Callable[..., Path]
 ) -> None:
     site = bench.site().replace("serial: M1", "serial: OTHER")
     machine = bench.machine(disks=bench.disks(), cd=build())
     machine.usb = (bench.stick({"site.yaml": site}),)
     with machine:
-        machine.wait("Not done unattended", "serial number M1", "describes")
+        machine.wait("Not installed unattended", "serial number M1", "describes")
         machine.type(ENTER)
-        machine.wait("This machine: serial number M1", "Go on")
+        machine.wait("This machine: serial number M1", "Continue")
     assert all(disk.file.stat().st_blocks == 0 for disk in machine.disks)
 
 
-def test_the_screen_shows_what_the_serial_line_shows(
-    bench: Bench, build: Callable[..., Path]
-) -> None:
-    """On tty1 the same page: seen in a picture that is not all black."""
+def test_screen_shows_page_like_serial_line(bench: Bench, build: Callable[..., Path]) -> None:
+    """tty1 shows the same page: a screenshot is not all black."""
     machine = bench.machine(disks=bench.disks(), cd=build())
     with machine:
-        machine.wait("This machine: serial number M1", "Go on")
+        machine.wait("This machine: serial number M1", "Continue")
         picture = bench.folder / "screen.ppm"
-        with qemu.Qmp(machine.folder / "qmp") as door:
-            door.ask("screendump", {"filename": str(picture)})
+        with qemu.Qmp(machine.folder / "qmp") as qmp:
+            qmp.ask("screendump", {"filename": str(picture)})
         assert len(set(picture.read_bytes()[20:])) > 1

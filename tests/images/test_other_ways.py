@@ -17,7 +17,7 @@ from keystone.ansible.roles import mirror
 from keystone.appliance import netboot
 from keystone.bundle.model import Manifest
 from keystone.cluster.context import Context
-from keystone.lab import qemu
+from keystone.lab.machines import qemu
 from keystone.run import run, spawned
 from keystone.site import model as site
 
@@ -52,7 +52,7 @@ def credentials(**values: str) -> tuple[str, ...]:
     return tuple(words)
 
 
-def test_a_disk_image_becomes_who_its_credentials_say_and_fills_its_disk(
+def test_disk_image_gets_identity_from_credentials_and_fills_disk(
     bench: Bench, build: Callable[..., Path]
 ) -> None:
     ids = set()
@@ -84,12 +84,12 @@ def test_a_disk_image_becomes_who_its_credentials_say_and_fills_its_disk(
     assert len(ids) == 4
 
 
-def test_network_boot_makes_a_blank_machine_a_primer(
+def test_network_boot_installs_primer_on_blank_machine(
     bench: Bench, build: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """QEMU's own DHCP leads its iPXE to the script, which nginx serves as on a Primer.
+    """QEMU's DHCP sends the URL of the script to its iPXE; nginx serves it as on a Primer.
 
-    The site file beside it comes with the kernel's command line, as after `image serve --site`.
+    The kernel command line names the site file, as after `image serve --site`.
     """
     served, port = bench.folder / "boot", free_port()
     served.mkdir()
@@ -103,7 +103,7 @@ def test_network_boot_makes_a_blank_machine_a_primer(
         **mirror.variables(Context(wanted, wanted.primers[0], Manifest("none", 1, ()))),
         "mirror_boot_port": f"127.0.0.1:{port}", "mirror_boot_dir": str(served),
     })  # fmt: skip
-    plain = rendered[rendered.rindex("server {") :]  # the other one needs a certificate
+    plain = rendered[rendered.rindex("server {") :]  # the other server needs a certificate
     machine = bench.machine(firmware="bios", disks=bench.disks(), memory=2048)
     program = nginx.program(lambda: tmp_path_factory.mktemp("nginx"))
     with spawned(nginx.command(program, bench.folder, plain)):
@@ -114,22 +114,24 @@ def test_network_boot_makes_a_blank_machine_a_primer(
         )
         machine.extra = ("-boot", "n", "-no-reboot")
         with machine:
-            print(f"pxe: {machine.hear(r'fetching .*site.yaml'):.0f} s to the system's own words")
+            print(
+                f"pxe: {machine.hear(r'fetching .*site.yaml'):.0f} s to the system's first message"
+            )
             took = machine.hear(r"Done: p1 starts from disk SYS1")
             print(f"pxe: {took:.0f} s to the end of the writing")
             machine.ended()
 
 
-def test_a_tpm_says_what_the_builder_said_it_would(
+def test_pcr_of_tpm_equals_value_computed_by_build(
     bench: Bench, build: Callable[..., Path]
 ) -> None:
-    """The same kernel image is measured from the medium and from the disk."""
+    """The same kernel image is measured when started from the medium and from the disk."""
     iso, port = build(), free_port()
     expected = json.loads(iso.with_suffix(".json").read_text())["pcr11"]
     machine = bench.machine(port=port, disks=bench.disks(), cd=iso)
     machine.tpm = True
     with machine:
-        machine.wait("PCR 11 " + expected[:12], "Go on")
+        machine.wait("PCR 11 " + expected[:12], "Continue")
     machine.usb = (bench.stick({"site.yaml": bench.site()}),)
     written(machine)
     with machine:
@@ -148,7 +150,7 @@ def keys(bench: Bench) -> Path:
 
 @pytest.fixture
 def enrolled(bench: Bench, keys: Path) -> Path:
-    """UEFI variables in which a person has enrolled them."""
+    """UEFI variables in which the keys are enrolled."""
     made = bench.folder / "enrolled.fd"
     owner = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
     run([
@@ -160,7 +162,7 @@ def enrolled(bench: Bench, keys: Path) -> Path:
     return made
 
 
-def test_secure_boot_starts_what_we_signed_and_loads_no_other_module(
+def test_secure_boot_starts_signed_system_and_refuses_unsigned_module(
     bench: Bench, build: Callable[..., Path], keys: Path, enrolled: Path
 ) -> None:
     iso = build("iso", keys)
@@ -180,10 +182,10 @@ def test_secure_boot_starts_what_we_signed_and_loads_no_other_module(
         host.run(["modprobe", "spl"])
 
 
-def test_secure_boot_starts_nothing_that_we_did_not_sign(
+def test_secure_boot_refuses_unsigned_and_changed_media(
     bench: Bench, build: Callable[..., Path], keys: Path, enrolled: Path
 ) -> None:
-    """No signature; and a signature of another command line. There is no disk to go on from."""
+    """One medium has no signature, one a changed command line. No disk could start instead."""
     iso = build("iso", keys)
     unsigned = bench.machine("unsigned", firmware="secure", variables=enrolled, cd=build())
     with unsigned:
@@ -197,14 +199,14 @@ def test_secure_boot_starts_nothing_that_we_did_not_sign(
 
 
 def is_refused(machine: Machine) -> None:
-    """Firmware says so, and no kernel of ours says a word after that."""
+    """Assert that firmware refuses the medium, and that no kernel of ours prints anything."""
     machine.hear(r"Access Denied|Security Violation")
     with pytest.raises(pytest.fail.Exception, match=r"no keystone|the machine ended"):
         machine.hear(r"keystone|Keystone|Linux version", within=60)
 
 
 def other_command_line(iso: Path) -> None:
-    """One letter of the command line, wherever the ISO has it: in the signed image, and beside."""
+    """Change one letter of the command line everywhere in the ISO, also in the signed image."""
     content, line = iso.read_bytes(), b"boot=keystone keystone.root="
     assert content.count(line) > 1
     iso.write_bytes(content.replace(line, line.replace(b"keystone ", b"keystona ")))

@@ -1,8 +1,8 @@
-"""The power goes while a medium writes a disk: the same medium goes on, whatever the disk kept.
+"""Power failures while a medium writes a disk: the same medium continues, whatever the disk kept.
 
-One write is recorded on a machine, with every flush. Then disks are made as they may be after a cut
-at a moment of it, in order or with any half of what was not flushed yet, and the decision of the
-medium is asked for each; some of them are started from the medium again.
+One write is recorded on a machine, with every flush. From the recording, disks are made as a power
+failure may leave them at some moment, with all or a random half of the writes not flushed yet. The
+medium's plan is checked for each; machines are started from the medium with some of them.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.images, pytest.mark.timeout(7200)]
 MOMENTS = 30
 SEEDS = (None, 1, 2)
-"""In order, and twice any half of what was not flushed."""
+"""All writes that were not flushed, and twice a random half of them."""
 TABLES = ("gpt", "PMBR", "dos")
 Kind = tuple[str, bool, bool]
-"""The partition table that is seen, whether the disk holds the system, whether it has our mark."""
+"""The partition table found, whether the disk has the system, whether it has our mark."""
 
 
-def looked_at(image: Path) -> tuple[DiskFacts, str]:
-    """What a medium sees of such a disk, and the slot that has the system; "" for none."""
+def observed(image: Path) -> tuple[DiskFacts, str]:
+    """Facts that a medium observes of such a disk, and the slot with the system; "" for none."""
     table = run(["sfdisk", "--json", image], check=False)
     listed = json.loads(table.stdout)["partitiontable"] if table.returncode == 0 else {}
     parts = listed.get("partitions", [])
@@ -59,40 +59,40 @@ def looked_at(image: Path) -> tuple[DiskFacts, str]:
     return facts, named[0]["node"].rpartition("/")[2] if named else ""
 
 
-def is_whole(image: Path, system: System, folder: Path) -> None:
-    """A machine starts from it: system, EFI partition and state are what they shall be."""
+def assert_complete(image: Path, system: System, folder: Path) -> None:
+    """Assert that a machine can start from it: system, EFI partition and state are correct."""
     parts = json.loads(run(["sfdisk", "--json", image]).stdout)["partitiontable"]["partitions"]
-    cut = {}
+    files = {}
     for part in parts:
-        cut[part["name"]] = target = folder / part["name"]
+        files[part["name"]] = target = folder / part["name"]
         run(["dd", f"if={image}", f"of={target}", "bs=1M", "conv=sparse", "status=none",
              f"skip={part['start'] // 2048}", f"count={part['size'] // 2048}"])  # fmt: skip
-    slot = cut["keystone-1"]
+    slot = files["keystone-1"]
     write.verify(System(slot, system.tree, system.digest), slot)
-    run(["fsck.vfat", "-n", cut["keystone-esp"]])
-    listed = run(["mdir", "-b", "-/", "-i", cut["keystone-esp"], "::"]).stdout
+    run(["fsck.vfat", "-n", files["keystone-esp"]])
+    listed = run(["mdir", "-b", "-/", "-i", files["keystone-esp"], "::"]).stdout
     assert f"::/{disk_layout.uki_name(1)}" in listed
     assert f"::/{disk_layout.REMOVABLE}" in listed
-    run(["e2fsck", "-fn", cut["keystone-state"]])
-    for target in cut.values():
+    run(["e2fsck", "-fn", files["keystone-state"]])
+    for target in files.values():
         target.unlink()
 
 
 def moments(log: Log) -> list[int]:
-    """Where the table is written and what follows it; the others evenly over the write."""
+    """Moments around writes of the partition table, the others evenly over the whole write."""
     last = len(log.writes)
     table = [n for n, one in enumerate(log.writes) if one.offset < (1 << 20) and one.size]
     near = sorted({n + more for n in table for more in range(3) if n + more <= last})
     if len(near) > MOMENTS * 2 // 3:
         near = random.Random(1).sample(near, MOMENTS * 2 // 3)
     found, parts = set(near), MOMENTS - len(near)
-    while len(found) < MOMENTS:  # some may be there already
+    while len(found) < MOMENTS:  # some moments may coincide
         found = {*near, *(last * n // parts for n in range(1, parts + 1))}
         parts += 1
     return sorted(found)
 
 
-def test_whatever_a_power_cut_leaves_the_medium_goes_on(
+def test_medium_continues_after_power_failure_at_any_moment(
     bench: Bench, build: Callable[..., Path]
 ) -> None:
     iso, stick, disks = build(), bench.stick({"site.yaml": bench.site()}), bench.disks()
@@ -109,8 +109,10 @@ def test_whatever_a_power_cut_leaves_the_medium_goes_on(
         log.apply(stable, range(applied, flushed))
         applied = max(applied, flushed)
         for seed in SEEDS:
-            image = log.cut(stable, moment, seed)
-            print(f"cut after {moment} of {len(log.writes)} writes, seed {seed}: ", end="")
+            image = log.after_power_failure(stable, moment, seed)
+            print(
+                f"power failure after {moment} of {len(log.writes)} writes, seed {seed}: ", end=""
+            )
             kind = judged(image, now, bench.folder)
             if kind in kept:
                 image.unlink()
@@ -119,11 +121,11 @@ def test_whatever_a_power_cut_leaves_the_medium_goes_on(
     assert {held for _, held, _ in kept} == {True, False}
     for kind, image in kept.items():
         shutil.move(image, whole)
-        goes_on(bench, iso, stick, disks, kind)
+        continues(bench, iso, stick, disks, kind)
 
 
 def recorded(bench: Bench, iso: Path, stick: Path, disks: list[Disk]) -> Log:
-    """All that a medium writes to the system's disk."""
+    """Record all writes of a medium to the disk of the system."""
     file = bench.folder / "log"
     file.touch()
     os.truncate(file, 6 << 30)
@@ -134,21 +136,21 @@ def recorded(bench: Bench, iso: Path, stick: Path, disks: list[Disk]) -> Log:
 
 
 def judged(image: Path, now: write.Running, folder: Path) -> Kind:
-    """What the medium would do with such a disk: never refuse it, nor trust half a write."""
-    facts, slot = looked_at(image)
+    """The medium's plan for a disk: it must neither refuse it nor trust an incomplete write."""
+    facts, slot = observed(image)
     begun = write_mark.is_on(str(image), "SYS1")
     plan = write.plan(now, [facts], "SYS1", slot, begun=begun)
     print(plan.describe())
     if plan.held:
-        is_whole(image, now.system, folder)
+        assert_complete(image, now.system, folder)
     return facts.partition_table, plan.held, plan.begun
 
 
-def goes_on(bench: Bench, iso: Path, stick: Path, disks: list[Disk], kind: Kind) -> None:
-    """Started from the medium again, the machine comes to its login."""
+def continues(bench: Bench, iso: Path, stick: Path, disks: list[Disk], kind: Kind) -> None:
+    """Start the machine from the medium again, until its login."""
     table, held, begun = kind
     machine = bench.machine(f"{table}-{held}-{begun}", disks=disks, cd=iso, usb=(stick,))
-    if begun or not held:  # a whole disk is started, with the medium still in
+    if begun or not held:  # a complete disk is started, with the medium still inserted
         written(machine)
     with machine:
         machine.hear(r"p1 login:")
@@ -156,7 +158,7 @@ def goes_on(bench: Bench, iso: Path, stick: Path, disks: list[Disk], kind: Kind)
 
 
 def efi(disk: Path, folder: Path) -> Path:
-    """The EFI partition of a disk, as a file."""
+    """Copy the EFI partition of a disk to a file."""
     parts = json.loads(run(["sfdisk", "--json", disk]).stdout)["partitiontable"]["partitions"]
     (part,) = (part for part in parts if part["name"] == "keystone-esp")
     target = folder / "efi"

@@ -1,7 +1,7 @@
-"""The same lock gives the same bits, whoever builds, where and when.
+"""The same lock gives the same bits, independent of builder, place and time.
 
-KEYSTONE_BUILDS says how often (2 by default, a build of three formats takes minutes). Packages and
-kernel modules come from the cache, by content; everything else is made anew each time.
+KEYSTONE_BUILDS is the number of builds (2 by default; a build of three formats takes minutes).
+Packages and kernel modules come from the cache; everything else is built each time.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ BUILDS = int(os.environ.get("KEYSTONE_BUILDS", "2"))
 FORMATS = ("iso", "raw", "qcow2")
 KEPT = ("blobs", "modules", "apt", "patches")
 REPORT = 50_000
-"""Bytes of what diffoscope says."""
+"""Largest output of diffoscope in bytes."""
 PLACES = ("UTC", "Asia/Kathmandu", "America/St_Johns", "Pacific/Chatham")
 LANGUAGES = ("C", "C.UTF-8", "tr_TR.UTF-8")
 UMASKS = ("0022", "0077", "0002")
 
 
-def test_every_build_has_the_same_bits(tmp_path: Path) -> None:
+def test_every_build_has_same_bits(tmp_path: Path) -> None:
     lock = tmp_path / "image.lock.json"
     first = tree(tmp_path / "first")
     run([*KEYSTONE, "image", "lock", first / "images/primer"], cwd=first, timeout=1800)
@@ -60,7 +60,7 @@ def test_every_build_has_the_same_bits(tmp_path: Path) -> None:
 
 
 def explained(kind: str, kept: Path) -> str:
-    """Where the first two of a format's files differ, by diffoscope(1)."""
+    """The differences of the first two files of a format, by diffoscope(1)."""
     pair = sorted(kept.glob(f"*.{kind}"))[:2]
     if not shutil.which("diffoscope"):
         return f"{kind}: install diffoscope-minimal and squashfs-tools, and compare {pair}"
@@ -72,7 +72,7 @@ def explained(kind: str, kept: Path) -> str:
 
 
 def builds(folder: Path, lock: Path, number: int) -> Iterator[tuple[str, Path]]:
-    """Each format of this lock, built in a folder by another user elsewhere, so to say."""
+    """Build each format from this lock, with another user, host name, time zone and so on."""
     there = tree(folder / "tree")
     shutil.copyfile(lock, there / "images/primer" / lock.name)
     caches = folder / "cache/keystone"
@@ -97,7 +97,7 @@ def builds(folder: Path, lock: Path, number: int) -> Iterator[tuple[str, Path]]:
 
 @contextmanager
 def in_memory(folder: Path, *, wanted: bool) -> Iterator[None]:
-    """A tmpfs there, which lists what was made last first; a disk's order is another one."""
+    """Mount a tmpfs, which lists newest files first, unlike a disk."""
     if wanted:
         run(["mount", "-t", "tmpfs", "-o", "size=8g,mode=0755", "builds", folder])
     try:
@@ -108,7 +108,7 @@ def in_memory(folder: Path, *, wanted: bool) -> Iterator[None]:
 
 
 def tree(folder: Path) -> Path:
-    """The repository as it is now, elsewhere."""
+    """Copy the repository, as it is now, to a folder."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     listed = run(["git", "ls-files", "-z"], cwd=ROOT).stdout.split("\0")
     for name in filter(None, sorted(listed, reverse=True)):

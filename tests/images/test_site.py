@@ -1,8 +1,8 @@
-"""One ISO and nothing else: from blank disks to a quorum, and to a node, without a hand on them.
+"""One ISO only: from blank disks to a quorum, and to a node, without a person.
 
-The ISO carries the site file, the introductions and the bundle. A site of three is followed to its
-healthy quorum, a site of one to its Ready node, and one to the Primer that starts the next machine
-over the network: two emulated cores bear no more in an hour.
+The ISO carries the site file, the introductions and the bundle. A site of three Primers is tested
+until its quorum is healthy, a site of one until its node is Ready, and another one until its Primer
+starts the next machine over the network: two emulated cores can do no more in an hour.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from keystone.lab import network, settings
+from keystone.lab import settings
 from keystone.lab.carry import carry
-from keystone.lab.machines import Lab
+from keystone.lab.machines import network
+from keystone.lab.machines.lab import Lab
 from keystone.run import Host, run, spawned
 
 from .bench import GIB, KEYSTONE, POOL
@@ -34,12 +35,12 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.images, pytest.mark.timeout(14400)]
 PATIENCE = 9000
-"""Seconds for the installation: emulated machines share two processors."""
+"""Timeout of the installation in seconds: emulated machines share two processors."""
 
 
 @pytest.fixture
 def wire() -> Iterator[LabSettings]:
-    """A network with no way out, of its own."""
+    """An isolated network."""
     lab = replace(settings.load(), name="site")
     network.down(lab)
     network.up(lab)
@@ -48,7 +49,7 @@ def wire() -> Iterator[LabSettings]:
 
 
 def site(bench: Bench, primers: Sequence[str]) -> dict[str, object]:
-    """As the lab's: one Primer has the control plane."""
+    """A site like the lab's, in which one Primer has the control plane."""
     return {
         "apiVersion": "keystone/v1alpha1", "kind": "Site", "metadata": {"name": "plant"},
         "spec": {
@@ -74,7 +75,7 @@ def site(bench: Bench, primers: Sequence[str]) -> dict[str, object]:
 
 
 def freight(bench: Bench, primers: Sequence[str]) -> Path:
-    """What rides on the ISO."""
+    """Make the folder with further files for the ISO."""
     folder = bench.folder / "freight"
     folder.mkdir()
     carried = carry(Lab("").folder)
@@ -88,7 +89,7 @@ def freight(bench: Bench, primers: Sequence[str]) -> Path:
 
 
 def blank(bench: Bench, wire: LabSettings, primers: Sequence[str]) -> list[Machine]:
-    """The machines, each with three blank disks, on the wire."""
+    """Machines with three blank disks each, connected to the network."""
     machines = []
     for number, name in enumerate(primers, 1):
         network.plug(wire, f"tap{name}")
@@ -106,7 +107,7 @@ def blank(bench: Bench, wire: LabSettings, primers: Sequence[str]) -> list[Machi
 
 
 def write(machines: Sequence[Machine], iso: Path) -> None:
-    """Each in its turn, as somebody walks by. The ISO stays in, for the bundle on it."""
+    """Let the machines write their disks in turn. The ISO stays, for the bundle on it."""
     for machine in machines:
         machine.cd, machine.extra = iso, ("-no-reboot",)
         with machine:
@@ -116,7 +117,7 @@ def write(machines: Sequence[Machine], iso: Path) -> None:
 
 
 def reached(bench: Bench, wire: LabSettings, primers: Sequence[str]) -> list[Host]:
-    """The Primers by ssh."""
+    """The Primers as hosts for ssh."""
     return [
         Host(
             name, f"10.77.0.1{number}", key_file=str(bench.key),
@@ -128,13 +129,13 @@ def reached(bench: Bench, wire: LabSettings, primers: Sequence[str]) -> list[Hos
 
 
 def nothing_failed(hosts: Sequence[Host], wire: LabSettings) -> None:
-    """On any machine; and nothing tried to leave the site."""
+    """Assert that no unit failed on any machine, and that no packet tried to leave the site."""
     for host in hosts:
         assert host.run(["systemctl", "--failed", "--no-legend", "--plain"]).stdout == ""
     assert network.counters(wire)["leak"] == 0
 
 
-def test_three_machines_from_one_iso_become_a_quorum(
+def test_three_machines_installed_from_one_iso_form_quorum(
     bench: Bench, build: Callable[..., Path], wire: LabSettings
 ) -> None:
     primers = ("p1", "p2", "p3")
@@ -146,16 +147,16 @@ def test_three_machines_from_one_iso_become_a_quorum(
     with ExitStack() as running:
         for machine in machines:
             running.enter_context(machine)
-        machines[0].hear(r"\[\d+/\d+\] join service", within=PATIENCE)  # what follows the quorum
+        machines[0].hear(r"\[\d+/\d+\] join service", within=PATIENCE)  # the phase after the quorum
         print(f"{time.monotonic() - begun:.0f} s to the quorum")
-        told = json.loads(hosts[0].run(["keystone-install", "etcd", "status", "--json"]).stdout)
-        print(told)
-        assert sorted(member["name"] for member in told) == list(primers)
-        assert sorted(member["state"] for member in told) == ["follower", "follower", "leader"]
+        status = json.loads(hosts[0].run(["keystone-install", "etcd", "status", "--json"]).stdout)
+        print(status)
+        assert sorted(member["name"] for member in status) == list(primers)
+        assert sorted(member["state"] for member in status) == ["follower", "follower", "leader"]
         nothing_failed(hosts, wire)
 
 
-def test_one_machine_from_its_iso_becomes_a_ready_node(
+def test_one_machine_installed_from_iso_becomes_ready_node(
     bench: Bench, build: Callable[..., Path], wire: LabSettings
 ) -> None:
     iso = build(carry=freight(bench, ("p1",)))
@@ -173,7 +174,7 @@ def test_one_machine_from_its_iso_becomes_a_ready_node(
 
 @contextmanager
 def dhcp(wire: LabSettings, mac: str, script: str) -> Iterator[None]:
-    """The site's own DHCP server, dnsmasq(8): docs/guide/images/network-boot.md asks for it."""
+    """Run the site's DHCP server, dnsmasq(8), as docs/guide/images/network-boot.md requires."""
     inside = network.prefix(wire)
     rule = ["bridge", "keystone", "ingress", "udp", "dport", "67", "accept"]
     run([*inside, "nft", "insert", "rule", *rule])
@@ -187,10 +188,10 @@ def dhcp(wire: LabSettings, mac: str, script: str) -> Iterator[None]:
         yield
 
 
-def test_a_primer_starts_the_next_machine_over_the_network(
+def test_primer_starts_next_machine_over_network(
     bench: Bench, build: Callable[..., Path], wire: LabSettings
 ) -> None:
-    """`image serve` is typed on a Primer as soon as its registry runs."""
+    """`image serve` is run on the Primer as soon as its registry runs."""
     files, iso = build("pxe"), build(carry=freight(bench, ("p1",)))
     (machine,), (host,) = blank(bench, wire, ("p1",)), reached(bench, wire, ("p1",))
     write([machine], iso)
@@ -209,8 +210,8 @@ def test_a_primer_starts_the_next_machine_over_the_network(
         disks=[*(bench.disk(serial, GIB) for serial in POOL), bench.disk("SYS9")],
     )  # fmt: skip
     with machine:
-        machine.hear(r"\[\d+/\d+\] etcd", within=PATIENCE)  # what follows the registry
-        host.run(["systemctl", "stop", "keystone-continue.service"])  # its end is another test
+        machine.hear(r"\[\d+/\d+\] etcd", within=PATIENCE)  # the phase after the registry
+        host.run(["systemctl", "stop", "keystone-continue.service"])  # another test covers its end
         host.run(["sh", "-c", "cat >/var/tmp/site.yaml"], data=text)
         with files.open("rb") as source:
             host.run(["sh", "-c", "cat >/var/tmp/primer-pxe.tar"], stdin=source, timeout=1800)

@@ -1,4 +1,4 @@
-"""Another Primer's disk of the same version in the machine: equal PARTUUIDs, nothing mixed up."""
+"""A machine with another Primer's disk of the same version: equal PARTUUIDs are told apart."""
 
 from __future__ import annotations
 
@@ -20,15 +20,21 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.images, pytest.mark.timeout(3600)]
 
 
-def test_each_disk_is_taken_for_its_own(bench: Bench, build: Callable[..., Path]) -> None:
+def test_disk_of_other_primer_not_confused_with_own(
+    bench: Bench, build: Callable[..., Path]
+) -> None:
     iso, stick, port = build(), bench.stick({"site.yaml": bench.site()}), free_port()
     machine = bench.machine(port=port, disks=bench.disks(), cd=iso, usb=(stick,))
     written(machine)
     own, other = machine.disks[2], bench.disk("OTHER")
     run(["cp", "--sparse=always", own.file, other.file])
-    for number in (2, 5):  # what is random on every disk: the EFI partition, and the state
+    for number in (2, 5):  # random on every disk: the EFI partition, and the state
         run(["sfdisk", "--quiet", "--part-uuid", other.file, str(number), str(UUID(int=number))])
-    machine.disks = [*machine.disks[:2], other, own]  # firmware starts the last, udev sees it last
+    machine.disks = [
+        *machine.disks[:2],
+        other,
+        own,
+    ]  # firmware starts the last disk, which udev also sees last
     with machine:
         machine.hear(r"p1 login:")
         host = bench.login(port)
@@ -39,8 +45,8 @@ def test_each_disk_is_taken_for_its_own(bench: Bench, build: Callable[..., Path]
             assert host.run(["lsblk", "-ndo", "SERIAL", f"/dev/{disk}"]).stdout.strip() == "SYS1"
     machine.cd, machine.usb, machine.extra = iso, (stick,), ("-no-reboot",)
     with machine:
-        machine.hear(r"disk SYS1 \(/dev/nvme\w+\) holds version 1 already")
+        machine.hear(r"disk SYS1 \(/dev/nvme\w+\) already holds version 1")
         machine.hear(r"Nothing to do")
     machine.usb = (bench.stick({"site.yaml": bench.site("OTHER")}),)
     with machine:
-        machine.hear(r"disk OTHER \(/dev/nvme\w+\) holds version 1 already")
+        machine.hear(r"disk OTHER \(/dev/nvme\w+\) already holds version 1")

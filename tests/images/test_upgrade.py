@@ -1,4 +1,4 @@
-"""Another version into the other slot: it starts, and a broken one gives way, without hands."""
+"""Upgrade into the other slot: a good version stays, a broken one falls back by itself."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.images, pytest.mark.timeout(5400)]
 UNHEALTHY = ["systemd.mask=ssh.service", "keystone.patience=30"]
 DEAD = ["panic=5", "rdinit=/not/there"]
-"""A system that comes up without what makes it a Primer, and a kernel that starts nothing."""
+"""A system without ssh, and a kernel that starts no init."""
 UNTRUSTED = UntrustedBundleError.exit_code
 
 
@@ -35,9 +35,9 @@ def options() -> list[str]:
 
 
 def upgrade(bench: Bench, machine: Machine, port: int, iso: Path, version: int) -> None:
-    """On the running machine, from an ISO in its USB port, then restart; what starts is waited for.
+    """Upgrade the running machine from an ISO at its USB port, restart it, wait until it answers.
 
-    The version that answers at last is left blessed, and the machine is off.
+    The version that answers is marked as good, and the machine is switched off.
     """
     machine.late = iso
     with machine:
@@ -53,12 +53,12 @@ def upgrade(bench: Bench, machine: Machine, port: int, iso: Path, version: int) 
         words = ["keystone-install", "image", "upgrade", stick, "--release"]
         assert host.run([*words, "0" * 64], check=False).returncode != 0
         host.run([*words, release], timeout=1800)
-        # As if haproxy were an account that only the new version has.
+        # Simulates an account, haproxy, that only the new version has.
         host.run(["userdel", "--force", "haproxy"])
         before = start(host)
         host.run(["systemctl", "reboot"], check=False)
-        machine.becomes(lambda: start(host) not in {"", before}, "start that answers", 3600)
-        print(f"after the upgrade to {version}, {runs(host)} runs")
+        machine.becomes(lambda: start(host) not in {"", before}, "new start that answers", 3600)
+        print(f"after the upgrade to {version}, version {runs(host)} runs")
         assert host.run(["id", "-un", "haproxy"]).stdout == "haproxy\n"
         host.run(["systemctl", "start", "keystone-bless.service"], timeout=1800)
         host.run(["systemctl", "poweroff"], check=False)
@@ -67,7 +67,7 @@ def upgrade(bench: Bench, machine: Machine, port: int, iso: Path, version: int) 
 
 
 def start(host: Host) -> str:
-    """What names this start of the machine (random(4)); "" when it does not answer."""
+    """The id of this start of the machine (random(4)); "" if it does not answer."""
     try:
         return host.run(["cat", "/proc/sys/kernel/random/boot_id"], timeout=120).stdout.strip()
     except HostError:
@@ -75,12 +75,12 @@ def start(host: Host) -> str:
 
 
 def runs(host: Host) -> str:
-    """The version of the system."""
+    """The running version of the system."""
     return host.run(["sh", "-c", ". /usr/lib/os-release; echo $IMAGE_VERSION"]).stdout.strip()
 
 
 @pytest.mark.parametrize(("firmware", "broken"), [("uefi", UNHEALTHY), ("bios", DEAD)])
-def test_a_new_version_starts_and_a_broken_one_gives_way(
+def test_good_version_stays_and_broken_version_falls_back(
     bench: Bench, build: Callable[..., Path], firmware: str, broken: list[str]
 ) -> None:
     port = free_port()

@@ -1,7 +1,7 @@
-"""A machine that hangs is started again by its watchdog, without hands.
+"""The watchdog restarts a machine that hangs, without a person.
 
-systemd feeds it. When systemd crashes it freezes, and nothing is started or ended on that machine
-any more. The chipset's watchdog waits for its time-out twice.
+systemd triggers the watchdog regularly. After a crash systemd freezes, and the machine can start
+and stop nothing any more. The chipset's watchdog resets the machine after two timeouts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.images, pytest.mark.timeout(5400)]
 STATE = "/sys/class/watchdog/watchdog0/state"
 
 
-def test_a_machine_whose_systemd_crashed_is_started_again(
+def test_watchdog_restarts_machine_after_crash_of_systemd(
     bench: Bench, build: Callable[..., Path]
 ) -> None:
     port = free_port()
@@ -34,8 +34,8 @@ def test_a_machine_whose_systemd_crashed_is_started_again(
         host = bench.login(port)
         machine.becomes(
             lambda: host.run(["cat", STATE], check=False).stdout == "active\n",
-            "watchdog that systemd feeds",
+            "active watchdog",
         )
         host.run(["kill", "-s", "SEGV", "1"])
         took = machine.hear(r"p1 login:", within=3600)
-        print(f"the machine was there again {took:.0f} s after power-on")
+        print(f"login again {took:.0f} s after power-on")

@@ -1,4 +1,4 @@
-"""From the installer medium to a worker: alone by join.yaml on a stick, and by a person."""
+"""Install a worker from the medium: unattended by join.yaml on a stick, and by a person."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ spec:
 
 
 def authority() -> str:
-    """A CA that nobody here has: there is no Primer."""
+    """The certificate of a CA without a Primer."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "site CA")])
     now = dt.datetime.now(dt.UTC)
@@ -76,8 +76,8 @@ def machine_of(bench: Bench, port: int, forward: str = ADDRESS) -> Machine:
     return machine
 
 
-def is_a_worker_that_waits(bench: Bench, machine: Machine, port: int) -> Host:
-    """Its disk starts, has its name, network and token, and asks for a Primer again and again."""
+def assert_waiting_worker(bench: Bench, machine: Machine, port: int) -> Host:
+    """Assert that the disk starts with name, network and token, and retries to reach a Primer."""
     machine.hear(r"w1 login:")
     host = bench.login(port)
     assert host.run(["hostname"]).stdout.strip() == "w1"
@@ -90,15 +90,15 @@ def is_a_worker_that_waits(bench: Bench, machine: Machine, port: int) -> Host:
     assert unit == "activating"
     assert host.run(["systemctl", "--failed", "--no-legend", "--plain"]).stdout == ""
 
-    def said() -> bool:
-        told = host.run(["journalctl", "-b", "-u", "keystone-continue", "--no-pager"]).stdout
-        return f"https://{PRIMER}:8444:" in told and "trying on" in told
+    def retries() -> bool:
+        log = host.run(["journalctl", "-b", "-u", "keystone-continue", "--no-pager"]).stdout
+        return f"https://{PRIMER}:8444:" in log and "trying again" in log
 
-    machine.becomes(said, "words of keystone-continue about its Primer", 900)
+    machine.becomes(retries, "message of keystone-continue about its Primer", 900)
     return host
 
 
-def test_a_join_file_on_a_stick_makes_a_blank_machine_a_worker_that_asks_to_join(
+def test_join_file_on_stick_installs_worker_unattended(
     bench: Bench, build: Callable[..., Path]
 ) -> None:
     text = invitation(
@@ -114,10 +114,10 @@ def test_a_join_file_on_a_stick_makes_a_blank_machine_a_worker_that_asks_to_join
         machine.ended()
     machine.cd, machine.usb, machine.extra = None, (), ()
     with machine:
-        host = is_a_worker_that_waits(bench, machine, port)
+        host = assert_waiting_worker(bench, machine, port)
         shown = host.run(["ip", "-4", "-o", "address", "show", "scope", "global"]).stdout
         assert f" {ADDRESS}/24 " in shown
-        # Ended and started again as systemd would: it asks again, and nothing has failed for ever.
+        # If killed, systemd restarts it: it retries, and the unit does not fail permanently.
         host.run(["systemctl", "kill", "--signal=KILL", "keystone-continue"])
 
         def again() -> bool:
@@ -127,24 +127,22 @@ def test_a_join_file_on_a_stick_makes_a_blank_machine_a_worker_that_asks_to_join
         machine.becomes(again, "second start of keystone-continue", 900)
 
 
-def test_a_person_makes_a_machine_a_worker_with_dhcp(
-    bench: Bench, build: Callable[..., Path]
-) -> None:
+def test_person_installs_worker_with_dhcp(bench: Bench, build: Callable[..., Path]) -> None:
     # QEMU's DHCP gives the first client 10.77.0.15.
     text, port = invitation(bench, 'expires: "2099-01-01 00:00Z"'), free_port()
     machine = machine_of(bench, port, "10.77.0.15")
     stick = bench.stick({"join.yaml": text})
     machine.cd, machine.usb, machine.extra = build(), (stick,), ("-no-reboot",)
     with machine:
-        machine.wait("This machine: serial number M1", "SYS1", "Go on")
+        machine.wait("This machine: serial number M1", "SYS1", "Continue")
         machine.type(ENTER)
-        machine.wait("What this machine is", "> a worker")
+        machine.wait("Role of this machine", "> a worker")
         machine.type(ENTER)
-        machine.wait("Leave the address empty for")
+        machine.wait("address empty for DHCP")
         machine.type("w1", ENTER, ENTER)
-        machine.wait("Keystone's own system is written to it", "> SYS1")
+        machine.wait("Keystone's system is written to this disk", "> SYS1")
         machine.type(ENTER)
-        machine.wait("Review", "w1, address of DHCP", "disk SYS1, all of it", "> only save this")
+        machine.wait("Review", "w1, address from DHCP", "all of disk SYS1", "> only save this")
         machine.type(DOWN, ENTER)
         machine.wait("Done", "Restart")
         machine.type(ENTER)
@@ -154,14 +152,14 @@ def test_a_person_makes_a_machine_a_worker_with_dhcp(
     assert noted.machine is not None
     assert (noted.name, noted.machine.serial, noted.system_disk) == ("w1", "M1", "SYS1")
     with machine:
-        is_a_worker_that_waits(bench, machine, port)
+        assert_waiting_worker(bench, machine, port)
 
 
-def test_a_join_file_for_any_machine_installs_nothing_by_itself(
+def test_join_file_without_machine_installs_nothing_unattended(
     bench: Bench, build: Callable[..., Path]
 ) -> None:
     machine = machine_of(bench, free_port())
     machine.cd, machine.usb = build(), (bench.stick({"join.yaml": invitation(bench)}),)
     with machine:
-        machine.wait("This machine: serial number M1", "Go on")
+        machine.wait("This machine: serial number M1", "Continue")
     assert all(disk.file.stat().st_blocks == 0 for disk in machine.disks)

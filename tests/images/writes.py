@@ -1,4 +1,4 @@
-"""What a disk was told, in order, and what it may have kept when the power went.
+"""The recorded writes of a disk, and the disks that a power failure may leave.
 
 Reads the log of QEMU's blklogwrites driver, which is dm-log-writes' (Linux,
 Documentation/admin-guide/device-mapper/log-writes.rst; drivers/md/dm-log-writes.c).
@@ -24,7 +24,7 @@ FLUSH, DISCARD = 1, 4
 
 @dataclass(frozen=True)
 class Write:
-    """Bytes for the disk: where they go, and where they stand in the log. A flush has none."""
+    """A write. offset: on the disk. at: offset of the bytes in the log. A flush has size 0."""
 
     offset: int
     size: int
@@ -34,17 +34,17 @@ class Write:
 
 @dataclass(frozen=True)
 class Log:
-    """A disk's whole life, from blank."""
+    """All writes to a disk, starting with a blank one."""
 
     file: Path
     writes: tuple[Write, ...]
 
     def flushed(self, moment: int) -> int:
-        """How many of the first `moment` writes are on the disk whatever happens."""
+        """How many of the first `moment` writes are flushed and certainly on the disk."""
         return next((number for number in range(moment, 0, -1) if self.writes[number - 1].flush), 0)
 
     def apply(self, image: Path, numbers: Iterable[int]) -> None:
-        """These writes, in order, onto an image."""
+        """Apply these writes, in order, to an image."""
         with self.file.open("rb") as log, image.open("r+b") as disk:
             for number in numbers:
                 write = self.writes[number]
@@ -52,10 +52,10 @@ class Log:
                 disk.seek(write.offset)
                 disk.write(log.read(write.size))
 
-    def cut(self, stable: Path, moment: int, seed: int | None) -> Path:
-        """The disk after a power cut at this moment. stable: all that was `flushed` by then.
+    def after_power_failure(self, stable: Path, moment: int, seed: int | None) -> Path:
+        """The disk after a power failure at this moment. stable: with the writes `flushed` by then.
 
-        seed: of what the disk kept of the rest, in no order; None: all of it.
+        seed: for a random selection of the later writes that the disk kept; None for all of them.
         """
         image = stable.with_name(f"cut-{moment}-{seed}.raw")
         run(["cp", "--sparse=always", stable, image])
@@ -66,7 +66,7 @@ class Log:
 
 
 def read(file: Path) -> Log:
-    """Discards are left out: what a disk says of such blocks later is its own affair."""
+    """Read a log. Discards are left out, because the content of discarded blocks is undefined."""
     writes = []
     with file.open("rb") as log:
         magic, _version, count, sector = SUPER.unpack(log.read(SUPER.size))

@@ -1,4 +1,4 @@
-"""Machines for the tests that need real ones: booted once a module, removed at its end."""
+"""Machines for tests that need real ones: booted once per module, removed at its end."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from keystone.lab import network
 from keystone.lab.carry import carry
-from keystone.lab.machines import Lab
+from keystone.lab.machines import network
+from keystone.lab.machines.lab import Lab
 
 from .rig import KIND
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Booted:
-    """A lab whose machines p1 and w1 are up, and what its counters said at that moment."""
+    """A lab whose machines p1 and w1 run, and its counters at that moment."""
 
     lab: Lab
     counters: dict[str, int]
@@ -45,5 +45,5 @@ def lab(booted: Booted) -> Lab:
 
 @pytest.fixture(scope="session")
 def bundle() -> Carried:
-    """The demo's own bundle; what is there of it is not made again."""
+    """The demo's bundle; existing parts of it are not made again."""
     return carry(Lab("").folder)

@@ -1,4 +1,4 @@
-"""Write the labels of somebody else's pool on a disk: what libblkid looks for (zfs nvlist, XDR).
+"""Write the labels of a foreign pool to a disk, as libblkid detects them (zfs nvlist, XDR).
 
 Run on a machine, by python3: foreign_pool.py DISK. The pool is called "theirs".
 """

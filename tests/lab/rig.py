@@ -1,4 +1,4 @@
-"""Machines with a bundle on a stick, how to type on them, and how to cut a run on p1."""
+"""Machines with a bundle on a stick, how to run commands on them and interrupt a run on p1."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ import pytest
 
 from keystone import run
 from keystone.errors import InterruptedRunError
-from keystone.lab import demo, network
+from keystone.lab import demo
 from keystone.lab.carry import Carried
-from keystone.lab.machines import Lab
+from keystone.lab.machines import network
+from keystone.lab.machines.lab import Lab
 
 if TYPE_CHECKING:
     import subprocess  # noqa: TID251 the type of what run.spawned gives
     from collections.abc import Iterator, Sequence
 
-    from keystone.lab.machines import Machine
+    from keystone.lab.machines.lab import Machine
 
 KIND = os.environ.get("KEYSTONE_KIND", "container")
-"""What the machines are: containers on every change, virtual ones before a release."""
+"""The kind of machines: containers on every change, virtual ones before a release."""
 KUBECTL = "kubectl --kubeconfig /etc/kubernetes/admin.conf --request-timeout=120s"
 NVME = "/dev/disk/by-id/nvme-QEMU_NVMe_Ctrl_"
 
 
 @dataclass(frozen=True)
 class Rig:
-    """The machines, the bundle on its stick, and how to type things on p1."""
+    """The machines, the bundle on its stick, and how to run commands on p1."""
 
     lab: Lab
     bundle: Carried
@@ -61,9 +62,9 @@ def started(
     *,
     kind: str = KIND,
 ) -> Iterator[Rig]:
-    """Primers and other machines, the stick in p1 and a site of these Primers beside it."""
+    """Start Primers and other machines, with the stick and a site file of these Primers in p1."""
     lab = Lab(name, kind=kind)
-    keep = "KEYSTONE_KEEP_LAB" in os.environ  # to try one test again on the machines that are there
+    keep = "KEYSTONE_KEEP_LAB" in os.environ  # to repeat one test on the existing machines
     if not keep:
         lab.down(purge=True)
     try:
@@ -77,11 +78,11 @@ def started(
 
 
 WITHOUT_TASKS = ("store",)
-"""Phases that run no playbook: they are under way as soon as their action has begun."""
+"""Phases that run no playbook: they have begun as soon as their action has."""
 
 
-def cut(rig: Rig, phase: str, signal: str) -> None:
-    """Cut the installer in the middle of a phase: a moment after its first change began."""
+def interrupt(rig: Rig, phase: str, signal: str) -> None:
+    """Interrupt the installer in a phase, a moment after its first change began."""
     with under_way(rig, phase) as process:
         rig.sh("p1", f"kill -{signal} $(cat /run/keystone-install.lock)")
         if signal == "INT":
@@ -94,7 +95,7 @@ def cut(rig: Rig, phase: str, signal: str) -> None:
 
 @contextmanager
 def under_way(rig: Rig, phase: str) -> Iterator[subprocess.Popen[bytes]]:
-    """The installer, at work in a phase: its first task has ended."""
+    """Start the installer; return its process once the first task of a phase has ended."""
     host = rig.machine("p1").host()
     argv = demo.install_argv(rig.bundle, "--yes", "--log-format", "json")
     seen, inside = [], False
@@ -104,16 +105,16 @@ def under_way(rig: Rig, phase: str) -> Iterator[subprocess.Popen[bytes]]:
         assert process.stdout is not None
         for raw in process.stdout:
             seen.append(raw.decode(errors="replace"))
-            said = json.loads(seen[-1]) if seen[-1].startswith("{") else {}
-            inside = inside or (said.get("event"), said.get("phase")) == ("action", phase)
-            if inside and (phase in WITHOUT_TASKS or "results" in said):
+            output = json.loads(seen[-1]) if seen[-1].startswith("{") else {}
+            inside = inside or (output.get("event"), output.get("phase")) == ("action", phase)
+            if inside and (phase in WITHOUT_TASKS or "results" in output):
                 yield process
                 return
         pytest.fail(f"phase {phase} never began:\n{''.join(seen[-30:])}")
 
 
 def assert_pool(rig: Rig, name: str) -> None:
-    """The pool of one Primer: online, a mirror, its disks by id, sectors of 4096 bytes."""
+    """Assert that a Primer's pool is online, a mirror, with disks by id and 4096-byte sectors."""
     status = json.loads(rig.sh(name, "zpool status -jP --json-int keystone"))["pools"]["keystone"]
     assert status["state"] == "ONLINE"
     text = rig.sh(name, "zpool status -P keystone")
@@ -124,14 +125,14 @@ def assert_pool(rig: Rig, name: str) -> None:
 
 
 def assert_clock(rig: Rig, name: str) -> None:
-    """A machine's clock follows a Primer's."""
+    """Assert that a machine's clock follows a Primer's."""
     rig.sh(name, "chronyc -n waitsync 60 0 0 10", timeout=900)
     assert "10.77.0.1" in rig.sh(name, "chronyc -n -c tracking")
 
 
 def assert_no_leak(rig: Rig, *, counted: str = "declared") -> None:
-    """Nothing tried to get out, and the counters count: one machine alone answers ssh only."""
+    """Assert that no packet leaked, and that the counters work: ssh traffic was counted."""
     counters = network.counters(rig.lab.settings)
-    assert counters[counted] > 0, "the counters count"
+    assert counters[counted] > 0, "the counters work"
     leaks = {name: counters[name] for name in network.LEAKS}
     assert leaks == dict.fromkeys(network.LEAKS, 0), network.leaked(rig.lab.settings)

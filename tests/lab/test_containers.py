@@ -1,4 +1,4 @@
-"""What a container machine may not do to the host that it runs on."""
+"""What a container machine must not be able to change on its host."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from keystone.lab import cgroups
-from keystone.lab.machines import Lab
+from keystone.lab.machines import cgroups
+from keystone.lab.machines.lab import Lab
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,28 +27,28 @@ def lab() -> Iterator[Lab]:
         made.down(purge=True)
 
 
-def test_a_container_changes_nothing_of_its_host(lab: Lab) -> None:
+def test_container_cannot_change_its_host(lab: Lab) -> None:
     p1 = lab.machine("p1")
     assert p1.run(["systemd-detect-virt"]).strip() == "container-other"
     for setting in ("kernel/panic", "vm/overcommit_memory"):
-        said = p1.run(["sh", "-c", f"(echo 1 > /proc/sys/{setting}) 2>&1 || :"])
-        assert "Read-only" in said
+        output = p1.run(["sh", "-c", f"(echo 1 > /proc/sys/{setting}) 2>&1 || :"])
+        assert "Read-only" in output
     forwarding = Path("/proc/sys/net/ipv4/ip_forward").read_text()
     p1.run(["sysctl", "-w", f"net.ipv4.ip_forward={1 - int(forwarding)}"])
     assert Path("/proc/sys/net/ipv4/ip_forward").read_text() == forwarding
     assert p1.host().run(["date", "-s", "+1 day"], check=False).returncode != 0
     assert p1.host().run(["modprobe", "dummy"], check=False).returncode != 0
-    said = p1.run(["sh", "-c", "mknod /root/disk b 254 0; cat /root/disk 2>&1 || :"])
-    assert "not permitted" in said
+    output = p1.run(["sh", "-c", "mknod /root/disk b 254 0; cat /root/disk 2>&1 || :"])
+    assert "not permitted" in output
 
 
-def test_a_machine_runs_in_groups_of_cgroup_v2_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a hybrid host in its cgroup2 hierarchy, which has no controllers there."""
+def test_container_machine_runs_in_a_cgroup_v2_hierarchy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a hybrid host: in its cgroup2 hierarchy, which has no controllers there."""
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
     mounted = "\n".join(line for line in lines if " - cgroup2 " in line)
     layout = cgroups.layout(mounted, "", exists=Path.is_dir)
     assert layout.version == 2
-    monkeypatch.setattr(cgroups, "look", lambda: layout)
+    monkeypatch.setattr(cgroups, "detect", lambda: layout)
     made = Lab("second", kind="container")
     made.down(purge=True)
     try:

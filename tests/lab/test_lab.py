@@ -1,4 +1,4 @@
-"""The lab itself: machines are plain, see each other and nothing else, and survive what we do.
+"""The lab itself: plain machines that reach only each other and survive interruptions.
 
 On containers by default; KEYSTONE_KIND=virtual runs the same on virtual machines.
 """
@@ -16,9 +16,9 @@ import pytest
 
 from keystone import run
 from keystone.errors import HostError, RefusedError
-from keystone.lab import network, saves
-from keystone.lab.machine import MEDIA, becomes
-from keystone.lab.machines import Lab
+from keystone.lab.machines import network, saves
+from keystone.lab.machines.lab import Lab
+from keystone.lab.machines.machine import MEDIA, becomes
 
 from .rig import KIND
 
@@ -33,8 +33,8 @@ socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("9.9.9.9", 53))
 """
 
 
-def test_a_plain_boot_sends_nothing_to_an_undeclared_address(booted: Booted) -> None:
-    assert booted.counters["gateway"] > 0, "the counters count: ssh was answered"
+def test_boot_sends_no_packet_to_an_undeclared_address(booted: Booted) -> None:
+    assert booted.counters["gateway"] > 0, "the counters work: ssh was answered"
     assert {name: booted.counters[name] for name in network.LEAKS} == {"leak": 0, "leak_dns": 0}
     assert network.leaked(booted.lab.settings) == []
 
@@ -44,7 +44,7 @@ def test_machines_reach_each_other(lab: Lab) -> None:
     lab.machine("w1").run(["ping", "-c", "1", "-W", "20", "10.77.0.11"])
 
 
-def test_a_machine_is_a_plain_debian(lab: Lab) -> None:
+def test_machine_is_a_plain_debian(lab: Lab) -> None:
     p1 = lab.machine("p1")
     assert p1.run(["hostname"]).strip() == "p1"
     assert p1.run(["systemctl", "--failed", "--no-legend"]) == ""
@@ -55,7 +55,7 @@ def test_a_machine_is_a_plain_debian(lab: Lab) -> None:
     assert len(set(identity.values())) == 2
 
 
-def test_what_is_carried_in_is_whole_and_cannot_be_written(lab: Lab, tmp_path: Path) -> None:
+def test_carried_medium_is_complete_and_read_only(lab: Lab, tmp_path: Path) -> None:
     payload = tmp_path / "offline.tar"
     payload.write_bytes(os.urandom(3 << 20))
     p1 = lab.machine("p1")
@@ -67,7 +67,7 @@ def test_what_is_carried_in_is_whole_and_cannot_be_written(lab: Lab, tmp_path: P
     assert p1.host().run(["cat", f"{MEDIA}/offline.tar"], check=False).returncode != 0
 
 
-def test_files_are_copied_whole(lab: Lab, tmp_path: Path) -> None:
+def test_files_are_copied_completely(lab: Lab, tmp_path: Path) -> None:
     source = tmp_path / "program"
     source.write_bytes(os.urandom(1 << 20))
     w1 = lab.machine("w1")
@@ -78,7 +78,7 @@ def test_files_are_copied_whole(lab: Lab, tmp_path: Path) -> None:
     assert w1.run(["stat", "-c", "%a", "/root/program"]).strip() == "750"
 
 
-def test_what_leaks_is_counted_and_named(lab: Lab) -> None:
+def test_leaks_are_counted_and_named(lab: Lab) -> None:
     before = network.counters(lab.settings)
     w1 = lab.machine("w1")
     w1.run(["ping", "-c", "1", "-W", "1", "8.8.8.8"], check=False)
@@ -89,7 +89,7 @@ def test_what_leaks_is_counted_and_named(lab: Lab) -> None:
     assert {"10.77.0.21 > 8.8.8.8", "10.77.0.21 > 9.9.9.9"} <= set(network.leaked(lab.settings))
 
 
-def test_up_again_does_nothing_and_a_cut_machine_comes_back(lab: Lab) -> None:
+def test_up_again_does_nothing_and_restarts_a_killed_machine(lab: Lab) -> None:
     p1, w1 = lab.machine("p1"), lab.machine("w1")
     pids = p1.pid(), w1.pid()
     assert lab.up(["p1", "w1"]) == {"p1": 0.0, "w1": 0.0}
@@ -102,18 +102,18 @@ def test_up_again_does_nothing_and_a_cut_machine_comes_back(lab: Lab) -> None:
     assert w1.run(["cat", "/root/kept"]) == "kept\n"
 
 
-def test_a_machine_off_the_network_is_silent_and_comes_back(lab: Lab) -> None:
+def test_machine_off_the_network_does_not_answer_until_reconnected(lab: Lab) -> None:
     ping = ["ping", "-c", "1", "-W", "2", "10.77.0.21"]
     p1, w1 = lab.machine("p1"), lab.machine("w1")
     w1.disconnect()
-    with pytest.raises(RefusedError, match="w1 is off the network"):
+    with pytest.raises(RefusedError, match="w1 is disconnected from the network"):
         lab.up(["w1"])
     assert p1.host().run(ping, check=False).returncode != 0
     w1.connect()
     assert becomes(lambda: p1.host().run(ping, check=False).returncode == 0, 60)
 
 
-def test_a_paused_machine_does_nothing_until_it_goes_on(lab: Lab) -> None:
+def test_paused_machine_does_nothing_until_resumed(lab: Lab) -> None:
     w1 = lab.machine("w1")
     w1.pause()
     with pytest.raises(HostError):
@@ -124,14 +124,14 @@ def test_a_paused_machine_does_nothing_until_it_goes_on(lab: Lab) -> None:
     assert w1.run(["hostname"]).strip() == "w1"
 
 
-def test_a_machine_that_is_asked_to_powers_off(lab: Lab) -> None:
+def test_machine_powers_off_on_request(lab: Lab) -> None:
     w1 = lab.machine("w1")
     w1.stop()
     assert w1.pid() == 0
     lab.up(["w1"])
 
 
-def test_a_saved_lab_is_brought_back_as_it_was(lab: Lab) -> None:
+def test_saved_lab_is_restored_unchanged(lab: Lab) -> None:
     p1 = lab.machine("p1")
     p1.run(["sh", "-c", "echo before > /root/file; sync"])
     saves.save(lab, "one")
@@ -144,8 +144,8 @@ def test_a_saved_lab_is_brought_back_as_it_was(lab: Lab) -> None:
     assert p1.run(["cat", "/root/file"]) == "before\n"
 
 
-def leavings(lab: Lab) -> list[str]:
-    """Whatever of a lab is still on this host."""
+def leftovers(lab: Lab) -> list[str]:
+    """Return everything of a lab that is still on this host."""
     namespace = lab.settings.namespace
     found = [str(path) for path in Path("/sys/fs/cgroup").rglob(f"{namespace}-*")]
     found += [name for name in network.names() if name == namespace]
@@ -162,7 +162,7 @@ def leavings(lab: Lab) -> list[str]:
 
 
 @pytest.mark.parametrize("moment", ["at once", "files", "groups", "running"])
-def test_whoever_starts_machines_may_be_killed_and_down_leaves_nothing(moment: str) -> None:
+def test_down_leaves_nothing_after_a_killed_up(moment: str) -> None:
     lab = Lab("killed", kind=KIND)
     lab.down(purge=True)
     folder = lab.folder / "machines" / "p1"
@@ -178,8 +178,8 @@ def test_whoever_starts_machines_may_be_killed_and_down_leaves_nothing(moment: s
         assert becomes(seen, 120)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    # What was half-made is finished by the same command.
+    # The same command completes an interrupted start.
     assert set(Lab("killed", kind=KIND).up(["p1", "p2"])) == {"p1", "p2"}
     Lab("killed").down(purge=True)
-    assert leavings(lab) == []
+    assert leftovers(lab) == []
     assert not lab.folder.exists()

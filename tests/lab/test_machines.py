@@ -1,7 +1,7 @@
-"""What only machines show: disks that hold something, ZFS on NVMe by serial number, and power that
-goes away while a pool is made. One virtual Primer, up to where its pool has everything.
+"""Tests that need virtual machines: disks with content, ZFS on NVMe by serial number, and a power
+failure while a pool is created. One virtual Primer, until its pool has all content.
 
-The tests run in the order of this file and share one lab: each looks at what the one before left.
+The tests run in the order of this file and share one lab: each depends on the one before.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def rig(bundle: Carried) -> Iterator[Rig]:
 
 
 def untouched(rig: Rig) -> str:
-    """What a refusal must leave as it was."""
+    """Return the state that a refusal must not change."""
     return rig.sh(
         "p1",
         "find /etc /usr /var/lib /opt -xdev -newer /proc/1 -type f -not -path '/var/lib/systemd/*' "
@@ -43,16 +43,16 @@ def untouched(rig: Rig) -> str:
     )
 
 
-def test_disks_that_hold_something_are_refused_by_serial(rig: Rig) -> None:
+def test_disks_with_content_are_refused_by_serial(rig: Rig) -> None:
     rig.machine("p1").host().run(["python3", "-", f"{NVME}KEYP1B"], data=FOREIGN_POOL)
     rig.sh("p1", f"mkfs.ext4 -q -F {NVME}KEYP1A 64M")
     rig.sh("p1", "udevadm trigger --subsystem-match=block && udevadm settle --timeout=60")
     before = untouched(rig)
     result = rig.install("--yes")
-    said = result.stdout + result.stderr
-    assert result.returncode == 7, said
+    output = result.stdout + result.stderr
+    assert result.returncode == 7, output
     for words in ("KEYP1A", "ext4", "KEYP1B", "theirs"):
-        assert words in said
+        assert words in output
     assert untouched(rig) == before
     for serial in ("KEYP1A", "KEYP1B"):
         rig.sh(
@@ -62,7 +62,7 @@ def test_disks_that_hold_something_are_refused_by_serial(rig: Rig) -> None:
         )
 
 
-def test_a_machine_that_is_not_fit_is_named_with_all_that_is_wrong(rig: Rig) -> None:
+def test_unfit_machine_is_refused_with_all_findings(rig: Rig) -> None:
     rig.sh(
         "p1",
         "dd if=/dev/zero of=/swap bs=1M count=64 status=none; chmod 600 /swap; "
@@ -78,25 +78,25 @@ def test_a_machine_that_is_not_fit_is_named_with_all_that_is_wrong(rig: Rig) -> 
         rig.sh("p1", "swapoff -a; rm -f /swap /fill")
 
 
-def test_power_goes_away_while_the_pool_is_made(rig: Rig) -> None:
+def test_power_failure_while_the_pool_is_created(rig: Rig) -> None:
     with rigs.under_way(rig, "storage"):
         rig.machine("p1").power_cut()
     rig.lab.up(["p1"])
     demo.insert(rig.lab, rig.bundle)
 
 
-def test_the_same_command_goes_on_until_the_content_is_on_the_pool(rig: Rig) -> None:
-    rigs.cut(rig, "registry", "KILL")
+def test_same_command_resumes_until_the_pool_has_the_content(rig: Rig) -> None:
+    rigs.interrupt(rig, "registry", "KILL")
     store = json.loads(rig.sh("p1", "cat /var/lib/keystone/store/state.json"))
     assert store["complete"] is True
     assert rig.sh("p1", "stat -fc %T /var/lib/keystone/store").strip() == "zfs"
 
 
-def test_the_pool_is_online_by_id_with_ashift_12(rig: Rig) -> None:
+def test_pool_is_online_by_id_with_ashift_12(rig: Rig) -> None:
     rigs.assert_pool(rig, "p1")
 
 
-def test_the_pool_comes_back_with_the_machine(rig: Rig) -> None:
+def test_pool_is_imported_after_a_reboot(rig: Rig) -> None:
     rig.machine("p1").power_cut()
     rig.lab.up(["p1"])
     rigs.assert_pool(rig, "p1")
@@ -104,9 +104,9 @@ def test_the_pool_comes_back_with_the_machine(rig: Rig) -> None:
         assert rig.sh("p1", f"findmnt -no FSTYPE /var/lib/{place}").strip() == "zfs"
 
 
-def test_the_first_primer_is_a_clock(rig: Rig) -> None:
+def test_first_primer_serves_time(rig: Rig) -> None:
     rig.sh("p1", "systemctl is-active chrony && chronyc -n tracking | grep 'Leap status'")
 
 
-def test_nothing_tried_to_get_out(rig: Rig) -> None:
+def test_no_packet_leaked(rig: Rig) -> None:
     rigs.assert_no_leak(rig, counted="gateway")

@@ -1,8 +1,8 @@
-"""The whole way on three Primers and two workers: refusals, an installation that is cut in every
-phase, the same command again, workers that join, everything that the cluster must be able to do,
-and all machines off at once.
+"""A complete site of three Primers and two workers: refusals, an installation interrupted in every
+phase, the same command again, joining workers, all functions of the cluster, and all machines off
+at once.
 
-The tests run in the order of this file and share one lab: each looks at what the one before left.
+The tests run in the order of this file and share one lab: each depends on the one before.
 On containers by default; KEYSTONE_KIND=virtual runs the same on virtual machines (one API server
 where they are emulated: docs/guide/lab.md).
 """
@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from keystone.errors import HostError
-from keystone.lab import demo, nodes, saves, workload
-from keystone.lab.machine import becomes
+from keystone.lab import demo, nodes, workload
+from keystone.lab.machines import saves
+from keystone.lab.machines.machine import becomes
 
 from . import rig as rigs
 from .rig import KUBECTL, Rig
@@ -33,7 +34,7 @@ pytestmark = [pytest.mark.vm, pytest.mark.timeout(3600)]
 
 PRIMERS = ("p1", "p2", "p3")
 WORKERS = ("w1", "w2")
-CUTS = {
+INTERRUPTIONS = {
     "trust": "KILL",
     "time": "KILL",
     "storage": "INT",
@@ -44,8 +45,8 @@ CUTS = {
     "control plane": "KILL",
     "add-ons": "KILL",
 }
-"""Phases in the middle of which the installer is cut, and how; INT is what Ctrl-C sends. Each run
-goes further than the last."""
+"""Phases in which the installer is interrupted, and the signal (INT is Ctrl-C). Each run gets
+further than the last."""
 
 WITHOUT_CERTIFICATE = """
 import socket, ssl
@@ -58,7 +59,7 @@ with socket.create_connection(("127.0.0.1", 2379), timeout=60) as plain:
     except ssl.SSLError as error:
         print("refused:", error)
 """
-"""In TLS 1.3 the server asks for the certificate after the client believes itself connected."""
+"""In TLS 1.3 the server verifies the client's certificate after the client's handshake is done."""
 
 VOLUME = """
 apiVersion: v1
@@ -87,7 +88,7 @@ def rig(bundle: Carried) -> Iterator[Rig]:
 
 
 def untouched(rig: Rig) -> dict[str, str]:
-    """What a refusal must leave as it was, on every Primer."""
+    """Return the state of every Primer that a refusal must not change."""
     look = (
         "find /etc /usr /var/lib /opt -xdev -newer /proc/1 -type f -not -path '/var/lib/systemd/*' "
         "| sort; ls /var/lib/keystone 2>&1"
@@ -96,7 +97,7 @@ def untouched(rig: Rig) -> dict[str, str]:
 
 
 def write(rig: Rig, name: str, change: Callable[[dict[str, object]], None]) -> str:
-    """Another site file on p1; its path."""
+    """Write another site file on p1; return its path."""
     document = demo.site_document(rig.lab, list(PRIMERS))
     change(document["spec"])  # type: ignore[arg-type]
     path = f"{demo.WORK}/{name}.yaml"
@@ -104,7 +105,7 @@ def write(rig: Rig, name: str, change: Callable[[dict[str, object]], None]) -> s
     return path
 
 
-def test_hosts_that_are_not_fit_are_named_all_at_once(rig: Rig) -> None:
+def test_all_unfit_hosts_are_named_together(rig: Rig) -> None:
     before = untouched(rig)
     listening = "exec python3 -m http.server 2379 >/dev/null 2>&1"
     rig.sh("p2", f"systemd-run --quiet --unit=squatter sh -c '{listening}'")
@@ -115,7 +116,7 @@ def test_hosts_that_are_not_fit_are_named_all_at_once(rig: Rig) -> None:
     try:
         result = rig.install("--yes")
         assert result.returncode == 6, result.stderr
-        for words in ("port 2379 is taken by python3", "have the same machine-id"):
+        for words in ("runs python3 on port 2379", "have the same machine-id"):
             assert words in result.stderr
     finally:
         rig.sh("p2", "systemctl stop squatter")
@@ -123,15 +124,15 @@ def test_hosts_that_are_not_fit_are_named_all_at_once(rig: Rig) -> None:
     assert untouched(rig) == before
 
 
-def test_a_host_of_another_cluster_is_refused(rig: Rig) -> None:
+def test_host_of_another_cluster_is_refused(rig: Rig) -> None:
     rig.sh("p3", "mkdir -p /var/lib/etcd/member")
     result = rig.install("--yes")
     rig.sh("p3", "rm -r /var/lib/etcd")
     assert result.returncode == 7, result.stderr
-    assert "p3: belongs to a cluster already: /var/lib/etcd/member" in result.stderr
+    assert "p3: already belongs to a cluster: /var/lib/etcd/member" in result.stderr
 
 
-def test_a_host_that_does_not_answer_is_named(rig: Rig) -> None:
+def test_host_that_does_not_answer_is_named(rig: Rig) -> None:
     def dead(spec: dict[str, object]) -> None:
         spec["primers"][2]["address"] = "10.77.0.99"  # type: ignore[index]
 
@@ -142,42 +143,42 @@ def test_a_host_that_does_not_answer_is_named(rig: Rig) -> None:
     assert untouched(rig) == before
 
 
-def test_a_machine_like_these_is_refused_by_a_site_that_is_not_for_trying(rig: Rig) -> None:
-    def serious(spec: dict[str, object]) -> None:
+def test_containers_without_disks_are_refused_by_a_production_site(rig: Rig) -> None:
+    def production(spec: dict[str, object]) -> None:
         spec.pop("trial", None)
         spec.pop("storage", None)
         for primer in spec["primers"]:  # type: ignore[attr-defined]
             primer["disks"] = [{"serial": f"{primer['name']}{letter}"} for letter in "AB"]
 
-    result = rig.install("--yes", site=write(rig, "serious", serious))
+    result = rig.install("--yes", site=write(rig, "production", production))
     assert result.returncode == 6, result.stderr
-    assert "disk p1A not found" in result.stderr
+    assert "has no disk p1A" in result.stderr
     for name in PRIMERS if rigs.KIND == "container" else ():
         assert f"{name}: is a container" in result.stderr
 
 
-@pytest.mark.parametrize(("phase", "signal"), CUTS.items())
-def test_a_run_that_is_cut(rig: Rig, phase: str, signal: str) -> None:
-    rigs.cut(rig, phase, signal)
+@pytest.mark.parametrize(("phase", "signal"), INTERRUPTIONS.items())
+def test_interrupted_run_can_be_repeated(rig: Rig, phase: str, signal: str) -> None:
+    rigs.interrupt(rig, phase, signal)
 
 
-def test_after_all_that_the_same_command_ends_well(rig: Rig) -> None:
+def test_same_command_succeeds_after_all_interruptions(rig: Rig) -> None:
     result = rig.install("--yes")
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_the_same_command_again_looks_once_and_changes_nothing(rig: Rig) -> None:
+def test_second_run_probes_once_and_changes_nothing(rig: Rig) -> None:
     logins = "journalctl -q -u ssh -o cat --grep 'Accepted publickey' | wc -l"
     before = {name: int(rig.sh(name, logins, check=False)) for name in PRIMERS[1:]}
     result = rig.install("--yes")
     assert result.returncode == 0, result.stderr
     assert "Nothing to do" in result.stderr
     for name, count in before.items():
-        # One is ours, to count.
+        # One connection is the test's own, to count.
         assert int(rig.sh(name, logins)) - count <= 2
 
 
-def test_three_etcd_members_healthy_over_tls_and_nobody_without_a_certificate(rig: Rig) -> None:
+def test_etcd_is_healthy_and_refuses_clients_without_certificate(rig: Rig) -> None:
     pki = "/etc/etcd/pki"
     base = "etcdctl --endpoints https://127.0.0.1:2379"
     certs = f"--cacert {pki}/peer-ca.crt --cert {pki}/client.crt --key {pki}/client.key"
@@ -185,12 +186,12 @@ def test_three_etcd_members_healthy_over_tls_and_nobody_without_a_certificate(ri
     assert [entry["health"] for entry in json.loads(health)] == [True] * 3
     bare = f"{base} --cacert {pki}/peer-ca.crt --command-timeout=5s endpoint health"
     assert rig.machine("p1").host().run(shlex.split(bare), check=False).returncode != 0
-    said = rig.machine("p1").host().run(["python3", "-"], data=WITHOUT_CERTIFICATE).stdout
-    assert "certificate required" in said.lower().replace("_", " ")
+    output = rig.machine("p1").host().run(["python3", "-"], data=WITHOUT_CERTIFICATE).stdout
+    assert "certificate required" in output.lower().replace("_", " ")
 
 
 @pytest.mark.parametrize("name", WORKERS)
-def test_a_worker_joins_by_one_command(rig: Rig, name: str) -> None:
+def test_worker_joins_by_one_command(rig: Rig, name: str) -> None:
     demo.join(rig.lab, name)
     assert name in ready(rig)
 
@@ -201,16 +202,16 @@ def test_every_machine_is_a_node(rig: Rig) -> None:
 
 
 def ready(rig: Rig) -> frozenset[str]:
-    """The nodes that say they are Ready."""
+    """Return the nodes that are Ready."""
     return nodes.ready(rig.machine("p1").host())
 
 
-def test_the_clock_is_fed_by_a_primer(rig: Rig) -> None:
+def test_clock_of_a_worker_follows_a_primer(rig: Rig) -> None:
     for name in (*PRIMERS[1:], *WORKERS):
         rigs.assert_clock(rig, name)
 
 
-def test_pods_of_all_nodes_reach_each_other_and_a_service_by_name(rig: Rig) -> None:
+def test_pods_on_all_nodes_reach_each_other_and_a_service_by_name(rig: Rig) -> None:
     host = rig.machine("p1").host()
     workload.deploy(host)
     assert_answers(rig)
@@ -225,7 +226,7 @@ def assert_answers(rig: Rig) -> None:
         assert heard[-1] in there
 
 
-def test_no_secret_lies_in_etcd_as_plain_text(rig: Rig) -> None:
+def test_etcd_has_no_secret_in_plain_text(rig: Rig) -> None:
     rig.kubectl("create secret generic sealed --from-literal=word=plain-as-day")
     etcdctl = "set -a; . /etc/etcd/etcdctl.env; etcdctl get /registry/secrets/ --prefix"
     keys = rig.sh("p1", f"{etcdctl} --keys-only").split()
@@ -239,14 +240,14 @@ def test_no_secret_lies_in_etcd_as_plain_text(rig: Rig) -> None:
         assert "Metadata" in rig.sh(name, "head -n 1 /var/log/kubernetes/audit/audit.log")
 
 
-def test_machines_know_the_primers_by_name_and_status_the_site(rig: Rig) -> None:
+def test_machines_resolve_primers_and_status_shows_the_site(rig: Rig) -> None:
     for name in (*PRIMERS, *WORKERS):
         found = rig.sh(name, "getent ahostsv4 p1 p2 p3")
         assert {f"10.77.0.1{n}" for n in (1, 2, 3)} <= set(found.split())
     assert rig.sh("p1", "keystone-install status").startswith("Site lab")
 
 
-def test_a_first_primer_without_its_tree_makes_no_new_authorities(rig: Rig) -> None:
+def test_first_primer_without_trust_tree_makes_no_new_authorities(rig: Rig) -> None:
     tree = "/var/lib/keystone/pki"
     anchors = {name: rig.sh(name, "cat /etc/keystone/pki/root.crt") for name in PRIMERS}
     rig.sh("p1", f"mv {tree} {tree}.away")
@@ -261,8 +262,8 @@ def test_a_first_primer_without_its_tree_makes_no_new_authorities(rig: Rig) -> N
         rig.sh("p1", f"rm -rf {tree}; mv {tree}.away {tree}")
 
 
-def test_a_primer_with_another_kubernetes_is_refused_with_both_versions(rig: Rig) -> None:
-    """kubelet is stopped for it: the API server runs on, and only its manifest is another one."""
+def test_primer_with_another_kubernetes_is_refused_with_both_versions(rig: Rig) -> None:
+    """With kubelet stopped, only the manifest changes; the API server keeps running."""
     manifest, image = "/etc/kubernetes/manifests/kube-apiserver.yaml", "kube-apiserver:v"
     ours = rig.sh("p3", f"grep -o '{image}[0-9.]*' {manifest}").strip().removeprefix(image)
     rig.sh("p3", "systemctl stop kubelet")
@@ -270,7 +271,7 @@ def test_a_primer_with_another_kubernetes_is_refused_with_both_versions(rig: Rig
     try:
         result = rig.install("--yes")
         assert result.returncode == 6, result.stderr
-        assert f"p3: runs Kubernetes 1.36.3, and the bundle has {ours}" in result.stderr
+        assert f"p3: runs Kubernetes 1.36.3, but the bundle has {ours}" in result.stderr
     finally:
         rig.sh("p3", f"mv /root/kube-apiserver.yaml {manifest}; systemctl start kubelet")
     assert becomes(lambda: ready(rig) >= set(PRIMERS), 600)
@@ -280,7 +281,7 @@ def apply(rig: Rig, manifest: str) -> None:
     rig.machine("p1").host().run(["sh", "-c", f"{KUBECTL} apply -f -"], data=manifest, timeout=600)
 
 
-def test_a_volume_keeps_its_file_when_the_pod_is_recreated(rig: Rig) -> None:
+def test_volume_keeps_its_file_when_the_pod_is_recreated(rig: Rig) -> None:
     apply(rig, VOLUME)
     rig.kubectl("wait --for=condition=Ready pod/keeper --timeout=1200s")
     rig.kubectl("exec keeper -- sh -c 'echo kept > /data/file && sync'")
@@ -298,15 +299,15 @@ def test_a_volume_keeps_its_file_when_the_pod_is_recreated(rig: Rig) -> None:
     assert (file_system == "zfs") == (rigs.KIND == "virtual")
 
 
-def test_nothing_tried_to_get_out(rig: Rig) -> None:
+def test_no_packet_leaked(rig: Rig) -> None:
     rigs.assert_no_leak(rig)
 
 
-def test_the_api_answers_while_a_primer_is_off_and_it_comes_back(rig: Rig) -> None:
+def test_api_answers_while_a_primer_is_off_until_it_is_back(rig: Rig) -> None:
     gone = "p3" if rig.lab.emulated else "p2"  # emulated, p1 has the one API server
     there = ready(rig)
     rig.machine(gone).power_cut()
-    # haproxy drops an API server after three looks: until then every third request may find it.
+    # haproxy drops an API server after three checks: until then every third request may reach it.
     assert becomes(lambda: seen(rig) == there - {gone}, 1200)
     start = time.time()
     rig.lab.up([gone])
@@ -314,51 +315,51 @@ def test_the_api_answers_while_a_primer_is_off_and_it_comes_back(rig: Rig) -> No
 
 
 def seen(rig: Rig) -> frozenset[str]:
-    """The nodes that are Ready, none where the request was lost."""
+    """Return the nodes that are Ready; none if the request failed."""
     try:
         return ready(rig)
     except HostError:
         return frozenset()
 
 
-def test_all_machines_off_at_once_and_on_again(rig: Rig) -> None:
+def test_site_recovers_after_all_machines_were_off(rig: Rig) -> None:
     before = ready(rig)
     saves.save(rig.lab, "whole")
     off = (rig.lab.folder / "saves/whole/save.json").stat().st_mtime
-    comes_back(rig, before, off)
+    assert_recovers(rig, before, off)
 
 
-def test_a_saved_site_is_brought_back_as_it_was(rig: Rig) -> None:
+def test_saved_site_is_restored_unchanged(rig: Rig) -> None:
     before, start = ready(rig), time.time()
     rig.kubectl("create configmap later")
     saves.restore(rig.lab, "whole")
-    comes_back(rig, before, start)
+    assert_recovers(rig, before, start)
     assert "later" not in rig.kubectl("get configmaps")
 
 
-def comes_back(rig: Rig, expected: frozenset[str], since: float) -> None:
-    """Everything is as before: nodes, quorum, workload, volume; nothing is to be installed."""
+def assert_recovers(rig: Rig, expected: frozenset[str], since: float) -> None:
+    """Assert that nodes, quorum, workload and volume recover, and nothing needs installing."""
     nodes.wait_ready(rig.machine("p1").host(), expected, since=since)
-    # The API remembers for a moment pods as they were: each look may meet one that is not back yet.
-    assert becomes(lambda: is_true(lambda: serves(rig)), 1200)
+    # The API shows old states of pods for a while: a check may find one that does not run yet.
+    assert becomes(lambda: is_true(lambda: assert_serves(rig)), 1200)
     demo.insert(rig.lab, rig.bundle)
     result = rig.install("--yes")
     assert result.returncode == 0, result.stderr
-    # A pod of the platform may still be on its way: that is waited for, and nothing is changed.
+    # A pod of the platform may still be starting: the run waits for it, and changes nothing.
     begun = re.findall(r"^· \[\d+/\d+\] ([a-z -]+):", result.stderr, re.MULTILINE)
     assert "Nothing to do" in result.stderr or begun == ["verify"], result.stderr
     rigs.assert_no_leak(rig)
 
 
-def serves(rig: Rig) -> None:
-    """The workload answers on every node and the volume has its file, or an error."""
+def assert_serves(rig: Rig) -> None:
+    """Assert that the workload answers on every node and the volume has its file."""
     workload.deploy(rig.machine("p1").host())
     assert_answers(rig)
     assert rig.kubectl("exec keeper -- cat /data/file").strip() == "kept"
 
 
 def is_true(check: Callable[[], None]) -> bool:
-    """Whether a check passes now."""
+    """True if a check passes now."""
     try:
         check()
     except (AssertionError, HostError):

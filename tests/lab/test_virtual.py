@@ -1,4 +1,4 @@
-"""What only virtual machines are: UEFI, NVMe disks, a kernel, a stick, a clock of their own."""
+"""What only virtual machines have: UEFI, NVMe disks, a kernel, a stick, their own clock."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from keystone.lab import base, settings
-from keystone.lab.disk import usb_stick
-from keystone.lab.machines import Lab
+from keystone.lab import settings
+from keystone.lab.machines import base_system
+from keystone.lab.machines.disk import usb_stick
+from keystone.lab.machines.lab import Lab
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,10 +35,10 @@ def lab() -> Iterator[Lab]:
         made.down(purge=True)
 
 
-def test_the_base_is_a_plain_debian_fit_for_kubernetes(lab: Lab) -> None:
+def test_base_is_a_plain_debian_fit_for_kubernetes(lab: Lab) -> None:
     p1 = lab.machine("p1")
     assert p1.run(["hostname"]).strip() == "p1"
-    assert p1.run(["uname", "-r"]).strip() == base.kernel_version()
+    assert p1.run(["uname", "-r"]).strip() == base_system.kernel_version()
     assert p1.run(["swapon", "--show"]) == ""
     assert p1.run(["stat", "-fc", "%T", "/sys/fs/cgroup"]).strip() == "cgroup2fs"
     assert p1.run(["systemctl", "--failed", "--no-legend"]) == ""
@@ -48,7 +49,7 @@ def test_the_base_is_a_plain_debian_fit_for_kubernetes(lab: Lab) -> None:
     assert found == ""
 
 
-def test_two_blank_nvme_disks_by_their_serials(lab: Lab) -> None:
+def test_two_blank_nvme_disks_have_their_serials(lab: Lab) -> None:
     for name in ("p1", "w1"):
         machine = lab.machine(name)
         for serial in machine.settings.serials:
@@ -58,7 +59,7 @@ def test_two_blank_nvme_disks_by_their_serials(lab: Lab) -> None:
             assert machine.run(["wipefs", "--noheadings", disk]) == ""
 
 
-def test_a_stick_comes_goes_and_cannot_be_written(lab: Lab, tmp_path: Path) -> None:
+def test_stick_can_be_attached_and_removed_and_is_read_only(lab: Lab, tmp_path: Path) -> None:
     payload = tmp_path / "offline.tar"
     payload.write_bytes(os.urandom(3 << 20))
     image = usb_stick([payload], tmp_path / "stick.img")
@@ -74,7 +75,7 @@ def test_a_stick_comes_goes_and_cannot_be_written(lab: Lab, tmp_path: Path) -> N
     p1.run(["sh", "-c", WAIT_FOR_STICK.replace("[ -e", "[ ! -e")])
 
 
-def test_a_machine_with_a_wrong_clock_and_little_memory(lab: Lab) -> None:
+def test_machine_with_a_wrong_clock_and_little_memory(lab: Lab) -> None:
     changed = settings.load(name=lab.settings.name).changed(
         "w1", memory_mib=768, rtc="2028-01-01T00:00:00"
     )

@@ -1,7 +1,7 @@
-"""A small bundle made of real things by the real commands, and real clients to try it with.
+"""A small bundle of real content, made by the real commands, and real clients to test it with.
 
-Inside: upstream's pause; an image whose index names a platform that the bundle leaves out;
-distribution's release archive; nginx with all it needs, from Debian's archive.
+Content: upstream's pause; an image whose index names a platform that the bundle leaves out;
+distribution's release archive; nginx with its dependencies, from Debian's archive.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from keystone.lab import catalogue, golang, images, mirror, upstream
+from keystone.lab.mirror import catalogue, golang, images, serve, upstream
 from keystone.run import Result, run
 
 CLIENTS = Path(__file__).parent / "clients"
@@ -49,7 +49,7 @@ spec:
 
 @dataclass(frozen=True)
 class Carried:
-    """The bundle, its root's fingerprint, and what plain tar made of it."""
+    """The bundle, its root's fingerprint, and the folder to which plain tar unpacked it."""
 
     bundle: Path
     fingerprint: str
@@ -58,7 +58,7 @@ class Carried:
 
 @cache
 def client(name: str) -> Path:
-    """A client of our module, built once for its sources (in the user's cache folder)."""
+    """Return a client program of our Go module, built once (in the user's cache folder)."""
     program = catalogue.Program(
         name=name, module=str(CLIENTS), version="", package=PACKAGES[name],
         cgo=False, tags=(), variables={},
@@ -67,7 +67,7 @@ def client(name: str) -> Path:
 
 
 def keystone(*words: str | Path, code: int = 0) -> Result:
-    """A verb of ours, as a process."""
+    """Run a verb of Keystone as a process."""
     done = run([sys.executable, "-m", "keystone", *words], check=False)
     assert done.returncode == code, done.stderr
     return done
@@ -80,7 +80,7 @@ def make(folder: Path) -> Carried:
     (folder / "small.yaml").write_text(DEFINITION.replace("{url}", url))
     keys, lock, bundle = (folder / name for name in ("keys", "small.lock.json", "small.tar"))
     fingerprint = keystone("bundle", "keys", "init", "--dir", keys).stdout.strip()
-    with mirror.serve(content) as serving:
+    with serve.serve(content) as serving:
         mirrors = ("--mirrors", serving.mirrors_file)
         keystone("bundle", "lock", folder / "small.yaml", *mirrors, "-o", lock)
         keystone("bundle", "create", lock, *mirrors, "-o", bundle, "--keys", keys)
@@ -91,7 +91,7 @@ def make(folder: Path) -> Carried:
 
 
 def _upstream(folder: Path) -> upstream.Upstream:
-    """What the lab built, copied, and one image more: of two platforms, one of them nowhere."""
+    """Copy the lab's upstream and add an image of two platforms, of which one is missing."""
     real = upstream.build(["registry", PAUSE])
     (pause, built), (archive, path) = real.images[0], real.files[0]
     blobs, files = folder / "upstream/blobs", folder / "upstream/files"
@@ -116,6 +116,6 @@ def _upstream(folder: Path) -> upstream.Upstream:
 
 
 def discard(carried: Carried) -> None:
-    """Give the room back: pytest keeps three runs' folders."""
+    """Delete the large files: pytest keeps the folders of three runs."""
     shutil.rmtree(carried.layout)
     carried.bundle.unlink()

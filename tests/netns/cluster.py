@@ -1,4 +1,4 @@
-"""A real API server with its controller manager and one etcd, in the namespace of one machine."""
+"""A real API server with controller manager and one etcd member, in the namespace of a machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SERVER = "https://10.78.0.11:6443"
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where it runs, its programs by name, and its administrator's kubeconfig."""
+    """A running cluster: its network, programs by name, and the administrator's kubeconfig."""
 
     lan: Lan
     binary: Callable[[str], Path]
@@ -30,19 +30,19 @@ class Cluster:
     admin: Path
 
     def kubectl(self, *words: str | Path, config: Path | None = None, data: str = "") -> Result:
-        """kubectl on p1, whatever it returns."""
+        """Run kubectl on p1; do not check its exit code."""
         argv = self.lan.at(
             "p1", self.binary("kubectl"), "--kubeconfig", config or self.admin, *words
         )
         return run(argv, data=data, check=False, timeout=120)
 
     def get(self, *words: str, config: Path | None = None) -> dict[str, Any]:
-        """The object, or none."""
-        said = self.kubectl("get", *words, "-o", "json", "--ignore-not-found", config=config)
-        return json.loads(said.stdout or "{}")
+        """Return the object, or None."""
+        result = self.kubectl("get", *words, "-o", "json", "--ignore-not-found", config=config)
+        return json.loads(result.stdout or "{}")
 
     def kubeadm(self, *words: str | Path) -> Result:
-        """A phase of kubeadm on p1."""
+        """Run a phase of kubeadm on p1."""
         argv = self.lan.at("p1", self.binary("kubeadm"), *words)
         return run(argv, timeout=120)
 
@@ -51,7 +51,7 @@ class Cluster:
 def cluster(
     lan: Lan, placed: Placed, binary: Callable[[str], Path], folder: Path
 ) -> Iterator[Cluster]:
-    """On p1, with the authorities of the site's own tree; runs while the block does."""
+    """Run a cluster on p1 within the block, with the CAs of the site's trust tree."""
     pki, quorum = placed.at("p1", "/etc/kubernetes/pki"), "http://127.0.0.1:2379"
     made = Cluster(lan, binary, pki, folder / "super-admin.conf")
     own = ("--apiserver-advertise-address=10.78.0.11", f"--cert-dir={pki}")

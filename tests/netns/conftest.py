@@ -1,7 +1,7 @@
-"""Machines made of nothing: network namespaces on a bridge of their own, and real programs in them.
+"""Machines that are network namespaces on a bridge of their own, with real programs in them.
 
-Everything lives in namespaces of this test run: no route, no address and no interface of the host
-is touched, and nothing in there can reach the host or anything beyond it.
+All of it is in namespaces of this test run: it changes no route, address or interface of the host,
+and nothing in it can reach the host or other networks.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from keystone.bundle.model import Digest, Item, Manifest
 from keystone.cluster.context import Context
 from keystone.pki import tree as pki
-from keystone.pki.host_files import deployment_file
+from keystone.pki.host_files import data, deployment_file
 from keystone.run import Result, run
 from keystone.site.model import Networks, Node, Site
 
@@ -44,7 +44,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @dataclass(frozen=True)
 class Lan:
-    """A bridge and the machines on it. `at` gives the words that run a program on one."""
+    """A bridge and its machines. `at` returns the prefix that runs a program on one."""
 
     names: Mapping[str, str]
 
@@ -60,7 +60,7 @@ class Lan:
 
 
 def sweep() -> None:
-    """Take away what runs that were killed left behind: their process is gone."""
+    """Remove the namespaces of killed test runs, whose process no longer exists."""
     for entry in json.loads(run(["ip", "-j", "netns", "list"]).stdout or "[]"):
         owner = entry["name"].split("-")
         if owner[0] == PREFIX and not Path(f"/proc/{owner[1]}").exists():
@@ -69,7 +69,7 @@ def sweep() -> None:
 
 @pytest.fixture(scope="module")
 def namespaces() -> Iterator[Callable[[Mapping[str, str]], Lan]]:
-    """A factory: machine names to IPv4 addresses of one /24, and you have a network of them."""
+    """A function that builds a network from machine names and IPv4 addresses of one /24."""
     if os.geteuid() != 0:
         pytest.skip("network namespaces need root")
     sweep()
@@ -105,13 +105,13 @@ def namespaces() -> Iterator[Callable[[Mapping[str, str]], Lan]]:
 
 @pytest.fixture(scope="session")
 def binary() -> Callable[[str], Path]:
-    """Real programs by name, from the lab's build cache or the folder KEYSTONE_TEST_BINARIES."""
+    """A function that finds a real program, in the lab's cache or in KEYSTONE_TEST_BINARIES."""
 
     def find(name: str) -> Path:
         folder = os.environ.get("KEYSTONE_TEST_BINARIES")
         if folder:
             return Path(folder) / name
-        from keystone.lab import upstream  # noqa: PLC0415 only where programs have to be built
+        from keystone.lab.mirror import upstream  # noqa: PLC0415 only if programs must be built
 
         return Path(upstream.binary(name))
 
@@ -120,20 +120,20 @@ def binary() -> Callable[[str], Path]:
 
 @dataclass(frozen=True)
 class Placed:
-    """A site with its tree, and each Primer's share of it laid out under a folder of its own."""
+    """A site with its trust tree, and each Primer's files of it in a folder of its own."""
 
     site: Site
     tree: Path
     hosts: Path
 
     def at(self, host: str, path: str) -> Path:
-        """Where the host's file `path` is in this test."""
+        """Return the path in this test of a host's file."""
         return self.hosts / host / path.lstrip("/")
 
 
 @pytest.fixture(scope="module")
 def pki_site(tmp_path_factory: pytest.TempPathFactory) -> Placed:
-    """A real trust tree, placed from the same deployment files that the role reads."""
+    """A real trust tree, placed from the deployment files that the role reads."""
     top = tmp_path_factory.mktemp("site")
     site = Site(
         "netns",
@@ -142,17 +142,22 @@ def pki_site(tmp_path_factory: pytest.TempPathFactory) -> Placed:
     )
     placed = Placed(site, top / "pki", top / "hosts")
     pki.init(site, placed.tree, top / "root.pem", "passphrase")
-    for node in site.primers:
-        for file in json.loads(deployment_file(placed.tree, node.name).read_text())["files"]:
-            path = placed.at(node.name, file["path"])
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(file["content"])
-            path.chmod(int(file["mode"], 8))
+    place(placed)
     return placed
 
 
+def place(placed: Placed) -> None:
+    """Write what each Primer has of the tree, as the role does."""
+    for node in placed.site.primers:
+        for file in json.loads(deployment_file(placed.tree, node.name).read_text())["files"]:
+            path = placed.at(node.name, file["path"])
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data(file))
+            path.chmod(int(file["mode"], 8))
+
+
 def context(placed: Placed, host: str) -> Context:
-    """What a role's variables are made from, with a bundle that holds the names it asks for."""
+    """Return the context of a role's variables, with a bundle that has the names it needs."""
     items = tuple(
         Item("binary", name, version, Digest("0" * 64), 1)
         for name, version in (("etcd", "v3.6.16"), ("registry", "v3.1.2"))
@@ -162,7 +167,7 @@ def context(placed: Placed, host: str) -> Context:
 
 
 def render(role: str, template: str, variables: Mapping[str, object]) -> str:
-    """A role's template with the role's defaults and these variables, as Ansible renders it."""
+    """Render a role's template with its defaults and these variables, as Ansible does."""
     defaults = ROOT / "roles" / role / "defaults/main.yml"
     known: dict[str, Any] = yaml.safe_load(defaults.read_text()) if defaults.exists() else {}
     environment = Environment(
@@ -175,7 +180,7 @@ def render(role: str, template: str, variables: Mapping[str, object]) -> str:
 
 
 def until(question: Callable[[], bool], what: str, seconds: float = 60) -> None:
-    """Ask until it is so; fail with `what` when the deadline has passed."""
+    """Wait until the check succeeds; fail with `what` after that many seconds."""
     deadline = time.monotonic() + seconds
     while not question():
         if time.monotonic() > deadline:
@@ -185,7 +190,7 @@ def until(question: Callable[[], bool], what: str, seconds: float = 60) -> None:
 
 @pytest.fixture(scope="session")
 def carried(tmp_path_factory: pytest.TempPathFactory) -> Iterator[bundles.Carried]:
-    """A small bundle of real things, and what tar makes of it."""
+    """A small bundle of real content, also unpacked by tar."""
     made = bundles.make(tmp_path_factory.mktemp("carried"))
     yield made
     bundles.discard(made)

@@ -1,6 +1,6 @@
-"""One real control plane in a network namespace: etcd, and the API server as kubeadm starts it.
+"""A real control plane in a network namespace: etcd, and the API server as kubeadm starts it.
 
-The machine has /etc and /var/log of its own, so that every path is the one that it has on a host.
+The machine has its own /etc and /var/log, so that all paths are as on a host.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from keystone.bundle.model import Digest, Item, Manifest
 from keystone.cluster import kubeadm
 from keystone.cluster.context import Context
 from keystone.pki import tree as pki
-from keystone.pki.host_files import deployment_file
+from keystone.pki.host_files import data, deployment_file
 from keystone.run import Host, Result, run, spawned
 
 from .conftest import Lan, Placed, until
@@ -34,7 +34,7 @@ OWN += '/usr/local/bin; shift; exec "$@"'
 
 @dataclass(frozen=True)
 class Machine(Host):
-    """A host of the site that is a namespace with folders of its own."""
+    """A host of the site: a namespace with its own folders."""
 
     words: tuple[str, ...] = ()
 
@@ -48,27 +48,27 @@ class Machine(Host):
         timeout: float = 120,
         secrets: Sequence[str] = (),
     ) -> Result:
-        """As on a host."""
+        """Run a command as keystone.run.Host.run does."""
         return run([*self.words, *argv], data=data, stdin=stdin, check=check, timeout=timeout,
                    secrets=secrets)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class ControlPlane:
-    """What runs: `folder` has the machine's own etc, log and bin."""
+    """The running control plane. folder: with the machine's etc, log and bin."""
 
     context: Context
     machine: Machine
     folder: Path
 
     def kubectl(self, *words: str, data: str = "", check: bool = True) -> Result:
-        """As the administrator, of the API server itself."""
+        """Run kubectl as administrator, directly at the API server."""
         argv = ["kubectl", "--server=https://127.0.0.1:6443", *words]
         config = "--kubeconfig=/etc/kubernetes/admin.conf"
         return self.machine.run([*argv, config], data=data or None, check=check)
 
     def stored(self, key: str) -> str:
-        """What etcd has under a key."""
+        """Return the value in etcd of a key."""
         pki = "/etc/etcd/pki"
         return self.machine.run([
             "etcdctl", "--endpoints=https://127.0.0.1:2379", f"--cacert={pki}/peer-ca.crt",
@@ -78,7 +78,7 @@ class ControlPlane:
 
 
 def bundle() -> Manifest:
-    """Names and versions that the documents need."""
+    """Return a manifest with the names and versions that the documents need."""
     names = {"registry.k8s.io/coredns/coredns": "v1.14.6", "registry.k8s.io/pause": "3.10.2"}
     names |= dict.fromkeys(set(addons.IMAGES.values()) - names.keys(), "v1")
     items = [Item("image", name, tag, Digest("a" * 64), 1) for name, tag in names.items()]
@@ -91,7 +91,7 @@ def bundle() -> Manifest:
 def running(
     lan: Lan, placed: Placed, binary: Callable[[str], Path], folder: Path
 ) -> Iterator[ControlPlane]:
-    """p1, with the files that the roles `trust` and `control_plane` place."""
+    """Run a control plane on p1, with the files of the roles `trust` and `control_plane`."""
     site = replace(placed.site, primers=placed.site.primers[:1])
     context = Context(site, site.primers[0], bundle())
     machine = _machine(lan, folder, {name: binary(name) for name in PROGRAMS})
@@ -104,7 +104,7 @@ def running(
     for phase in ("certs all", "kubeconfig super-admin", "control-plane apiserver"):
         config = f"{kubeadm.CONFIG}/kubeadm.yaml"
         machine.run(["kubeadm", "init", "phase", *phase.split(), "--config", config])
-    # The other administrator has its rights from `kubeadm init` only.
+    # Only `kubeadm init` would give the other administrator its rights.
     (folder / "etc/kubernetes/super-admin.conf").rename(folder / "etc/kubernetes/admin.conf")
     made = ControlPlane(context, machine, folder)
     with ExitStack() as stack:
@@ -117,12 +117,12 @@ def running(
 
 
 def place(tree: Path, folder: Path) -> None:
-    """p1's files of the tree, as the role trust places them."""
+    """Place p1's files of the trust tree, as the role trust does."""
     for file in json.loads(deployment_file(tree, "p1").read_text())["files"]:
         path = folder / file["path"].lstrip("/")
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.new")
-        part.write_text(file["content"])
+        part.write_bytes(data(file))
         part.chmod(int(file["mode"], 8))
         part.rename(path)
 
@@ -148,13 +148,13 @@ def _etcd() -> list[str]:
 
 
 def _api_server(folder: Path) -> list[str]:
-    """The command of the manifest that kubeadm wrote."""
+    """Return the command in the manifest that kubeadm wrote."""
     manifest = folder / "etc/kubernetes/manifests/kube-apiserver.yaml"
     command: list[str] = yaml.safe_load(manifest.read_text())["spec"]["containers"][0]["command"]
     return command
 
 
-def began_in_plain_text(placed: Placed) -> None:
-    """Make the tree as an older Keystone left it, and then what a run of today makes of it."""
+def make_tree_without_encryption(placed: Placed) -> None:
+    """Make the tree as an older Keystone left it, then update it as a run of this one does."""
     (placed.tree / "encryption.yaml").unlink()
     pki.issue(placed.site, placed.tree)

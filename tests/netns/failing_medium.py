@@ -1,8 +1,8 @@
-"""A real file system (FUSE) that refuses what it is told to refuse, as full and failing media do.
+"""A real file system (FUSE) that fails chosen operations, as full and failing media do.
 
-Run as: failing_medium.py BACKING MOUNTPOINT FAULT. What is in the folder BACKING is shown at
-MOUNTPOINT; the file FAULT, "write 28", names an operation and the errno(3) that it gets, and
-"write 27 1000000" where it takes so many bytes of a file first.
+Run as: failing_medium.py BACKING MOUNTPOINT FAULT. MOUNTPOINT shows the folder BACKING. The file
+FAULT has an operation and its errno(3), as in "write 28", and optionally the number of bytes of a
+file that succeed first, as in "write 27 1000000".
 """
 
 from __future__ import annotations

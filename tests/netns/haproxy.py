@@ -1,4 +1,4 @@
-"""Real haproxy, by a configuration that the role `endpoint` renders."""
+"""Real haproxy, with a configuration rendered from the role `endpoint`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def program(scratch: Callable[[], Path]) -> Path:
-    """Out of the distribution's packages, unpacked and not installed, kept in the user's cache.
+    """Unpack haproxy from Debian's packages, without installing it, into the user's cache.
 
-    scratch: makes an empty folder. What it returns is the folder of them all.
+    scratch: makes an empty folder. Returns the folder of the unpacked packages.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "keystone/haproxy"
     if not cache.exists():
@@ -33,7 +33,7 @@ def program(scratch: Callable[[], Path]) -> Path:
 
 
 def command(root: Path, configuration: Path) -> list[str | Path]:
-    """What serves by this configuration, in the foreground."""
+    """Return the command that runs haproxy with this configuration in the foreground."""
     libraries = ":".join(map(str, sorted(root.glob("usr/lib/*-linux-gnu"))))
     found = f"LD_LIBRARY_PATH={libraries}"
     return ["env", found, root / "usr/sbin/haproxy", "-db", "-f", configuration]

@@ -1,4 +1,4 @@
-"""Real nginx, around server blocks that a role renders."""
+"""Real nginx, with server blocks rendered from a role."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ http {{
 
 
 def program(scratch: Callable[[], Path]) -> Path:
-    """Out of the distribution's package, unpacked and not installed, kept in the user's cache.
+    """Unpack nginx from Debian's package, without installing it, into the user's cache.
 
     scratch: makes an empty folder.
     """
@@ -46,7 +46,7 @@ def program(scratch: Callable[[], Path]) -> Path:
 
 
 def command(nginx: Path, folder: Path, configuration: str) -> list[str | Path]:
-    """What serves by this configuration, in the foreground, with all that it writes in a folder."""
+    """Return the command that runs nginx in the foreground; all its files are in a folder."""
     (folder / "keystone.conf").write_text(configuration)
     (folder / "nginx.conf").write_text(AROUND.format(folder=folder))
     return [nginx, "-p", folder, "-e", "stderr", "-c", folder / "nginx.conf"]

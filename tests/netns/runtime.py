@@ -1,4 +1,4 @@
-"""A real containerd with folders, mounts and a network of its own, without the CRI."""
+"""A real containerd with its own folders, mounts and network, without the CRI."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ address = "{folder}/ttrpc"
 
 @dataclass(frozen=True)
 class Containerd:
-    """What ctr needs: the program, the words before it, the socket's folder."""
+    """What ctr needs: the program, the prefix of its command, the socket's folder."""
 
     program: Path
     prefix: tuple[str, ...]
     folder: Path
 
     def ctr(self, *words: str | Path) -> Result:
-        """Run ctr; its output is in the result whatever it returns."""
+        """Run ctr; do not check its exit code."""
         argv = [*self.prefix, self.program, "--address", self.folder / "sock", *words]
         return run(argv, check=False, timeout=300)
 
 
 @contextmanager
 def containerd(binary: Callable[[str], Path], *prefix: str) -> Iterator[Containerd]:
-    """Runs while the block does. prefix: words that enter a network namespace."""
-    # Not pytest's folder: a Unix socket's path holds 107 bytes.
+    """Run containerd within the block. prefix: a command that enters a network namespace."""
+    # Not pytest's folder: the path of a Unix socket is limited to 107 bytes.
     folder = Path(tempfile.mkdtemp(prefix="kstest-"))
     try:
         (folder / "config.toml").write_text(CONFIG.format(folder=folder))

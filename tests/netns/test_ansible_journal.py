@@ -1,4 +1,4 @@
-"""A real ansible-playbook on a host with a system log: what modules are told does not get there."""
+"""A real ansible-playbook on a host with a system log: modules' arguments are not logged there."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ except BlockingIOError:
 
 
 def logged(folder: Path, **settings: str) -> str:
-    """What the system log got of a run with our ansible.cfg. settings: Ansible's, over it."""
+    """Return the system log of a run with our ansible.cfg. settings: override it."""
     (folder / "play.yml").write_text(PLAY)
     inventory = {"all": {"hosts": {"p1": {"ansible_connection": "local"}}}}
     (folder / "inventory.json").write_text(json.dumps(inventory))
@@ -63,11 +63,11 @@ def logged(folder: Path, **settings: str) -> str:
     return run(words, env={**env, **settings}).stdout
 
 
-def test_nothing_that_a_module_is_told_is_in_the_system_log(tmp_path: Path) -> None:
+def test_module_arguments_are_not_in_the_system_log(tmp_path: Path) -> None:
     (tmp_path / "ours").mkdir()
     assert logged(tmp_path / "ours") == ""
 
 
-def test_by_itself_ansible_writes_it_there(tmp_path: Path) -> None:
-    """So the log of the other test is one, and an empty one says something."""
+def test_module_arguments_are_logged_with_ansibles_default(tmp_path: Path) -> None:
+    """This shows that the other test can fail."""
     assert "told-to-the-module" in logged(tmp_path, ANSIBLE_NO_TARGET_SYSLOG="0")

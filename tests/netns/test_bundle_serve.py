@@ -1,4 +1,4 @@
-"""`bundle serve` over a network, with real clients; and how it ends."""
+"""`bundle serve` over a network with real clients, and how it ends."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ if TYPE_CHECKING:
     from subprocess import Popen  # noqa: TID251 the type of what spawned gives
 
 ORDINARY = ["unshare", "--user", "--map-user=1234", "--map-group=1234", "--"]
-"""No root: a user namespace in which this user is 1234 and may nothing."""
+"""Prefix without root's rights: a user namespace in which this user is 1234."""
 
 
 @contextmanager
 def serving(
     carried: Carried, *words: str | Path, prefix: tuple[str, ...] | list[str] = (), log: Path
 ) -> Iterator[tuple[Popen[bytes], dict[str, Any]]]:
-    """The verb, and what it printed when clients may come."""
+    """Start the verb; return its process and the output that it prints when it is ready."""
     argv = [*prefix, sys.executable, "-m", "keystone", "bundle", "serve", carried.bundle,
             "--root-fingerprint", carried.fingerprint, "--json", *words]  # fmt: skip
     with spawned(argv, stdout=PIPE, log_file=log) as process:
         assert process.stdout
-        said = b""
-        while not said.endswith(b"}\n"):
+        output = b""
+        while not output.endswith(b"}\n"):
             line = process.stdout.readline()
             assert line, log.read_text()
-            said += line
-        yield process, json.loads(said)
+            output += line
+        yield process, json.loads(output)
 
 
 def end(process: Popen[bytes], number: int) -> int:
@@ -52,12 +52,12 @@ def end(process: Popen[bytes], number: int) -> int:
     return process.wait(60)
 
 
-# Over the network, with the site's certificate: as a Primer serves it.
+# Over the network, with the site's certificate, as on a Primer.
 
 
 @dataclass(frozen=True)
 class Served:
-    """What p1 serves; p2 is its client, which trusts the site's CA in the file `authority`."""
+    """The server on p1, and its client p2, which trusts the site's CA in the file `authority`."""
 
     lan: Lan
     where: Mapping[str, Any]
@@ -111,7 +111,7 @@ def test_skopeo_copies_an_image(served: Served, carried: Carried, tmp_path: Path
     assert f"sha256:{hashlib.sha256(raw.stdout.encode()).hexdigest()}" == digest
 
 
-def test_crane_validates_what_is_served(served: Served) -> None:
+def test_crane_validates_the_served_image(served: Served) -> None:
     assert f"{served.registry}/{PAUSE}" in served.where["images"]
     whole = served.run(client("crane"), "validate", "--remote", f"{served.registry}/{PAUSE}")
     assert (whole.returncode, whole.stdout[:4]) == (0, "PASS"), whole.stderr
@@ -123,7 +123,7 @@ def test_crane_validates_what_is_served(served: Served) -> None:
 def test_containerd_pulls_through_hosts_toml(
     served: Served, binary: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """The image keeps upstream's name: only hosts.toml knows of us."""
+    """The image keeps its upstream name: only hosts.toml refers to the server."""
     for ref in (PAUSE, PARTIAL):
         host = ref.partition("/")[0]
         (tmp_path / host).mkdir()
@@ -133,7 +133,7 @@ def test_containerd_pulls_through_hosts_toml(
         )
     with containerd(binary, *served.lan.at("p2")) as runtime:
         for ref in (PAUSE, PARTIAL):
-            # What the CRI does of itself: do not ask for other platforms' manifests.
+            # As the CRI does: do not request manifests of other platforms.
             words = ("--hosts-dir", tmp_path, "--skip-metadata")
             pulled = runtime.ctr("images", "pull", *words, ref)
             assert pulled.returncode == 0, pulled.stderr
@@ -142,7 +142,7 @@ def test_containerd_pulls_through_hosts_toml(
 
 
 def test_apt_updates_and_downloads(served: Served, carried: Carried, tmp_path: Path) -> None:
-    """As a worker reads a Primer (ADR 0011): TLS by the site's CA, no OpenPGP."""
+    """As a worker uses a Primer (ADR 0011): TLS with the site's CA, no OpenPGP."""
     for name in ("lists/partial", "cache/archives/partial", "parts", "here"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "status").touch()
@@ -172,7 +172,7 @@ def test_apt_updates_and_downloads(served: Served, carried: Carried, tmp_path: P
     )
 
 
-def test_files_are_served_whole_and_in_part(
+def test_files_are_served_completely_and_by_range(
     served: Served, carried: Carried, tmp_path: Path
 ) -> None:
     wanted = item(carried, "registry")
@@ -191,13 +191,13 @@ def test_files_are_served_whole_and_in_part(
     "path", ["/", "/files/", "/files/../run/site.key", "/files../run/site.key", "/run/site.key",
              "/apt/%2e%2e/run/site.key", "/files/none", "/v3/"],
 )  # fmt: skip
-def test_nothing_else_is_served(served: Served, path: str) -> None:
+def test_other_paths_are_refused(served: Served, path: str) -> None:
     body, _, status = served.curl(path).stdout.rpartition("\n")
     assert status in {"400", "403", "404"}
     assert "PRIVATE KEY" not in body
 
 
-def test_it_only_reads(served: Served, carried: Carried) -> None:
+def test_writing_methods_are_refused(served: Served, carried: Carried) -> None:
     for method in ("POST", "PUT", "DELETE", "PATCH"):
         path = "/v2/registry.k8s.io/pause/blobs/uploads/"
         assert served.curl(path, "--request", method).stdout.endswith("\n405")
@@ -208,13 +208,13 @@ def test_it_only_reads(served: Served, carried: Carried) -> None:
     assert "405" in pushed.stderr
 
 
-def test_it_is_not_believed_without_the_site_s_ca(served: Served) -> None:
+def test_client_without_the_site_ca_refuses_the_server(served: Served) -> None:
     refused = served.lan.run("p2", "curl", "--silent", "--show-error",
                              f"{served.where['url']}/files/registry", check=False)  # fmt: skip
     assert "certificate" in refused.stderr
 
 
-# On loopback, as any user: how it starts, what it refuses, how it ends.
+# On loopback, as any user: how it starts, refuses and ends.
 
 
 @pytest.fixture(params=["ordinary", "root"])
@@ -225,7 +225,7 @@ def user(request: pytest.FixtureRequest) -> list[str]:
 
 
 def ours(process: Popen[bytes]) -> list[int]:
-    """A process and its descendants."""
+    """Return a process and its descendants."""
     found, left = [], [process.pid]
     while left:
         found.append(left.pop())
@@ -239,7 +239,7 @@ def gone(processes: list[int]) -> bool:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_it_and_nothing_is_left(
+def test_server_ends_on_a_signal_and_leaves_nothing(
     carried: Carried, user: list[str], number: int, tmp_path: Path
 ) -> None:
     before = Path("/proc/self/mountinfo").read_text(), sorted(Path("/mnt").iterdir())
@@ -254,7 +254,7 @@ def test_a_signal_ends_it_and_nothing_is_left(
     assert (Path("/proc/self/mountinfo").read_text(), sorted(Path("/mnt").iterdir())) == before
 
 
-def test_killed_it_leaves_nothing_either(carried: Carried, user: list[str], tmp_path: Path) -> None:
+def test_killed_server_leaves_nothing(carried: Carried, user: list[str], tmp_path: Path) -> None:
     before = Path("/proc/self/mountinfo").read_text()
     with serving(carried, prefix=user, log=tmp_path / "log") as (process, _):
         processes = ours(process)
@@ -263,8 +263,10 @@ def test_killed_it_leaves_nothing_either(carried: Carried, user: list[str], tmp_
     assert Path("/proc/self/mountinfo").read_text() == before
 
 
-def test_a_bundle_on_a_stick_mounted_where_we_work(carried: Carried, tmp_path: Path) -> None:
-    """By a relative path, on /mnt: both are gone from view once it is being served."""
+def test_bundle_on_a_stick_mounted_at_the_working_folder_is_served(
+    carried: Carried, tmp_path: Path
+) -> None:
+    """By a relative path, on /mnt: the server's namespace hides both once it serves."""
     script = 'mount -t tmpfs stick /mnt && cp "$1" /mnt/b.tar && cd /mnt && shift && exec "$@"'
     prefix = ("unshare", "--mount", "sh", "-c", script, "sh", str(carried.bundle))
     stick = Carried(Path("b.tar"), carried.fingerprint, carried.layout)
@@ -273,15 +275,15 @@ def test_a_bundle_on_a_stick_mounted_where_we_work(carried: Carried, tmp_path: P
         assert end(process, signal.SIGTERM) == 0
 
 
-def test_a_server_that_ends_is_an_error(carried: Carried, tmp_path: Path) -> None:
+def test_error_if_the_server_process_ends(carried: Carried, tmp_path: Path) -> None:
     with serving(carried, log=tmp_path / "log") as (process, _):
         os.kill(ours(process)[1], signal.SIGKILL)
         assert process.wait(60) == 8
     assert "ended" in (tmp_path / "log").read_text()
 
 
-def test_a_file_that_changes_is_served_no_more(carried: Carried, tmp_path: Path) -> None:
-    """The changed bytes reach nobody, and the verb says so."""
+def test_changed_file_is_no_longer_served(carried: Carried, tmp_path: Path) -> None:
+    """The changed bytes are not sent, and the verb reports it."""
     copy = Carried(tmp_path / "small.tar", carried.fingerprint, carried.layout)
     shutil.copy(carried.bundle, copy.bundle)
     with serving(copy, log=tmp_path / "log") as (process, where):
@@ -292,10 +294,10 @@ def test_a_file_that_changes_is_served_no_more(carried: Carried, tmp_path: Path)
         run(["curl", "--silent", "--fail", f"{where['files']}/registry", "-o", out], check=False)
         assert not out.exists() or out.stat().st_size == 0
         assert process.wait(60) == 5
-    assert "written to" in (tmp_path / "log").read_text()
+    assert "changed while it was served" in (tmp_path / "log").read_text()
 
 
-def test_many_clients_at_once_get_the_same_bytes(carried: Carried, tmp_path: Path) -> None:
+def test_many_concurrent_clients_get_the_same_bytes(carried: Carried, tmp_path: Path) -> None:
     wanted = item(carried, "registry")["digest"]
     results: list[str] = []
 
@@ -315,7 +317,7 @@ def test_many_clients_at_once_get_the_same_bytes(carried: Carried, tmp_path: Pat
     assert results == [wanted] * 12
 
 
-def test_what_is_not_trusted_or_not_whole_is_not_served(carried: Carried, tmp_path: Path) -> None:
+def test_untrusted_or_incomplete_bundle_is_not_served(carried: Carried, tmp_path: Path) -> None:
     keystone("bundle", "serve", carried.bundle, "--root-fingerprint", "0" * 64, code=4)
     broken = tmp_path / "broken.tar"
     shutil.copy(carried.bundle, broken)
@@ -327,7 +329,7 @@ def test_what_is_not_trusted_or_not_whole_is_not_served(carried: Carried, tmp_pa
     keystone("bundle", "serve", tmp_path / "none.tar", *words, code=5)
 
 
-def test_plain_http_stays_on_loopback_unless_asked_for(carried: Carried) -> None:
+def test_plain_http_beyond_loopback_needs_an_option(carried: Carried) -> None:
     words = ("bundle", "serve", carried.bundle, "--root-fingerprint", carried.fingerprint)
     refused = keystone(*words, "--listen", "192.0.2.1:0", code=7)
     assert "--plain-http" in refused.stderr

@@ -1,4 +1,4 @@
-"""A real API server: what is in etcd and in its log, and what it lets nodes and the storage do."""
+"""A real API server: encryption, audit log, and the policies for nodes and storage."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import secrets
 import ssl
 from contextlib import ExitStack
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from keystone.bundle.read.bundle import Bundle
+    from keystone.hosts.facts import HostFacts
 
     from .control_plane import ControlPlane
 
@@ -62,7 +64,7 @@ def plane(
     binary: Callable[[str], Path],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[ControlPlane]:
-    control_plane.began_in_plain_text(pki_site)
+    control_plane.make_tree_without_encryption(pki_site)
     folder = tmp_path_factory.mktemp("p1")
     with control_plane.running(lan, pki_site, binary, folder) as made:
         yield made
@@ -72,10 +74,10 @@ def plane(
 def balanced(
     lan: Lan, plane: ControlPlane, pki_site: Placed, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ControlPlane]:
-    """With haproxy, which knows three API servers; what answers on p2 is none of the site's."""
+    """With haproxy and three configured API servers; the one on p2 is not of the site."""
     folder = tmp_path_factory.mktemp("haproxy")
-    told = endpoint.variables(replace(plane.context, site=pki_site.site))
-    text = render("endpoint", "haproxy.cfg.j2", told)
+    values = endpoint.variables(replace(plane.context, site=pki_site.site))
+    text = render("endpoint", "haproxy.cfg.j2", values)
     (folder / "haproxy.cfg").write_text(re.sub("    (user|group) haproxy\n", "", text))
     (folder / "impostor.py").write_text(IMPOSTOR)
     run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-noenc", "-subj", "/CN=p2",
@@ -94,21 +96,21 @@ def balanced(
 
 @pytest.fixture(scope="module")
 def storage(plane: ControlPlane) -> ControlPlane:
-    """With the manifest of the storage class, whose policies are in force."""
-    told = addons.variables(plane.context)
-    plane.kubectl("apply", "-f", "-", data=render("addons", "storage.yaml.j2", told))
+    """With the manifest of the storage class; its policies are in force."""
+    values = addons.variables(plane.context)
+    plane.kubectl("apply", "-f", "-", data=render("addons", "storage.yaml.j2", values))
     until(lambda: "keystone-storage-pods" in create(plane, pod("/")), "the policies are in force")
     return plane
 
 
 def create(plane: ControlPlane, what: object, *words: str) -> str:
-    """Why it was refused; nothing when it is there now."""
-    told = plane.kubectl("create", "-f", "-", *words, data=json.dumps(what), check=False)
-    return told.stderr if told.returncode else ""
+    """Create an object; return why it was refused, "" if it was created."""
+    done = plane.kubectl("create", "-f", "-", *words, data=json.dumps(what), check=False)
+    return done.stderr if done.returncode else ""
 
 
 def pod(path: str, account: str = "local-path-helper", **more: object) -> dict[str, object]:
-    """As the provisioner makes it, with another folder."""
+    """Return a helper pod as the provisioner makes it, with another folder."""
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -130,7 +132,7 @@ def with_spec(**fields: object) -> dict[str, object]:
     return {**found, "spec": {**cast("dict[str, object]", found["spec"]), **fields}}
 
 
-def test_a_helper_pod_mounts_the_folder_of_volumes(storage: ControlPlane) -> None:
+def test_helper_pod_may_mount_the_folder_of_volumes(storage: ControlPlane) -> None:
     assert create(storage, pod(FOLDER), PROVISIONER) == ""
     assert create(storage, pod(f"{FOLDER}/"), PROVISIONER) == ""
 
@@ -156,7 +158,9 @@ def test_a_helper_pod_mounts_the_folder_of_volumes(storage: ControlPlane) -> Non
         "claim", "before",
     ],
 )  # fmt: skip
-def test_a_helper_pod_is_nothing_else(storage: ControlPlane, other: dict[str, object]) -> None:
+def test_helper_pod_with_other_mounts_or_privileges_is_refused(
+    storage: ControlPlane, other: dict[str, object]
+) -> None:
     assert "keystone-storage-pods" in create(storage, other, PROVISIONER)
 
 
@@ -173,7 +177,7 @@ def volume(name: str, path: str) -> dict[str, object]:
     }
 
 
-def test_a_volume_is_below_that_folder(storage: ControlPlane) -> None:
+def test_volume_outside_the_folder_of_volumes_is_refused(storage: ControlPlane) -> None:
     assert create(storage, volume("good", f"{FOLDER}/pvc-1_default_data"), PROVISIONER) == ""
     for number, path in enumerate(("/", f"{FOLDER}/../pki", f"{FOLDER}/a/b", FOLDER)):
         assert create(storage, volume(f"bad-{number}", path), PROVISIONER) != ""
@@ -187,7 +191,7 @@ def node(name: str, **labels: str) -> dict[str, object]:
     }  # fmt: skip
 
 
-def test_a_node_gives_itself_no_label_that_decides_placement(storage: ControlPlane) -> None:
+def test_node_cannot_set_labels_that_decide_placement(storage: ControlPlane) -> None:
     itself = ("--as=system:node:w1", "--as-group=system:nodes")
     hostname = "kubernetes.io/hostname"
     for label in (POOL_LABEL, "node-role.kubernetes.io/control-plane"):
@@ -202,9 +206,9 @@ def test_a_node_gives_itself_no_label_that_decides_placement(storage: ControlPla
 
 
 def status(plane: ControlPlane, name: str, patch: object, *headers: str) -> str:
-    """Why that change to a node's status was refused; nothing when it was taken.
+    """Patch a node's status; return why it was refused, "" if it was accepted.
 
-    Nodes and flannel may patch a status and not get it, which kubectl would do first.
+    Not with kubectl, which would get the status first: nodes and flannel may patch but not get it.
     """
     admin = yaml.safe_load((plane.folder / "etc/kubernetes/admin.conf").read_text())
     user = admin["users"][0]["user"]
@@ -212,22 +216,22 @@ def status(plane: ControlPlane, name: str, patch: object, *headers: str) -> str:
     pair.write_bytes(b"".join(
         base64.b64decode(user[f"client-{part}-data"]) for part in ("certificate", "key")
     ))  # fmt: skip
-    told = plane.machine.run([
+    done = plane.machine.run([
         "curl", "--silent", "--show-error", "--cacert", "/etc/kubernetes/pki/ca.crt",
         "--cert", "/etc/admin.pem", "--request", "PATCH", "--data", json.dumps(patch),
         "--header", "Content-Type: application/strategic-merge-patch+json",
         *(word for header in headers for word in ("--header", header)),
         f"https://127.0.0.1:6443/api/v1/nodes/{name}/status",
     ])  # fmt: skip
-    said = json.loads(told.stdout)
-    return str(said["message"]) if said["kind"] == "Status" else ""
+    patched = json.loads(done.stdout)
+    return str(patched["message"]) if patched["kind"] == "Status" else ""
 
 
 def labels(**wanted: str | None) -> dict[str, object]:
     return {"metadata": {"labels": wanted}}
 
 
-def test_a_node_gives_itself_no_such_label_by_its_status_either(storage: ControlPlane) -> None:
+def test_node_cannot_set_such_labels_through_its_status(storage: ControlPlane) -> None:
     itself = ("Impersonate-User: system:node:w3", "Impersonate-Group: system:nodes")
     hostname = "kubernetes.io/hostname"
     assert create(storage, node("w3", zone="a", **{hostname: "w3"})) == ""
@@ -236,7 +240,7 @@ def test_a_node_gives_itself_no_such_label_by_its_status_either(storage: Control
     assert policy in status(storage, "w3", labels(zone="b"), *itself)
     assert policy in status(storage, "w3", labels(zone=None), *itself)
     assert policy in status(storage, "w3", labels(new="b"), *itself)
-    # What a kubelet does that starts again (updateDefaultLabels), and at each heartbeat.
+    # As kubelet does when it restarts (updateDefaultLabels), and at each heartbeat.
     own = labels(**{"kubernetes.io/arch": "amd64", "kubernetes.io/os": "linux", hostname: None})
     assert status(storage, "w3", own, *itself) == ""
     assert status(storage, "w3", condition("Ready", "True"), *itself) == ""
@@ -246,17 +250,17 @@ def condition(kind: str, said: str) -> dict[str, object]:
     return {"status": {"conditions": [{"type": kind, "status": said, "reason": "Test"}]}}
 
 
-def test_flannel_says_of_a_node_that_its_network_is_there_and_nothing_else(
+def test_flannel_may_change_only_the_network_condition_of_a_node(
     storage: ControlPlane,
 ) -> None:
-    told = addons.variables(storage.context)
-    storage.kubectl("apply", "-f", "-", data=render("addons", "flannel.yaml.j2", told))
+    values = addons.variables(storage.context)
+    storage.kubectl("apply", "-f", "-", data=render("addons", "flannel.yaml.j2", values))
     assert create(storage, node("p9", kept="yes")) == ""
     assert status(storage, "p9", condition("Ready", "True")) == ""
     flannel = "Impersonate-User: system:serviceaccount:kube-flannel:flannel"
     label, policy = "node-role.kubernetes.io/control-plane", "keystone-flannel-status"
     until(
-        # Another value each time: a label that is there already is no change to refuse.
+        # Another value each time: setting an existing value would be no change.
         lambda: policy in status(storage, "p9", labels(**{label: secrets.token_hex(4)}), flannel),
         "the policy is in force",
     )
@@ -277,13 +281,13 @@ def test_flannel_says_of_a_node_that_its_network_is_there_and_nothing_else(
 
 
 def audited(plane: ControlPlane, name: str) -> list[dict[str, object]]:
-    """What the log says of requests about an object of that name."""
+    """Return the audit log's entries about an object of that name."""
     lines = (plane.folder / "log/kubernetes/audit/audit.log").read_text().splitlines()
     entries = [json.loads(line) for line in lines if line.endswith("}")]
     return [entry for entry in entries if entry.get("objectRef", {}).get("name") == name]
 
 
-def test_the_log_says_who_asked_and_never_what_a_secret_is(plane: ControlPlane) -> None:
+def test_audit_log_has_the_user_but_not_the_content_of_a_secret(plane: ControlPlane) -> None:
     plane.kubectl("create", "secret", "generic", "audited", "--from-literal=word=unheard-of")
     plane.kubectl("get", "secret", "audited", "-o", "json")
     until(lambda: len(audited(plane, "audited")) >= 2, "both requests are in the log")
@@ -295,7 +299,7 @@ def test_the_log_says_who_asked_and_never_what_a_secret_is(plane: ControlPlane) 
     assert "dW5oZWFyZC1vZg==" not in text
 
 
-def test_no_proxy_stands_between_a_host_and_its_own_api_server(plane: ControlPlane) -> None:
+def test_wait_for_api_ignores_proxies_of_the_environment(plane: ControlPlane) -> None:
     waits = ROOT / "roles/control_plane/files/wait-for-api"
     proxy = ("https_proxy=http://127.0.0.1:9", "HTTPS_PROXY=http://127.0.0.1:9")
     plane.machine.run(["env", *proxy, "python3", str(waits), "60"])
@@ -309,21 +313,21 @@ for _ in range(8):
 """
 
 
-def test_what_answers_with_another_certificate_is_no_api_server(balanced: ControlPlane) -> None:
+def test_haproxy_does_not_use_a_server_with_another_certificate(balanced: ControlPlane) -> None:
     def only_the_real_one() -> bool:
-        told = balanced.machine.run(["python3", "-c", WHO], check=False)
+        done = balanced.machine.run(["python3", "-c", WHO], check=False)
         mine = ssl.PEM_cert_to_DER_cert(
             (balanced.folder / "etc/kubernetes/pki/apiserver.crt").read_text()
         ).hex()
-        return told.returncode == 0 and set(told.stdout.split()) == {mine}
+        return done.returncode == 0 and set(done.stdout.split()) == {mine}
 
     until(only_the_real_one, "all connections lead to the API server with the site's certificate")
 
 
-def test_a_site_that_began_in_plain_text_ends_with_none(
+def test_site_with_plain_text_secrets_gets_encrypted(
     balanced: ControlPlane, pki_site: Placed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The actions of the phase, in its order, with the role trust played by `place`."""
+    """The actions of the phase in their order; `place` replaces the role trust."""
     key = "/registry/secrets/default/old"
     balanced.kubectl("create", "secret", "generic", "old", "--from-literal=word=in-plain-text")
     assert "in-plain-text" in balanced.stored(key)
@@ -331,7 +335,12 @@ def test_a_site_that_began_in_plain_text_ends_with_none(
     site = balanced.context.site
     trust = pki.observe(site, pki_site.tree)
     assert trust.encryption == encryption.READABLE
-    state = State(site, balanced.context.bundle, "", "", {}, trust)
+    bare = cast(
+        "HostFacts",
+        SimpleNamespace(certificates={}, roles={}, standing=SimpleNamespace(kubernetes="")),
+    )
+    facts = {node.name: bare for node in site.primers}
+    state = State(site, balanced.context.bundle, "", "", facts, trust)
     world = actions.World(
         bundle=cast("Bundle", None), hosts={"p1": balanced.machine}, passphrase=str,
         observe=lambda: state, state=state,

@@ -1,7 +1,7 @@
-"""Every verb that writes, on a file system that refuses: full, too small, read-only, failing.
+"""Every verb that writes, on a failing file system: full, too small, read-only, with I/O errors.
 
-What was there before stays, nothing half-made has a final name, one line says where and why (exit
-code 8), and the same command ends well once the medium does.
+Existing files stay, nothing incomplete has a final name, one line says where and why (exit code 8),
+and the same command succeeds once the medium works.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import errno
 import hashlib
 import os
 import random
-import subprocess  # noqa: TID251 the file system runs beside the test
+import subprocess  # noqa: TID251 the file system runs in parallel to the test
 import sys
 import time
 from datetime import UTC, datetime
@@ -23,7 +23,7 @@ from keystone import cli
 from keystone.bundle.model import Digest, Item
 from keystone.errors import HostError
 from keystone.files import FAT_LARGEST, require_room, write_whole
-from keystone.packager import writer
+from keystone.packager import members, pack
 from keystone.packager.keys import keys
 from keystone.packager.lock import Lock, LockedBlob, dump
 from keystone.packager.sources.upstream import Sources
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MEDIUM = Path(__file__).with_name("failing_medium.py")
-DEADLINE = 60
+DEADLINE = 300
 CREATED = datetime.now(UTC).replace(microsecond=0)
 
 
 class Medium:
-    """Where it is mounted, what lies behind it, and what a good run wrote elsewhere."""
+    """The mount point, its backing folder, and the files that a successful run wrote elsewhere."""
 
     def __init__(self, folder: Path) -> None:
         self.here, self.behind = folder / "medium", folder / "behind"
@@ -69,7 +69,7 @@ def medium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Medium]:
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A packager's folder: keys, a lock, its bundle, and that in parts."""
+    """A packager's folder: keys, a lock, its bundle, and the bundle in parts."""
     folder = tmp_path_factory.mktemp("desk")
     keys.init(folder / "keys", None, CREATED)
     items, blobs = [], []
@@ -81,14 +81,14 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
         blobs.append(LockedBlob(digest, len(data), f"local:{digest.hex}"))
     lock = Lock("carried", 1, CREATED, 700, ("amd64",), tuple(items), tuple(blobs))
     (folder / "d.lock.json").write_bytes(dump(lock))
-    signing = writer.Signing(folder / "keys")
-    writer.create(lock, folder, folder / "b.tar", signing, Sources())
+    signing = members.Signing(folder / "keys")
+    pack.bundle(lock, folder, folder / "b.tar", signing, Sources())
     assert run("bundle", "split", folder / "b.tar", "--size", "900K", "-o", folder / "parts") == 0
     return folder
 
 
 def run(*words: object, fingerprint: str = "") -> int:
-    """The program, in this process; its exit code."""
+    """Run the program in this process; return its exit code."""
     sys.argv = ["keystone-install", *map(str, words)]
     with pytest.raises(SystemExit) as ended:
         cli.main()
@@ -140,7 +140,7 @@ FAULTS = {
     "read-only": (f"create {errno.EROFS}", "Read-only file system"),
 }
 SMALL = {"have", "new_keys", "page"}
-"""Verbs whose files are of less than 5,000 bytes."""
+"""Verbs that write files of less than 5,000 bytes."""
 PAIRS = [
     (verb, fault)
     for verb in VERBS
@@ -152,7 +152,7 @@ PAIRS = [
 @pytest.mark.parametrize(
     ("verb", "fault"), PAIRS, ids=[f"{verb.__name__}, {fault}" for verb, fault in PAIRS]
 )
-def test_what_a_medium_refuses(
+def test_verb_on_a_failing_medium_reports_it_and_succeeds_later(
     medium: Medium, desk: Path, verb: object, fault: str, capfd: pytest.CaptureFixture[str],
     request: pytest.FixtureRequest,
 ) -> None:  # fmt: skip
@@ -171,7 +171,7 @@ def test_what_a_medium_refuses(
     assert code == 8, told
     (line,) = [line for line in told.splitlines() if "error: " in line]
     assert said in line
-    assert str(at) in line, "it says where"
+    assert str(at) in line, "the error names the path"
     assert "next: " in told
     left = {path.relative_to(at).as_posix() for path in at.rglob("*") if path.is_file()}
     finals = {"x.tar", "x.have", "x.html"} & left
@@ -185,9 +185,7 @@ def test_what_a_medium_refuses(
         assert (at / "x.tar").read_bytes() == (desk / "b.tar").read_bytes()
 
 
-def test_a_bundle_that_is_replaced_stays_until_the_new_one_is_whole(
-    medium: Medium, desk: Path
-) -> None:
+def test_existing_bundle_stays_until_the_new_one_is_complete(medium: Medium, desk: Path) -> None:
     at = medium.here / "replaced"
     at.mkdir()
     (at / "x.tar").write_bytes(b"the old bundle")
@@ -201,7 +199,9 @@ def test_a_bundle_that_is_replaced_stays_until_the_new_one_is_whole(
 
 
 @pytest.mark.parametrize("fault", ["full at its first byte", "failing when it gets its name"])
-def test_a_small_file_leaves_no_litter_and_says_its_own_name(medium: Medium, fault: str) -> None:
+def test_failed_small_file_leaves_no_temporary_file_and_is_named(
+    medium: Medium, fault: str
+) -> None:
     words, _ = FAULTS[fault]
     file = medium.here / "join.yaml"
     write_whole(file, b"what was there", 0o600)
@@ -217,7 +217,7 @@ def test_a_small_file_leaves_no_litter_and_says_its_own_name(medium: Medium, fau
     assert ".join.yaml.new" not in medium.names()
 
 
-def test_room_is_asked_for_before_the_first_byte(desk: Path, tmp_path: Path) -> None:
+def test_too_little_space_is_refused_before_the_first_byte(desk: Path, tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1M", "none", small], check=True)
@@ -232,11 +232,11 @@ def test_room_is_asked_for_before_the_first_byte(desk: Path, tmp_path: Path) -> 
         subprocess.run(["umount", small], check=True)
 
 
-def test_a_file_that_fat_cannot_hold_is_refused_before_the_first_byte(
+def test_file_too_large_for_fat_is_refused_before_the_first_byte(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     require_room(tmp_path / "x", FAT_LARGEST // 4)
     monkeypatch.setattr("keystone.files._file_system", lambda _: "vfat")
-    with pytest.raises(HostError, match="FAT takes at most 4 GiB") as error:
+    with pytest.raises(HostError, match="FAT allows at most 4 GiB") as error:
         require_room(tmp_path / "x", FAT_LARGEST + 1)
     assert "bundle split" in error.value.hint

@@ -1,7 +1,7 @@
-"""Nothing that somebody wrote is a template: a real ansible-playbook, told hostile words.
+"""No input is used as a template: a real ansible-playbook with hostile texts.
 
-Every text of site, bundle and join answer holds words that run a program when Ansible reads them as
-a template, or that no template may hold. They arrive in files as they are, and nothing is run.
+Every text of site, bundle and join answer has content that runs a program if Ansible treats it as a
+template, or that is invalid in a template. It must arrive in files unchanged, and nothing may run.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.unit import test_contracts as contracts
+from tests.unit.ansible import test_contracts as contracts
 
 from keystone import run
 from keystone.ansible import playbook
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIN0kOsWUiNfIp3pEfGfH8lFLVsZL7Ie+wbqz6fAuLmSS"
 CHOSEN = ("profile", "layout", "kind", "installer")
-"""Words of ours that Python looks up: no other text would get past the checks of the file."""
+"""Texts that Python looks up: the checks of the file would refuse any other text."""
 
 OFFLINE = """#!/bin/sh
 # As systemctl(1) where no systemd runs.
@@ -56,7 +56,7 @@ PLACES = {
     "name", "pool", "cluster_domain", "time_sources", "comment", "serial", "version", "deb",
     "image", "bundle", "worker",
 }  # fmt: skip
-"""Texts of site, bundle and answer that reach a role."""
+"""Texts of site, bundle and answer that are passed to a role."""
 
 CONVERGE = """
 import json, sys
@@ -75,7 +75,7 @@ def words(ran: Path, where: str) -> str:
 
 
 def hostile(value: Any, ran: Path, where: str = "x") -> Any:
-    """The same with hostile words in every text, but for CHOSEN ones."""
+    """Return the same value with hostile content in every text but the CHOSEN ones."""
     if isinstance(value, Digest):
         return value
     if is_dataclass(value) and not isinstance(value, type):
@@ -91,11 +91,13 @@ def hostile(value: Any, ran: Path, where: str = "x") -> Any:
 
 
 def hostile_context(ran: Path) -> Context:
-    """A Primer of a site, and a bundle, all of whose texts are hostile."""
+    """Return a context of a Primer and a bundle, in which all texts are hostile."""
     plain = contracts.contexts()[0]
     keys = (f"{KEY} {{{{ team }}}}", f"{KEY} {words(ran, 'comment')}")
-    asked = replace(plain.site, ssh=Ssh(authorized_keys=keys), time_sources=("clock.example",))
-    site = hostile(asked, ran)
+    template_site = replace(
+        plain.site, ssh=Ssh(authorized_keys=keys), time_sources=("clock.example",)
+    )
+    site = hostile(template_site, ran)
     known = tuple(
         replace(item, version=f"{item.version}{words(ran, 'version')}")
         for item in plain.bundle.items
@@ -109,7 +111,7 @@ def hostile_context(ran: Path) -> Context:
 
 
 def everything(context: Context, ran: Path) -> dict[str, object]:
-    """All variables of all roles on a Primer, and what a worker is answered (in other names)."""
+    """Return all variables of all roles on a Primer, and a worker's answer (renamed)."""
     found: dict[str, object] = {}
     for role in contracts.ROLES:
         found |= variables(role, context)
@@ -121,7 +123,7 @@ def everything(context: Context, ran: Path) -> dict[str, object]:
 
 
 def played(folder: Path, names: Iterable[str], inventory: Mapping[str, object]) -> run.Result:
-    """Each variable into a file by an expression, and by a variable and a template of ours."""
+    """Write each variable to a file by an expression, and by a template of ours."""
     files, nested = [], {}
     for name in names:
         (folder / f"{name}.j2").write_text(f"{{{{ _{name} }}}}")
@@ -148,7 +150,7 @@ def played(folder: Path, names: Iterable[str], inventory: Mapping[str, object]) 
     )  # fmt: skip
 
 
-def test_every_text_arrives_as_it_is_and_nothing_runs(tmp_path: Path) -> None:
+def test_hostile_texts_arrive_unchanged_and_run_nothing(tmp_path: Path) -> None:
     ran = tmp_path / "ran"
     ran.mkdir()
     told = everything(hostile_context(ran), ran)
@@ -167,8 +169,8 @@ def test_every_text_arrives_as_it_is_and_nothing_runs(tmp_path: Path) -> None:
     assert reached == PLACES
 
 
-def test_a_template_of_ours_does_run(tmp_path: Path) -> None:
-    """The words above are ones that Ansible would obey: the other test can fail."""
+def test_template_with_the_same_content_does_run(tmp_path: Path) -> None:
+    """This shows that the other test can fail."""
     (tmp_path / "ran").mkdir()
     told = {"told": words(tmp_path / "ran", "it").partition("{%")[0]}
     inventory = {"all": {"hosts": {"p1": {"ansible_connection": "local", **told}}}}
@@ -178,19 +180,19 @@ def test_a_template_of_ours_does_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["p[1:9]", "p1:22", "p1,p2", "{{ x }}", "!p1", "~p.*", ""])
-def test_a_host_name_that_ansible_would_expand_is_refused(name: str) -> None:
+def test_host_name_that_ansible_would_expand_is_refused(name: str) -> None:
     host = run.Host(name, "127.0.0.1", local=True)
     with pytest.raises(ConfigurationError, match="not a host name"):
         playbook.inventory({name: playbook.HostVars(host)})
 
 
-def test_a_key_that_ansible_would_obey_is_refused() -> None:
+def test_key_that_ansible_would_interpret_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="__ansible_vault"):
         playbook.as_data({"files": [{"__ansible_vault": "x"}]})
 
 
-def test_the_role_join_writes_honest_braces_as_they_are(tmp_path: Path) -> None:
-    """The real role by the real way, in mounts of its own: what the join service will read."""
+def test_role_join_writes_braces_in_names_unchanged(tmp_path: Path) -> None:
+    """The real role, run by `playbook.converge` in its own mounts; compare the service's input."""
     context = hostile_context(tmp_path)
     told = variables("join", context)
     systemctl = tmp_path / "bin" / "systemctl"

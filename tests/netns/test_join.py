@@ -1,5 +1,5 @@
-"""Joining against a real API server and controller manager, through real nginx: one identity to
-one machine by one request, and what a stranger, a thief and a revoked machine get.
+"""Joining with a real API server and controller manager, through real nginx: one request gives one
+machine one identity; machines without a token, with a stolen one or revoked are refused.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def large():
         try:
             print("large", one.recv(100)[:12], flush=True)
         except OSError as error:
-            print("large cut:", error, flush=True)
+            print("large closed:", error, flush=True)
 
 threads = [threading.Thread(target=large) for _ in range(60)]
 [thread.start() for thread in threads]
@@ -130,7 +130,7 @@ class Joining:
         return token
 
     def csr(self, machine: str, name: str) -> Path:
-        """A machine's own request for a name."""
+        """Return a machine's own certificate request for a name."""
         file = self.folder / f"{machine}-{name}.csr"
         file.write_text(join_identity.made(name, self.folder / f"{machine}.key"))
         return file
@@ -138,7 +138,7 @@ class Joining:
     def ask(
         self, machine: str, token: join.Token, *, name: str = "", seconds: int = 0
     ) -> dict[str, Any]:
-        """The real client on a machine. name: what it says it is called."""
+        """Run the real client on a machine. name: the host name in its request."""
         name = name or machine
         argv = (sys.executable, "-c", ASK, self.authority, name, str(seconds),
                 self.csr(machine, name))  # fmt: skip
@@ -150,7 +150,7 @@ class Joining:
         return said
 
     def post(self, machine: str, body: Mapping[str, str], *words: str) -> str:
-        """What curl on a machine is answered, and the status."""
+        """Send a request by curl on a machine; return body and status."""
         done = self.cluster.lan.run(
             machine, "curl", "--silent", "--show-error", "--cacert", self.authority,
             "--data", json.dumps(body), "--write-out", "\n%{http_code}", *words,
@@ -171,7 +171,7 @@ class Joining:
         return file
 
     def config(self, machine: str, answer: Mapping[str, Any]) -> Path:
-        """The kubeconfig that the machine makes of an answer, for this API server."""
+        """Return the kubeconfig that the machine makes of an answer, for this API server."""
         home = self.folder / f"home-{machine}"
         identity = join_identity.Identity(**answer["identity"])
         conf = home / "kubelet.conf"
@@ -198,7 +198,7 @@ def site_context(placed: Placed) -> Context:
 
 
 def as_kubeadm_leaves_it(made: Cluster, folder: Path) -> None:
-    """All that `kubeadm init` binds bootstrap tokens and nodes to, as on a site of before."""
+    """Create all bindings of `kubeadm init` for bootstrap tokens, as an older version left them."""
     config = folder / "init.yaml"
     config.write_text(
         "apiVersion: kubeadm.k8s.io/v1beta4\nkind: ClusterConfiguration\n"
@@ -214,7 +214,7 @@ def as_kubeadm_leaves_it(made: Cluster, folder: Path) -> None:
 
 
 def request_of(name: str, folder: Path) -> str:
-    """A CertificateSigningRequest for a node's name, by a key of its own, as JSON."""
+    """Return a CertificateSigningRequest for a node's name with a new key, as JSON."""
     pem = join_identity.made(name, folder / f"{secrets.token_hex(4)}.key")
     spec = {
         "request": base64.b64encode(pem.encode()).decode(),
@@ -228,9 +228,9 @@ def request_of(name: str, folder: Path) -> str:
 
 
 def signed(joining: Joining, name: str, *user: str | Path) -> bool:
-    """Whether a request for a node's name is signed by itself. user: whose kubeconfig, or --token.
+    """True if a request for a node's name is signed automatically. user: a kubeconfig, or --token.
 
-    Not so when one that was made later, a node's renewal of its own name, was signed before it.
+    False if a later request, a node's renewal of its own name, was signed before it.
     """
 
     def made(name: str, *user: str | Path) -> str:
@@ -252,7 +252,7 @@ def signed(joining: Joining, name: str, *user: str | Path) -> bool:
 
 @dataclass(frozen=True)
 class OnP1:
-    """What runs kubectl on p1, as keystone.run.Host does."""
+    """Runs kubectl on p1, as keystone.run.Host does."""
 
     cluster: Cluster
 
@@ -274,7 +274,7 @@ def joining(
 ) -> Iterator[Joining]:
     lan = namespaces({"p1": NODES["p1"], **WORKERS})
     folder = tmp_path_factory.mktemp("join")
-    # Not pytest's folder: a Unix socket's path holds 107 bytes.
+    # Not pytest's folder: the path of a Unix socket is limited to 107 bytes.
     short = Path(tempfile.mkdtemp(prefix="kstest-"))
     programs_folder = binary("kubectl").parent
     with ExitStack() as stack:
@@ -329,7 +329,7 @@ def joining(
 
 @pytest.fixture(scope="module", autouse=True)
 def marked(joining: Joining) -> None:
-    """A node of the cluster, admitted by an administrator as a Primer is."""
+    """A node of the cluster, admitted by an administrator as Primers are."""
     request = join_identity.checked(joining.csr("marker", "marker").read_text(), "marker")
     admin = administrator(joining.cluster)
     admin.reserve(request, again=True)
@@ -339,7 +339,7 @@ def marked(joining: Joining) -> None:
 
 
 def close(joining: Joining) -> list[str]:
-    """What the role addons does to a site; what kubectl said."""
+    """Apply what the role addons does to a site; return kubectl's output."""
     script = (ROOT / "roles/addons/templates/apply.sh.j2").read_text().replace("\\\n", " ")
     closed = [
         line[line.index("delete ") :].split()
@@ -350,20 +350,20 @@ def close(joining: Joining) -> list[str]:
     return [joining.cluster.kubectl(*words).stdout for words in closed]
 
 
-def test_nothing_signs_for_a_bootstrap_token_any_more(joining: Joining) -> None:
-    """On a site of before, whoever had one became p1; the next run ends that, once and for all."""
+def test_requests_by_bootstrap_token_are_no_longer_signed(joining: Joining) -> None:
+    """On an older site a bootstrap token could give the name p1; the next run prevents that."""
     holder = (joining.nobody, "--token", "abcdef.0123456789abcdef")
     assert signed(joining, "p1", *holder)
     said = close(joining)
     assert all("deleted" in one for one in said)
     assert not signed(joining, "p1", *holder)
     assert not any("deleted" in one for one in close(joining))
-    # Later renewals of a kubelet stay possible, for its own name only.
+    # A kubelet can still renew its certificate, for its own name only.
     assert signed(joining, "marker", joining.marker)
     assert not signed(joining, "p1", joining.marker)
 
 
-def test_a_worker_gets_its_own_identity_and_no_other(joining: Joining) -> None:
+def test_worker_gets_an_identity_for_its_own_name_only(joining: Joining) -> None:
     answer = joining.ask("w1", joining.token())
     assert "error" not in answer, answer
     assert not re.search(r"\b[a-z0-9]{6}\.[a-z0-9]{16}\b", json.dumps(answer)), "a bootstrap token"
@@ -389,10 +389,10 @@ cp "$2" /etc/kubernetes/kubelet.conf
 cat /var/lib/kubelet/config.yaml /var/lib/kubelet/kubeadm-flags.env
 cmp "$5" /etc/kubernetes/pki/ca.crt && cmp "$2" /etc/kubernetes/kubelet.conf
 """
-"""kubeadm's own step, with its files in a mount namespace."""
+"""kubeadm's step, with its files in a mount namespace."""
 
 
-def test_kubeadm_joins_with_that_identity_and_needs_no_token(joining: Joining) -> None:
+def test_kubeadm_join_works_with_the_identity_and_no_token(joining: Joining) -> None:
     config = joining.config("w1", joining.ask("w1", joining.token(), name="kubeadm-w1"))
     close(joining)
     here = Context(
@@ -439,11 +439,11 @@ PATH="$1/bin:$5:$PATH"
 [ "$6" = new ] || kubeadm init phase kubeconfig kubelet --config "$4/kubeadm.yaml"
 sh "$3/plane-join.sh"
 """
-"""The role's script with files of its own; of `kubeadm join` the step that looks at the node."""
+"""The role's script with its own files; of `kubeadm join` only the step that checks the node."""
 
 
 def as_plane(joining: Joining, host: str) -> Result:
-    """A control plane called `plane` joins, on a host that is `new` or was `cut` before."""
+    """Join a control plane named `plane`, on a host that is `new` or was interrupted (`cut`)."""
     cluster, folder = joining.cluster, joining.folder
     api = "apiVersion: kubeadm.k8s.io/v1beta4\nkind: "
     registration = "nodeRegistration: {name: plane, criSocket: 'unix:///run/nothing.sock'}\n"
@@ -456,8 +456,8 @@ def as_plane(joining: Joining, host: str) -> Result:
         f"{api}JoinConfiguration\n{registration}"
         f"discovery: {{file: {{kubeConfigPath: {kubeadm.ADMIN_CONF}}}}}\n"
     )
-    told = {"control_plane_config": kubeadm.CONFIG, "control_plane_name": "plane"}
-    (folder / "plane-join.sh").write_text(render("control_plane", "join.sh.j2", told))
+    given = {"control_plane_config": kubeadm.CONFIG, "control_plane_name": "plane"}
+    (folder / "plane-join.sh").write_text(render("control_plane", "join.sh.j2", given))
     scratch = folder / f"plane-{host}"
     scratch.mkdir()
     own = ("unshare", "--mount", "--propagation", "private", "sh", "-ec", AS_PLANE, "sh")
@@ -465,8 +465,8 @@ def as_plane(joining: Joining, host: str) -> Result:
     return run(cluster.lan.at("w3", *own, *words), timeout=120, check=False)
 
 
-def test_a_control_plane_whose_join_was_cut_joins_at_once(joining: Joining) -> None:
-    """Its own node is ready for a while after kubelet was stopped; another machine's stays so."""
+def test_control_plane_with_an_interrupted_join_joins_again(joining: Joining) -> None:
+    """Its own node stays Ready for a while after kubelet stopped; another machine's stays Ready."""
     cluster = joining.cluster
     assert cluster.kubectl("create", "clusterrolebinding", "kubeadm:cluster-admins",
                            "--clusterrole=cluster-admin",
@@ -482,8 +482,8 @@ def test_a_control_plane_whose_join_was_cut_joins_at_once(joining: Joining) -> N
 
     words = ("patch", "node", "plane", "--subresource=status", "--patch", ready)
     assert cluster.kubectl(*words).returncode == 0
-    stranger = as_plane(joining, "new")
-    assert 'with name "plane" and status "Ready" already exists' in stranger.stderr, stranger
+    foreign = as_plane(joining, "new")
+    assert 'with name "plane" and status "Ready" already exists' in foreign.stderr, foreign
     assert said() == "True"
     before = cluster.get("node", "plane")["metadata"]
     assert cluster.kubectl(*words).returncode == 0
@@ -494,10 +494,10 @@ def test_a_control_plane_whose_join_was_cut_joins_at_once(joining: Joining) -> N
     after = cluster.get("node", "plane")["metadata"]
     assert (after["uid"], after["labels"]) == (before["uid"], before["labels"])
     assert cluster.kubectl("delete", "node", "plane").returncode == 0
-    assert as_plane(joining, "cut-early").returncode == 0, "no node was made before it was cut"
+    assert as_plane(joining, "cut-early").returncode == 0, "no node existed when it was interrupted"
 
 
-def test_a_primers_name_and_another_name_than_the_requests_are_refused(joining: Joining) -> None:
+def test_name_of_a_primer_or_another_name_than_in_the_csr_is_refused(joining: Joining) -> None:
     token = joining.token()
     assert "is a Primer" in joining.ask("w2", token, name="p1")["error"]
     file = joining.csr("w2", "w2")
@@ -508,8 +508,8 @@ def test_a_primers_name_and_another_name_than_the_requests_are_refused(joining: 
     assert joining.tokens.claimed(token.id) is None
 
 
-def test_a_second_request_behind_the_first_is_not_signed(joining: Joining) -> None:
-    """Go skips a BEGIN that is not at the start of a line, and would read the Primer's."""
+def test_second_csr_in_a_request_is_not_signed(joining: Joining) -> None:
+    """Go skips a BEGIN that is not at the start of a line, and would read the Primer's name."""
     own, primers = (joining.csr("w2", name).read_text() for name in ("two-blocks", "p1"))
     body = {"token": str(joining.token()), "hostname": "two-blocks", "csr": f"x{own}{primers}"}
     assert joining.post("w2", body).endswith("200")
@@ -518,20 +518,20 @@ def test_a_second_request_behind_the_first_is_not_signed(joining: Joining) -> No
     assert signed.subject.rfc4514_string() == "CN=system:node:two-blocks,O=system:nodes"
 
 
-def test_a_used_token_is_worth_nothing_to_others(joining: Joining) -> None:
+def test_used_token_is_refused_for_other_machines(joining: Joining) -> None:
     token = joining.token()
     first = joining.ask("w2", token)
     stolen = {"token": str(token), "hostname": "w2", "csr": joining.csr("w2", "w2").read_text()}
-    assert "already used, by w2" in joining.post("w3", stolen)
+    assert "already used by w2" in joining.post("w3", stolen)
     forged = ("--header", f"{join_server.ADDRESS_HEADER}: {WORKERS['w2']}")
-    assert "already used, by w2" in joining.post("w3", stolen, *forged)
+    assert "already used by w2" in joining.post("w3", stolen, *forged)
     other = {**stolen, "csr": join_identity.made("w2", joining.folder / "thief.key")}
-    assert "already used, by w2" in joining.post("w2", other)
-    for _ in range(5):  # who owns it is told the same again, and given nothing more
+    assert "already used by w2" in joining.post("w2", other)
+    for _ in range(5):  # the owner gets the same answer again, and nothing more
         assert joining.ask("w2", token)["identity"] == first["identity"]
 
 
-def test_of_two_machines_of_one_name_the_second_keeps_its_token(joining: Joining) -> None:
+def test_second_machine_with_a_taken_name_is_refused_and_keeps_its_token(joining: Joining) -> None:
     assert "error" not in joining.ask("w3", joining.token(), name="twin")
     token = joining.token()
     answer = joining.ask("w1", token, name="twin")
@@ -541,8 +541,8 @@ def test_of_two_machines_of_one_name_the_second_keeps_its_token(joining: Joining
     assert "error" not in joining.ask("w1", token, name="other")
 
 
-def test_a_name_is_kept_when_the_request_is_forgotten(joining: Joining) -> None:
-    """By its Node, over which kubelet registers: it patches the labels through the status."""
+def test_name_stays_reserved_after_the_csr_is_deleted(joining: Joining) -> None:
+    """By its Node; kubelet registers over it and patches the labels through the status."""
     config = joining.config("w3", joining.ask("w3", joining.token(), name="kept"))
     request = join_cluster.request_name("kept")
     assert joining.cluster.kubectl("delete", "csr", request).returncode == 0
@@ -563,32 +563,34 @@ def test_a_name_is_kept_when_the_request_is_forgotten(joining: Joining) -> None:
     assert "error" not in joining.ask("w3", joining.token(), name="kept"), "the machine itself"
 
 
-def test_a_cut_join_goes_on_when_the_request_is_forgotten(joining: Joining) -> None:
-    """Nothing lies on the machine but its key, and no Primer knows of it: its Node does."""
-    request = join_identity.checked(joining.csr("w1", "cut").read_text(), "cut")
+def test_interrupted_join_resumes_after_the_csr_is_deleted(joining: Joining) -> None:
+    """The machine has only its key, and no Primer has a claim: the Node has the key's digest."""
+    request = join_identity.checked(joining.csr("w1", "resumed").read_text(), "resumed")
     service = join_cluster.Cluster(OnP1(joining.cluster), str(joining.folder / "kubeconfig"))
     service.reserve(request, again=False)
-    forgotten = join_cluster.request_name("cut")
-    assert joining.cluster.kubectl("delete", "csr", forgotten).returncode == 0
-    assert "kubectl delete node/cut" in joining.ask("w2", joining.token(), name="cut")["error"]
-    config = joining.config("w1", joining.ask("w1", joining.token(), name="cut"))
-    # Whoever may write the Node cannot give its name to another key.
-    thief = join_identity.checked(joining.csr("w2", "cut").read_text(), "cut").key
-    for value in (f"{join_cluster.JOIN_KEY}={thief}", f"{join_cluster.JOIN_KEY}-"):
-        words = ("annotate", "--overwrite", "node", "cut", value)
+    deleted = join_cluster.request_name("resumed")
+    assert joining.cluster.kubectl("delete", "csr", deleted).returncode == 0
+    assert (
+        "kubectl delete node/resumed" in joining.ask("w2", joining.token(), name="resumed")["error"]
+    )
+    config = joining.config("w1", joining.ask("w1", joining.token(), name="resumed"))
+    # An account that may write the Node cannot reserve its name for another key.
+    stolen = join_identity.checked(joining.csr("w2", "resumed").read_text(), "resumed").key
+    for value in (f"{join_cluster.JOIN_KEY}={stolen}", f"{join_cluster.JOIN_KEY}-"):
+        words = ("annotate", "--overwrite", "node", "resumed", value)
         said = joining.cluster.kubectl(*words, config=config)
-        assert "Only administrators change for which key" in said.stderr, said
+        assert "Only administrators may change the key for which" in said.stderr, said
         pod = ("--as=system:serviceaccount:kube-flannel:flannel",
                "--as-group=system:authenticated")  # fmt: skip
         said = joining.cluster.kubectl(*words, *pod)
-        assert "Only administrators change for which key" in said.stderr, said
-    said = joining.cluster.kubectl("annotate", "node", "cut", "other=x", config=config)
+        assert "Only administrators may change the key for which" in said.stderr, said
+    said = joining.cluster.kubectl("annotate", "node", "resumed", "other=x", config=config)
     assert said.returncode == 0, said
-    assert "error" in joining.ask("w2", joining.token(), name="cut")
+    assert "error" in joining.ask("w2", joining.token(), name="resumed")
 
 
-def test_nobody_else_reserves_a_name(joining: Joining) -> None:
-    """Of any signer: an object of that name would keep the machine out."""
+def test_only_the_join_service_and_administrators_reserve_names(joining: Joining) -> None:
+    """For any signer: an object of that name would keep the machine out."""
     document = json.loads(request_of("marker", joining.folder))
     document["metadata"] = {"name": join_cluster.request_name("mine-later")}
     document["spec"]["signerName"] = "example.com/any"
@@ -600,13 +602,13 @@ def test_nobody_else_reserves_a_name(joining: Joining) -> None:
         (joining.cluster.admin, document, False),
     ):
         said = joining.cluster.kubectl(*words, config=Path(config), data=json.dumps(named))
-        assert ("reserve the names" in said.stderr) == refused, said
+        assert ("reserve names of nodes" in said.stderr) == refused, said
         assert (said.returncode != 0) == refused, said
     assert "error" not in joining.ask("w3", joining.token(), name="mine-later")
 
 
-def test_what_is_revoked_is_worth_nothing(joining: Joining) -> None:
-    """A certificate cannot be taken back: the API server refuses what it says."""
+def test_revoked_node_can_write_nothing(joining: Joining) -> None:
+    """A certificate cannot be revoked: the API server refuses its name."""
     config = joining.config("w3", joining.ask("w3", joining.token(), name="gone"))
     node = json.dumps({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "gone"}})
     assert joining.cluster.get("node", "gone")
@@ -630,7 +632,7 @@ def test_what_is_revoked_is_worth_nothing(joining: Joining) -> None:
     assert signed(joining, "marker", joining.marker)
 
 
-def test_the_service_may_do_nothing_else(joining: Joining) -> None:
+def test_join_service_has_no_other_permissions(joining: Joining) -> None:
     config = joining.folder / "kubeconfig"
 
     def may(*words: str) -> bool:
@@ -667,7 +669,7 @@ def test_the_service_may_do_nothing_else(joining: Joining) -> None:
     ):  # fmt: skip
         words = ("create", "--dry-run=server", "-f", "-")
         said = joining.cluster.kubectl(*words, config=config, data=json.dumps(node))
-        assert ("of a name and nothing else" in said.stderr) == refused, (node, said)
+        assert ("with a name and nothing else" in said.stderr) == refused, (node, said)
         assert (said.returncode != 0) == refused, (node, said)
     for words in (("get", "secrets", "-A"), ("create", "pods"), ("list", "nodes"),
                   ("delete", "nodes"), ("create", "clusterrolebindings")):  # fmt: skip
@@ -675,31 +677,31 @@ def test_the_service_may_do_nothing_else(joining: Joining) -> None:
 
 
 def memory(process: int) -> int:
-    """What a process has held at most, KiB (proc(5), VmHWM)."""
+    """Return the peak memory of a process, KiB (proc(5), VmHWM)."""
     status = Path(f"/proc/{process}/status").read_text()
     return int(next(line.split()[1] for line in status.splitlines() if "VmHWM" in line))
 
 
-def test_an_attacker_without_a_token_keeps_nobody_out(joining: Joining) -> None:
-    """Large headers, slow connections and bad requests of one host, while another joins."""
+def test_attacker_without_a_token_cannot_block_joins(joining: Joining) -> None:
+    """Large headers, slow connections and bad requests from one host, while another joins."""
     before = memory(joining.server)
     lan = joining.cluster.lan
     with spawned(lan.at("w2", sys.executable, "-c", ATTACK, joining.authority),
                  log_file=joining.folder / "attack") as attack:  # fmt: skip
         said = joining.folder / "attack"
         until(lambda: "all are open" in said.read_text(), "the attack", 120)
-        assert "error" not in joining.ask("w1", joining.token(), name="honest", seconds=120)
+        assert "error" not in joining.ask("w1", joining.token(), name="valid", seconds=120)
         assert attack.poll() is None
     assert memory(joining.server) - before < 64 * 1024
     large = [line for line in said.read_text().splitlines() if line.startswith("large")]
     assert len(large) == 60
-    assert all("400" in line or "cut" in line for line in large)
+    assert all("400" in line or "closed" in line for line in large)
     assert any("HTTP/1.1 400" in line for line in large)
     assert "limiting connections" not in (joining.folder / "nginx").read_text()
 
 
-def test_bad_requests_make_no_honest_worker_wait(joining: Joining) -> None:
-    """From one address, behind NAT or not: the secret is judged before the limit."""
+def test_valid_token_is_not_delayed_by_bad_requests(joining: Joining) -> None:
+    """Even from the same address, as behind NAT: the secret is checked before the limit."""
     wrong = {"token": f"ks1.{'0' * 12}.{'0' * 40}.{'0' * 64}", "hostname": "w2",
              "csr": joining.csr("w2", "w2").read_text()}  # fmt: skip
     answers = [joining.post("w2", wrong, "--dump-header", "-") for _ in range(30)]

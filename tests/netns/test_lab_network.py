@@ -1,4 +1,4 @@
-"""The lab's bridge and its counters, with namespaces on veth pairs in place of machines."""
+"""The lab's bridge and its counters, with namespaces on veth pairs instead of machines."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from keystone.lab import network, settings
+from keystone.lab import settings
+from keystone.lab.machines import network
 from keystone.run import run
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def grown(lab: LabSettings, before: dict[str, int]) -> dict[str, int]:
     return {name: after[name] - before[name] for name in names if after[name] != before[name]}
 
 
-def test_between_machines_is_declared(lab: LabSettings) -> None:
+def test_packets_between_machines_are_declared(lab: LabSettings) -> None:
     before = network.counters(lab)
     send(lab, "a", "udp", GUESTS["b"], 8472)
     assert set(grown(lab, before)) == {"declared"}
@@ -92,7 +93,7 @@ def test_between_machines_is_declared(lab: LabSettings) -> None:
         ("tcp", "10.77.0.1", 443, "leak"),
     ],
 )
-def test_what_is_not_declared_is_counted_and_named(
+def test_undeclared_packets_are_counted_and_named(
     lab: LabSettings, kind: str, address: str, port: int, counter: str
 ) -> None:
     before = network.counters(lab)
@@ -101,13 +102,13 @@ def test_what_is_not_declared_is_counted_and_named(
     assert network.leaked(lab) == [f"{GUESTS['a']} > {address}"]
 
 
-def test_making_it_again_keeps_the_counters(lab: LabSettings) -> None:
+def test_creating_the_network_again_keeps_the_counters(lab: LabSettings) -> None:
     send(lab, "a", "udp", "192.0.2.1", 9)
     network.up(lab)
     assert network.counters(lab)["leak"] == 1
 
 
-def test_a_half_made_network_is_made_whole(lab: LabSettings) -> None:
+def test_incomplete_network_is_completed(lab: LabSettings) -> None:
     run([*network.prefix(lab), "nft", "flush", "ruleset"])
     run([*network.prefix(lab), "ip", "link", "delete", network.BRIDGE])
     network.up(lab)

@@ -1,4 +1,4 @@
-"""Real nginx with the role's own server block: what a site's machines can fetch, and cannot."""
+"""Real nginx with the role's server block: what the site's machines can and cannot fetch."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Served:
     log: Path
 
     def curl(self, path: str, *words: str, at: str = ADDRESS) -> Result:
-        """curl on p2, path as it is; prints the body, then the status on a line of its own."""
+        """Run curl on p2, path unchanged; it prints the body, then a line with the status."""
         return self.lan.run(
             "p2", "curl", "--silent", "--show-error", "--path-as-is", "--max-time", "10",
             "--cacert", self.authority, "--write-out", "\n%{http_code}", *words,
@@ -100,11 +100,11 @@ for number in range(40):
 print("all asked", flush=True)
 time.sleep(600)
 """
-"""Who asks for a large file forty times and does not read it."""
+"""A client that requests a large file forty times and does not read it."""
 
 
 @pytest.mark.parametrize("at", [ADDRESS, BOOT])
-def test_one_host_that_does_not_read_leaves_room_for_others(
+def test_host_that_does_not_read_does_not_block_others(
     served: Served, at: str, tmp_path: Path
 ) -> None:
     for folder in ("files", "boot/slow"):
@@ -131,7 +131,7 @@ def test_one_host_that_does_not_read_leaves_room_for_others(
 
 
 def main_file(folder: Path) -> tuple[str, Path]:
-    """The role's nginx.conf, with all that it names in a folder."""
+    """Return the role's nginx.conf, with all its paths in a folder."""
     text = render("mirror", "nginx.conf.j2", {})
     for old, new in (
         ("user www-data", "user root root"), ("/etc/nginx", str(folder)),
@@ -147,8 +147,10 @@ def main_file(folder: Path) -> tuple[str, Path]:
     return text, file
 
 
-def test_what_a_stranger_causes_goes_to_the_journal_and_into_no_file(nginx: Path) -> None:
-    with tempfile.TemporaryDirectory(dir="/tmp") as short:  # a socket's path has 107 bytes
+def test_errors_that_clients_cause_go_to_the_journal_and_to_no_file(nginx: Path) -> None:
+    with tempfile.TemporaryDirectory(
+        dir="/tmp"
+    ) as short:  # the path of a socket is limited to 107 bytes
         folder = Path(short)
         _, file = main_file(folder)
         asked = f"listen unix:{folder}/http; access_log off; location / {{ root {folder}/none; }}"
@@ -167,7 +169,7 @@ def test_what_a_stranger_causes_goes_to_the_journal_and_into_no_file(nginx: Path
         assert not [path for path in files if b"unheard-of" in path.read_bytes()]
 
 
-def test_nginx_takes_the_main_file_and_has_places_for_many_hosts(
+def test_nginx_accepts_the_main_file_and_allows_many_connections(
     nginx: Path, tmp_path: Path
 ) -> None:
     text, file = main_file(tmp_path)
@@ -175,7 +177,7 @@ def test_nginx_takes_the_main_file_and_has_places_for_many_hosts(
     assert "test is successful" in said.stderr
     assert "exceed open file resource limit" not in said.stderr
     places = int(text.partition("worker_connections ")[2].partition(";")[0])
-    assert places >= 16 * 200  # so many hosts at once, each with all that it gets
+    assert places >= 16 * 200  # the number of hosts at once, each with its maximum of connections
 
 
 @pytest.mark.parametrize(
@@ -186,11 +188,11 @@ def test_nginx_takes_the_main_file_and_has_places_for_many_hosts(
         ("/join", "print()\n"),
     ],
 )
-def test_what_the_site_needs_is_served(served: Served, path: str, body: str) -> None:
+def test_paths_that_the_site_needs_are_served(served: Served, path: str, body: str) -> None:
     assert served.curl(path).stdout == f"{body}\n200"
 
 
-def test_the_served_authority_is_the_one_that_vouches_for_the_server(served: Served) -> None:
+def test_served_ca_verifies_the_server(served: Served) -> None:
     assert served.curl("/ca.crt").stdout == served.authority.read_text() + "\n200"
 
 
@@ -206,7 +208,7 @@ def test_the_served_authority_is_the_one_that_vouches_for_the_server(served: Ser
         "/apt/x",
     ],
 )
-def test_nothing_else_is(served: Served, path: str) -> None:
+def test_other_paths_are_refused(served: Served, path: str) -> None:
     body, _, status = served.curl(path).stdout.rpartition("\n")
     assert status in {"400", "404"}
     assert "not to be had" not in body
@@ -217,21 +219,21 @@ def test_folders_are_not_listed(served: Served) -> None:
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
-def test_it_only_reads(served: Served, method: str) -> None:
+def test_writing_methods_are_refused(served: Served, method: str) -> None:
     assert served.curl("/files/kubelet", "--request", method).stdout.endswith("\n405")
 
 
-def test_a_part_can_be_asked_for(served: Served) -> None:
+def test_range_of_a_file_is_served(served: Served) -> None:
     assert served.curl("/files/kubelet", "--range", "2-4").stdout == "pro\n206"
 
 
-def test_plain_http_gives_nothing(served: Served) -> None:
+def test_plain_http_is_refused(served: Served) -> None:
     address = ADDRESS.replace("https", "http")
     plain = served.lan.run("p2", "curl", "--silent", f"{address}/files/kubelet")
     assert "a program" not in plain.stdout
 
 
-def test_network_boot_is_served_when_something_was_put_there(served: Served) -> None:
+def test_network_boot_files_are_served_if_they_exist(served: Served) -> None:
     assert served.curl("/boot/boot.ipxe", at=BOOT).stdout.endswith("\n404")
     folder = served.boot / "x1"
     folder.mkdir(parents=True)
@@ -247,21 +249,21 @@ def test_network_boot_is_served_when_something_was_put_there(served: Served) -> 
 @pytest.mark.parametrize(
     "path", ["/", "/files/kubelet", "/boot", "/boot../secret", "/boot/../secret", "/boot/%2e%2e/x"]
 )
-def test_plain_http_has_nothing_but_that(served: Served, path: str) -> None:
+def test_plain_http_serves_only_network_boot(served: Served, path: str) -> None:
     body, _, status = served.curl(path, at=BOOT).stdout.rpartition("\n")
     assert status in {"301", "400", "404"}
     assert "a program" not in body
     assert "not to be had" not in body
 
 
-def test_a_primer_knows_its_address_by_its_certificate(
+def test_address_of_a_primer_is_read_from_its_certificate(
     pki_site: Placed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(netboot, "CERTIFICATE", pki_site.at("p1", mirror.CERTIFICATE))
     assert netboot.address() == NODES["p1"]
 
 
-def test_without_being_asked_for_there_is_no_plain_http(pki_site: Placed) -> None:
+def test_no_plain_http_without_network_boot(pki_site: Placed) -> None:
     rendered = render("mirror", "keystone.conf.j2", mirror.variables(context(pki_site, "p1")))
     assert rendered.count("listen ") == 1
     assert f"listen {mirror.PORT} ssl" in rendered

@@ -1,6 +1,6 @@
-"""Names that root will write at, prepared by somebody else: nothing is written through a link.
+"""Paths that root will write, prepared by another user: root writes through no link.
 
-Root: a folder of another user is one of the traps.
+Needs root: one of the traps is a folder of another user.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.process.test_bundle_parts import Courier
-from tests.unit.test_image_introduction import SITE
+from tests.unit.appliance.test_introduction import SITE
 
 from keystone import files, lockfile, run
 from keystone.appliance.guided import stick
@@ -31,7 +31,7 @@ SECRET = "root:*:20000:0:99999:7:::\n"
 
 @pytest.fixture
 def victim(tmp_path: Path) -> Path:
-    """A file that nobody but root may change."""
+    """A file that only root may change."""
     (tmp_path / "etc").mkdir()
     file = tmp_path / "etc" / "shadow"
     file.write_text(SECRET)
@@ -57,7 +57,7 @@ KINDS = (soft, hard)
 
 @pytest.mark.parametrize("trap", KINDS)
 @pytest.mark.parametrize("where", ["join.yaml", ".join.yaml.new", ".join.yaml.part"])
-def test_a_link_on_a_stick_is_replaced_and_not_followed(
+def test_link_on_a_stick_is_replaced_and_not_followed(
     tmp_path: Path, victim: Path, where: str, trap: Callable[[Path, Path], None]
 ) -> None:
     media = tmp_path / "stick"
@@ -71,7 +71,7 @@ def test_a_link_on_a_stick_is_replaced_and_not_followed(
     assert untouched(victim)
 
 
-def test_a_stick_whose_folder_is_a_link_is_refused(tmp_path: Path, victim: Path) -> None:
+def test_stick_whose_folder_is_a_link_is_refused(tmp_path: Path, victim: Path) -> None:
     (tmp_path / stick.FOLDER).symlink_to(victim.parent)
     with pytest.raises(RefusedError, match="a symbolic link"):
         files.require_ours(tmp_path / stick.FOLDER)
@@ -81,7 +81,7 @@ def test_a_stick_whose_folder_is_a_link_is_refused(tmp_path: Path, victim: Path)
 
 
 @pytest.mark.parametrize("form", ["foreign", "open", "link"])
-def test_a_folder_that_is_not_ours_is_refused(tmp_path: Path, form: str) -> None:
+def test_folder_of_another_user_is_refused(tmp_path: Path, form: str) -> None:
     place = tmp_path / "place"
     place.mkdir()
     if form == "foreign":
@@ -94,7 +94,7 @@ def test_a_folder_that_is_not_ours_is_refused(tmp_path: Path, form: str) -> None
     for write in (
         lambda: files.write_whole(folder / "a", b"x", 0o600),
         lambda: write_file(folder / "a", b"x"),
-        lambda: files.new(folder / "a"),
+        lambda: files.create(folder / "a"),
         lambda: Journal(folder / "a").write(event="x"),
         lambda: lockfile.only_one(folder / "a", "x").__enter__(),
     ):
@@ -107,14 +107,14 @@ def test_a_folder_that_is_not_ours_is_refused(tmp_path: Path, form: str) -> None
     assert list(place.iterdir()) == []
 
 
-def test_a_sticky_folder_of_root_will_do(tmp_path: Path) -> None:
+def test_sticky_folder_of_root_is_accepted(tmp_path: Path) -> None:
     tmp_path.chmod(0o1777)
     files.write_whole(tmp_path / "a", b"x", 0o640)
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
 
 
 @pytest.mark.parametrize("trap", KINDS)
-def test_a_file_that_goes_on_is_ours_alone(
+def test_appended_file_must_be_our_own(
     tmp_path: Path, victim: Path, trap: Callable[[Path, Path], None]
 ) -> None:
     trap(tmp_path / "journal", victim)
@@ -129,10 +129,10 @@ def courier(tmp_path_factory: pytest.TempPathFactory) -> Courier:
 
 
 @pytest.mark.parametrize("trap", KINDS)
-def test_what_is_unfinished_of_a_bundle_is_written_into_no_link(
+def test_incomplete_bundles_are_written_through_no_link(
     courier: Courier, victim: Path, trap: Callable[[Path, Path], None], tmp_path: Path
 ) -> None:
-    """The programs themselves: joining parts, splitting, and a folder of another user."""
+    """With the real commands: join parts, split, and a folder of another user."""
     output = tmp_path / "offline.tar"
     folder = tmp_path / "offline.tar.join"
     folder.mkdir()
@@ -158,8 +158,8 @@ def test_what_is_unfinished_of_a_bundle_is_written_into_no_link(
         assert (place / part.name).read_bytes() == part.read_bytes()
 
 
-def test_sudo_writes_into_the_folder_of_whom_it_works_for(tmp_path: Path) -> None:
-    """The real uids; SUDO_UID is sudo(8)'s word for who typed the command."""
+def test_root_by_sudo_may_write_into_the_users_folder(tmp_path: Path) -> None:
+    """With real uids; SUDO_UID is the user who ran sudo(8)."""
     os.chown(tmp_path, NOBODY, NOBODY)
     code = (
         "import sys; from pathlib import Path; from keystone import files; "

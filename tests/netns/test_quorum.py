@@ -1,9 +1,9 @@
-"""Three real etcd members over TLS, configured by the role's own template and our own CAs."""
+"""Three real etcd members over TLS, configured by the role's template, with the site's CAs."""
 
 from __future__ import annotations
 
 import json
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -31,12 +31,14 @@ class Quorum:
     folder: Path
     stack: ExitStack
     running: dict[str, Any] = field(default_factory=dict)
+    quota: int = 4 << 30
 
     def start(self, host: str) -> None:
         variables = {
             **etcd.variables(context(self.placed, host)),
             "etcd_data_dir": str(self.folder / host / "data"),
             "etcd_pki_dir": str(self.placed.at(host, "/etc/etcd/pki")),
+            "etcd_quota_bytes": self.quota,
         }
         home = self.folder / host
         home.mkdir(exist_ok=True)
@@ -51,7 +53,7 @@ class Quorum:
         self.running[host].wait()
 
     def ctl(self, *words: str, host: str = "p1", certificate: str | None = "client") -> Result:
-        """etcdctl on a host, with its health-check certificate unless told."""
+        """Run etcdctl on a host, by default with its health-check certificate."""
         folder = self.placed.at(host, "/etc/etcd/pki")
         flags = ["--cacert", f"{folder}/peer-ca.crt"]
         if certificate:
@@ -64,13 +66,26 @@ class Quorum:
         return self.lan.run(host, self.programs["etcdctl"], *flags, *words, check=False)
 
     def healthy(self, host: str = "p1") -> set[str]:
-        """Addresses of the members that serve, asked from a host."""
+        """Return the addresses of the members that serve, queried from a host."""
         words = ("--endpoints", ALL, "-w", "json", "--command-timeout", "2s")
         done = self.ctl("endpoint", "health", *words, host=host)
         return {entry["endpoint"] for entry in json.loads(done.stdout or "[]") if entry["health"]}
 
     def log(self, host: str) -> str:
         return (self.folder / host / "log").read_text()
+
+
+@contextmanager
+def running(lan: Lan, placed: Placed, binary: Callable[[str], Path], folder: Path,
+            **options: int) -> Iterator[Quorum]:  # fmt: skip
+    """Start three members with a tree's files; they end with the block. options: of Quorum."""
+    programs = {name: binary(name) for name in ("etcd", "etcdctl")}
+    with ExitStack() as stack:
+        made = Quorum(lan, placed, programs, folder, stack, **options)
+        for host in NODES:
+            made.start(host)
+        until(lambda: len(made.healthy()) == 3, "three healthy members")
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -80,19 +95,14 @@ def quorum(
     binary: Callable[[str], Path],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Quorum]:
-    programs = {name: binary(name) for name in ("etcd", "etcdctl")}
-    lan = namespaces({**NODES, "stranger": "10.78.0.66"})
-    with ExitStack() as stack:
-        made = Quorum(lan, pki_site, programs, tmp_path_factory.mktemp("etcd"), stack)
-        for host in NODES:
-            made.start(host)
-        until(lambda: len(made.healthy()) == 3, "three healthy members")
+    lan = namespaces({**NODES, "outsider": "10.78.0.66"})
+    with running(lan, pki_site, binary, tmp_path_factory.mktemp("etcd")) as made:
         yield made
 
 
 @pytest.fixture(autouse=True)
-def whole_afterwards(quorum: Quorum) -> Iterator[None]:
-    """Each test finds three members and leaves three."""
+def healthy_before_and_after(quorum: Quorum) -> Iterator[None]:
+    """Each test begins and ends with three healthy members."""
     yield
     for host, process in quorum.running.items():
         if process.poll() is not None:
@@ -110,12 +120,12 @@ def test_three_members_serve_and_agree(quorum: Quorum) -> None:
     assert not any(member.get("isLearner") for member in members["members"])
 
 
-def test_status_names_the_leader_and_the_silent(quorum: Quorum) -> None:
+def test_status_shows_the_leader_and_silent_members(quorum: Quorum) -> None:
     def status() -> dict[str, str]:
         listed = quorum.ctl("member", "list", "--endpoints", FIRST, "-w", "json")
-        told = quorum.ctl("endpoint", "status", "--endpoints", ALL, "-w", "json",
+        endpoints = quorum.ctl("endpoint", "status", "--endpoints", ALL, "-w", "json",
                           "--command-timeout", "2s")  # fmt: skip
-        members = parse_status(json.loads(listed.stdout)["members"], json.loads(told.stdout))
+        members = parse_status(json.loads(listed.stdout)["members"], json.loads(endpoints.stdout))
         return {member.name: member.state for member in members}
 
     assert sorted(status().values()) == ["follower", "follower", "leader"]
@@ -124,7 +134,7 @@ def test_status_names_the_leader_and_the_silent(quorum: Quorum) -> None:
     assert status()["p3"] == "silent"
 
 
-def test_no_certificate_no_service(quorum: Quorum) -> None:
+def test_client_without_certificate_is_refused(quorum: Quorum) -> None:
     refused = quorum.ctl("get", "where", "--endpoints", FIRST, "--command-timeout", "3s",
                          certificate=None)  # fmt: skip
     assert refused.returncode != 0
@@ -135,14 +145,14 @@ def test_no_certificate_no_service(quorum: Quorum) -> None:
 
 
 @pytest.mark.parametrize("certificate", ["peer", "server"])
-def test_another_purposes_certificate_is_no_client(quorum: Quorum, certificate: str) -> None:
+def test_certificate_for_another_purpose_is_refused(quorum: Quorum, certificate: str) -> None:
     refused = quorum.ctl("get", "where", "--endpoints", FIRST, "--command-timeout", "3s",
                          certificate=certificate)  # fmt: skip
     assert refused.returncode != 0
 
 
 def dial(quorum: Quorum, machine: str, folder: Path, certificate: str) -> Result:
-    """A TLS conversation with p1's peer port; etcd answers /version there to real peers."""
+    """Open TLS to p1's peer port and request /version, which etcd answers to real peers."""
     script = (
         "import http.client, ssl, sys\n"
         "ca, cert, key = sys.argv[1:]\n"
@@ -156,7 +166,7 @@ def dial(quorum: Quorum, machine: str, folder: Path, certificate: str) -> Result
     return quorum.lan.run(machine, "python3", "-c", script, *words, check=False)
 
 
-def test_a_client_cannot_come_in_as_a_peer(quorum: Quorum) -> None:
+def test_client_certificate_is_refused_on_the_peer_port(quorum: Quorum) -> None:
     folder = quorum.placed.at("p2", "/etc/etcd/pki")
     assert dial(quorum, "p2", folder, "peer").stdout.strip() == "200"
     refused = dial(quorum, "p2", folder, "client")
@@ -164,13 +174,13 @@ def test_a_client_cannot_come_in_as_a_peer(quorum: Quorum) -> None:
     assert "alert" in refused.stderr
 
 
-def test_a_peers_certificate_is_good_from_its_own_address_only(quorum: Quorum) -> None:
-    refused = dial(quorum, "stranger", quorum.placed.at("p2", "/etc/etcd/pki"), "peer")
+def test_peer_certificate_is_accepted_only_from_its_own_address(quorum: Quorum) -> None:
+    refused = dial(quorum, "outsider", quorum.placed.at("p2", "/etc/etcd/pki"), "peer")
     assert refused.returncode != 0
     assert "10.78.0.66" in quorum.log("p1")
 
 
-def test_one_killed_member_is_not_missed_and_comes_back(quorum: Quorum) -> None:
+def test_quorum_serves_without_a_killed_member_which_rejoins(quorum: Quorum) -> None:
     quorum.kill("p3")
     until(lambda: quorum.ctl("put", "during", "yes", "--endpoints", ALL).returncode == 0,
           "writes go on with two members")  # fmt: skip
@@ -181,7 +191,7 @@ def test_one_killed_member_is_not_missed_and_comes_back(quorum: Quorum) -> None:
     assert read.stdout.strip() == "yes"
 
 
-def test_without_a_majority_nothing_is_written(quorum: Quorum) -> None:
+def test_write_without_a_majority_fails(quorum: Quorum) -> None:
     assert quorum.ctl("put", "kept", "before", "--endpoints", FIRST).returncode == 0
     quorum.kill("p2")
     quorum.kill("p3")
@@ -194,17 +204,17 @@ def test_without_a_majority_nothing_is_written(quorum: Quorum) -> None:
     assert quorum.ctl("get", "kept", "--print-value-only", "--endpoints", FIRST).returncode == 0
 
 
-def test_a_cut_cable_costs_the_minority_only(quorum: Quorum) -> None:
+def test_disconnected_member_does_not_affect_the_majority(quorum: Quorum) -> None:
     quorum.lan.link("p1", "down")
     try:
-        written = ("put", "cut", "yes", "--endpoints", ALL)
+        written = ("put", "after", "yes", "--endpoints", ALL)
         until(lambda: quorum.ctl(*written, host="p2").returncode == 0, "the majority serves")
-        # A key of its own: a proposal that timed out may still be taken once the cable is back.
+        # A separate key: a proposal that timed out may still be accepted after the reconnection.
         alone = quorum.ctl("put", "alone", "yes", "--endpoints", "https://127.0.0.1:2379",
                            "--command-timeout", "3s")  # fmt: skip
         assert alone.returncode != 0
     finally:
         quorum.lan.link("p1", "up")
-    until(lambda: len(quorum.healthy()) == 3, "the cut-off member is back")
-    read = quorum.ctl("get", "cut", "--print-value-only", "--endpoints", FIRST)
+    until(lambda: len(quorum.healthy()) == 3, "the disconnected member has rejoined")
+    read = quorum.ctl("get", "after", "--print-value-only", "--endpoints", FIRST)
     assert read.stdout.strip() == "yes"

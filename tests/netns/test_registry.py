@@ -1,4 +1,4 @@
-"""The real registry on a tree of hard links, over TLS, by the role's own template."""
+"""The real registry on a tree of hard links, over TLS, configured by the role's template."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ OCI = "application/vnd.oci.image"
 
 @dataclass(frozen=True)
 class Served:
-    """A registry on p1; the other Primers are its clients."""
+    """A registry on p1, with the other Primers as clients."""
 
     lan: Lan
     folder: Path
     digest: str
 
     def skopeo(self, *words: str, trusting: bool = True) -> Result:
-        """skopeo on p2; {certs} in a word is the folder of CAs that it trusts."""
+        """Run skopeo on p2; {certs} in an argument is the folder of its trusted CAs."""
         certs = self.folder / ("trusting" if trusting else "doubting")
         argv = [word.format(certs=certs) for word in words]
         return self.lan.run("p2", "skopeo", *argv, check=False)
 
 
 def image() -> tuple[str, dict[str, bytes]]:
-    """The smallest image: digest of its manifest, and every blob by digest."""
+    """Return a minimal image: digest of its manifest, and every blob by digest."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as tar:
         entry = tarfile.TarInfo("hello")
@@ -127,7 +127,7 @@ def served(
         yield made
 
 
-def test_an_image_is_pulled_over_tls_with_our_ca(served: Served, tmp_path: Path) -> None:
+def test_image_is_pulled_over_tls_with_the_site_ca(served: Served, tmp_path: Path) -> None:
     pulled = served.skopeo("copy", "--src-cert-dir", "{certs}", IMAGE, f"oci:{tmp_path}/out:x")
     assert pulled.returncode == 0, pulled.stderr
     index = json.loads((tmp_path / "out/index.json").read_text())
@@ -136,13 +136,13 @@ def test_an_image_is_pulled_over_tls_with_our_ca(served: Served, tmp_path: Path)
     assert json.loads(tags.stdout)["Tags"] == [TAG]
 
 
-def test_it_is_not_believed_without_our_ca(served: Served) -> None:
+def test_client_without_the_site_ca_refuses_the_registry(served: Served) -> None:
     refused = served.skopeo("inspect", "--cert-dir", "{certs}", IMAGE, trusting=False)
     assert refused.returncode != 0
     assert "x509" in refused.stderr
 
 
-def test_nothing_can_be_pushed_or_deleted(served: Served, tmp_path: Path) -> None:
+def test_push_and_delete_are_refused(served: Served, tmp_path: Path) -> None:
     served.skopeo("copy", "--src-cert-dir", "{certs}", IMAGE, f"oci:{tmp_path}/out:x")
     pushed = served.skopeo(
         "copy", "--dest-cert-dir", "{certs}", f"oci:{tmp_path}/out:x", f"docker://{ADDRESS}/new:1"
@@ -154,13 +154,13 @@ def test_nothing_can_be_pushed_or_deleted(served: Served, tmp_path: Path) -> Non
     assert served.skopeo("inspect", "--cert-dir", "{certs}", "--raw", IMAGE).returncode == 0
 
 
-def test_a_blob_that_rotted_is_refused_by_the_puller(served: Served, tmp_path: Path) -> None:
+def test_corrupt_blob_is_refused_by_the_client(served: Served, tmp_path: Path) -> None:
     layer = json.loads((served.folder / "store/blobs/sha256" / served.digest).read_text())
     name = layer["layers"][0]["digest"].removeprefix("sha256:")
     blob = served.folder / "store/blobs/sha256" / name
     sound = blob.read_bytes()
     try:
-        with blob.open("r+b") as file:  # in place: the registry's link is the same inode
+        with blob.open("r+b") as file:  # changed in place, as the registry's link is the same inode
             file.seek(len(sound) // 2)
             file.write(bytes([sound[len(sound) // 2] ^ 1]))
         pulled = served.skopeo("copy", "--src-cert-dir", "{certs}", IMAGE, f"oci:{tmp_path}/out:x")
@@ -170,7 +170,7 @@ def test_a_blob_that_rotted_is_refused_by_the_puller(served: Served, tmp_path: P
 
 
 @pytest.mark.parametrize("version", ["tls1", "tls1_1"])
-def test_old_tls_is_not_spoken(served: Served, version: str) -> None:
+def test_tls_before_1_2_is_refused(served: Served, version: str) -> None:
     refused = served.lan.run(
         "p2", "openssl", "s_client", "-connect", ADDRESS, f"-{version}",
         "-cipher", "ALL:@SECLEVEL=0", check=False,
@@ -179,8 +179,8 @@ def test_old_tls_is_not_spoken(served: Served, version: str) -> None:
     assert "alert protocol version" in refused.stderr
 
 
-def test_every_tls_stack_accepts_our_anchor(served: Served) -> None:
-    """OpenSSL wants a self-signed anchor; Go took it above. The name that is checked is the IP."""
+def test_openssl_and_python_accept_the_trust_anchor(served: Served) -> None:
+    """OpenSSL requires a self-signed anchor; Go accepted it above. The verified name is the IP."""
     authority = served.folder / "trusting/ca.crt"
     done = served.lan.run(
         "p2", "openssl", "s_client", "-connect", ADDRESS, "-CAfile", authority,

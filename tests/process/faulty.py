@@ -1,4 +1,4 @@
-"""A real HTTP(S) server on loopback that misbehaves as it is told, and remembers what was asked."""
+"""A real HTTP(S) server on loopback that misbehaves as configured, and records its requests."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer. cut: break the connection after so many bytes of the body.
+    """One response. break_after: bytes of the body, after which the connection breaks.
 
-    length: a Content-Length that is not the body's. ranges: whether a Range is obeyed. chunked:
-    sent in pieces, without saying how much there is (RFC 9112, 7.1). terse: an answer to Range
-    repeats no header.
+    length: a wrong Content-Length. ranges: whether to support Range. chunked: send with chunked
+    transfer coding, without Content-Length (RFC 9112, 7.1). terse: leave the headers out of a
+    response to Range.
     """
 
     body: bytes = b""
     status: int = 200
     headers: tuple[tuple[str, str], ...] = ()
-    cut: int | None = None
+    break_after: int | None = None
     length: int | None = None
     ranges: bool = True
     chunked: bool = False
@@ -48,8 +48,8 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a client said. when: monotonic seconds."""
+class Request:
+    """A request of a client. when: monotonic seconds."""
 
     method: str
     path: str
@@ -60,18 +60,18 @@ class Asked:
 
 @dataclass
 class Faulty:
-    """Answers by path: the first is given once, and so on; the last for ever."""
+    """A server's responses by path: each is sent once, in order, and the last one repeatedly."""
 
     address: str = ""
     answers: dict[str, list[Answer]] = field(default_factory=dict)
-    asked: list[Asked] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
 
     def says(self, path: str, *answers: Answer) -> str:
         self.answers[path] = list(answers)
         return f"{self.address}{path}"
 
-    def of(self, path: str, method: str = "GET") -> list[Asked]:
-        return [one for one in self.asked if (one.path, one.method) == (path, method)]
+    def of(self, path: str, method: str = "GET") -> list[Request]:
+        return [one for one in self.requests if (one.path, one.method) == (path, method)]
 
     def next(self, path: str) -> Answer:
         left = self.answers.get(path)
@@ -90,10 +90,10 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer()
 
-    do_HEAD = do_POST = do_GET  # noqa: N815 the base class calls them so
+    do_HEAD = do_POST = do_GET  # noqa: N815 the base class defines the names
 
     def do_CONNECT(self) -> None:
-        """A proxy: whatever host is asked for, it is the answer's `body` ("127.0.0.1:port")."""
+        """Act as a proxy: connect any host to the address in the response's body."""
         self._note()
         host, port = self.faulty.next("CONNECT").body.decode().split(":")
         with socket.create_connection((host, int(port))) as there:
@@ -107,8 +107,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _note(self) -> None:
         length = int(self.headers.get("Content-Length", "0"))
         body = self.rfile.read(length) if length else b""
-        self.faulty.asked.append(
-            Asked(self.command, self.path, dict(self.headers), time.monotonic(), body)
+        self.faulty.requests.append(
+            Request(self.command, self.path, dict(self.headers), time.monotonic(), body)
         )
 
     def _answer(self) -> None:
@@ -133,8 +133,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(size))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(data if answer.cut is None else data[: answer.cut])
-        if answer.cut is not None or answer.length is not None:
+            self.wfile.write(data if answer.break_after is None else data[: answer.break_after])
+        if answer.break_after is not None or answer.length is not None:
             self.close_connection = True
 
     def _same(self, answer: Answer) -> bool:
@@ -153,7 +153,7 @@ def _pump(source: socket.socket, sink: socket.socket) -> None:
 
 @contextmanager
 def serving(*, host: str = "127.0.0.1", tls: Path | None = None) -> Iterator[Faulty]:
-    """A server while the block runs. tls: a PEM file with key and certificate."""
+    """Run a server while the block runs. tls: a PEM file with key and certificate."""
     found = Faulty()
     handler = type("Handler", (_Handler,), {"faulty": found})
     server = ThreadingHTTPServer((host, 0), handler)
@@ -177,7 +177,7 @@ def serving(*, host: str = "127.0.0.1", tls: Path | None = None) -> Iterator[Fau
 
 
 def self_signed(folder: Path, *names: str) -> tuple[Path, Path]:
-    """(key and certificate for a server, certificate alone): it vouches for itself."""
+    """Write a self-signed certificate; return (key and certificate for a server, certificate)."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
     now = dt.datetime.now(dt.UTC)

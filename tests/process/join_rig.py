@@ -1,6 +1,6 @@
-"""What stands around the join service in these tests: a kubectl on PATH, and nginx's part.
+"""Fakes around the join service for these tests: a kubectl on PATH, and a front like nginx.
 
-The real ones are tried in tests/netns/test_join.py.
+tests/netns/test_join.py uses the real ones.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from keystone.join.server import ADDRESS_HEADER
 
 KUBECTL = """\
 #!{python}
-'''A kubectl with a folder for a cluster: gets, creates, approves and deletes what lies there.'''
+'''A kubectl whose cluster is a folder: gets, creates, approves and deletes the files there.'''
 import base64, datetime, json, pathlib, sys
 
 top = pathlib.Path({folder!r})
@@ -60,7 +60,7 @@ elif verb == "delete" and words[1] != "pods":
 
 
 def kubectl(folder: Path) -> None:
-    """Put it there. folder: the cluster; ca.crt and ca.key in it sign."""
+    """Write the fake kubectl. folder: the cluster; ca.crt and ca.key in it sign."""
     program = folder / "kubectl"
     program.write_text(KUBECTL.format(python=sys.executable, folder=str(folder)))
     program.chmod(0o755)
@@ -77,7 +77,7 @@ class _Unix(http.client.HTTPConnection):
 
 
 class Front(http.server.ThreadingHTTPServer):
-    """TLS before the service's socket, and the address of the connection, as nginx says it."""
+    """Terminates TLS before the service's socket and adds the client's address, as nginx does."""
 
     def __init__(self, address: tuple[str, int], upstream: Path, pki: Path) -> None:
         super().__init__(address, _Pass)
@@ -109,12 +109,12 @@ class _Pass(http.server.BaseHTTPRequestHandler):
             link.putheader("Content-Length", length)
         link.endheaders(body)
         reply = link.getresponse()
-        said = reply.read()
+        body = reply.read()
         self.send_response(reply.status)
         for name, value in reply.getheaders():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(said)
+        self.wfile.write(body)
 
     def log_message(self, *arguments: object) -> None:
         """Silence."""

@@ -1,7 +1,7 @@
-"""kill -9 at random moments, for tests of any verb: commands in a folder, and chains of kills.
+"""Run commands in a folder and kill them (SIGKILL) at random moments; for tests of any verb.
 
-KEYSTONE_KILLS: how many of each verb (4 by default, `make test` 5, `make kills` 25).
-KEYSTONE_SEED: repeats a run; the seed is in every message.
+KEYSTONE_KILLS: number of kills for each verb (default 4, `make test` 5, `make kills` 25).
+KEYSTONE_SEED: repeats a run; every message contains the seed.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 KILLS = int(os.environ.get("KEYSTONE_KILLS", "4"))
 SEED = int(os.environ.get("KEYSTONE_SEED", "0")) or random.randrange(1 << 32)
 IN_A_ROW = 5
-"""Kills before a run is left to end."""
+"""Kills before a run may end undisturbed."""
 TIMEOUT = 300
 
 
-class Ground:
-    """A folder in which the program is run, with a cache of its own."""
+class Workspace:
+    """A folder in which the program runs, with a separate cache."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -40,18 +40,18 @@ class Ground:
 
     def run(self, *words: str) -> str:
         process = self.start(*words)
-        out, said = process.communicate(timeout=TIMEOUT)
-        assert process.returncode == 0, said
+        out, errors = process.communicate(timeout=TIMEOUT)
+        assert process.returncode == 0, errors
         return out
 
     def timed(self, *words: str) -> float:
-        """Seconds of a run that nobody disturbs."""
+        """Seconds of an undisturbed run."""
         start = time.monotonic()
         self.run(*words)
         return time.monotonic() - start
 
     def killed(self, seconds: float, *words: str) -> bool:
-        """Whether the command still ran when it was killed."""
+        """Kill the command after `seconds`. Returns whether it was still running."""
         process = self.start(*words)
         try:
             process.communicate(timeout=seconds)
@@ -63,20 +63,22 @@ class Ground:
 
 
 class Chains:
-    """Kills in a row, then a run that is left to end, until there were enough kills.
+    """Kills several runs in a row, then lets one run end; repeats until there were enough kills.
 
-    ready: before each chain. look: after each kill. ended: what the last run printed; after it.
-    cut: how many kills left something to go on with, as `unfinished` sees it.
+    ready: called before each chain. check: called after each kill. ended: called after the run that
+    ended, with its output. interrupted: number of kills after which `unfinished` was true.
     """
 
-    def __init__(self, ground: Ground, seconds: float, unfinished: Callable[[], bool]) -> None:
-        self.ground, self.seconds, self.unfinished = ground, seconds, unfinished
-        self.kills = self.cut = 0
+    def __init__(
+        self, workspace: Workspace, seconds: float, unfinished: Callable[[], bool]
+    ) -> None:
+        self.workspace, self.seconds, self.unfinished = workspace, seconds, unfinished
+        self.kills = self.interrupted = 0
 
     def run(
         self,
         words: Callable[[], tuple[str, ...]],
-        look: Callable[[], None],
+        check: Callable[[], None],
         ended: Callable[[str], None],
         ready: Callable[[], None] = lambda: None,
     ) -> None:
@@ -84,15 +86,15 @@ class Chains:
         while self.kills < KILLS:
             ready()
             for _ in range(min(IN_A_ROW, KILLS - self.kills)):
-                # The first half second is Python's start; a chain has less to do with each link.
-                if not self.ground.killed(rng.uniform(0.1, self.seconds), *words()):
+                # Python needs half a second to start, and each run of a chain has less left to do.
+                if not self.workspace.killed(rng.uniform(0.1, self.seconds), *words()):
                     break
                 self.kills += 1
-                self.cut += self.unfinished()
-                look()
-            ended(self.ground.run(*words()))
-        # `pytest -s` shows how many were in the middle of something.
-        sys.stdout.write(f"\n{self.kills} kills, {self.cut} left something unfinished\n")
+                self.interrupted += self.unfinished()
+                check()
+            ended(self.workspace.run(*words()))
+        # `pytest -s` shows the number of kills that interrupted work.
+        sys.stdout.write(f"\n{self.kills} kills, {self.interrupted} interrupted work\n")
 
 
 def digest(path: Path) -> str:

@@ -1,7 +1,7 @@
-"""Installer media and files for network boot of a few bytes, and the programs that look into them.
+"""Installer media and network boot files of a few bytes, and fakes of the programs that read them.
 
-No kernel of a test machine need know ISO 9660 or have veritysetup: a medium is a tar file here that
-`mount` unpacks, its EFI partition another, and its root hash is the system's SHA-256.
+So test machines need neither ISO 9660 nor veritysetup: a medium is a tar file that a fake `mount`
+unpacks, its EFI partition is another tar file, and its root hash is the SHA-256 of the system.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FAKES = {
 
 
 def fakes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Programs in a folder, which are found before the machine's."""
+    """Create fake programs in a folder that precedes the machine's on PATH."""
     folder.mkdir()
     for name, script in FAKES.items():
         (folder / name).write_text(f"#!/bin/sh\n{script}\n")
@@ -38,12 +38,12 @@ def fakes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @dataclass(frozen=True)
 class Builder:
-    """What `image build --format pxe` makes, of a system of a few bytes."""
+    """Makes the files of `image build --format pxe`, for a system of a few bytes."""
 
     folder: Path
 
     def files(self, system: bytes = b"one") -> Path:
-        """The four files of a system, in a folder."""
+        """Create the four files of a system in a folder."""
         digest = hashlib.sha256(b"system " + system).hexdigest()
         line = f"boot=keystone keystone.root={digest} keystone.tree=4096 keystone.version=2"
         place = self.folder / digest[:8]
@@ -66,7 +66,7 @@ class Builder:
         return files
 
     def packed(self, files: Path) -> Path:
-        """The tar file of them."""
+        """Pack them into a tar file."""
         made = files.parent / "image"
         with made.open("wb") as target:
             pxe.pack([files / name for name in pxe.FILES], target, 1)

@@ -1,4 +1,4 @@
-"""A real registry (CNCF distribution) on loopback, and what is needed to push and sign images."""
+"""A real registry (CNCF distribution) on loopback; clients that push and sign images."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from keystone.bundle import media
-from keystone.lab import upstream
-from keystone.lab.mirror import _free_port as free_port
+from keystone.lab.mirror import upstream
+from keystone.lab.mirror.serve import _free_port as free_port
 from keystone.packager.sources import cosign
 from keystone.run import spawned
 
@@ -40,7 +40,7 @@ def described(media_type: str, data: bytes, **more: Any) -> dict[str, Any]:
 
 @contextmanager
 def distribution(folder: Path, root: Path, *, readonly: bool = False) -> Iterator[str]:
-    """ "127.0.0.1:<port>" of a registry whose storage is `root`."""
+    """Run a registry whose storage is `root`; give its address "127.0.0.1:<port>"."""
     address = f"127.0.0.1:{free_port()}"
     storage: dict[str, Any] = {"filesystem": {"rootdirectory": str(root)}}
     if readonly:
@@ -79,7 +79,7 @@ def ask(
 
 @dataclass(frozen=True)
 class Repository:
-    """One repository that can be pushed to."""
+    """One repository to push to."""
 
     address: str
     name: str
@@ -89,17 +89,17 @@ class Repository:
         assert status == 202
         location = headers["Location"].partition(self.address)[2]
         path = f"{location}&digest={digest(data)}"
-        status, said, _ = ask(
+        status, output, _ = ask(
             self.address, "PUT", path, data, Content_Type="application/octet-stream"
         )
-        assert status == 201, said
+        assert status == 201, output
         return described(media_type, data, **more)
 
     def manifest(self, document: dict[str, Any], tag: str = "", **more: Any) -> dict[str, Any]:
         data = json.dumps(document).encode()
         path = f"/v2/{self.name}/manifests/{tag or digest(data)}"
-        status, said, _ = ask(self.address, "PUT", path, data, Content_Type=document["mediaType"])
-        assert status == 201, said
+        status, output, _ = ask(self.address, "PUT", path, data, Content_Type=document["mediaType"])
+        assert status == 201, output
         return described(document["mediaType"], data, **more)
 
     def image(self, architecture: str, layer: bytes) -> dict[str, Any]:
@@ -119,7 +119,7 @@ class Repository:
     def attach(
         self, subject: dict[str, Any] | None, layers: list[dict[str, Any]], kind: str, tag: str = ""
     ) -> dict[str, Any]:
-        """An artifact; with a subject it is a referrer of it."""
+        """Push an artifact; with a subject, it is a referrer of that."""
         document = {
             "schemaVersion": 2, "mediaType": media.MANIFEST, "artifactType": kind,
             "config": self.blob(b"{}", media.EMPTY_TYPE), "layers": layers,
@@ -135,7 +135,7 @@ class Repository:
 
 
 class Signer:
-    """A cosign key of our own."""
+    """A generated cosign key."""
 
     def __init__(self, folder: Path, name: str = "cosign") -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
@@ -148,7 +148,7 @@ class Signer:
         return base64.b64encode(self._key.sign(data, ec.ECDSA(SHA256()))).decode()
 
     def simple(self, signed: str, kind: str = cosign.PAYLOAD_KIND) -> tuple[bytes, dict[str, str]]:
-        """A payload of simple signing, and its layer's annotations."""
+        """Return a payload of simple signing, and its layer's annotations."""
         payload = json.dumps({
             "critical": {
                 "identity": {"docker-reference": ""},
@@ -160,7 +160,7 @@ class Signer:
         return payload, {cosign.ANNOTATION: self.sign(payload)}
 
     def bundle(self, signed: str, predicate: str = cosign.SIGN_PREDICATE) -> bytes:
-        """A Sigstore bundle (v0.3) around an in-toto statement about the image."""
+        """Return a Sigstore bundle (v0.3) around an in-toto statement about the image."""
         statement = json.dumps({
             "_type": "https://in-toto.io/Statement/v1",
             "subject": [{"digest": {"sha256": signed.removeprefix("sha256:")}}],

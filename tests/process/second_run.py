@@ -1,16 +1,17 @@
-"""A site of three Primers that is as it should be, for `keystone-install` to look at once more.
+"""A converged site of three Primers, on which `keystone-install` runs again.
 
-Bundle, store, trust tree and site file are real; the hosts are programs on PATH that answer the
-probe with a captured answer, in which each role's marker names the inputs of this very site. What
-was asked is written down: one line for each program that was started for a host.
+Bundle, store, trust tree and site file are real. The hosts are fake programs on PATH: they answer
+the probe with a captured answer in which each role's marker has the inputs of this site, and record
+one line for each program that is started for a host.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
-import subprocess  # noqa: TID251 the command is tried from outside
+import subprocess  # noqa: TID251 runs the command from outside
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,19 +19,23 @@ from typing import Any
 
 import yaml
 
+from keystone import log
 from keystone.bundle.model import Digest, Item
 from keystone.bundle.trust import verify
-from keystone.cluster import kubeadm
+from keystone.cluster import etcd, kubeadm
+from keystone.cluster.facts import parse_cluster
 from keystone.hosts import observe
 from keystone.hosts.facts import HostFacts
-from keystone.install import engine, phases
+from keystone.install import engine, identity, phases
 from keystone.install.actions import Converge
-from keystone.install.state import State
-from keystone.packager import writer
+from keystone.install.report import HostReport
+from keystone.install.state import State, placed
+from keystone.packager import members, pack
 from keystone.packager.keys import keys
 from keystone.packager.lock import Lock, LockedBlob
 from keystone.packager.sources.upstream import Sources
 from keystone.pki import tree as pki
+from keystone.pki.host_files import deployment_file
 from keystone.site import model as site
 from keystone.storage.spec import DATASETS
 from keystone.store import store
@@ -58,7 +63,7 @@ spec:
       hostKey: ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHi5IGLLBPn7yrAZgSvCjnsqnsjYWe46TxuDBl9vlOFu
       disks: [{serial: KEYP3A}, {serial: KEYP3B}]
 """
-# What is asked of a host is written down, and the answer is told the time.
+# Records the query, and sets the clock in the answer to the current time.
 ANSWER = """\
 {probe} > /dev/null
 echo "{program} $host" >> {folder}/asked
@@ -75,21 +80,31 @@ mount -t tmpfs none /run
 mount -t overlay -o lowerdir=/etc,upperdir=/mnt/upper,workdir=/mnt/work none /etc
 exec "$@"
 """
-"""The first Primer: what a run that should have been refused writes to /etc, nobody keeps."""
+"""The first Primer's namespace. Its /etc is an overlay: writes there are discarded."""
 PROGRAM = """\
+from pathlib import Path
 from keystone.cluster import facts
-facts.ETCDCTL = "etcdctl"
+facts.etcdctl.PROGRAM, facts.etcdctl.PKI = "etcdctl", Path("/var/lib/pki-of-etcd")
 facts.KUBECTL_ADMIN = ("kubectl", *facts.KUBECTL_ADMIN[1:])
 from keystone.cli import main
 main()
 """
 
 
+def _member(number: int, url: str) -> dict[str, Any]:
+    """What `etcdctl endpoint status` says of a member; the first leads."""
+    header = {"member_id": number, "revision": 40}
+    status = {"header": header, "version": "3.6.16", "leader": 1, "dbSize": 23 << 20,
+              "dbSizeInUse": 20 << 20, "dbSizeQuota": 4 << 30, "raftIndex": 9,
+              "raftAppliedIndex": 9}  # fmt: skip
+    return {"Endpoint": url, "Status": status}
+
+
 class Packager:
-    """Keys, and a bundle with every image and binary that roles ask for."""
+    """Keys, and a bundle with every image and binary that roles need."""
 
     def __init__(self, folder: Path, fillers: int = 0) -> None:
-        """fillers: sparse files of 1 GB that nobody asks for."""
+        """fillers: number of additional sparse files of 1 GB."""
         self.folder = folder
         self.items: list[Item] = []
         self.blobs: dict[Digest, LockedBlob] = {}
@@ -107,7 +122,7 @@ class Packager:
             "platform", 1, datetime(2026, 11, 2, tzinfo=UTC), 700, ("amd64",),
             tuple(self.items), tuple(self.blobs.values()),
         )  # fmt: skip
-        writer.create(lock, folder, self.path, writer.Signing(folder / "keys"), Sources())
+        pack.bundle(lock, folder, self.path, members.Signing(folder / "keys"), Sources())
 
     def _blob(self, text: str, media: str = "application/octet-stream") -> Digest:
         digest = Digest(hashlib.sha256(text.encode()).hexdigest())
@@ -142,13 +157,13 @@ class Packager:
 
 
 class Settled:
-    """The first Primer's machine, and what the three of them answer."""
+    """The first Primer's machine, and the answers of all three Primers."""
 
     def __init__(
         self, folder: Path, packager: Packager, *, probing: bool = False, text: str = SITE
     ) -> None:
-        """text: the site file. probing: the probe runs for each host, here, before its answer is
-        the captured one.
+        """text: the site file. probing: run the real probe here for each host, then answer with
+        the captured answer.
         """
         self.folder, self.packager = folder, packager
         self._probe = f"{sys.executable} - '{{}}'" if probing else "cat"
@@ -158,6 +173,8 @@ class Settled:
         (folder / "pass").write_text("a passphrase")
         for name in ("facts", "bin", "lib/keystone/store"):
             (folder / name).mkdir(parents=True)
+        (folder / "lib/pki-of-etcd").mkdir()
+        (folder / "lib/pki-of-etcd/client.crt").touch()
         self._ingest()
         self.site = site.load(folder / "site.yaml")
         pki.init(self.site, self.lib / "keystone/pki", folder / "root.key", "a passphrase")
@@ -181,19 +198,32 @@ class Settled:
         )  # fmt: skip
 
     @property
-    def asked(self) -> list[str]:
-        """What was started for a host in the last run: "ssh p2"; sorted."""
+    def queries(self) -> list[str]:
+        """The programs that the last run started for hosts, as "ssh p2"; sorted."""
         return sorted((self.folder / "asked").read_text().splitlines())
 
+    @property
+    def kubernetes(self) -> str:
+        """The version of Kubernetes in the bundle."""
+        return kubeadm.version(self.manifest).removeprefix("v")
+
     def silence(self, host: str) -> None:
-        """Have the host answer nobody from now on."""
+        """Make the host stop answering."""
         (self.folder / "facts" / f"{host}.json").unlink()
 
     def answer(self, host: str, **other: object) -> None:
-        """What the host says from now on, as far as it is another thing than before."""
+        """Change parts of the host's answer."""
         path = self.folder / "facts" / f"{host}.json"
         before = json.loads(path.read_text()) if path.exists() else self._captured(host)
+        if isinstance(standing := other.get("standing"), dict):
+            other["standing"] = {**before["standing"], **standing}
         path.write_text(json.dumps({**before, **other}))
+
+    def report(self, host: str, **parts: Any) -> None:
+        """Set what `member report` prints on a host over ssh."""
+        said = HostReport(**parts)
+        text = json.dumps(said, default=log._plain)
+        (self.folder / "facts" / f"{host}.report").write_text(text)
 
     def _ingest(self) -> None:
         where = self.lib / "keystone"
@@ -220,25 +250,37 @@ class Settled:
                 **like,
                 "properties": {**like["properties"], **properties},
             }
-        return {**document, "store": {"bundle": self.digest, "complete": True},
+        # As its etcd was started, which a growing site does not change.
+        initial = [etcd.initial_cluster(self.site.primers), "new"]
+        standing = {**document["standing"], "initial": initial}
+        files = json.loads(deployment_file(self.lib / "keystone/pki", host).read_text())["files"]
+        return {**document, "standing": standing,
+                "certificates": {
+                    file["path"]: file["content"] for file in files
+                    if file["path"].endswith(".crt")
+                },
+                "seal": {"thumbprint": f"key-of-{host}"},
+                "store": {"bundle": self.digest, "complete": True},
                 "memory": 8 << 30, "hostname": host, "kubernetes": [kubeadm.KUBELET_CONF],
                 "networks": [f"198.51.100.{host[1]}/24"]}  # fmt: skip
 
     def _state(self) -> State:
+        facts = {name: self._parsed(name, {}) for name in NAMES}
         return State(
             site=self.site,
             manifest=self.manifest,
             bundle_digest=self.digest,
             installer_digest=str(self.manifest.of_kind("installer")[0].digest),
-            facts={name: self._parsed(name, {}) for name in NAMES},
-            trust=pki.observe(self.site, self.lib / "keystone/pki"),
+            facts=facts,
+            trust=pki.observe(self.site, self.lib / "keystone/pki", placed=placed(facts)),
+            document=site.installed_text(site.read(self.folder / "site.yaml")),
         )
 
     def _parsed(self, host: str, roles: dict[str, Any]) -> HostFacts:
         return observe.parse(host, {**self._captured(host), "roles": roles}, (0, 0))
 
     def _markers(self, host: str) -> dict[str, Any]:
-        """Of each role that some phase would converge on this host."""
+        """Return a marker for each role that a phase would converge on this host."""
         made = {"installer": {"inputs": self.state.installer_digest, "drift": []}}
         node = next(node for node in self.site.primers if node.name == host)
         for planned in engine.make_plan(phases.PHASES, self.state).phases:
@@ -250,35 +292,47 @@ class Settled:
         return made
 
     def _programs(self) -> None:
-        """What stands for ssh, for this host's python3, for etcd's and the cluster's own tools."""
+        """Write the fakes of ssh, this host's python3, etcdctl and kubectl."""
         addresses = [f"https://198.51.100.{name[1]}:2379" for name in NAMES]
         members = [
             {"ID": number, "name": name, "clientURLs": [address]}
             for number, (name, address) in enumerate(zip(NAMES, addresses, strict=True), 1)
         ]
         health = [{"endpoint": address, "health": True} for address in addresses]
+        records = {"kvs": [
+            {name: base64.b64encode(text.encode()).decode() for name, text in
+             (("key", key), ("value", value))}
+            for key, value in identity.wanted(self.state).items()
+        ]}  # fmt: skip
         ready = {"conditions": [{"type": "Ready", "status": "True"}]}
         labels = {kubeadm.POOL_LABEL: self.site.storage.pool}
         nodes = [
             {"kind": "Node", "metadata": {"name": name, "labels": labels}, "status": ready}
             for name in NAMES
         ]
+        cluster = {"items": nodes}
         for name, text in {
+            "status": json.dumps([_member(number, url) for number, url in enumerate(addresses, 1)]),
             "members": json.dumps({"members": members}),
             "health": json.dumps(health),
-            "cluster": json.dumps({"items": nodes}),
+            "cluster": json.dumps(cluster),
+            "records": json.dumps(records),
         }.items():
             (self.folder / "facts" / name).write_text(text)
+        for name in NAMES:
+            self.report(name, cluster=parse_cluster(cluster))
         here = self.folder
         self._program("python3", "host=p1\n" + self._answer("python3"))
         find = 'for word in "$@"; do case $word in *@198.51.100.*) host=p${word##*.};; esac; done\n'
         ask = f'echo "kubectl $host" >> {here}/asked; cat {here}/facts/cluster; exit'
-        ask = f'case "$*" in *kubectl*) {ask};; esac\n'
+        report = f"test -e {here}/facts/$host.json && cat {here}/facts/$host.report; exit"
+        ask = f'case "$*" in *kubectl*) {ask};; *"member report"*) {report};; esac\n'
         self._program("ssh", find + ask + self._answer("ssh"))
         self._program(
             "etcdctl",
             f"echo etcdctl >> {here}/asked\n"
-            f'case "$*" in *health*) cat {here}/facts/health;; *) cat {here}/facts/members;; esac',
+            f'case "$*" in *health*) cat {here}/facts/health;; *status*) cat {here}/facts/status;; '
+            f"*prefix*) cat {here}/facts/records;; *) cat {here}/facts/members;; esac",
         )
         self._program("kubectl", f"echo kubectl >> {here}/asked\ncat {here}/facts/cluster")
 

@@ -1,4 +1,4 @@
-"""The callback as the engine meets it: a real ansible-playbook, events here, its log there."""
+"""The callback in a real ansible-playbook: its events, and the log of Ansible's output."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ PLAY = """
 
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], str, str]:
-    """Events, raw log, and what was printed, of one run that fails at its end."""
+    """Return events, raw log and printed output of one run that fails at its end."""
     folder = tmp_path_factory.mktemp("events")
     (folder / "play.yml").write_text(PLAY.replace("@", str(folder)))
     inventory = {"all": {"hosts": {"p1": {"ansible_connection": "local"}}}}
@@ -61,7 +61,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, An
     return events, (folder / "log").read_text(), done.stdout + done.stderr
 
 
-def test_every_event_is_there_in_order(outcome: tuple[list[dict[str, Any]], str, str]) -> None:
+def test_all_events_are_emitted_in_order(outcome: tuple[list[dict[str, Any]], str, str]) -> None:
     events, _, _ = outcome
     assert [(event["event"], event.get("status")) for event in events] == [
         ("play_start", None),
@@ -76,7 +76,7 @@ def test_every_event_is_there_in_order(outcome: tuple[list[dict[str, Any]], str,
     assert events[-1]["hosts"]["p1"]["failures"] == 1
 
 
-def test_a_failed_item_says_what_it_said(
+def test_failed_event_has_the_error_of_the_failed_item(
     outcome: tuple[list[dict[str, Any]], str, str],
 ) -> None:
     (failed,) = [event for event in outcome[0] if event.get("status") == "failed"]
@@ -86,12 +86,14 @@ def test_a_failed_item_says_what_it_said(
     assert "No such file or directory" in failed["message"]
 
 
-def test_secrets_are_in_neither(outcome: tuple[list[dict[str, Any]], str, str]) -> None:
+def test_secrets_are_not_in_events_log_or_output(
+    outcome: tuple[list[dict[str, Any]], str, str],
+) -> None:
     events, log, printed = outcome
     assert "topsecret" not in json.dumps(events) + log + printed
 
 
-def test_the_log_is_what_ansible_prints(outcome: tuple[list[dict[str, Any]], str, str]) -> None:
+def test_raw_log_has_the_output_of_ansible(outcome: tuple[list[dict[str, Any]], str, str]) -> None:
     _, log, printed = outcome
     assert "TASK [Put a file]" in log
     assert "+hello" in log
@@ -100,8 +102,8 @@ def test_the_log_is_what_ansible_prints(outcome: tuple[list[dict[str, Any]], str
 
 
 @pytest.mark.parametrize("connection", ["local", "ssh"])
-def test_what_a_module_is_told_is_in_no_file(tmp_path: Path, connection: str) -> None:
-    """Ansible says PUT for each file that it copies for a module, to this very machine too."""
+def test_module_arguments_are_not_written_to_files(tmp_path: Path, connection: str) -> None:
+    """Ansible logs PUT for each file that it copies for a module, also on this machine itself."""
     ssh = tmp_path / "ssh"
     ssh.write_text('#!/bin/sh\nfor last in "$@"; do :; done\nexec sh -c "$last"\n')
     ssh.chmod(0o755)

@@ -1,7 +1,8 @@
-"""Our Ansible modules as the processes that they are on a host; apt, dpkg, systemd honest fakes."""
+"""Our Ansible module as a process, as on a host; apt, dpkg and systemd are working fakes."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import json
@@ -31,7 +32,7 @@ Module = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def module(tmp_path: Path) -> Module:
-    """Run one module to its end: its JSON answer, with `rc` of the process as `exit`."""
+    """Run one module; return its JSON answer, with the exit code of the process as `exit`."""
 
     def call(name: str, *, check: bool = False, **params: object) -> dict[str, Any]:
         arguments = {**params, "_ansible_check_mode": check, "_ansible_diff": True}
@@ -54,7 +55,7 @@ def module(tmp_path: Path) -> Module:
 
 
 def program(tmp_path: Path, name: str, body: str) -> None:
-    """A fake executable, first on PATH. It sees `state` (kept between calls) and `args`."""
+    """Write a fake executable, first on PATH. Its code has `state` (kept between calls), `args`."""
     path = tmp_path / "bin" / name
     path.parent.mkdir(exist_ok=True)
     head = f"""\
@@ -81,7 +82,7 @@ def state_of(tmp_path: Path) -> dict[str, Any]:
 # files
 
 
-def test_files_are_written_once_with_mode_and_then_left_alone(
+def test_files_are_written_with_mode_and_unchanged_on_the_second_run(
     module: Module, tmp_path: Path
 ) -> None:
     directory, path = tmp_path / "etc", tmp_path / "etc" / "a.conf"
@@ -98,7 +99,9 @@ def test_files_are_written_once_with_mode_and_then_left_alone(
     assert [entry.name for entry in directory.iterdir()] == ["a.conf"]
 
 
-def test_files_check_mode_tells_the_same_and_writes_nothing(module: Module, tmp_path: Path) -> None:
+def test_files_check_mode_reports_the_same_changes_and_writes_nothing(
+    module: Module, tmp_path: Path
+) -> None:
     new, old, gone = tmp_path / "d" / "new", tmp_path / "old", tmp_path / "gone"
     old.write_text("before\n")
     old.chmod(0o644)
@@ -121,7 +124,16 @@ def test_files_check_mode_tells_the_same_and_writes_nothing(module: Module, tmp_
     assert not gone.exists()
 
 
-def test_files_only_the_mode_differs(module: Module, tmp_path: Path) -> None:
+def test_files_have_the_bytes_that_base64_says(module: Module, tmp_path: Path) -> None:
+    path, content = tmp_path / "list.crl", bytes(range(256))
+    text = base64.b64encode(content).decode()
+    wanted = {"files": [{"path": str(path), "mode": "0644", "base64": text}]}
+    assert module("keystone_host", **wanted)["changed_paths"] == [str(path)]
+    assert path.read_bytes() == content
+    assert module("keystone_host", **wanted)["changed"] is False
+
+
+def test_files_with_another_mode_are_not_rewritten(module: Module, tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_text("same")
     path.chmod(0o666)
@@ -131,7 +143,7 @@ def test_files_only_the_mode_differs(module: Module, tmp_path: Path) -> None:
     assert (stat.S_IMODE(path.stat().st_mode), path.stat().st_ino) == (0o600, inode)
 
 
-def test_files_diff_does_not_show_what_others_may_not_read(module: Module, tmp_path: Path) -> None:
+def test_files_diff_does_not_show_content_of_private_files(module: Module, tmp_path: Path) -> None:
     answer = module(
         "keystone_host",
         files=[{"path": str(tmp_path / "key"), "mode": "0600", "content": "topsecret"}],
@@ -139,7 +151,7 @@ def test_files_diff_does_not_show_what_others_may_not_read(module: Module, tmp_p
     assert "topsecret" not in json.dumps(answer["diff"])
 
 
-def test_files_replace_what_a_killed_run_left(module: Module, tmp_path: Path) -> None:
+def test_files_replace_the_temporary_file_of_a_killed_run(module: Module, tmp_path: Path) -> None:
     left = tmp_path / ".a.keystone-new"
     left.write_text("half")
     module("keystone_host", files=[{"path": str(tmp_path / "a"), "mode": "0644", "content": "all"}])
@@ -147,7 +159,7 @@ def test_files_replace_what_a_killed_run_left(module: Module, tmp_path: Path) ->
     assert not left.exists()
 
 
-def test_files_a_link_is_replaced_not_followed(module: Module, tmp_path: Path) -> None:
+def test_files_replace_a_symbolic_link_without_following_it(module: Module, tmp_path: Path) -> None:
     (tmp_path / "victim").write_text("untouched")
     (tmp_path / "a").symlink_to(tmp_path / "victim")
     module("keystone_host", files=[{"path": str(tmp_path / "a"), "mode": "0644", "content": "x"}])
@@ -156,7 +168,7 @@ def test_files_a_link_is_replaced_not_followed(module: Module, tmp_path: Path) -
 
 
 def archive(path: Path, kind: str, entries: dict[str, bytes]) -> Path:
-    """A tar archive: kind "gz", "xz" or "" for a plain one."""
+    """Write a tar archive. kind: "gz", "xz", or "" for an uncompressed one."""
     with tarfile.open(path, f"w:{kind}") as tar:  # type: ignore[call-overload] computed mode
         link = tarfile.TarInfo("bin/link")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
@@ -168,8 +180,37 @@ def archive(path: Path, kind: str, entries: dict[str, bytes]) -> Path:
     return path
 
 
+def test_files_keep_a_link_to_a_secret_in_memory_while_it_has_these_bytes(tmp_path: Path) -> None:
+    """The module as on a host, but with another folder in memory."""
+    memory, key = tmp_path / "memory", tmp_path / "site.key"
+    memory.mkdir()
+    (memory / "site.key").write_text("secret")
+    key.symlink_to(memory / "site.key")
+    launcher = LAUNCHER.replace(
+        "sys.argv = ",
+        f"import ansible.module_utils.keystone_atomic as one; one.SEALED = {f'{memory}/'!r}\n"
+        "sys.argv = ",
+    )
+
+    def place(content: str) -> bool:
+        wanted = {"files": [{"path": str(key), "mode": "0600", "content": content}]}
+        done = run.run(
+            [sys.executable, "-c", launcher, PLAYBOOKS / "module_utils",
+             PLAYBOOKS / "library/keystone_host.py"],
+            data=json.dumps({"ANSIBLE_MODULE_ARGS": wanted}),
+        )  # fmt: skip
+        return bool(json.loads(done.stdout)["changed"])
+
+    assert (place("secret"), key.is_symlink()) == (False, True)
+    assert (place("rotated"), key.is_symlink()) == (True, False)
+    assert (memory / "site.key").read_text() == "secret"
+    key.unlink()
+    key.symlink_to(memory / "gone")
+    assert (place("secret"), key.is_symlink()) == (True, False)
+
+
 @pytest.mark.parametrize("kind", ["gz", "xz", ""])
-def test_files_members_come_out_of_an_archive(module: Module, tmp_path: Path, kind: str) -> None:
+def test_files_from_members_of_an_archive(module: Module, tmp_path: Path, kind: str) -> None:
     source = archive(tmp_path / "x.tar", kind, {"./bin/a": b"A" * 3_000_000, "bin/b": b"B"})
     wanted = [
         {"path": str(tmp_path / name), "mode": "0755", "source": str(source), "member": member}
@@ -183,10 +224,10 @@ def test_files_members_come_out_of_an_archive(module: Module, tmp_path: Path, ki
 
 
 @pytest.mark.parametrize(
-    ("member", "said"), [("bin/none", "no member bin/none"), ("bin/link", "not a regular file")]
+    ("member", "reason"), [("bin/none", "no member bin/none"), ("bin/link", "not a regular file")]
 )
-def test_files_refuse_a_member_that_is_no_file(
-    module: Module, tmp_path: Path, member: str, said: str
+def test_files_refuse_a_missing_or_irregular_member(
+    module: Module, tmp_path: Path, member: str, reason: str
 ) -> None:
     source = archive(tmp_path / "x.tar", "gz", {"bin/a": b"A"})
     answer = module(
@@ -196,11 +237,11 @@ def test_files_refuse_a_member_that_is_no_file(
         ],
     )
     assert answer["exit"] == 1
-    assert said in answer["msg"]
+    assert reason in answer["msg"]
     assert not (tmp_path / "a").exists()
 
 
-def test_files_cut_archive_leaves_the_old_file(module: Module, tmp_path: Path) -> None:
+def test_files_from_a_truncated_archive_keep_the_old_file(module: Module, tmp_path: Path) -> None:
     source = archive(tmp_path / "x.tar", "gz", {"bin/a": os.urandom(100_000)})
     source.write_bytes(source.read_bytes()[:50_000])
     (tmp_path / "a").write_text("old")
@@ -215,7 +256,7 @@ def test_files_cut_archive_leaves_the_old_file(module: Module, tmp_path: Path) -
     assert (tmp_path / "a").read_text() == "old"
 
 
-def test_files_a_blob_must_hash_to_its_name(module: Module, tmp_path: Path) -> None:
+def test_files_refuse_a_blob_whose_digest_is_not_its_name(module: Module, tmp_path: Path) -> None:
     blobs = tmp_path / "blobs" / "sha256"
     blobs.mkdir(parents=True)
     blob = blobs / hashlib.sha256(b"kubelet").hexdigest()
@@ -230,7 +271,7 @@ def test_files_a_blob_must_hash_to_its_name(module: Module, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("spec", "said"),
+    ("spec", "reason"),
     [
         ({"path": "etc/a", "mode": "0644", "content": ""}, "not an absolute"),
         ({"path": "/tmp/../etc/a", "mode": "0644", "content": ""}, "not an absolute"),
@@ -242,13 +283,15 @@ def test_files_a_blob_must_hash_to_its_name(module: Module, tmp_path: Path) -> N
         ({"path": "/nowhere/a", "mode": "0644", "content": "", "owner": "no-one"}, "no-one"),
     ],
 )
-def test_files_refusals_name_the_thing(module: Module, spec: dict[str, object], said: str) -> None:
+def test_files_refusals_name_the_reason(
+    module: Module, spec: dict[str, object], reason: str
+) -> None:
     answer = module("keystone_host", files=[spec])
     assert answer["failed"] is True
-    assert said in answer["msg"]
+    assert reason in answer["msg"]
 
 
-def test_files_that_their_program_refuses_are_not_put(module: Module, tmp_path: Path) -> None:
+def test_files_that_validation_rejects_are_not_written(module: Module, tmp_path: Path) -> None:
     path = tmp_path / "conf"
     path.write_text("old")
     wanted = {"path": str(path), "mode": "0644", "validate": ["grep", "-q", "good", "%s"]}
@@ -295,7 +338,7 @@ if "--configure" in args:
 
 @pytest.fixture
 def dpkg(tmp_path: Path) -> Callable[..., None]:
-    """A fake dpkg and apt-get with these packages: name -> (status, version)."""
+    """Return a function that fakes dpkg and apt-get. packages: name -> (status, version)."""
 
     def prepare(
         packages: dict[str, tuple[str, str]],
@@ -330,7 +373,7 @@ def calls(tmp_path: Path, name: str) -> list[list[str]]:
     return [call for call in state_of(tmp_path)["calls"] if call[0] == name]
 
 
-def test_packages_that_are_there_cost_no_apt(
+def test_installed_packages_need_no_apt(
     module: Module, dpkg: Callable[..., None], tmp_path: Path
 ) -> None:
     dpkg({"chrony": ("installed", "4.6")})
@@ -364,7 +407,7 @@ def test_packages_come_from_the_given_source_only(
     assert module("keystone_host", packages=wanted)["changed"] is False
 
 
-def test_packages_heal_an_interrupted_dpkg_once_its_lock_is_free(
+def test_packages_repair_an_interrupted_dpkg_once_its_lock_is_free(
     module: Module, dpkg: Callable[..., None], tmp_path: Path
 ) -> None:
     dpkg({"chrony": ("half-configured", "4.6")}, interrupted=True, locked=2)
@@ -389,7 +432,7 @@ def test_packages_heal_an_interrupted_dpkg_once_its_lock_is_free(
     ],
     ids=["fresh", "upgrade"],
 )
-def test_packages_start_no_service_but_restart_an_upgraded_one(
+def test_packages_start_services_only_if_one_is_upgraded(
     module: Module,
     dpkg: Callable[..., None],
     tmp_path: Path,
@@ -402,7 +445,7 @@ def test_packages_start_no_service_but_restart_an_upgraded_one(
     assert state_of(tmp_path)["offline"] == offline
 
 
-def test_packages_refuse_a_directory_that_is_no_repository(
+def test_packages_refuse_a_directory_without_packages_file(
     module: Module, dpkg: Callable[..., None], tmp_path: Path
 ) -> None:
     dpkg({})
@@ -414,13 +457,13 @@ def test_packages_refuse_a_directory_that_is_no_repository(
             "state_directory": str(tmp_path / "apt"),
         },
     )
-    assert "no file Packages" in answer["msg"]
+    assert "has no file Packages" in answer["msg"]
 
 
-def test_packages_real_apt_takes_our_options_and_resolves(
+def test_packages_real_apt_accepts_our_options_and_resolves(
     module: Module, dpkg: Callable[..., None], tmp_path: Path
 ) -> None:
-    """The real apt-get, told to simulate by its own configuration, on a repository of one deb."""
+    """The real apt-get, configured to simulate, with a repository of one package."""
     dpkg({})
     (tmp_path / "bin" / "apt-get").unlink()
     source = repository(tmp_path)
@@ -507,9 +550,10 @@ FAILED = {"LoadState": "loaded", "ActiveState": "failed", "UnitFileState": "enab
 
 @pytest.fixture
 def systemd(tmp_path: Path) -> Callable[..., None]:
-    """A fake systemd with these units; `on_disk` become known by daemon-reload.
+    """Return a function that sets up a fake systemd with these units.
 
-    offline: "chroot" or "bus", as systemctl behaves where systemd does not run.
+    on_disk: units known only after daemon-reload. offline: "chroot" or "bus", two ways in which
+    systemctl behaves where systemd does not run.
     """
 
     def prepare(
@@ -531,7 +575,7 @@ def verbs(tmp_path: Path) -> list[str]:
     return [call[1] for call in calls(tmp_path, "systemctl") if call[1] != "show"]
 
 
-def test_units_that_are_as_wanted_are_asked_once(
+def test_units_in_the_wanted_state_need_one_systemctl_call(
     module: Module, systemd: Callable[..., None], tmp_path: Path
 ) -> None:
     systemd(etcd=ACTIVE, apt_daily=STOPPED)
@@ -557,7 +601,7 @@ def test_units_are_enabled_and_started_after_a_reload(
     assert verbs(tmp_path) == ["daemon-reload", "enable", "start"]
 
 
-def test_units_restart_what_began_before_its_files_were_written(
+def test_units_started_before_their_files_were_written_are_restarted(
     module: Module, systemd: Callable[..., None], tmp_path: Path
 ) -> None:
     long_ago = {"InactiveExitTimestamp": "Tue 2020-09-01 10:00:00.123456 UTC"}
@@ -573,8 +617,8 @@ def test_units_restart_what_began_before_its_files_were_written(
             for name in ("old", "new", "idle")
         ]
     }
-    told = module("keystone_host", restart=False, **wanted)
-    assert (told["stale"], told["changed"]) == (["old.service"], False)
+    report = module("keystone_host", restart=False, **wanted)
+    assert (report["stale"], report["changed"]) == (["old.service"], False)
     assert module("keystone_host", **wanted)["actions"] == ["restart old.service"]
     wanted = {"units": [{"name": "old", "reads": [str(future), str(tmp_path / "gone")]}]}
     assert module("keystone_host", **wanted)["stale"] == []
@@ -601,7 +645,7 @@ def test_units_that_failed_are_reset_and_started(
     assert verbs(tmp_path) == ["reset-failed", "start"]
 
 
-def test_units_failure_carries_the_units_last_words(
+def test_units_failure_has_the_last_log_lines_of_the_unit(
     module: Module, systemd: Callable[..., None], tmp_path: Path
 ) -> None:
     systemd(etcd={**STOPPED, "broken": "yes"})
@@ -612,7 +656,7 @@ def test_units_failure_carries_the_units_last_words(
 
 
 @pytest.mark.parametrize("how", ["chroot", "bus"])
-def test_units_in_a_tree_are_enabled_and_disabled_and_never_started(
+def test_units_without_systemd_are_enabled_and_disabled_but_not_started(
     module: Module, systemd: Callable[..., None], tmp_path: Path, how: str
 ) -> None:
     systemd(offline=how, etcd=dict(STOPPED), nginx=dict(ACTIVE), chrony=dict(ACTIVE))
@@ -628,7 +672,7 @@ def test_units_in_a_tree_are_enabled_and_disabled_and_never_started(
     assert module("keystone_host", units=wanted)["changed"] is False
 
 
-def test_units_that_a_tree_does_not_have_are_named(
+def test_units_without_systemd_that_do_not_exist_are_named(
     module: Module, systemd: Callable[..., None]
 ) -> None:
     systemd(offline="chroot", etcd=dict(STOPPED))
@@ -638,7 +682,7 @@ def test_units_that_a_tree_does_not_have_are_named(
     assert "etdc.service does not exist" in answer["msg"]
 
 
-def test_units_a_systemd_that_does_not_answer_is_no_tree(
+def test_units_fail_if_systemd_runs_but_does_not_answer(
     module: Module, systemd: Callable[..., None], tmp_path: Path
 ) -> None:
     systemd(etcd=dict(STOPPED))
@@ -653,7 +697,7 @@ def test_units_a_systemd_that_does_not_answer_is_no_tree(
 # record
 
 
-def test_record_names_inputs_files_and_units(module: Module, tmp_path: Path) -> None:
+def test_record_has_inputs_files_and_units(module: Module, tmp_path: Path) -> None:
     conf = tmp_path / "etcd.yaml"
     conf.write_text("x")
     wanted = {
@@ -676,7 +720,7 @@ def test_record_names_inputs_files_and_units(module: Module, tmp_path: Path) -> 
     assert module("keystone_host", record=wanted)["changed"] is True
 
 
-def test_record_refuses_to_answer_for_a_missing_file(module: Module, tmp_path: Path) -> None:
+def test_record_refuses_a_missing_file(module: Module, tmp_path: Path) -> None:
     answer = module(
         "keystone_host",
         record={

@@ -1,4 +1,4 @@
-"""`bundle check` as a process: a lock, a signed bundle, its exit codes and what it prints."""
+"""`bundle check` as a process, with a lock and a signed bundle: exit codes and output."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def packager(tmp_path: Path) -> Packager:
 
 
 @pytest.mark.parametrize("name", ["a.tar", "files.lock.json"])
-def test_what_is_missing_is_named_and_is_exit_code_5(packager: Packager, name: str) -> None:
+def test_check_lists_missing_image_and_exits_with_5(packager: Packager, name: str) -> None:
     packager.bundle(POD)
     report = json.loads(packager.check(name, "--json", code=5).stdout)
     assert not report["complete"]
@@ -87,7 +87,7 @@ def test_what_is_missing_is_named_and_is_exit_code_5(packager: Packager, name: s
 
 
 @pytest.mark.parametrize("name", ["a.tar", "files.lock.json"])
-def test_a_whole_bundle_is_exit_code_0(packager: Packager, name: str) -> None:
+def test_check_of_a_complete_bundle_exits_with_0(packager: Packager, name: str) -> None:
     packager.bundle("kind: ConfigMap\napiVersion: v1\ndata: {a: b}\n")
     report = json.loads(packager.check(name, "--json", code=0).stdout)
     assert report["complete"]
@@ -95,7 +95,7 @@ def test_a_whole_bundle_is_exit_code_0(packager: Packager, name: str) -> None:
 
 
 @pytest.mark.parametrize("verb", ["check", "create"])
-def test_a_lock_is_read_with_the_mirrors_of_its_definition(packager: Packager, verb: str) -> None:
+def test_lock_is_read_with_the_mirrors_of_its_definition(packager: Packager, verb: str) -> None:
     pod = b"kind: ConfigMap\napiVersion: v1\ndata: {a: b}\n"
     with serving() as server:
         server.says("/pod.yaml", Answer(pod))
@@ -112,7 +112,7 @@ def test_a_lock_is_read_with_the_mirrors_of_its_definition(packager: Packager, v
 
 
 @pytest.mark.parametrize("beside", ["definition", "nothing"])
-def test_a_lock_is_read_with_a_private_authority(packager: Packager, beside: str) -> None:
+def test_lock_is_read_with_a_private_certificate_authority(packager: Packager, beside: str) -> None:
     pod = b"kind: ConfigMap\napiVersion: v1\ndata: {a: b}\n"
     both, alone = self_signed(packager.folder, "127.0.0.1")
     with serving(tls=both) as server:
@@ -125,13 +125,13 @@ def test_a_lock_is_read_with_a_private_authority(packager: Packager, beside: str
         packager.run("lock", "files.yaml", "--no-sbom", "--ca-file", alone.name)
         if beside == "nothing":
             definition.unlink()
-        said = packager.run("check", "files.lock.json", code=8).stderr
-        assert "certificate is not trusted" in said
-        assert "--ca-file" in said
+        stderr = packager.run("check", "files.lock.json", code=8).stderr
+        assert "certificate is not trusted" in stderr
+        assert "--ca-file" in stderr
         packager.run("check", "files.lock.json", "--ca-file", alone.name)
 
 
-def test_nothing_is_read_before_it_was_verified(packager: Packager) -> None:
+def test_check_refuses_a_bundle_that_is_not_trusted(packager: Packager) -> None:
     packager.bundle(POD)
     packager.run("check", "a.tar", code=4)
     packager.run("check", "a.tar", "--root-fingerprint", "0" * 64, code=4)

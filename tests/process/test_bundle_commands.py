@@ -1,4 +1,4 @@
-"""The packager's and the Primer's commands as processes, against a small registry on loopback."""
+"""Commands of packager and Primer as processes, with a small registry on loopback."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SBOM_TYPES = {
 
 
 class Upstream:
-    """A registry with one multi-platform image, and a file server; it can stall and break off."""
+    """A registry with a multi-platform image, and a file server; can stall and drop connections."""
 
     def __init__(self) -> None:
         self.content: dict[str, tuple[str, bytes]] = {}
@@ -195,7 +195,9 @@ def packager(tmp_path: Path, upstream: Upstream) -> Packager:
     return made
 
 
-def test_from_registry_to_registry(packager: Packager, upstream: Upstream) -> None:
+def test_image_from_upstream_is_published_in_the_store(
+    packager: Packager, upstream: Upstream
+) -> None:
     first = packager.create("a.tar")
     assert packager.create("b.tar") == first
     packager.run("bundle", "verify", "a.tar", "--root-fingerprint", packager.fingerprint)
@@ -246,13 +248,13 @@ def test_plain_tar_unpacks_to_an_oci_layout(packager: Packager, upstream: Upstre
         json.loads((out / "blobs" / layer["digest"].replace(":", "/")).read_bytes())
 
 
-def test_lock_without_a_change_stays_as_it_is(packager: Packager) -> None:
+def test_lock_without_a_change_keeps_its_bytes(packager: Packager) -> None:
     before = (packager.folder / "small.lock.json").read_bytes()
     packager.lock()
     assert (packager.folder / "small.lock.json").read_bytes() == before
 
 
-def test_broken_connection_goes_on_where_it_broke(packager: Packager, upstream: Upstream) -> None:
+def test_create_resumes_a_broken_download(packager: Packager, upstream: Upstream) -> None:
     upstream.asked.clear()
     upstream.break_once.add(upstream.layers[0])
     upstream.busy_once.add(upstream.layers[1])
@@ -268,37 +270,37 @@ def test_changed_upstream_is_refused(packager: Packager, upstream: Upstream) -> 
     assert not (packager.folder / "a.tar").exists()
 
 
-def test_killed_create_goes_on_with_what_it_has(packager: Packager, upstream: Upstream) -> None:
-    want = packager.create("whole.tar")
+def test_killed_create_keeps_downloaded_blobs(packager: Packager, upstream: Upstream) -> None:
+    want = packager.create("complete.tar")
     upstream.asked.clear()
     upstream.stall = upstream.layers[1]
     process = subprocess.Popen(
-        packager.argv(*packager.create_words("cut.tar")), cwd=packager.folder,
+        packager.argv(*packager.create_words("incomplete.tar")), cwd=packager.folder,
         env=packager.environment(), stderr=subprocess.DEVNULL,
     )  # fmt: skip
     assert upstream.stalled.wait(120)
-    # What was asked for before it may still be on its way: the tool and the first layer.
+    # Earlier requests, for the tool and the first layer, may still be in progress.
     deadline = time.monotonic() + 120
-    while (packager.folder / "cut.tar.part").stat().st_size <= LAYER + (8 << 20):
+    while (packager.folder / "incomplete.tar.part").stat().st_size <= LAYER + (8 << 20):
         assert time.monotonic() < deadline, "the first layer was never written"
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not (packager.folder / "cut.tar").exists()
+    assert not (packager.folder / "incomplete.tar").exists()
     upstream.stall = None
     upstream.released.set()
-    assert packager.create("cut.tar") == want
+    assert packager.create("incomplete.tar") == want
     assert upstream.asked[upstream.layers[0]] == 1
 
 
-def test_killed_ingest_goes_on_from_a_pipe(packager: Packager) -> None:
+def test_killed_ingest_from_a_pipe_keeps_complete_blobs(packager: Packager) -> None:
     data = packager.create("a.tar")
     process = subprocess.Popen(
         packager.argv(*packager.ingest_words("-")), cwd=packager.folder,
         env=packager.environment(), stdin=subprocess.PIPE, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     assert process.stdin
-    # The pipe takes no more than its buffer ahead of the reader: here it is inside the last layer.
+    # The pipe buffers little, so the reader is inside the last layer here.
     process.stdin.write(data[: len(data) - (8 << 20)])
     process.stdin.flush()
     blobs = packager.folder / "store/blobs/sha256"
@@ -323,7 +325,7 @@ def test_killed_ingest_goes_on_from_a_pipe(packager: Packager) -> None:
     assert list(left) == []
 
 
-def test_exit_codes(packager: Packager) -> None:
+def test_exit_codes_of_verify_and_ingest(packager: Packager) -> None:
     data = bytearray(packager.create("a.tar"))
     no_pin = packager.run("bundle", "verify", "a.tar", code=4)
     assert packager.fingerprint in no_pin.stderr
@@ -332,8 +334,8 @@ def test_exit_codes(packager: Packager) -> None:
     (packager.folder / "flipped.tar").write_bytes(data)
     words = ("bundle", "verify", "flipped.tar", "--root-fingerprint", packager.fingerprint)
     assert f"image {REF} v1" in packager.run(*words, code=5).stderr
-    (packager.folder / "cut.tar").write_bytes(data[: len(data) // 2])
-    packager.run(*packager.ingest_words("cut.tar"), code=5)
+    (packager.folder / "incomplete.tar").write_bytes(data[: len(data) // 2])
+    packager.run(*packager.ingest_words("incomplete.tar"), code=5)
     packager.run("bundle", "verify", "none.tar", code=5)
 
 
@@ -344,14 +346,14 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 """
 
 
-def test_memory_stays_bounded(packager: Packager) -> None:
-    """96 MiB resident each, though the bundle holds 51 MiB and a reader could slurp it."""
+def test_memory_use_is_limited(packager: Packager) -> None:
+    """Each command uses at most 96 MiB resident memory; the bundle has 51 MiB."""
     for words in (
         packager.create_words("a.tar"),
         packager.ingest_words("a.tar"),
         ("bundle", "verify", "a.tar", "--root-fingerprint", packager.fingerprint),
     ):
-        # A small process of its own in between: a child's count starts at its parent's size.
+        # Start from a small process, because a child's maximum starts at its parent's size.
         measured = subprocess.run(
             [sys.executable, "-c", MEASURE, *packager.argv(*words)], cwd=packager.folder,
             env=packager.environment(), capture_output=True, text=True, check=True,
@@ -359,7 +361,7 @@ def test_memory_stays_bounded(packager: Packager) -> None:
         assert int(measured.stdout) <= 96 << 10, words
 
 
-def test_sbom_covers_every_signed_byte_but_the_bundle_s_own_index(packager: Packager) -> None:
+def test_sbom_covers_all_signed_content_except_the_bundle_s_index(packager: Packager) -> None:
     data = packager.create("a.tar")
     out = packager.folder / "out"
     out.mkdir()
@@ -367,7 +369,7 @@ def test_sbom_covers_every_signed_byte_but_the_bundle_s_own_index(packager: Pack
     targets = json.loads((out / "metadata/targets.json").read_bytes())["signed"]["targets"]
     signed = {value["hashes"]["sha256"]: name for name, value in targets.items()}
     index = json.loads((out / "index.json").read_bytes())
-    # What says what is where cannot name itself: tables of contents, documents, their manifests.
+    # Not covered: tables of contents, the documents themselves, and their manifests.
     own = {signed_hex for signed_hex, name in signed.items() if not name.startswith("blobs/")}
     own |= {entry["digest"][7:] for entry in index["manifests"] if "artifactType" in entry}
     own |= {
@@ -389,9 +391,7 @@ def test_sbom_covers_every_signed_byte_but_the_bundle_s_own_index(packager: Pack
     assert len(data) > sum(value["length"] for value in targets.values())
 
 
-def test_another_machine_makes_the_same_documents_and_bundle(
-    packager: Packager, upstream: Upstream
-) -> None:
+def test_another_environment_makes_the_same_bundle(packager: Packager, upstream: Upstream) -> None:
     want = packager.create("a.tar")
     shutil.rmtree(packager.folder / "cache")
     upstream.asked.clear()
@@ -403,18 +403,18 @@ def test_another_machine_makes_the_same_documents_and_bundle(
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert (packager.folder / "b.tar").read_bytes() == want
-    # Once to look into it, once to carry it: from loopback nothing is kept twice on the disk.
+    # One download to scan it, one to carry it: blobs from loopback are not cached.
     assert upstream.asked[upstream.layers[0]] == 2
 
 
-def test_documents_are_valid_by_their_schemas(packager: Packager) -> None:
+def test_sbom_documents_match_their_schemas(packager: Packager) -> None:
     packager.create("a.tar")
     for form in ("spdx", "cyclonedx", "provenance"):
         done = packager.run("bundle", "sbom", "a.tar", "--format", form, "--validate")
         assert "is valid" in done.stderr
 
 
-def test_lock_without_documents_and_back(packager: Packager) -> None:
+def test_lock_without_sbom_and_with_it_again(packager: Packager) -> None:
     lock = packager.folder / "small.lock.json"
     described = lock.read_bytes()
     words = ("bundle", "lock", "small.yaml", "--mirrors", "mirrors.yaml")
@@ -453,9 +453,9 @@ def test_show_and_diff_of_two_bundles(packager: Packager, upstream: Upstream) ->
     assert "<h1>small" in (packager.folder / "page.html").read_text()
 
 
-def test_show_of_a_cut_bundle_says_so(packager: Packager) -> None:
+def test_show_warns_about_an_incomplete_bundle(packager: Packager) -> None:
     data = packager.create("a.tar")
-    (packager.folder / "cut.tar").write_bytes(data[: len(data) // 2])
-    shown = packager.run("bundle", "show", "cut.tar")
+    (packager.folder / "incomplete.tar").write_bytes(data[: len(data) // 2])
+    shown = packager.run("bundle", "show", "incomplete.tar")
     assert "truncated" in shown.stderr
     assert REF in shown.stdout

@@ -1,4 +1,4 @@
-"""A site's have-list goes out, a delta comes back: the store ends as the full bundle makes it."""
+"""Have-lists and deltas: a delta gives the same store as the full bundle."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def noise(seed: int, size: int) -> bytes:
 
 
 class Site:
-    """A packager's folder and a Primer's, with the command line between them."""
+    """One folder for a packager and a Primer, with the command line."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -88,14 +88,14 @@ class Site:
         ).stderr  # fmt: skip
 
     def have(self, store: str = "store") -> tuple[str, ...]:
-        """The words that make `create` a delta for this store."""
+        """The options with which `create` makes a delta for this store."""
         key = self.run(
             "bundle", "have", "-o", "have", "--store", store, "--trust", f"{store}.trust"
         ).stdout.strip()
         return ("--have", "have", "--site-key", key)
 
     def tree(self, store: str) -> dict[str, tuple[int, str]]:
-        """Every file by path: mode and content. Two stores are equal when these are."""
+        """Mode and digest of every file, by path. Equal stores have equal results."""
         top = self.folder / store
         return {
             str(path.relative_to(top)): (
@@ -126,7 +126,7 @@ CHANGED = {
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    """Bundle 1 in a store, bundle 2 beside it, and the delta between."""
+    """A store with bundle 1, bundle 2, and the delta between them."""
     site = Site(tmp_path_factory.mktemp("site"))
     site.lock(1, THINGS)
     site.create(1, "1.tar")
@@ -143,7 +143,7 @@ def copy(site: Site, name: str) -> str:
     return name
 
 
-def test_delta_gives_the_store_that_the_full_bundle_gives(made: Site) -> None:
+def test_ingest_of_a_delta_gives_the_same_store_as_the_full_bundle(made: Site) -> None:
     for name, source in (("by-full", "2.tar"), ("by-delta", "delta.tar")):
         made.ingest(source, copy(made, name))
     assert made.tree("by-delta") == made.tree("by-full")
@@ -154,8 +154,8 @@ def test_delta_gives_the_store_that_the_full_bundle_gives(made: Site) -> None:
     assert json.loads(status.stdout)["complete"]
 
 
-def test_installer_takes_the_delta_for_the_whole_bundle(made: Site) -> None:
-    """What `keystone-install --bundle` opens: each blob, from the delta, a patch or the store."""
+def test_installer_reads_every_blob_of_the_full_bundle_from_a_delta(made: Site) -> None:
+    """As `keystone-install --bundle` opens it: blobs from the delta, a patch or the store."""
     delta, full = (
         open_verified(
             made.folder / name, fingerprint=made.fingerprint, directory=made.folder / "nothing",
@@ -163,19 +163,19 @@ def test_installer_takes_the_delta_for_the_whole_bundle(made: Site) -> None:
         )
         for name in ("delta.tar", "2.tar")
     )  # fmt: skip
-    whole = over_store(delta, made.folder / "store")
+    combined = over_store(delta, made.folder / "store")
     assert over_store(full, made.folder / "store") is full
-    assert (whole.digest, whole.manifest) == (full.digest, full.manifest)
+    assert (combined.digest, combined.manifest) == (full.digest, full.manifest)
     for item in full.manifest.items:
         for digest in (item.digest, *item.blobs):
-            with whole.open(digest) as file:
+            with combined.open(digest) as file:
                 assert hashlib.file_digest(file, "sha256").hexdigest() == digest.hex
-    with pytest.raises(DamagedBundleError, match="not the one that this delta was made for"):
+    with pytest.raises(DamagedBundleError, match="made for another version of the store's"):
         over_store(delta, made.folder / "empty-store")
 
 
-def test_delta_that_is_in_the_store_is_not_read_again(made: Site) -> None:
-    """Its description names the full bundle; blobs come from the store, whatever it carries."""
+def test_blobs_of_an_ingested_delta_are_read_from_the_store(made: Site) -> None:
+    """The description names the full bundle, and carried blobs are ignored."""
     name = copy(made, "held")
     store, trust = made.folder / name, made.folder / f"{name}.trust"
     assert open_held(made.folder / "delta.tar", store, directory=trust) is None
@@ -184,18 +184,18 @@ def test_delta_that_is_in_the_store_is_not_read_again(made: Site) -> None:
     bad = made.folder / "carried.tar"
     bad.write_bytes(data.replace(CHANGED["registry.example/new"], noise(9, 50_000)))
     assert bad.read_bytes() != data
-    whole = open_held(bad, store, directory=trust)
-    assert whole is not None
-    assert not whole.was_read
-    for item in whole.manifest.items:
+    combined = open_held(bad, store, directory=trust)
+    assert combined is not None
+    assert not combined.was_read
+    for item in combined.manifest.items:
         for digest in (item.digest, *item.blobs):
-            with whole.open(digest) as file:
+            with combined.open(digest) as file:
                 assert hashlib.file_digest(file, "sha256").hexdigest() == digest.hex
 
 
-def test_killed_ingest_of_a_delta_goes_on(made: Site) -> None:
-    """Also when it was killed between the files of the new head: the old ones are gone then."""
-    store = copy(made, "cut")
+def test_ingest_of_a_delta_completes_after_an_interruption(made: Site) -> None:
+    """The kill is between two files of the new head, so old files of the head are missing."""
+    store = copy(made, "interrupted")
     made.ingest("2.tar", copy(made, "there"))
     for name in ("metadata/keystone.json", "index.json"):
         shutil.copy(made.folder / "there" / name, made.folder / store / name)
@@ -203,7 +203,7 @@ def test_killed_ingest_of_a_delta_goes_on(made: Site) -> None:
     assert made.tree(store) == made.tree("there")
 
 
-def test_delta_comes_through_a_pipe_and_twice(made: Site) -> None:
+def test_delta_can_be_ingested_from_a_pipe_twice(made: Site) -> None:
     store = copy(made, "piped")
     words = ("store", "ingest", "-", "--root-fingerprint", made.fingerprint, "--store", store,
              "--trust", f"{store}.trust", "--json")  # fmt: skip
@@ -216,12 +216,12 @@ def test_delta_comes_through_a_pipe_and_twice(made: Site) -> None:
         assert json.loads(done.stdout)["changed"] is changed
 
 
-def test_what_changed_little_comes_as_a_patch(made: Site) -> None:
-    # Patches for the 9 MiB binary and for the gzip layer of 1 MiB; the other images whole.
+def test_slightly_changed_blob_is_carried_as_a_patch(made: Site) -> None:
+    # Patches for the 9 MiB binary and the gzip layer of 1 MiB; the other images are complete.
     assert (made.folder / "delta.tar").stat().st_size < (1 << 20) + 50_000 + 2 * LIMIT
 
 
-def test_same_input_same_bytes_and_a_cut_run_goes_on(made: Site) -> None:
+def test_delta_has_the_same_bytes_after_an_interruption_or_without_cache(made: Site) -> None:
     want = (made.folder / "delta.tar").read_bytes()
     words = (*made.have(), "--base", "1.tar")
     (made.folder / "again.tar.part").write_bytes(want[: len(want) // 2])
@@ -232,7 +232,7 @@ def test_same_input_same_bytes_and_a_cut_run_goes_on(made: Site) -> None:
     assert (made.folder / "cold.tar").read_bytes() == want
 
 
-def test_no_change_is_at_most_64_kib(made: Site) -> None:
+def test_delta_without_changes_has_at_most_64_kib(made: Site) -> None:
     names = {f"registry.example/i{n}": b"%d" % n for n in range(300)}
     made.lock(11, names)
     made.create(11, "many.tar")
@@ -246,11 +246,11 @@ def test_no_change_is_at_most_64_kib(made: Site) -> None:
     assert (state["complete"], state["number"]) == (True, 12)
 
 
-def test_delta_is_verified_alone(made: Site) -> None:
+def test_verify_checks_a_delta_without_the_store(made: Site) -> None:
     words = ("--root-fingerprint", made.fingerprint)
-    said = made.run("bundle", "verify", "delta.tar", *words).stderr
-    assert "needs the store of bundle number 1" in said
-    assert "2 blobs come as patches" in said
+    stderr = made.run("bundle", "verify", "delta.tar", *words).stderr
+    assert "needs the store of bundle number 1" in stderr
+    assert "and has 2 patches" in stderr
     data = bytearray((made.folder / "delta.tar").read_bytes())
     data[-50_000] ^= 1
     (made.folder / "flipped.tar").write_bytes(data)
@@ -259,8 +259,8 @@ def test_delta_is_verified_alone(made: Site) -> None:
     made.ingest("flipped.tar", store, code=5)
 
 
-def test_delta_is_no_whole_bundle(made: Site) -> None:
-    """What would look at all of a bundle says so; `show` shows what is carried."""
+def test_commands_that_need_a_full_bundle_refuse_a_delta(made: Site) -> None:
+    """Commands that need all blobs refuse a delta; `show` shows the carried items."""
     words = ("--root-fingerprint", made.fingerprint)
     for asked in (
         ("check", "delta.tar", *words),
@@ -270,21 +270,21 @@ def test_delta_is_no_whole_bundle(made: Site) -> None:
         ("diff", "delta.tar", "2.tar"),
         ("show", "2.tar", "--against", "delta.tar"),
     ):
-        said = made.run("bundle", *asked, code=5).stderr
-        assert "error[KSB-31]" in said, asked
-        assert "a delta" in said
+        stderr = made.run("bundle", *asked, code=5).stderr
+        assert "error[KSB-31]" in stderr, asked
+        assert "a delta" in stderr
     with pytest.raises(DamagedBundleError, match="a delta"):
         open_verified(made.folder / "delta.tar", fingerprint=made.fingerprint)
     shown = made.run("bundle", "show", "delta.tar", "--json")
-    assert "only what it carries" in shown.stderr
+    assert "only the blobs that it carries" in shown.stderr
     names = {item["name"] for item in json.loads(shown.stdout)["items"]}
     assert "registry.example/new" in names
     assert "old" not in names
     made.run("bundle", "show", "delta.tar")
 
 
-def test_delta_that_makes_other_content_of_an_accepted_number_is_refused(made: Site) -> None:
-    """Its own metadata may have that number; the bundle's that it makes are asked."""
+def test_delta_with_other_content_of_an_accepted_number_is_refused(made: Site) -> None:
+    """The delta's own metadata may have the number; the full bundle's metadata is checked."""
     store = copy(made, "second")
     made.ingest("delta.tar", store)
     have = made.have(store)
@@ -292,7 +292,7 @@ def test_delta_that_makes_other_content_of_an_accepted_number_is_refused(made: S
     made.lock(2, {**CHANGED, "evil": b"evil"})
     try:
         made.run("bundle", "create", "2.lock.json", "-o", "no.tar", "--keys", "keys", *have, code=3)
-        # The packager lost what was written down of the numbers.
+        # The packager lost the list of issued numbers.
         (made.folder / "keys/issued.json").rename(made.folder / "issued.json")
         made.create(2, "evil.tar", *have)
     finally:
@@ -306,39 +306,40 @@ def test_delta_that_makes_other_content_of_an_accepted_number_is_refused(made: S
         over_store(delta, made.folder / store, trust)
 
 
-def test_store_that_lacks_what_is_left_out_is_refused(made: Site) -> None:
+def test_delta_is_refused_when_the_store_lacks_a_blob(made: Site) -> None:
     config = hashlib.sha256(b"{}").hexdigest()
     store = copy(made, "lacking")
     (made.folder / store / "blobs/sha256" / config).unlink()
     before = made.tree(store)
-    said = made.ingest("delta.tar", store, code=5)
-    assert f"sha256:{config}" in said
-    assert "lacks 1 blobs" in said
-    assert "error[KSB-31]" in said
+    stderr = made.ingest("delta.tar", store, code=5)
+    assert f"sha256:{config}" in stderr
+    assert "lacks 1 blob that" in stderr
+    assert "error[KSB-31]" in stderr
     assert made.tree(store) == before
-    assert "not the one that this delta was made for" in made.ingest("delta.tar", "empty", code=5)
+    stderr = made.ingest("delta.tar", "empty", code=5)
+    assert "this delta was made for another version of the store's" in stderr
 
 
-def test_have_list_is_believed_only_from_the_site(made: Site) -> None:
+def test_have_list_needs_a_valid_signature_by_the_site_key(made: Site) -> None:
     words = list(made.have())
     base = ("bundle", "create", "2.lock.json", "-o", "no.tar", "--keys", "keys")
     made.run(*base, *words[:2], code=4)
     made.run(*base, *words[:3], "0" * 64, code=4)
     data = bytearray((made.folder / "have").read_bytes())
     data[-5] ^= 1
-    (made.folder / "bent").write_bytes(data)
-    made.run(*base, "--have", "bent", *words[2:], code=5)
-    (made.folder / "bent").write_bytes(bytes(data).replace(b'"number": 1', b'"number": 3'))
-    made.run(*base, "--have", "bent", *words[2:], code=4)
+    (made.folder / "changed").write_bytes(data)
+    made.run(*base, "--have", "changed", *words[2:], code=5)
+    (made.folder / "changed").write_bytes(bytes(data).replace(b'"number": 1', b'"number": 3'))
+    made.run(*base, "--have", "changed", *words[2:], code=4)
     made.run(*base, "--base", "1.tar", code=2)
 
 
-def test_have_list_of_a_bundle_file(made: Site) -> None:
-    said = made.run(
+def test_have_list_can_be_made_from_a_bundle_file(made: Site) -> None:
+    done = made.run(
         "bundle", "have", "1.tar", "-o", "have-1", "--trust", "of-file",
         "--root-fingerprint", made.fingerprint, "--json",
     )  # fmt: skip
-    of_file = json.loads(said.stdout)
+    of_file = json.loads(done.stdout)
     assert of_file["number"] == 1
     size = made.create(2, "of-file.tar", "--have", "have-1", "--site-key", of_file["key"],
                        "--base", "1.tar")  # fmt: skip

@@ -1,4 +1,4 @@
-"""`bundle keys` as processes, as the guide has them, and what hosts make of numbers."""
+"""`bundle keys` as processes, with the commands of the guide; and numbers of bundles on hosts."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ def last_error(stderr: str) -> dict[str, Any]:
     return dict(found)
 
 
-def test_the_ceremony_of_the_guide(shell: Shell) -> None:
-    """Three holders, two must sign; then one leaves and the release key changes."""
+def test_key_ceremony_of_the_guide(shell: Shell) -> None:
+    """Of three holders, two must sign; then one holder and the release key are replaced."""
     secret = ("--passphrase-file", "pw")
     for name in ("ann", "bob", "cy", "dee"):
         shell.keys("new", f"{name}.pem", *secret)
@@ -93,14 +93,14 @@ def test_the_ceremony_of_the_guide(shell: Shell) -> None:
                "--new-release", *secret)  # fmt: skip
     old = (shell.folder / "keys/release.pem").read_bytes()
     sign(shell, "dee", "ann")
-    # bob left and only one of those before has signed with dee: not enough before cy does too.
+    # Besides dee, only one holder of the old root has signed: cy must sign too.
     assert (shell.folder / "keys/2.root.pending.json").exists()
     sign(shell, "cy")
     assert (shell.folder / "keys/release.pem").read_bytes() != old
     (shell.folder / "motd").write_text("hello again\n")
     shell.create("2.tar", *secret)
     shell.ingest("2.tar")
-    # A thief with the old release key, and the old chain.
+    # A thief uses the old release key with the old root chain.
     error = last_error(shell.ingest("1.tar", code=4))
     assert (error["code"], error["exit_code"]) == ("KSB-02", 4)
 
@@ -117,20 +117,20 @@ def sign(shell: Shell, *names: str) -> None:
     shell.keys("collect", "--dir", "keys", *copies)
 
 
-def test_changed_content_gets_a_number_of_its_own(shell: Shell) -> None:
+def test_changed_content_gets_a_new_number(shell: Shell) -> None:
     fingerprint = shell.keys("init", "--dir", "keys").stdout.strip()
     shell.create("1.tar")
     shell.ingest("1.tar", fingerprint=fingerprint)
     (shell.folder / "motd").write_text("changed\n")
-    said = shell.run("bundle", "lock", "small.yaml").stderr
-    assert "number 1 -> 2" in said
+    stderr = shell.run("bundle", "lock", "small.yaml").stderr
+    assert "number 1 -> 2" in stderr
     shell.create("2.tar")
-    # Somebody removes the lock and so begins with number 1 again: whoever signs notices.
+    # Without the lock, the number starts at 1 again: signing refuses it.
     (shell.folder / "small.lock.json").unlink()
     (shell.folder / "motd").write_text("changed once more\n")
     assert "number 2 was signed already" in shell.create("x.tar", code=3).stderr
     assert not (shell.folder / "x.tar").exists()
-    # With the keys at hand a lock takes the next free number, changed or not; then it stays.
+    # With the keys, a lock takes the next free number, changed or not; then it keeps it.
     lock = ("bundle", "lock", "small.yaml", "--keys")
     assert "number 1 -> 3" in shell.run(*lock, "keys").stderr
     assert "nothing changed" in shell.run(*lock, "keys").stderr
@@ -138,18 +138,18 @@ def test_changed_content_gets_a_number_of_its_own(shell: Shell) -> None:
     assert "nothing changed" in shell.run(*lock, "keys").stderr
     assert "no such folder" in shell.run(*lock, "kyes", code=3).stderr
     (shell.folder / "small.lock.json").unlink()
-    # Without the packager's memory it is made, and the host refuses it.
+    # Without the packager's list of numbers the bundle is created, but the host refuses it.
     (shell.folder / "keys/issued.json").unlink()
     shell.create("x.tar")
     error = last_error(shell.ingest("x.tar", code=4))
     assert (error["code"], error["exit_code"]) == ("KSB-28", 4)
     text = shell.run("store", "ingest", "x.tar", "--store", "store", "--trust", "trust", code=4)
-    assert text.stderr.startswith("error[KSB-28]: bundle number 1")
+    assert text.stderr.startswith("error[KSB-28]: x.tar: bundle number 1")
     shell.ingest("2.tar")
     assert last_error(shell.ingest("1.tar", code=4))["code"] == "KSB-28"
 
 
-def test_init_says_when_keys_are_not_encrypted(shell: Shell) -> None:
+def test_init_warns_when_keys_are_not_encrypted(shell: Shell) -> None:
     assert "NOT encrypted" in shell.keys("init", "--dir", "keys").stderr
     assert "NOT ENCRYPTED" in shell.keys("show", "keys").stdout
     shell.keys("init", "--dir", "keys", code=7)
@@ -161,18 +161,18 @@ def test_init_says_when_keys_are_not_encrypted(shell: Shell) -> None:
     shell.run(*words, "--passphrase-file", "pw")
 
 
-def test_two_at_once_make_one_root_and_keep_its_key(shell: Shell) -> None:
+def test_parallel_inits_create_only_one_root(shell: Shell) -> None:
     argv = [sys.executable, "-m", "keystone", "bundle", "keys", "init", "--dir", "keys"]
     pipe = subprocess.PIPE
     runs = [
         subprocess.Popen(argv, cwd=shell.folder, stdout=pipe, stderr=pipe, text=True)
         for _ in range(4)
     ]
-    said = [(*run.communicate(), run.returncode) for run in runs]
-    assert sorted(code for _, _, code in said) == [0, 7, 7, 7], said
-    (fingerprint,) = (out.strip() for out, _, code in said if code == 0)
+    results = [(*run.communicate(), run.returncode) for run in runs]
+    assert sorted(code for _, _, code in results) == [0, 7, 7, 7], results
+    (fingerprint,) = (out.strip() for out, _, code in results if code == 0)
     assert shell.json("show", "keys")["fingerprint"] == fingerprint
-    # Both private keys are those that the root names: one signs the next root, one a bundle.
+    # The root names both private keys: one signs the next root, the other a bundle.
     shell.keys("rotate", "--dir", "keys")
     shell.create("1.tar")
     shell.run("bundle", "verify", "1.tar", "--root-fingerprint", fingerprint)
@@ -189,9 +189,7 @@ def test_two_at_once_make_one_root_and_keep_its_key(shell: Shell) -> None:
         ("bundle create small.yaml -o 1.tar --keys keys", 0),
     ],
 )
-def test_who_changes_a_folder_of_keys_waits_for_who_does(
-    shell: Shell, words: str, code: int
-) -> None:
+def test_command_waits_for_the_lock_of_the_keys_folder(shell: Shell, words: str, code: int) -> None:
     shell.keys("init", "--dir", "keys")
     shell.run("bundle", "lock", "small.yaml")
     with only_one(shell.folder / "keys/.lock", "the keys"):
@@ -204,8 +202,8 @@ def test_who_changes_a_folder_of_keys_waits_for_who_does(
         while before[-1] and "waiting for another process" not in before[-1]:
             before.append(run.stderr.readline())
         assert before[-1], before
-    said = run.communicate()[1]
-    assert run.returncode == code, said
+    stderr = run.communicate()[1]
+    assert run.returncode == code, stderr
 
 
 def test_create_needs_no_root_key(shell: Shell) -> None:
@@ -213,15 +211,15 @@ def test_create_needs_no_root_key(shell: Shell) -> None:
     (shell.folder / "keys/root.pem").rename(shell.folder / "offline.pem")
     shell.create("1.tar")
     shell.run("bundle", "verify", "1.tar", "--root-fingerprint", fingerprint)
-    # With it, from wherever it is, the root is renewed in one step.
+    # With the root key at any path, the root is renewed in one step.
     shell.keys("rotate", "--dir", "keys", "--key", "offline.pem", "--years", "9")
     assert [root["version"] for root in shell.json("show", "keys")["roots"]] == [1, 2]
     shell.create("2.tar")
     shell.run("bundle", "verify", "2.tar", "--root-fingerprint", fingerprint)
 
 
-def test_eio_and_no_files_at_all(shell: Shell) -> None:
-    """/proc/self/mem gives a real read error; a pipe nobody writes to does not block."""
+def test_ingest_refuses_unreadable_files_and_other_file_types(shell: Shell) -> None:
+    """/proc/self/mem gives a real read error; a pipe without a writer does not block."""
     subprocess.run(["mkfifo", shell.folder / "fifo"], check=True)
     (shell.folder / "link").symlink_to("/proc/self/mem")
     for name in ("fifo", "link", "/dev/zero", "."):

@@ -1,4 +1,4 @@
-"""Charts from a Helm repository, a registry and a folder: locked, carried, pulled by helm."""
+"""Charts from a Helm repository, a registry and a folder are locked, carried and pulled by helm."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from keystone.lab import upstream
+from keystone.lab.mirror import upstream
 from keystone.packager import definition
 from keystone.run import spawned
 
@@ -76,7 +76,7 @@ def call(*words: str | Path, cwd: Path | None = None) -> str:
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory, helm: Path) -> Path:
-    """A Helm repository's folder: web in four versions (one of them untrue), base in two."""
+    """A Helm repository's folder: web in four versions (one with a wrong digest), base in two."""
     folder = tmp_path_factory.mktemp("repository")
     for version in ("1.1.0", "1.2.0", "2.0.0-rc.1"):
         source = chart(
@@ -95,8 +95,8 @@ def repository(tmp_path_factory: pytest.TempPathFactory, helm: Path) -> Path:
         call(helm, "package", source, "-d", folder)
     call(helm, "repo", "index", folder)
     index = yaml.safe_load((folder / "index.yaml").read_text())
-    untrue = dict(index["entries"]["web"][0], version="3.0.0", digest="0" * 64)
-    index["entries"]["web"].insert(0, untrue)
+    wrong = dict(index["entries"]["web"][0], version="3.0.0", digest="0" * 64)
+    index["entries"]["web"].insert(0, wrong)
     (folder / "index.yaml").write_text(yaml.safe_dump(index))
     return folder
 
@@ -134,7 +134,7 @@ def serve_registry(folder: Path, storage: dict[str, object]) -> tuple[list[str |
     return [upstream.binary("registry"), "serve", folder / "registry.yaml"], address
 
 
-def until_it_answers(address: str) -> None:
+def wait_for_registry(address: str) -> None:
     deadline = time.monotonic() + 60
     while True:
         try:
@@ -149,7 +149,7 @@ def until_it_answers(address: str) -> None:
 
 
 def push(address: str, reference: str) -> None:
-    """The smallest image under its upstream name."""
+    """Push a minimal image under its upstream name."""
     name, _, tag = reference.rpartition(":")
     config = json.dumps({"architecture": "amd64", "os": "linux", "name": name}).encode()
     connection = http.client.HTTPConnection(address, timeout=30)
@@ -176,11 +176,11 @@ def push(address: str, reference: str) -> None:
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory, helm: Path) -> Iterator[str]:
-    """The real registry with all images, and chart tool in two versions."""
+    """A real registry with all images, and two versions of the chart tool."""
     folder = tmp_path_factory.mktemp("registry")
     argv, address = serve_registry(folder, {"inmemory": {}})
     with spawned(argv, log_file=folder / "log"):
-        until_it_answers(address)
+        wait_for_registry(address)
         for image in (*WEB.values(), BASE, TOOL, RUN_TIME, GUARDED, NOTED, MOVED):
             push(address, image)
         for version in ("0.9.0", "1.0.0+build.7"):
@@ -192,7 +192,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory, helm: Path) -> Iterator[s
 
 
 class Packager:
-    """A folder with a definition and mirrors, and the command line."""
+    """The command line, in a folder with a definition and mirrors."""
 
     def __init__(self, folder: Path, helm: Path, files: str, registry: str) -> None:
         self.folder, self.helm = folder, helm
@@ -227,7 +227,7 @@ class Packager:
         return self.run(*words, code=code, path=path).stderr
 
     def items(self) -> dict[str, dict[str, str]]:
-        """Labels by "kind name version" of the lock."""
+        """Return the labels of the lock's items by "kind name version"."""
         document = json.loads((self.folder / "charts.lock.json").read_text())
         return {
             f"{item['kind']} {item['name']} {item['version']}": item["labels"]
@@ -253,7 +253,7 @@ FROM_REGISTRY = {"name": "tool", "repository": "oci://charts.example/team", "gro
 
 
 def folder_chart(packager: Packager, **more: object) -> dict[str, object]:
-    """A chart in a folder, built of one beside it and one in the repository."""
+    """Write a chart folder that depends on a chart beside it and one in the repository."""
     chart(packager.folder, "lib", "0.1.0", workload("Job", WEB["Job"]))
     crd = {
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
@@ -269,22 +269,22 @@ def folder_chart(packager: Packager, **more: object) -> dict[str, object]:
     (path / "crds").mkdir()
     (path / "crds/things.yaml").write_text(yaml.safe_dump(crd))
     (path / ".helmignore").write_text("secret.txt\n")
-    (path / "secret.txt").write_text("not for anybody")
+    (path / "secret.txt").write_text("excluded by .helmignore")
     return {"name": "ours", "repository": "file://ours"}
 
 
-def test_from_all_sources_to_a_registry_that_helm_pulls_from(packager: Packager) -> None:
+def test_charts_from_all_sources_reach_a_registry_for_helm_pull(packager: Packager) -> None:
     ours = folder_chart(packager)
     operand = {"ref": RUN_TIME, "because": "runs what people ask for"}
-    said = packager.lock(
+    output = packager.lock(
         from_repository("^1", group="apps", runtimeImages=[operand], values={"a": 1}),
         FROM_REGISTRY, ours,
     )  # fmt: skip
-    assert "+ chart web 1.2.0" in said
-    assert "+ chart tool 1.0.0+build.7" in said
+    assert "+ chart web 1.2.0" in output
+    assert "+ chart tool 1.0.0+build.7" in output
     assert (
         "+ image images.example/team/web 1.0 because chart web renders Deployment/web-deployment"
-    ) in said
+    ) in output
     whys = {name.split()[1]: labels.get("why") for name, labels in packager.items().items()}
     assert whys["images.example/team/migrate"] == (
         "chart web renders Job/web-job; chart ours renders Job/ours-job"
@@ -294,7 +294,7 @@ def test_from_all_sources_to_a_registry_that_helm_pulls_from(packager: Packager)
     assert whys["images.example/team/operand"] == (
         "run-time image of chart web: runs what people ask for"
     )
-    # Rendered only where the API of ours is there.
+    # Rendered only with the API that chart ours adds.
     assert whys["images.example/team/exporter"] == "chart web renders Deployment/web-deployment"
     assert whys["images.example/team/mover"] == "chart web renders Job/web-job"
     assert whys["images.example/team/base"] == "chart ours renders Deployment/ours-deployment"
@@ -306,7 +306,7 @@ def test_from_all_sources_to_a_registry_that_helm_pulls_from(packager: Packager)
     store = packager.folder / "store/registry"
     argv, address = serve_registry(packager.folder, {"filesystem": {"rootdirectory": str(store)}})
     with spawned(argv, log_file=packager.folder / "log"):
-        until_it_answers(address)
+        wait_for_registry(address)
         for repository, version in (
             ("helm.example/stable/web", "1.2.0"), ("charts.example/team/tool", "1.0.0+build.7"),
             ("keystone.local/charts/ours", "0.1.0"),
@@ -318,15 +318,15 @@ def test_from_all_sources_to_a_registry_that_helm_pulls_from(packager: Packager)
     assert "secret.txt" not in call("tar", "-tf", pulled)
 
 
-def test_what_changed_since_the_last_lock(packager: Packager) -> None:
+def test_lock_reports_changes_since_the_last_one(packager: Packager) -> None:
     packager.lock(from_repository("1.1.0"))
     before = (packager.folder / "charts.lock.json").read_bytes()
     assert "nothing changed" in packager.lock(from_repository("1.1.0"))
     assert (packager.folder / "charts.lock.json").read_bytes() == before
     out = [{"image": "*/probe:*", "because": "helm test is never run on this site"}]
-    said = packager.lock(from_repository("1.2.0", excludeImages=out))
-    assert "~ chart web 1.1.0 -> 1.2.0" in said
-    assert "- image images.example/team/probe 3.0" in said
+    output = packager.lock(from_repository("1.2.0", excludeImages=out))
+    assert "~ chart web 1.1.0 -> 1.2.0" in output
+    assert "- image images.example/team/probe 3.0" in output
     excluded = packager.items()["chart web 1.2.0"]["excluded"]
     assert excluded == "*/probe:*: helm test is never run on this site"
 
@@ -338,7 +338,7 @@ SCALARS = (
 )  # fmt: skip
 
 
-def test_values_mean_the_same_in_the_definition_and_in_a_file(helm: Path, tmp_path: Path) -> None:
+def test_inline_values_equal_the_same_values_in_a_file(helm: Path, tmp_path: Path) -> None:
     """helm reads YAML 1.1, where 0640 is 416 and yes is true."""
     values = "".join(f"v{number}: {text}\n" for number, text in enumerate(SCALARS))
     values += 'list: [0640, {deep: 0640, "0640": "0640"}]\n'
@@ -359,7 +359,7 @@ def test_values_mean_the_same_in_the_definition_and_in_a_file(helm: Path, tmp_pa
     assert '"v0":416' in first
 
 
-def test_two_versions_of_one_dependency_under_aliases(packager: Packager) -> None:
+def test_dependency_in_two_versions_under_aliases_is_packed(packager: Packager) -> None:
     dependencies = []
     for alias, made, wanted, image in (
         ("one", "1.0.0", "1.0.0", WEB["Job"]), ("two", "2.1.0", "^2", WEB["Pod"])
@@ -378,7 +378,7 @@ def test_two_versions_of_one_dependency_under_aliases(packager: Packager) -> Non
     packager.run("bundle", "check", "a.tar", "--root-fingerprint", packager.fingerprint)
 
 
-def test_folder_is_packed_from_its_lock(packager: Packager) -> None:
+def test_chart_folder_is_packed_with_versions_of_its_lock(packager: Packager) -> None:
     ours = folder_chart(packager)
     locked = [
         {"name": "lib", "version": "0.1.0", "repository": "file://../lib"},
@@ -399,50 +399,52 @@ def test_folder_is_packed_from_its_lock(packager: Packager) -> None:
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        (from_repository("3.0.0"), "should have sha256:" + "0" * 64),
+        (from_repository("3.0.0"), "expected sha256:" + "0" * 64),
         (from_repository("^9"), "no chart web ^9"),
-        (from_repository(">=1 <"), "no constraint"),
+        (from_repository(">=1 <"), "not a version constraint"),
         ({**FROM_REGISTRY, "version": "~7"}, "no chart tool ~7"),
         ({**FROM_REGISTRY, "repository": "oci://images.example/team"}, "not a Helm chart"),
     ],
 )
-def test_wrong_charts_are_refused(
+def test_wrong_chart_is_refused(
     packager: Packager, wanted: dict[str, object], message: str
 ) -> None:
-    code = {"no constraint": 3}.get(message, 5 if "sha256" in message else 8)
+    code = {"not a version constraint": 3}.get(message, 5 if "sha256" in message else 8)
     assert message in packager.lock(wanted, code=code)
     assert not (packager.folder / "charts.lock.json").exists()
 
 
-def test_image_that_is_nowhere_is_named_with_its_reason(packager: Packager) -> None:
+def test_missing_image_is_reported_with_its_reason(packager: Packager) -> None:
     chart(packager.folder, "lost", "1.0.0", workload("Job", "images.example/team/lost:1"))
-    said = packager.lock({"name": "lost", "repository": "file://lost"}, code=8)
-    assert "images.example/team/lost:1, because chart lost renders Job/lost-job" in said
+    output = packager.lock({"name": "lost", "repository": "file://lost"}, code=8)
+    assert "images.example/team/lost:1, because chart lost renders Job/lost-job" in output
 
 
-def test_schema_that_is_elsewhere_is_not_asked_for(packager: Packager) -> None:
+def test_schema_url_is_not_downloaded(packager: Packager) -> None:
     path = chart(packager.folder, "far", "1.0.0", workload("Job", WEB["Job"]))
     schema = {"properties": {"a": {"$ref": "http://schema.example/a.json"}}}
     (path / "values.schema.json").write_text(json.dumps(schema))
-    said = packager.lock({"name": "far", "repository": "file://far", "values": {"a": 1}})
-    assert "--skip-schema-validation" in said
-    assert "+ image images.example/team/migrate 2.0 because chart far renders Job/far-job" in said
+    output = packager.lock({"name": "far", "repository": "file://far", "values": {"a": 1}})
+    assert "--skip-schema-validation" in output
+    assert "+ image images.example/team/migrate 2.0 because chart far renders Job/far-job" in output
 
 
-def test_chart_that_cannot_be_upgraded_blindly_says_so(packager: Packager) -> None:
+def test_chart_that_cannot_be_rendered_as_upgrade_gives_a_warning(packager: Packager) -> None:
     guard = '{{ if .Release.IsUpgrade }}{{ fail "give the password" }}{{ end }}\n'
     chart(packager.folder, "shy", "1.0.0", guard + workload("Job", WEB["Job"]))
-    said = packager.lock({"name": "shy", "repository": "file://shy"})
-    assert "give the password" in said
-    assert "images that only upgrades use are not known" in said
+    output = packager.lock({"name": "shy", "repository": "file://shy"})
+    assert "give the password" in output
+    assert "images that only upgrades use are not known" in output
 
 
-def test_without_helm(packager: Packager) -> None:
-    said = packager.lock(from_repository("^1"), code=3, path="/nonexistent")
-    assert "charts are read by helm" in said
+def test_lock_without_helm_is_a_configuration_error(packager: Packager) -> None:
+    output = packager.lock(from_repository("^1"), code=3, path="/nonexistent")
+    assert "reading charts needs helm" in output
 
 
-def test_provenance(packager: Packager, helm: Path, repository: Path) -> None:
+def test_provenance_is_verified_against_the_keyring(
+    packager: Packager, helm: Path, repository: Path
+) -> None:
     home = packager.folder / "gnupg"
     home.mkdir(mode=0o700)
     gpg = ("gpg", "--homedir", home, "--batch", "--quiet")
@@ -451,7 +453,7 @@ def test_provenance(packager: Packager, helm: Path, repository: Path) -> None:
         call(*gpg, "--passphrase", "", "--quick-generate-key", who, "rsa2048")
         call(*gpg, "--output", packager.folder / f"{name}.gpg", "--export", who)
     call(*gpg, "--output", home / "secret.gpg", "--export-secret-keys", "signer@keystone.example")
-    call("gpgconf", "--homedir", home, "--kill", "gpg-agent")  # it would outlive the test
+    call("gpgconf", "--homedir", home, "--kill", "gpg-agent")  # else it runs on after the test
     source = chart(packager.folder / "s", "web", "1.5.0", workload("Deployment", WEB["Deployment"]))
     call(helm, "package", source, "--sign", "--key", "signer", "--keyring", home / "secret.gpg",
          "-d", repository)  # fmt: skip
@@ -462,10 +464,10 @@ def test_provenance(packager: Packager, helm: Path, repository: Path) -> None:
         listed = call(*gpg, "--with-colons", "--list-keys", "signer@keystone.example")
         fingerprint = next(li for li in listed.splitlines() if li.startswith("fpr:")).split(":")[9]
         assert packager.items()["chart web 1.5.0"]["signedBy"] == fingerprint
-        said = packager.lock(from_repository("1.5.0", keyring="other.gpg"), code=4)
-        assert "provenance is not good" in said
-        # No provenance where one is asked for is a refusal too.
-        said = packager.lock(from_repository("1.2.0", keyring="signer.gpg"), code=4)
-        assert "comes without provenance" in said
+        output = packager.lock(from_repository("1.5.0", keyring="other.gpg"), code=4)
+        assert "its provenance does not verify" in output
+        # A chart without provenance is refused, too, if the definition sets a keyring.
+        output = packager.lock(from_repository("1.2.0", keyring="signer.gpg"), code=4)
+        assert "has no provenance" in output
     finally:
         (repository / "index.yaml").write_bytes(kept)

@@ -1,6 +1,6 @@
-"""A control plane that runs already: its static pods get what has changed, by the real kubeadm.
+"""Changes to a running control plane: the real kubeadm updates its static pods.
 
-The role's own script, in a mount namespace with an /etc of its own; who waits for the API is
+The role's script runs in a mount namespace with its own /etc; the program that waits for the API is
 a fake.
 """
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from keystone.cluster.context import Context
 
 __all__ = ["program"]
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a mount namespace is root's")
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a mount namespace needs root")
 
 IN = (
     'mount --bind "$1/etc" /etc; mount --bind "$1/lib" /usr/local/lib; PATH="$1/bin:$PATH"; '
@@ -36,23 +36,23 @@ IN = (
     'own=/proc/$!/comm; exec 9<> $1/fifo; echo "$own" > "$1/own"; '
     'until grep -qx kube-apiserver "$own"; do :; done; shift; "$@"'
 )
-"""The second is this host's; the first is a pod's, of a cluster in the cluster."""
+"""The second API server is this host's; the first is in a pod, of a cluster in the cluster."""
 MANIFESTS = "etc/kubernetes/manifests"
 
 
 @pytest.fixture
 def host(tmp_path: Path, program: Path) -> Path:
-    """A second control plane's folders, with the script of its role and manifests of that time."""
+    """A second control plane's folders, with the role's script and the current manifests."""
     shutil.copytree("/etc", tmp_path / "etc", symlinks=True)
     for folder in ("bin", "lib/keystone", "etc/kubernetes/keystone/patches", MANIFESTS):
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
     (tmp_path / "bin/kubeadm").symlink_to(program)
-    told = {"control_plane_config": kubeadm.CONFIG, "control_plane_lock_seconds": 600}
+    values = {"control_plane_config": kubeadm.CONFIG, "control_plane_lock_seconds": 600}
     folder = data_root() / "roles/control_plane/templates"
     script = Environment(
         loader=FileSystemLoader(folder), undefined=StrictUndefined, trim_blocks=True
     )
-    text = script.get_template("change.sh.j2").render({**told, "control_plane_first": False})
+    text = script.get_template("change.sh.j2").render({**values, "control_plane_first": False})
     place(tmp_path / "lib/keystone/change", text)
     place(tmp_path / "lib/keystone/wait-for-api", f'#!/bin/sh\necho "$@" > {tmp_path}/waited\n')
     shutil.copy2("/bin/sh", tmp_path / "bin/kube-apiserver")
@@ -92,14 +92,14 @@ def inside(host: Path, *words: str) -> Result:
     )
 
 
-def test_nothing_new_starts_nothing_anew(host: Path) -> None:
+def test_unchanged_configuration_leaves_the_manifests(host: Path) -> None:
     before = (host / MANIFESTS / "kube-apiserver.yaml").read_bytes()
     assert "keystone: changed" not in inside(host, "/usr/local/lib/keystone/change").stdout
     assert (host / MANIFESTS / "kube-apiserver.yaml").read_bytes() == before
     assert (host / "waited").read_text().split() == ["300"]
 
 
-def test_a_new_argument_reaches_the_api_server_and_its_start_is_waited_for(host: Path) -> None:
+def test_changed_argument_updates_the_manifest_and_waits_for_the_restart(host: Path) -> None:
     here = context("normal", 3)
     write(host, replace(here, site=replace(here.site, patience=Patience("emulated"))))
     assert "keystone: changed" in inside(host, "/usr/local/lib/keystone/change").stdout

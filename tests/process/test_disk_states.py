@@ -1,6 +1,7 @@
-"""Disks in odd states, made by the real tools: the one observer says what is on them.
+"""hosts.observe with disks in unusual states, made by the real tools.
 
-It looks for preflight and `site init`, and a moment before the storage command or an image writes.
+Preflight and `site init` use these facts, and so do the storage command and images right before
+they write a disk.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def table(disk: Path, text: str) -> None:
     tool("sfdisk", "--quiet", disk, given=text)
 
 
-def put(disk: Path, sector: int, data: bytes) -> None:
+def write_at(disk: Path, sector: int, data: bytes) -> None:
     with disk.open("r+b") as file:
         file.seek(sector * SECTOR)
         file.write(data)
@@ -43,26 +44,28 @@ def gpt(disk: Path) -> None:
     table(disk, "label: gpt\nsize=10M\n")
 
 
-def backup_header_alone(disk: Path) -> None:
+def backup_header_only(disk: Path) -> None:
     gpt(disk)
-    put(disk, 0, bytes(34 * SECTOR))
+    write_at(disk, 0, bytes(34 * SECTOR))
 
 
-def protective_mbr_alone(disk: Path) -> None:
+def protective_mbr_only(disk: Path) -> None:
     gpt(disk)
-    put(disk, 1, bytes(33 * SECTOR))
-    put(disk, LAST, bytes(33 * SECTOR))
+    write_at(disk, 1, bytes(33 * SECTOR))
+    write_at(disk, LAST, bytes(33 * SECTOR))
 
 
 def hybrid_mbr(disk: Path) -> None:
     gpt(disk)
     # A second entry beside the protective one (Intel's 0xEE), as macOS and gdisk write it.
-    put(disk, 0, disk.read_bytes()[:462] + bytes([0, 0, 2, 0, 7, 0, 2, 0, 0, 8, 0, 0, 0, 80, 0, 0]))
+    write_at(
+        disk, 0, disk.read_bytes()[:462] + bytes([0, 0, 2, 0, 7, 0, 2, 0, 0, 8, 0, 0, 0, 80, 0, 0])
+    )
 
 
 def hybrid_iso(disk: Path) -> None:
     table(disk, "label: dos\nsize=10M, type=17\n")
-    put(disk, 64, CDROM)
+    write_at(disk, 64, CDROM)
 
 
 def pool(disk: Path) -> None:
@@ -77,8 +80,8 @@ def luks(disk: Path) -> None:
 STATES = {
     "gpt": (gpt, "partition table gpt"),
     "an empty gpt": (lambda d: table(d, "label: gpt\n"), "partition table gpt"),
-    "the backup header of a gpt": (backup_header_alone, "partition table gpt"),
-    "a protective MBR without its gpt": (protective_mbr_alone, "partition table PMBR"),
+    "the backup header of a gpt": (backup_header_only, "partition table gpt"),
+    "a protective MBR without its gpt": (protective_mbr_only, "partition table PMBR"),
     "a hybrid MBR": (hybrid_mbr, "partition table"),
     "an MBR": (lambda d: table(d, "label: dos\nsize=10M\n"), "partition table dos"),
     "an empty MBR": (lambda d: table(d, "label: dos\n"), "partition table dos"),
@@ -88,7 +91,7 @@ STATES = {
     "FAT": (lambda d: tool("mkfs.vfat", d), "vfat"),
     "swap": (lambda d: tool("mkswap", "--quiet", d), "swap"),
     "LUKS": (luks, "crypto_LUKS"),
-    "LVM": (lambda d: put(d, 1, LVM + b"A" * 32), "LVM2_member"),
+    "LVM": (lambda d: write_at(d, 1, LVM + b"A" * 32), "LVM2_member"),
     "labels of a pool": (pool, "holds pool theirs (guid 77)"),
 }
 
@@ -102,7 +105,7 @@ def disk(tmp_path: Path) -> Path:
 
 
 def entry(path: Path) -> dict[str, Any]:
-    """As lsblk(8) says where udev knows nothing of what is on it."""
+    """Return a disk as lsblk(8) prints it when udev does not know its content."""
     return {
         "name": path.name, "kname": path.name, "path": str(path), "type": "disk", "serial": "A",
         "model": "X", "size": SIZE, "log-sec": SECTOR, "phy-sec": SECTOR, "tran": "sata",
@@ -111,7 +114,7 @@ def entry(path: Path) -> dict[str, Any]:
 
 
 def seen(path: Path) -> DiskFacts:
-    signatures, unreadable = probe.look([str(path)], SIZE)
+    signatures, unreadable = probe.read_signatures([str(path)], SIZE)
     return observe._disk({
         "lsblk": entry(path), "by_id": [], "signatures": signatures, "holders": [],
         "hostid": 0, "unreadable": unreadable,
@@ -119,7 +122,7 @@ def seen(path: Path) -> DiskFacts:
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_it_is_seen(disk: Path, state: str) -> None:
+def test_content_of_disk_is_found(disk: Path, state: str) -> None:
     make, words = STATES[state]
     make(disk)
     found = seen(disk)
@@ -127,27 +130,27 @@ def test_it_is_seen(disk: Path, state: str) -> None:
     assert words in storage.found_on(found)
 
 
-def test_a_disk_is_blank_that_is_and_one_that_was_emptied(disk: Path) -> None:
+def test_new_disk_and_wiped_disk_are_blank(disk: Path) -> None:
     assert seen(disk).blank
     hybrid_mbr(disk)
     tool("wipefs", "--quiet", "--force", "--all", disk)
     assert seen(disk).blank
 
 
-def test_a_disk_that_does_not_answer_is_not_blank() -> None:
-    broken = "/proc/self/mem"  # its begin is not mapped: EIO (proc(5))
-    assert probe.look([broken], 0) == ({}, "Input/output error")
+def test_disk_with_read_error_is_not_blank() -> None:
+    broken = "/proc/self/mem"  # its first bytes are not mapped: EIO (proc(5))
+    assert probe.read_signatures([broken], 0) == ({}, "Input/output error")
 
 
-def test_a_disk_that_wipefs_cannot_look_at_is_not_blank(tmp_path: Path) -> None:
-    """It says nothing then, as of a blank one, and ends with a code (wipefs(8))."""
+def test_disk_that_wipefs_cannot_read_is_not_blank(tmp_path: Path) -> None:
+    """wipefs(8) then prints nothing, as for a blank disk, and exits with a code."""
     disk, gone = tmp_path / "sda", str(tmp_path / "sda1")
     disk.write_bytes(bytes(8192))
-    _, why = probe.look([str(disk), gone], 8192)
+    _, why = probe.read_signatures([str(disk), gone], 8192)
     assert gone in why
 
 
-def test_the_command_that_empties_a_disk_names_no_other() -> None:
+def test_wipefs_command_names_only_this_disk_and_its_partitions() -> None:
     disk = replace(observe._disk({
         "lsblk": entry(Path("/dev/sda")), "by_id": [], "signatures": {}, "holders": [], "hostid": 0,
         "unreadable": "",
@@ -155,11 +158,11 @@ def test_the_command_that_empties_a_disk_names_no_other() -> None:
     assert storage.emptied(disk) == "wipefs --all /dev/sda1 /dev/sda2 /dev/sda"
 
 
-def test_a_link_that_udev_does_not_know_is_not_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_link_unknown_to_udev_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     known = type("Device", (), {"device_links": ["/dev/disk/by-id/ata-X_A", "/dev/disk/by-path/0"]})
     monkeypatch.setattr(observe.pyudev.Devices, "from_device_file", lambda *_: known)
     found = observe._disk({
         "lsblk": entry(Path("/dev/sda")), "signatures": {}, "holders": [], "hostid": 0,
         "unreadable": "", "by_id": ["/dev/disk/by-id/ata-X_A", "/dev/disk/by-id/made-by-hand"],
     })  # fmt: skip
-    assert observe._as_udev_knows(found).by_id == ("/dev/disk/by-id/ata-X_A",)
+    assert observe._with_links_of_udev(found).by_id == ("/dev/disk/by-id/ata-X_A",)

@@ -1,9 +1,9 @@
-"""The program that verifies a bundle comes out of it: what its makers tell operators to compare."""
+"""The program that verifies a bundle is in the bundle: the digest by which operators verify it."""
 
 from __future__ import annotations
 
 import json
-import subprocess  # noqa: TID251 tar and sha256sum are typed as the guide has them
+import subprocess  # noqa: TID251 tar and sha256sum as a person runs them by the guide
 from typing import TYPE_CHECKING
 
 from keystone.bundle.model import Item
@@ -26,26 +26,27 @@ def compared(folder: Path, line: str) -> int:
     return subprocess.run(argv, cwd=folder, input=line, text=True, check=False).returncode
 
 
-def test_create_and_show_say_what_sha256sum_compares(tmp_path: Path) -> None:
+def test_create_and_show_print_a_line_for_sha256sum(tmp_path: Path) -> None:
     maker = Maker(tmp_path)
     size = len(PROGRAM)
     item = Item("installer", "keystone-install", "1", maker.blob(PROGRAM.decode()), size)
     lock = Lock("tiny", 1, CREATED, 700, ("amd64",), (item,), tuple(maker.blobs.values()))
     (tmp_path / "tiny.lock.json").write_bytes(locks.dump(lock))
     words = ("bundle", "create", "tiny.lock.json", "-o", "offline.tar", "--keys", "keys", "--json")
-    for _ in range(2):  # once more it is there already
+    for _ in range(2):  # the second time the bundle exists already
         done = maker.run(0, *words)
-        told = json.loads(done.stdout)
-        assert (told["fingerprint"], told["installer"]) == (maker.fingerprint, item.digest.hex)
+        printed = json.loads(done.stdout)
+        assert printed["fingerprint"] == maker.fingerprint
+        assert printed["installer"] == item.digest.hex
         lines = [line for line in done.stderr.splitlines() if line.endswith("  keystone-install")]
         assert [compared(tmp_path, line.strip()) for line in lines] == [0]
         assert f"root fingerprint  {maker.fingerprint}" in done.stderr
     shown = json.loads(maker.run(0, "bundle", "show", "offline.tar", "--json").stdout)
     assert shown["installer"] == item.digest.hex
-    said = maker.run(0, "bundle", "show", "offline.tar").stdout
-    (line,) = [line for line in said.splitlines() if line.endswith("  keystone-install")]
+    text = maker.run(0, "bundle", "show", "offline.tar").stdout
+    (line,) = [line for line in text.splitlines() if line.endswith("  keystone-install")]
     assert compared(tmp_path, line.partition(" ")[2].strip()) == 0
-    # A medium that was changed on the way: another program of the same size.
+    # A medium changed in transit: another program of the same size.
     changed = (tmp_path / "offline.tar").read_bytes().replace(PROGRAM, PROGRAM.swapcase())
     (tmp_path / "offline.tar").write_bytes(changed)
     assert compared(tmp_path, line.partition(" ")[2].strip()) == 1

@@ -1,4 +1,4 @@
-"""How the guided way looks: on a small screen and on a large one, and in which colours."""
+"""Layout and colours of guided installation, on a small screen and on a large one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 SMALL, WIDE = (80, 24), (160, 50)
 KEYS = "F2 or Ctrl-T: shell"
-"""The end of the last line of a page: all of it has come then."""
+"""The end of the last line of a page: once it is shown, the page is complete."""
 VGA = {
     "black": 0x000000, "red": 0xAA0000, "green": 0x00AA00, "brown": 0xAA5500, "blue": 0x0000AA,
     "magenta": 0xAA00AA, "cyan": 0x00AAAA, "white": 0xAAAAAA, "brightblack": 0x555555,
@@ -23,22 +23,22 @@ VGA = {
     "brightblue": 0x5555FF, "brightmagenta": 0xFF55FF, "brightcyan": 0x55FFFF,
     "brightwhite": 0xFFFFFF,
 }  # fmt: skip
-"""The 16 colours as Linux draws them on a screen, by the names that pyte has for them."""
+"""The 16 colours as Linux draws them on a screen, by pyte's names."""
 READABLE = 4.5
-"""Contrast of text and its background, at least (WCAG 2.2, 1.4.3)."""
+"""Lowest contrast of text and its background (WCAG 2.2, 1.4.3)."""
 SIXTEEN = {0, 1, 22, 39, 49, *range(30, 38), *range(40, 48), *range(90, 98)}
-"""Codes of SGR (ECMA-48, 8.3.117; 90 to 97 are aixterm's) that each terminal knows. Backgrounds are
-dark ones alone: Linux has no others."""
+"""Codes of SGR (ECMA-48, 8.3.117; 90 to 97 are aixterm's) that every terminal knows. Backgrounds
+are dark colours only: Linux has no others."""
 MANY = """
 from keystone.appliance.guided.screens import Terminal
 entries = [(str(number), f"entry {number}") for number in range(40)]
-Terminal().choose("Many", "What is chosen", entries, "0")
-Terminal().mark("Many", "What is marked", entries, ["3"])
+Terminal().choose("Many", "Chosen entry", entries, "0")
+Terminal().mark("Many", "Marked entries", entries, ["3"])
 """
 
 
 @contextmanager
-def opened(**how: Any) -> Iterator[Line]:
+def terminal_line(**how: Any) -> Iterator[Line]:
     line = Line(**how)
     try:
         yield line
@@ -47,12 +47,12 @@ def opened(**how: Any) -> Iterator[Line]:
 
 
 def page(line: Line, *words: str) -> list[str]:
-    """The lines of a whole page that has these words."""
+    """Wait for a complete page with these words; returns its lines."""
     return line.wait(*words, KEYS).split("\n")
 
 
 def box(line: Line) -> tuple[int, int, int, int]:
-    """First and last column, first and last line of all that is on the screen or has a colour."""
+    """First and last column, first and last line of all cells with text or a background."""
     cells = [
         (x, y)
         for y, row in line.screen.buffer.items()
@@ -64,7 +64,7 @@ def box(line: Line) -> tuple[int, int, int, int]:
 
 
 def contrast(text: str, ground: str) -> float:
-    """Of two of VGA's colours (WCAG 2.2, "contrast ratio")."""
+    """Contrast ratio of two VGA colours (WCAG 2.2, "contrast ratio")."""
     lighter, darker = sorted((luminance(VGA[text]), luminance(VGA[ground])), reverse=True)
     return (lighter + 0.05) / (darker + 0.05)
 
@@ -78,7 +78,7 @@ def luminance(colour: int) -> float:
 
 
 def readable(line: Line) -> None:
-    """Each character is told from its background, also where bold means bright."""
+    """Assert that each character has contrast, also where bold means bright."""
     seen = {
         (cell.fg, cell.bg, cell.bold)
         for row in line.screen.buffer.values()
@@ -97,15 +97,15 @@ def readable(line: Line) -> None:
 
 
 def sixteen(line: Line) -> None:
-    """Nothing but codes that each terminal knows has been sent."""
-    sent = re.findall(rb"\x1b\[([\d;:]*)m", line.heard)
+    """Assert that only codes that every terminal knows were sent."""
+    sent = re.findall(rb"\x1b\[([\d;:]*)m", line.received)
     codes = {int(code or 0) for group in sent for code in re.split(rb"[;:]", group)}
     assert codes <= SIXTEEN, codes - SIXTEEN
     assert codes & set(range(40, 48))
 
 
-def test_colours_that_cannot_be_read_are_found() -> None:
-    """The theme before this one: a field was cyan on grey, a focused arrow dark grey on grey."""
+def test_contrast_of_unreadable_colours_below_limit() -> None:
+    """An earlier theme had fields in cyan on grey, a focused arrow in dark grey on grey."""
     assert contrast("cyan", "white") < READABLE
     assert contrast("brightblack", "white") < READABLE
     assert contrast("brightwhite", "blue") > READABLE
@@ -115,10 +115,10 @@ def test_colours_that_cannot_be_read_are_found() -> None:
     ("size", "where"),
     [(SMALL, (0, 79, 0, 23)), (WIDE, (40, 119, 13, 36)), ((90, 30), (5, 84, 3, 26))],
 )
-def test_each_page_is_a_box_in_the_middle(
+def test_each_page_is_a_centred_box(
     size: tuple[int, int], where: tuple[int, int, int, int]
 ) -> None:
-    with opened(size=size) as line:
+    with terminal_line(size=size) as line:
         for words in ("This machine:", "> a joining Primer", "Network:"):
             shown = page(line, words)
             assert box(line) == where
@@ -129,17 +129,17 @@ def test_each_page_is_a_box_in_the_middle(
             line.type(ENTER)
 
 
-def test_a_screen_that_is_smaller_shows_what_fits() -> None:
-    with opened(size=(66, 18)) as line:
-        shown = page(line, "This machine:", "Go on")
+def test_smaller_screen_shows_box_of_its_size() -> None:
+    with terminal_line(size=(66, 18)) as line:
+        shown = page(line, "This machine:", "Continue")
         assert box(line) == (0, 65, 0, 17)
         assert shown[0].startswith("┌")
         assert shown[0].endswith("┐")
 
 
 @pytest.mark.parametrize("size", [SMALL, WIDE])
-def test_text_of_every_kind_of_page_can_be_read(size: tuple[int, int]) -> None:
-    with opened(size=size) as line:
+def test_text_of_every_kind_of_page_is_readable(size: tuple[int, int]) -> None:
+    with terminal_line(size=size) as line:
 
         def next_page(*words: str) -> None:
             page(line, *words)
@@ -148,7 +148,7 @@ def test_text_of_every_kind_of_page_can_be_read(size: tuple[int, int]) -> None:
         next_page("This machine:")
         line.type(ENTER)
         next_page("> a joining Primer")
-        line.type(TAB)  # to the buttons: the list is not the one that keys go to
+        line.type(TAB)  # to the buttons: the list loses the focus
         next_page("> a joining Primer")
         line.type(TAB, TAB, ENTER)
         next_page("Network:")
@@ -169,8 +169,8 @@ def test_text_of_every_kind_of_page_can_be_read(size: tuple[int, int]) -> None:
         sixteen(line)
 
 
-def test_a_list_that_does_not_fit_has_a_scroll_bar_and_one_that_fits_has_none() -> None:
-    with opened(program=MANY) as line:
+def test_list_has_scroll_bar_only_if_it_does_not_fit() -> None:
+    with terminal_line(program=MANY) as line:
         for mark in ("> entry 0", "[*] entry 3"):
             shown = page(line, mark)
             assert any(row.endswith("^ │") for row in shown)
@@ -178,31 +178,31 @@ def test_a_list_that_does_not_fit_has_a_scroll_bar_and_one_that_fits_has_none() 
             readable(line)
             line.type(ENTER)
         sixteen(line)
-    with opened() as line:
+    with terminal_line() as line:
         page(line, "This machine:")
         line.type(ENTER)
         assert not any(row.endswith("^ │") for row in page(line, "> a joining Primer"))
 
 
 @pytest.mark.parametrize("size", [SMALL, WIDE])
-def test_the_first_page_has_no_way_back_and_looks_again(size: tuple[int, int]) -> None:
-    with opened(size=size) as line:
+def test_first_page_has_rescan_instead_of_back(size: tuple[int, int]) -> None:
+    with terminal_line(size=size) as line:
         shown = "\n".join(page(line, "This machine:"))
         assert "back" not in shown.lower()
-        assert "Look again" in shown
-        assert "Esc: look again" in shown
+        assert "Rescan" in shown
+        assert "Esc: rescan" in shown
         line.type(ENTER)
         shown = "\n".join(page(line, "> a joining Primer"))
         assert "< Back >" in shown
         assert "Esc: back" in shown
 
 
-def test_a_page_that_leads_on_alone_has_one_button() -> None:
+def test_page_without_back_has_one_button() -> None:
     alone = """
 from keystone.appliance.guided.screens import Terminal
-print("GIVEN", Terminal().show("Saved", "It is on the stick.", "Go on", ""), "END")
+print("GIVEN", Terminal().show("Saved", "It is on the stick.", "Continue", ""), "END")
 """
-    with opened(program=alone) as line:
+    with terminal_line(program=alone) as line:
         shown = "\n".join(page(line, "It is on the stick."))
         assert "Back" not in shown
         assert "Esc" not in shown
@@ -210,9 +210,9 @@ print("GIVEN", Terminal().show("Saved", "It is on the stick.", "Go on", ""), "EN
         line.wait("GIVEN False END")
 
 
-def test_a_page_is_gone_when_the_next_thing_is_said() -> None:
-    """What is said between pages is not mixed with the last one, on a screen of any size."""
-    with opened(size=WIDE) as line:
+def test_page_is_erased_before_next_output() -> None:
+    """Output between pages does not mix with the last page, on a screen of any size."""
+    with terminal_line(size=WIDE) as line:
         page(line, "This machine:")
         line.type(ESCAPE)
         line.wait("ANSWERS null END")
@@ -220,9 +220,9 @@ def test_a_page_is_gone_when_the_next_thing_is_said() -> None:
         assert box(line)[3] == 0
 
 
-def test_a_machine_without_a_serial_number_is_told_what_it_is_known_by() -> None:
-    with opened(size=WIDE, serial="") as line:
+def test_machine_without_serial_number_identified_by_macs() -> None:
+    with terminal_line(size=WIDE, serial="") as line:
         shown = "\n".join(page(line, "This machine:", "MAC", "52:54:00:00:00:13"))
         assert "no serial number in firmware" in shown
-        assert "names it by its MAC addresses instead" in shown
+        assert "identifies it by its MAC addresses instead" in shown
         assert "unknown" not in shown

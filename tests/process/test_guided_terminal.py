@@ -1,6 +1,6 @@
-"""The guided way on a terminal of 80 x 24, by its keys: a real pty, and pyte to see its screen.
+"""Guided installation on a terminal of 80 x 24, by keys: a real pty, with pyte as its screen.
 
-How it looks there and on larger screens is test_guided_look.py.
+test_guided_look.py tests layout and colours, there and on larger screens.
 """
 
 from __future__ import annotations
@@ -51,21 +51,21 @@ seen = Seen(Hardware(sys.argv[3], tuple(macs)), disks, "/run/keystone/sticks/sda
 shell = "echo a shell; read line; echo typed $line; read line"
 terminal = screens.Terminal(shell=("/bin/sh", "-c", shell))
 found = questions.ask(terminal, seen)
-said = asdict(found) if found else None
-if said and said["join"]:
-    said["join"] = [worker["name"] for worker in said["join"]["workers"]]
-print("ANSWERS " + json.dumps(said) + " END")
+answers = asdict(found) if found else None
+if answers and answers["join"]:
+    answers["join"] = [worker["name"] for worker in answers["join"]["workers"]]
+print("ANSWERS " + json.dumps(answers) + " END")
 """
 ENTER, ESCAPE, TAB, UP, DOWN, SPACE = "\r", "\x1b", "\t", "\x1b[A", "\x1b[B", " "
 BACKSPACE, SHELL = "\x7f", "\x14"
 PATIENCE = 60
-"""Seconds to wait for what a screen shall show."""
+"""Seconds to wait for text on the screen."""
 
 
 class Line:
-    """A serial line with a person at it, who waits for what he expects to see.
+    """A serial line with a person at it, who waits for the expected text.
 
-    serial: what the firmware gives as the machine's serial number. heard: all bytes that came.
+    serial: the machine's serial number in firmware. received: all bytes the program sent.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Line:
         program: str = PROGRAM,
     ) -> None:
         columns, rows = size
-        self.screen, self.heard = pyte.Screen(columns, rows), b""
+        self.screen, self.received = pyte.Screen(columns, rows), b""
         self._stream = pyte.ByteStream(self.screen)
         self.pid, self._fd = pty.fork()
         if self.pid == 0:
@@ -99,7 +99,7 @@ class Line:
                     found = os.read(self._fd, 1 << 16)
                 except OSError:  # the program has ended
                     break
-                self.heard += found
+                self.received += found
                 self._stream.feed(found)
         assert all(word in self.shown() for word in words), self.shown()
         return self.shown()
@@ -112,9 +112,9 @@ class Line:
         self.type(*[BACKSPACE] * len(old), new)
 
     def answers(self) -> Any:
-        """What the program ended with. It has left the screen: the line wraps as it does there."""
-        said = "".join(row for row in self.wait("ANSWERS", "END").split("\n"))
-        return json.loads(said[said.index("ANSWERS ") + 8 : said.index(" END")])
+        """The answers that the program printed; the printed line wraps at the screen's width."""
+        text = "".join(row for row in self.wait("ANSWERS", "END").split("\n"))
+        return json.loads(text[text.index("ANSWERS ") + 8 : text.index(" END")])
 
     def close(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
@@ -130,8 +130,8 @@ def line() -> Iterator[Line]:
 
 
 def site(line: Line) -> None:
-    """As a joining Primer of a site named plant, up to the page of the machine's name."""
-    line.wait("This machine: serial number M2", "OLD", "partition table gpt", "Go on")
+    """Answer as a joining Primer of a site named plant, up to the page of the machine's name."""
+    line.wait("This machine: serial number M2", "OLD", "partition table gpt", "Continue")
     line.type(ENTER)
     line.wait("A site has 1, 3 or 5 Primers", "> a joining Primer")
     line.type(ENTER)
@@ -143,7 +143,7 @@ def site(line: Line) -> None:
     line.wait("Name:", "p2", "Address:")
 
 
-def test_a_joining_primer_by_keys_alone(line: Line) -> None:
+def test_joining_primer_described_by_keyboard_alone(line: Line) -> None:
     site(line)
     line.type(ENTER, "10.78.0.12", ENTER)
     line.wait("10.78.0.12 is outside")
@@ -152,25 +152,28 @@ def test_a_joining_primer_by_keys_alone(line: Line) -> None:
     line.wait("52:54:00:00:00:12  eno1, igb, no cable", "> 52:54:00:00:00:13  eno2, igb, cable")
     line.type(ENTER)
     line.wait(
-        "Keystone's own system is written to it", "OLD: partition table gpt", "> CUT", "begun by us"
+        "Keystone's system is written to this disk",
+        "OLD: partition table gpt",
+        "> CUT",
+        "incomplete write",
     )
     line.type(UP)
     line.wait("> SYS2")
     line.type(UP, UP)
     line.wait("> KEYP2A")
     line.type(DOWN, DOWN, ENTER)
-    line.wait("The pool is made of what you mark", "[ ] KEYP2A")
+    line.wait("Mark the disks for the pool", "[ ] KEYP2A")
     line.type(SPACE, ENTER)
-    line.wait("Not yet: pools of this site are mirror, of 2 disks each; 1 are marked")
+    line.wait("Not accepted: a pool of layout mirror needs 2 disks; 1 is marked")
     line.type(DOWN, SPACE, ENTER)
-    line.wait("Site plant", "Now written:  disk SYS2", "> only save this on the stick")
+    line.wait("Site plant", "Written now:  all of disk SYS2", "> only save this on the stick")
     line.type(DOWN, ENTER)
     answers = line.answers()
     assert (answers["name"], answers["system"], answers["what"]) == ("p2", "SYS2", "write")
     assert answers["pool"] == ["KEYP2A", "KEYP2B"]
 
 
-def test_escape_goes_back_and_keeps_what_was_typed(line: Line) -> None:
+def test_escape_goes_back_and_keeps_typed_text(line: Line) -> None:
     site(line)
     line.type(ESCAPE)
     line.wait("Site:", "plant")
@@ -182,23 +185,23 @@ def test_escape_goes_back_and_keeps_what_was_typed(line: Line) -> None:
     line.wait("ANSWERS null END")
 
 
-def test_tab_reaches_the_buttons(line: Line) -> None:
+def test_tab_moves_focus_to_buttons(line: Line) -> None:
     line.wait("This machine: serial number M2")
     line.type(TAB, ENTER)
     line.wait("ANSWERS null END")
 
 
-def test_a_shell_is_one_key_away_and_ends_where_it_began(line: Line) -> None:
+def test_shell_key_opens_shell_and_returns_to_same_page(line: Line) -> None:
     line.wait("This machine: serial number M2")
     line.type(SHELL)
     line.wait("a shell")
     line.type("hello", ENTER)
     line.wait("typed hello")
     line.type(ENTER)
-    line.wait("This machine: serial number M2", "Go on")
+    line.wait("This machine: serial number M2", "Continue")
 
 
-def test_the_first_primer_comes_last_and_says_what_is_trusted() -> None:
+def test_first_primer_described_last_and_fingerprint_confirmed() -> None:
     here = Hardware("M3", ("52:54:00:00:00:23",))
     draft = drafts.begin("plant", "10.77.0.0/24", "")
     for number in (3, 4):
@@ -209,7 +212,7 @@ def test_the_first_primer_comes_last_and_says_what_is_trusted() -> None:
         draft = drafts.add(draft, primer, machine, first=False)
     line = Line(draft)
     try:
-        line.wait("Site so far:  p3, p4", "Go on")
+        line.wait("Site so far:  p3, p4", "Continue")
         line.type(ENTER)
         line.wait("> a joining Primer")
         line.type(DOWN, ENTER)
@@ -223,12 +226,12 @@ def test_the_first_primer_comes_last_and_says_what_is_trusted() -> None:
         line.type(SPACE, DOWN, SPACE, ENTER)
         line.wait("Passphrase:", "Again:")
         line.type("short", ENTER, "short", ENTER)
-        line.wait("a passphrase has 12 characters or more")
+        line.wait("a passphrase must have 12 characters or more")
         assert "short" not in line.shown()
         line.type("er than none", TAB, TAB, TAB, "er than none", ENTER, ENTER)
         line.wait("fingerprint", "0123456789abcdef" * 4, "> no, or I do not know")
         line.type(DOWN, ENTER)
-        line.wait("Site plant", "p1", "p3", "p4", "disk SYS2, all of it", "> only save this")
+        line.wait("Site plant", "p1", "p3", "p4", "all of disk SYS2", "> only save this")
         line.type(DOWN, ENTER)
         answers = line.answers()
         assert (answers["role"], answers["card"]) == ("first", "52:54:00:00:00:13")
@@ -241,27 +244,27 @@ def test_the_first_primer_comes_last_and_says_what_is_trusted() -> None:
 JOIN = (Path(__file__).parent.parent / "cases/join/good.yaml").read_text().replace("M2", "M7")
 
 
-def test_a_worker_by_keys_alone_with_wrong_input_and_every_way_back() -> None:
+def test_worker_described_by_keyboard_with_wrong_input_and_every_step_back() -> None:
     line = Line(join=JOIN)
     try:
-        line.wait("This machine: serial number M2", "Go on")
+        line.wait("This machine: serial number M2", "Continue")
         line.type(ENTER)
-        line.wait("Workers join when it runs", "> a worker")
+        line.wait("Workers join the running site", "> a worker")
         line.type(ENTER)
-        line.wait("Name:", "Address:", "Leave the address empty for")
+        line.wait("Name:", "Address:", "address empty for DHCP")
         line.type(ENTER, ENTER)
-        line.wait("a worker needs a name, as w1")
+        line.wait("a worker needs a name, for example w1")
         line.type(TAB, TAB, TAB, "w1", ENTER, "10.77.0", ENTER)
-        line.wait("10.77.0 is no IPv4 address")
+        line.wait("10.77.0 is not an IPv4 address")
         line.type(".21", ENTER)
-        line.wait("10.77.0.21 is given to the card that is in 10.77.0.0/24", "> 52:54:00:00:00:13")
+        line.wait("connected to 10.77.0.0/24. It gets 10.77.0.21.", "> 52:54:00:00:00:13")
         line.type(ENTER)
-        line.wait("Keystone's own system is written to it", "OLD: partition table gpt", "> CUT")
+        line.wait("Keystone's system is written to this disk", "OLD: partition table gpt", "> CUT")
         line.type(UP, ENTER)
         line.wait(
-            "Site plant", "Primer asked:  10.77.0.11", "CA pin:        fddd5d5c8e3a5eaa...",
-            "000000000001, good until 2026-11-29 06:30Z", "w1, 10.77.0.21, card 52:54:00:00:00:13",
-            "disk SYS2, all of it (it is blank)", "> only save this on the stick",
+            "Site plant", "Primer:        10.77.0.11", "CA pin:        fddd5d5c8e3a5eaa...",
+            "000000000001, valid until 2026-11-29 06:30Z", "w1, 10.77.0.21, card 52:54:00:00:00:13",
+            "all of disk SYS2 (blank)", "> only save this on the stick",
         )  # fmt: skip
         line.type(ESCAPE)
         line.wait("> SYS2")
@@ -288,13 +291,13 @@ def test_a_worker_by_keys_alone_with_wrong_input_and_every_way_back() -> None:
         line.close()
 
 
-def test_without_a_token_the_page_says_how_to_make_one_and_leads_back(line: Line) -> None:
-    line.wait("This machine: serial number M2", "Go on")
+def test_no_token_page_shows_command_and_goes_back(line: Line) -> None:
+    line.wait("This machine: serial number M2", "Continue")
     line.type(ENTER)
     line.wait("> a joining Primer")
     line.type(DOWN, DOWN, ENTER)
     line.wait("No token", "there is no join.yaml on the stick", "token create --to /mnt", "Back")
     line.type(ENTER)
-    line.wait("What this machine is", "> a worker")
+    line.wait("Role of this machine", "> a worker")
     line.type(ESCAPE)
     line.wait("This machine: serial number M2")

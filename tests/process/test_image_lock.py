@@ -1,11 +1,11 @@
-"""`image lock --keep-packages`, as it is typed: another Keystone and no network."""
+"""`image lock --keep-packages` on the command line: a new Keystone, without network."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.unit.locked import OURS, RECIPE, every, made
+from tests.unit.image.locked import OURS, RECIPE, every, made
 
 from keystone.image import recipe
 from keystone.packager import lock as locks
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 LOCK = ("image", "lock", "image.yaml", "--keep-packages")
 
 
-def test_keystone_is_made_anew_and_no_package_moves(tmp_path: Path) -> None:
+def test_keep_packages_replaces_only_keystone(tmp_path: Path) -> None:
     line, path = CommandLine(tmp_path), tmp_path / "image.yaml"
     path.write_text(RECIPE)
     old = made(1, OURS, *every(recipe.load(path)))
@@ -40,8 +40,8 @@ def test_keystone_is_made_anew_and_no_package_moves(tmp_path: Path) -> None:
     assert locks.load(path.with_suffix(".lock.json")) == new
 
 
-def test_without_a_lock_there_is_nothing_to_keep(tmp_path: Path) -> None:
+def test_keep_packages_without_lock_refused(tmp_path: Path) -> None:
     (tmp_path / "image.yaml").write_text(RECIPE)
     said = CommandLine(tmp_path).said(3, *LOCK)
-    assert "there is no lock whose packages could be kept" in said
+    assert "the lock does not exist, so --keep-packages has no packages to keep" in said
     assert "keystone-install image lock image.yaml" in said

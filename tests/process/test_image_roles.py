@@ -1,4 +1,4 @@
-"""What a build runs in the tree: the recipe's roles, and why one failed."""
+"""Roles of a recipe, applied as in the tree of an image, and the message when one fails."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 
 def applied(logs: Path, *roles: tuple[str, dict[str, object]]) -> run.Result:
-    """As the step calls it, here. Ansible checks the variables before a role does anything."""
+    """Run the command of the step here; Ansible checks variables before a role does anything."""
     return run.run(
         [sys.executable, "-B", "-m", "keystone", "--log-format=json", "image", "converge",
          "--logs", logs],
@@ -23,17 +23,17 @@ def applied(logs: Path, *roles: tuple[str, dict[str, object]]) -> run.Result:
     )  # fmt: skip
 
 
-def test_what_ansible_refuses_is_said_in_its_words_and_its_log_is_kept(tmp_path: Path) -> None:
+def test_error_of_ansible_reported_and_log_kept(tmp_path: Path) -> None:
     done = applied(tmp_path, ("kernel", {"kernel_modules": ["overlay"]}))
     assert done.returncode == 8
-    said = converge._said(run.CommandError("exit code 8", result=done))
-    assert said.startswith("tree: ")
-    assert "missing required arguments: kernel_sysctls" in said
+    text = converge._errors(run.CommandError("exit code 8", result=done))
+    assert text.startswith("tree: ")
+    assert "missing required arguments: kernel_sysctls" in text
     (log,) = tmp_path.glob("*-image.log")
     assert "kernel_sysctls" in log.read_text()
 
 
-def test_a_program_that_says_nothing_of_ours_is_quoted() -> None:
+def test_other_error_output_quoted() -> None:
     quoted = run.Result(("python3",), 127, "", "chroot: failed to run command 'python3'\n", 0)
-    assert "'python3'" in converge._said(run.CommandError("x", result=quoted))
-    assert converge._said(run.CommandError("no end after 3600 s")) == "no end after 3600 s"
+    assert "'python3'" in converge._errors(run.CommandError("x", result=quoted))
+    assert converge._errors(run.CommandError("timed out after 3600 s")) == "timed out after 3600 s"

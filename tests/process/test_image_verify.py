@@ -1,4 +1,4 @@
-"""`image verify`: a medium is read whole at a desk, and its release compared."""
+"""`image verify`: a medium is verified at a desk, and its release compared."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What is in a medium; `packed` makes the file."""
+    """The tree of a medium; `packed` makes the file."""
     fakes(tmp_path / "bin", monkeypatch)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     known = tmp_path / "filesystems"
@@ -39,7 +39,7 @@ def packed(tree: Path) -> Path:
     return tree.parent / "primer.iso"
 
 
-def test_a_whole_medium_says_what_it_is_and_what_rides_on_it(tree: Path) -> None:
+def test_intact_medium_verified_with_release_and_further_files(tree: Path) -> None:
     (tree / "keystone/offline.tar").write_text("a bundle")
     (tree / "keystone/site.yaml").write_text("kind: Site")
     named = release.digest((tree / "boot" / release.SUMS).read_text())
@@ -51,25 +51,25 @@ def test_a_whole_medium_says_what_it_is_and_what_rides_on_it(tree: Path) -> None
     done = CliRunner().invoke(group, ["verify", str(image), "--json"])
     assert done.exit_code == 0
     assert json.loads(done.stdout)["release"] == named
-    said = CliRunner().invoke(group, ["verify", str(image)]).stdout
-    assert "version 2" in said
-    assert named in said
+    text = CliRunner().invoke(group, ["verify", str(image)]).stdout
+    assert "version 2" in text
+    assert named in text
 
 
-def test_another_release_is_not_trusted(tree: Path) -> None:
-    with pytest.raises(UntrustedBundleError, match=r"primer\.iso: whole, but its release is"):
+def test_release_other_than_named_not_trusted(tree: Path) -> None:
+    with pytest.raises(UntrustedBundleError, match=r"primer\.iso: complete, but its release is"):
         verify(packed(tree), "0" * 64)
 
 
 @pytest.mark.parametrize("name", ["core.img", "initrd", "cmdline", "SHA256SUMS"])
-def test_a_changed_boot_file_is_named(tree: Path, name: str) -> None:
+def test_changed_boot_file_named(tree: Path, name: str) -> None:
     file = tree / "boot" / name
     file.write_bytes(file.read_bytes() + b" ")
     with pytest.raises(DamagedBundleError, match=rf"{name}: not as it was built"):
         verify(packed(tree))
 
 
-def test_a_changed_system_is_found(tree: Path) -> None:
+def test_changed_system_detected(tree: Path) -> None:
     (system,) = tree.glob("keystone/*.root")
     system.write_bytes(b"system two")
     with pytest.raises(DamagedBundleError, match=rf"{system.name}"):
@@ -77,35 +77,38 @@ def test_a_changed_system_is_found(tree: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["cmdline", "SHA256SUMS"])
-def test_a_medium_without_a_file_is_damaged(tree: Path, name: str) -> None:
+def test_medium_with_missing_file_is_damaged(tree: Path, name: str) -> None:
     (tree / "boot" / name).unlink()
     with pytest.raises(DamagedBundleError, match=name):
         verify(packed(tree))
 
 
-def test_something_else_than_a_medium_is_said(tree: Path) -> None:
+def test_file_that_is_no_medium_refused(tree: Path) -> None:
     other = tree.parent / "other.iso"
     other.write_bytes(b"PK" * 1000)
     with pytest.raises(DamagedBundleError, match=r"other\.iso: not an installer medium"):
         verify(other)
 
 
-def test_a_damaged_efi_partition_is_damage(tree: Path) -> None:
+def test_damaged_efi_partition_refused(tree: Path) -> None:
     (tree / "boot/efi.img").write_bytes(b"PK" * 1000)
     with pytest.raises(DamagedBundleError, match=r"primer\.iso: .* damaged"):
         verify(packed(tree))
 
 
-def test_a_kernel_that_knows_no_such_file_system_says_nothing_of_the_medium(tree: Path) -> None:
+def test_kernel_without_iso9660_reported_as_not_verified(tree: Path) -> None:
     verifying.FILESYSTEMS.write_text("nodev\ttmpfs\n\text4\n")
     other = tree.parent / "other.iso"
     other.write_bytes(b"PK" * 1000)
-    with pytest.raises(PreflightError, match="does not know iso9660"):
+    with pytest.raises(
+        PreflightError,
+        match="not verified, because the kernel of this machine does not support iso9660",
+    ):
         verify(other)
 
 
-def test_it_needs_root(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verify_needs_root(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = packed(tree)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    with pytest.raises(PreflightError, match="only root"):
+    with pytest.raises(PreflightError, match="needs root"):
         verify(image)

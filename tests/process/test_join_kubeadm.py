@@ -1,4 +1,4 @@
-"""The real kubeadm reads our documents; the lab builds it on first use."""
+"""The real kubeadm validates our documents; the lab builds it on first use."""
 
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -11,7 +11,7 @@ from keystone.cluster import kubeadm
 from keystone.cluster.context import Context
 from keystone.hosts import probe
 from keystone.join import identity as join_identity
-from keystone.lab import upstream
+from keystone.lab.mirror import upstream
 from keystone.site.model import Networks, Node, Patience, Site
 
 IMAGES = {"registry.k8s.io/coredns/coredns": "v1.14.6", "registry.k8s.io/pause": "3.10.2"}
@@ -36,12 +36,12 @@ def context(profile: str, control_planes: int, *, trial: bool = False) -> Contex
 
 @pytest.mark.parametrize("control_planes", [1, 3])
 @pytest.mark.parametrize("kind", ["normal", "emulated", "trial"])
-def test_kubeadm_finds_no_fault(
+def test_kubeadm_validates_all_documents(
     program: Path, tmp_path: Path, kind: str, control_planes: int
 ) -> None:
     trial = kind == "trial"
     here = context("normal" if trial else kind, control_planes, trial=trial)
-    identity = tmp_path / "kubelet.conf"  # kubeadm wants it to be there
+    identity = tmp_path / "kubelet.conf"  # kubeadm requires that it exists
     identity.write_text(join_identity.kubeconfig(join_identity.Identity("", "CA")))
     joining = kubeadm.join_document(here, control_plane=True)
     joining = joining.replace(f" {kubeadm.ADMIN_CONF}", f" {identity}")
@@ -55,7 +55,7 @@ def test_kubeadm_finds_no_fault(
         run.run([program, "config", "validate", "--config", path])
 
 
-def test_kubeadm_asks_for_the_images_that_the_bundle_carries(program: Path, tmp_path: Path) -> None:
+def test_kubeadm_lists_only_images_of_the_bundle(program: Path, tmp_path: Path) -> None:
     path = tmp_path / "init.yaml"
     path.write_text(kubeadm.init_documents(context("normal", 1)))
     listed = run.run([program, "config", "images", "list", "--config", path]).stdout.split()
@@ -63,10 +63,11 @@ def test_kubeadm_asks_for_the_images_that_the_bundle_carries(program: Path, tmp_
     assert not [name for name in listed if "/etcd:" in name]
 
 
-def test_the_probe_reads_the_versions_that_kubeadm_and_etcd_leave(
+def test_probe_reads_the_versions_of_kubeadm_and_etcd(
     program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nothing = {"root": "", "member": False, "kubernetes": "", "etcd": "", "keys": []}
+    none = {"keys": [], "initial": [], "timing": [], "rotation": 0}
+    nothing = {"root": "", "member": False, "kubernetes": "", "etcd": "", **none}
     for name in ("ROOT", "MEMBER", "API_SERVER"):
         monkeypatch.setattr(probe, name, str(tmp_path / name))
     assert probe.standing() == nothing
@@ -83,11 +84,11 @@ def test_the_probe_reads_the_versions_that_kubeadm_and_etcd_leave(
     monkeypatch.setattr(probe, "ETCD", str(etcd))
     (tmp_path / "MEMBER").mkdir()
     (tmp_path / "ROOT").write_text("a certificate")
-    assert probe.standing()["kubernetes"] == "", "an API server that never worked binds nobody"
+    assert probe.standing()["kubernetes"] == "", "an API server that never ran does not count"
     (tmp_path / "DONE").write_text("")
     monkeypatch.setattr(probe, "DONE", str(tmp_path / "DONE"))
-    said = run.run([etcd, "--version"]).stdout.split()
+    version = run.run([etcd, "--version"]).stdout.split()
     assert probe.standing() == {
-        "root": "a certificate", "member": True, "kubernetes": "v1.37.2", "etcd": said[2],
-        "keys": [""],
+        "root": "a certificate", "member": True, "kubernetes": "v1.37.2", "etcd": version[2],
+        **none, "keys": [""],
     }  # fmt: skip

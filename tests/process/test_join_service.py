@@ -1,5 +1,5 @@
-"""The real join server behind a small front, a kubectl on PATH that notes its calls, and the real
-client: the printed command, the script, the installer, the request, the blobs.
+"""The real join server behind a small TLS front, a fake kubectl on PATH that records its calls, and
+the real client: the printed command, the script, the installer, the request, the blobs.
 """
 
 import datetime as dt
@@ -117,7 +117,7 @@ def pem(cert: x509.Certificate) -> str:
 
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As on a Primer: the issuing CA is signed by a root that is not there."""
+    """As on a Primer: an issuing CA, whose root is not there."""
     folder = tmp_path_factory.mktemp("pki")
     root, root_key = certificate("offline root")
     authority, authority_key = certificate("site CA", root, root_key)
@@ -155,7 +155,7 @@ def config() -> join_config.Config:
 
 @pytest.fixture
 def kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that stands for the cluster; `calls` there is what kubectl was asked."""
+    """A folder in place of the cluster; the file `calls` in it has the arguments of kubectl."""
     folder = tmp_path / "cluster"
     folder.mkdir()
     authority, key = certificate("kubernetes")
@@ -168,7 +168,7 @@ def kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """This machine's key and kubelet's files, where a test may write."""
+    """Place this machine's key and kubelet's files in the test's folder."""
     file, conf = tmp_path / "node.key", tmp_path / "kubelet.conf"
     monkeypatch.setattr(join_identity, "KEY", file)
     monkeypatch.setattr(join_identity, "KUBELET_CONF", conf)
@@ -192,8 +192,8 @@ def serving(server: socketserver.BaseServer) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Answering:
-    """The join service, and where it is reached."""
+class RunningService:
+    """The join service, and its address."""
 
     service: join_server.Service
     server_address: tuple[str, int]
@@ -202,7 +202,7 @@ class Answering:
 @pytest.fixture
 def service(
     tmp_path: Path, pki: Path, config: join_config.Config, kubernetes: Path
-) -> Iterator[Answering]:
+) -> Iterator[RunningService]:
     cluster = join_cluster.Cluster(
         join_cluster.Here(), "kubeconfig", authority=str(kubernetes / "ca.crt")
     )
@@ -212,12 +212,12 @@ def service(
         serving(join_server.Server(short / "socket", made)),
         serving(front := join_rig.Front((PRIMER, 0), short / "socket", pki)),
     ):
-        yield Answering(made, (PRIMER, front.server_address[1]))
+        yield RunningService(made, (PRIMER, front.server_address[1]))
     shutil.rmtree(short)
 
 
 def token_of(
-    service: Answering, pki: Path, *, ttl: int = 3600, now: int | None = None
+    service: RunningService, pki: Path, *, ttl: int = 3600, now: int | None = None
 ) -> join.Token:
     pin = join_script.pin((pki / "site-ca.crt").read_text())
     started = int(service.service.clock()) if now is None else now
@@ -227,7 +227,12 @@ def token_of(
 
 
 def ask(
-    service: Answering, pki: Path, token: join.Token, *, name: str = "w1", key: Path | None = None
+    service: RunningService,
+    pki: Path,
+    token: join.Token,
+    *,
+    name: str = "w1",
+    key: Path | None = None,
 ) -> dict[str, Any]:
     url = f"https://{PRIMER}:{service.server_address[1]}"
     context = client.trust(pki / "site-ca.crt", token)
@@ -236,14 +241,14 @@ def ask(
 
 
 def calls(kubernetes: Path, verb: str) -> list[str]:
-    """What kubectl was asked to do, of one kind."""
+    """Return the recorded calls of kubectl that begin with a verb."""
     file = kubernetes / "calls"
     lines = file.read_text().splitlines() if file.exists() else []
     return [line for line in lines if line.startswith(verb)]
 
 
-def test_a_worker_is_told_everything_and_may_ask_again(
-    service: Answering, pki: Path, kubernetes: Path
+def test_worker_gets_the_complete_answer_and_the_same_one_again(
+    service: RunningService, pki: Path, kubernetes: Path
 ) -> None:
     token = token_of(service, pki)
     first, second = (ask(service, pki, token) for _ in range(2))
@@ -265,14 +270,14 @@ def test_a_worker_is_told_everything_and_may_ask_again(
     assert claim is not None
 
 
-def test_another_machine_is_refused_and_nothing_is_signed(
-    service: Answering, pki: Path, kubernetes: Path, tmp_path: Path
+def test_used_token_is_refused_for_another_machine_without_signing(
+    service: RunningService, pki: Path, kubernetes: Path, tmp_path: Path
 ) -> None:
     token = token_of(service, pki)
     ask(service, pki, token)
     for name, key, word in (
-        ("w1", tmp_path / "thief.key", "already used, by w1"),
-        ("w2", join_identity.KEY, "already used, by w1"),
+        ("w1", tmp_path / "thief.key", "already used by w1"),
+        ("w2", join_identity.KEY, "already used by w1"),
         ("p1", join_identity.KEY, "is a Primer"),
     ):
         with pytest.raises(RefusedError, match=word):
@@ -280,30 +285,30 @@ def test_another_machine_is_refused_and_nothing_is_signed(
     assert len(calls(kubernetes, "create")) == 2, "one request and its node"
 
 
-def test_a_name_that_is_there_costs_no_token(
-    service: Answering, pki: Path, kubernetes: Path, tmp_path: Path
+def test_refusal_of_a_taken_name_leaves_the_token_unused(
+    service: RunningService, pki: Path, kubernetes: Path, tmp_path: Path
 ) -> None:
     node = {"kind": "Node", "metadata": {"name": "w1"}}
     (kubernetes / "node-w1.json").write_text(json.dumps(node))
     token = token_of(service, pki)
-    with pytest.raises(RefusedError, match="node w1 is there"):
+    with pytest.raises(RefusedError, match="node w1 exists"):
         ask(service, pki, token)
     assert service.service.tokens.claimed(token.id) is None
     assert ask(service, pki, token, name="w2", key=tmp_path / "w2.key")["identity"]
 
 
-def test_a_name_stays_taken_when_the_cluster_has_forgotten_the_request(
-    service: Answering, pki: Path, kubernetes: Path, tmp_path: Path
+def test_name_stays_reserved_after_the_cluster_deleted_the_request(
+    service: RunningService, pki: Path, kubernetes: Path, tmp_path: Path
 ) -> None:
-    """The controller manager deletes an approved request after an hour; the certificate lives on.
+    """The controller manager deletes an approved request after an hour; certificates stay valid.
 
-    Not for a machine that comes later, not for a new Primer; for the machine that has it, yes.
+    Another machine or a new Primer cannot take the name; the machine that has it can join again.
     """
     ask(service, pki, token_of(service, pki))
     (kubernetes / "csr-keystone-join-w1.json").unlink()
-    with pytest.raises(RefusedError, match="node w1 is there"):
+    with pytest.raises(RefusedError, match="node w1 exists"):
         ask(service, pki, token_of(service, pki), key=tmp_path / "other.key")
-    primer = OfPrimer(kubernetes, tmp_path / "primer")
+    primer = NewPrimer(kubernetes, tmp_path / "primer")
     with pytest.raises(join_cluster.TakenError, match="kubectl delete node/w1"):
         join_cluster.give(primer, "w1", primer, "installer")
     for _ in range(2):
@@ -312,13 +317,13 @@ def test_a_name_stays_taken_when_the_cluster_has_forgotten_the_request(
     assert ask(service, pki, token_of(service, pki))["identity"]
 
 
-def test_a_cut_join_goes_on_when_request_and_claims_are_gone(
-    service: Answering, pki: Path, kubernetes: Path, tmp_path: Path,
+def test_interrupted_join_resumes_without_request_and_claims(
+    service: RunningService, pki: Path, kubernetes: Path, tmp_path: Path,
 ) -> None:  # fmt: skip
-    """By what the Node says of its key: a Primer the next morning, a worker by another Primer."""
+    """By the annotation of the Node: for a Primer a day later, for a worker by another Primer."""
     request = kubernetes / "csr-keystone-join-p4.json"
     (kubernetes / "ca.key").rename(tmp_path / "ca.key")  # no controller manager runs
-    primer = OfPrimer(kubernetes, tmp_path / "primer")
+    primer = NewPrimer(kubernetes, tmp_path / "primer")
     with pytest.raises(HostError):
         join_cluster.give(primer, "p4", primer, "installer")
     request.unlink()
@@ -329,26 +334,26 @@ def test_a_cut_join_goes_on_when_request_and_claims_are_gone(
     ask(service, pki, token_of(service, pki))
     (kubernetes / "csr-keystone-join-w1.json").unlink()
     shutil.rmtree(tmp_path / "claims")
-    with pytest.raises(RefusedError, match="node w1 is there"):
+    with pytest.raises(RefusedError, match="node w1 exists"):
         ask(service, pki, token_of(service, pki), key=tmp_path / "other.key")
     assert ask(service, pki, token_of(service, pki))["identity"]
 
 
-def test_a_worker_of_an_older_installer_is_left_as_it_is(
-    service: Answering, pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_worker_joined_by_an_older_installer_is_refused(
+    service: RunningService, pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "ANSWER", tmp_path / "answer.json")
     monkeypatch.setattr(client, "DONE", tmp_path / "done")
     monkeypatch.setattr(client, "findings", lambda *_: [])
     client.DONE.write_text("")
     client.ANSWER.write_text(json.dumps({"roles": {}, "blobs": [], "primers": []}))
-    with pytest.raises(RefusedError, match="joined by an older installer"):
+    with pytest.raises(RefusedError, match="an older installer joined"):
         client.main(["https://127.0.0.1:1"], token_of(service, pki), pki / "site-ca.crt")
 
 
 @dataclass(frozen=True)
-class OfPrimer:
-    """A new Primer: its node-identity, its control plane's kubectl."""
+class NewPrimer:
+    """A new Primer: runs `node-identity`, and kubectl as on a control plane."""
 
     cluster: Path
     folder: Path
@@ -358,26 +363,26 @@ class OfPrimer:
     ) -> run.Result:
         """As keystone.run.Host.run."""
         key, conf = self.folder / "node.key", self.folder / "kubelet.conf"
-        said = ""
+        output = ""
         if argv[0] == "cat":
             argv = ["cat", str(self.cluster / "ca.crt")]
         if argv[0] != "installer":
             return join_cluster.Here().run(argv, data=data, check=check)
         if argv[2] == "request":
-            said = join_identity.made(argv[3], key)
+            output = join_identity.made(argv[3], key)
         elif argv[2] == "held":
             there = HELD(argv[3], key=key, folder=self.folder / "pki", conf=conf)
-            said = "yes" if there else "no"
+            output = "yes" if there else "no"
         else:
             identity = join_identity.Identity(**json.loads(data or ""))
             PLACE(identity, key=key, folder=self.folder / "pki", conf=conf)
-        return run.Result(tuple(argv), 0, said, "", 0)
+        return run.Result(tuple(argv), 0, output, "", 0)
 
 
-def test_a_token_that_is_revoked_meanwhile_signs_nothing(
-    service: Answering, pki: Path, kubernetes: Path, monkeypatch: pytest.MonkeyPatch
+def test_token_revoked_before_its_claim_gets_no_certificate(
+    service: RunningService, pki: Path, kubernetes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the first look at the token and its claim: `token revoke` sees nobody's claim."""
+    """Between the first check of the token and its claim, `token revoke` finds no claim."""
     token = token_of(service, pki)
     tokens, claim = service.service.tokens, join.Tokens.claim
 
@@ -391,17 +396,17 @@ def test_a_token_that_is_revoked_meanwhile_signs_nothing(
         ask(service, pki, token)
     assert calls(kubernetes, "create")
     assert not calls(kubernetes, "certificate approve")
-    assert tokens.claimed(token.id) is not None, "revoked again, it names the machine"
+    assert tokens.claimed(token.id) is not None, "a second revocation finds the machine"
 
 
-def test_a_run_that_failed_goes_on_with_what_it_was_answered(
-    service: Answering, pki: Path, key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_run_after_a_failed_role_reuses_the_kept_answer(
+    service: RunningService, pki: Path, key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Roles that fail again and again, at a start without a person, use up nothing."""
+    """Also after many failures, as at an unattended start: no new request is sent."""
     monkeypatch.setattr(client, "ANSWER", tmp_path / "answer.json")
     monkeypatch.setattr(client, "DONE", tmp_path / "done")
     monkeypatch.setattr(client, "findings", lambda *_: [])
-    monkeypatch.setattr(client, "look", lambda: MACHINE)
+    monkeypatch.setattr(client, "observe", lambda: MACHINE)
     monkeypatch.setattr(join_script, "SITE_CA", tmp_path / "site-ca.crt")
     monkeypatch.setattr(client, "fetch_all", lambda *_: None)
     done: list[str] = []
@@ -419,11 +424,11 @@ def test_a_run_that_failed_goes_on_with_what_it_was_answered(
     asked: list[str] = []
     real = client.ask
 
-    def noted(*words: Any) -> dict[str, Any]:
+    def recorded(*words: Any) -> dict[str, Any]:
         asked.append(words[3])
         return real(*words)
 
-    monkeypatch.setattr(client, "ask", noted)
+    monkeypatch.setattr(client, "ask", recorded)
     with pytest.raises(HostError, match="a role failed"):
         client.main([server], token, pki / "site-ca.crt")
     assert asked == []
@@ -445,23 +450,25 @@ def test_a_run_that_failed_goes_on_with_what_it_was_answered(
     assert client.kept(token, "w1") is not None
 
 
-def test_a_node_that_was_taken_out_is_told_so(
-    machine: list[str], service: Answering, pki: Path, monkeypatch: pytest.MonkeyPatch
+def test_node_that_the_site_removed_is_refused(
+    machine: list[str], service: RunningService, pki: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     joins(service, pki)
     monkeypatch.setattr(standing, "KUBECTL", ("true",))
-    with pytest.raises(RefusedError, match="w1 joined once, and the site has no such node"):
+    with pytest.raises(
+        RefusedError, match="w1 joined before, but the site no longer has this node"
+    ):
         joins(service, pki)
     assert machine == ["w1"]
-    monkeypatch.setattr(standing, "KUBECTL", ("false",))  # an API that does not answer says nothing
+    monkeypatch.setattr(standing, "KUBECTL", ("false",))  # the API does not answer
     joins(service, pki)
 
 
 @pytest.fixture
 def machine(
-    service: Answering, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    service: RunningService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[list[str]]:
-    """A machine whose roles are noted; with them it is a whole node."""
+    """A machine on which converging succeeds and is recorded."""
     converged: list[str] = []
 
     def converge(hostname: str, _roles: object) -> None:
@@ -473,54 +480,54 @@ def machine(
     monkeypatch.setattr(standing, "CONTROL_PLANE", tmp_path / "kube-apiserver.yaml")
     monkeypatch.setattr(join_script, "SITE_CA", tmp_path / "etc/site-ca.crt")
     monkeypatch.setattr(client, "findings", lambda *_: [])
-    monkeypatch.setattr(client, "look", lambda: MACHINE)
+    monkeypatch.setattr(client, "observe", lambda: MACHINE)
     monkeypatch.setattr(client, "fetch_all", lambda *_: None)
     monkeypatch.setattr(client, "converge", converge)
     monkeypatch.setattr(standing, "KUBECTL", ("echo", "node/w1"))
     return converged
 
 
-def joins(service: Answering, pki: Path) -> None:
-    """The command with a new token, on this machine."""
+def joins(service: RunningService, pki: Path) -> None:
+    """Run the join command with a new token on this machine."""
     server = f"https://{PRIMER}:{service.server_address[1]}"
     client.main([server], token_of(service, pki), pki / "site-ca.crt")
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
-    """Of the machine, not of the cluster or the Primer."""
+    """Return the machine's files, without those of the cluster and the Primer."""
     own = ("etc", "pki", "answer.json", "kubelet.conf", "node.key", "kube-apiserver.yaml")
     files = [file for name in own for file in (folder / name, *(folder / name).rglob("*"))]
     return {file: file.read_bytes() for file in files if file.is_file()}
 
 
-def test_a_node_joins_no_second_time_and_nowhere_else(
-    service: Answering, machine: list[str], pki: Path, kubernetes: Path, tmp_path: Path,
+def test_node_converges_again_but_joins_no_other_site_and_no_second_name(
+    service: RunningService, machine: list[str], pki: Path, kubernetes: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     joins(service, pki)
     joins(service, pki)
     assert machine == ["w1", "w1"]
-    assert len(calls(kubernetes, "create")) == 2, "it asked once"
+    assert len(calls(kubernetes, "create")) == 2, "it sent one request"
     before, asked = contents(tmp_path), len(calls(kubernetes, ""))
     other = tmp_path / "other.crt"
     other.write_text(pem(certificate("site CA")[0]))
     elsewhere, _ = join.new("worker", join_script.pin(other.read_text()), now=0, ttl=60)
-    with pytest.raises(RefusedError, match="part of a cluster already"):
+    with pytest.raises(RefusedError, match="already part of a cluster"):
         client.main(["https://127.0.0.1:1"], elsewhere, other)
-    # Revoked, its owner gives it another name and makes another token.
-    monkeypatch.setattr(client, "look", lambda: replace(MACHINE, hostname="w2"))
-    with pytest.raises(RefusedError, match="not as the worker w2 of this site") as caught:
+    # After a revocation, its owner gives the machine another name and makes another token.
+    monkeypatch.setattr(client, "observe", lambda: replace(MACHINE, hostname="w2"))
+    with pytest.raises(RefusedError, match="not as worker w2 of this site") as caught:
         joins(service, pki)
     assert "kubeadm reset" in caught.value.hint
-    monkeypatch.setattr(client, "look", lambda: MACHINE)
+    monkeypatch.setattr(client, "observe", lambda: MACHINE)
     (tmp_path / "kube-apiserver.yaml").touch()
-    with pytest.raises(RefusedError, match="part of a cluster already"):
+    with pytest.raises(RefusedError, match="already part of a cluster"):
         joins(service, pki)
     (tmp_path / "kube-apiserver.yaml").unlink()
     assert contents(tmp_path) == before
     assert machine == ["w1", "w1"]
     assert len(calls(kubernetes, "")) == asked
-    # What the hint says, and the name that it had is its own still.
+    # After the hint's commands, the machine can have its name again.
     for gone in ("kubelet.conf", "etc/done"):
         (tmp_path / gone).unlink()
     shutil.rmtree(tmp_path / "pki")
@@ -529,11 +536,11 @@ def test_a_node_joins_no_second_time_and_nowhere_else(
 
 
 @pytest.mark.parametrize("site_ca", [False, True])
-def test_a_node_of_somebody_elses_cluster_stays_one(
-    service: Answering, machine: list[str], pki: Path, kubernetes: Path, tmp_path: Path,
+def test_node_of_a_foreign_cluster_is_refused_and_unchanged(
+    service: RunningService, machine: list[str], pki: Path, kubernetes: Path, tmp_path: Path,
     site_ca: bool,
 ) -> None:  # fmt: skip
-    """Of kubeadm's, or of another site: whatever its name."""
+    """A cluster made by kubeadm, or another site, even with the same node name."""
     (tmp_path / "kubelet.conf").write_text("a node of theirs")
     (tmp_path / "pki").mkdir()
     subject = x509.Name([
@@ -549,27 +556,27 @@ def test_a_node_of_somebody_elses_cluster_stays_one(
         join_script.SITE_CA.parent.mkdir()
         join_script.SITE_CA.write_text(pem(certificate("their site CA")[0]))
     before = contents(tmp_path)
-    with pytest.raises(RefusedError, match="part of a cluster already"):
+    with pytest.raises(RefusedError, match="already part of a cluster"):
         joins(service, pki)
     assert contents(tmp_path) == before
     assert calls(kubernetes, "") == []
     assert machine == []
 
 
-def test_a_join_that_is_cut_anywhere_ends_when_it_is_run_again(
-    service: Answering, machine: list[str], pki: Path, tmp_path: Path,
+def test_join_killed_at_any_file_completes_when_run_again(
+    service: RunningService, machine: list[str], pki: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """Killed at each file that it writes, before it and after it; with another token too."""
+    """Killed before and after each file that it writes; then run with another token."""
     real, name = files.write_whole, "write_whole"
-    cuts = [
+    kills = [
         (where, after) for where in ("answer.json", "site-ca.crt", join_identity.JOINED,
                                      "kubelet.conf") for after in (False, True)
     ]  # fmt: skip
-    for where, after in cuts:
+    for where, after in kills:
         for module in (client, join_identity):
 
-            def cut(
+            def kill(
                 file: Path, data: bytes, mode: int, where: str = where, after: bool = after
             ) -> None:
                 if file.name != where or after:
@@ -577,7 +584,7 @@ def test_a_join_that_is_cut_anywhere_ends_when_it_is_run_again(
                 if file.name == where:
                     raise SystemExit("killed")
 
-            monkeypatch.setattr(module, name, cut)
+            monkeypatch.setattr(module, name, kill)
         with pytest.raises(SystemExit, match="killed"):
             joins(service, pki)
         for module in (client, join_identity):
@@ -587,11 +594,11 @@ def test_a_join_that_is_cut_anywhere_ends_when_it_is_run_again(
             shutil.rmtree(tmp_path / gone)
         for gone in ("answer.json", "kubelet.conf"):
             (tmp_path / gone).unlink()
-    assert machine == ["w1"] * len(cuts)
+    assert machine == ["w1"] * len(kills)
 
 
-def test_a_join_that_was_cut_before_it_was_signed_goes_on(
-    service: Answering, pki: Path, kubernetes: Path
+def test_join_interrupted_before_signing_resumes(
+    service: RunningService, pki: Path, kubernetes: Path
 ) -> None:
     token = token_of(service, pki)
     request = join_identity.checked(join_identity.made("w1", join_identity.KEY), "w1")
@@ -602,24 +609,24 @@ def test_a_join_that_was_cut_before_it_was_signed_goes_on(
 
 
 def test_expired_and_unknown_tokens_are_refused_and_guessing_is_slowed(
-    service: Answering, pki: Path, kubernetes: Path, monkeypatch: pytest.MonkeyPatch
+    service: RunningService, pki: Path, kubernetes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(RefusedError, match="expired"):
         ask(service, pki, token_of(service, pki, ttl=5, now=1000))
     good = token_of(service, pki)
     wrong = join.Token(good.id, "0" * 40, good.pin)
     for _ in range(9):
-        with pytest.raises(RefusedError, match="unknown"):
+        with pytest.raises(RefusedError, match="does not know the token"):
             ask(service, pki, wrong)
     monkeypatch.setattr(client, "TRY_SECONDS", 0)
     with pytest.raises(HostError, match="too many"):
         ask(service, pki, wrong)
     assert not (kubernetes / "calls").exists()
-    assert ask(service, pki, good)["identity"], "who has a good token waits for nobody"
+    assert ask(service, pki, good)["identity"], "a valid token is not delayed"
 
 
-def test_a_primer_whose_cluster_is_away_is_asked_again(
-    service: Answering, pki: Path, kubernetes: Path, monkeypatch: pytest.MonkeyPatch
+def test_request_is_retried_while_the_cluster_does_not_answer(
+    service: RunningService, pki: Path, kubernetes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (kubernetes / "broken").touch()
     monkeypatch.setattr(client, "TRY_SECONDS", 0)
@@ -630,8 +637,8 @@ def test_a_primer_whose_cluster_is_away_is_asked_again(
     assert ask(service, pki, token)["blobs"]
 
 
-def test_another_sites_ca_is_refused_before_anything_is_sent(
-    service: Answering, pki: Path, tmp_path: Path
+def test_ca_of_another_site_is_refused_before_any_request(
+    service: RunningService, pki: Path, tmp_path: Path
 ) -> None:
     token = token_of(service, pki)
     foreign = tmp_path / "foreign.crt"
@@ -640,21 +647,21 @@ def test_another_sites_ca_is_refused_before_anything_is_sent(
         client.trust(foreign, token)
 
 
-def test_a_command_for_a_trial_site_does_not_join_another(
-    service: Answering, pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_join_command_of_a_trial_site_is_refused_by_a_production_site(
+    service: RunningService, pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "ANSWER", tmp_path / "answer.json")
     monkeypatch.setattr(client, "DONE", tmp_path / "done")
     monkeypatch.setattr(client, "findings", lambda *_: [])
-    monkeypatch.setattr(client, "look", lambda: MACHINE)
+    monkeypatch.setattr(client, "observe", lambda: MACHINE)
     server = f"https://{PRIMER}:{service.server_address[1]}"
-    with pytest.raises(RefusedError, match="the site is no trial site"):
+    with pytest.raises(RefusedError, match="the site is not a trial site"):
         client.main([server], token_of(service, pki), pki / "site-ca.crt", trial=True)
     assert not (tmp_path / "answer.json").exists()
 
 
-def raw(service: Answering, pki: Path, text: bytes) -> bytes:
-    """The status line that some bytes are answered with."""
+def raw(service: RunningService, pki: Path, text: bytes) -> bytes:
+    """Send bytes, and return the status line of the answer."""
     context = ssl.create_default_context(cafile=pki / "site-ca.crt")
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     with (
@@ -677,27 +684,27 @@ def raw(service: Answering, pki: Path, text: bytes) -> bytes:
         (b"GET /../../etc/passwd HTTP/1.1\r\n\r\n", b"404"),
     ],
 )
-def test_requests_out_of_bounds_are_answered_with_their_status(
-    service: Answering, pki: Path, request_text: bytes, status: bytes
+def test_invalid_requests_get_the_right_status(
+    service: RunningService, pki: Path, request_text: bytes, status: bytes
 ) -> None:
     assert status in raw(service, pki, request_text)
 
 
-def test_a_silent_connection_keeps_nobody_else_waiting(service: Answering, pki: Path) -> None:
+def test_silent_connection_does_not_block_others(service: RunningService, pki: Path) -> None:
     with closing(socket.create_connection((PRIMER, service.server_address[1]), 30)):
         assert ask(service, pki, token_of(service, pki))["blobs"]
 
 
 class FileServer(http.server.ThreadingHTTPServer):
-    """What it serves by path, what it was asked, and what it cuts once."""
+    """files: content by path. asked: paths and ranges. truncate: paths to send incomplete once."""
 
     files: dict[str, bytes]
     asked: list[tuple[str, str | None]]
-    cut: set[str]
+    truncate: set[str]
 
 
 class Files(http.server.BaseHTTPRequestHandler):
-    """Files as nginx serves them, ranges too; what is told to be cut is cut once."""
+    """Serves files and ranges as nginx does; sends those in `truncate` incomplete once."""
 
     server: FileServer
 
@@ -712,8 +719,8 @@ class Files(http.server.BaseHTTPRequestHandler):
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if self.path in self.server.cut:
-            self.server.cut.remove(self.path)
+        if self.path in self.server.truncate:
+            self.server.truncate.remove(self.path)
             body = body[: len(body) // 2]
         self.wfile.write(body)
 
@@ -723,14 +730,14 @@ class Files(http.server.BaseHTTPRequestHandler):
 
 @contextmanager
 def file_server(
-    pki: Path, files: dict[str, bytes], port: int = 0, cut: Sequence[str] = ()
+    pki: Path, files: dict[str, bytes], port: int = 0, truncate: Sequence[str] = ()
 ) -> Iterator[FileServer]:
-    # Tests run side by side, and a port of the product's own is there once.
-    with (Path(tempfile.gettempdir()) / f"keystone-test-port-{port}").open("w") as turn:
+    # Tests run in parallel, and a fixed port can be used by one at a time.
+    with (Path(tempfile.gettempdir()) / f"keystone-test-port-{port}").open("w") as lock:
         if port:
-            fcntl.flock(turn, fcntl.LOCK_EX)
+            fcntl.flock(lock, fcntl.LOCK_EX)
         server = FileServer((PRIMER, port), Files)
-        server.files, server.asked, server.cut = files, [], set(cut)
+        server.files, server.asked, server.truncate = files, [], set(truncate)
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         tls.load_cert_chain(pki / "site.crt", pki / "site.key")
         server.socket = tls.wrap_socket(server.socket, server_side=True)
@@ -743,21 +750,21 @@ def blob(name: str) -> dict[str, Any]:
     return {"sha256": digest, "size": len(content(name)), "name": name}
 
 
-def test_blobs_resume_and_a_lying_primer_is_left(
-    service: Answering, pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_fetch_resumes_and_retries_another_primer_after_wrong_content(
+    service: RunningService, pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "BLOBS", tmp_path / "blobs")
     token = token_of(service, pki)
     context = client.trust(pki / "site-ca.crt", token)
     wanted = [blob(name) for name in BINARIES]
-    honest = {f"/files/sha256/{blob(name)['sha256']}": content(name) for name in BINARIES}
+    correct = {f"/files/sha256/{blob(name)['sha256']}": content(name) for name in BINARIES}
     broken = f"/files/sha256/{wanted[0]['sha256']}"
-    lies = {path: b"x" * len(data) for path, data in honest.items()}
+    wrong = {path: b"x" * len(data) for path, data in correct.items()}
     with (
-        file_server(pki, lies) as liar,
-        file_server(pki, honest, cut=[broken]) as primer,
+        file_server(pki, wrong) as bad_primer,
+        file_server(pki, correct, truncate=[broken]) as primer,
     ):
-        primers = [f"{PRIMER}:{server.server_address[1]}" for server in (liar, primer)]
+        primers = [f"{PRIMER}:{server.server_address[1]}" for server in (bad_primer, primer)]
         client.fetch_all(wanted, primers, context)
         asked = len(primer.asked)
         client.fetch_all(wanted, primers, context)
@@ -770,31 +777,31 @@ def test_blobs_resume_and_a_lying_primer_is_left(
 @pytest.mark.parametrize(
     "digest", ["../../../etc/keystone/x", "a" * 63, "A" * 64, "a" * 64 + "\n", 7]
 )
-def test_what_is_no_digest_names_no_file(
+def test_malformed_digest_is_refused_before_any_file(
     digest: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "BLOBS", tmp_path / "blobs")
     monkeypatch.setattr(client, "TRY_SECONDS", 0)
     one = {"sha256": digest, "size": 1, "name": "kubelet"}
-    with pytest.raises(HostError, match="is no SHA-256"):
+    with pytest.raises(HostError, match="is not a SHA-256"):
         client.fetch_all([one], [f"{PRIMER}:1"], ssl.create_default_context())
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_cut_download_goes_on_where_it_stopped(
-    service: Answering, pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_interrupted_download_resumes_with_a_range(
+    service: RunningService, pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "BLOBS", tmp_path / "blobs")
     context = client.trust(pki / "site-ca.crt", token_of(service, pki))
     one = blob("kubelet")
     path = f"/files/sha256/{one['sha256']}"
-    with file_server(pki, {path: content("kubelet")}, cut=[path]) as primer:
+    with file_server(pki, {path: content("kubelet")}, truncate=[path]) as primer:
         client.fetch_all([one], [f"{PRIMER}:{primer.server_address[1]}"], context)
         ranges = [wanted for _, wanted in primer.asked]
     assert ranges == ["bytes=0-", f"bytes={one['size'] // 2}-"]
 
 
-def test_the_printed_command_gets_the_installer_and_runs_it(
+def test_printed_command_fetches_the_installer_and_runs_it(
     pki: Path, tmp_path: Path, config: join_config.Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = tmp_path / "join.py"
@@ -804,14 +811,14 @@ def test_the_printed_command_gets_the_installer_and_runs_it(
     pasted = join_script.command(config, token, digest)
     root, anywhere = tmp_path / "root", tmp_path / "anywhere"
     anywhere.mkdir()
-    for module in ("hashlib", "ssl", "os"):  # whoever may write where root pastes it
-        (anywhere / f"{module}.py").write_text("raise SystemExit('somebody elses module')")
-    # As offices have it in /etc/environment: it leads nowhere from here.
-    told = {"KEYSTONE_ROOT": str(root), "https_proxy": "http://127.0.0.1:9"}
+    for module in ("hashlib", "ssl", "os"):  # of a user who may write where root pastes the command
+        (anywhere / f"{module}.py").write_text("raise SystemExit('foreign module')")
+    # A proxy, as in an office's /etc/environment; it must not be used.
+    env = {"KEYSTONE_ROOT": str(root), "https_proxy": "http://127.0.0.1:9"}
     installer = "/files/keystone-install"
     files = {"/join": script.read_bytes(), installer: INSTALLER}
-    with file_server(pki, files, join_script.FILES_PORT, cut=[installer]) as server:
-        done = run.run(words, data=pasted, env=told, timeout=120, cwd=anywhere)
+    with file_server(pki, files, join_script.FILES_PORT, truncate=[installer]) as server:
+        done = run.run(words, data=pasted, env=env, timeout=120, cwd=anywhere)
         ca_file = root / "var/lib/keystone/join/ca.crt"
         assert done.stdout.splitlines()[-9:] == [
             "join", "--ca-file", str(ca_file),
@@ -819,25 +826,25 @@ def test_the_printed_command_gets_the_installer_and_runs_it(
             f"on standard input: {token}", "no process shows the token",
         ]  # fmt: skip
         assert ca_file.read_text() == (pki / "site-ca.crt").read_text()
-        assert not (root / "etc").exists(), "whose node it is, is not known yet"
+        assert not (root / "etc").exists(), "not before the site has admitted the machine"
         target = root / "usr/local/bin/keystone-install"
         assert target.read_bytes() == INSTALLER
         assert stat.S_IMODE(target.stat().st_mode) == 0o755
         asked = len(server.asked)
-        run.run(words, data=pasted, env=told, timeout=120)
+        run.run(words, data=pasted, env=env, timeout=120)
         assert [path for path, _ in server.asked[asked:]] == ["/join"]
         api_server = root / "etc/kubernetes/manifests/kube-apiserver.yaml"
         api_server.parent.mkdir(parents=True)
         api_server.touch()
         with pytest.raises(run.CommandError, match="runs a control plane"):
-            run.run(words, data=pasted, env=told, timeout=120)
+            run.run(words, data=pasted, env=env, timeout=120)
         server.files["/join"] += b"\n# changed on the way"
         with pytest.raises(run.CommandError, match="not the script of this site"):
-            run.run(words, data=pasted, env=told, timeout=120)
+            run.run(words, data=pasted, env=env, timeout=120)
 
 
 def test_refusals_are_logged_without_the_secret(
-    service: Answering, pki: Path, capsys: pytest.CaptureFixture[str]
+    service: RunningService, pki: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log.configure(json_lines=True)
     try:
@@ -846,13 +853,13 @@ def test_refusals_are_logged_without_the_secret(
             ask(service, pki, join.Token(good.id, "0" * 40, good.pin))
     finally:
         log.configure()
-    said = capsys.readouterr().err
-    assert "refused" in said
-    assert "0" * 40 not in said
+    output = capsys.readouterr().err
+    assert "refused" in output
+    assert "0" * 40 not in output
 
 
-def test_a_full_disk_of_the_primer_is_in_its_journal(
-    service: Answering, pki: Path, capsys: pytest.CaptureFixture[str],
+def test_full_disk_of_the_primer_is_logged(
+    service: RunningService, pki: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     def full(*_: object) -> None:
@@ -865,21 +872,21 @@ def test_a_full_disk_of_the_primer_is_in_its_journal(
     assert "No space left on device" in capsys.readouterr().err
 
 
-# From a medium: `token create --to` writes join.yaml, the disk's first start joins with it.
+# From a medium: `token create --to` writes join.yaml, and the disk's first start joins with it.
 
 
 @pytest.fixture
 def primer(
-    service: Answering, pki: Path, config: join_config.Config,
+    service: RunningService, pki: Path, config: join_config.Config,
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
 ) -> Path:  # fmt: skip
-    """A Primer where `token create` is run, with an empty stick; the stick."""
+    """A Primer on which `token create` runs; returns the folder of an empty stick."""
     monkeypatch.setattr(join_config, "load", lambda: config)
     monkeypatch.setattr(join_script, "SITE_CA", pki / "site-ca.crt")
     monkeypatch.setattr(join_script, "write", partial(join_script.write, path=tmp_path / "join.py"))
     monkeypatch.setattr(join_config, "PORT", service.server_address[1])
     monkeypatch.setattr(join, "DIRECTORY", tmp_path)
-    # The machines of these tests are on loopback, where no site may be.
+    # The machines of these tests are on loopback, which a site may not use.
     ranges = checks.NOT_FOR_MACHINES
     elsewhere = {network: why for network, why in ranges.items() if why != "loopback"}
     monkeypatch.setattr(checks, "NOT_FOR_MACHINES", elsewhere)
@@ -892,13 +899,13 @@ def create(*words: str | Path) -> Result:
     return CliRunner().invoke(token_verbs, ["create", *map(str, words)])
 
 
-def test_each_call_adds_a_worker_to_the_stick_and_drops_the_worthless(primer: Path) -> None:
+def test_token_create_to_adds_a_worker_and_drops_revoked_tokens(primer: Path) -> None:
     file = primer / "join.yaml"
     about = ("--name", "w1", "--machine-serial", "M1", "--mac", "52:54:00:00:00:2A",
              "--address", "127.0.0.21", "--disk", "SYS1")  # fmt: skip
-    said = create("--to", primer, *about)
-    assert said.exit_code == 0
-    assert join_script.pin(join_script.SITE_CA.read_text())[:16] in said.output
+    done = create("--to", primer, *about)
+    assert done.exit_code == 0
+    assert join_script.pin(join_script.SITE_CA.read_text())[:16] in done.output
     assert create("--to", primer, "--ttl", "7d").exit_code == 0
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     one, two = join_yaml.load(file).workers
@@ -918,14 +925,16 @@ def test_each_call_adds_a_worker_to_the_stick_and_drops_the_worthless(primer: Pa
 
 
 @pytest.mark.parametrize("words", [("--name", "w1"), ("--disk", "X"), ("--mac", "x")])
-def test_what_describes_a_machine_goes_with_a_stick(primer: Path, words: tuple[str, str]) -> None:
+def test_token_create_refuses_machine_options_without_to(
+    primer: Path, words: tuple[str, str]
+) -> None:
     assert isinstance(create(*words).exception, UsageError)
     assert not join.Tokens(join.DIRECTORY).all()
 
 
-def test_the_printed_command_is_as_before(primer: Path) -> None:
-    said = create().output
-    assert "python3 -I -c" in said
+def test_token_create_without_to_prints_the_command(primer: Path) -> None:
+    output = create().output
+    assert "python3 -I -c" in output
     assert not list(primer.iterdir())
 
 
@@ -933,26 +942,26 @@ def test_the_printed_command_is_as_before(primer: Path) -> None:
 def worker(
     primer: Path, pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, Any]:
-    """A written disk's first start, as far as the roles, which are noted."""
+    """The first start of a written disk, up to the roles, which are only recorded."""
     assert create("--to", primer, "--name", "w1", "--machine-serial", "M1").exit_code == 0
     known = join_yaml.load(primer / "join.yaml")
     monkeypatch.setattr(join_script, "SITE_CA", Path("/etc/keystone/pki/site-ca.crt"))
     state = writing.seeded(tmp_path / "disk", installing.worker_files(known, known.workers[0]))
-    noted: dict[str, Any] = {"file": state / installing.JOIN}
+    recorded: dict[str, Any] = {"file": state / installing.JOIN}
     monkeypatch.setattr(first_start, "CONFIG", state / "etc/keystone")
     monkeypatch.setattr(first_start, "DONE", state / "installed")
     monkeypatch.setattr(join_script, "SITE_CA", state / "etc/keystone/pki/site-ca.crt")
-    monkeypatch.setattr(client, "look", lambda: MACHINE)
+    monkeypatch.setattr(client, "observe", lambda: MACHINE)
     monkeypatch.setattr(client, "DONE", state / "done")
     monkeypatch.setattr(client, "ANSWER", state / "answer.json")
     monkeypatch.setattr(client, "BLOBS", state / "blobs")
     monkeypatch.setattr(
-        client, "converge", lambda name, roles: noted.update(name=name, roles=list(roles))
+        client, "converge", lambda name, roles: recorded.update(name=name, roles=list(roles))
     )
-    return noted
+    return recorded
 
 
-def test_a_written_worker_joins_at_its_first_start_and_forgets_its_token(
+def test_written_worker_joins_at_first_start_and_deletes_its_token(
     worker: dict[str, Any], pki: Path
 ) -> None:
     blobs = {f"/files/sha256/{blob(name)['sha256']}": content(name) for name in BINARIES}
@@ -967,20 +976,20 @@ def test_a_written_worker_joins_at_its_first_start_and_forgets_its_token(
     assert worker == {}
 
 
-def test_without_a_primer_it_says_so_and_goes_on_when_there_is_one(
-    service: Answering, worker: dict[str, Any], pki: Path,
+def test_first_start_without_a_primer_fails_and_succeeds_once_one_answers(
+    service: RunningService, worker: dict[str, Any], pki: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     text = worker["file"].read_text()
-    with socket.socket() as nobody:
-        nobody.bind((PRIMER, 0))
-        away = text.replace(f":{service.server_address[1]}", f":{nobody.getsockname()[1]}")
+    with socket.socket() as unused:
+        unused.bind((PRIMER, 0))
+        away = text.replace(f":{service.server_address[1]}", f":{unused.getsockname()[1]}")
     worker["file"].write_text(away)
     monkeypatch.setattr(client, "TRY_SECONDS", 0)
     with pytest.raises(HostError, match="Connection refused") as caught:
         first_start.main()
-    assert "is the Primer up?" in caught.value.hint
-    assert "trying on" in capsys.readouterr().err
+    assert "check that the Primers are up" in caught.value.hint
+    assert "trying again" in capsys.readouterr().err
     assert worker["file"].read_text() == away
     worker["file"].write_text(text)
     blobs = {f"/files/sha256/{blob(name)['sha256']}": content(name) for name in BINARIES}
@@ -989,8 +998,8 @@ def test_without_a_primer_it_says_so_and_goes_on_when_there_is_one(
     assert first_start.DONE.exists()
 
 
-def test_a_refused_token_stays_and_the_way_out_is_said(
-    service: Answering, worker: dict[str, Any]
+def test_first_start_with_a_refused_token_keeps_it_and_names_the_remedy(
+    service: RunningService, worker: dict[str, Any]
 ) -> None:
     (record,) = service.service.tokens.all()
     service.service.tokens.revoke(record.id)
@@ -1001,18 +1010,18 @@ def test_a_refused_token_stays_and_the_way_out_is_said(
     assert not first_start.DONE.exists()
 
 
-def test_a_wrong_clock_is_named(pki: Path) -> None:
+def test_problem_of_certificate_dates_mentions_the_clock(pki: Path) -> None:
     error = ssl.SSLCertVerificationError(1, "certificate verify failed")
     error.verify_code, error.verify_message = 9, "certificate is not yet valid"
-    said = client.problem(error, 0)
-    assert said.startswith("certificate is not yet valid; is this machine's clock right?")
-    assert "1970-01-01 00:00 UTC" in said
+    text = client.problem(error, 0)
+    assert text.startswith("certificate is not yet valid; check this machine's clock")
+    assert "1970-01-01 00:00 UTC" in text
     error.verify_code = 20
     assert "clock" not in client.problem(error, 0)
 
 
-def test_revoking_takes_back_what_came_of_the_token(
-    service: Answering, primer: Path, pki: Path, kubernetes: Path
+def test_revoking_a_used_token_removes_its_node(
+    service: RunningService, primer: Path, pki: Path, kubernetes: Path
 ) -> None:
     token, unused = token_of(service, pki), token_of(service, pki)
     ask(service, pki, token)
@@ -1034,10 +1043,8 @@ def test_revoking_takes_back_what_came_of_the_token(
         ask(service, pki, token)
 
 
-def test_a_node_is_taken_out_by_name_where_no_token_is_known(
-    primer: Path, kubernetes: Path
-) -> None:
-    """The Primer that made its token is another one, or gone."""
+def test_revoke_node_removes_a_node_by_name(primer: Path, kubernetes: Path) -> None:
+    """For a node whose token another Primer made, or one that no longer exists."""
     revoke = partial(CliRunner().invoke, token_verbs)
     refused = revoke(["revoke", "--node", "w9"]).exception
     assert isinstance(refused, RefusedError)
@@ -1046,8 +1053,8 @@ def test_a_node_is_taken_out_by_name_where_no_token_is_known(
     for words in ([], both, ["--node", "p1"], ["--node=--all"], ["--node", "w1 w2"]):
         assert isinstance(revoke(["revoke", *words, "--yes"]).exception, UsageError), words
     assert calls(kubernetes, "") == []
-    said = revoke(["revoke", "--node", "w9", "--yes"])
-    assert said.exit_code == 0, said.exception
+    removed = revoke(["revoke", "--node", "w9", "--yes"])
+    assert removed.exit_code == 0, removed.exception
     done = [" ".join(line.split()[:3]) for line in calls(kubernetes, "")]
     assert done == [
         "patch -n kube-system", "get csr -o", "delete csr keystone-join-w9", "delete node w9",
@@ -1055,8 +1062,8 @@ def test_a_node_is_taken_out_by_name_where_no_token_is_known(
     ]  # fmt: skip
 
 
-def test_a_worker_of_before_may_have_a_name_that_no_new_one_has(
-    service: Answering, primer: Path, pki: Path, kubernetes: Path
+def test_revoke_accepts_an_older_workers_name_that_is_now_invalid(
+    service: RunningService, primer: Path, pki: Path, kubernetes: Path
 ) -> None:
     token = token_of(service, pki)
     service.service.tokens.claim(token.id, join.Claim("debian", 1, "k", "127.0.0.1"))
@@ -1065,31 +1072,31 @@ def test_a_worker_of_before_may_have_a_name_that_no_new_one_has(
 
 
 @pytest.mark.parametrize("name", ["p1", "--all", "w1 w2", ""])
-def test_root_does_not_revoke_what_the_service_made_up(
-    service: Answering, primer: Path, pki: Path, kubernetes: Path, name: str
+def test_revoke_refuses_an_invalid_name_in_a_claim(
+    service: RunningService, primer: Path, pki: Path, kubernetes: Path, name: str
 ) -> None:
     token = token_of(service, pki)
     service.service.tokens.claim(token.id, join.Claim(name, 1, "k", "127.0.0.1"))
-    said = CliRunner().invoke(token_verbs, ["revoke", token.id, "--yes"]).exception
-    assert isinstance(said, RefusedError)
-    assert "join/claims" in said.hint
+    error = CliRunner().invoke(token_verbs, ["revoke", token.id, "--yes"]).exception
+    assert isinstance(error, RefusedError)
+    assert "join/claims" in error.hint
     assert calls(kubernetes, "") == []
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "hint"),
     [
         (("--token", "ks1.a.b.c"), "--token-file FILE"),
         ((), "--token-file FILE"),
         (("--token-file", "-"), "copy the whole command"),
     ],
 )
-def test_a_token_is_taken_from_a_file_and_never_as_an_argument(
-    words: tuple[str, ...], said: str
+def test_join_takes_the_token_from_a_file_never_as_argument(
+    words: tuple[str, ...], hint: str
 ) -> None:
     done = CliRunner().invoke(join_verb, ["--server", "https://10.77.0.11:8444", *words], "x\n")
     assert isinstance(done.exception, UsageError)
-    assert said in done.exception.hint
+    assert hint in done.exception.hint
 
 
 @pytest.mark.parametrize(
@@ -1097,7 +1104,7 @@ def test_a_token_is_taken_from_a_file_and_never_as_an_argument(
     ["https://[::1", "https://10.0.0.1:99999", "https://10.0.0.1:x", "http://10.0.0.1:8444",
      "https://", "10.0.0.1:8444", "https://[10.0.0.1]:8444"],
 )  # fmt: skip
-def test_what_is_no_server_is_said(server: str, tmp_path: Path) -> None:
+def test_join_names_an_invalid_server(server: str, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("x")
     done = CliRunner().invoke(
         join_verb, ["--server", server, "--token-file", str(tmp_path / "token")]
@@ -1106,7 +1113,7 @@ def test_what_is_no_server_is_said(server: str, tmp_path: Path) -> None:
     assert done.exception.message == f"--server {server}: not https://<primer>:8444"
 
 
-def test_a_server_without_a_port_is_the_join_service(
+def test_server_without_port_gets_the_port_of_the_join_service(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     token, _ = join.new("worker", "c" * 64, now=0, ttl=60)
@@ -1120,20 +1127,20 @@ def test_a_server_without_a_port_is_the_join_service(
     assert asked == ["https://10.0.0.1:8444", "https://10.0.0.2:8445", "https://[fd00::1]:8444"]
 
 
-def test_bytes_that_are_no_text_are_no_token_and_no_authority(pki: Path, tmp_path: Path) -> None:
+def test_binary_file_as_token_or_ca_is_refused(pki: Path, tmp_path: Path) -> None:
     bad = tmp_path / "program"
     bad.write_bytes(b"\x7fELF\xff\xfe")
     words = ["--server", "https://10.0.0.1:8444", "--token-file"]
     done = CliRunner().invoke(join_verb, [*words, str(bad)])
     assert isinstance(done.exception, UsageError)
-    assert done.exception.message == "that is no join token"
+    assert done.exception.message == "not a join token"
     token, _ = join.new("worker", join_script.pin((pki / "site-ca.crt").read_text()), now=0, ttl=60)
-    with pytest.raises(RefusedError, match="is not the CA that the token names"):
+    with pytest.raises(RefusedError, match="is not the CA in the token"):
         client.trust(bad, token)
 
 
 class Later(http.server.BaseHTTPRequestHandler):
-    """nginx as it speaks for itself, twice, and then the service's refusal."""
+    """Sends the prepared answers: one of nginx itself, then a refusal of the service."""
 
     answers: ClassVar[list[tuple[int, bytes]]] = []
 
@@ -1150,7 +1157,9 @@ class Later(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.mark.parametrize("status", [429, 502, 503])
-def test_later_is_no_refusal(pki: Path, monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+def test_answer_to_retry_later_is_not_a_refusal(
+    pki: Path, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
     monkeypatch.setattr(client, "_PAUSE", 0.1)
     Later.answers = [(status, b"<html>"), (403, b'{"error": "token revoked"}')]
     server = http.server.HTTPServer((PRIMER, 0), Later)

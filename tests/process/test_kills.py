@@ -1,4 +1,4 @@
-"""kill -9 at random moments of create and ingest: a re-run ends where an undisturbed one does."""
+"""Kill create and ingest at random moments: the re-run gives the result of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from .kills import SEED, Chains, Ground, digest, tree
+from .kills import SEED, Chains, Workspace, digest, tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +27,7 @@ OCI = "application/vnd.oci.image"
 
 
 class Mirror:
-    """Files and one image, given slowly, each GET counted by the digest it is for."""
+    """Serves files and one image slowly, and counts the GETs by digest."""
 
     def __init__(self) -> None:
         self.content: dict[str, tuple[str, bytes]] = {}
@@ -82,7 +82,7 @@ class Mirror:
                     for at in range(start, len(data), 1 << 16):
                         time.sleep(mirror.pause)
                         self.wfile.write(data[at : at + (1 << 16)])
-                except OSError:  # whoever asked was killed
+                except OSError:  # the client was killed
                     self.close_connection = True
 
         return Handler
@@ -104,8 +104,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         thread.join()
 
 
-class Site(Ground):
-    """A folder with definition, lock and keys, and a bundle that nobody disturbed."""
+class Site(Workspace):
+    """A folder with definition, lock and keys, and a bundle from an undisturbed run."""
 
     def __init__(self, folder: Path, mirror: Mirror, address: str) -> None:
         super().__init__(folder)
@@ -127,20 +127,20 @@ class Site(Ground):
         self.run("bundle", "lock", "b.yaml", "--mirrors", "m.yaml")
         self.fingerprint = self.run("bundle", "keys", "init", "--dir", "keys").strip()
         self.mirror.pause = 0.004
-        self.create_seconds = self.timed(*self.create("whole.tar"))
-        self.digest = digest(folder / "whole.tar")
+        self.create_seconds = self.timed(*self.create("full.tar"))
+        self.digest = digest(folder / "full.tar")
 
     def create(self, output: str) -> tuple[str, ...]:
         return ("bundle", "create", "b.lock.json", "--mirrors", "m.yaml", "--keys", "keys",
                 "-o", output, "--json")  # fmt: skip
 
     def ingest(self, number: int) -> tuple[str, ...]:
-        return ("store", "ingest", "whole.tar", "--root-fingerprint", self.fingerprint, "--store",
+        return ("store", "ingest", "full.tar", "--root-fingerprint", self.fingerprint, "--store",
                 f"store{number}", "--trust", f"trust{number}", "--json")  # fmt: skip
 
 
-def whole_members(path: Path) -> set[str]:
-    """Digests of the blobs that stand whole in an unfinished archive, as plain tar sees it."""
+def complete_members(path: Path) -> set[str]:
+    """Digests of the complete blobs in an unfinished archive, as plain tar reads it."""
     found: set[str] = set()
     if not path.exists():
         return found
@@ -157,32 +157,32 @@ def whole_members(path: Path) -> set[str]:
     return found
 
 
-def test_killed_create_ends_with_the_same_bytes(site: Site) -> None:
+def test_create_after_kills_gives_the_same_bytes(site: Site) -> None:
     part, output = site.folder / "b.tar.part", site.folder / "b.tar"
     before: set[str] = set()
 
     def words() -> tuple[str, ...]:
         before.clear()
-        before.update(whole_members(part))
+        before.update(complete_members(part))
         site.mirror.asked.clear()
         return site.create("b.tar")
 
-    def look() -> None:
-        # Killed between its last rename and its end, it may be there, and then it is whole.
+    def check() -> None:
+        # After a kill between the rename and the end of the process, the complete output exists.
         assert not output.exists() or digest(output) == site.digest, f"seed {SEED}"
         again = {name for name in before if site.mirror.asked[name]}
         assert not again, f"seed {SEED}: fetched again: {again}"
 
     def ended(_: str) -> None:
-        look()
+        check()
         assert output.exists()
         assert not part.exists()
         output.unlink()
 
-    Chains(site, site.create_seconds, part.exists).run(words, look, ended)
+    Chains(site, site.create_seconds, part.exists).run(words, check, ended)
 
 
-def test_killed_ingest_ends_with_the_same_store(site: Site) -> None:
+def test_ingest_after_kills_gives_the_same_store(site: Site) -> None:
     seconds = site.timed(*site.ingest(0))
     want, store = tree(site.folder / "store0"), site.folder / "store1"
     had: list[int] = []
@@ -194,24 +194,24 @@ def test_killed_ingest_ends_with_the_same_store(site: Site) -> None:
         had.append(sizes())
         return site.ingest(1)
 
-    def look() -> None:
+    def check() -> None:
         blobs = list((store / "blobs/sha256").glob("*"))
         assert all(digest(path) == path.name for path in blobs), f"seed {SEED}"
-        assert not left_over(store), f"seed {SEED}"
+        assert not incomplete(store), f"seed {SEED}"
 
-    def ended(said: str) -> None:
-        written = json.loads(said)["bytes"]
+    def ended(output: str) -> None:
+        written = json.loads(output)["bytes"]
         loose = sum((store / name).stat().st_size for name in ("index.json", "oci-layout"))
         assert written <= sizes() - had[-1] + loose, f"seed {SEED}: a blob was written twice"
         assert tree(store) == want, f"seed {SEED}"
         shutil.rmtree(store)
         shutil.rmtree(site.folder / "trust1")
 
-    Chains(site, seconds, (store / "incoming").exists).run(words, look, ended)
+    Chains(site, seconds, (store / "incoming").exists).run(words, check, ended)
 
 
-def left_over(store: Path) -> list[str]:
-    """Names that are final and hold something half-made: what is published without its blob."""
+def incomplete(store: Path) -> list[str]:
+    """Published files without a complete store, or listed blobs that do not exist."""
     targets = store / "metadata/targets.json"
     if not targets.exists():
         published = [store / area for area in ("registry", "apt", "files")]

@@ -1,4 +1,4 @@
-"""kill -9 at random moments of what travels in pieces: split, join, deltas made and brought in."""
+"""Kill split, join, and creation and ingest of deltas at random moments."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from keystone.bundle.model import Digest, Item
 from keystone.packager import lock as locks
 from keystone.packager.lock import Lock, LockedBlob
 
-from .kills import SEED, Chains, Ground, digest, tree
+from .kills import SEED, Chains, Workspace, digest, tree
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,11 +25,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 CREATED = datetime(2026, 11, 20, 12, tzinfo=UTC)
 SPLIT = ("--size", "3M", "--parity", "1")
 LOST = 4
-"""A part that join has to make of the others."""
+"""Index of the part that join must restore from the others."""
 
 
-class Site(Ground):
-    """Two bundles, a site's store with the first, and the have-list that it sent."""
+class Site(Workspace):
+    """Two bundles, a site's store with the first one, and the store's have-list."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -70,11 +70,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     return Site(tmp_path_factory.mktemp("site"))
 
 
-def test_killed_split_ends_with_the_same_parts(site: Site) -> None:
-    seconds = site.timed("bundle", "split", "2.tar", *SPLIT, "-o", "whole")
-    want, folder = tree(site.folder / "whole"), site.folder / "parts"
+def test_split_after_kills_gives_the_same_parts(site: Site) -> None:
+    seconds = site.timed("bundle", "split", "2.tar", *SPLIT, "-o", "complete")
+    want, folder = tree(site.folder / "complete"), site.folder / "parts"
 
-    def look() -> None:
+    def check() -> None:
         final = {n: d for n, d in tree(folder).items() if not n.endswith(".part")}
         assert final.items() <= want.items(), f"seed {SEED}"
 
@@ -83,11 +83,11 @@ def test_killed_split_ends_with_the_same_parts(site: Site) -> None:
         shutil.rmtree(folder)
 
     Chains(site, seconds, lambda: folder.exists() and tree(folder) != want).run(
-        lambda: ("bundle", "split", "2.tar", *SPLIT, "-o", "parts"), look, ended
+        lambda: ("bundle", "split", "2.tar", *SPLIT, "-o", "parts"), check, ended
     )
 
 
-def test_killed_join_ends_with_the_same_bundle(site: Site) -> None:
+def test_join_after_kills_gives_the_same_bundle(site: Site) -> None:
     site.run("bundle", "split", "2.tar", *SPLIT, "-o", "sent")
     sorted((site.folder / "sent").iterdir())[LOST].unlink()
     seconds = site.timed("bundle", "join", "sent", "-o", "once.tar")
@@ -95,7 +95,7 @@ def test_killed_join_ends_with_the_same_bundle(site: Site) -> None:
     folder = site.folder / "joined.tar.join"
     assert digest(site.folder / "once.tar") == want
 
-    def look() -> None:
+    def check() -> None:
         assert not output.exists() or digest(output) == want, f"seed {SEED}"
 
     def ended(_: str) -> None:
@@ -104,22 +104,22 @@ def test_killed_join_ends_with_the_same_bundle(site: Site) -> None:
         output.unlink()
 
     Chains(site, seconds, folder.exists).run(
-        lambda: ("bundle", "join", "sent", "-o", output.name), look, ended
+        lambda: ("bundle", "join", "sent", "-o", output.name), check, ended
     )
 
 
-def test_killed_create_of_a_delta_ends_with_the_same_bytes(site: Site) -> None:
+def test_create_of_a_delta_after_kills_gives_the_same_bytes(site: Site) -> None:
     cache, output = site.folder / "cache/keystone/patches", site.folder / "delta.tar"
     seconds = site.timed(*site.delta)
     want, patches = digest(output), tree(cache)
-    # Of the tool and of the layer; an empty file stands for a patch that is not worth it.
+    # Patches of the tool and of the layer; an empty file means that a patch is not worth it.
     assert sum(path.stat().st_size > 0 for path in cache.iterdir()) == 2
 
     def ready() -> None:
         shutil.rmtree(cache)
         output.unlink()
 
-    def look() -> None:
+    def check() -> None:
         assert not output.exists() or digest(output) == want, f"seed {SEED}"
         if cache.exists():
             final = {n: d for n, d in tree(cache).items() if not n.endswith(".part")}
@@ -131,7 +131,7 @@ def test_killed_create_of_a_delta_ends_with_the_same_bytes(site: Site) -> None:
         assert not (site.folder / "delta.tar.part").exists()
 
     Chains(site, seconds, lambda: cache.exists() and not output.exists()).run(
-        lambda: site.delta, look, ended, ready
+        lambda: site.delta, check, ended, ready
     )
 
 
@@ -142,7 +142,7 @@ def copied(site: Site, name: str) -> Path:
     return site.folder / name
 
 
-def test_killed_ingest_of_a_delta_ends_with_the_same_store(site: Site) -> None:
+def test_ingest_of_a_delta_after_kills_gives_the_same_store(site: Site) -> None:
     site.run(*site.delta)
     full, once = copied(site, "by-full"), copied(site, "by-delta")
     site.run(*site.ingest("2.tar", full.name))
@@ -151,18 +151,21 @@ def test_killed_ingest_of_a_delta_ends_with_the_same_store(site: Site) -> None:
     assert tree(once) == want
 
     def blobs() -> list[Path]:
-        return list((site.folder / "cut/blobs/sha256").iterdir())
+        return list((site.folder / "interrupted/blobs/sha256").iterdir())
 
-    def look() -> None:
-        store = site.folder / "cut"
+    def check() -> None:
+        store = site.folder / "interrupted"
         assert all(digest(path) == path.name for path in blobs()), f"seed {SEED}"
         listed = json.loads((store / "metadata/targets.json").read_bytes())["signed"]["targets"]
         there = [name for name in listed if name.startswith("blobs/")]
         assert all((store / name).exists() for name in there), f"seed {SEED}"
 
     def ended(_: str) -> None:
-        assert tree(site.folder / "cut") == want, f"seed {SEED}"
+        assert tree(site.folder / "interrupted") == want, f"seed {SEED}"
 
-    Chains(site, seconds, (site.folder / "cut/incoming").exists).run(
-        lambda: site.ingest("delta.tar", "cut"), look, ended, lambda: copied(site, "cut") and None
+    Chains(site, seconds, (site.folder / "interrupted/incoming").exists).run(
+        lambda: site.ingest("delta.tar", "interrupted"),
+        check,
+        ended,
+        lambda: copied(site, "interrupted") and None,
     )

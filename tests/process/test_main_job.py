@@ -1,10 +1,10 @@
-"""`keystone-install --bundle --site` as a process: what it refuses before it looks at any host."""
+"""`keystone-install --bundle --site` as a process: refusals before it observes any host."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import subprocess  # noqa: TID251 the command is tried from outside
+import subprocess  # noqa: TID251 runs the command from outside
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from keystone.bundle.model import Digest, Item
-from keystone.packager import writer
+from keystone.packager import members, pack
 from keystone.packager.keys import keys
 from keystone.packager.lock import Lock, LockedBlob
 from keystone.packager.sources.upstream import Sources
@@ -41,11 +41,11 @@ spec:
     - {name: p2, address: 198.51.100.1, disks: [{serial: C}, {serial: D}]}
 """
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the main job is root's")
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the main job needs root")
 
 
 class Maker:
-    """A packager with keys, and one tiny bundle of two numbers."""
+    """A packager with keys, and one tiny bundle with two numbers."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -58,7 +58,7 @@ class Maker:
         blob = LockedBlob(digest, len(TEXT), f"inline:{TEXT}")
         lock = Lock("tiny", number, CREATED, 700, ("amd64",), (item,), (blob,))
         path = self.folder / f"{number}.tar"
-        writer.create(lock, self.folder, path, writer.Signing(self.folder / "keys"), Sources())
+        pack.bundle(lock, self.folder, path, members.Signing(self.folder / "keys"), Sources())
         return path
 
 
@@ -68,7 +68,7 @@ def maker(tmp_path_factory: pytest.TempPathFactory) -> Maker:
 
 
 def main_job(bundle: Path, site: str, fingerprint: str, folder: Path) -> tuple[int, str]:
-    """folder / "lib", if it is there, is the host's /var/lib: what it keeps from run to run."""
+    """Run the main job. folder / "lib", if it exists, is the host's /var/lib."""
     file = folder / "site.yaml"
     file.write_text(site)
     pinned = Path("/var/lib/keystone/trust")
@@ -93,7 +93,7 @@ def keystone(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def primer(maker: Maker, tmp_path: Path) -> Path:
-    """A folder in which commands find the first bundle in the host's store."""
+    """A folder whose "lib" has the first bundle in the host's store."""
     (tmp_path / "lib/keystone/store").mkdir(parents=True)
     words = ("store", "ingest", str(maker.path), "--root-fingerprint", maker.fingerprint)
     done = keystone(tmp_path, *words)
@@ -101,16 +101,16 @@ def primer(maker: Maker, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_an_honest_bundle_gets_as_far_as_the_hosts(maker: Maker, tmp_path: Path) -> None:
-    code, said = main_job(maker.path, SITE, maker.fingerprint, tmp_path)
+def test_valid_bundle_passes_verification(maker: Maker, tmp_path: Path) -> None:
+    code, output = main_job(maker.path, SITE, maker.fingerprint, tmp_path)
     assert code == 3
-    assert "p1 (198.51.100.1) is the first Primer, but this machine" in said
+    assert "none of the site's Primers is this machine" in output
 
 
-def test_a_bundle_of_another_key_is_not_trusted(maker: Maker, tmp_path: Path) -> None:
-    code, said = main_job(maker.path, SITE, "0" * 64, tmp_path)
+def test_bundle_with_another_root_fingerprint_is_refused(maker: Maker, tmp_path: Path) -> None:
+    code, output = main_job(maker.path, SITE, "0" * 64, tmp_path)
     assert code == 4
-    assert maker.fingerprint in said
+    assert maker.fingerprint in output
 
 
 @pytest.mark.parametrize(
@@ -123,59 +123,61 @@ def test_a_bundle_of_another_key_is_not_trusted(maker: Maker, tmp_path: Path) ->
     ],
     ids=["unsigned", "metadata byte", "blob byte", "truncated"],
 )
-def test_a_damaged_bundle_is_refused(maker, tmp_path, damage, code, named) -> None:  # noqa: ANN001
+def test_damaged_bundle_is_refused(maker, tmp_path, damage, code, named) -> None:  # noqa: ANN001
     bad = tmp_path / "offline.tar"
     bad.write_bytes(damage(maker.path.read_bytes()))
-    got, said = main_job(bad, SITE, maker.fingerprint, tmp_path)
-    assert (got, named in said) == (code, True), said
+    got, output = main_job(bad, SITE, maker.fingerprint, tmp_path)
+    assert (got, named in output) == (code, True), output
 
 
-SPOILT = TEXT.replace("only", "0nly").encode()
+CORRUPT = TEXT.replace("only", "0nly").encode()
 
 
-def spoilt(bundle: Path, folder: Path) -> Path:
+def corrupt_copy(bundle: Path, folder: Path) -> Path:
     bad = folder / "offline.tar"
-    bad.write_bytes(bundle.read_bytes().replace(TEXT.encode(), SPOILT))
+    bad.write_bytes(bundle.read_bytes().replace(TEXT.encode(), CORRUPT))
     return bad
 
 
-def test_what_the_store_has_is_not_read_again(maker: Maker, primer: Path) -> None:
-    code, said = main_job(spoilt(maker.path, primer), SITE, maker.fingerprint, primer)
-    assert (code, "first Primer, but this machine" in said) == (3, True), said
-    assert "content not read again: /var/lib/keystone/store has all of it" in said
+def test_content_that_the_store_has_is_not_read_again(maker: Maker, primer: Path) -> None:
+    code, output = main_job(corrupt_copy(maker.path, primer), SITE, maker.fingerprint, primer)
+    assert (code, "none of the site's Primers is this machine" in output) == (3, True), output
+    assert "content not read again: /var/lib/keystone/store has all of it" in output
 
 
-def test_the_same_file_is_refused_where_no_store_has_it(maker: Maker, tmp_path: Path) -> None:
-    code, said = main_job(spoilt(maker.path, tmp_path), SITE, maker.fingerprint, tmp_path)
-    assert (code, "file file" in said) == (5, True), said
+def test_corrupt_content_is_refused_without_a_store(maker: Maker, tmp_path: Path) -> None:
+    code, output = main_job(corrupt_copy(maker.path, tmp_path), SITE, maker.fingerprint, tmp_path)
+    assert (code, "file file" in output) == (5, True), output
 
 
-def test_another_bundle_is_read_whole(maker: Maker, primer: Path) -> None:
-    code, said = main_job(maker.next, SITE, maker.fingerprint, primer)
-    assert (code, "not read again" in said) == (3, False), said
-    code, said = main_job(spoilt(maker.next, primer), SITE, maker.fingerprint, primer)
-    assert (code, "file file" in said) == (5, True), said
+def test_bundle_that_the_store_lacks_is_read_completely(maker: Maker, primer: Path) -> None:
+    code, output = main_job(maker.next, SITE, maker.fingerprint, primer)
+    assert (code, "not read again" in output) == (3, False), output
+    code, output = main_job(corrupt_copy(maker.next, primer), SITE, maker.fingerprint, primer)
+    assert (code, "file file" in output) == (5, True), output
 
 
-def test_signatures_are_looked_at_in_any_case(maker: Maker, primer: Path) -> None:
+def test_signatures_are_verified_even_if_the_store_has_the_content(
+    maker: Maker, primer: Path
+) -> None:
     bad = primer / "offline.tar"
     bad.write_bytes(maker.path.read_bytes().replace(b'"_type":"targets"', b'"_type":"tarGets"'))
-    code, said = main_job(bad, SITE, maker.fingerprint, primer)
-    assert (code, "targets" in said) == (4, True), said
+    code, output = main_job(bad, SITE, maker.fingerprint, primer)
+    assert (code, "targets" in output) == (4, True), output
 
 
-def test_all_mistakes_of_the_site_file_are_told_at_once(maker: Maker, tmp_path: Path) -> None:
-    code, said = main_job(maker.path, WRONG_SITE, maker.fingerprint, tmp_path)
+def test_all_mistakes_of_the_site_file_are_reported(maker: Maker, tmp_path: Path) -> None:
+    code, output = main_job(maker.path, WRONG_SITE, maker.fingerprint, tmp_path)
     assert code == 3
     for word in ("ashfit", "ashift", "198.51.100.1", "10.96.0.0", "two", "site.yaml:"):
-        assert word in said.lower(), f"{word} is missing in:\n{said}"
+        assert word in output.lower(), f"{word} is missing in:\n{output}"
 
 
-def test_status_is_of_the_site_that_is_installed_here(tmp_path: Path) -> None:
+def test_status_without_site_uses_the_installed_site_file(tmp_path: Path) -> None:
     (tmp_path / "lib/keystone").mkdir(parents=True)
     done = keystone(tmp_path, "status")
     assert done.returncode == 2
-    assert "no site file is given" in done.stderr
+    assert "no --site was given" in done.stderr
     (tmp_path / "lib/keystone/site.yaml").write_text(SITE)
     done = keystone(tmp_path, "status")
-    assert "p1 (198.51.100.1) is the first Primer" in done.stderr
+    assert "none of the site's Primers is this machine" in done.stderr

@@ -1,4 +1,4 @@
-"""The upstream mirror with a real registry: what is declared can be pulled and fetched."""
+"""The upstream mirror with a real registry serves the declared images and files."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from keystone.lab import catalogue, images, mirror
-from keystone.lab.upstream import Upstream
+from keystone.lab.mirror import catalogue, images, serve
+from keystone.lab.mirror.upstream import Upstream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from keystone.lab.mirror import Mirror
+    from keystone.lab.mirror.serve import Mirror
 
 PROGRAM = b"#!/bin/sh\necho pause\n" * 1000
 PAUSE = "registry.k8s.io/pause"
@@ -34,7 +34,7 @@ def get(address: str, path: str, method: str = "GET", **headers: str) -> tuple[i
 
 @pytest.fixture(scope="module")
 def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mirror]:
-    """A mirror of one image and one file, made of a small script; the registry is upstream's."""
+    """A mirror with one image and one file, made from a small script, with the real registry."""
     kept = catalogue.load().only(["kubelet", f"{PAUSE}:3.10.2"])
     folder = tmp_path_factory.mktemp("upstream")
     program, blobs = folder / "pause", folder / "blobs"
@@ -42,11 +42,11 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mirror]:
     layer = images.layer(blobs, [images.Entry("pause", program)])
     built = images.image(blobs, [layer], {"Cmd": ["/pause"]})
     content = Upstream({}, ((kept.files[0], program),), ((kept.images[0], built),), blobs)
-    with mirror.serve(content) as running:
+    with serve.serve(content) as running:
         yield running
 
 
-def test_tag_leads_to_every_blob(serving: Mirror) -> None:
+def test_every_blob_is_reachable_from_the_tag(serving: Mirror) -> None:
     status, index = get(serving.registry, f"/v2/{PAUSE}/manifests/3.10.2", Accept=images.INDEX)
     assert status == http.client.OK
     digest = json.loads(index)["manifests"][0]["digest"]
@@ -59,7 +59,7 @@ def test_tag_leads_to_every_blob(serving: Mirror) -> None:
         assert f"sha256:{hashlib.sha256(data).hexdigest()}" == descriptor["digest"]
 
 
-def test_nothing_can_be_pushed(serving: Mirror) -> None:
+def test_push_is_refused(serving: Mirror) -> None:
     status, _ = get(serving.registry, f"/v2/{PAUSE}/blobs/uploads/", method="POST")
     assert status == http.client.METHOD_NOT_ALLOWED
 
@@ -70,7 +70,7 @@ def test_unknown_tag_and_file_are_not_found(serving: Mirror) -> None:
     assert get(serving.files, "/dl.k8s.io/../../registry.yaml")[0] == http.client.NOT_FOUND
 
 
-def test_file_its_checksum_and_a_part_of_it(serving: Mirror) -> None:
+def test_file_checksum_and_range_are_served(serving: Mirror) -> None:
     path = "/dl.k8s.io/release/v1.37.2/bin/linux/amd64/kubelet"
     assert get(serving.files, path) == (http.client.OK, PROGRAM)
     digest = hashlib.sha256(PROGRAM).hexdigest().encode()
@@ -81,7 +81,7 @@ def test_file_its_checksum_and_a_part_of_it(serving: Mirror) -> None:
     assert beyond[0] == http.client.REQUESTED_RANGE_NOT_SATISFIABLE
 
 
-def test_mirrors_document_names_the_running_addresses(serving: Mirror) -> None:
+def test_mirrors_document_contains_the_running_addresses(serving: Mirror) -> None:
     mirrors = yaml.safe_load(serving.mirrors_file.read_text())["spec"]["mirrors"]
     assert mirrors["registry.k8s.io"] == f"http://{serving.registry}/registry.k8s.io"
     assert mirrors["https://dl.k8s.io"] == f"http://{serving.files}/dl.k8s.io"

@@ -1,4 +1,4 @@
-"""Images in every shape that registries hold them in: what is carried, what check then misses."""
+"""Unusual but valid forms of images: the blobs that lock selects, and the gaps that check finds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from keystone.bundle import media
 from keystone.bundle.model import Digest, Item, Manifest
 from keystone.closure.content import Content
-from keystone.closure.images import whole
+from keystone.closure.images import complete
 from keystone.errors import KeystoneError
 from keystone.packager.sources.oci import Reference, Remote, ResolvedImage, resolve, resolve_in
 from keystone.packager.sources.referrers import attached
@@ -35,7 +35,7 @@ UNKNOWN = {"os": "unknown", "architecture": "unknown"}
 
 @dataclass
 class Parts:
-    """Blobs by digest; those that are wanted on linux/amd64; of them what nothing needs to run."""
+    """Blobs by digest. wanted: needed for linux/amd64. spare: wanted, but not needed to run."""
 
     blobs: dict[str, bytes] = field(default_factory=dict)
     wanted: set[str] = field(default_factory=set)
@@ -108,28 +108,28 @@ def names_of_uname(parts: Parts) -> None:
     parts.index(parts.image("a", platform={"os": "linux", "architecture": "x86_64"}))
 
 
-def half_a_platform(parts: Parts) -> None:
+def incomplete_platform(parts: Parts) -> None:
     parts.index(parts.image("a", platform={"architecture": "amd64"}))
 
 
-def with_what_is_not_there(parts: Parts) -> None:
+def with_missing_manifests(parts: Parts) -> None:
     gone = {"mediaType": media.MANIFEST, "digest": f"sha256:{'0' * 64}", "size": 1}
     parts.index(gone, {**gone, "platform": ARM}, parts.image("a"))
 
 
-def with_a_stranger(parts: Parts) -> None:
+def with_unknown_media_type(parts: Parts) -> None:
     first = "application/vnd.docker.distribution.manifest.v1+prettyjws"
     parts.index(parts.put(b"{}", first, wanted=False), parts.image("a", platform=AMD))
 
 
 GOOD = [
     plain, without_platform, attested, nested, nested_without_platform, of_docker, names_of_uname,
-    half_a_platform, with_what_is_not_there, with_a_stranger,
+    incomplete_platform, with_missing_manifests, with_unknown_media_type,
 ]  # fmt: skip
 
 
 def found(parts: Parts) -> ResolvedImage:
-    """What `lock` would carry of the image whose root was put last."""
+    """Resolve the image whose root was added last, like `lock`."""
     root = list(parts.blobs)[-1]
     with serving() as server:
         for name in [*parts.blobs, "v1"]:
@@ -145,17 +145,17 @@ def carried(image: ResolvedImage) -> list[str]:
     return [str(one.digest) for one in (image.root, *image.manifests, *image.blobs)]
 
 
-@pytest.mark.parametrize("shape", GOOD, ids=lambda shape: shape.__name__)
-def test_what_the_platform_needs_is_carried_and_nothing_else(shape: Callable[..., None]) -> None:
+@pytest.mark.parametrize("build", GOOD, ids=lambda build: build.__name__)
+def test_resolve_selects_exactly_the_blobs_of_the_platform(build: Callable[..., None]) -> None:
     parts = Parts()
-    shape(parts)
+    build(parts)
     assert set(carried(found(parts))) == parts.wanted
 
 
-@pytest.mark.parametrize("shape", GOOD, ids=lambda shape: shape.__name__)
-def test_check_misses_whatever_is_lost(shape: Callable[..., None]) -> None:
+@pytest.mark.parametrize("build", GOOD, ids=lambda build: build.__name__)
+def test_check_reports_each_missing_blob(build: Callable[..., None]) -> None:
     parts = Parts()
-    shape(parts)
+    build(parts)
     image = found(parts)
     root, *inner = [Digest.parse(text) for text in carried(image)]
     labels = {"mediaType": image.root.media_type}
@@ -169,7 +169,7 @@ def test_check_misses_whatever_is_lost(shape: Callable[..., None]) -> None:
     def missing(inside: set[str]) -> list[str]:
         digests = frozenset(map(Digest.parse, inside))
         content = Content(Manifest("made", 1, (item,)), digests, ("amd64",), opener)
-        return [one.missing for one in whole(content)]
+        return [one.missing for one in complete(content)]
 
     assert missing(parts.wanted) == []
     for lost in parts.wanted - parts.spare:
@@ -206,7 +206,7 @@ def configured_without_end(parts: Parts) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "code", "words"),
+    ("build", "code", "words"),
     [
         (empty, 8, "no image for linux/amd64"),
         (only_another_platform, 8, "no image for linux/amd64"),
@@ -217,16 +217,18 @@ def configured_without_end(parts: Parts) -> None:
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_what_cannot_be_carried_says_why(shape: Callable[..., None], code: int, words: str) -> None:
+def test_unusable_image_is_refused_with_a_reason(
+    build: Callable[..., None], code: int, words: str
+) -> None:
     parts = Parts()
-    shape(parts)
+    build(parts)
     with pytest.raises(KeystoneError, match=words) as caught:
         found(parts)
     assert caught.value.exit_code == code
 
 
 def attached_to(parts: Parts, image: dict[str, Any], answers: dict[str, bytes]) -> list[str]:
-    """Tags of what is attached to an image, in a registry that says this under these names."""
+    """Tags of an image's attachments. answers: more manifests of the registry, by name."""
     with serving() as server:
         for name, data in [*parts.blobs.items(), *answers.items()]:
             server.says(f"/v2/team/app/manifests/{name}", Answer(data))
@@ -244,8 +246,8 @@ def attached_to(parts: Parts, image: dict[str, Any], answers: dict[str, bytes]) 
     [b"<html>log in</html>", b"[" * 100_000, b"[]", b'{"manifests": 3}', b'{"errors": []}'],
     ids=["page", "deep", "list", "number", "error"],
 )
-def test_a_page_where_attachments_should_be_is_named(suffix: str, body: bytes) -> None:
-    """A proxy that wants somebody to log in says 200 to everything."""
+def test_invalid_answer_for_attachments_is_reported_with_its_tag(suffix: str, body: bytes) -> None:
+    """A proxy that requires a login answers every request with status 200."""
     parts = Parts()
     image = parts.image("a")
     tag = image["digest"].replace(":", "-") + suffix
@@ -256,7 +258,7 @@ def test_a_page_where_attachments_should_be_is_named(suffix: str, body: bytes) -
 
 
 @pytest.mark.parametrize("subject", ["text", 3, [], {"digest": 3}, None])
-def test_what_is_listed_and_attached_to_nothing_is_refused(subject: object) -> None:
+def test_listed_attachment_with_an_invalid_subject_is_refused(subject: object) -> None:
     parts = Parts()
     image = parts.image("a")
     document = {"schemaVersion": 2, "mediaType": media.MANIFEST, "layers": [],
@@ -264,12 +266,12 @@ def test_what_is_listed_and_attached_to_nothing_is_refused(subject: object) -> N
     stray = parts.put(json.dumps(document).encode(), media.MANIFEST)
     index = {"schemaVersion": 2, "mediaType": media.INDEX, "manifests": [stray]}
     tag = image["digest"].replace(":", "-")
-    with pytest.raises(KeystoneError, match="does not say so itself") as caught:
+    with pytest.raises(KeystoneError, match="but its subject is not that") as caught:
         attached_to(parts, image, {tag: json.dumps(index).encode()})
     assert caught.value.exit_code == 5
 
 
-def test_an_image_at_the_tag_of_attachments_is_none() -> None:
+def test_image_at_the_tag_for_attachments_is_ignored() -> None:
     parts = Parts()
     image = parts.image("a")
     tag = image["digest"].replace(":", "-")
@@ -279,8 +281,8 @@ def test_an_image_at_the_tag_of_attachments_is_none() -> None:
 ARTIFACT = "application/vnd.oci.artifact.manifest.v1+json"
 
 
-def test_what_is_attached_in_a_form_that_nobody_serves_is_left_out() -> None:
-    """Artifact manifests of a draft of the specification are in registries still."""
+def test_attachment_of_an_obsolete_media_type_is_left_out() -> None:
+    """Registries still contain artifact manifests from a draft of the specification."""
     parts = Parts()
     image = parts.image("a")
     config = parts.put(b"{}", media.EMPTY_TYPE)

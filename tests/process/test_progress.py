@@ -1,4 +1,4 @@
-"""Progress counts every byte once and ends at 100 %, whichever command and whatever was there."""
+"""Progress bars count every byte once and end at 100 %, for each command."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHARED = b"the same bytes under two names" * 100_000
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A lock of four files, two of which are one blob."""
+    """A lock of four files, two of which are the same blob."""
     folder = tmp_path_factory.mktemp("made")
     items, blobs = [], {}
     for number, data in enumerate((SHARED, SHARED, os.urandom(1_500_000), b"small")):
@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def progress(folder: Path, *words: str) -> list[dict[str, object]]:
-    """The lines of the command's byte-counting bar."""
+    """Run a command; return the log lines of its progress bar in bytes."""
     done = subprocess.run(
         [sys.executable, "-m", "keystone", "--log-format", "json", *words], cwd=folder, text=True,
         env={**os.environ, "XDG_CACHE_HOME": str(folder / "cache")}, capture_output=True,
@@ -52,21 +52,21 @@ def progress(folder: Path, *words: str) -> list[dict[str, object]]:
 
 
 def listed(folder: Path) -> int:
-    """Bytes of all members that the signed list names; each name is a blob of its own."""
+    """Return the bytes of all targets in the signed list; each name is a separate blob."""
     files = [path for path in (folder / "store").rglob("*") if path.is_file()]
     targets = json.loads((folder / "store/metadata/targets.json").read_bytes())["signed"]["targets"]
     assert files
     return sum(entry["length"] for entry in targets.values())
 
 
-def test_progress_ends_at_all_bytes(folder: Path) -> None:
+def test_progress_of_create_ingest_and_verify_ends_at_total_size(folder: Path) -> None:
     create = ("bundle", "create", "p.lock.json", "--keys", "keys", "-o", "p.tar")
     pin = ("--root-fingerprint", (folder / "pin").read_text())
     lines = progress(folder, *create)
     size = (folder / "p.tar").stat().st_size
     assert lines[-1]["message"].endswith(" 100 %")  # type: ignore[attr-defined] JSON
     assert lines[-1]["done"] == size
-    # Half of it is there when it goes on: what was there counts once.
+    # Continue with half of the file: its bytes count once.
     with (folder / "p.tar").open("rb") as file:
         (folder / "p.tar.part").write_bytes(file.read(size // 2))
     (folder / "p.tar").unlink()

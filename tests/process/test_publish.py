@@ -1,4 +1,4 @@
-"""What a Primer serves of bundles: nothing that verify let through is refused, names stay."""
+"""Publishing: verify refuses bundles that cannot be published, and old images stay published."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from keystone.bundle.model import Digest, Item
-from keystone.lab import upstream
-from keystone.packager import writer
+from keystone.lab.mirror import upstream
+from keystone.packager import members, pack
 from keystone.packager.keys import keys
 from keystone.packager.lock import Lock, LockedBlob
 from keystone.packager.sources.upstream import Sources
@@ -31,7 +31,7 @@ TRUSTED = ("--trust", "trust")
 
 
 class Maker(CommandLine):
-    """A packager, and a Primer's store beside it."""
+    """A packager's folder with a Primer's store."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -62,7 +62,7 @@ class Maker(CommandLine):
         blobs = tuple(self.blobs[digest] for digest in self.blobs if digest in wanted)
         lock = Lock("tiny", number, CREATED, 700, ("amd64",), items, blobs)
         path = self.folder / f"{number}.tar"
-        writer.create(lock, self.folder, path, writer.Signing(self.folder / "keys"), Sources())
+        pack.bundle(lock, self.folder, path, members.Signing(self.folder / "keys"), Sources())
         return path.name
 
     def trusting(self, *words: str) -> tuple[str, ...]:
@@ -79,34 +79,36 @@ def maker(tmp_path: Path) -> Maker:
 
 
 @pytest.mark.parametrize(
-    ("case", "said"),
+    ("case", "expected"),
     [
-        ("file and folder", "files/a would be a file, and a folder of file a/b"),
-        ("installer's name", "files/keystone-install would be a file, and a folder of"),
-        ("no suite", "packages trixie: cannot be served: it has no label 'suite'"),
-        ("no tag", "is no path that a store has"),
-        ("climbs", "is not a name that a bundle may hold"),
+        ("file and folder", "files/a would be both a file and a folder of file a/b"),
+        ("installer's name", "files/keystone-install would be both a file and a folder of"),
+        ("no suite", "packages trixie: cannot be served: the label 'suite' is missing"),
+        ("no tag", "is not a valid path in a store"),
+        ("path traversal", "is not a valid name in a bundle"),
     ],
 )
-def test_verify_finds_what_publish_would_refuse(maker: Maker, case: str, said: str) -> None:
+def test_verify_refuses_a_bundle_that_cannot_be_published(
+    maker: Maker, case: str, expected: str
+) -> None:
     items = {
         "file and folder": [maker.file("binary", "a"), maker.file("file", "a/b")],
         "installer's name": [maker.file("installer", "keystone-install"),
                              maker.file("file", "x", filename="keystone-install/x")],
         "no suite": [maker.file("packages", "trixie")],
         "no tag": [maker.image("registry.example/app", "")],
-        "climbs": [maker.image("app", "1", repository="../../../../../../climbed")],
+        "path traversal": [maker.image("app", "1", repository="../../../../../../climbed")],
     }[case]  # fmt: skip
     bundle = maker.create(1, *items)
-    assert said in maker.said(5, *maker.trusting("bundle", "verify", bundle))
-    assert said in maker.ingest(bundle, code=5)
+    assert expected in maker.said(5, *maker.trusting("bundle", "verify", bundle))
+    assert expected in maker.ingest(bundle, code=5)
     assert not (maker.folder / "store/files").exists()
     assert not (maker.folder / "climbed").exists()
 
 
 @contextmanager
 def registry(folder: Path) -> Iterator[str]:
-    """The real one, read-only over a store, as roles/registry configures it but for TLS."""
+    """The real registry, read-only over a store, configured as by roles/registry, without TLS."""
     port = free_port()
     (folder / "registry.yml").write_text(
         f"version: 0.1\nstorage:\n  filesystem: {{rootdirectory: {folder}/store/registry}}\n"
@@ -119,13 +121,13 @@ def registry(folder: Path) -> Iterator[str]:
 
 
 def asked(url: str) -> str:
-    """The code that it answers with, once it does (curl(1))."""
+    """The HTTP status of the answer; retries until the server accepts connections (curl(1))."""
     words = ("--silent", "--retry", "60", "--retry-connrefused", "--output", "/dev/null",
              "--write-out", "%{http_code}", "--header", f"Accept: {MANIFEST}", url)  # fmt: skip
     return run(["curl", *words], timeout=300).stdout
 
 
-def test_names_that_nodes_may_still_use_stay_served(maker: Maker) -> None:
+def test_images_of_an_older_bundle_stay_published(maker: Maker) -> None:
     old = maker.image("registry.example/app", "v1")
     moved, again = (maker.image("registry.example/tool", "v1", n=number) for number in "12")
     gone = maker.file("file", "old.txt")
@@ -137,5 +139,5 @@ def test_names_that_nodes_may_still_use_stay_served(maker: Maker) -> None:
                      f"app/blobs/{old.blobs[1]}", f"tool/manifests/{moved.digest}"):  # fmt: skip
             assert (name, asked(f"{url}/registry.example/{name}")) == (name, "200")
         assert asked(f"{url}/registry.example/app/manifests/v3") == "404"
-    said = maker.said(0, "store", "publish", "--store", "store")
-    assert "0 names published, 0 removed" in said
+    output = maker.said(0, "store", "publish", "--store", "store")
+    assert "0 names published, 0 removed" in output

@@ -1,4 +1,4 @@
-"""The real upstreams, played by a registry and a file server on loopback: nothing is compiled."""
+"""The lab with real upstreams, simulated by a registry and a file server: nothing is compiled."""
 
 from __future__ import annotations
 
@@ -16,30 +16,31 @@ import yaml
 
 from keystone import run
 from keystone.errors import HostError, SourceError, WrongContentError
-from keystone.lab import carry, catalogue, fileserver, golang, images, mirror, real
+from keystone.lab import carry
+from keystone.lab.mirror import catalogue, fileserver, golang, images, real, serve
+from keystone.lab.mirror.upstream import Upstream
 from keystone.lab.parts import Parts
 from keystone.lab.settings import load
-from keystone.lab.upstream import Upstream
 from keystone.packager.sources.upstream import Sources
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from keystone.lab.mirror import Mirror
+    from keystone.lab.mirror.serve import Mirror
 
 WHOLE = catalogue.load()
 USUAL = WHOLE.usual()
 
 
 def script(name: str) -> bytes:
-    """What stands for one program: no two are the same."""
+    """Return a script that stands for one program; all differ."""
     return f"#!/bin/sh\necho {name}\n".encode()
 
 
 @pytest.fixture(scope="module")
-def answering(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mirror]:
-    """All that upstreams publish for the platform, made of small scripts."""
+def mirror(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mirror]:
+    """A mirror with everything that upstreams publish for the platform, as small scripts."""
     folder = tmp_path_factory.mktemp("upstream")
     programs = {}
     for name in USUAL.programs:
@@ -59,65 +60,65 @@ def answering(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mirror]:
         entries = [images.Entry(path, programs[name]) for path, name in image.files.items()]
         layer = images.layer(blobs, entries or [images.Entry("bin/sh", programs["pause"])])
         made.append((image, images.image(blobs, [layer], {"Cmd": [image.ref]})))
-    with mirror.serve(Upstream({}, tuple(files), tuple(made), blobs)) as running:
+    with serve.serve(Upstream({}, tuple(files), tuple(made), blobs)) as running:
         yield running
 
 
 @pytest.fixture
 def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user's cache with nothing in it: what is compiled would have to be put there."""
+    """An empty user cache: compiled programs would be put there."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
-def test_upstreams_that_answer_are_taken(answering: Mirror) -> None:
-    sources = real.sources_of(answering.mirrors_file)
-    asked = real.addresses(USUAL, sources)
-    assert set(asked) == {"dl.k8s.io", "github.com", "get.helm.sh",
+def test_reachable_upstreams_are_used(mirror: Mirror) -> None:
+    sources = real.sources_of(mirror.mirrors_file)
+    addresses = real.addresses(USUAL, sources)
+    assert set(addresses) == {"dl.k8s.io", "github.com", "get.helm.sh",
                           "registry.k8s.io", "ghcr.io", "docker.io"}  # fmt: skip
-    assert real.look(asked, sources) == {}
-    assert real.taken("auto", USUAL, sources)
-    assert real.taken("real", USUAL, sources)
-    assert not real.taken("build", USUAL, sources)
+    assert real.unreachable(addresses, sources) == {}
+    assert real.chosen("auto", USUAL, sources)
+    assert real.chosen("real", USUAL, sources)
+    assert not real.chosen("build", USUAL, sources)
 
 
-def test_one_that_refuses_is_named_and_everything_is_built(answering: Mirror) -> None:
-    """Half of one and half of the other would be a bundle that nobody asked for."""
-    mirrors = real.sources_of(answering.mirrors_file).mirrors
+def test_unreachable_upstream_is_named_and_everything_is_built(mirror: Mirror) -> None:
+    """Programs are either all real or all built, never mixed."""
+    mirrors = real.sources_of(mirror.mirrors_file).mirrors
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         sources = Sources({**mirrors, "ghcr.io": f"http://127.0.0.1:{closed.getsockname()[1]}"})
-        assert not real.taken("auto", USUAL, sources)
-        with pytest.raises(HostError, match=r"not to be had: ghcr\.io: .*refused") as caught:
-            real.taken("real", USUAL, sources)
+        assert not real.chosen("auto", USUAL, sources)
+        with pytest.raises(HostError, match=r"do not answer: ghcr\.io: .*refused") as caught:
+            real.chosen("real", USUAL, sources)
     assert "spec.upstream" in caught.value.hint
 
 
-def test_one_without_the_image_does_not_answer(answering: Mirror) -> None:
-    mirrors = real.sources_of(answering.mirrors_file).mirrors
-    sources = Sources({**mirrors, "ghcr.io": f"http://{answering.registry}/nowhere"})
-    assert real.look(real.addresses(USUAL, sources), sources) == {"ghcr.io": "HTTP 404"}
+def test_upstream_without_the_image_is_unreachable(mirror: Mirror) -> None:
+    mirrors = real.sources_of(mirror.mirrors_file).mirrors
+    sources = Sources({**mirrors, "ghcr.io": f"http://{mirror.registry}/nowhere"})
+    assert real.unreachable(real.addresses(USUAL, sources), sources) == {"ghcr.io": "HTTP 404"}
 
 
-def test_one_that_never_says_anything_is_not_waited_for() -> None:
+def test_silent_upstream_times_out() -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        asked = {"ghcr.io": f"http://127.0.0.1:{silent.getsockname()[1]}/v2/"}
-        assert real.look(asked, Sources(), seconds=1) == {"ghcr.io": "no answer in 1 s"}
+        addresses = {"ghcr.io": f"http://127.0.0.1:{silent.getsockname()[1]}/v2/"}
+        assert real.unreachable(addresses, Sources(), seconds=1) == {"ghcr.io": "no answer in 1 s"}
 
 
-def test_bundle_is_locked_and_created_straight_from_them(
-    answering: Mirror, empty_cache: Path, tmp_path: Path
+def test_bundle_is_locked_and_created_from_real_upstreams(
+    mirror: Mirror, empty_cache: Path, tmp_path: Path
 ) -> None:
     document = carry.wanted()
     spec = {key: value for key, value in document["spec"].items()
             if key in ("number", "architectures", "images", "binaries")}  # fmt: skip
-    lab = replace(load(), upstream="real", mirrors=answering.mirrors_file)
+    lab = replace(load(), upstream="real", mirrors=mirror.mirrors_file)
     path = tmp_path / "platform.yaml"
     with carry.source(lab, {**document, "spec": spec}, path, Parts()) as (given, words):
         assert given == path
-        assert words == ["--mirrors", str(answering.mirrors_file)]
+        assert words == ["--mirrors", str(mirror.mirrors_file)]
         keystone("bundle", "keys", "init", "--dir", str(tmp_path / "keys"), "--no-passphrase")
         locked = tmp_path / "platform.lock.json"
         keystone("bundle", "lock", str(given), *words, "-o", str(locked))
@@ -140,18 +141,18 @@ def keystone(*words: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["kubelet", "etcdctl", "runc"])
-def test_one_program_comes_as_upstream_publishes_it(
-    answering: Mirror, empty_cache: Path, name: str
+def test_program_is_taken_from_the_published_file(
+    mirror: Mirror, empty_cache: Path, name: str
 ) -> None:
-    """A file, a member of an archive, a file under another name."""
-    found = real.program(WHOLE.program(name), WHOLE, real.sources_of(answering.mirrors_file))
+    """Cases: a file, a member of an archive, a file with another name."""
+    found = real.program(WHOLE.program(name), WHOLE, real.sources_of(mirror.mirrors_file))
     assert found is not None
     assert found.is_relative_to(empty_cache)
     assert run.run([found]).stdout == f"{name}\n"
-    assert real.program(WHOLE.program(name), WHOLE, nobody()) == found
+    assert real.program(WHOLE.program(name), WHOLE, unreachable()) == found
 
 
-def test_bare_program_beside_the_files_is_found_too(empty_cache: Path, tmp_path: Path) -> None:
+def test_program_published_as_single_file_is_taken(empty_cache: Path, tmp_path: Path) -> None:
     wanted = WHOLE.program("kube-apiserver")
     digest = hashlib.sha256(script("kube-apiserver")).hexdigest()
     with publishing(tmp_path, wanted.published, script("kube-apiserver"), digest) as sources:
@@ -162,25 +163,25 @@ def test_bare_program_beside_the_files_is_found_too(empty_cache: Path, tmp_path:
 
 
 @pytest.mark.usefixtures("empty_cache")
-def test_what_is_only_in_an_image_is_no_published_program() -> None:
-    assert real.program(WHOLE.program("coredns"), WHOLE, nobody()) is None
+def test_program_only_in_an_image_is_not_published() -> None:
+    assert real.program(WHOLE.program("coredns"), WHOLE, unreachable()) is None
 
 
 @pytest.mark.parametrize(
-    ("checksum", "error", "said"),
+    ("checksum", "error", "message"),
     [
-        ("ab" * 32, WrongContentError, "should have sha256:abab"),
-        (f"{'ab' * 32}  kubeadm", SourceError, r"kubelet\.sha256: no SHA-256 of kubelet in it"),
+        ("ab" * 32, WrongContentError, "expected sha256:abab"),
+        (f"{'ab' * 32}  kubeadm", SourceError, r"kubelet\.sha256 has no SHA-256 of kubelet"),
     ],
     ids=["other bytes", "other name"],
 )
-def test_bytes_that_upstream_does_not_vouch_for_are_refused(
-    empty_cache: Path, tmp_path: Path, checksum: str, error: type[Exception], said: str
+def test_program_with_wrong_checksum_is_refused(
+    empty_cache: Path, tmp_path: Path, checksum: str, error: type[Exception], message: str
 ) -> None:
     file = next(file for file in USUAL.files if file.name == "kubelet")
     with (
         publishing(tmp_path, file.url, script("kubelet"), checksum) as sources,
-        pytest.raises(error, match=said),
+        pytest.raises(error, match=message),
     ):
         real.program(WHOLE.program("kubelet"), WHOLE, sources)
     assert [path for path in empty_cache.rglob("*") if path.is_file()] == []
@@ -198,7 +199,7 @@ def publishing(folder: Path, url: str, content: bytes, checksum: str) -> Iterato
         yield Sources({f"https://{host}": f"http://{address}/{host}"})
 
 
-def nobody() -> Sources:
-    """Upstreams that must not be asked: nothing listens on the discard port."""
+def unreachable() -> Sources:
+    """Sources that fail when used: nothing listens on the discard port."""
     hosts = {file.url.split("/")[2] for file in USUAL.files}
     return Sources({f"https://{host}": "http://127.0.0.1:9" for host in hosts})

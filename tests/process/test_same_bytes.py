@@ -1,4 +1,4 @@
-"""One lock, one bundle: whoever makes it, wherever, however."""
+"""Equal locks give equal bundles: in any environment, for any user, in any folder."""
 
 from __future__ import annotations
 
@@ -69,18 +69,18 @@ def created(folder: Path, around: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def test_bundle_is_the_same_in_every_environment(original: Path, tmp_path: Path) -> None:
+def test_bundle_has_the_same_bytes_in_every_environment(original: Path, tmp_path: Path) -> None:
     digests = {}
     for number, around in enumerate(AROUND):
-        # Another path each time, of another length and with other letters.
+        # Each time another path, with another length and other characters.
         folder = tmp_path / ("ä b" * number + str(number))
         shutil.copytree(original, folder)
         digests[around] = created(folder, around)
     assert len(set(digests.values())) == 1, digests
 
 
-def test_another_lock_is_another_bundle(original: Path, tmp_path: Path) -> None:
-    """The digest above can differ."""
+def test_another_lock_gives_another_bundle(original: Path, tmp_path: Path) -> None:
+    """Proves that the comparison above can fail."""
     folder = tmp_path / "other"
     shutil.copytree(original, folder)
     text = (folder / "same.lock.json").read_text()

@@ -1,4 +1,4 @@
-"""The live screen on a terminal (pty(7)): it is drawn, it ends clean, the log keeps all of it."""
+"""The live screen on a terminal (pty(7)): it restores the terminal, and the log is complete."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ import signal, sys
 from pathlib import Path
 from keystone import cli, log
 from keystone.errors import HostError, KeystoneError
-from keystone.lab.screen import watching
+from keystone.lab.screen.live import watching
 
 CHILD = '''
 from keystone import log
@@ -56,7 +56,7 @@ ENDING = """screen.run(["echo", "well"], who="p1")"""
 def on_terminal(body: str, folder: Path, columns: int = 80, lines: int = 24) -> Iterator[
     tuple[subprocess.Popen[bytes], int]
 ]:  # fmt: skip
-    """The run as a process whose outputs are a terminal of that size; what it says, by the fd."""
+    """Start a run on a terminal of that size; yield the process and a descriptor of its output."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     program = textwrap.dedent(RUN).replace("BODY", body)
@@ -74,9 +74,9 @@ def on_terminal(body: str, folder: Path, columns: int = 80, lines: int = 24) -> 
 
 
 def read(fd: int, until: bytes = b"") -> bytes:
-    """What the terminal gets, to those bytes or to the end."""
+    """Read the output to the terminal until these bytes, or until the end."""
     got = b""
-    with suppress(OSError):  # EIO: nobody has it open any more
+    with suppress(OSError):  # EIO: no process has the terminal open any more
         while not (until and until in got):
             piece = os.read(fd, 1 << 16)
             if not piece:
@@ -85,18 +85,18 @@ def read(fd: int, until: bytes = b"") -> bytes:
     return got
 
 
-def assert_clean(said: bytes) -> bytes:
-    """The terminal is as it was; returns what was said after the screen ended."""
-    assert said.count(ALTERNATE) == said.count(NORMAL) == 1
-    assert said.rindex(VISIBLE) > said.rindex(HIDDEN)
-    return said.partition(NORMAL)[2]
+def assert_clean(output: bytes) -> bytes:
+    """Check that the terminal was restored; return the output after the screen ended."""
+    assert output.count(ALTERNATE) == output.count(NORMAL) == 1
+    assert output.rindex(VISIBLE) > output.rindex(HIDDEN)
+    return output.partition(NORMAL)[2]
 
 
-def test_a_failing_part_leaves_its_reason_on_a_clean_terminal(tmp_path: Path) -> None:
+def test_failed_part_restores_terminal_and_prints_reason(tmp_path: Path) -> None:
     with on_terminal(FAILING, tmp_path) as (process, terminal):
-        said = read(terminal)
+        output = read(terminal)
         assert process.wait(60) == 8
-    after = assert_clean(said).decode()
+    after = assert_clean(output).decode()
     for words in ("a line of text", "the child's reason", "p1: ended with 8", "next: look there"):
         assert words in after
     assert after.index("demo.log") < after.index("p1: ended with 8")
@@ -106,28 +106,30 @@ def test_a_failing_part_leaves_its_reason_on_a_clean_terminal(tmp_path: Path) ->
     assert '"hosts": ["p1"]' in (tmp_path / "demo.jsonl").read_text()
 
 
-def test_an_interrupted_run_leaves_a_clean_terminal(tmp_path: Path) -> None:
+def test_interrupted_run_restores_terminal(tmp_path: Path) -> None:
     with on_terminal(WAITING, tmp_path) as (process, terminal):
-        said = read(terminal, until=b"second")
+        output = read(terminal, until=b"second")
         process.send_signal(signal.SIGINT)
-        said += read(terminal)
+        output += read(terminal)
         assert process.wait(60) == 9
-    assert b"stopped by SIGINT" in assert_clean(said)
+    assert b"stopped by SIGINT" in assert_clean(output)
 
 
-def test_a_run_that_ends_well_leaves_the_terminal_to_its_caller(tmp_path: Path) -> None:
+def test_successful_run_restores_terminal_and_caller_prints(tmp_path: Path) -> None:
     with on_terminal(ENDING, tmp_path) as (process, terminal):
-        said = read(terminal)
+        output = read(terminal)
         assert process.wait(60) == 0
-    assert assert_clean(said).strip().decode().endswith("the end")
+    assert assert_clean(output).strip().decode().endswith("the end")
     assert "well" in (tmp_path / "demo.log").read_text()
 
 
 @pytest.mark.parametrize(("columns", "lines"), [(79, 24), (80, 19)])
-def test_a_small_terminal_gets_lines(tmp_path: Path, columns: int, lines: int) -> None:
+def test_small_terminal_gets_lines_instead_of_screen(
+    tmp_path: Path, columns: int, lines: int
+) -> None:
     with on_terminal(ENDING, tmp_path, columns, lines) as (process, terminal):
-        said = read(terminal)
+        output = read(terminal)
         assert process.wait(60) == 0
-    assert ALTERNATE not in said
-    assert b"well" in said
+    assert ALTERNATE not in output
+    assert b"well" in output
     assert not (tmp_path / "demo.log").exists()

@@ -1,4 +1,4 @@
-"""apt archives that the definition gives: two releases, two architectures, signed by a key here."""
+"""apt archives in a definition: two releases, two architectures, signed by a generated key."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def deb(
     folder: Path, name: str, architecture: str, needs: str = "", version: str = "1.0",
     more: str = "",
 ) -> None:  # fmt: skip
-    """A package with nothing in it but its name."""
+    """Build an empty package."""
     root = folder / "root"
     control = root / "DEBIAN/control"
     control.parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ class Archive:
             deb(pool, "libtool1", architecture, "", version)
         deb(pool, "tool-data", "all", "", version)
         deb(pool, "unwanted", "amd64", "", version)
-        deb(pool, "torn", "amd64", "libtool1 (>= 9)", version)
+        deb(pool, "broken", "amd64", "libtool1 (>= 9)", version)
         deb(pool, "odd++", "amd64", "", f"1:{version}")
         (pool / f"odd++_{version}_amd64.deb").rename(pool / "vendor_amd64.deb")
         deb(pool, "agent", "amd64", "", version, "Provides: some-agent\n")
@@ -74,7 +74,7 @@ class Archive:
         self.sign(self.folder, suite)
 
     def sign(self, folder: Path, suite: str) -> None:
-        """What a suite in this folder holds now."""
+        """Write and sign the Release file of a suite."""
         top = folder / "dists" / suite
         settings = {
             "Codename": suite, "Suite": suite, "Components": "main", "Architectures": "amd64 arm64"
@@ -95,7 +95,7 @@ class Archive:
 
 @pytest.fixture(scope="module")
 def archives(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[Archive], Path]]:
-    """Archives of two releases, and the keyring that vouches for both."""
+    """Archives of two releases, and the keyring that verifies both."""
     folder = tmp_path_factory.mktemp("archive")
     home = folder / "gpg"
     home.mkdir(mode=0o700)
@@ -123,7 +123,7 @@ class Packager(CommandLine):
         )
 
 
-def test_two_releases_for_two_architectures(
+def test_two_releases_are_locked_for_two_architectures(
     archives: tuple[list[Archive], Path], tmp_path: Path
 ) -> None:
     with serving() as server:
@@ -148,7 +148,7 @@ def test_two_releases_for_two_architectures(
 
 
 def only(packager: Packager, *names: str) -> None:
-    """Ask for these in noble alone, for amd64."""
+    """Change the definition to these packages, in noble and for amd64 only."""
     path = packager.folder / "small.yaml"
     text = path.read_text().partition("  - suite: jammy")[0]
     text = text.replace("[amd64, arm64]", "[amd64]")
@@ -158,12 +158,12 @@ def only(packager: Packager, *names: str) -> None:
 @pytest.mark.parametrize(
     ("name", "found"),
     [
-        ("odd++", ["odd++ 1:1.24"]),  # a sign at its end, an epoch, a file with another name
+        ("odd++", ["odd++ 1:1.24"]),  # a plus sign, an epoch, another file name
         ("some-agent", ["agent 1.24"]),  # a name that another package provides
         ("tool-data", ["tool-data 1.24"]),
     ],
 )
-def test_packages_by_every_name_that_they_have(
+def test_packages_are_found_by_real_and_provided_names(
     archives: tuple[list[Archive], Path], tmp_path: Path, name: str, found: list[str]
 ) -> None:
     with serving() as server:
@@ -178,13 +178,13 @@ def test_packages_by_every_name_that_they_have(
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        (["tool-", "libtool1"], "no package tool- for amd64"),  # to apt: remove it
-        (["tool+"], "no package tool+ for amd64"),  # to apt: install it
-        (["to.l", "nothing"], "no package nothing, to.l for amd64"),  # to apt: a pattern
-        (["torn"], "torn : Depends: libtool1 (>= 9)"),
+        (["tool-", "libtool1"], "no package tool- for amd64"),  # a removal for apt
+        (["tool+"], "no package tool+ for amd64"),  # an installation for apt
+        (["to.l", "nothing"], "no package nothing, to.l for amd64"),  # a pattern for apt
+        (["broken"], "broken : Depends: libtool1 (>= 9)"),
     ],
 )
-def test_what_is_no_package_and_what_cannot_be_installed_says_why(
+def test_unknown_or_uninstallable_package_is_refused_with_the_reason(
     archives: tuple[list[Archive], Path], tmp_path: Path, names: list[str], words: str
 ) -> None:
     with serving() as server:
@@ -194,8 +194,10 @@ def test_what_is_no_package_and_what_cannot_be_installed_says_why(
         assert words in packager.said(3, "bundle", "lock", "small.yaml")
 
 
-def test_a_flat_archive(archives: tuple[list[Archive], Path], tmp_path: Path) -> None:
-    """One folder for the index and the files: what many vendors have."""
+def test_package_of_a_flat_archive_is_locked(
+    archives: tuple[list[Archive], Path], tmp_path: Path
+) -> None:
+    """A flat archive has one folder for index and packages, as many vendors use it."""
     archive = archives[0][0]
     folder = tmp_path / "flat"
     folder.mkdir()
@@ -241,13 +243,13 @@ Suites: noble
 
 Types: deb
 URIs: http://three.example/
-# said between
+# a comment
 Suites: noble-security
 Signed-By: /usr/share/keyrings/three.gpg
 """
 
 
-def test_sources_in_every_form_of_deb822() -> None:
+def test_sources_file_is_parsed_with_continued_fields_and_comments() -> None:
     key = (
         "\n -----BEGIN PGP PUBLIC KEY BLOCK-----\n .\n mQINBF\n -----END PGP PUBLIC KEY BLOCK-----"
     )
@@ -276,9 +278,9 @@ def own(*components: str) -> list[tuple[str, str, str]]:
     return [(one.uri, one.suite, one.signed_by) for one in found]
 
 
-def test_archives_of_the_machine_with_the_keys_that_it_trusts(etc: Path) -> None:
+def test_archives_of_the_machine_have_the_keys_it_trusts(etc: Path) -> None:
     (etc / "sources.list").write_bytes(
-        "# für alle\n".encode("latin-1")  # apt reads it, whatever it is written in
+        "# für alle\n".encode("latin-1")  # apt accepts any encoding
         + b"deb http://one.example/debian bookworm main\n"
         b"deb [signed-by=/etc/apt/keyrings/corp.gpg] http://two.example/x bookworm-updates main\n"
         b"deb [signed-by=/usr/share/keyrings/debian-archive-bookworm-stable.gpg]"
@@ -301,8 +303,8 @@ def test_archives_of_the_machine_with_the_keys_that_it_trusts(etc: Path) -> None
     ]
 
 
-def test_a_list_of_mirrors_on_this_machine_is_opened(etc: Path, tmp_path: Path) -> None:
-    """Debian's own cloud images have their archives so."""
+def test_local_mirror_list_gives_its_first_supported_uri(etc: Path, tmp_path: Path) -> None:
+    """Debian's cloud images use such mirror lists."""
     listed = tmp_path / "debian.list"
     listed.write_text("# first\n\ntor+http://x.example/\nhttps://one.example/debian\tpriority:1\n")
     (etc / "sources.list").write_text(
@@ -312,7 +314,7 @@ def test_a_list_of_mirrors_on_this_machine_is_opened(etc: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("uri", ["mirror+http://m.example/l", "tor+http://x.example/debian"])
-def test_what_no_lock_can_name_is_said_before_it_is_made(etc: Path, uri: str) -> None:
+def test_unsupported_archive_uri_is_refused(etc: Path, uri: str) -> None:
     (etc / "sources.list").write_text(f"deb {uri} bookworm main\n")
     with pytest.raises(ConfigurationError) as caught:
         own()
@@ -320,17 +322,17 @@ def test_what_no_lock_can_name_is_said_before_it_is_made(etc: Path, uri: str) ->
     assert "spec.debs[].sources" in caught.value.hint
 
 
-def test_a_machine_without_apt_is_told_so(
+def test_lock_without_apt_is_a_configuration_error(
     archives: tuple[list[Archive], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KEYSTONE_PATH", str(tmp_path))
     packager = Packager(tmp_path, archives[1], "http://127.0.0.1:9")
-    said = packager.said(3, "bundle", "lock", "small.yaml")
-    assert "apt-config: no such program" in said
-    assert "Debian or Ubuntu" in said
+    output = packager.said(3, "bundle", "lock", "small.yaml")
+    assert "apt-config: no such program" in output
+    assert "Debian or Ubuntu" in output
 
 
-def test_an_archive_in_a_folder_is_carried(
+def test_archive_in_a_local_folder_is_locked_and_verified(
     archives: tuple[list[Archive], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """apt-mirror, aptly, a DVD; apt keeps a version's colon as %3a in names of files."""
@@ -355,17 +357,17 @@ def test_an_archive_in_a_folder_is_carried(
     packager.said(0, "bundle", "check", "small.lock.json")
     with monkeypatch.context() as without_apt:
         without_apt.setenv("KEYSTONE_PATH", str(tmp_path))
-        said = packager.said(3, "bundle", "check", "small.lock.json")
-    assert "no such program" in said
+        output = packager.said(3, "bundle", "check", "small.lock.json")
+    assert "no such program" in output
     packager.said(0, "bundle", "keys", "init", "--dir", "keys")
     packager.said(0, "bundle", "create", "small.yaml", "-o", "a.tar", "--keys", "keys")
     (pool / "tool-data_1.24_all.deb").write_bytes(b"other")
     (tmp_path / "a.tar").unlink()
-    said = packager.said(3, "bundle", "create", "small.yaml", "-o", "a.tar", "--keys", "keys")
-    assert "tool-data_1.24_all.deb: has other bytes" in said
+    output = packager.said(3, "bundle", "create", "small.yaml", "-o", "a.tar", "--keys", "keys")
+    assert "tool-data_1.24_all.deb: the lock names" in output
 
 
-def test_a_key_that_is_written_into_the_source(
+def test_key_embedded_in_a_sources_file_verifies_the_archive(
     archives: tuple[list[Archive], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -382,7 +384,7 @@ def test_a_key_that_is_written_into_the_source(
         assert [one.name for one in tree.closure(["tool-data"])] == ["tool-data"]
 
 
-def test_an_archive_that_another_key_signed_is_refused(
+def test_archive_signed_by_another_key_is_refused(
     archives: tuple[list[Archive], Path], tmp_path: Path
 ) -> None:
     with serving() as server:
@@ -392,11 +394,11 @@ def test_an_archive_that_another_key_signed_is_refused(
         packager = Packager(tmp_path, archives[1], server.address)
         text = (tmp_path / "small.yaml").read_text().replace("archive.gpg", ring)
         (tmp_path / "small.yaml").write_text(text)
-        said = packager.said(4, "bundle", "lock", "small.yaml")
-    assert "NO_PUBKEY" in said
+        output = packager.said(4, "bundle", "lock", "small.yaml")
+    assert "NO_PUBKEY" in output
 
 
-def test_an_index_that_cannot_be_had_is_not_taken_for_empty_or_from_before(
+def test_unavailable_index_is_an_error(
     archives: tuple[list[Archive], Path], tmp_path: Path
 ) -> None:
     with serving() as server:
@@ -408,9 +410,7 @@ def test_an_index_that_cannot_be_had_is_not_taken_for_empty_or_from_before(
         packager.said(8, "bundle", "lock", "small.yaml")
 
 
-def test_apt_takes_the_private_authority(
-    archives: tuple[list[Archive], Path], tmp_path: Path
-) -> None:
+def test_apt_trusts_the_ca_file(archives: tuple[list[Archive], Path], tmp_path: Path) -> None:
     both, alone = self_signed(tmp_path, "127.0.0.1")
     with serving(tls=both) as server:
         for archive in archives[0]:

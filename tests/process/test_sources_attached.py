@@ -1,4 +1,4 @@
-"""Signatures, SBOMs, attestations of images in a real registry: found, judged, carried, served."""
+"""Attachments of images in a real registry: they are found, verified, carried and served."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Packager(CommandLine):
         self.signer = Signer(folder)
 
     def image(self, *architectures: str) -> dict[str, Any]:
-        """Push one with the tag v1, its bytes unlike all others."""
+        """Push an image with unique layers and the tag v1."""
         children = [self.repository.image(name, os.urandom(9000)) for name in architectures]
         return self.repository.index(children, "v1")
 
@@ -61,7 +61,7 @@ class Packager(CommandLine):
         return self.items("attachment")
 
     def sign(self, subject: dict[str, Any], *signed: tuple[bytes, dict[str, str]]) -> None:
-        """Under cosign's tag, all signatures in one manifest."""
+        """Push signatures in one manifest, under cosign's tag."""
         layers = [
             self.repository.blob(payload, cosign.SIMPLE_SIGNING, annotations=notes)
             for payload, notes in signed
@@ -81,17 +81,17 @@ def packager(
     return Packager(tmp_path, registry, f"team/{name}")
 
 
-def test_everything_attached_crosses_the_gap(packager: Packager, tmp_path: Path) -> None:
+def test_all_attachments_are_carried_to_the_store(packager: Packager, tmp_path: Path) -> None:
     repository, signer = packager.repository, packager.signer
     root = packager.image("amd64", "arm64")
     packager.sign(root, signer.simple(root["digest"]))
     for suffix in (".att", ".sbom"):
         layer = repository.blob(os.urandom(500), "text/spdx")
         repository.attach(None, [layer], "", tag(root, suffix))
-    # The registry has no referrers API: clients keep its tag schema by hand.
+    # The registry has no referrers API, so clients maintain its tag schema.
     sbom = repository.attach(root, [repository.blob(os.urandom(700), SPDX)], SPDX)
     repository.index([sbom], tag(root))
-    # And somebody signed the SBOM.
+    # The SBOM has a signature, too.
     of_sbom = repository.attach(sbom, [repository.blob(b"signed", "text/plain")], "x/y")
     repository.index([of_sbom], tag(sbom))
     packager.lock(more=packager.policy())
@@ -116,14 +116,14 @@ def test_everything_attached_crosses_the_gap(packager: Packager, tmp_path: Path)
                 assert ask(inside, "GET", f"{served}/blobs/{layer['digest']}")[0] == 200
 
 
-def test_attachments_can_be_left_behind(packager: Packager) -> None:
+def test_attachments_false_leaves_attachments_out(packager: Packager) -> None:
     root = packager.image("amd64")
     packager.sign(root, packager.signer.simple(root["digest"]))
     packager.lock(image=", attachments: false", more=packager.policy())
     assert packager.attachments() == []
 
 
-def test_attestations_inside_the_index_go_with_their_image(packager: Packager) -> None:
+def test_attestation_inside_the_index_is_carried_with_its_image(packager: Packager) -> None:
     repository = packager.repository
     kinds = ("amd64", "arm64")
     images = [repository.image(kind, os.urandom(100)) for kind in kinds]
@@ -146,32 +146,33 @@ def test_attestations_inside_the_index_go_with_their_image(packager: Packager) -
 # The policy ------------------------------------------------------------------------------------
 
 
-def test_a_referrer_can_be_the_signature(packager: Packager) -> None:
-    """cosign 3: a Sigstore bundle as a referrer."""
+def test_sigstore_bundle_as_referrer_satisfies_the_policy(packager: Packager) -> None:
+    """cosign 3 attaches a Sigstore bundle as a referrer."""
     root = packager.image("amd64")
     layer = packager.repository.blob(packager.signer.bundle(root["digest"]), cosign.BUNDLE)
     packager.repository.index([packager.repository.attach(root, [layer], cosign.BUNDLE)], tag(root))
     packager.lock(more=packager.policy())
 
 
-def test_an_unsigned_image_is_refused(packager: Packager) -> None:
+def test_unsigned_image_is_refused(packager: Packager) -> None:
     packager.image("amd64")
-    said = packager.lock(4, packager.policy())
-    assert "it has no signature" in said
+    output = packager.lock(4, packager.policy())
+    assert "it has no signature" in output
     assert not (packager.folder / "small.lock.json").exists()
 
 
-def test_images_that_no_policy_is_about_need_no_signature(packager: Packager) -> None:
+def test_image_outside_the_policy_needs_no_signature(packager: Packager) -> None:
     packager.image("amd64")
     packager.lock(0, packager.policy().replace("registry.example/team/*", "registry.example/x/*"))
 
 
-def test_one_of_several_keys_is_enough(packager: Packager) -> None:
+def test_signature_by_one_of_several_keys_is_enough(packager: Packager) -> None:
     root = packager.image("amd64")
     other = Signer(packager.folder, "other")
     packager.sign(root, other.simple(root["digest"]))
     packager.lock(0, packager.policy(packager.signer.public, other.public))
-    assert "none of its 1 signatures" in packager.lock(4, packager.policy(packager.signer.public))
+    output = packager.lock(4, packager.policy(packager.signer.public))
+    assert "it has 1 signature, none of them by this key" in output
 
 
 def wrong(packager: Packager, root: dict[str, Any], case: str) -> tuple[bytes, dict[str, str]]:
@@ -193,15 +194,15 @@ def wrong(packager: Packager, root: dict[str, Any], case: str) -> tuple[bytes, d
     ["other key", "other image", "other payload", "other kind", "no annotation", "not base64",
      "no payload"],
 )  # fmt: skip
-def test_what_is_no_signature_of_this_image_is_refused(packager: Packager, case: str) -> None:
+def test_invalid_signature_is_refused(packager: Packager, case: str) -> None:
     root = packager.image("amd64")
     packager.sign(root, wrong(packager, root, case))
-    said = packager.lock(4, packager.policy())
-    assert root["digest"] in said
+    output = packager.lock(4, packager.policy())
+    assert root["digest"] in output
 
 
-def test_an_attestation_is_no_signature(packager: Packager) -> None:
-    """Signed by the right key, about the right image, and no approval (CVE-2026-39395)."""
+def test_attestation_does_not_count_as_signature(packager: Packager) -> None:
+    """It is by the right key about the right image, but does not approve it (CVE-2026-39395)."""
     root = packager.image("amd64")
     data = packager.signer.bundle(root["digest"], "https://slsa.dev/provenance/v1")
     layer = packager.repository.blob(data, cosign.BUNDLE)
@@ -209,7 +210,7 @@ def test_an_attestation_is_no_signature(packager: Packager) -> None:
     packager.lock(4, packager.policy())
 
 
-def test_a_signature_of_one_platform_does_not_vouch_for_the_index(packager: Packager) -> None:
+def test_signature_of_one_platform_does_not_cover_the_index(packager: Packager) -> None:
     child = packager.repository.image("amd64", os.urandom(100))
     root = packager.repository.index([child], "v1")
     packager.sign(child, packager.signer.simple(child["digest"]))
@@ -218,26 +219,26 @@ def test_a_signature_of_one_platform_does_not_vouch_for_the_index(packager: Pack
     assert child["digest"] in packager.lock(4, packager.policy())
 
 
-def test_a_crowd_of_signatures_is_not_worked_through(packager: Packager) -> None:
+def test_signatures_above_the_limit_are_ignored(packager: Packager) -> None:
     root = packager.image("amd64")
     thief = Signer(packager.folder, "thief")
-    crowd = [thief.simple(root["digest"], kind=str(number)) for number in range(8)]
-    packager.sign(root, *crowd, packager.signer.simple(root["digest"]))
-    assert "none of its 8 signatures" in packager.lock(4, packager.policy())
+    many = [thief.simple(root["digest"], kind=str(number)) for number in range(8)]
+    packager.sign(root, *many, packager.signer.simple(root["digest"]))
+    assert "it has 8 signatures, none of them by this key" in packager.lock(4, packager.policy())
 
 
-def test_what_is_listed_for_another_image_is_refused(packager: Packager) -> None:
+def test_attachment_with_another_subject_is_refused(packager: Packager) -> None:
     root = packager.image("amd64")
     stray = packager.repository.attach(
         packager.repository.image("amd64", b"other"),
         [packager.repository.blob(b"{}", SPDX)], SPDX,
     )  # fmt: skip
     packager.repository.index([stray], tag(root))
-    assert "does not say so itself" in packager.lock(5)
+    assert "but its subject is not that" in packager.lock(5)
 
 
 @pytest.mark.parametrize("kind", ["rsa", "text", "none"])
-def test_keys_are_p256(packager: Packager, kind: str) -> None:
+def test_key_other_than_p256_is_refused(packager: Packager, kind: str) -> None:
     packager.image("amd64")
     path = packager.folder / "odd.pub"
     if kind == "rsa":

@@ -1,4 +1,4 @@
-"""Registries that want credentials, honest and hostile: what is sent, and to whom."""
+"""Registries that require credentials, benign and hostile: which credentials are sent to whom."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def challenge(realm: str, **more: str) -> Answer:
 
 
 def pull(registry: Faulty, first: Answer, **settings: object) -> None:
-    """Look an image up whose manifest is first answered with a challenge."""
+    """Look up an image; the first request for its manifest gets the response `first`."""
     registry.says("/v2/team/app/manifests/v1", first, Answer(MANIFEST))
     registry.says(f"/v2/team/app/blobs/{digest(CONFIG)}", Answer(CONFIG))
     sources = Sources({"registry.example": registry.address}, pause=lambda _: None, **settings)  # type: ignore[arg-type] for brevity
@@ -85,48 +85,48 @@ def keep(path: Path, document: object) -> None:
     path.write_text(json.dumps(document))
 
 
-def test_a_token_is_asked_for_with_our_own_scope_and_used(registry: Faulty, home: Path) -> None:
+def test_token_is_requested_with_pull_scope_and_used(registry: Faulty, home: Path) -> None:
     keep(home / ".docker/config.json", {"auths": {host(registry): {"auth": basic("me:pw")}}})
     realm = registry.says("/token", TOKEN)
     pull(registry, challenge(realm, scope="registry:catalog:*"))
-    asked = next(one for one in registry.asked if one.path.startswith("/token"))
-    assert "scope=repository%3Ateam%2Fapp%3Apull" in asked.path
-    assert "catalog" not in asked.path
-    assert asked.headers["Authorization"] == f"Basic {basic('me:pw')}"
-    assert registry.asked[-1].headers["Authorization"] == "Bearer abc"
+    request = next(one for one in registry.requests if one.path.startswith("/token"))
+    assert "scope=repository%3Ateam%2Fapp%3Apull" in request.path
+    assert "catalog" not in request.path
+    assert request.headers["Authorization"] == f"Basic {basic('me:pw')}"
+    assert registry.requests[-1].headers["Authorization"] == "Bearer abc"
 
 
-def test_a_token_that_ran_out_is_renewed(registry: Faulty) -> None:
+def test_expired_token_is_renewed(registry: Faulty) -> None:
     realm = registry.says("/token", TOKEN)
     registry.says(f"/v2/team/app/blobs/{digest(CONFIG)}", challenge(realm), Answer(CONFIG))
     registry.says("/v2/team/app/manifests/v1", challenge(realm), Answer(MANIFEST))
     sources = Sources({"registry.example": registry.address}, pause=lambda _: None)
     resolve(sources, Reference.parse("registry.example/team/app:v1"), PLATFORMS)
-    assert len([one for one in registry.asked if one.path.startswith("/token")]) == 2
+    assert len([one for one in registry.requests if one.path.startswith("/token")]) == 2
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_a_busy_token_server_is_asked_again(registry: Faulty, status: int) -> None:
+def test_busy_token_server_is_retried(registry: Faulty, status: int) -> None:
     later = Answer(status=status, headers=(("Retry-After", "0"),))
     wanted = challenge(registry.says("/token", later, later, TOKEN))
     registry.says("/v2/team/app/manifests/v1", wanted, wanted, wanted, Answer(MANIFEST))
     registry.says(f"/v2/team/app/blobs/{digest(CONFIG)}", Answer(CONFIG))
     sources = Sources({"registry.example": registry.address}, pause=lambda _: None)
     resolve(sources, Reference.parse("registry.example/team/app:v1"), PLATFORMS)
-    assert len([one for one in registry.asked if one.path.startswith("/token")]) == 3
-    assert registry.asked[-1].headers["Authorization"] == "Bearer abc"
+    assert len([one for one in registry.requests if one.path.startswith("/token")]) == 3
+    assert registry.requests[-1].headers["Authorization"] == "Bearer abc"
 
 
-def test_a_token_server_that_stays_busy_is_named(registry: Faulty) -> None:
+def test_permanently_busy_token_server_is_named_in_the_error(registry: Faulty) -> None:
     waits: list[float] = []
-    said = json.dumps({"errors": [{"message": "slow down"}]}).encode()
-    later = Answer(said, status=429, headers=(("Retry-After", "7"),))
+    body = json.dumps({"errors": [{"message": "slow down"}]}).encode()
+    later = Answer(body, status=429, headers=(("Retry-After", "7"),))
     with serving(host="127.0.0.2") as other:
         registry.says("/v2/team/app/manifests/v1", challenge(other.says("/token", later)))
         sources = Sources({"registry.example": registry.address}, pause=waits.append)
         with pytest.raises(KeystoneError) as caught:
             resolve(sources, Reference.parse("registry.example/team/app:v1"), PLATFORMS)
-        assert len(other.asked) == 6
+        assert len(other.requests) == 6
         assert f"HTTP 429 Too Many Requests from its token server {other.address}: slow down" in (
             caught.value.message
         )
@@ -136,15 +136,15 @@ def test_a_token_server_that_stays_busy_is_named(registry: Faulty) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404])
-def test_no_token_is_final(registry: Faulty, status: int) -> None:
+def test_refused_token_is_not_retried(registry: Faulty, status: int) -> None:
     realm = registry.says("/token", Answer(status=status))
     with pytest.raises(KeystoneError) as caught:
         pull(registry, challenge(realm))
-    assert (caught.value.exit_code, len(registry.asked)) == (8, 2)
+    assert (caught.value.exit_code, len(registry.requests)) == (8, 2)
     assert "docker login" in caught.value.hint
 
 
-def test_a_hostile_token_server_gets_no_credentials(registry: Faulty, home: Path) -> None:
+def test_credentials_are_not_sent_to_another_token_server(registry: Faulty, home: Path) -> None:
     keep(home / ".docker/config.json", {"auths": {host(registry): {"auth": basic("me:pw")}}})
     with serving(host="127.0.0.2") as thief:
         realm = thief.says("/token", TOKEN)
@@ -152,22 +152,22 @@ def test_a_hostile_token_server_gets_no_credentials(registry: Faulty, home: Path
             pull(registry, challenge(realm))
         assert caught.value.exit_code == 7
         assert "tokenServers" in caught.value.hint
-        assert thief.asked == []
+        assert thief.requests == []
         named = {host(registry): thief.address}
         pull(registry, challenge(realm), token_servers=named)
-        assert thief.asked[0].headers["Authorization"] == f"Basic {basic('me:pw')}"
+        assert thief.requests[0].headers["Authorization"] == f"Basic {basic('me:pw')}"
 
 
-def test_without_credentials_any_private_token_server_will_do(registry: Faulty) -> None:
+def test_without_credentials_any_private_token_server_is_used(registry: Faulty) -> None:
     with serving(host="127.0.0.2") as other:
         pull(registry, challenge(other.says("/token", TOKEN)))
-        assert "Authorization" not in other.asked[0].headers
+        assert "Authorization" not in other.requests[0].headers
 
 
 @pytest.mark.parametrize(
     "realm", ["http://auth.example/token", "file:///etc/passwd", "", "https://u:p@auth.example/"]
 )
-def test_bad_token_servers(registry: Faulty, realm: str) -> None:
+def test_unsafe_token_server_is_refused(registry: Faulty, realm: str) -> None:
     with pytest.raises(KeystoneError) as caught:
         pull(registry, challenge(realm))
     assert caught.value.exit_code == 8
@@ -184,9 +184,9 @@ def test_bad_token_servers(registry: Faulty, realm: str) -> None:
         Answer(b'{"token": "' + b"a" * (2 << 20) + b'"}'),
         Answer(status=302, headers=(("Location", "/v2/"),)),
     ],
-    ids=["list", "text", "deep", "none", "header", "huge", "redirect"],
+    ids=["list", "text", "deeply nested", "no token", "line break", "huge", "redirect"],
 )
-def test_bad_answers_of_token_servers(registry: Faulty, answer: Answer) -> None:
+def test_invalid_response_of_a_token_server_is_an_error(registry: Faulty, answer: Answer) -> None:
     with pytest.raises(KeystoneError) as caught:
         pull(registry, challenge(registry.says("/token", answer)))
     assert caught.value.exit_code == 8
@@ -200,7 +200,7 @@ def helper(folder: Path, name: str, script: str) -> None:
 
 
 @pytest.mark.parametrize("key", ["credHelpers", "credsStore"])
-def test_credential_helpers(
+def test_credentials_of_a_helper_are_used(
     registry: Faulty, home: Path, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = (
@@ -211,24 +211,24 @@ def test_credential_helpers(
     value: object = {host(registry): "test"} if key == "credHelpers" else "test"
     keep(home / ".docker/config.json", {key: value, "auths": {host(registry): {}}})
     pull(registry, challenge(registry.says("/token", TOKEN)))
-    asked = next(one for one in registry.asked if one.path.startswith("/token"))
-    assert asked.headers["Authorization"] == f"Basic {basic('me:pw')}"
+    request = next(one for one in registry.requests if one.path.startswith("/token"))
+    assert request.headers["Authorization"] == f"Basic {basic('me:pw')}"
 
 
-def test_identity_token_of_a_helper_is_refreshed(
+def test_identity_token_of_a_helper_is_exchanged(
     registry: Faulty, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     helper(home / "bin", "test", 'echo \'{"Username": "<token>", "Secret": "long-lived"}\'')
     monkeypatch.setenv("PATH", f"{home}/bin:/usr/bin:/bin")
     keep(home / ".docker/config.json", {"credsStore": "test"})
     pull(registry, challenge(registry.says("/token", Answer(b'{"access_token": "abc"}'))))
-    asked = registry.of("/token", "POST")[0]
-    assert b"refresh_token=long-lived" in asked.body
-    assert "Authorization" not in asked.headers
-    assert registry.asked[-1].headers["Authorization"] == "Bearer abc"
+    request = registry.of("/token", "POST")[0]
+    assert b"refresh_token=long-lived" in request.body
+    assert "Authorization" not in request.headers
+    assert registry.requests[-1].headers["Authorization"] == "Bearer abc"
 
 
-def test_a_helper_that_knows_nothing_is_no_mistake(
+def test_helper_without_credentials_is_not_an_error(
     registry: Faulty, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     helper(home / "bin", "test", "echo credentials not found in native keychain; exit 1")
@@ -237,8 +237,8 @@ def test_a_helper_that_knows_nothing_is_no_mistake(
     pull(registry, challenge(registry.says("/token", TOKEN)))
 
 
-def test_a_helper_that_is_not_there_is_a_line_to_correct(registry: Faulty, home: Path) -> None:
-    """Docker Desktop's, say, in a file that went with its home to another machine."""
+def test_missing_helper_is_reported_with_its_credential_file(registry: Faulty, home: Path) -> None:
+    """For example Docker Desktop's, if the credential file was copied to another machine."""
     keep(home / ".docker/config.json", {"credsStore": "none.exe"})
     with pytest.raises(KeystoneError) as caught:
         pull(registry, challenge(registry.says("/token", TOKEN)))
@@ -249,7 +249,7 @@ def test_a_helper_that_is_not_there_is_a_line_to_correct(registry: Faulty, home:
 
 
 @pytest.mark.parametrize("script", ["echo geheim; exit 3", "echo geheim", "echo '{}'"])
-def test_a_helper_that_fails_is_told_without_what_it_said(
+def test_error_of_a_failed_helper_does_not_contain_its_output(
     registry: Faulty, home: Path, script: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     helper(home / "bin", "test", script)
@@ -262,17 +262,17 @@ def test_a_helper_that_fails_is_told_without_what_it_said(
 
 
 @pytest.mark.parametrize("name", ["../../bin/sh", "a/b", "", "x;y"])
-def test_names_of_helpers_are_names(registry: Faulty, home: Path, name: str) -> None:
+def test_invalid_helper_name_is_refused(registry: Faulty, home: Path, name: str) -> None:
     keep(home / ".docker/config.json", {"credHelpers": {host(registry): name}})
     with pytest.raises(KeystoneError) as caught:
         pull(registry, challenge(registry.says("/token", TOKEN)))
     assert caught.value.exit_code == 3
 
 
-def test_files_are_looked_at_in_order(
+def test_credential_files_are_searched_in_order(
     registry: Faulty, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """podman's file before Docker's; REGISTRY_AUTH_FILE stands for all; the namespace wins."""
+    """podman's file before Docker's; REGISTRY_AUTH_FILE replaces both; a namespace entry wins."""
     realm = registry.says("/token", TOKEN)
     name = host(registry)
     keep(home / ".docker/config.json", {"auths": {name: {"auth": basic("docker:x")}}})
@@ -286,16 +286,18 @@ def test_files_are_looked_at_in_order(
     monkeypatch.setenv("REGISTRY_AUTH_FILE", str(home / "given.json"))
     expected.append("given:x")
     pull(registry, challenge(realm))
-    used = [one.headers["Authorization"] for one in registry.asked if "/token" in one.path]
+    used = [one.headers["Authorization"] for one in registry.requests if "/token" in one.path]
     assert used == [f"Basic {basic(text)}" for text in expected]
 
 
 @pytest.mark.parametrize(
     "text",
     ["[]", "{", '{"auths": {"%s": {"auth": "?"}}}', '{"auths": 3}', "[" * 100_000],
-    ids=["list", "torn", "auth", "number", "deep"],
+    ids=["list", "incomplete", "invalid auth", "number", "deeply nested"],
 )
-def test_a_broken_credential_file_is_named(registry: Faulty, home: Path, text: str) -> None:
+def test_invalid_credential_file_is_named_in_the_error(
+    registry: Faulty, home: Path, text: str
+) -> None:
     path = home / ".docker/config.json"
     path.parent.mkdir()
     path.write_text(text.replace("%s", host(registry)))

@@ -1,4 +1,4 @@
-"""What is on the packager's machine: layouts, archives (skopeo is the peer), folders, wheels."""
+"""Sources on the packager's machine: layouts, archives (compared to skopeo), folders, wheels."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ REF = "registry.example/team/app:v1"
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """An image for two platforms in a real registry, as skopeo names it."""
+    """skopeo's name of an image for two platforms in a real registry."""
     folder = tmp_path_factory.mktemp("registry")
     with distribution(folder, folder / "root") as address:
         repository = Repository(address, "team/app")
@@ -82,7 +82,7 @@ class Packager(CommandLine):
         return self.said(code, "bundle", "lock", "small.yaml")
 
     def create(self) -> Path:
-        """The bundle, unpacked by plain tar."""
+        """Create the bundle; unpack it with tar and return the folder."""
         self.run(0, "bundle", "create", "small.yaml", "-o", "a.tar", "--keys", "keys")
         out = self.folder / "out"
         shutil.rmtree(out, ignore_errors=True)
@@ -97,7 +97,7 @@ def packager(tmp_path: Path) -> Packager:
 
 
 def config(where: str) -> str:
-    """The image's id: the digest of its configuration."""
+    """Return the image's id: the digest of its configuration."""
     return str(json.loads(skopeo("inspect", "--raw", where))["config"]["digest"])
 
 
@@ -105,7 +105,7 @@ def config(where: str) -> str:
     ("kind", "name"),
     [("oci", "layout"), ("oci-archive", "layout.tar"), ("docker-archive", "saved.tar")],
 )
-def test_skopeo_writes_we_carry_skopeo_reads(
+def test_image_copied_by_skopeo_is_carried_and_readable_by_skopeo(
     packager: Packager, image: str, kind: str, name: str
 ) -> None:
     named = REF if kind == "docker-archive" else "v1"
@@ -118,12 +118,12 @@ def test_skopeo_writes_we_carry_skopeo_reads(
     assert (packager.folder / "a.tar").read_bytes() == first
     before = config(f"{kind}:{packager.folder}/{name}:{named}")
     assert config(f"oci:{out}:{REF}") == before
-    # skopeo packs it into a docker archive again, which checks every layer's digest.
+    # skopeo packs it into a docker archive again, which verifies every layer's digest.
     skopeo("copy", f"oci:{out}:{REF}", f"docker-archive:{packager.folder}/again.tar:{REF}")
     assert config(f"docker-archive:{packager.folder}/again.tar:{REF}") == before
 
 
-def test_all_platforms_of_a_layout(packager: Packager, image: str) -> None:
+def test_all_platforms_of_a_layout_are_carried(packager: Packager, image: str) -> None:
     skopeo("copy", PLAIN, "--all", image, f"oci:{packager.folder}/layout:v1")
     packager.lock(f"  images: [{{ref: '{REF}', from: layout}}]\n", architectures="amd64, arm64")
     both = packager.items("image")[0]
@@ -134,15 +134,15 @@ def test_all_platforms_of_a_layout(packager: Packager, image: str) -> None:
     assert len(one["blobs"]) == 3
 
 
-def test_a_platform_that_is_not_there_is_missed(packager: Packager, image: str) -> None:
+def test_missing_platform_is_refused(packager: Packager, image: str) -> None:
     skopeo("copy", PLAIN, image, f"docker-archive:{packager.folder}/saved.tar:{REF}")
     spec = f"  images: [{{ref: '{REF}', from: saved.tar%s}}]\n"
-    assert "linux/amd64 alone" in packager.lock(spec % "", 8, "amd64, arm64")
+    assert "is only for linux/amd64" in packager.lock(spec % "", 8, "amd64, arm64")
     packager.lock(spec % ", architectures: [amd64]", 0, "amd64, arm64")
 
 
 def saved(path: Path, layer: bytes, diff_id: str, *, tag: str = REF) -> None:
-    """A docker archive by hand, its layer behind a symbolic link as old Dockers wrote it."""
+    """Write a docker archive whose layer is a symbolic link, as old versions of Docker did."""
     configuration = json.dumps({
         "architecture": "amd64", "os": "linux",
         "rootfs": {"type": "layers", "diff_ids": [diff_id]},
@@ -162,7 +162,7 @@ def saved(path: Path, layer: bytes, diff_id: str, *, tag: str = REF) -> None:
 
 
 @pytest.mark.parametrize("zipped", [False, True])
-def test_docker_archives_of_other_tools(packager: Packager, zipped: bool) -> None:
+def test_docker_archive_with_links_and_gzip_is_carried(packager: Packager, zipped: bool) -> None:
     layer = packed(b"content")
     data = gzip.compress(layer, mtime=0) if zipped else layer
     saved(packager.folder / "saved.tar", data, digest(layer))
@@ -172,13 +172,13 @@ def test_docker_archives_of_other_tools(packager: Packager, zipped: bool) -> Non
     skopeo("copy", f"oci:{out}:{REF}", f"dir:{packager.folder}/copied")
 
 
-def test_a_layer_that_is_not_the_configured_one(packager: Packager) -> None:
+def test_layer_with_another_digest_is_refused(packager: Packager) -> None:
     saved(packager.folder / "saved.tar", packed(b"content"), digest(b"other"))
     assert digest(b"other") in packager.lock(f"  images: [{{ref: '{REF}', from: saved.tar}}]\n", 5)
 
 
 def archive(path: Path, **members: str) -> Layout:
-    """A docker archive of these members, as the repository that it is."""
+    """Write a docker archive with these members and open it as a repository."""
     with tarfile.open(path, "w") as tar:
         for name, text in {"manifest.json": LISTED, "config": '{"rootfs": {"diff_ids": []}}',
                            **members}.items():  # fmt: skip
@@ -207,9 +207,7 @@ LISTED = json.dumps([{"Config": "config", "RepoTags": [REF], "Layers": []}])
     ],
     ids=lambda text: text[:30],
 )
-def test_an_archive_that_cannot_be_read_names_the_member(
-    tmp_path: Path, member: str, text: str
-) -> None:
+def test_invalid_archive_is_refused_with_the_member(tmp_path: Path, member: str, text: str) -> None:
     path = tmp_path / "saved.tar"
     with pytest.raises(ConfigurationError) as caught:
         archive(path, **{member: text}).manifest("v1")
@@ -218,7 +216,7 @@ def test_an_archive_that_cannot_be_read_names_the_member(
 
 
 def layout(folder: Path, *more: object) -> Layout:
-    """A layout by hand: one image, its index.json naming `more` beside it."""
+    """Write a layout with one image; `more` are further entries of index.json."""
     blobs = folder / "blobs/sha256"
     blobs.mkdir(parents=True)
 
@@ -240,7 +238,7 @@ def layout(folder: Path, *more: object) -> Layout:
     return found
 
 
-def test_a_layout_may_name_blobs_of_any_kind(tmp_path: Path) -> None:
+def test_layout_may_list_blobs_of_any_type(tmp_path: Path) -> None:
     without_kind = {"digest": f"sha256:{'0' * 64}", "size": 3}
     found = layout(tmp_path, without_kind, {**without_kind, "mediaType": media.MANIFEST})
     image, sbom = found.entries[0], found.entries[2]
@@ -248,7 +246,7 @@ def test_a_layout_may_name_blobs_of_any_kind(tmp_path: Path) -> None:
     assert listed == [{key: sbom[key] for key in ("mediaType", "digest", "size")}]
 
 
-def test_what_calls_itself_a_manifest_is_one(tmp_path: Path) -> None:
+def test_blob_that_is_not_the_listed_manifest_is_refused(tmp_path: Path) -> None:
     found = layout(tmp_path)
     entry = {**found.entries[1], "mediaType": media.MANIFEST}
     (tmp_path / "index.json").write_text(json.dumps({"manifests": [entry]}))
@@ -262,13 +260,13 @@ def test_what_calls_itself_a_manifest_is_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "entry", [3, {}, {"digest": "md5:0"}, {"digest": f"sha256:{'0' * 64}", "annotations": ["a"]}]
 )
-def test_an_index_that_cannot_be_read_is_named(tmp_path: Path, entry: object) -> None:
+def test_invalid_index_of_a_layout_is_refused(tmp_path: Path, entry: object) -> None:
     with pytest.raises(ConfigurationError) as caught:
         layout(tmp_path, entry).manifest("v1")
     assert f"{tmp_path}: index.json cannot be read" in caught.value.message
 
 
-def test_docker_hub_s_short_names(packager: Packager) -> None:
+def test_short_names_of_docker_hub_are_found(packager: Packager) -> None:
     layer = packed(b"content")
     saved(packager.folder / "saved.tar", layer, digest(layer), tag="busybox:1.37")
     for ref in ("docker.io/library/busybox:1.37", "docker.io/busybox:1.37"):
@@ -277,26 +275,26 @@ def test_docker_hub_s_short_names(packager: Packager) -> None:
 
 
 @pytest.mark.parametrize("kind", ["docker-archive", "oci"])
-def test_an_image_of_another_name_is_not_taken_and_its_name_is_said(
+def test_image_with_another_name_is_refused_with_its_name(
     packager: Packager, image: str, kind: str
 ) -> None:
     other = REF.replace(":v1", ":v2")
     skopeo("copy", PLAIN, image, f"{kind}:{packager.folder}/saved:{other}")
-    said = packager.lock(f"  images: [{{ref: '{REF}', from: saved}}]\n", 3)
-    assert f"no image {REF} in it" in said
-    assert f"it holds {other}" in said
+    output = packager.lock(f"  images: [{{ref: '{REF}', from: saved}}]\n", 3)
+    assert f"contains no image {REF}" in output
+    assert f"names in it: {other}" in output
 
 
-@pytest.mark.parametrize("case", ["flipped", "zipped", "other", "gone"])
-def test_what_is_no_layout_is_refused(packager: Packager, image: str, case: str) -> None:
+@pytest.mark.parametrize("case", ["changed manifest", "gzip", "empty folder", "missing"])
+def test_invalid_layout_is_refused(packager: Packager, image: str, case: str) -> None:
     path = packager.folder / "layout"
     spec = f"  images: [{{ref: '{REF}', from: layout}}]\n"
     code = 3
-    if case == "zipped":
+    if case == "gzip":
         path.write_bytes(gzip.compress(packed(b"x")))
-    elif case == "other":
+    elif case == "empty folder":
         path.mkdir()
-    elif case == "flipped":
+    elif case == "changed manifest":
         skopeo("copy", PLAIN, image, f"oci:{path}:v1")
         index = json.loads((path / "index.json").read_bytes())
         blob = path / "blobs/sha256" / index["manifests"][0]["digest"].removeprefix("sha256:")
@@ -305,7 +303,7 @@ def test_what_is_no_layout_is_refused(packager: Packager, image: str, case: str)
     packager.lock(spec, code)
 
 
-def test_a_layout_that_changed_after_the_lock_is_refused(packager: Packager, image: str) -> None:
+def test_layout_changed_after_the_lock_is_refused(packager: Packager, image: str) -> None:
     skopeo("copy", PLAIN, image, f"oci:{packager.folder}/layout:v1")
     packager.lock(f"  images: [{{ref: '{REF}', from: layout}}]\n")
     name = packager.items("image")[0]["blobs"][-1].removeprefix("sha256:")
@@ -317,7 +315,7 @@ def test_a_layout_that_changed_after_the_lock_is_refused(packager: Packager, ima
 # Folders ---------------------------------------------------------------------------------------
 
 
-def test_a_folder_is_carried_file_by_file(packager: Packager) -> None:
+def test_files_of_a_folder_are_carried_as_items(packager: Packager) -> None:
     files = {"b/two": b"2", "a": b"1", "b/.three": b"3", "b/c/d/four": b"4"}
     for name, data in files.items():
         path = packager.folder / "site" / name
@@ -335,14 +333,14 @@ def test_a_folder_is_carried_file_by_file(packager: Packager) -> None:
     assert (packager.folder / "small.lock.json").read_bytes() == before
 
 
-def test_everything_in_a_folder_that_cannot_travel_is_named(packager: Packager) -> None:
+def test_all_invalid_files_of_a_folder_are_reported_together(packager: Packager) -> None:
     folder = packager.folder / "site"
     folder.mkdir()
     (folder / "link").symlink_to("/etc/passwd")
     (folder / "a\nb").write_bytes(b"")
     os.mkfifo(folder / "pipe")
-    said = packager.lock("  files: [{name: site, path: site}]\n", 3)
-    assert all(name in said for name in ("link", "a\nb", "pipe"))
+    output = packager.lock("  files: [{name: site, path: site}]\n", 3)
+    assert all(name in output for name in ("link", "a\nb", "pipe"))
 
 
 # Wheels ----------------------------------------------------------------------------------------
@@ -359,7 +357,7 @@ def wheel(folder: Path, name: str, *, tag: str = "py3-none-any", needs: str = ""
     return path
 
 
-def test_wheels_with_what_they_need_for_each_architecture(
+def test_wheels_are_locked_with_dependencies_for_each_architecture(
     packager: Packager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fast = [
@@ -398,10 +396,10 @@ def test_wheels_with_what_they_need_for_each_architecture(
         assert (out / "blobs/sha256" / name).read_bytes() == file.read_bytes()
 
 
-def test_wheels_that_do_not_exist(packager: Packager, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_wheel_is_refused(packager: Packager, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving() as index:
         monkeypatch.setenv("PIP_INDEX_URL", f"{index.address}/simple/")
         monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
         monkeypatch.delenv("PIP_EXTRA_INDEX_URL", raising=False)
-        said = packager.lock("  wheels: [{requirements: [none==1], python: '3.11'}]\n", 3)
-    assert "none==1" in said
+        output = packager.lock("  wheels: [{requirements: [none==1], python: '3.11'}]\n", 3)
+    assert "none==1" in output

@@ -1,4 +1,4 @@
-"""Bytes of a lock, fetched ahead: in order, several at once, bounded, ended when nobody reads."""
+"""Blobs of a lock, fetched ahead: in order, several in parallel, bounded, stopped when unread."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def blobs(server: Faulty, count: int, size: int) -> list[tuple[LockedBlob, bytes
 
 
 @pytest.mark.parametrize("far", [False, True])
-def test_in_order_each_once_several_at_a_time(
+def test_blobs_are_fetched_once_in_order(
     server: Faulty, tmp_path: Path, far: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """far: as if it were another machine; then they come through the cache."""
+    """far: treat the server as another machine, so that blobs go through the cache."""
     if far:
         monkeypatch.setattr(supply, "is_loopback", lambda _: False)
     wanted = blobs(server, 20, 3 << 20)
@@ -59,44 +59,44 @@ def test_in_order_each_once_several_at_a_time(
     with made.ahead([blob for blob, _ in wanted]):
         for blob, data in wanted:
             assert b"".join(made.open(blob)) == data
-    assert sorted(one.path for one in server.asked) == sorted(f"/{n}" for n in range(20))
+    assert sorted(one.path for one in server.requests) == sorted(f"/{n}" for n in range(20))
     assert all(cache.has(blob.digest, blob.size) for blob, _ in wanted) == far
     assert [t for t in threading.enumerate() if t.name.startswith("ThreadPool")] == []
 
 
-def test_reading_ahead_stops_at_its_bound(server: Faulty, tmp_path: Path) -> None:
-    """Nobody reads: the first few blobs are begun, and none of the others."""
+def test_reading_ahead_is_bounded(server: Faulty, tmp_path: Path) -> None:
+    """Without a reader, only the first few blobs are requested."""
     wanted = blobs(server, 12, 6 << 20)
     made = Supply(tmp_path, Sources())
     with made.ahead([blob for blob, _ in wanted]):
         deadline = time.monotonic() + 60
-        while len(server.asked) < supply.NEAR and time.monotonic() < deadline:
+        while len(server.requests) < supply.NEAR and time.monotonic() < deadline:
             time.sleep(0.02)
         waiting = [made._near[blob.digest].chunks.qsize() for blob, _ in wanted]
         assert sum(waiting) <= supply.NEAR * supply.DEPTH
-        # Two must be read to their end before the fifth is asked for.
+        # Reading two blobs to their end allows requests for at most two more.
         for blob, data in wanted[:2]:
             assert b"".join(made.open(blob)) == data
-        assert len(server.asked) <= supply.NEAR + 2
+        assert len(server.requests) <= supply.NEAR + 2
 
 
 @pytest.mark.parametrize("far", [False, True])
-def test_few_are_begun_at_a_time(
+def test_number_of_submitted_blobs_is_bounded(
     server: Faulty, tmp_path: Path, far: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What waits costs memory for each blob, however many there are."""
+    """Each submitted blob costs memory, so their number does not grow with the lock."""
     monkeypatch.setattr(supply, "is_loopback", lambda _: not far)
-    monkeypatch.setattr(supply, "BEGUN", 4)
+    monkeypatch.setattr(supply, "SUBMITTED", 4)
     wanted = blobs(server, 15, 1000)
     made = Supply(tmp_path, Sources())
     with made.ahead(blob for blob, _ in wanted):
         for left, (blob, data) in zip(range(15, 0, -1), wanted, strict=True):
             assert len(made._near) + len(made._far) == min(left, 4)
             assert b"".join(made.open(blob)) == data
-    assert sorted(one.path for one in server.asked) == sorted(f"/{n}" for n in range(15))
+    assert sorted(one.path for one in server.requests) == sorted(f"/{n}" for n in range(15))
 
 
-def test_a_fault_comes_out_where_its_blob_is_read(server: Faulty, tmp_path: Path) -> None:
+def test_error_is_raised_where_its_blob_is_read(server: Faulty, tmp_path: Path) -> None:
     wanted = blobs(server, 5, 1 << 20)
     server.says("/3", Answer(bytes(1 << 20)))
     made = Supply(tmp_path, Sources())
@@ -108,7 +108,7 @@ def test_a_fault_comes_out_where_its_blob_is_read(server: Faulty, tmp_path: Path
     assert caught.value.exit_code == 5
 
 
-def test_leaving_in_the_middle_ends_every_thread(server: Faulty, tmp_path: Path) -> None:
+def test_leaving_early_ends_all_threads(server: Faulty, tmp_path: Path) -> None:
     wanted = blobs(server, 10, 6 << 20)
     made = Supply(tmp_path, Sources())
     with made.ahead([blob for blob, _ in wanted]):
@@ -116,14 +116,14 @@ def test_leaving_in_the_middle_ends_every_thread(server: Faulty, tmp_path: Path)
     assert [t for t in threading.enumerate() if t.name.startswith("ThreadPool")] == []
 
 
-def test_local_bytes_that_changed_are_refused(tmp_path: Path) -> None:
+def test_changed_local_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"other")
     digest = Digest(hashlib.sha256(b"bytes").hexdigest())
     with pytest.raises(ConfigurationError, match=digest.hex):
         b"".join(Supply(tmp_path, Sources()).open(LockedBlob(digest, 5, "local:file")))
 
 
-# The referrers API, which the real registry at hand does not have ------------------------------
+# The referrers API, which the real registry of these tests lacks -------------------------------
 
 
 def page(*digests: str) -> bytes:
@@ -142,14 +142,14 @@ def path(server: Faulty, *answers: Answer) -> str:
     return server.says(f"/v2/team/app/referrers/sha256:{'0' * 64}", *answers)
 
 
-def test_referrers_come_page_after_page(server: Faulty) -> None:
+def test_all_pages_of_referrers_are_read(server: Faulty) -> None:
     link = ("Link", '</v2/team/app/referrers/more>; rel="next"')
     path(server, Answer(page("1" * 64), headers=(link,)))
     server.says("/v2/team/app/referrers/more", Answer(page("2" * 64)))
     assert referrers(server) == ["1", "2"]
 
 
-def test_no_api_and_no_referrers_are_two_things(server: Faulty) -> None:
+def test_missing_referrers_api_differs_from_no_referrers(server: Faulty) -> None:
     path(server, Answer(status=404))
     assert referrers(server) is None
     path(server, Answer(page()))
@@ -158,11 +158,9 @@ def test_no_api_and_no_referrers_are_two_things(server: Faulty) -> None:
 
 @pytest.mark.parametrize(
     "body", [b"<html>", b"[" * 100_000, b"[]", b'{"manifests": [3]}', b'{"manifests": [{}]}'],
-    ids=["page", "deep", "list", "numbers", "empty"],
+    ids=["HTML", "deeply nested", "list", "number as entry", "empty entry"],
 )  # fmt: skip
-def test_referrers_that_are_no_index_are_another_thing_at_that_address(
-    server: Faulty, body: bytes
-) -> None:
+def test_invalid_referrers_response_is_refused(server: Faulty, body: bytes) -> None:
     url = path(server, Answer(body))
     with pytest.raises(KeystoneError) as caught:
         referrers(server)
@@ -171,7 +169,7 @@ def test_referrers_that_are_no_index_are_another_thing_at_that_address(
 
 
 @pytest.mark.parametrize("body", ["[" * 100_000, "{", "3", '{"kind": "BundleLock"}'])
-def test_a_lock_that_is_none_is_told_by_its_name(tmp_path: Path, body: str) -> None:
+def test_invalid_lock_is_refused_with_its_path(tmp_path: Path, body: str) -> None:
     (tmp_path / "x.lock.json").write_text(body)
     with pytest.raises(ConfigurationError, match=r"x\.lock\.json: not a lock"):
         lock.load(tmp_path / "x.lock.json")
@@ -181,10 +179,12 @@ def test_a_lock_that_is_none_is_told_by_its_name(tmp_path: Path, body: str) -> N
     ("link", "code"),
     [('<https://evil.example/>; rel="next"', 8), ("</loop>; rel=next", 5)],
 )
-def test_pages_stay_on_their_server_and_end(server: Faulty, link: str, code: int) -> None:
+def test_page_on_another_server_or_endless_pages_are_refused(
+    server: Faulty, link: str, code: int
+) -> None:
     path(server, Answer(page("1" * 64), headers=(("Link", link),)))
     server.says("/loop", Answer(page("1" * 64), headers=(("Link", link),)))
     with pytest.raises(KeystoneError) as caught:
         referrers(server)
     assert caught.value.exit_code == code
-    assert len(server.asked) <= 17
+    assert len(server.requests) <= 17

@@ -1,4 +1,4 @@
-"""The acting half against fake zpool, zfs, lsblk ... on PATH that record their arguments."""
+"""`storage apply` with fake zpool, zfs, lsblk ... on PATH that record their arguments."""
 
 from __future__ import annotations
 
@@ -119,8 +119,8 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
     serial_of = {"nvme0n1": "KEY1A", "nvme1n1": "KEY1B"}
     for name in serial_of:
         (tmp_path / name).touch()
-    # No udev knows these files, and nothing links to them.
-    monkeypatch.setattr(observe, "_as_udev_knows", lambda disk: replace(
+    # udev does not know these files, and no links lead to them.
+    monkeypatch.setattr(observe, "_with_links_of_udev", lambda disk: replace(
         disk, by_id=(f"/dev/disk/by-id/nvme-QEMU_{serial_of.get(disk.name, 'X')}",),
     ))  # fmt: skip
     one = Fake(tmp_path)
@@ -148,12 +148,12 @@ def invoke(fake: Fake, *words: str) -> dict:
     return json.loads(result.stdout)
 
 
-def test_blank_disks_become_a_pool_and_a_second_run_does_nothing(fake: Fake) -> None:
+def test_pool_is_created_on_blank_disks_and_second_run_changes_nothing(fake: Fake) -> None:
     done = invoke(fake, "apply", "--approve-blank")
     assert done["changed"]
-    assert [a["action"] for a in done["actions"]] == ["CreatePool", *["CreateDataset"] * 4]
+    assert [a["action"] for a in done["actions"]] == ["CreatePool", *["CreateDataset"] * 5]
     (create,) = fake.calls("zpool", "create")
-    assert create[-1] is True, "the intent is on disk while the pool is made"
+    assert create[-1] is True, "the intent is on disk while zpool create runs"
     assert create[-5:-1] == [
         "keystone", "mirror", "/dev/disk/by-id/nvme-QEMU_KEY1A", "/dev/disk/by-id/nvme-QEMU_KEY1B"
     ]  # fmt: skip
@@ -163,10 +163,10 @@ def test_blank_disks_become_a_pool_and_a_second_run_does_nothing(fake: Fake) -> 
     again = invoke(fake, "apply", "--approve-blank")
     assert (again["changed"], again["actions"]) == (False, [])
     assert len(fake.calls("zpool", "create")) == 1
-    assert len(fake.calls("zfs", "mount")) == 4
+    assert len(fake.calls("zfs", "mount")) == 5
 
 
-def test_plan_changes_nothing_and_its_id_approves(fake: Fake) -> None:
+def test_plan_changes_nothing_and_its_id_approves_apply(fake: Fake) -> None:
     plan = invoke(fake, "plan")
     assert plan["changed"]
     assert not fake.calls("zpool", "create")
@@ -174,7 +174,7 @@ def test_plan_changes_nothing_and_its_id_approves(fake: Fake) -> None:
     assert len(fake.calls("zpool", "create")) == 1
 
 
-def test_without_approval_no_disk_is_written(fake: Fake) -> None:
+def test_apply_without_approval_writes_no_disk(fake: Fake) -> None:
     with pytest.raises(RefusedError) as error:
         invoke(fake, "apply", "--approve", "000000000000")
     assert "KEY1A" in error.value.message
@@ -182,7 +182,7 @@ def test_without_approval_no_disk_is_written(fake: Fake) -> None:
     assert not fake.calls("zpool", "create")
 
 
-def test_a_creation_that_was_cut_is_made_again(fake: Fake) -> None:
+def test_interrupted_pool_creation_is_repeated(fake: Fake) -> None:
     fake.state(cut=True)
     with pytest.raises(HostError):
         invoke(fake, "apply", "--approve-blank")
@@ -191,9 +191,7 @@ def test_a_creation_that_was_cut_is_made_again(fake: Fake) -> None:
     assert not zfs.INTENT.exists()
 
 
-def test_what_a_killed_run_left_at_work_is_waited_for_and_then_looked_at(
-    fake: Fake, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_apply_waits_for_lock_then_observes(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     waits = threading.Event()
     monkeypatch.setattr(lockfile.log, "info", lambda _: waits.set())
     disks_of = [f"/dev/disk/by-id/nvme-QEMU_{serial}" for serial in ("KEY1A", "KEY1B")]
@@ -201,16 +199,16 @@ def test_what_a_killed_run_left_at_work_is_waited_for_and_then_looked_at(
         with lockfile.only_one(converge.LOCK, "the disks"):
             second = pool.submit(invoke, fake, "apply", "--approve-blank")
             assert waits.wait(60)
-            assert not (fake.folder / "log").exists(), "it looks before its turn"
+            assert not (fake.folder / "log").exists(), "it observed without the lock"
             fake.state(
                 pool={"name": "keystone", "kind": "mirror", "paths": disks_of},
                 sets={"keystone": {"mountpoint": "none", "mounted": "no"}},
             )
-        assert [a["action"] for a in second.result(60)["actions"]] == ["CreateDataset"] * 4
+        assert [a["action"] for a in second.result(60)["actions"]] == ["CreateDataset"] * 5
     assert not fake.calls("zpool", "create")
 
 
-def test_the_intent_is_forgotten_before_the_first_dataset(fake: Fake) -> None:
+def test_intent_is_removed_before_first_dataset(fake: Fake) -> None:
     invoke(fake, "apply", "--approve-blank")
     state = fake.state()
     sets = {name: p for name, p in state["sets"].items() if "volumes" not in name}
@@ -220,7 +218,7 @@ def test_the_intent_is_forgotten_before_the_first_dataset(fake: Fake) -> None:
     assert fake.calls("zfs", "mount", "keystone/volumes")[-1][-1] is False
 
 
-def test_a_full_mount_point_is_refused(fake: Fake) -> None:
+def test_mount_point_with_files_is_refused(fake: Fake) -> None:
     place = fake.folder / "mnt" / "etcd"
     place.mkdir(parents=True)
     (place / "member").touch()
@@ -228,16 +226,14 @@ def test_a_full_mount_point_is_refused(fake: Fake) -> None:
         invoke(fake, "apply", "--approve-blank")
 
 
-def test_without_libzfs_core_it_says_which_package(
-    fake: Fake, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_libzfs_core_names_its_package(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "libzfs_core", None)
     with pytest.raises(HostError) as error:
         invoke(fake, "apply", "--approve-blank")
     assert "python3-pyzfs" in error.value.hint
 
 
-def test_a_disk_that_cannot_be_read_is_not_taken_for_blank(fake: Fake) -> None:
+def test_unreadable_disk_is_not_treated_as_blank(fake: Fake) -> None:
     fake.state(wipefs_fails=True)
     with pytest.raises(RefusedError, match=r"KEY1A .*cannot be read: wipefs: it does not answer"):
         invoke(fake, "apply", "--approve-blank")
@@ -245,10 +241,10 @@ def test_a_disk_that_cannot_be_read_is_not_taken_for_blank(fake: Fake) -> None:
 
 
 BAD_SECTORS = "/proc/self/mem"
-"""To read its begin is an EIO (proc(5)): address 0 is not mapped."""
+"""Reading its first bytes is an EIO (proc(5)): address 0 is not mapped."""
 
 
-def test_probe_shows_the_other_disks_beside_one_that_cannot_be_read(fake: Fake) -> None:
+def test_probe_shows_unreadable_disk_and_all_others(fake: Fake) -> None:
     fake.state(broken={"nvme0n1": BAD_SECTORS})
     result = CliRunner().invoke(group, ["probe", "--json"], catch_exceptions=False)
     bad, good = json.loads(result.stdout)["disks"]
@@ -258,11 +254,11 @@ def test_probe_shows_the_other_disks_beside_one_that_cannot_be_read(fake: Fake) 
     assert "cannot be read: Input/output error" in result.stdout
     with pytest.raises(RefusedError, match=r"KEY1A .*cannot be read: Input/output error") as error:
         invoke(fake, "apply", "--approve-blank")
-    assert "wipefs" not in error.value.hint, "there is nothing to empty"
+    assert "wipefs" not in error.value.hint, "wiping does not help an unreadable disk"
     assert not fake.calls("zpool", "create")
 
 
-def test_the_kernel_waits_longer_for_links_only_while_a_pool_is_made(
+def test_open_timeout_is_longer_only_while_pool_is_created(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     parameter = tmp_path / "zfs_vdev_open_timeout_ms"
@@ -270,7 +266,7 @@ def test_the_kernel_waits_longer_for_links_only_while_a_pool_is_made(
     monkeypatch.setattr(zfs, "OPEN_TIMEOUT", parameter)
 
     def make() -> None:
-        with zfs.patient_with_links():
+        with zfs.longer_open_timeout():
             assert parameter.read_text() == "60000\n"
             raise HostError("cut")
 

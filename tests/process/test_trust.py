@@ -1,4 +1,4 @@
-"""`keystone-install trust` as processes: the offline root's key, its lock, and where it lies."""
+"""`keystone-install trust` as processes: the offline root's key, its encryption, its path."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def arguments(verb: str, tree: str = "tree") -> tuple[str, ...]:
 
 
 class Desk(CommandLine):
-    """A folder with a site file. Its Primer is none yet: nothing answers at its address."""
+    """A folder with a site file. Nothing answers at the address of its Primer."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -64,8 +64,11 @@ def made(desk: Desk) -> Desk:
     return desk
 
 
-def lock_as_before(file: Path) -> bytes:
-    """The lock that an older Keystone put on: PBKDF2 with 2,048 rounds, as `cryptography` does."""
+def encrypt_weakly(file: Path) -> bytes:
+    """Encrypt the key as an older Keystone did: PBKDF2 with 2,048 rounds, as `cryptography` does.
+
+    Return the encrypted key.
+    """
     pem = file.read_bytes()
     key = certificates.load_key(pem, "test", SECRET)
     weak = serialization.BestAvailableEncryption(SECRET.encode())
@@ -75,28 +78,28 @@ def lock_as_before(file: Path) -> bytes:
 
 
 def derivation(file: Path) -> str:
-    """What OpenSSL says that it is locked with."""
+    """Return the key derivation of a key file, as OpenSSL prints it."""
     argv = ["openssl", "asn1parse", "-in", str(file)]
     text = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
     return next(name for name in ("scrypt", "PBKDF2") if f":{name}" in text)
 
 
 @pytest.mark.parametrize("words", ["pw", "elevenchars", "   padded   "])
-def test_a_short_passphrase_locks_no_root_key(desk: Desk, words: str) -> None:
+def test_short_passphrase_for_root_key_is_refused(desk: Desk, words: str) -> None:
     (desk.folder / "pass").write_text(words)
-    said = desk.trust("init", code=3)
-    assert "12 characters or more" in said
-    assert str(desk.folder / "pass") in said
+    output = desk.trust("init", code=3)
+    assert "12 characters or more" in output
+    assert str(desk.folder / "pass") in output
     assert not (desk.folder / "root.key").exists()
 
 
-def test_a_short_passphrase_locks_no_release_key(desk: Desk) -> None:
+def test_short_passphrase_for_release_key_is_refused(desk: Desk) -> None:
     (desk.folder / "pass").write_text("pw\n")
     words = ("bundle", "keys", "init", "--dir", "keys", "--passphrase-file", "pass")
     assert "12 characters or more" in desk.said(3, *words)
 
 
-def test_the_root_key_is_locked_with_scrypt_and_openssl_opens_it(made: Desk) -> None:
+def test_root_key_is_encrypted_with_scrypt_and_openssl_decrypts_it(made: Desk) -> None:
     file = made.folder / "root.key"
     assert derivation(file) == "scrypt"
     argv = ["openssl", "pkey", "-in", str(file), "-passin", "file:pass", "-noout", "-text"]
@@ -104,52 +107,53 @@ def test_the_root_key_is_locked_with_scrypt_and_openssl_opens_it(made: Desk) -> 
     assert "secp384r1" in done.stdout
 
 
-def test_a_weak_lock_is_replaced_when_the_key_is_used(made: Desk) -> None:
+def test_weak_encryption_is_replaced_when_key_is_used(made: Desk) -> None:
     file = made.folder / "root.key"
-    old = lock_as_before(file)
+    old = encrypt_weakly(file)
     assert derivation(file) == "PBKDF2"
-    assert "locked with scrypt" in made.trust("verify", "--root-key", "root.key")
+    output = made.trust("verify", "--root-key", "root.key")
+    assert "replaced the weak encryption of an older Keystone with scrypt" in output
     assert derivation(file) == "scrypt"
     assert old not in file.read_bytes()
     made.trust("verify", "--root-key", "root.key")
-    lock_as_before(file)
+    encrypt_weakly(file)
     (made.folder / "tree/site.crt").unlink()
     (made.folder / "tree/site-anchor.crt").unlink()
-    assert "locked with scrypt" in made.trust("init")
+    assert "replaced the weak encryption of an older Keystone" in made.trust("init")
     assert derivation(file) == "scrypt"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives a folder to another user")
-def test_a_weakly_locked_copy_is_judged_where_it_cannot_be_replaced(made: Desk) -> None:
-    """A stick that a desktop mounted belongs to its user: root reads there and writes nothing."""
+def test_verify_accepts_weakly_encrypted_copy_that_it_cannot_replace(made: Desk) -> None:
+    """A stick that a desktop mounted belongs to its user: root reads it but does not write."""
     stick = made.folder / "stick"
     stick.mkdir()
     copy = stick / "root.key"
     copy.write_bytes((made.folder / "root.key").read_bytes())
-    old = lock_as_before(copy)
+    old = encrypt_weakly(copy)
     os.chown(stick, 1000, 1000)
-    said = made.trust("verify", "--root-key", str(copy))
-    assert "its lock is weak and cannot be replaced" in said
-    assert "belongs to user 1000" in said
-    assert f"{copy}: the key of this site's root" in said
+    output = made.trust("verify", "--root-key", str(copy))
+    assert "its encryption is weak and cannot be replaced" in output
+    assert "belongs to user 1000" in output
+    assert f"{copy}: the key of this site's root" in output
     assert copy.read_bytes().startswith(old)
 
 
-def test_as_long_as_the_key_lies_here_it_is_said_with_path_and_what_to_do(made: Desk) -> None:
+def test_each_run_reminds_of_root_key_on_primer_with_next_step(made: Desk) -> None:
     file = made.folder / "root.key"
     for words in ("init", "verify"):
-        said = made.trust(words)
-        assert f"{file}: the offline root's key lies on this Primer" in said
-        assert f"shred -u {file}" in said
-    # The site file speaks of another place now: the tree remembers.
+        output = made.trust(words)
+        assert f"{file}: the offline root's key is on this Primer" in output
+        assert f"shred -u {file}" in output
+    # The site file now has another path: the tree knows the first one.
     (made.folder / "site.yaml").write_text(SITE.replace("./root.key", "./other.key"))
     assert f"shred -u {file}" in made.trust("verify")
     file.unlink()
     assert "root's key" not in made.trust("verify")
 
 
-def test_two_at_once_make_one_tree_and_its_key(desk: Desk) -> None:
-    """Whoever comes second waits, looks anew and finds nothing to do."""
+def test_parallel_runs_make_one_tree_and_its_key(desk: Desk) -> None:
+    """The second process waits, observes again and finds nothing to do."""
     argv = [sys.executable, "-m", "keystone", *arguments("init")]
     both = [subprocess.Popen(argv, cwd=desk.folder, stderr=subprocess.PIPE) for _ in range(6)]
     codes = [(process.communicate()[1], process.returncode) for process in both]
@@ -157,25 +161,25 @@ def test_two_at_once_make_one_tree_and_its_key(desk: Desk) -> None:
     desk.trust("verify", "--root-key", "root.key")
 
 
-def test_two_trees_do_not_share_a_key_file(made: Desk) -> None:
+def test_second_tree_does_not_overwrite_key_file(made: Desk) -> None:
     key = (made.folder / "root.key").read_bytes()
     made.run(0, *arguments("init", "other"))
     assert (made.folder / "root.key").read_bytes() == key
 
 
-def test_a_key_of_another_root_is_found(made: Desk) -> None:
+def test_key_of_another_root_is_reported(made: Desk) -> None:
     root, mine = made.folder / "root.key", made.folder / "mine.key"
     root.rename(mine)
     made.run(0, *arguments("init", "other"))
-    # The other's key lies where this tree's was: what today's race leaves.
-    said = made.trust("verify", code=7)
-    assert f"{root}: the key of another root" in said
-    said = made.trust("verify", "--root-key", "root.key", code=7)
-    assert "it can sign nothing here" in said
+    # The key file has the other tree's key, as after a race of two runs.
+    output = made.trust("verify", code=7)
+    assert f"{root}: the key of another root" in output
+    output = made.trust("verify", "--root-key", "root.key", code=7)
+    assert "so it cannot sign here" in output
     root.unlink()
     assert "mine.key: the key of this site's root" in made.trust("verify", "--root-key", "mine.key")
-    # The right certificate beside another's key.
+    # The right certificate with another key.
     pem = mine.read_bytes()
     wrong = certificates.key_pem(certificates.new_key(), SECRET)
     mine.write_bytes(wrong + pem[pem.index(b"-----BEGIN CERTIFICATE") :])
-    assert "it can sign nothing here" in made.trust("verify", "--root-key", "mine.key", code=7)
+    assert "so it cannot sign here" in made.trust("verify", "--root-key", "mine.key", code=7)

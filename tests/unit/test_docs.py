@@ -1,4 +1,4 @@
-"""Pages lead where they say, and decisions have one form (docs/adr/template.md)."""
+"""Check the pages: links have targets, decisions have the form of docs/adr/template.md."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MAY_BE_LEFT_OUT = {"Why", "What follows"}
 
 @cache
 def anchors(page: Path) -> frozenset[str]:
-    """What `page.md#anchor` may name, by the rules of GitHub: a heading in small letters."""
+    """Return the anchors of a page's headings, by the rules of GitHub (`page.md#anchor`)."""
     found: list[str] = []
     for heading in HEADING.findall(FENCE.sub("", page.read_text())):
         words = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).replace("`", "").lower()
@@ -38,28 +38,43 @@ def anchors(page: Path) -> frozenset[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_link_leads_somewhere(page: Path) -> None:
-    lost = []
+def test_all_links_of_page_have_targets(page: Path) -> None:
+    broken = []
     for link in LINK.findall(CODE.sub("", FENCE.sub("", page.read_text()))):
         if ELSEWHERE.match(link):
             continue
         name, _, anchor = link.partition("#")
-        there = (page.parent / name).resolve() if name else page
-        if not there.exists() or (anchor and anchor not in anchors(there)):
-            lost.append(link)
-    assert lost == []
+        target = (page.parent / name).resolve() if name else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+    assert broken == []
 
 
-def test_a_lost_link_would_be_seen(tmp_path: Path) -> None:
+def test_broken_links_are_found(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("# One `two`, three\n\n```\n# no heading\n```\n## Again\n## Again\n")
     assert anchors(page) == {"one-two-three", "again", "again-1"}
     page.write_text("[here](page.md#no) [code](other.md) `[not](this.md)` [far](https://x.y)")
     with pytest.raises(AssertionError, match=r"page\.md#no.*other\.md"):
-        test_every_link_leads_somewhere(page)
+        test_all_links_of_page_have_targets(page)
 
 
-def test_every_page_of_the_docs_can_be_reached_from_its_front_page() -> None:
+def test_tests_that_pages_name_exist() -> None:
+    named = [
+        (page.name, *found)
+        for page in PAGES
+        for found in re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", page.read_text())
+    ]
+    assert len(named) > 20
+    missing = [
+        (page, name)
+        for page, file, name in named
+        if not re.search(rf"^def {name}\(", (ROOT / file).read_text(), re.MULTILINE)
+    ]
+    assert missing == []
+
+
+def test_every_page_of_docs_is_linked_from_front_page() -> None:
     front = ROOT / "docs" / "README.md"
     seen, new = set(), {front}
     while new:
@@ -75,7 +90,7 @@ def test_every_page_of_the_docs_can_be_reached_from_its_front_page() -> None:
     assert pages - seen == set()
 
 
-def test_the_rooms_of_the_architecture_are_those_of_the_package() -> None:
+def test_packages_in_architecture_page_match_the_code() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text()
     rows = re.findall(r"^\| `(\w+)` \| [a-z]+ \| [^|]+ \| ([^|]+) \|$", page, re.MULTILINE)
     package = ROOT / "installer" / "keystone"
@@ -87,7 +102,7 @@ def test_the_rooms_of_the_architecture_are_those_of_the_package() -> None:
 
 
 @pytest.mark.parametrize("decision", DECISIONS, ids=lambda path: path.stem)
-def test_decisions_have_one_form(decision: Path) -> None:
+def test_decision_has_form_of_template(decision: Path) -> None:
     text = decision.read_text()
     lines = text.splitlines()
     assert re.fullmatch(rf"# {decision.name[:4]}\. .+", lines[0])

@@ -1,4 +1,4 @@
-"""The strict reader of files that people write."""
+"""keystone.documents: the strict reader of files that people write."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def envelope(kind: str, spec: Mapping[str, Any]) -> dict[str, Any]:
-    """The JSON Schema of a whole document, around the schema of its spec."""
+    """Return the JSON Schema of a document. spec: the schema of its spec."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": kind,
@@ -73,7 +73,7 @@ def refused(body: str, head: str = HEAD) -> list[str]:
     return [str(mistake) for mistake in caught.value.mistakes]
 
 
-def test_a_good_document_keeps_its_lines() -> None:
+def test_valid_document_keeps_line_numbers() -> None:
     document = read("  dish: soup\n  sides:\n    - bread\n    - rice\n")
     assert document.name == "m"
     assert document.spec == {"dish": "soup", "sides": ["bread", "rice"]}
@@ -94,7 +94,7 @@ def test_a_good_document_keeps_its_lines() -> None:
         ("=", "="),
     ],
 )
-def test_plain_text_stays_text(written: str, value: str) -> None:
+def test_ambiguous_plain_scalar_stays_text(written: str, value: str) -> None:
     assert read(f"  dish: {written}\n").spec["dish"] == value
 
 
@@ -150,13 +150,13 @@ def test_plain_text_stays_text(written: str, value: str) -> None:
                 ),
             ],
         ),
-        ("  dish:\n", ["menu.yaml:5 spec.dish: no value; expected text"]),
+        ("  dish:\n", ["menu.yaml:5 spec.dish: the value is missing; expected text"]),
         ("  dish: [a]\n", ["menu.yaml:5 spec.dish: found a list; expected text"]),
         (
             "  dish: a\n  dish: b\n  price: 1\n  price: 2\n",
             [
-                'menu.yaml:6 spec.dish: the key "dish" is there already, in line 5 (keep one)',
-                'menu.yaml:8 spec.price: the key "price" is there already, in line 7 (keep one)',
+                'menu.yaml:6 spec.dish: duplicate key "dish", first set in line 5 (keep one)',
+                'menu.yaml:8 spec.price: duplicate key "price", first set in line 7 (keep one)',
             ],
         ),
         (
@@ -176,40 +176,40 @@ def test_plain_text_stays_text(written: str, value: str) -> None:
         ("  sides: " + "[" * 50 + "\n", ["menu.yaml:5: nested too deeply (40 levels at most)"]),
     ],
 )
-def test_every_mistake_comes_out_with_its_line(body: str, mistakes: list[str]) -> None:
+def test_all_mistakes_are_reported_with_their_lines(body: str, mistakes: list[str]) -> None:
     assert refused(body) == mistakes
 
 
-def test_tabs_are_named() -> None:
+def test_tab_indentation_gives_hint_to_use_spaces() -> None:
     (mistake,) = refused("\tdish: a\n")
     assert mistake.startswith("menu.yaml:5: ")
     assert mistake.endswith("(indent with spaces)")
 
 
 @pytest.mark.parametrize("text", ["\x00", "a: [", "}", '"'])
-def test_text_that_is_not_yaml_is_one_mistake(text: str) -> None:
+def test_invalid_yaml_gives_one_mistake(text: str) -> None:
     assert len(refused("", head=text)) == 1
 
 
 @pytest.mark.parametrize(
     ("head", "mistake"),
     [
-        ("", "menu.yaml:1: no document of kind Menu in it; found nothing"),
-        ("kind: Site\n---\nkind: Lab\n", "menu.yaml:1: no document of kind Menu in it; found Site"),
+        ("", "menu.yaml:1: no document of kind Menu; found nothing"),
+        ("kind: Site\n---\nkind: Lab\n", "menu.yaml:1: no document of kind Menu; found Site"),
         ("kind: Menu\n---\nkind: Menu\n", "menu.yaml:3: 2 documents of kind Menu, in lines 1, 3"),
         ("- a\n", "menu.yaml:1: found a list; expected keys with values"),
         ("kind: Menü\n", 'menu.yaml:1 kind: "Menü" must be "Menu"'),
     ],
 )
-def test_the_right_document_must_be_there_once(head: str, mistake: str) -> None:
+def test_document_of_wanted_kind_must_exist_exactly_once(head: str, mistake: str) -> None:
     assert any(found.startswith(mistake) for found in refused("", head))
 
 
-def test_one_document_among_several_is_found() -> None:
+def test_document_of_wanted_kind_is_found_among_several() -> None:
     assert read("  dish: a\n", f"kind: Site\n---\n{HEAD}").spec == {"dish": "a"}
 
 
-def test_checks_run_beside_the_schema() -> None:
+def test_check_runs_when_schema_found_mistakes() -> None:
     def check(document: documents.Document, mistakes: Mistakes) -> None:
         assert mistakes.touches("spec", "price")
         assert not mistakes.touches("spec", "dish")
@@ -224,7 +224,7 @@ def test_checks_run_beside_the_schema() -> None:
     ]
 
 
-def test_files_are_named_in_errors(tmp_path: Path) -> None:
+def test_missing_file_is_named_in_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"absent\.yaml: No such file"):
         documents.load(tmp_path / "absent.yaml", kind="Menu", schema=SCHEMA)
     good = tmp_path / "menu.yaml"
@@ -232,7 +232,7 @@ def test_files_are_named_in_errors(tmp_path: Path) -> None:
     assert documents.load(good, kind="Menu", schema=SCHEMA).path == good
 
 
-def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dash_reads_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     class Stdin:
         class buffer:  # noqa: N801 the name of sys.stdin's attribute
             @staticmethod
@@ -244,8 +244,8 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (document.source, document.path) == ("standard input", None)
 
 
-def test_too_long_is_refused(tmp_path: Path) -> None:
+def test_file_larger_than_limit_is_refused(tmp_path: Path) -> None:
     big = tmp_path / "big.yaml"
     big.write_bytes(b"#" * (documents.MAX_BYTES + 1))
-    with pytest.raises(ConfigurationError, match="longer than 4 MiB"):
+    with pytest.raises(ConfigurationError, match="larger than 4 MiB"):
         documents.load(big, kind="Menu", schema=SCHEMA)

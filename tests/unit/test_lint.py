@@ -1,4 +1,4 @@
-"""The linters, as tests: one command, one report, nothing to forget, no network."""
+"""Run the linters as tests, without network."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from keystone import run
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 3000
-"""Seconds: ansible-lint took more than ten minutes on a machine that did three things."""
+"""Timeout in seconds: ansible-lint took more than 10 minutes on a busy machine."""
 
 pytestmark = pytest.mark.timeout(PATIENCE + 60)
 
 
 def lint(module: str, *arguments: str) -> None:
-    """Run a linter of this very environment over the checkout; what it says is the message."""
+    """Run a linter of this Python environment over the checkout; fail with its output."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     result = run.run(
         [sys.executable, "-m", module, *arguments],
         cwd=ROOT,
-        # ansible-lint calls ansible by name; it may not look for newer releases of itself.
+        # ansible-lint calls ansible by name; --offline keeps it from looking for newer releases.
         env={
             "PATH": path,
             "ANSIBLE_CONFIG": str(ROOT / "playbooks" / "ansible.cfg"),

@@ -1,1 +1,1 @@
-"""Runs playbooks on hosts, and says what each role is told."""
+"""Runs Ansible playbooks on hosts, and computes the variables of each role."""

@@ -1,7 +1,7 @@
-"""The crossing to Ansible: one generated inventory in, events out.
+"""The interface to Ansible: one generated inventory in, events out.
 
-Ansible is a process, never imported: its internals stay out of our types, and its output out of
-the operator's sight. The raw log is kept; a failure names it.
+Ansible runs as a process and is never imported, so its internals do not leak into our types. The
+operator sees events, not Ansible's output, which goes to a log that each error names.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 @dataclass(frozen=True)
 class HostVars:
-    """One host of a run: how to reach it and everything its roles are told."""
+    """One host of a run: how to reach it, and all variables of its roles."""
 
     host: run.Host
     variables: Mapping[str, object] = field(default_factory=dict)
 
 
 def data_root() -> Path:
-    """Where roles/ and playbooks/ are: inside the installed package, or the checkout's top."""
+    """Return the folder of roles/ and playbooks/: in the installed package, or the repository."""
     packaged = Path(__file__).parents[1] / "_data"
     return packaged if packaged.is_dir() else Path(__file__).parents[3]
 
 
 @cache
 def role_digest(role: str) -> str:
-    """SHA-256 over a role's files and over our modules: the code half of a role's inputs."""
+    """Return the SHA-256 of a role's files and our modules: the code part of its inputs."""
     digest = hashlib.sha256()
     root = data_root()
     ours = (root / "playbooks" / name for name in ("library", "module_utils"))
@@ -59,30 +59,30 @@ def role_digest(role: str) -> str:
 
 
 def inputs(role: str, variables: Mapping[str, object]) -> str:
-    """Names all that a role converges: its code and its variables."""
+    """Return the digest of a role's inputs: its code and its variables."""
     text = json.dumps([role_digest(role), dict(variables)], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def inventory(hosts: Mapping[str, HostVars]) -> dict[str, object]:
-    """Ansible's YAML/JSON inventory: one group, every variable on its host, nothing a template.
+    """Return Ansible's inventory (JSON): one group, every variable on its host, no templates.
 
-    Raises ConfigurationError for a host name that Ansible would take for a pattern of names.
+    Raises ConfigurationError for a host name that Ansible would interpret as a pattern.
     """
     if wrong := [name for name in hosts if not HOST_NAME.fullmatch(name)]:
-        raise ConfigurationError(f"{wrong[0]!r}: not a host name", hint="give the host another one")
+        raise ConfigurationError(f"{wrong[0]!r}: not a host name", hint="rename the host")
     return {"all": {"hosts": {name: as_data(_host_entry(entry)) for name, entry in hosts.items()}}}
 
 
 def as_data(value: object) -> object:
-    """The same value for Ansible, no text of which it takes for a template.
+    """Return the value in a form in which Ansible interprets no text as a template.
 
-    The form is that of `!unsafe` in its own JSON (ansible-core, _json/_profiles/_legacy.py).
-    Raises ConfigurationError for a key that would be taken for such a mark.
+    The form is that of `!unsafe` in Ansible's own JSON (ansible-core, _json/_profiles/_legacy.py).
+    Raises ConfigurationError for a key that Ansible would interpret as such a marker.
     """
     if isinstance(value, dict):
-        if marks := [key for key in value if str(key).startswith("__ansible")]:
-            raise ConfigurationError(f"{marks[0]}: a name that Ansible keeps for itself")
+        if reserved := [key for key in value if str(key).startswith("__ansible")]:
+            raise ConfigurationError(f"{reserved[0]}: Ansible reserves this name")
         return {key: as_data(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [as_data(entry) for entry in value]
@@ -96,7 +96,7 @@ def _host_entry(entry: HostVars) -> dict[str, object]:
     if host.local:
         how: dict[str, object] = {"ansible_connection": "local"}
     else:
-        options = ["-F", "none", *host.strangers_refused(), *host.options]
+        options = ["-F", "none", *host.strict_host_key_options(), *host.options]
         how = {
             "ansible_connection": "ssh",
             "ansible_host": str(host.address),
@@ -117,9 +117,9 @@ def converge_here(
     title: str,
     logs: Path = LOG_DIR,
 ) -> None:
-    """`converge` this very machine. roles: each one's variables, without `<role>_inputs`.
+    """`converge` this machine itself. roles: the variables of each, without `<role>_inputs`.
 
-    The playbook finds their names, in order, in `keystone_roles`.
+    The playbook reads the role names, in order, from `keystone_roles`.
     """
     variables: dict[str, object] = {"keystone_roles": list(roles)}
     for role, values in roles.items():
@@ -132,16 +132,17 @@ def converge_here(
 def converge(
     playbook: str, hosts: Mapping[str, HostVars], *, title: str, logs: Path = LOG_DIR
 ) -> None:
-    """Run playbooks/<playbook>.yml on those hosts, showing each task as it ends.
+    """Run playbooks/<playbook>.yml on those hosts, and show each task as it ends.
 
-    logs: folder of Ansible's own log. Raises HostError naming host, task, message and that log when
-    a task fails or a host cannot be reached.
+    logs: folder of Ansible's own log. Raises HostError that names host, task, message and that log
+    if a task fails or a host cannot be reached.
     """
     root = data_root() / "playbooks"
     logs.mkdir(parents=True, exist_ok=True)
     raw_log = logs / f"{time.strftime('%Y%m%dT%H%M%S')}-{playbook}.log"
     with tempfile.TemporaryDirectory(prefix="keystone-run-") as scratch:
-        # What is in it is nobody else's business: the file is ours alone and goes with the run.
+        # The inventory may hold confidential values: only root can read the folder, and it is
+        # deleted after the run.
         source = Path(scratch) / "inventory.json"
         source.write_text(json.dumps(inventory(hosts)))
         argv = [
@@ -158,7 +159,7 @@ def _environment(root: Path, raw_log: Path, scratch: Path) -> dict[str, str]:
     if origin is None or origin.origin is None:
         raise HostError("ansible-core is not installed beside Keystone")
     ours = Path(__file__).parents[2]
-    # Who was told to leave no byte code behind (python3 -B) tells its children.
+    # If this process writes no byte code (python3 -B), its children must not either.
     quiet = {"PYTHONDONTWRITEBYTECODE": "1"} if sys.dont_write_bytecode else {}
     return {
         **quiet,
@@ -176,14 +177,14 @@ def _environment(root: Path, raw_log: Path, scratch: Path) -> dict[str, str]:
 
 
 def _watch(argv: list[str], env: dict[str, str], raw_log: Path, title: str) -> list[str]:
-    """Show events as they come; returns what failed, one line a host."""
+    """Show events as they come; return the failures, one line a host."""
     tasks = _Tasks(title)
     with run.spawned(run.bound(argv), env=env, log_file=raw_log, stdout=run.PIPE) as process:
         assert process.stdout is not None
         for line in process.stdout:
             text = line.decode(errors="replace").strip()
-            if text.startswith('{"event"'):  # Ansible itself quotes what it refuses, in braces
-                tasks.see(json.loads(text))
+            if text.startswith('{"event"'):  # Ansible's own errors can contain braces too
+                tasks.handle(json.loads(text))
         code = process.wait()
     tasks.close()
     if code != 0 and not tasks.failures:
@@ -193,7 +194,7 @@ def _watch(argv: list[str], env: dict[str, str], raw_log: Path, title: str) -> l
 
 
 class _Tasks:
-    """Turns the callback's events into one line a task: what, where it changed, how long."""
+    """Turns the callback's events into one line a task: its name, changed hosts, duration."""
 
     def __init__(self, title: str) -> None:
         self._title = title
@@ -203,8 +204,8 @@ class _Tasks:
         self._results: dict[str, str] = {}
         self.failures: list[str] = []
 
-    def see(self, event: dict[str, object]) -> None:
-        """One event of playbooks/callback_plugins/keystone.py."""
+    def handle(self, event: dict[str, object]) -> None:
+        """Handle one event of playbooks/callback_plugins/keystone.py."""
         kind = event.get("event")
         if kind == "play_start":
             hosts = event.get("hosts")

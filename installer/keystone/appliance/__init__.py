@@ -1,1 +1,1 @@
-"""What runs on the machine that an image starts: found, written, taken further, upgraded."""
+"""What runs on a machine that an image started: install it, continue its setup, upgrade it."""

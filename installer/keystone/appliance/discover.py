@@ -1,9 +1,9 @@
-"""What a machine finds that was started from a medium, or from what a medium wrote.
+"""Find the hardware and the input files of a machine that runs from a medium or an installed disk.
 
-Its own hardware, the site file, join.yaml and the bundle. The files are looked for on the medium
-(keystone/site.yaml and so on) and on file systems labelled KEYSTONE (site.yaml and so on); the site
-file also where the kernel's command line says, which the initramfs has fetched. Two that differ are
-refused: nobody is asked which one was meant.
+The files are the site file, join.yaml and the bundle. They are searched for on the medium
+(keystone/site.yaml and so on) and on file systems labelled KEYSTONE (site.yaml and so on). The
+initramfs also fetches a site file that the kernel command line names. Two files that differ are
+refused; the machine does not ask which one to use.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ if TYPE_CHECKING:
 
 RUN = Path("/run/keystone")
 REFUSED = RUN / "refused"
-"""Why the unattended way was not gone, for the person who comes to the console."""
+"""Why the unattended installation was refused, for the person at the console."""
 STICK, DISC = re.compile(LABEL), re.compile(rf"{LABEL}_[A-Z0-9_]+")
-"""Labels of what people fill, and of installer media (iso.py), which may carry the same files."""
+"""Labels of sticks, and of installer media (iso.py), which may carry the same files."""
 ARGUMENT = "argument"
 """Folder in RUN where the initramfs puts the site file of `keystone.site=`."""
 COMMAND_LINE = Path("/proc/cmdline")
 SHOWN = 4
-"""Mistakes of a file that a screen of 24 lines has room for."""
+"""Number of a file's mistakes that fit on a screen of 24 lines."""
 SERIAL = Path("/sys/class/dmi/id/product_serial")
 CARDS = Path("/sys/class/net")
 LINK = 10
-"""Seconds for the first link to come up: Ethernet over copper takes up to four."""
+"""Seconds to wait for links to come up: Ethernet over copper takes up to four."""
 UNKNOWN = frozenset({
     "", "0", "0123456789", "123456789", "chassis serial number", "default string", "invalid", "n/a",
     "none", "not applicable", "not available", "not specified", "o.e.m.", "oem",
     "system serial number", "to be filled by o.e.m.", "unknown",
 })  # fmt: skip
-"""What makers leave in the place of a serial number, in lower case: many machines have the same."""
+"""Placeholders of vendors instead of a serial number, in lower case: many machines share them."""
 
 
 def hardware(disks: Iterable[DiskFacts]) -> Hardware:
-    """The machine we run on: disks that are built in, cards that are devices (not bridges, lo)."""
+    """Observe this machine: its built-in disks, and its physical network cards (no bridges, lo)."""
     serial = SERIAL.read_text().strip() if SERIAL.exists() else ""
     if serial.lower() in UNKNOWN:
         serial = ""
@@ -61,16 +61,16 @@ def hardware(disks: Iterable[DiskFacts]) -> Hardware:
 
 
 def reason(error: KeystoneError) -> str:
-    """What did not work and what to do, as text for a screen; of many mistakes the first ones."""
+    """An error and its hint as text for a screen; of many mistakes only the first ones."""
     mistakes = error.mistakes if isinstance(error, ConfigurationError) else ()
-    said = [error.message, *(f"  {mistake}" for mistake in mistakes[:SHOWN])]
-    return "\n".join([*said, *(["", error.hint] if error.hint else [])])
+    lines = [error.message, *(f"  {mistake}" for mistake in mistakes[:SHOWN])]
+    return "\n".join([*lines, *(["", error.hint] if error.hint else [])])
 
 
 def cards() -> dict[str, Card]:
-    """The cards by MAC. They are started, and links get some seconds to come up.
+    """Set all network cards up, wait up to LINK seconds for their links, return them by MAC.
 
-    All of them: the first one to come up need not be the only one.
+    It waits for all links, since the first one to come up need not be the only one.
     """
     for card in _cards():
         run(["ip", "link", "set", "dev", card.name, "up"], check=False)
@@ -88,7 +88,7 @@ def cards() -> dict[str, Card]:
 def _has_cable(card: Path) -> bool:
     try:
         return (card / "carrier").read_text().strip() == "1"
-    except OSError:  # it could not be started
+    except OSError:  # the card could not be set up
         return False
 
 
@@ -97,18 +97,18 @@ def _cards() -> list[Path]:
 
 
 def site_file() -> Path | None:
-    """The site file of this installation; None where there is none.
+    """The site file of this installation; None without one.
 
-    Raises RefusedError for two that differ, and for one that the kernel's command line names and
-    that is not there or is another one.
+    Raises RefusedError for two files that differ, and if the file that the kernel command line
+    names is missing or has another digest.
     """
     files = [*_fetched(), *_found(SITE)]
-    # Of equal ones that which has the keys beside it.
+    # Of equal files, prefer the one with keys beside it.
     return choose(sorted(files, key=lambda file: not (file.parent / introduction.FOLDER).is_dir()))
 
 
 def _fetched() -> list[Path]:
-    """The site file that the kernel's command line names (images/base/initramfs/scripts)."""
+    """The site file that the kernel command line names (images/base/initramfs/scripts)."""
     words = COMMAND_LINE.read_text().split()
     named = {key: value for key, _, value in (word.partition("=") for word in words)}
     source, digest = named.get("keystone.site"), named.get("keystone.sitehash")
@@ -118,28 +118,28 @@ def _fetched() -> list[Path]:
     if not file.is_file():
         raise RefusedError(
             f"keystone.site={source}: the site file could not be fetched",
-            hint="look whether DHCP and that server answer, and restart; `ip=` (nfsroot's form) on "
-            "the kernel's command line sets an address without DHCP",
+            hint="check that DHCP and that server work, and restart; `ip=` on the kernel command "
+            "line (syntax of nfsroot) sets an address without DHCP",
         )
     found = hashlib.sha256(file.read_bytes()).hexdigest()
     if digest not in {None, found}:
         raise RefusedError(
-            f"keystone.site={source}: its SHA-256 is {found}, and keystone.sitehash says {digest}",
-            hint="name the digest of the site file that you mean: sha256sum site.yaml",
+            f"keystone.site={source}: its SHA-256 is {found}, but keystone.sitehash is {digest}",
+            hint="set keystone.sitehash to the output of: sha256sum site.yaml",
         )
     return [file]
 
 
 def joining() -> Path | None:
-    """The join.yaml of this installation; None where there is none.
+    """The join.yaml of this installation; None without one.
 
-    Raises RefusedError for two that differ.
+    Raises RefusedError for two files that differ.
     """
     return choose(_found(JOIN))
 
 
 def bundle_file() -> Path | None:
-    """The bundle to install; None where there is none. Raises RefusedError for more than one."""
+    """The bundle to install; None without one. Raises RefusedError for more than one."""
     files = _found(BUNDLE)
     if len(files) > 1:
         raise RefusedError(
@@ -150,7 +150,7 @@ def bundle_file() -> Path | None:
 
 
 def stick() -> Path | None:
-    """The one stick labelled KEYSTONE, mounted. Raises RefusedError for more than one."""
+    """Mount the stick labelled KEYSTONE; None without one. Raises RefusedError for several."""
     places = _labelled(STICK)
     if len(places) > 1:
         raise RefusedError(
@@ -167,11 +167,11 @@ def _found(name: str) -> list[Path]:
 
 
 def choose(files: Sequence[Path]) -> Path | None:
-    """The one that all of them are, byte for byte."""
-    asked = {file.read_bytes(): file for file in reversed(files)}
-    if len(asked) > 1:
+    """The first file, if all are equal byte for byte. Raises RefusedError if they are not."""
+    distinct = {file.read_bytes(): file for file in reversed(files)}
+    if len(distinct) > 1:
         raise RefusedError(
-            f"{len(asked)} files that differ: {' and '.join(map(str, asked.values()))}",
+            f"{len(distinct)} files that differ: {' and '.join(map(str, distinct.values()))}",
             hint=f"leave one medium or stick with {files[0].name} in the machine",
         )
     return files[0] if files else None
@@ -180,7 +180,7 @@ def choose(files: Sequence[Path]) -> Path | None:
 def _with_label(
     devices: Iterable[Mapping[str, Any]], label: re.Pattern[str]
 ) -> Iterator[Mapping[str, Any]]:
-    """Those that have it; not the parts of one that has it, for they are the same bytes again."""
+    """Devices with the label, without the partitions of such a device: they are the same bytes."""
     for device in devices:
         if label.fullmatch(device["label"] or ""):
             yield device
@@ -189,7 +189,7 @@ def _with_label(
 
 
 def _labelled(label: re.Pattern[str]) -> list[Path]:
-    """File systems so labelled, mounted read-only."""
+    """Mount the file systems with this label read-only; returns the mount points."""
     run(["udevadm", "settle"], check=False)
     listed = json.loads(run(["lsblk", "-J", "-o", "NAME,PATH,LABEL"]).stdout)["blockdevices"]
     places = []
@@ -201,8 +201,8 @@ def _labelled(label: re.Pattern[str]) -> list[Path]:
                 run(["mount", "-o", "ro", node["path"], place])
             except CommandError as error:
                 raise ConfigurationError(
-                    f"{node['path']}: labelled {node['label']} and cannot be read: {error.message}",
-                    hint="take the stick out, or write it anew",
+                    f"{node['path']}: labelled {node['label']}, not readable: {error.message}",
+                    hint="remove the stick, or write it again",
                 ) from error
         places.append(place)
     return places

@@ -1,8 +1,9 @@
-"""From the first start of a written disk to the running site: what the medium's run left to do.
+"""Continue at the first start of a written disk: install the site, or join it.
 
-The first Primer has the site file and what it needs without a person (introduction.py). It finds
-the bundle, waits until the others answer under the keys it knows, and does the main job. systemd
-starts it again when it failed and at each start until it is done (keystone-continue.service).
+The first Primer has the site file and all it needs without a person (introduction.py). It finds the
+bundle, waits until the other Primers answer with the host keys it knows, and installs the site.
+systemd runs this again after a failure, and at each start until it is done
+(keystone-continue.service).
 """
 
 from __future__ import annotations
@@ -30,14 +31,17 @@ if TYPE_CHECKING:
 CONFIG = Path("/") / introduction.CONFIG
 DONE = Path("/var/lib/keystone/installed")
 PATIENCE = 7200
-"""Seconds to wait for the other Primers: somebody walks from one machine to the next."""
+"""Seconds to wait for the other Primers: a person goes from one machine to the next."""
 PAUSE = 10
 
 
 def main() -> None:
-    """Do it. Raises KeystoneError; run again it goes on."""
+    """Join or install the site. Raises KeystoneError; a repeated run continues."""
     if DONE.exists():
-        log.info("All is done. On a Primer, keystone-install --bundle FILE --site FILE changes it.")
+        log.info(
+            "This machine is installed. To change the site, run on a Primer: "
+            "keystone-install --bundle FILE --site FILE"
+        )
     elif (CONFIG / join_yaml.NAME).exists():
         join_site()
     else:
@@ -45,18 +49,18 @@ def main() -> None:
 
 
 def install_site() -> None:
-    """The first Primer's part."""
+    """Install the site from this first Primer."""
     file, trusted = CONFIG / "site.yaml", CONFIG / introduction.FINGERPRINT
     wanted = site.load(file)
     bundle = discover.bundle_file()
     if bundle is None:
         raise PreflightError(
             f"no bundle: {freight.BUNDLE} is not on a stick labelled {freight.LABEL}",
-            hint="put the stick in: the installation goes on by itself",
+            hint="insert the stick: the installation continues by itself",
         )
     if not trusted.is_file():
         raise PreflightError(
-            f"{trusted} is not there, so nobody vouches for {bundle}",
+            f"{trusted} does not exist: nobody has confirmed the fingerprint of {bundle}",
             hint=f"install by hand: keystone-install --bundle {bundle} --site {file}",
         )
     wait_for(install.hosts_of(wanted), time.monotonic)
@@ -68,18 +72,18 @@ def install_site() -> None:
 
 
 def done() -> None:
-    """Nothing is left to go on with on this machine: it has its site."""
+    """Record that this machine is installed, so that its next start does nothing."""
     write_whole(DONE, b"", 0o644)
 
 
 def by_hand() -> None:
-    """Somebody installed the site of this disk: nothing is left for its next start."""
+    """Record that a person installed the site of this disk."""
     if (CONFIG / "site.yaml").exists() and not DONE.exists():
         done()
 
 
 def join_site() -> None:
-    """A worker's part: ask, converge, and forget the token."""
+    """Join the site as a worker, then delete the token."""
     file = CONFIG / join_yaml.NAME
     (worker,) = join_yaml.load(file).workers
     try:
@@ -87,10 +91,11 @@ def join_site() -> None:
     except RefusedError as error:
         raise RefusedError(
             error.message,
-            hint="mended, this goes on by itself. With another token: `keystone-install token "
-            "create` on the Primer, and run here, as root, what it prints",
+            hint="once the cause is removed, this continues by itself. For a new token, run "
+            "`keystone-install token create` on the Primer, and run here, as root, the command it "
+            "prints",
         ) from error
-    # The token first: without it nothing is done again, with the mark or not.
+    # The token first: without it, this function does not run again, recorded as done or not.
     file.unlink()
     sync_directory(file.parent)
     done()
@@ -101,7 +106,10 @@ def wait_for(
     clock: Callable[[], float],
     pause: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Until all of them answer. Raises HostError with those that did not, and why."""
+    """Wait until all hosts answer. Raises HostError with those that did not, and the reason.
+
+    clock: gives the time in seconds. pause: sleeps for a number of seconds.
+    """
     deadline = clock() + PATIENCE
     left = dict(hosts)
     while left:
@@ -117,8 +125,9 @@ def wait_for(
         if left and clock() > deadline:
             first = next(iter(errors.values()))
             raise HostError(
-                f"{', '.join(left)} did not answer in {PATIENCE // 60} minutes: {first.message}",
-                hint="start them from the medium; the installation goes on by itself",
+                f"timed out after {PATIENCE // 60} minutes: {', '.join(left)} did not answer: "
+                f"{first.message}",
+                hint="start them from the medium; the installation continues by itself",
             )
         if left:
             pause(PAUSE)

@@ -1,9 +1,7 @@
-"""Which of a site's machines this one is, and what its state begins with. Pure.
+"""Which machine of a site this one is, and the first files of its state partition. Pure.
 
-A Primer is described by the site file, a worker by join.yaml.
-
-Networks as systemd.network(5) has them: bound to the MAC address, so that another name of the
-interface after a new kernel or a moved card changes nothing.
+The site file describes a Primer, join.yaml a worker. Network files (systemd.network(5)) match the
+MAC address, so that a new interface name after a kernel upgrade or a moved card changes nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Place(Protocol):
-    """What a machine becomes a part of: a Site, or the Join of one."""
+    """The site that a machine belongs to: a Site for a Primer, a Join for a worker."""
 
     @property
     def name(self) -> str: ...  # noqa: D102 see Site
@@ -35,9 +33,9 @@ class Place(Protocol):
 
 
 class Member(Protocol):
-    """What a machine becomes: a Node, or a Worker, whose address may be DHCP's.
+    """The entry of a machine: a Node, or a Worker, whose address may come from DHCP (None).
 
-    where: the file and the list that describe it, for messages.
+    where: the file and the list with the entry, for messages.
     """
 
     @property
@@ -56,10 +54,10 @@ class Member(Protocol):
 
 @dataclass(frozen=True)
 class Hardware:
-    """What this machine says of itself.
+    """What identifies this machine.
 
-    serial: the system's, of DMI. macs: of its network cards, in lower case. disks: their serial
-    numbers.
+    serial: the system's serial number (DMI), "" without one. macs: of its network cards, in lower
+    case. disks: serial numbers of its disks.
     """
 
     serial: str
@@ -67,7 +65,7 @@ class Hardware:
     disks: tuple[str, ...] = ()
 
     def describe(self) -> str:
-        """What it can be told from others by, in a few words."""
+        """Serial number and MAC addresses in one line."""
         serial = f"serial number {self.serial}" if self.serial else "no serial number in firmware"
         cards = f"MAC {', '.join(self.macs)}" if self.macs else "no network card"
         return f"{serial}, {cards}"
@@ -75,19 +73,19 @@ class Hardware:
 
 @dataclass(frozen=True)
 class Card:
-    """A network card. name: the interface's. driver: the kernel's. cable: whether there is one."""
+    """A network card. name: of its interface. driver: the kernel's. cable: it has a link."""
 
     name: str
     driver: str
     cable: bool
 
     def describe(self) -> str:
-        """In a few words."""
+        """Interface, driver and link in one line."""
         return f"{self.name}, {self.driver}, {'cable' if self.cable else 'no cable'}"
 
 
 def is_it(member: Member, hardware: Hardware) -> bool:
-    """Whether the description is of this machine: its serial number, or one of its MACs."""
+    """Whether the entry describes this machine, by serial number or by one of its MACs."""
     machine = member.machine
     return machine is not None and bool(
         (machine.serial and machine.serial == hardware.serial)
@@ -96,10 +94,10 @@ def is_it(member: Member, hardware: Hardware) -> bool:
 
 
 def who(site: Site | None, join: Join | None, hardware: Hardware) -> Node | Worker | None:
-    """The Primer of the site, or the worker of join.yaml, that this machine is.
+    """The Primer of the site, or the worker of join.yaml, that describes this machine.
 
-    None where a person decides: there is no site file, and join.yaml has a token for any machine.
-    Raises RefusedError when it is none of them, or more than one.
+    None if a person has to decide: there is no site file, and join.yaml has a token for any
+    machine. Raises RefusedError if no entry, or more than one, describes this machine.
     """
     primers = site.primers if site else ()
     workers = join.workers if join else ()
@@ -111,15 +109,15 @@ def who(site: Site | None, join: Join | None, hardware: Hardware) -> Node | Work
     if found:
         places = " and in ".join(dict.fromkeys(f"{member.where}.machine" for member in found))
         raise RefusedError(
-            f"this machine ({here}) is {' and '.join(member.name for member in found)} at once",
-            hint=f"correct it in {places}",
+            f"this machine ({here}) matches {' and '.join(member.name for member in found)}",
+            hint=f"make the entries in {places} distinct",
         )
     if not site and join and join.free:
         return None
-    raise _nobody(site, join, hardware)
+    raise _unknown(site, join, hardware)
 
 
-def _nobody(site: Site | None, join: Join | None, hardware: Hardware) -> RefusedError:
+def _unknown(site: Site | None, join: Join | None, hardware: Hardware) -> RefusedError:
     what, hints = [], []
     its = "its serial number or MAC" if hardware.serial else "its MAC"
     if site:
@@ -135,16 +133,21 @@ def _nobody(site: Site | None, join: Join | None, hardware: Hardware) -> Refused
         hints.append(
             f"for a worker: keystone-install token create --to, with {its}"
             + (f"; join.yaml describes {', '.join(known)}" if known else "")
-            + (f"; tokens for any machine are taken by hand: {len(join.free)}" if join.free else "")
+            + (
+                f"; for its tokens without a machine ({len(join.free)}), install guided"
+                if join.free
+                else ""
+            )
         )
     here = hardware.describe()
     return RefusedError(f"this machine ({here}) is {' and '.join(what)}", hint=". Or ".join(hints))
 
 
 def system_disk(node: Member, hardware: Hardware) -> str:
-    """The serial number of the disk that the system is written to.
+    """The serial number of the disk for the system.
 
-    The one that the file names, or the only disk that is not the pool's. Raises RefusedError.
+    It is the disk that the file names, or else the only disk that is not for the pool. Raises
+    RefusedError if there is not exactly one.
     """
     if node.system_disk:
         return node.system_disk
@@ -152,19 +155,19 @@ def system_disk(node: Member, hardware: Hardware) -> str:
     left = [serial for serial in hardware.disks if serial not in pool]
     if len(left) == 1:
         return left[0]
-    these = "disks that are not the pool's" if pool else "disks"
+    besides = " besides those for the pool" if pool else ""
     raise RefusedError(
-        f"{node.name}: {len(left)} {these} ({', '.join(left) or 'none'}), so which is the "
-        "system's is not clear",
-        hint=f"name it in {node.where}.systemDisk",
+        f"{node.name}: cannot choose the disk for the system: this machine has "
+        f"{', '.join(left) or 'no disk'}{besides}",
+        hint=f"name the disk in {node.where}.systemDisk",
     )
 
 
 def card(node: Member, cards: Mapping[str, Card]) -> str:
-    """The MAC of the card that has the machine's address; "" where there is no card.
+    """The MAC of the card that gets the machine's address; "" without a card.
 
-    The one that the file names, or the only one, or of several the only one with a cable. cards: by
-    MAC. Raises RefusedError.
+    It is the card that the file names, or else the only card, or else the only card with a cable.
+    cards: by MAC. Raises RefusedError if that is ambiguous.
     """
     named = [mac for mac in cards if node.machine and mac in node.machine.macs]
     left = named or list(cards)
@@ -174,18 +177,18 @@ def card(node: Member, cards: Mapping[str, Card]) -> str:
         return found[0] if found else ""
     shown = ", ".join(f"{mac} ({cards[mac].describe()})" for mac in left)
     raise RefusedError(
-        f"{node.name}: {len(plugged)} network cards with a cable of {shown}, so which has "
-        f"{node.address or 'the address of DHCP'} is not clear",
-        hint=f"name it in {node.where}.machine.macs; or plug in that one only",
+        f"{node.name}: cannot choose the network card for "
+        f"{node.address or 'the address from DHCP'}: {len(plugged)} of {shown} have a cable",
+        hint=f"name the card in {node.where}.machine.macs, or connect only that one",
     )
 
 
 def state(site: Place, node: Member, mac: str) -> Mapping[str, tuple[str, int]]:
-    """Files that the new system's state begins with: text and mode by path.
+    """The first files of the new system's state partition: text and mode by path.
 
-    mac: of the card that has the address; "" for any that comes.
+    mac: of the card that gets the address; "" for any card.
     """
-    # Without "no kind" it would match each pod's veth too, and take it out of its bridge.
+    # Without Kind=!* this would also match each pod's veth and remove it from its bridge.
     match = f"MACAddress={mac}" if mac else "Kind=!*\nType=ether"
     network = f"# Keystone, site {site.name}\n[Match]\n{match}\n\n[Network]\n{_network(site, node)}"
     files = {
@@ -199,7 +202,7 @@ def state(site: Place, node: Member, mac: str) -> Mapping[str, tuple[str, int]]:
 
 
 def _network(site: Place, node: Member) -> str:
-    """The section [Network] and what follows it. A DHCP server knows the card by its MAC."""
+    """The section [Network] and later ones. A DHCP server identifies the card by its MAC."""
     if node.address is None:
         return (
             "DHCP=ipv4\nLinkLocalAddressing=ipv6\n\n"

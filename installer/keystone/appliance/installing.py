@@ -1,4 +1,4 @@
-"""Make this machine, which runs from a medium, one of a site's Primers or workers."""
+"""Write a Primer's or worker's system to the disk of this machine, which runs from a medium."""
 
 from __future__ import annotations
 
@@ -23,40 +23,40 @@ if TYPE_CHECKING:
     from keystone.join.join_yaml import Join, Worker
 
 USER, PORT = "root", 22
-"""Who logs in to an image, and where its sshd listens."""
+"""The user that may log in to an installed image, and the port of its sshd."""
 JOIN = f"{introduction.CONFIG}/{join_yaml.NAME}"
-"""Where a worker's state has what it joins with, until it has joined (first_start.py)."""
+"""Path of a worker's join.yaml on its state partition, until it has joined (first_start.py)."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What would be done. mac: of the card that has the address, "" for any. card: None without."""
+    """What to write. mac: of the card that gets the address, "" for any card. card: that card."""
 
     disk: writing.Plan
     mac: str = ""
     card: Card | None = None
 
     def describe(self, address: str) -> str:
-        """Lines for people. address: the machine's, in words."""
+        """Lines of text for people. address: the machine's, as text."""
         if self.disk.held:
             return self.disk.describe()
-        where = f"{self.mac} ({self.card.describe()})" if self.card else "any card that comes"
+        where = f"{self.mac} ({self.card.describe()})" if self.card else "any"
         return f"{self.disk.describe()}\n{address} on network card {where}"
 
 
 def plan(now: Running, place: Place, node: Member, system: str = "") -> Plan:
-    """What writing this machine would do.
+    """Plan what to write for this machine.
 
-    Raises RefusedError, for an old medium too, and where nobody could log in.
+    system: the serial number of its disk, "" for the disk that the file names or implies. A disk
+    that already has the system also has its network files, so no card is chosen then.
 
-    system: its disk's serial number, "" for what the file says or leaves. A disk that holds its
-    state already has its network too: no card is asked for.
+    Raises RefusedError, also if the medium is too old or if nobody could log in.
     """
     if now.version < place.system_floor:
         raise RefusedError(
-            f"this medium has version {now.version}, site {place.name} takes "
+            f"this medium has version {now.version}, but site {place.name} requires "
             f"{place.system_floor} or newer (spec.systemFloor)",
-            hint="take the newer medium",
+            hint="use a newer medium",
         )
     seen = observe.disks()
     serial = system or identity.system_disk(node, discover.hardware(seen))
@@ -69,23 +69,23 @@ def plan(now: Running, place: Place, node: Member, system: str = "") -> Plan:
 
 
 def require_login(place: Place) -> None:
-    """Raises RefusedError where nobody could log in to what is written: there is no password."""
+    """Raise RefusedError if nobody could log in to the written system: it has no password."""
     if not place.ssh.authorized_keys:
         raise RefusedError(
             f"nobody could log in: site {place.name} names no public key, and there is no password",
-            hint="name one in spec.ssh.authorizedKeys; in the guided way, have it as a "
-            "file *.pub at the top of the stick",
+            hint="add one to spec.ssh.authorizedKeys; for a guided installation, put it in the top "
+            "folder of the stick as a file *.pub",
         )
     if (place.ssh.user, place.ssh.port) != (USER, PORT):
         raise RefusedError(
-            f"site {place.name} logs in as {place.ssh.user} at port {place.ssh.port}, and what a "
-            f"medium writes knows {USER} and port {PORT} alone",
-            hint="take user and port out of spec.ssh",
+            f"site {place.name} logs in as {place.ssh.user} at port {place.ssh.port}, but a system "
+            f"written from a medium only has {USER} and port {PORT}",
+            hint="remove user and port from spec.ssh",
         )
 
 
 def with_card(disk: writing.Plan, node: Member, cards: Mapping[str, Card]) -> Plan:
-    """The whole plan. Raises RefusedError where the network card is not clear."""
+    """Add the network card to the plan. Raises RefusedError if the card is ambiguous."""
     mac = identity.card(node, cards)
     return Plan(disk, mac, cards.get(mac))
 
@@ -93,23 +93,24 @@ def with_card(disk: writing.Plan, node: Member, cards: Mapping[str, Card]) -> Pl
 def write_system(
     now: Running, place: Place, node: Member, files: Mapping[str, tuple[str, int]], wanted: Plan
 ) -> None:
-    """Write the disk, and have the firmware start it. The medium has been checked.
+    """Write the disk and make the firmware start it. The caller has verified the medium.
 
-    files: what the state begins with besides name, network and keys: text and mode by path.
+    files: further first files of the state partition, besides host name, network and keys: text
+    and mode by path.
     """
     disk = wanted.disk
     with tempfile.TemporaryDirectory() as folder:
-        begun = writing.seeded(Path(folder), {**identity.state(place, node, wanted.mac), **files})
-        writing.write(now, disk, begun)
+        seed = writing.seeded(Path(folder), {**identity.state(place, node, wanted.mac), **files})
+        writing.write(now, disk, seed)
     if disk.done:
-        log.info("Nothing to do: take the medium out and restart.")
+        log.info("Nothing to do: remove the medium and restart.")
         return
     writing.start_from(disk)
     log.info(f"Done: {node.name} starts from disk {disk.serial}.")
 
 
 def worker_files(join: Join, worker: Worker) -> dict[str, tuple[str, int]]:
-    """What a worker's state begins with besides: its own token, and the CA where roles look."""
+    """A worker's first files of its state partition: its own token, and the CA for the roles."""
     return {
         JOIN: (join_yaml.text(join_yaml.alone(join, worker)), 0o600),
         str(script.SITE_CA).lstrip("/"): (join.ca, 0o644),

@@ -1,9 +1,9 @@
-"""Files for network boot, out of their tar file (pxe.py), where a Primer's nginx serves them.
+"""Unpack the files for network boot (pxe.py) into the folder that a Primer's nginx serves.
 
-The role `mirror` serves the folder over plain HTTP where the site says so: iPXE as it is shipped
-knows no authority of ours. What is put there has been checked: the four files and nothing else, and
-the medium against the root hash that the script names. The link that is served moves when all of
-that is so, and not before.
+The role `mirror` serves the folder over plain HTTP if the site enables it: distributed builds of
+iPXE do not have our authority. Files are verified before they are served: there are exactly the
+four files, and the medium matches the root hash that the script names. Only then does the link that
+nginx serves change to the new folder.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from keystone.ansible.roles import mirror
 from keystone.appliance import upgrade, write
 from keystone.bundle.formats import tar
 from keystone.errors import DamagedBundleError, HostError, PreflightError
-from keystone.files import sync_directory
+from keystone.files import link, sync_directory
 from keystone.image import pxe, release
 from keystone.lockfile import only_one
 from keystone.pki import certificates
@@ -35,19 +35,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 LINK = Path(mirror.BOOT)
-"""What nginx serves: a link to a folder beside it."""
+"""The link that nginx serves; it leads to a folder beside it."""
 CERTIFICATE = Path(mirror.CERTIFICATE)
 MOST = {
     "boot.ipxe": 1 << 16, "vmlinuz": 1 << 28, "initrd": 1 << 30, "medium.iso": tar.MAX_SIZE,
 }  # fmt: skip
-"""Bytes of each file, at most."""
+"""Largest size of each file in bytes."""
 CHUNK = 1 << 20
-AGAIN = "copy it again, or make it again: keystone-install image build --format pxe"
+AGAIN = "copy the file again, or build it again: keystone-install image build --format pxe"
 
 
 @dataclass(frozen=True)
 class Found:
-    """The system that a machine starts from the files: its root hash, and its version."""
+    """The system in the files. digest: its root hash, in hex."""
 
     digest: str
     version: int
@@ -59,44 +59,42 @@ def serve(
     site: bytes | None = None,
     approve: Callable[[str], None] = lambda _: None,
 ) -> Found:
-    """Have these files served instead of those before, when all of them are whole.
+    """Verify the files and serve them instead of the previous ones.
 
+    file: a tar file from `image build --format pxe`.
     server: the address of this Primer.
-    site: the site file that machines follow which start from them; it has been checked.
-    approve: is given the release of the files (release.py) and raises unless its makers told it.
-    Raises DamagedBundleError for a tar file that is not as `image build` makes it, HostError when
-    this machine cannot keep it.
+    site: the site file for machines that start from the files, already checked; None for none.
+    approve: gets the release of the files (release.py), and raises if the packager did not name it.
+    Raises DamagedBundleError for a tar file that `image build` did not make, HostError if this
+    machine cannot store the files.
     """
     with only_one(LINK.with_name("lock"), str(LINK)), _kept():
         LINK.parent.chmod(0o755)
         new = Path(tempfile.mkdtemp(dir=LINK.parent))
         with log.step(f"unpack {file}"), file.open("rb") as source:
             unpack(source, str(file), new)
-        with log.step("check the medium"):
+        with log.step("verify the medium"):
             found, named = check(new, str(file))
         approve(named)
         script = new / "boot.ipxe"
         script.write_text(pxe.served_at(script.read_text(), url(server)))
         if site is not None:
             add_site(site, new)
-        new.chmod(0o755)  # nginx reads it as another user
+        new.chmod(0o755)  # nginx runs as another user
         run(["sync", "--file-system", new])
-        link = new / "link"
-        link.symlink_to(new.name)  # as it is read where it goes
-        link.rename(LINK)
-        sync_directory(LINK.parent)
+        link(LINK, new.name, new / "link")
     return found
 
 
 def add_site(site: bytes, folder: Path) -> None:
-    """Put a site file beside the files, and have the script name it."""
+    """Put a site file beside the files, and add its name and digest to the script."""
     (folder / pxe.SITE).write_bytes(site)
     script = folder / "boot.ipxe"
     script.write_text(pxe.with_site(script.read_text(), hashlib.sha256(site).hexdigest()))
 
 
 def stop() -> None:
-    """Serve nothing, and keep nothing. Raises HostError."""
+    """Stop serving files, and delete them. Raises HostError."""
     with only_one(LINK.with_name("lock"), str(LINK)), _kept():
         LINK.unlink(missing_ok=True)
         sync_directory(LINK.parent)
@@ -104,12 +102,12 @@ def stop() -> None:
 
 @contextmanager
 def _kept() -> Iterator[None]:
-    """What is served is kept when the block ends; other folders, also those of a cut run, go."""
+    """At the end of the block, delete all folders that are not served, also of interrupted runs."""
     try:
         yield
     except OSError as error:
         raise HostError(
-            f"{LINK.parent}: {error.strerror}", hint=f"make room: df {LINK.parent}"
+            f"{LINK.parent}: {error.strerror}", hint=f"free some space: df {LINK.parent}"
         ) from error
     finally:
         for folder in LINK.parent.iterdir():
@@ -118,32 +116,34 @@ def _kept() -> Iterator[None]:
 
 
 def unpack(source: BinaryIO, name: str, folder: Path) -> None:
-    """The four files, in their order, and nothing else. name: the tar file's, for messages.
+    """Unpack exactly the four files, in their order. name: of the tar file, for messages.
 
-    Raises DamagedBundleError for anything that `image build --format pxe` does not make.
+    Raises DamagedBundleError for anything that `image build --format pxe` does not write.
     """
     for wanted in pxe.FILES:
         block = source.read(tar.BLOCK)
         try:
             member = tar.parse(block, source.tell() - len(block))
         except DamagedBundleError as error:
-            what = f"no {wanted} follows, but a link, a folder, another dialect of tar, or its end"
+            what = f"no file {wanted}, but a link, a folder, another tar format, or the end"
             raise _not_ours(source, name, what) from error
         if member.name != wanted:
-            raise _not_ours(source, name, f"{member.name} where {wanted} should be")
+            raise _not_ours(source, name, f"expected {wanted}, found {member.name}")
         if not 0 < member.size <= MOST[wanted]:
-            raise _not_ours(source, name, f"{wanted} of {member.size} bytes")
+            raise _not_ours(
+                source, name, f"{wanted} has {member.size} bytes, not 1 to {MOST[wanted]}"
+            )
         with (folder / wanted).open("xb") as target:
             if _copy(source, target, member.size) != member.size:
-                raise _not_ours(source, name, f"it ends in the middle of {wanted}")
+                raise _not_ours(source, name, f"the file ends within {wanted}")
         source.read(tar.padded(member.size) - member.size)
     ending = 0
     while block := source.read(CHUNK):
         ending += len(block)
         if any(block):
-            raise _not_ours(source, name, f"something follows {pxe.FILES[-1]}")
+            raise _not_ours(source, name, f"data follows {pxe.FILES[-1]}")
     if ending < 2 * tar.BLOCK:
-        raise _not_ours(source, name, "its end is missing")
+        raise _not_ours(source, name, "the end of the archive is missing")
 
 
 def _copy(source: BinaryIO, target: BinaryIO, size: int) -> int:
@@ -159,30 +159,31 @@ def _not_ours(source: BinaryIO, name: str, what: str) -> DamagedBundleError:
 
 
 def check(folder: Path, name: str) -> tuple[Found, str]:
-    """The files belong together: script, kernel and initrd are of the medium, and that is whole.
+    """Verify the medium, and that script, kernel and initrd are those of the medium.
 
-    name: the tar file's, for messages. Returns what they are, and the digest of their release.
-    Raises DamagedBundleError.
+    name: of the tar file, for messages. Returns the system and the digest of its release. Raises
+    DamagedBundleError.
     """
     try:
         with upgrade.medium_of(folder / "medium.iso") as place:
             offer = upgrade.offered(place)
             for file in ("vmlinuz", "initrd"):
                 if not filecmp.cmp(folder / file, offer.parts[file], shallow=False):
-                    raise DamagedBundleError(f"{file} is another than the medium's", hint=AGAIN)
+                    raise DamagedBundleError(f"{file} is not the medium's", hint=AGAIN)
             script = (folder / "boot.ipxe").read_bytes()
             if options(script) != options(offer.parts["cmdline"].read_bytes()):
                 raise DamagedBundleError("boot.ipxe starts another system", hint=AGAIN)
             if not all(script.count(place.encode()) == 1 for place in (pxe.URL, pxe.DHCP_URL)):
                 raise DamagedBundleError(
-                    "boot.ipxe has no place for an address: another version of Keystone made it",
+                    "boot.ipxe has no placeholder for an address; another version of Keystone "
+                    "made it",
                     hint=AGAIN,
                 )
             named = release.digest(release.check(place / "boot"))
             write.verify(offer.system, offer.system.file)
     except CommandError as error:
         raise DamagedBundleError(
-            f"{name}: medium.iso cannot be checked: {error.message}", hint=error.hint or AGAIN
+            f"{name}: medium.iso cannot be verified: {error.message}", hint=error.hint or AGAIN
         ) from error
     except DamagedBundleError as error:
         raise DamagedBundleError(f"{name}: {error.message}", hint=AGAIN) from error
@@ -190,26 +191,26 @@ def check(folder: Path, name: str) -> tuple[Found, str]:
 
 
 def options(text: bytes) -> list[bytes]:
-    """What a kernel command line, or a script with one in it, says of the system, in order."""
+    """Sorted options that name the system in a kernel command line, or in a script with one."""
     return sorted(re.findall(rb"keystone\.(?:root|tree|version)=\S+", text))
 
 
 def require_server() -> None:
-    """Raises PreflightError when nginx does not serve the folder on this machine."""
+    """Raise PreflightError if no nginx on this machine serves the folder."""
     if '"nginx"' not in run(["ss", "-Hltnp", f"sport = :{mirror.BOOT_PORT}"]).stdout:
         raise PreflightError(
-            f"no nginx listens at port {mirror.BOOT_PORT} of this machine",
-            hint="on a Primer: say `networkBoot: true` in spec of the site file, then run "
+            f"nginx does not listen at port {mirror.BOOT_PORT} of this machine",
+            hint="on a Primer, set `networkBoot: true` in spec of the site file, then run "
             "keystone-install with --bundle and --site again",
         )
 
 
 def address() -> str:
-    """Of this Primer in its site: what its own certificate is for. Raises PreflightError."""
+    """The address of this Primer in its site, from its certificate. Raises PreflightError."""
     if not CERTIFICATE.is_file():
         raise PreflightError(
-            f"{CERTIFICATE}: not there, so this machine is no Primer of a site",
-            hint="run it on a Primer whose site is installed",
+            f"{CERTIFICATE} does not exist: this machine is not a Primer of an installed site",
+            hint="run the command on a Primer whose site is installed",
         )
     found = certificates.load_certificate(CERTIFICATE.read_bytes(), str(CERTIFICATE))
     names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -217,16 +218,16 @@ def address() -> str:
 
 
 def url(server: str) -> str:
-    """Of the script. server: the address of this Primer."""
+    """The URL of the script. server: the address of this Primer."""
     return f"http://{server}:{mirror.BOOT_PORT}/boot/boot.ipxe"
 
 
 def dhcp(server: str) -> str:
-    """What the site's DHCP server has to say. server: the address of this Primer."""
+    """Text on how to set up the site's DHCP server. server: the address of this Primer."""
     return f"""\
 {url(server)}
-Keystone runs no DHCP server: a second one would answer other machines of this network too.
-Yours has to tell machines that are to start from here, and no others:
-  those that run iPXE (option 77, user class, is "iPXE"), option 67, the boot file's name:
+Keystone runs no DHCP server: a second one would also answer other machines in this network.
+Set up your DHCP server to send these options to the machines that are to start from here, only:
+  to machines that run iPXE (option 77, user class, is "iPXE"): option 67, the boot file's name,
     {url(server)}
-  those that do not yet: your TFTP server (option 66, next-server) and iPXE on it (option 67)"""
+  to the others: your TFTP server (option 66, next-server) and iPXE on it (option 67)"""

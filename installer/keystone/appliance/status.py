@@ -1,7 +1,7 @@
-"""What runs on this machine, and who can vouch for it: firmware, TPM, root hash.
+"""The system that runs on this machine, and what vouches for it: firmware, TPM, root hash.
 
-The unified kernel image is measured into PCR 11 by its stub (systemd-stub(7)): the same image gives
-the same value on every machine, until systemd adds how far the start got (systemd-pcrphase(8)).
+The stub of the unified kernel image measures it into PCR 11 (systemd-stub(7)). The same image gives
+the same value on every machine, until systemd measures the boot phases (systemd-pcrphase(8)).
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from keystone.appliance import write as writing
 SECURE_BOOT = "efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 """UEFI 2.10, 3.3; efivarfs puts four bytes of attributes before the value."""
 PCR = Path("/sys/class/tpm/tpm0/pcr-sha256/11")
-ON, OFF, NO_UEFI = "on", "off", "none: a BIOS has no such thing"
+ON, OFF, NO_UEFI = "on", "off", "none: a BIOS does not have it"
 
 
 @dataclass(frozen=True)
 class Status:
     """version: the system's. source: "disk" or "medium". root: its verity root hash, hex.
 
-    secure_boot: in words. pcr11: SHA-256, hex; "" without a TPM that was measured into.
+    secure_boot: ON, OFF or NO_UEFI. pcr11: SHA-256 in hex; "" without a TPM or a measurement.
     """
 
     version: int
@@ -31,23 +31,23 @@ class Status:
     pcr11: str
 
     def describe(self) -> str:
-        """Lines for people."""
+        """Lines of text for people."""
         return (
             f"system        version {self.version}, from a {self.source}\n"
             f"root hash     {self.root}\n"
             f"Secure Boot   {self.secure_boot}\n"
-            f"TPM, PCR 11   {self.pcr11 or 'no TPM, or nothing was measured'}"
+            f"TPM, PCR 11   {self.pcr11 or 'no TPM, or no measurement'}"
         )
 
     def short(self) -> str:
-        """One line of 74 characters at most."""
+        """One line of at most 74 characters."""
         register = f"PCR 11 {self.pcr11[:12]}" if self.pcr11 else "no TPM"
         secure = self.secure_boot.split(":")[0]
         return f"Version {self.version}, root {self.root[:12]}, Secure Boot {secure}, {register}"
 
 
 def observe() -> Status:
-    """Of this machine. Raises PreflightError when it was not started from one of our images."""
+    """Observe this machine. Raises PreflightError if it does not run one of our images."""
     now = writing.observe()
     return Status(
         now.version,
@@ -59,7 +59,7 @@ def observe() -> Status:
 
 
 def secure_boot(firmware: Path) -> str:
-    """What the firmware says of Secure Boot. firmware: /sys/firmware/efi."""
+    """Whether Secure Boot is on. firmware: /sys/firmware/efi."""
     if not firmware.exists():
         return NO_UEFI
     variable = firmware / SECURE_BOOT
@@ -67,7 +67,7 @@ def secure_boot(firmware: Path) -> str:
 
 
 def measured(pcr: Path) -> str:
-    """A register's value in lower case; "" when there is none or it is as it was at power-on."""
+    """The value of a PCR in lower case; "" without one, or if it is still zero."""
     if not pcr.is_file():
         return ""
     value = pcr.read_text().strip().lower()

@@ -1,4 +1,4 @@
-"""From the medium to the disk by a file alone: the site file for Primers, join.yaml for workers."""
+"""Unattended installation: the site file describes Primers, join.yaml describes workers."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 
 def main(site_at: Path | None, join_at: Path | None, *, plan_only: bool, restart: bool) -> None:
-    """Make this machine the Primer or worker that a file says it is. Raises KeystoneError.
+    """Make this machine the Primer or worker that a file describes. Raises KeystoneError.
 
-    site_at, join_at: None for both to look for them on the medium and on sticks; without any
-    nothing is done but the check of the medium, which comes before everything: consoles ask after
-    it. restart: start from the disk when it was written.
+    The medium is always verified first, also if there is no file. site_at, join_at: paths; None for
+    both to search the medium and sticks. plan_only: change nothing. restart: restart the machine
+    once its disk is written.
     """
     now = writing.observe()
     if not plan_only:
@@ -46,10 +46,10 @@ def main(site_at: Path | None, join_at: Path | None, *, plan_only: bool, restart
     invited = join_yaml.load(join_at) if join_at else None
     found = identity.who(wanted, invited, discover.hardware(observe.disks()))
     if found is None:
-        log.info(f"{join_at}: its tokens are for machines that a person describes")
+        log.info(f"{join_at}: no entry describes this machine; install it guided")
         return
     place, files = _beginning(wanted, site_at, invited, found)
-    address = str(found.address or "an address of DHCP")
+    address = str(found.address or "an address from DHCP")
     log.info(f"this machine is {found.name} ({address}) of site {place.name}")
     plan = installing.plan(now, place, found)
     log.info(plan.describe(address))
@@ -63,27 +63,27 @@ def main(site_at: Path | None, join_at: Path | None, *, plan_only: bool, restart
 def _beginning(
     wanted: Site | None, site_at: Path | None, invited: Join | None, found: Node | Worker
 ) -> tuple[Place, Mapping[str, tuple[str, int]]]:
-    """What the machine becomes a part of, and what its state begins with for that."""
+    """The site or join.yaml of this machine, and the first files of its state partition."""
     if isinstance(found, Node):
-        assert wanted, "a Primer is of a site file"
-        assert site_at, "a Primer is of a site file"
+        assert wanted, "a Primer comes from a site file"
+        assert site_at, "a Primer comes from a site file"
         given, first = introduction.read(site_at, found), found is wanted.primers[0]
         if first:
             require_bundle(given.get(introduction.FINGERPRINT, "").strip())
         return wanted, introduction.state(wanted, given, site_at.read_text() if first else "")
-    assert invited, "a worker is of a join.yaml"
+    assert invited, "a worker comes from a join.yaml"
     return invited, installing.worker_files(invited, found)
 
 
 def require_bundle(fingerprint: str) -> None:
-    """Raises KeystoneError for a bundle that the first Primer could not go on with, or for two.
+    """Raise KeystoneError for a bundle that the first Primer could not use, or for two bundles.
 
-    fingerprint: of its trust root, "" where nobody vouches for one: it is installed by hand then.
-    There may be none yet: the first start waits for it.
+    The bundle may be absent: the first start waits for it. fingerprint: of its trust root, "" if
+    nobody has confirmed one; then a person installs the bundle.
     """
     found = discover.bundle_file()
     if found is None:
-        log.info(f"no {freight.BUNDLE} yet: put it in before the site is to be installed")
+        log.info(f"no {freight.BUNDLE} found: insert a stick with it before the site is installed")
     elif fingerprint:
-        with log.step(f"check who signed {found}"):
+        with log.step(f"verify the signatures of {found}"):
             open_metadata(found, fingerprint=fingerprint)

@@ -1,8 +1,9 @@
-"""Another version of the system into the slot that is not running, and the way back.
+"""Upgrade the system: write a new version to the slot that is not running, with fallback.
 
-The new version comes on a medium's image (an ISO). Until it is whole in its slot nothing starts it;
-from then on it is started a few times, and the one before it again when nobody called it good: by
-systemd-boot under UEFI (Automatic Boot Assessment), by GRUB's counter under a BIOS (bios.py).
+The new version comes from a medium's image (an ISO file). No boot entry leads to it until it is
+complete in its slot. Then it is tried a few times, and the previous version starts again unless the
+new one is marked as good. systemd-boot does this under UEFI (Automatic Boot Assessment), GRUB with
+a counter under a BIOS (bios.py).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from keystone import log
 from keystone.appliance.write import FIRMWARE, Running, verify
 from keystone.appliance.write import observe as running
 from keystone.errors import DamagedBundleError, HostError, PreflightError, RefusedError
-from keystone.files import half_made, sync_directory, write_whole
+from keystone.files import half_made, settle, write_whole
 from keystone.image import bios, disk_layout, release
 from keystone.image.mounts import mounted
 from keystone.image.squashfs import System
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 RUN = Path("/run/keystone")
 ROOT_TYPE = "4f68bce3-e8cd-4db1-96e7-fbcaf984b709"
-"""root-x86-64 of the Discoverable Partitions Specification: our slots."""
+"""Partition type of our slots: root-x86-64 (Discoverable Partitions Specification)."""
 ESP_TYPE = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
 CHUNK = 4 << 20
 MEDIUM = "iso9660"
@@ -43,14 +44,14 @@ OPTION = re.compile(
     r"(?<!\S)keystone\.(?P<key>(?P<root>root)|tree|version)="
     r"(?P<value>(?(root)[0-9a-f]{64}|[0-9]{1,15}))(?!\S)"
 )
-"""What a medium's kernel command line says of its system."""
+"""The options of a medium's kernel command line that name its system."""
 BLESS = "/usr/lib/systemd/systemd-bless-boot"
 """systemd-bless-boot(8)."""
 
 
 @dataclass(frozen=True)
 class Partition:
-    """One of the system disk's. number: in its table, from 1. uuid: PARTUUID. size: in bytes."""
+    """A partition of the system disk. number: from 1. uuid: its PARTUUID. size: in bytes."""
 
     path: str
     number: int
@@ -62,7 +63,7 @@ class Partition:
 
 @dataclass(frozen=True)
 class Offer:
-    """A version on a mounted medium: its system's file, its boot files by name."""
+    """The version on a mounted medium. parts: its boot files by name."""
 
     system: System
     version: int
@@ -71,7 +72,7 @@ class Offer:
 
 @dataclass(frozen=True)
 class Plan:
-    """What an upgrade does. done: the slot holds that system already. old: versions that stay."""
+    """What an upgrade does. running: the current version. done: the slot has the new one."""
 
     disk: str
     esp: Partition
@@ -81,41 +82,42 @@ class Plan:
     done: bool
 
     def describe(self) -> str:
-        """One line for people."""
+        """One line of text for people."""
         if self.done:
-            return f"version {self.version} is in slot {self.slot.path} already"
+            return f"version {self.version} is already in slot {self.slot.path}"
         empty = self.slot.label == disk_layout.FREE
-        held = "which is empty" if empty else f"over {self.slot.label}"
+        content = "which is empty" if empty else f"replacing {self.slot.label}"
         return (
-            f"write version {self.version} to slot {self.slot.path}, {held}; "
-            f"version {self.running} stays and comes back if {self.version} does not start well"
+            f"write version {self.version} to slot {self.slot.path}, {content}; "
+            f"version {self.running} is kept and starts again if {self.version} fails"
         )
 
 
 def offered(place: Path) -> Offer:
-    """What a mounted medium has. Raises DamagedBundleError when it is not one of ours."""
+    """Read the version on a mounted medium. Raises DamagedBundleError if it is not one of ours."""
     boot = place / "boot"
     missing = [name for name in PARTS if name != "linux.efi" and not (boot / name).is_file()]
     if missing:
         raise DamagedBundleError(
-            f"{place}: no boot/{missing[0]} in it", hint="give an installer medium's ISO file"
+            f"{place}: boot/{missing[0]} is missing",
+            hint="name the ISO file of an installer medium",
         )
-    said = (boot / "cmdline").read_text(errors="replace")
-    options = {match["key"]: match["value"] for match in OPTION.finditer(said)}
+    line = (boot / "cmdline").read_text(errors="replace")
+    options = {match["key"]: match["value"] for match in OPTION.finditer(line)}
     if options.keys() != {"root", "tree", "version"}:
-        raise DamagedBundleError(f"{boot / 'cmdline'}: names no system", hint="take another copy")
+        raise DamagedBundleError(f"{boot / 'cmdline'}: names no system", hint="use another copy")
     file = place / f"keystone/{options['root']}.root"
     if not file.is_file():
-        raise DamagedBundleError(f"{file}: not there", hint="take another copy")
+        raise DamagedBundleError(f"{file} does not exist", hint="use another copy")
     system = System(file, int(options["tree"]), options["root"])
     return Offer(system, int(options["version"]), {name: boot / name for name in PARTS})
 
 
 def plan(now: Running, disk: str, partitions: Sequence[Partition], offer: Offer) -> Plan:
-    """Decide. disk: the one that this machine runs from, with its partitions.
+    """Decide which slot to write. disk: the disk that this machine runs from.
 
-    Raises PreflightError for a disk that is not as we write one, RefusedError for a version that is
-    not newer or too large.
+    Raises PreflightError if the disk does not have the partitions of an installed system,
+    RefusedError for a version that is not newer or too large.
     """
     esps = [part for part in partitions if part.kind == ESP_TYPE]
     slots = [part for part in partitions if part.kind == ROOT_TYPE]
@@ -123,28 +125,28 @@ def plan(now: Running, disk: str, partitions: Sequence[Partition], offer: Offer)
     others = [part for part in slots if part not in mine]
     if (len(esps), len(mine), len(others)) != (1, 1, 1):
         raise PreflightError(
-            f"disk {disk}: {len(esps)} EFI partitions, {len(mine)} slots that run and "
-            f"{len(others)} others, not one of each",
-            hint="this is not a disk as the installer medium writes it",
+            f"disk {disk}: number of EFI partitions: {len(esps)}, of running slots: {len(mine)}, "
+            f"of other slots: {len(others)}; expected one of each",
+            hint="the installer medium did not partition this disk",
         )
     (slot,) = others
     done = slot.label == _label(offer.version) and slot.uuid == str(offer.system.partition)
     if offer.version < now.version or (offer.version == now.version and not done):
         raise RefusedError(
-            f"version {offer.version} is not newer than {now.version}, which runs",
-            hint="take a newer medium; to go back, start the version before in the boot menu",
+            f"version {offer.version} is not newer than the running version {now.version}",
+            hint="use a newer medium; to go back, start the previous version in the boot menu",
         )
     size = offer.system.file.stat().st_size
     if size > slot.size:
         raise RefusedError(
-            f"slot {slot.path}: {log.size(slot.size)}, {log.size(size)} are needed",
-            hint="this version needs a disk that is written anew",
+            f"slot {slot.path}: {log.size(slot.size)}, but the system needs {log.size(size)}",
+            hint="install this version on a blank disk from its medium",
         )
     return Plan(disk, esps[0], slot, offer.version, now.version, done)
 
 
 def parse(listed: str) -> tuple[Partition, ...]:
-    """Out of `lsblk -J -b -o ...` of one disk, which is a tree or flat as the columns have it."""
+    """Parse `lsblk -J -b -o ...` of one disk, which is nested or flat depending on the columns."""
     return tuple(
         Partition(
             child["path"], int(child["partn"]), child["parttype"] or "", child["partlabel"] or "",
@@ -165,7 +167,7 @@ def observe(now: Running) -> tuple[str, tuple[Partition, ...]]:
     """The disk that this system runs from, and its partitions. Raises PreflightError."""
     if now.medium:
         raise PreflightError(
-            "this machine runs from a medium", hint="start it from its disk, and do it there"
+            "this machine runs from a medium", hint="start it from its disk and repeat the command"
         )
     slot = Path((RUN / "device").read_text().strip()).resolve()
     disk = run(["lsblk", "-ndo", "PKNAME", slot]).stdout.strip()
@@ -175,50 +177,52 @@ def observe(now: Running) -> tuple[str, tuple[Partition, ...]]:
 
 
 def apply(wanted: Plan, offer: Offer) -> None:
-    """Do it. Cut anywhere, the version that runs still starts, and the same command goes on.
+    """Write the slot and make the firmware try it.
 
-    Raises RefusedError while the version that runs is on trial, and DamagedBundleError for a medium
-    that is not whole, with nothing written then; HostError when the disk or the medium fails.
+    If interrupted at any point, the running version still starts, and the command can be repeated.
+    Raises RefusedError while the running version is on trial, DamagedBundleError for a damaged
+    medium, both before anything is written; HostError if the disk or the medium fails.
     """
-    turn = only_one(RUN / "write.lock", wanted.disk)
-    with turn, _esp(wanted.esp) as esp, _while_it_goes_well(wanted):
+    lock = only_one(RUN / "write.lock", wanted.disk)
+    with lock, _esp(wanted.esp) as esp, _report_failure(wanted):
         if on_trial(esp):
             raise RefusedError(
-                f"version {wanted.running} is on trial, and the one before it is what comes back",
-                hint="wait until it is called good (journalctl -u keystone-healthy), or call it "
-                "so: keystone-install image bless",
+                f"version {wanted.running} is on trial, and an upgrade would overwrite the "
+                "version to fall back to",
+                hint="wait until it is marked as good (journalctl -u keystone-healthy), or mark "
+                "it as good: keystone-install image bless",
             )
-        with log.step("read the medium"):
+        with log.step("verify the medium"):
             verify(offer.system, offer.system.file)
         if not wanted.done:
-            _forget(esp, keep=wanted.running)
-            # Nobody finds half a system by its name.
+            _remove_entries(esp, keep=wanted.running)
+            # No boot finds an incomplete system by its name.
             _name(wanted, disk_layout.FREE, str(uuid.uuid4()))
             with log.step(f"write {wanted.slot.path}"):
                 _copy(offer.system.file, Path(wanted.slot.path))
-            with log.step("read it back"):
+            with log.step("verify the slot"):
                 _check(offer.system, Path(wanted.slot.path))
             _name(wanted, _label(wanted.version), str(offer.system.partition))
-        with log.step("have it started"):
+        with log.step("add the boot entry"):
             _offer_to_firmware(esp, offer, wanted)
 
 
 @contextmanager
-def _while_it_goes_well(wanted: Plan) -> Iterator[None]:
+def _report_failure(wanted: Plan) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise HostError(
             f"{error.filename or f'{wanted.slot.path}, or the medium'}: {error.strerror}",
-            hint=f"run it again; version {wanted.running}, which runs, is untouched",
+            hint=f"repeat the command; the running version {wanted.running} is unchanged",
         ) from error
 
 
 def on_trial(esp: Path) -> bool:
-    """Whether nobody called the version that runs good yet. esp: the EFI partition, mounted."""
+    """Whether the running version is not marked as good yet. esp: the mounted EFI partition."""
     if FIRMWARE.exists():
         status = run([BLESS, f"--path={esp}", "status"]).stdout.strip()
-        return status in {"indeterminate", "dirty"}  # dirty: this is its last try
+        return status in {"indeterminate", "dirty"}  # dirty: the last try
     block = (esp / disk_layout.GRUB_ENVIRONMENT).read_text()
     return bios.values(block).get("trying") == str(running().version)
 
@@ -228,9 +232,9 @@ def _label(version: int) -> str:
 
 
 def bless() -> str:
-    """The version that runs is good: it is started from now on. What is to say about it.
+    """Mark the running version as good, so that it starts from now on. Returns a message.
 
-    Raises PreflightError when this machine does not run from its disk.
+    Raises PreflightError if this machine does not run from its disk.
     """
     now = running()
     _, partitions = observe(now)
@@ -241,11 +245,14 @@ def bless() -> str:
         else:
             block = bios.environment({"good": str(now.version), "trying": "", "tries": ""})
             write_whole(place / disk_layout.GRUB_ENVIRONMENT, block.encode(), 0o644)
-    return f"version {now.version} is the one to start"
+    return f"version {now.version} is marked as good: this machine starts it from now on"
 
 
-def _forget(esp: Path, keep: int) -> None:
-    """No entry leads to the slot that is written over. The menu first: what it needs is read."""
+def _remove_entries(esp: Path, keep: int) -> None:
+    """Remove all boot entries except those of version `keep`, before its slot is overwritten.
+
+    The menu is written first, from files that are deleted later.
+    """
     _menus(esp, {keep})
     for uki in esp.glob("EFI/Linux/keystone_*.efi"):
         if re.match(rf"keystone_{keep}[+.]", uki.name) is None:
@@ -266,9 +273,7 @@ def _offer_to_firmware(esp: Path, offer: Offer, wanted: Plan) -> None:
             half = target.with_name(f"{target.name}.part")
             with half_made(half, target):
                 shutil.copyfile(source, half)
-                run(["sync", half])
-                half.rename(target)
-            sync_directory(target.parent)
+                settle(half, target)
     _menus(esp, {wanted.running, wanted.version})
     block = bios.environment({
         "good": str(wanted.running), "trying": str(wanted.version), "tries": str(bios.TRIES),
@@ -285,7 +290,7 @@ def _menus(esp: Path, versions: set[int]) -> None:
 
 
 def _name(wanted: Plan, label: str, name: str) -> None:
-    """Label and PARTUUID of the slot: the initramfs finds a system by the latter."""
+    """Set label and PARTUUID of the slot; the initramfs finds a system by the PARTUUID."""
     number = str(wanted.slot.number)
     run(["sfdisk", "--part-label", wanted.disk, number, label])
     run(["sfdisk", "--part-uuid", wanted.disk, number, name])
@@ -304,13 +309,13 @@ def _check(system: System, slot: Path) -> None:
         verify(system, slot)
     except DamagedBundleError as error:
         raise HostError(
-            f"{slot} did not keep what was written: {error.message}",
-            hint="the disk fails; the version that runs is untouched",
+            f"{slot} did not store the data: {error.message}",
+            hint="the disk is failing; the running version is unchanged",
         ) from error
 
 
 def medium_of(image: Path) -> AbstractContextManager[Path]:
-    """An ISO file, mounted. Raises CommandError when it cannot be."""
+    """Mount an ISO file. Raises CommandError if that fails."""
     return mounted(image, MEDIUM, "loop,ro")
 
 

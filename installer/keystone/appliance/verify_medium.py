@@ -1,7 +1,7 @@
-"""An installer medium, its file or the stick that it was written to, read whole before it is used.
+"""Verify an installer medium, an ISO file or the stick it was written to, before it is used.
 
-A machine that starts from it does the same by itself (write.check_medium); here it is done at a
-desk, before anybody walks, and the release is compared with what the makers said.
+A machine that starts from the medium does the same by itself (write.check_medium). Here it is done
+at a desk beforehand, and the release can be compared with the one that the packager gave.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FILESYSTEMS = Path("/proc/filesystems")
-"""What the kernel can mount (proc(5))."""
+"""The file systems that the kernel can mount (proc(5))."""
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A medium that is whole. system: its root hash. release: its digest (release.py). Both hex.
+    """A verified medium. system: its root hash, release: the digest of release.py, both in hex.
 
-    carries: names of what rides on it, which the release says nothing of.
+    carries: names of further files on it, which the release does not cover.
     """
 
     version: int
@@ -38,7 +38,7 @@ class Checked:
     carries: tuple[str, ...]
 
     def describe(self) -> str:
-        """Lines for people."""
+        """Lines of text for people."""
         lines = [
             f"system     version {self.version}",
             f"release    {self.release}",
@@ -50,14 +50,13 @@ class Checked:
 
 
 def verify(image: Path, named: str = "") -> Checked:
-    """Read all that a machine starts from a medium. image: an ISO file or a device; needs root.
+    """Verify everything that a machine starts from a medium. Needs root.
 
-    named: the release, as its makers told it by another way; "" for none.
-
-    Raises DamagedBundleError with the place, UntrustedBundleError for another release,
-    PreflightError where this machine cannot look.
+    image: an ISO file or a device. named: the release that the packager gave out of band; "" for
+    none. Raises DamagedBundleError with the place of the damage, UntrustedBundleError for another
+    release, PreflightError if this machine cannot mount the medium.
     """
-    with _opened(image) as place, log.step(f"read {image}"):
+    with _mounted(image) as place, log.step(f"read {image}"):
         offer = upgrade.offered(place)
         listed = release.check(place / "boot")
         write.verify(offer.system, offer.system.file)
@@ -65,32 +64,32 @@ def verify(image: Path, named: str = "") -> Checked:
     digest = release.digest(listed)
     if named and named != digest:
         raise UntrustedBundleError(
-            f"{image}: whole, but its release is {digest}, not {named}",
-            hint="do not use it; ask its makers for the release, by another way than this medium",
+            f"{image}: complete, but its release is {digest}, not {named}",
+            hint="do not use it; ask the packager for the release out of band, not on this medium",
         )
     return Checked(offer.version, offer.system.digest, digest, tuple(sorted(found)))
 
 
 @contextmanager
-def _opened(image: Path) -> Iterator[Path]:
+def _mounted(image: Path) -> Iterator[Path]:
     if os.geteuid() != 0:
         raise PreflightError(
-            f"{image}: only root may look into a medium", hint="run it with sudo, or as root"
+            f"{image}: mounting a medium needs root", hint="run the command with sudo, or as root"
         )
     try:
         with upgrade.medium_of(image) as place:
             yield place
     except CommandError as error:
-        # mount(8) has asked for the module by now.
+        # mount(8) has tried to load the kernel module by now.
         if upgrade.MEDIUM not in FILESYSTEMS.read_text().split():
             raise PreflightError(
-                f"{image}: the kernel of this machine does not know {upgrade.MEDIUM}, so nothing "
-                "is said of the medium",
-                hint="modprobe isofs, or do it on another machine",
+                f"{image}: not verified, because the kernel of this machine does not support "
+                f"{upgrade.MEDIUM}",
+                hint="run `modprobe isofs`, or verify the medium on another machine",
             ) from error
         raise DamagedBundleError(
             f"{image}: not an installer medium, or damaged: {error.message}",
-            hint="give the ISO file, or the disk that it was written to (not a partition of it)",
+            hint="name the ISO file, or the whole disk it was written to (not a partition)",
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise DamagedBundleError(f"{image}: {error}", hint=release.COPY) from error

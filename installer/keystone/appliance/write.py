@@ -1,9 +1,9 @@
-"""From the medium that this machine was started from to its system disk.
+"""Write the system of the medium that this machine was started from to its system disk.
 
-A disk is used only when it is provably blank; one that holds this very system is done already. The
-partition table is written last (disk_layout.py), so a write that was cut leaves a disk that is
-blank still, or half of our table beside our mark (write_mark.py), and the same command goes on.
-What was written is read back against the root hash.
+A disk is used only if it is provably blank; a disk that holds this very system is not written
+again. The partition table is written last (disk_layout.py), so an interrupted write leaves a disk
+that is still blank, or an incomplete table beside our mark (write_mark.py), and the same command
+can be repeated. The written system is read back and verified against the root hash.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ RUN = Path("/run/keystone")
 MEDIUM = RUN / "medium"
 MEDIUM_BOOT = MEDIUM / "boot"
 OS_RELEASE = Path("/usr/lib/os-release")
-COPY = "take another copy of the medium"
+COPY = "use another copy of the medium"
 FIRMWARE = Path("/sys/firmware/efi")
 UDEV_SECONDS = 300
-"""For udev to have named a new partition: an emulated machine needs tens of seconds."""
+"""Timeout for udev to name a new partition: an emulated machine needs tens of seconds."""
 
 
 @dataclass(frozen=True)
 class Running:
-    """The system that runs here: its bytes, what they are read from, and its version.
+    """The running system and its version.
 
-    uefi: it was started by UEFI, not by a BIOS.
+    medium: it runs from a medium, not from a disk. uefi: UEFI started it, not a BIOS.
     """
 
     system: System
@@ -65,7 +65,7 @@ class Running:
 
 @dataclass(frozen=True)
 class Plan:
-    """What writing would do. held: the disk holds this system. begun: its write was cut."""
+    """What to write. held: the disk has this system. begun: it has our mark (write_mark.py)."""
 
     disk: str
     serial: str
@@ -76,14 +76,14 @@ class Plan:
 
     @property
     def done(self) -> bool:
-        """Whether there is nothing to do."""
+        """Whether nothing is left to write."""
         return self.held and not self.begun
 
     def describe(self) -> str:
-        """One line for people."""
+        """One line of text for people."""
         if self.done:
-            return f"disk {self.serial} ({self.disk}) holds version {self.version} already"
-        why = "on which a write of ours was cut" if self.begun else "which is blank"
+            return f"disk {self.serial} ({self.disk}) already holds version {self.version}"
+        why = "where an earlier write is incomplete" if self.begun else "which is blank"
         return (
             f"write version {self.version} to disk {self.serial} ({self.disk}, "
             f"{log.size(self.size)}), {why}"
@@ -91,9 +91,9 @@ class Plan:
 
 
 def running(command_line: str, source: str, device: str, os_release: str) -> Running:
-    """Out of /proc/cmdline, /run/keystone/from and .../device, and os-release(5).
+    """Parse /proc/cmdline, /run/keystone/from, /run/keystone/device and os-release(5).
 
-    Raises PreflightError when this machine was not started from one of our images.
+    Raises PreflightError if this machine was not started from one of our images.
     """
     options = dict(re.findall(r"(?:^|\s)keystone\.(root|tree)=(\S+)", command_line))
     version = re.search(r"(?m)^IMAGE_VERSION=(\d+)$", os_release)
@@ -107,19 +107,18 @@ def running(command_line: str, source: str, device: str, os_release: str) -> Run
 
 
 def observe() -> Running:
-    """`running` of this machine."""
+    """Observe the running system. Raises PreflightError as `running`."""
     files = [Path("/proc/cmdline"), RUN / "from", RUN / "device", OS_RELEASE]
     found = running(*(path.read_text() if path.is_file() else "" for path in files))
     return replace(found, uefi=FIRMWARE.exists())
 
 
 def plan(now: Running, disks: Sequence[DiskFacts], serial: str, slot: str, *, begun: bool) -> Plan:
-    """Decide. slot: the partition that has this system already, as "nvme0n1p2", or "".
+    """Decide what to write to the disk with this serial number.
 
-    begun: our mark is on the disk.
-
-    Raises RefusedError when the disk is not there, not one, too small, not blank, not to be
-    written or not to be started from; PreflightError when the machine runs from its disk.
+    slot: the partition that already has this system, as "nvme0n1p2", or "". begun: our mark is on
+    the disk. Raises RefusedError if the disk is missing, ambiguous, too small, not blank, read-only
+    or not bootable; PreflightError if the machine does not run from a medium.
     """
     if not now.medium:
         raise PreflightError(
@@ -130,7 +129,7 @@ def plan(now: Running, disks: Sequence[DiskFacts], serial: str, slot: str, *, be
     found = Plan(disk.path, disk.serial, disk.size, now.version, held, begun)
     if held:
         return found
-    why = found_on(disk, begun=begun) or ("is read-only" if disk.read_only else "")
+    why = found_on(disk, begun=begun) or ("read-only" if disk.read_only else "")
     if why:
         raise RefusedError(
             f"disk {disk.serial} ({disk.path}): {why}",
@@ -139,51 +138,51 @@ def plan(now: Running, disks: Sequence[DiskFacts], serial: str, slot: str, *, be
     if disk.size < disk_layout.SMALLEST_MIB * disk_layout.MIB:
         raise RefusedError(
             f"disk {disk.serial} ({disk.path}): {log.size(disk.size)}, "
-            f"{log.size(disk_layout.SMALLEST_MIB * disk_layout.MIB)} are needed",
+            f"but the system needs {log.size(disk_layout.SMALLEST_MIB * disk_layout.MIB)}",
             hint="use a larger disk",
         )
     if why := not_started(disk, uefi=now.uefi):
         raise RefusedError(
             f"disk {disk.serial} ({disk.path}): {why}",
-            hint="set this machine's firmware to UEFI, or give the disk sectors of 512 bytes "
-            "(nvme format), or use another disk",
+            hint="set this machine's firmware to UEFI, or format the disk with sectors of 512 "
+            "bytes (nvme format), or use another disk",
         )
     return found
 
 
 def not_started(disk: DiskFacts, *, uefi: bool) -> str:
-    """Why firmware does not start from such a disk, in words; "" when it does.
+    """Why firmware cannot start from this disk; "" if it can.
 
-    A BIOS and GRUB below it count in sectors of 512 bytes (INT 13h extensions, bios.py).
+    A BIOS and GRUB on it address sectors of 512 bytes (INT 13h extensions, bios.py).
     """
     if uefi or disk.logical_sector == bios.SECTOR:
         return ""
-    return f"a BIOS does not start from sectors of {disk.logical_sector} bytes"
+    return f"a BIOS cannot start from sectors of {disk.logical_sector} bytes"
 
 
 def found_on(disk: DiskFacts, *, begun: bool) -> str:
-    """What is on a disk that is not ours, in words. begun: our mark is on it.
+    """What is on a disk that we did not write; "" if nothing. begun: our mark is on it.
 
-    Beside the mark a table that names no partition is what a write of ours left when it was cut.
+    With the mark, a table without partitions is the remainder of an interrupted write of ours.
     """
     left = replace(disk, partition_table="") if begun else disk
     return "" if begun and not storage.found_on(left) else storage.found_on(disk)
 
 
 def slot_of(now: Running, disks: Sequence[DiskFacts], serial: str) -> str:
-    """The partition of this disk that has this system already: "nvme0n1p2"; "" when there is none.
+    """The partition of this disk that already has this system, as "nvme0n1p2"; "" for none.
 
-    Another disk in the machine may have the same system, and its PARTUUID. Raises RefusedError as
-    `plan` does.
+    Only this disk is read: another one may have the same system and the same PARTUUID. Raises
+    RefusedError as `plan`.
     """
     (disk,) = storage.by_serial([serial], disks)
     return slot_on(now, disk.path)
 
 
 def slot_on(now: Running, disk: str) -> str:
-    """`slot_of`, of a disk or an image of one, out of its partition table (sfdisk(8))."""
-    told = run(["sfdisk", "--json", disk], check=False)
-    table = json.loads(told.stdout)["partitiontable"] if told.returncode == 0 else {}
+    """Like `slot_of`, for a disk or disk image by path, from its partition table (sfdisk(8))."""
+    done = run(["sfdisk", "--json", disk], check=False)
+    table = json.loads(done.stdout)["partitiontable"] if done.returncode == 0 else {}
     wanted = str(now.system.partition)
     nodes = [
         part["node"]
@@ -194,53 +193,53 @@ def slot_on(now: Running, disk: str) -> str:
 
 
 def begun(disks: Sequence[DiskFacts], serial: str) -> bool:
-    """Whether our mark is on the disk. Raises RefusedError as `plan` does, HostError."""
+    """Whether our mark is on the disk. Raises RefusedError as `plan`, HostError."""
     (disk,) = storage.by_serial([serial], disks)
     return write_mark.is_on(disk.path, disk.serial)
 
 
 def check_medium(now: Running) -> None:
-    """Read the system against its root hash, and the boot files against their list.
+    """Verify the system against its root hash, and the boot files against their list.
 
-    Raises DamagedBundleError with the place.
+    Raises DamagedBundleError with the place of the damage.
     """
-    with log.step("check the medium"):
+    with log.step("verify the medium"):
         release.check(MEDIUM_BOOT)
         verify(now.system, now.system.file)
 
 
 def write(now: Running, wanted: Plan, seed: Path | None = None) -> None:
-    """Do it, and read it back. seed: a folder that the new system's state begins with.
+    """Write the disk and verify it. seed: a folder with the first files of the state partition.
 
-    Raises HostError when the disk does not keep what is written or the medium is gone, RefusedError
-    when the disk is not what the plan was made of any more.
+    Raises HostError if the disk returns other bytes than were written or the medium was removed,
+    RefusedError if the disk changed since it was planned.
     """
-    with only_one(RUN / "write.lock", wanted.disk), _while_it_answers(MEDIUM):
+    with only_one(RUN / "write.lock", wanted.disk), _report_lost(MEDIUM):
         _unchanged(now, wanted)
         if not wanted.held:
             _partition(now, wanted, seed)
         elif wanted.begun:
-            _mend_table(now, wanted)
+            _repair_table(now, wanted)
         _finish(now, wanted)
     run(["udevadm", "settle"])
 
 
 @contextmanager
-def _while_it_answers(medium: Path) -> Iterator[None]:
-    """What fails for want of the medium is said so, and no disk is blamed for it."""
+def _report_lost(medium: Path) -> Iterator[None]:
+    """Report a failure inside the block as the medium's if the medium is lost, not the disk's."""
     try:
         yield
     except (KeystoneError, OSError) as error:
-        if not medium.is_mount() or _answers(medium):
+        if not medium.is_mount() or _readable(medium):
             raise
         raise HostError(
-            "the medium was taken out, or cannot be read any more",
-            hint="put it in again, or a copy of it, and restart the machine: it goes on from there",
+            "the medium was removed, or cannot be read any more",
+            hint="insert it or a copy of it and restart the machine: the installation continues",
         ) from error
 
 
-def _answers(medium: Path) -> bool:
-    """Whether the device below a mount gives its first page, not memory for it (open(2))."""
+def _readable(medium: Path) -> bool:
+    """Whether the mounted device itself, not the page cache, returns its first page (open(2))."""
     number = medium.stat().st_dev
     device = f"/dev/block/{os.major(number)}:{os.minor(number)}"
     try:
@@ -254,28 +253,27 @@ def _answers(medium: Path) -> bool:
 
 
 def _unchanged(now: Running, wanted: Plan) -> None:
-    """Another console may have written the disk while this one asked or waited."""
+    """Refuse if the disk changed since the plan: another console may have written it."""
     seen, serial = hosts.disks(), wanted.serial
     slot = slot_of(now, seen, serial)
     if plan(now, seen, serial, slot, begun=begun(seen, serial)) != wanted:
         raise RefusedError(
-            f"disk {serial} ({wanted.disk}): something wrote it since it was looked at",
-            hint="look at it again: " + f"keystone-install image write --disk {serial} --plan",
+            f"disk {serial} ({wanted.disk}): changed since it was planned",
+            hint=f"plan again: keystone-install image write --disk {serial} --plan",
         )
 
 
 def _finish(now: Running, wanted: Plan) -> None:
-    """What comes after the partitions, with the disk open once.
+    """Write boot code, verify the system and clear the mark, with the disk opened only once.
 
-    Each time that a disk is closed which was open for writing, udev reads its table again, and its
-    partitions are away for a moment.
+    After each close of a disk that was open for writing, udev rereads its partition table.
     """
     slot = Path("/dev") / slot_on(now, wanted.disk)
     run(["udevadm", "wait", "--settle", f"--timeout={UDEV_SECONDS}", slot])
     try:
         with Path(wanted.disk).open("r+b", buffering=0) as disk:
             _write_code(disk.fileno(), _grub().code)
-            with log.step("read it back"):
+            with log.step("verify the written system"):
                 _check(now, wanted, slot)
             write_mark.clear(disk.fileno())
     except OSError as error:
@@ -289,13 +287,13 @@ def _check(now: Running, wanted: Plan, slot: Path) -> None:
         verify(now.system, slot)
     except DamagedBundleError as error:
         raise HostError(
-            f"disk {wanted.serial} ({wanted.disk}) did not keep what was written: {error.message}",
+            f"disk {wanted.serial} ({wanted.disk}) did not store the data: {error.message}",
             hint="use another disk",
         ) from error
 
 
 def seeded(folder: Path, files: Mapping[str, tuple[str, int]]) -> Path:
-    """Files that a state begins with, in a folder: text and mode by path."""
+    """Write the first files of a state partition to a folder. files: text and mode by path."""
     for name, (text, mode) in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -309,7 +307,7 @@ def seeded(folder: Path, files: Mapping[str, tuple[str, int]]) -> Path:
 
 
 def start_from(wanted: Plan) -> None:
-    """Have the firmware start the disk next, and before the medium (efibootmgr(8))."""
+    """Make the disk the first boot entry, before the medium (efibootmgr(8))."""
     if not FIRMWARE.exists():
         return
     done = run(
@@ -318,8 +316,8 @@ def start_from(wanted: Plan) -> None:
         check=False,
     )  # fmt: skip
     if done.returncode:
-        log.warn(f"the firmware takes no boot entry ({done.stderr.strip()}): choose disk "
-                 f"{wanted.serial} in its menu")  # fmt: skip
+        log.warn(f"the firmware did not accept a boot entry ({done.stderr.strip()}): choose disk "
+                 f"{wanted.serial} in its boot menu")  # fmt: skip
 
 
 def _partition(now: Running, wanted: Plan, seed: Path | None) -> None:
@@ -343,24 +341,24 @@ def _partition(now: Running, wanted: Plan, seed: Path | None) -> None:
         except CommandError as error:
             raise HostError(
                 f"disk {wanted.serial} ({wanted.disk}): {error.message}",
-                hint="run it again; if it fails again, use another disk",
+                hint="repeat the command; if it fails again, use another disk",
             ) from error
     run(["udevadm", "settle"])
 
 
 def _begin(wanted: Plan) -> None:
-    """Nothing is on the disk but our mark. Raises RefusedError when something came to it."""
+    """Erase the disk and put our mark on it. Raises RefusedError if it is no longer blank."""
     if not wanted.begun and run(["wipefs", wanted.disk]).stdout.strip():
         raise RefusedError(
-            f"disk {wanted.serial} ({wanted.disk}): not blank any more",
-            hint="look at it: wipefs " + wanted.disk,
+            f"disk {wanted.serial} ({wanted.disk}): no longer blank",
+            hint=f"list what is on it: wipefs {wanted.disk}",
         )
-    if wanted.begun:  # what is left of our table, or repart would take it for somebody's
+    if wanted.begun:  # systemd-repart would refuse what is left of our table
         run(["wipefs", "--all", wanted.disk])
     elif _discards(wanted.disk):
         done = run(["blkdiscard", wanted.disk], check=False, timeout=3600)
-        if done.returncode:  # it only spares the disk work
-            log.warn(f"{wanted.disk}: discards no blocks: {done.stderr.strip()}")
+        if done.returncode:  # not needed: discarding only saves the disk work
+            log.warn(f"{wanted.disk}: cannot discard blocks: {done.stderr.strip()}")
     write_mark.put(wanted.disk, wanted.serial)
 
 
@@ -369,8 +367,8 @@ def _discards(disk: str) -> bool:
     return limit.is_file() and limit.read_text().strip() != "0"
 
 
-def _mend_table(now: Running, wanted: Plan) -> None:
-    """Both copies of the table are whole: the kernel is content with one."""
+def _repair_table(now: Running, wanted: Plan) -> None:
+    """Have sfdisk write both copies of the table: the kernel accepts a single valid one."""
     (number,) = re.findall(r"p?(\d+)$", slot_on(now, wanted.disk))
     run(["sfdisk", "--part-label", wanted.disk, number, f"keystone-{now.version}"])
     run(["udevadm", "settle"])
@@ -382,19 +380,21 @@ def _grub() -> bios.Loader:
 
 
 def _write_code(disk: int, code: bytes) -> None:
-    """What a BIOS starts, before the partition table's own bytes of sector 0. Raises OSError."""
+    """Write the BIOS boot code to sector 0 and keep the partition table's bytes there."""
     sector = os.pread(disk, bios.SECTOR, 0)
     os.pwrite(disk, code + sector[len(code) :], 0)
     os.fsync(disk)
 
 
 def verify(system: System, device: Path) -> None:
-    """Read all of it against its root hash. Raises DamagedBundleError with the place."""
+    """Verify the device against its root hash. Raises DamagedBundleError with the place."""
     done = run(
         ["veritysetup", "verify", f"--hash-offset={system.tree}", device, device, system.digest],
         check=False, timeout=3600,
     )  # fmt: skip
     if done.returncode:
         place = re.search(r"position (\d+)", done.stderr)
-        what = f"byte {place[1]} is not what was signed" if place else done.stderr.strip()
+        what = (
+            f"the data at byte {place[1]} is not what was signed" if place else done.stderr.strip()
+        )
         raise DamagedBundleError(f"{device}: {what}", hint=COPY)

@@ -1,9 +1,10 @@
-"""What says on a disk that its system is being written, so that a write that was cut is known.
+"""The write mark: a marker on a disk while its system is written, to recognize interrupted writes.
 
 A partition table is several writes, and a disk may keep a later one and lose an earlier one when
-the power goes. What is left then looks like somebody's damaged table, which nobody may wipe; beside
-this mark it is ours. It stands between the table and the first partition, where UEFI 2.10, 5.3 has
-nothing, and goes when the write is whole: here, or at the system's first start (the script `grow`).
+the power fails. The result looks like somebody else's damaged table, which must not be erased;
+together with this mark it is ours. The mark lies between the table and the first partition, a space
+that UEFI 2.10, 5.3 leaves unused. It is removed when the write is complete, by `clear` or at the
+system's first start (the script `grow`).
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ from keystone.errors import HostError
 
 SIZE = 4096
 AT = (1 << 20) - SIZE
-"""Bytes from the disk's begin: the last ones before the first partition (disk_layout.py)."""
+"""Offset in bytes: the last SIZE bytes before the first partition (disk_layout.py)."""
 WORDS = "keystone: being written: "
 
 
 def of(serial: str) -> bytes:
-    """The mark of the disk with this serial number: a copy on another disk says nothing there."""
+    """The mark for the disk with this serial number: a copy of it on another disk is not valid."""
     return f"{WORDS}{serial}\n".encode().ljust(SIZE, b"\0")
 
 
 def is_on(disk: str, serial: str) -> bool:
-    """Whether a write of ours was begun on it and not ended. Raises HostError."""
+    """Whether the disk has its mark: a write of ours is incomplete. Raises HostError."""
     try:
         with Path(disk).open("rb", buffering=0) as file:
             return os.pread(file.fileno(), SIZE, AT) == of(serial)
@@ -34,7 +35,7 @@ def is_on(disk: str, serial: str) -> bool:
 
 
 def put(disk: str, serial: str) -> None:
-    """It is on the disk when this returns. Raises HostError."""
+    """Write the mark and sync it to the disk. Raises HostError."""
     try:
         with Path(disk).open("r+b", buffering=0) as file:
             os.pwrite(file.fileno(), of(serial), AT)
@@ -44,7 +45,7 @@ def put(disk: str, serial: str) -> None:
 
 
 def clear(disk: int) -> None:
-    """The write is whole. disk: open for writing. Raises OSError."""
+    """Remove the mark: the write is complete. disk: a descriptor for writing. Raises OSError."""
     os.pwrite(disk, bytes(SIZE), AT)
     os.fsync(disk)
 

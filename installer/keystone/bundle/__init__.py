@@ -1,1 +1,1 @@
-"""What crosses the gap: one signed file."""
+"""The bundle: the one signed file that crosses the air gap."""

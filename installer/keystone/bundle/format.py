@@ -1,8 +1,9 @@
-"""What a bundle is made of: names of its members in their order, and the bounds of each.
+"""The members of a bundle: their names, their order and their size limits.
 
-A bundle is a tar (formats/tar.py). It starts with TUF's metadata (metadata/1.root.json and later
-roots, timestamp.json, snapshot.json, targets.json). Then come keystone.json, the installer if there
-is one, oci-layout and index.json, and all other members as blobs/sha256/<hex>: an OCI image layout.
+A bundle is a tar (formats/tar.py). It starts with TUF metadata (metadata/1.root.json and later
+roots, timestamp.json, snapshot.json, targets.json). Then follow keystone.json, the installer if
+there is one, oci-layout, index.json, and all other members as blobs/sha256/<hex>: an OCI image
+layout.
 """
 
 from __future__ import annotations
@@ -15,20 +16,20 @@ if TYPE_CHECKING:
     from keystone.bundle.model import Digest, Manifest
 
 CHUNK = 1 << 20
-"""Bytes that are read, hashed and written at once."""
+"""Bytes to read, hash and write at a time."""
 METADATA = "metadata/"
 MANIFEST = "keystone.json"
 INSTALLER = "keystone-install"
 INSTALLER_MODE = 0o755
 LOOSE = ("oci-layout", "index.json")
-"""Members that keep their name; everything else is a blob."""
+"""Members that keep their own name; all other members are blobs."""
 OCI_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
-"""What oci-layout holds (OCI image layout 1.0)."""
+"""The content of oci-layout (OCI image layout 1.0)."""
 DELTA = "delta.json"
-"""What has this member is a delta: it carries the metadata of the bundle that it makes under the
-same number, and that bundle is asked whether this host accepted the number with other content."""
+"""A bundle with this member is a delta. It has the same number as the full bundle that it makes and
+carries that bundle's metadata; the rollback check runs against the full bundle's digest."""
 CREATED = "x-keystone-created"
-"""A signed field of timestamp.json and targets.json: when the content was locked, ISO 8601."""
+"""A signed field of timestamp.json and targets.json: the time of the lock, ISO 8601."""
 MAX_ROOTS = 257
 """The first root and 256 rotations."""
 MAX_BYTES = {
@@ -37,23 +38,23 @@ MAX_BYTES = {
     "snapshot": 16_384,
     "targets": 4_000_000,
 }
-"""Caps on unverified metadata: 8 keys and 16 signatures are 6 KB, 22,000 blobs are 4 MB."""
+"""Size limits of unverified metadata: 8 keys and 16 signatures take 6 KB, 22,000 blobs 4 MB."""
 MAX_MANIFEST = 8_000_000
-"""Of keystone.json, in bytes: 15,000 items."""
-COPY_AGAIN = "copy the bundle again from where it came, and compare its SHA-256"
-SCRATCH = Path("/var/tmp")  # noqa: S108 on disk, and only nameless files are made there
+"""Maximum size of keystone.json in bytes; enough for 15,000 items."""
+COPY_AGAIN = "copy the bundle again from its source, and compare its SHA-256"
+SCRATCH = Path("/var/tmp")  # noqa: S108 on disk; only unnamed temporary files are created there
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What the signed metadata says of one member: its size in bytes and its digest."""
+    """Size in bytes and digest of one member, from the signed metadata."""
 
     size: int
     digest: Digest
 
 
 def member_name(digest: Digest, manifest: Manifest) -> str:
-    """Where a blob stands inside a bundle: the installer at the top, the rest as OCI wants it."""
+    """The member name of a blob: top level for the installer, OCI layout for all others."""
     if digest in manifest.installers:
         return INSTALLER
     return f"blobs/sha256/{digest.hex}"

@@ -1,4 +1,4 @@
-"""OCI image manifests and indexes, as far as a bundle reads them (image-spec v1.1)."""
+"""Parse OCI image manifests and indexes (image-spec v1.1): the parts that a bundle needs."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ MANIFESTS = (MANIFEST, DOCKER_MANIFEST)
 EMPTY = b"{}"
 EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 SUBJECT_TAG = "sha256-"
-"""Referrers tag schema: what is attached to sha256:<hex> has the tag sha256-<hex>."""
+"""Referrers tag schema: an attachment of sha256:<hex> has the tag sha256-<hex>."""
 DESCRIBES = "vnd.docker.reference.digest"
-MAX_MANIFEST = 4 << 20
-"""Bytes; the distribution specification asks registries to take at least this much."""
+MAX_OCI_MANIFEST = 4 << 20
+"""Bytes; the distribution specification requires registries to accept at least this much."""
 MAX_NESTED = 3
-"""Indexes in each other, the outermost counted; `layout` takes a manifest below the third."""
+"""Maximum depth of nested indexes, counting the outermost; a manifest may follow the third."""
 NAMES = {"x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64"}
-"""What some builders call machines, as containerd normalises it."""
+"""Other names of architectures, normalised as containerd does."""
 ELSEWHERE = "nondistributable", "rootfs.foreign"
-"""Media types of layers that are not meant to travel."""
-HINT = "ask for an image that is all there; nothing inside may be fetched from elsewhere"
+"""Parts of the media types of layers that are fetched from another place (foreign layers)."""
+HINT = "use an image that contains all its layers; nothing can be fetched inside the air gap"
 
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
     """A pointer to a blob: media type, digest, size in bytes, "os/architecture[/variant]".
 
-    describes: the digest of the image that it says something about (BuildKit's attestations).
+    describes: the digest of the image that this attestation belongs to (BuildKit).
     """
 
     media_type: str
@@ -50,7 +50,7 @@ class Descriptor:
 
 @dataclass(frozen=True)
 class Parsed:
-    """What an image manifest or index points to. blobs: configuration first, then layers."""
+    """The references of an image manifest or index. blobs: the configuration, then the layers."""
 
     media_type: str
     manifests: tuple[Descriptor, ...]
@@ -58,16 +58,16 @@ class Parsed:
 
 
 def platform(text: str) -> str:
-    """os/architecture of "os/architecture[/variant]"; "" where one of the two is missing."""
+    """os/architecture of "os/architecture[/variant]"; "" when one of the two is missing."""
     system, _, machine = text.partition("/")
     machine = machine.partition("/")[0]
     return f"{system}/{NAMES.get(machine, machine)}" if system and machine else ""
 
 
 def parse(data: bytes) -> Parsed:
-    """Read a manifest or an index. Raises DamagedBundleError (KSB-23, -24, -25) for anything else.
+    """Parse a manifest or an index. Raises DamagedBundleError (KSB-23, -24, -25) when invalid.
 
-    What it says it is must be what it looks like: a document with `manifests` and `layers` is an
+    The mediaType must match the content: a document with both `manifests` and `layers` is an
     image to one reader and an index to another (GHSA-qq97-vm5h-rrhg).
     """
     try:
@@ -87,13 +87,13 @@ def parse(data: bytes) -> Parsed:
 def _parsed(document: dict[str, Any]) -> Parsed:
     is_index = "manifests" in document
     if is_index and document.keys() & {"layers", "config"}:
-        raise ValueError("index and manifest at once")
-    if document["schemaVersion"] != 2:  # noqa: PLR2004 the only one that names by digest
-        raise ValueError("schemaVersion is not 2 (schema 1 names nothing by its digest)")
+        raise ValueError("has the fields of an index and of a manifest")
+    if document["schemaVersion"] != 2:  # noqa: PLR2004 the only version that refers by digest
+        raise ValueError("schemaVersion is not 2 (schema 1 does not refer to blobs by digest)")
     kinds = INDEXES if is_index else MANIFESTS
     media_type = document.get("mediaType", kinds[0])
     if media_type not in kinds:
-        raise ValueError(f"mediaType {media_type!r} is not what it is")
+        raise ValueError(f"mediaType {media_type!r} does not match the content")
     if is_index:
         return Parsed(media_type, _descriptors(document["manifests"]), ())
     layers = _descriptors(document["layers"])
@@ -107,18 +107,18 @@ def _descriptors(values: object) -> tuple[Descriptor, ...]:
 
 
 def describe(value: dict[str, Any]) -> Descriptor:
-    """One descriptor (image-spec, descriptor.md), with types as the specification has them.
+    """Parse one descriptor (image-spec, descriptor.md) and check the types of its fields.
 
-    Raises ValueError, KeyError, TypeError or AttributeError for what is none.
+    Raises ValueError, KeyError, TypeError or AttributeError when it is not a valid descriptor.
     """
     where = value.get("platform") or {}
     parts = [where.get("os", ""), where.get("architecture", ""), where.get("variant", "")]
     media_type, size = value["mediaType"], value["size"]
     if not isinstance(media_type, str) or type(size) is not int or size < 0:
-        raise TypeError("a descriptor's mediaType or size is of another type")
+        raise TypeError("a descriptor's mediaType or size has the wrong type")
     if value.get("urls") or any(word in media_type for word in ELSEWHERE):
         raise DamagedBundleError(
-            f"{value['digest']!s:.80}: a layer that is to be fetched from elsewhere",
+            f"{value['digest']!s:.80}: a foreign layer, which must be fetched from another place",
             hint=HINT,
             code="KSB-25",
         )
@@ -126,6 +126,6 @@ def describe(value: dict[str, Any]) -> Descriptor:
     if "data" in value:
         inline = base64.b64decode(value["data"], validate=True)
         if len(inline) != size or hashlib.sha256(inline).hexdigest() != digest.hex:
-            raise ValueError("a descriptor's data is not what its digest says")
+            raise ValueError("a descriptor's data does not match its digest or size")
     describes = str((value.get("annotations") or {}).get(DESCRIBES, ""))
     return Descriptor(media_type, digest, size, "/".join(filter(None, parts)), describes)

@@ -1,4 +1,4 @@
-"""What describes a bundle, attached to its content as OCI referrers (image-spec v1.1, subject)."""
+"""Attach SBOM and provenance to a bundle as OCI referrers (image-spec v1.1, subject)."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from keystone.bundle.model import Item
 
 DESCRIBING = frozenset({"sbom", "provenance"})
-"""Kinds of items that say what the others are; they are no content of their own."""
+"""Kinds of items that only describe the other items."""
 TITLE = "org.opencontainers.image.title"
 
 
 def manifests(
     items: Iterable[Item], subject: dict[str, object], config: dict[str, object]
 ) -> Iterator[tuple[str, bytes]]:
-    """Artifact type and manifest for each describing item; subject, config: descriptors."""
+    """The artifact type and manifest of each describing item. subject, config: descriptors."""
     bare = {key: subject[key] for key in ("mediaType", "digest", "size")}
     for item in items:
         if item.kind in DESCRIBING:

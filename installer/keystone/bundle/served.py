@@ -1,4 +1,4 @@
-"""Which names a Primer serves of a bundle, as paths of its store, and what stands there. Pure."""
+"""Plan the paths that a Primer serves from a bundle, and the content of each. Pure."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ KINDS_OF_FILES = {"binary", "file", "boot", "wheel", "sbom", "provenance"}
 
 @dataclass(frozen=True)
 class Planned:
-    """What should be at one path of the store: a link to a blob, or bytes."""
+    """The content of one path of the store: a link to a blob, or bytes."""
 
     link: Digest | None = None
     data: bytes = b""
 
 
 class Blobs(Protocol):
-    """What the plan has to read: image manifests, package lists and the bundle's date."""
+    """The input of the plan: image manifests, package lists and the bundle's date."""
 
     def read(self, digest: Digest) -> bytes:
-        """A whole blob, checked against its digest."""
+        """All bytes of a blob, checked against its digest."""
 
     def has(self, digest: Digest) -> bool:
-        """Whether the blob is there."""
+        """Whether the blob exists."""
 
     def created(self) -> str:
-        """When the bundle's lock was made (ISO 8601)."""
+        """The time of the bundle's lock (ISO 8601)."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What a plan has been at: many names of one manifest cost one look at it.
+    """Remembers the manifests that a plan has handled, so each is parsed only once.
 
-    parsed: manifests. done: those whose paths are said, each with its repository.
+    parsed: manifests by digest. done: repository and digest of those whose paths were yielded.
     """
 
     parsed: dict[Digest, Parsed] = field(default_factory=dict)
@@ -52,16 +52,16 @@ class Memory:
 
 
 def plan(manifest: Manifest, blobs: Blobs) -> Iterator[tuple[str, Planned]]:
-    """Every path below the store that should be there, with what it should be."""
+    """Every path that should exist below the store, with its content."""
     memory = Memory()
     for item in manifest.items:
         yield from plan_item(item, blobs, memory)
 
 
 def plan_item(item: Item, blobs: Blobs, memory: Memory) -> Iterator[tuple[str, Planned]]:
-    """The paths of one item, without those that were said of another one already.
+    """The paths of one item, without those that were yielded for another item before.
 
-    Raises KeyError for a label that its kind needs and it has not.
+    Raises KeyError when a label that this kind requires is missing.
     """
     plain_chart = item.kind == "chart" and "mediaType" not in item.labels
     if item.kind in OCI_KINDS and not plain_chart:
@@ -101,7 +101,7 @@ def _manifest(
         memory.parsed[digest] = media.parse(blobs.read(digest))
     parsed = memory.parsed[digest]
     for child in parsed.manifests:
-        # An index names all platforms; the bundle holds the ones its definition asks for.
+        # An index names all platforms; the bundle holds only those that its definition selects.
         if blobs.has(child.digest):
             yield from _manifest(repository, child.digest, blobs, memory)
     for layer in parsed.blobs:
@@ -115,7 +115,7 @@ def _data(digest: Digest) -> str:
 
 
 def _packages(item: Item, blobs: Blobs) -> Iterator[tuple[str, Planned]]:
-    from datetime import datetime  # noqa: PLC0415 publishing alone needs it
+    from datetime import datetime  # noqa: PLC0415 only publishing needs it
 
     suite = item.labels["suite"]
     data = blobs.read(item.digest)

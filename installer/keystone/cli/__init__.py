@@ -1,4 +1,7 @@
-"""The command line: parse, call one function, render. Verb groups are loaded on use."""
+"""The command line: parse options, call one function, print its result.
+
+Modules of verbs are imported when the verb is called.
+"""
 
 from __future__ import annotations
 
@@ -19,63 +22,78 @@ if TYPE_CHECKING:
     from types import FrameType
 
 SUMMARIES = {
-    "bundle": "the one signed file: make, check, carry, look at it",
-    "etcd": "the quorum",
-    "image": "appliance images: the installer ISO, disks",
+    "backup": "make sealed backups of the site; bring a lost site back from one",
+    "bundle": "create, verify, carry and inspect the signed bundle",
+    "etcd": "show the etcd quorum, take and check snapshots",
+    "image": "build, write and upgrade appliance images",
     "join": "make this machine a worker",
-    "lab": "the built-in lab: containers or virtual machines",
+    "lab": "run the built-in lab: containers or virtual machines",
+    "node": "list the site's machines, let a new machine take a Primer's place",
+    "maintain": "do the regular work of this Primer: snapshots of etcd",
     "site": "write and check site files",
-    "status": "the state of the site",
-    "storage": "disks and ZFS pools of this host",
-    "store": "the bundle's content on this host",
+    "status": "show the state of the site",
+    "storage": "plan and create this host's ZFS pool and datasets",
+    "store": "manage the bundle's content on this host",
     "token": "create, list and revoke join tokens",
-    "trust": "the site's certificates",
+    "trust": "create and check the site's certificates",
 }
-ALONE = frozenset({"join", "join-server", "status"})
+ALONE = frozenset({"join", "join-server", "maintain", "status"})
 MODULES = {
     name: f"{__name__}.{name.replace('-', '_')}:{'verb' if name in ALONE else 'group'}"
-    for name in (*SUMMARIES, "join-server", "node-identity")
+    for name in (*SUMMARIES, "join-server", "member", "node-identity", "readers")
 }
-"""`join-server` is run by systemd, `node-identity` over ssh; they are not listed."""
-REFUSALS = frozenset({
+"""systemd runs `join-server`, the first Primer runs `node-identity` over ssh: --help omits both."""
+FILE_ERRORS = frozenset({
     errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EISDIR, errno.EMLINK,
     errno.ENAMETOOLONG, errno.ENOENT, errno.ENOSPC, errno.ENOTDIR, errno.ENXIO, errno.EPERM,
     errno.EROFS, errno.ESTALE, errno.ETXTBSY,
 })  # fmt: skip
-"""What a person's file, folder or medium answers (errno(3)); any other is our mistake."""
+"""Errors that a file, folder or medium of the user causes (errno(3)); any other is our bug."""
 
 
 @click.group(cls=Verbs, summaries=SUMMARIES, modules=MODULES, invoke_without_command=True)
 @click.version_option(__version__, prog_name="keystone-install")
-@click.option("--bundle", type=click.Path(path_type=Path), help="The signed bundle to install.")
+@click.option(
+    "--bundle",
+    type=click.Path(path_type=Path),
+    help="The signed bundle to install.  [default: the one in this Primer's store]",
+)
 @click.option("--site", type=click.Path(path_type=Path), help="The site file.")
-@click.option("--plan", "plan_only", is_flag=True, help="Show what would be done and stop.")
-@click.option("--yes", is_flag=True, help="Do not ask; the plan is approved as it is shown.")
+@click.option("--plan", "plan_only", is_flag=True, help="Show what would be done, then stop.")
+@click.option("--yes", is_flag=True, help="Do not ask for approval: apply the plan as shown.")
+@click.option(
+    "--approve",
+    "approved",
+    metavar="ID",
+    default="",
+    help="Approve the plan with this id, also if it takes machines out of the site.",
+)
 @click.option(
     "--root-fingerprint",
-    help="SHA-256 of the bundle's trust root, as its makers told you on another way.",
+    help="SHA-256 of the bundle's trust root, as the packager told you out of band.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON, and nothing else.")
+@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON only.")
 @click.option(
     "--log-format",
     type=click.Choice(["text", "json"]),
     default="text",
     envvar="KEYSTONE_LOG_FORMAT",
     show_envvar=True,
+    help="Format of the log on standard error.",
 )
-@click.option("--debug", is_flag=True, help="Show every command that is run.")
+@click.option("--debug", is_flag=True, help="Show every program that is run.")
 @click.pass_context
 def cli(ctx: click.Context, /, **options: Any) -> None:  # noqa: ANN401 click's own
-    """Turn bare machines with no internet into a Kubernetes cluster, out of one signed file."""
+    """Install Kubernetes on bare machines without internet access, from one signed bundle."""
     log.configure(json_lines=options["log_format"] == "json", debug=options["debug"])
     if ctx.invoked_subcommand is not None:
         return
-    if options["bundle"] is None:
+    if options["bundle"] is None and options["site"] is None:
         click.echo(ctx.get_help())
         return
     if options["site"] is None:
         raise click.UsageError("--bundle needs --site; `keystone-install site init` writes one")
-    # Not at the top: the root command has no file of its own that is imported when it is called.
+    # Not at the top: the root command has no module of its own that is imported when it is called.
     from keystone.appliance import first_start  # noqa: PLC0415
     from keystone.install import main as install  # noqa: PLC0415
 
@@ -86,6 +104,7 @@ def cli(ctx: click.Context, /, **options: Any) -> None:  # noqa: ANN401 click's 
         yes=options["yes"],
         fingerprint=options["root_fingerprint"],
         as_json=options["as_json"],
+        approved=options["approved"],
     ))  # fmt: skip
     if not options["plan_only"]:
         first_start.by_hand()
@@ -94,13 +113,13 @@ def cli(ctx: click.Context, /, **options: Any) -> None:  # noqa: ANN401 click's 
 def _interrupt(signum: int, _frame: FrameType | None) -> NoReturn:
     raise InterruptedRunError(
         f"stopped by {signal.Signals(signum).name}",
-        hint="nothing is lost: run the same command again and it goes on from here",
+        hint="nothing is lost: run the same command again to continue from here",
     )
 
 
 def main() -> NoReturn:
-    """Run the program; every expected failure is a message and its exit code, never a traceback."""
-    # A folder that everybody may change is refused; so none is made.
+    """Run the program. An expected failure gives a message and an exit code, never a traceback."""
+    # keystone.files refuses folders that are writable for all users, so never make such a folder.
     os.umask(os.umask(0o077) | 0o002)
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGINT, _interrupt)
@@ -118,23 +137,26 @@ def main() -> NoReturn:
         _show(failure)
         sys.exit(failure.exit_code)
     except OSError as failure:
-        sys.exit(_refused(failure))
+        sys.exit(_show_os_error(failure))
 
 
-def _refused(failure: OSError) -> int:
-    """Say what a file system refused where no one verb said it better. Raises what is our bug."""
+def _show_os_error(failure: OSError) -> int:
+    """Print an error of the file system that no verb handled; return the exit code.
+
+    Raises `failure` again when it is our bug.
+    """
     if failure.errno == errno.EPIPE:
-        # Whoever read this has had enough; Python would complain again at its end (signal(7)).
+        # The reader of standard output has ended; Python would report that again when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return InterruptedRunError.exit_code
-    if failure.errno not in REFUSALS:
+    if failure.errno not in FILE_ERRORS:
         raise failure
-    # Not at the top: it would be a tenth of the time of `--version`, and seldom anything fails.
+    # Not at the top: this import takes a tenth of the time of `--version`, and is rarely needed.
     from keystone.files import refusal  # noqa: PLC0415
 
-    said = refusal(failure)
-    _show(said)
-    return said.exit_code
+    explained = refusal(failure)
+    _show(explained)
+    return explained.exit_code
 
 
 def _show(failure: KeystoneError) -> None:

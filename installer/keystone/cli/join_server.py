@@ -1,4 +1,7 @@
-"""`keystone-install join-server`: run by keystone-join.service on Primers, as a user of its own."""
+"""`keystone-install join-server`: the join service of a Primer.
+
+keystone-join.service runs it as a user of its own.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +23,15 @@ KUBECONFIG = Path("/var/lib/keystone/join/kubeconfig")
 @click.option("--authority", default=kubeadm.AUTHORITY)
 @click.option("--socket", type=click.Path(path_type=Path), default=join_config.SOCKET)
 def verb(config: Path, kubeconfig: Path, authority: str, socket: Path) -> None:
-    """Answer joining workers until ended."""
+    """Answer joining workers until the process is stopped."""
     tokens = join.Tokens(config.parent)
-    floor = join.Floor(tokens.clock, time.time, lambda: time.clock_gettime(time.CLOCK_BOOTTIME))
+    clock = join.ForwardClock(
+        tokens.clock, time.time, lambda: time.clock_gettime(time.CLOCK_BOOTTIME)
+    )
     service = server.Service(
         join_config.load(config),
         tokens,
         cluster.Cluster(cluster.Here(), str(kubeconfig), authority),
-        clock=floor.now,
+        clock=clock.now,
     )
     server.serve(server.Server(socket, service))

@@ -1,7 +1,7 @@
-"""Groups whose verbs are imported when they are called, and listed in one line each without that.
+"""Groups that import the module of a verb when the verb is called, not to list it in --help.
 
-An emulated or old host takes a second to import a library: `--version` and `--help` must not pay
-for all of them.
+An emulated or old host takes a second to import a library: `--version` and `--help` must not
+import them all.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 
 class Verbs(click.Group):
-    """A group. summaries: a line for each verb that --help lists; others can be called too.
+    """A group of verbs that are imported when called.
 
-    modules: where the command of a verb is, as "module:attribute", unless the group has it itself.
+    summaries: a line for each verb that --help lists; verbs without one can be called, too.
+    modules: "module:attribute" of each verb, except verbs that are commands of the group itself.
     """
 
     def __init__(
@@ -34,11 +35,11 @@ class Verbs(click.Group):
         self._summaries, self._modules = summaries, modules
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Verbs that --help lists."""
+        """Return the verbs that --help lists."""
         return sorted(self._summaries)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The verb, imported now; None when there is none of that name."""
+        """Import a verb and return it; None when there is no verb of that name."""
         where = self._modules.get(cmd_name)
         if where is None:
             return super().get_command(ctx, cmd_name)
@@ -49,14 +50,14 @@ class Verbs(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click does, but a word that is no verb is answered with the nearest one."""
+        """Resolve a verb as click does, but suggest the closest one for an unknown verb."""
         near = difflib.get_close_matches(args[0], self._summaries, n=1)
         if near and self.get_command(ctx, args[0]) is None:
             ctx.fail(f"no verb {args[0]!r}; did you mean {near[0]!r}?")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list, without importing anything; long lines are cut short as click does it."""
+        """Write the list of verbs without importing them; shorten long lines as click does."""
         names = self.list_commands(ctx)
         width = formatter.width - 6 - max(map(len, names))
         with formatter.section("Commands"):
@@ -66,7 +67,7 @@ class Verbs(click.Group):
             ])  # fmt: skip
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """What --help lists, without importing anything, and options."""
+        """Complete the verbs that --help lists, without importing them, and options."""
         verbs = [
             CompletionItem(name, help=self._summaries[name])
             for name in self.list_commands(ctx)

@@ -1,46 +1,39 @@
-"""`keystone-install status`: the site as it is, at a glance."""
+"""`keystone-install status`: show the state of the site, and what is due."""
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
 
 import click
 
 from keystone import log
 from keystone.cli.options import json_option
-from keystone.install import overview
-from keystone.pki import root_key
-from keystone.pki import tree as pki
+from keystone.errors import HostError
+from keystone.install import attention, overview, screen
 from keystone.site import model as site
 
 
-@click.command("status", help="Show every Primer, the quorum and the nodes.")
+@click.command("status")
 @click.option("--site", "file", type=click.Path(path_type=Path),
-              help="The site file.  [default: of the site that is installed here]")  # fmt: skip
+              help="The site file.  [default: that of the site installed here]")  # fmt: skip
 @json_option
 def verb(file: Path | None, as_json: bool) -> None:
-    """Look at every Primer of the site; changes nothing. Exit 8 where one does not answer."""
-    seen = overview.look(site.load(file or site.installed()))
+    """Show trust, quorum, nodes, data, snapshots and maintenance, and what to do next.
+
+    Runs on any Primer, changes nothing, and takes at most about 10 seconds, also while a Primer or
+    the API does not answer. Exit code 8 if a person must do something, 0 if all is well.
+    """
+    seen = overview.survey(site.load(file or site.installed()))
+    now = dt.datetime.now(dt.UTC)
+    items = attention.items(seen, now)
     if as_json:
-        log.out_json(seen.document())
+        log.out_json({**seen.document(), "due": items})
     else:
-        _show(seen)
-    seen.require_all()
-
-
-def _show(seen: overview.Overview) -> None:
-    log.out(first_line(seen.site))
-    log.table(("host", "kernel", "pool", "store", "drift"), seen.rows())
-    if seen.etcd is not None:
-        log.info(f"etcd: {seen.etcd.healthy} members healthy")
-    if seen.cluster is not None:
-        log.info(f"nodes Ready: {', '.join(sorted(seen.cluster.ready_nodes)) or 'none'}")
-    if said := root_key.reminder(seen.site, pki.DIRECTORY):
-        log.warn(said)
-
-
-def first_line(wanted: site.Site) -> str:
-    """Which site this is, and what nobody may forget about it."""
-    if wanted.trial:
-        return f"Site {wanted.name}: a trial site, for trying and testing, never for production"
-    return f"Site {wanted.name}"
+        for line in screen.lines(seen, items, now):
+            log.out(line)
+    if urgent := [item for item in items if item.urgent]:
+        raise HostError(
+            f"{log.count(len(urgent), 'thing needs', 'things need')} a person: {urgent[0].text}",
+            hint=urgent[0].command,
+        )

@@ -1,6 +1,6 @@
-"""Whether a bundle is whole: nothing inside asks for anything that is not inside.
+"""Check the closure of a bundle: everything that its content needs must be in the bundle.
 
-One module a kind of reference, each a function from the bundle's content to findings; `check` runs
-them all. Roles are followed with the variables that keystone.ansible.roles gives them, which is why
-this is not part of keystone.bundle.
+One module per kind of reference, each a function from the bundle's content to findings; `check`
+runs them all. Roles are rendered with the variables from keystone.ansible.roles, so this package
+cannot be part of keystone.bundle.
 """

@@ -1,10 +1,9 @@
-"""Charts: what they are built of, and the images that they render or say they need."""
+"""Check charts: their dependencies, and the images that they render or name in annotations."""
 
 from __future__ import annotations
 
 import os
 import re
-import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from keystone import log
 from keystone.bundle import media
+from keystone.bundle.formats import compressed, foreign_tar
+from keystone.bundle.formats.pieces import UnreadableError, of_file
 from keystone.closure.content import MACHINES, describe
 from keystone.closure.finding import Finding
 from keystone.closure.images import Question
@@ -34,7 +35,7 @@ ARCHIVES = (".tgz", ".tar.gz")
 
 @dataclass
 class _Carried:
-    """A chart inside, how it will be installed, and what is wrong with it."""
+    """A chart in the bundle, the values to install it with, and its findings."""
 
     item: Item
     data: bytes
@@ -44,9 +45,9 @@ class _Carried:
 
 
 def check(content: Content) -> tuple[list[Finding], list[Question]]:
-    """Every chart. Raises ConfigurationError when there is one and no helm to render it."""
+    """Check every chart. Raises ConfigurationError when there are charts but helm is missing."""
     findings: list[Finding] = []
-    whole: list[_Carried] = []
+    complete: list[_Carried] = []
     for item, blob in _archives(content):
         try:
             data = content.read(blob, charts.MAX_PACKED)
@@ -59,21 +60,21 @@ def check(content: Content) -> tuple[list[Finding], list[Question]]:
             continue
         findings += carried.findings
         if not carried.findings:
-            whole.append(carried)
-    if not whole:
+            complete.append(carried)
+    if not complete:
         return findings, []
     with _helm(content) as running:
-        return _followed(running, content, whole, findings)
+        return _render_all(running, content, complete, findings)
 
 
-def _followed(
-    running: Helm, content: Content, whole: Sequence[_Carried], findings: list[Finding]
+def _render_all(
+    running: Helm, content: Content, complete: Sequence[_Carried], findings: list[Finding]
 ) -> tuple[list[Finding], list[Question]]:
-    """Each chart alone, then with the APIs that all of them bring, then as an upgrade: see lock."""
+    """Render each chart alone, then with the APIs of all charts, then as an upgrade; like lock."""
     questions: list[Question] = []
     apis: set[str] = set()
-    sound = []
-    for carried in whole:
+    rendered = []
+    for carried in complete:
         try:
             text = _template(running, content, carried)
             objects = discovery.objects(carried.chart.name, text)
@@ -84,9 +85,9 @@ def _followed(
             continue
         apis.update(discovery.apis(objects))
         questions += _questions(carried, needs)
-        sound.append(carried)
+        rendered.append(carried)
     known = [f"--api-versions={api}" for api in sorted(apis)]
-    for carried in sound:
+    for carried in rendered:
         try:
             if known:
                 questions += _again(running, content, carried, known)
@@ -96,9 +97,10 @@ def _followed(
         try:
             questions += _again(running, content, carried, [*known, "--is-upgrade"])
         except KeystoneError as error:
-            # Some ask for passwords then, which nobody gave; nothing is missing for that.
+            # Some charts require passwords for an upgrade; that is not a missing reference.
             log.warn(
-                f"{error.message}\nas an upgrade: images that only upgrades use are not asked for"
+                f"{error.message}\nthe chart does not render as an upgrade: images that only an "
+                "upgrade uses are not checked"
             )
     return findings, questions
 
@@ -106,7 +108,7 @@ def _followed(
 def _again(
     running: Helm, content: Content, carried: _Carried, words: Sequence[str]
 ) -> list[Question]:
-    """What is asked for when the chart is rendered in this other way."""
+    """Render the chart with more options. Returns the images that it needs then."""
     text = _template(running, content, carried, words)
     objects = discovery.objects(carried.chart.name, text)
     return _questions(carried, discovery.rendered(carried.chart.name, objects))
@@ -121,16 +123,16 @@ def _questions(carried: _Carried, needs: Iterable[Need]) -> list[Question]:
 
 
 def _unrendered(carried: _Carried, error: KeystoneError) -> Finding:
-    said = re.search(r"(?m)^Error: (.*)$", error.message)
-    last = said[1] if said else error.message.strip().splitlines()[-1]
+    line = re.search(r"(?m)^Error: (.*)$", error.message)
+    reason = line[1] if line else error.message.strip().splitlines()[-1]
     return Finding(
-        "chart", f"a chart that renders: {last}", describe(carried.item),
-        "spec.charts: give what it needs under values or apiVersions",
+        "chart", f"the chart does not render: {reason}", describe(carried.item),
+        "spec.charts: add what it needs to values or apiVersions",
     )  # fmt: skip
 
 
 def _archives(content: Content) -> Iterator[tuple[Item, Digest]]:
-    """Each chart's archive: the layer of an OCI artefact, or a file by itself."""
+    """The archive of each chart: the layer of an OCI artifact, or a separate file."""
     for item in content.manifest.items:
         if item.digest not in content.inside:
             continue
@@ -139,7 +141,7 @@ def _archives(content: Content) -> Iterator[tuple[Item, Digest]]:
             try:
                 parsed = media.parse(content.read(item.digest))
             except DamagedBundleError:
-                continue  # `images.whole` says so
+                continue  # images.complete reports it
             for layer in parsed.blobs:
                 if layer.media_type == CONTENT and layer.digest in content.inside:
                     yield item, layer.digest
@@ -150,17 +152,20 @@ def _archives(content: Content) -> Iterator[tuple[Item, Digest]]:
 
 
 def _is_chart(content: Content, item: Item) -> bool:
-    """Whether an archive starts as `helm package` writes one."""
+    """Whether an archive starts like one that `helm package` writes."""
     try:
-        with content.open(item.digest) as file, tarfile.open(fileobj=file, mode="r|gz") as archive:
-            first = archive.next()
+        with content.open(item.digest) as file:
+            source = of_file(file)
+            if not compressed.GZIP.starts(source.peek(2)):
+                return False
+            first = next(foreign_tar.members(compressed.expanded(source)), None)
             return first is not None and bool(re.fullmatch(r"[^/]+/Chart\.yaml", first.name))
-    except (tarfile.TarError, OSError, EOFError):
+    except (UnreadableError, OSError):
         return False
 
 
 def _dependencies(item: Item, chart: Chart) -> Iterator[Finding]:
-    """Charts that are named in Chart.yaml and not in charts/, at any depth."""
+    """Charts that a Chart.yaml names but charts/ lacks, at any depth."""
     every = [(chart.name, chart), *charts.subcharts(chart)]
     for path, inner in every:
         for wanted in charts.missing(inner):
@@ -173,7 +178,7 @@ def _dependencies(item: Item, chart: Chart) -> Iterator[Finding]:
 
 
 def _versions(item: Item, path: str, chart: Chart) -> Iterator[Finding]:
-    """A dependency by one exact version must be there in that version."""
+    """Check that a dependency on one exact version is present in that version."""
     here: dict[str, set[str]] = {}
     for place, inner in charts.subcharts(chart):
         if place.count("/charts/") == 1:
@@ -182,15 +187,16 @@ def _versions(item: Item, path: str, chart: Chart) -> Iterator[Finding]:
         exact = re.fullmatch(r"v?\d+\.\d+\.\d+[\w.+-]*", wanted.version)
         found = here.get(wanted.name)
         if exact and found and wanted.version.lstrip("v") not in found:
-            inside = ", ".join(sorted(found))
+            present = ", ".join(sorted(found))
             yield Finding(
-                "chart-dependency", f"chart {wanted.name} {wanted.version} (inside: {inside})",
+                "chart-dependency",
+                f"chart {wanted.name} {wanted.version} (in the bundle: {present})",
                 f"{describe(item)}: Chart.yaml of {path}", "lock again",
             )  # fmt: skip
 
 
 def _values(content: Content, carried: _Carried) -> tuple[list[bytes], list[Finding]]:
-    """Files of values in helm's order; a gap in their numbers is one that was lost."""
+    """Values files in Helm's order. A gap in their numbers means that a file is missing."""
     name = carried.chart.name
     items = {
         int(item.labels.get("order", "1")): item
@@ -236,7 +242,7 @@ def _template(running: Helm, content: Content, carried: _Carried, more: Sequence
 
 
 def _excluded(item: Item, need: Need) -> bool:
-    """What the definition leaves out with a reason ("pattern: because; pattern: because")."""
+    """Whether the definition excludes the image ("pattern: reason; pattern: reason")."""
     entries = (entry.partition(": ")[0] for entry in item.labels.get("excluded", "").split("; "))
     image = need.image
     return any(
@@ -248,7 +254,7 @@ def _excluded(item: Item, need: Need) -> bool:
 
 @contextmanager
 def _helm(content: Content) -> Iterator[Helm]:
-    """The helm inside, when it is for this machine; else the one of this machine."""
+    """The helm in the bundle if it runs on this machine, else the installed one."""
     carried = [i for i in content.manifest.of_kind("binary") if i.name == "helm"]
     machine = MACHINES.get(os.uname().machine, "")
     for item in carried:
@@ -266,16 +272,14 @@ def _helm(content: Content) -> Iterator[Helm]:
 
 def _unpacked(path: Path) -> Path | None:
     """The program itself, out of upstream's archive or as it is; None when it is not there."""
-    if not tarfile.is_tarfile(path):
-        return path if os.access(path, os.X_OK) else None
-    with tarfile.open(path) as archive:
-        for member in archive:
-            source = archive.extractfile(member) if member.isreg() else None
-            if source is not None and member.name.rpartition("/")[2] == "helm":
-                program = path.with_name("helm-program")
-                with program.open("wb") as sink:
-                    while chunk := source.read(1 << 20):
-                        sink.write(chunk)
-                program.chmod(0o700)
-                return program
-    return None
+    with path.open("rb") as file:
+        source = compressed.expanded(of_file(file))
+        if not foreign_tar.is_tar(source.peek(foreign_tar.BLOCK)):
+            return path if os.access(path, os.X_OK) else None
+        program = path.with_name("helm-program")
+        with program.open("wb") as sink:
+            found = foreign_tar.copy_out(
+                source, lambda name: name.rpartition("/")[2] == "helm", sink.write
+            )
+    program.chmod(0o700)
+    return program if found else None

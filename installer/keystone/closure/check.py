@@ -1,4 +1,4 @@
-"""`bundle check`: every kind of reference, one after another, and what came of it."""
+"""`bundle check`: follow every kind of reference, and report what is missing."""
 
 from __future__ import annotations
 
@@ -30,12 +30,15 @@ if TYPE_CHECKING:
 
 MAX_TEXT = 16 << 20
 SHOWN = 2
-"""Of those who ask for the same thing, how many a table names; JSON names all."""
+"""Maximum referrers to the same thing in a table row; JSON lists all of them."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was looked at, and what is missing: nothing, when the bundle is whole."""
+    """Result of a check. findings: empty when the bundle is complete.
+
+    looked_at: number of items by kind. questions: number of references to images.
+    """
 
     name: str
     architectures: tuple[str, ...]
@@ -45,21 +48,21 @@ class Report:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing inside asks for anything outside."""
+        """Whether everything that the content needs is in the bundle."""
         return not self.findings
 
 
 def check(content: Content, memory: dict[str, debs_inside.Deb] | None = None) -> Report:
-    """Follow every reference. memory: packages that were read before, by their digest.
+    """Follow every reference. memory: packages that were read before, by digest (hex).
 
-    Raises ConfigurationError where a reference cannot be followed with the tools that are here:
-    apt and dpkg-deb for packages, helm for charts.
+    Raises ConfigurationError when a required tool is not installed: apt and dpkg-deb for packages,
+    helm for charts.
     """
     debs = Debs(content, {} if memory is None else memory)
     findings: set[Finding] = set()
     questions: list[Question] = []
     with log.step("follow images"):
-        findings |= set(images.whole(content))
+        findings |= set(images.complete(content))
         questions += _manifests(content)
     if content.manifest.of_kind("deb") or content.manifest.of_kind("packages"):
         with log.step("follow packages"), apt.installed():
@@ -88,24 +91,26 @@ def check(content: Content, memory: dict[str, debs_inside.Deb] | None = None) ->
 
 
 def _roles(content: Content, debs: Debs) -> tuple[set[Finding], list[Question]]:
-    """Whatever the roles inside the carried installer ask for."""
+    """Check everything that the roles in the bundle's installer need."""
     installer = content.manifest.of_kind("installer")[0]
-    asking = sites.Asking(content.manifest.name, content.manifest.number, content.manifest.items)
+    manifest = sites.RecordingManifest(
+        content.manifest.name, content.manifest.number, content.manifest.items
+    )
     with tempfile.TemporaryDirectory(dir=SCRATCH, prefix="keystone-check-") as folder:
         with content.open(installer.digest) as file:
             root = sites.unpack(file, Path(folder))
         findings = set(downloads.check(root))
-        hosts = Hosts(content, debs, sites.converge(root, asking))
+        hosts = Hosts(content, debs, sites.converge(root, manifest))
         findings |= set(hosts.check())
         questions = list(hosts.questions())
-    asking.who[:] = ["kubeadm's documents"]
-    first = sites.contexts(asking)[0]
+    manifest.referrer[:] = ["kubeadm's documents"]
+    first = sites.contexts(manifest)[0]
     questions += kubernetes.questions(content, first)
-    return findings | set(asking.findings()), questions
+    return findings | set(manifest.findings()), questions
 
 
 def _manifests(content: Content) -> Iterator[Question]:
-    """Images in Kubernetes objects that the bundle carries as files."""
+    """Images in Kubernetes manifests that the bundle carries as files."""
     for item in content.manifest.items:
         name = item.labels.get("filename") or item.name
         if item.kind not in {"file", "binary", "manifest"} or item.digest not in content.inside:
@@ -119,14 +124,14 @@ def _objects(content: Content, item: Item) -> Iterator[Question]:
     try:
         documents = references.load(text)
     except ValueError:
-        return  # a template or another format under the same ending: no object of Kubernetes
+        return  # a template or another format with the same extension: not a manifest
     objects = [d for d in documents if isinstance(d, dict) and {"apiVersion", "kind"} <= d.keys()]
     for asked in references.find(objects):
         yield Question(asked.image, f"{describe(item)}: {asked.place}")
 
 
 def _listed(content: Content) -> dict[str, Stanza]:
-    """Every entry of every package list by its file name."""
+    """Every entry of every package list, by file name."""
     found = {}
     for item in content.manifest.of_kind("packages"):
         text = content.read(item.digest, packages.MAX_LIST).decode()
@@ -152,19 +157,20 @@ def as_document(report: Report) -> dict[str, object]:
 
 
 def print_tables(report: Report) -> None:
-    """On standard output, a table a kind."""
-    looked = ", ".join(f"{count} {kind}" for kind, count in report.looked_at.items())
-    log.out(f"{report.name} for {', '.join(report.architectures) or 'any machine'}: {looked};")
-    log.out(f"{report.questions} references to images followed")
+    """Print the report on standard output, one table per kind of finding."""
+    items = ", ".join(f"{kind}: {count}" for kind, count in report.looked_at.items())
+    log.out(f"{report.name} for {', '.join(report.architectures) or 'any architecture'}")
+    log.out(f"items checked: {items}")
+    log.out(f"references to images checked: {report.questions}")
     for kind, heading in KINDS.items():
         found = [f for f in report.findings if f.kind == kind]
         if found:
             log.out("")
-            log.table(("missing", "what asks", "what to add"), _rows(found), title=heading)
+            log.table(("missing", "needed by", "what to do"), _rows(found), title=heading)
 
 
 def _rows(found: list[Finding]) -> Iterator[tuple[str, str, str]]:
-    """One row for each thing that is missing, whoever asks for it."""
+    """One row for each missing thing, with all its referrers."""
     asks: dict[tuple[str, str], list[str]] = {}
     for finding in found:
         asks.setdefault((finding.missing, finding.add), []).append(finding.asks)

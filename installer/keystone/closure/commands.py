@@ -1,4 +1,4 @@
-"""Programs that units and scripts name, and those that every Debian has."""
+"""Find the programs that units and scripts run; list the programs that every Debian has."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ _ESSENTIAL = """
     zcat apt-cache apt-get journalctl systemctl systemd-run systemd-tmpfiles udevadm
 """
 ALWAYS = frozenset(_ESSENTIAL.split())
-"""Of essential packages, apt and systemd: no package names these among its needs, and no host is
-without them (Debian Policy 3.8; `dpkg-query -W -f '${Package} ${Essential}\\n'`)."""
+"""Programs of essential packages, apt and systemd. Every host has them, and packages need not name
+them as dependencies (Debian Policy 3.8; `dpkg-query -W -f '${Package} ${Essential}\\n'`)."""
 _WORDS = """
     . : [ alias bg break builtin case cd command continue do done elif else esac eval exec exit
     export fi for function getopts hash if in jobs local read readonly return set shift source
     test then time times trap type ulimit umask unalias unset until wait while {  }
 """
 _SHELL = frozenset(_WORDS.split())
-# In `>&2` the ampersand begins no command.
+# In `>&2`, no command follows the ampersand.
 _START = re.compile(r"(?:^|[;|({]|(?<![<>])&|\$\()"
                     r"\s*(?:(?:if|then|else|elif|while|until|do|exec|!)\s+)*"
                     r"(?:\w+=\S*\s+)*([./\w][\w./+-]*)(?=\s|$|;|\))")  # fmt: skip
 
 
 def unit_commands(unit: str) -> Iterator[list[str]]:
-    """Argument lists of every Exec line (systemd.service(5)), special prefixes taken off."""
+    """Argument lists of all Exec lines (systemd.service(5)), without the special prefixes."""
     joined = unit.replace("\\\n", " ")
     for line in re.findall(r"(?m)^Exec\w+=(.*)$", joined):
         command = line.lstrip("@-:+!|").strip()
@@ -43,7 +43,7 @@ def unit_commands(unit: str) -> Iterator[list[str]]:
 
 
 def interpreters(script: str) -> tuple[str, ...]:
-    """From the first line; /usr/bin/env names the one after it."""
+    """The interpreter in a script's first line; for /usr/bin/env also the program after it."""
     found = re.match(r"#!\s*(\S+)(?:[ \t]+(?:-S[ \t]+)?(\S+))?", script)
     if not found:
         return ()
@@ -51,7 +51,7 @@ def interpreters(script: str) -> tuple[str, ...]:
 
 
 def words(script: str) -> tuple[str, ...]:
-    """Programs in command position of a shell script, each once; others' scripts give none."""
+    """Programs that a shell script runs, each once; empty for a script in another language."""
     if not re.match(r"#!\s*(?:/usr)?/bin/(?:ba|da)?sh\b|#!\s*/usr/bin/env\s+(?:ba)?sh\b", script):
         return ()
     text = re.sub(r"(?m)(?:^|\s)#.*$", "", script.replace("\\\n", " "))
@@ -61,7 +61,7 @@ def words(script: str) -> tuple[str, ...]:
     found: dict[str, None] = {}
     for line in text.splitlines():
         if re.match(r"\s*\S+\)\s", line) or re.match(r"\s*\w+\s*\(\)", line):
-            line = re.sub(r"^\s*(\w+\s*\(\)|\S+\))", "", line)  # noqa: PLW2901 a label of `case`, a function
+            line = re.sub(r"^\s*(\w+\s*\(\)|\S+\))", "", line)  # noqa: PLW2901 a `case` label or a function
         for match in _START.finditer(line):
             name = match[1]
             if name not in own and name not in _SHELL and "=" not in name:

@@ -1,4 +1,4 @@
-"""The inside of a bundle, or of what a lock would become, as the checks read it."""
+"""Read access to the content of a bundle, or of the bundle that a lock would give."""
 
 from __future__ import annotations
 
@@ -28,14 +28,15 @@ if TYPE_CHECKING:
     from keystone.packager.lock import Lock
 
 MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
-"""`uname -m` to the name that Debian, OCI and Go use."""
+"""Architecture names of Debian, OCI and Go, by `uname -m`."""
 
 
 @dataclass(frozen=True)
 class Content:
-    """A table of contents, the digests of all blobs, and how to open one.
+    """A table of contents, the digests of all blobs, and a function to open a blob.
 
-    architectures: what the bundle is for ("amd64"), as its package lists say.
+    inside: digests of all blobs in the bundle. architectures: those that the bundle is for
+    ("amd64"), from its package lists.
     """
 
     manifest: Manifest
@@ -44,23 +45,23 @@ class Content:
     opener: Callable[[Digest], AbstractContextManager[IO[bytes]]]
 
     def open(self, digest: Digest) -> AbstractContextManager[IO[bytes]]:
-        """A blob as a file of its own. Raises DamagedBundleError when it is not inside."""
+        """Open a blob. Raises DamagedBundleError when it is not in the bundle."""
         if digest not in self.inside:
-            raise DamagedBundleError(f"blob {digest} is not inside")
+            raise DamagedBundleError(f"blob {digest} is not in the bundle")
         return self.opener(digest)
 
-    def read(self, digest: Digest, limit: int = media.MAX_MANIFEST) -> bytes:
-        """A small blob. Raises DamagedBundleError when it has more than `limit` bytes."""
+    def read(self, digest: Digest, limit: int = media.MAX_OCI_MANIFEST) -> bytes:
+        """Read a small blob. Raises DamagedBundleError when it has more than `limit` bytes."""
         with self.open(digest) as file:
             data = file.read(limit + 1)
         if len(data) > limit:
             owner = self.manifest.owner(digest)
-            raise DamagedBundleError(f"{owner}: blob {digest} has more than {limit} bytes")
+            raise DamagedBundleError(f"{owner}: blob {digest} exceeds the limit of {limit} bytes")
         return data
 
     @contextmanager
     def file(self, digest: Digest, name: str, mode: int = 0o600) -> Iterator[Path]:
-        """A blob under a name of its own, for programs that want a path; gone afterwards."""
+        """A temporary copy of a blob under `name`, for programs that need a path."""
         with (
             tempfile.TemporaryDirectory(dir=SCRATCH, prefix="keystone-check-") as folder,
             self.open(digest) as source,
@@ -80,7 +81,7 @@ def of_bundle(bundle: Bundle) -> Content:
 
 
 def of_lock(lock: Lock, folder: Path, sources: Sources) -> Content:
-    """What `create` would put in; blobs come from the cache, or from where the lock says."""
+    """The content that `create` would write; blobs come from the cache or the lock's sources."""
 
     @contextmanager
     def opener(digest: Digest) -> Iterator[IO[bytes]]:
@@ -96,14 +97,15 @@ def of_lock(lock: Lock, folder: Path, sources: Sources) -> Content:
 
 
 def read_bundle(path: Path, fingerprint: str | None, confirm: Callable[[str], bool]) -> Content:
-    """A bundle's file, every byte of it verified. Raises as `opened.open_verified` does."""
+    """Open a bundle and verify every byte. Raises as `read.bundle.open_verified` does."""
     return of_bundle(open_verified(path, fingerprint=fingerprint, confirm=confirm))
 
 
 def read_lock(path: Path, mirrors: Path | None, ca_file: Path | None = None) -> Content:
-    """A lock's file, with the mirrors of the definition beside it. Raises ConfigurationError.
+    """Open a lock, with the mirrors of the definition in the same folder.
 
-    ca_file: authorities of upstreams, instead of the definition's.
+    mirrors: file with more mirrors. ca_file: certificate authorities of upstreams; replaces the
+    definition's. Raises ConfigurationError.
     """
     lock, made_of = locks.load(path), definition.beside(path)
     given = definition.load_mirrors(mirrors)
@@ -116,7 +118,7 @@ def read_lock(path: Path, mirrors: Path | None, ca_file: Path | None = None) -> 
 
 
 def architectures(manifest: Manifest) -> tuple[str, ...]:
-    """What a bundle is for: its package lists name it, or else what its packages are."""
+    """The architectures of a bundle: those of its package lists, or else of its packages."""
     listed = {
         name
         for item in manifest.of_kind("packages")
@@ -127,7 +129,7 @@ def architectures(manifest: Manifest) -> tuple[str, ...]:
 
 
 def _carried(content: Content) -> tuple[str, ...]:
-    """Without packages: the architectures of which any image's index has its manifest inside."""
+    """Without packages: the architectures for which an image's index has a manifest inside."""
     found = set()
     for item in content.manifest.of_kind("image"):
         for child in media.parse(content.read(item.digest)).manifests:
@@ -138,12 +140,12 @@ def _carried(content: Content) -> tuple[str, ...]:
 
 
 def describe(item: Item) -> str:
-    """How a finding names an item: "image registry.k8s.io/pause:3.10"."""
+    """The name of an item in findings: "image registry.k8s.io/pause:3.10"."""
     sign = "@" if item.version.startswith("sha256:") else ":"
     joined = sign if item.kind == "image" else " "
     return f"{item.kind} {item.name}{joined}{item.version}".rstrip(" :")
 
 
 def counts(manifest: Manifest) -> dict[str, int]:
-    """How many items of each kind were looked at."""
+    """Number of items by kind."""
     return dict(sorted(Counter(item.kind for item in manifest.items).items()))

@@ -1,19 +1,18 @@
-"""What lies inside the deb files: paths, control fields, maintainer scripts, kernel modules."""
+"""Read deb files: paths, control fields, maintainer scripts and kernel modules."""
 
 from __future__ import annotations
 
-import lzma
 import re
-import tarfile
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import IO, TYPE_CHECKING
 
 from keystone import run
 from keystone.bundle.format import SCRATCH
+from keystone.bundle.formats import compressed, foreign_tar
+from keystone.bundle.formats.pieces import Reader, UnreadableError, of_file
 from keystone.closure.content import describe
 from keystone.closure.finding import Finding
 from keystone.closure.packages import RELATIONS, Stanza
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
 
 SCRIPTS = ("preinst", "postinst", "prerm", "postrm", "config")
 MAX_SCRIPT = 4 << 20
+MAX_MODULE = 512 << 20
+"""Bytes of a kernel module, unpacked; the largest with all its debug information has 150 MiB."""
 TOOLS = {
     "adduser": "adduser",
     "addgroup": "adduser",
@@ -47,15 +48,18 @@ TOOLS = {
     "update-initramfs": "initramfs-tools",
     "update-mime-database": "shared-mime-info",
 }
-"""Tools that Debian's maintainer scripts call, and whose. Essential packages are left out."""
+"""Tools that Debian's maintainer scripts call, with their packages; without essential packages."""
 BASE = {"libc-bin"}
-"""Packages whose tools every Debian has: essential ones, that no package needs to name."""
+"""Essential packages: every Debian has their tools, and packages need not depend on them."""
 _COMMAND = r"(?m)(?:^|[;&|({{`]|\b(?:then|else|do|if|exec|!)\s)\s*(?:/usr)?(?:/s?bin/)?{}(?=\s|$)"
 
 
 @dataclass(frozen=True)
 class Deb:
-    """What one package file holds. paths: absolute, with /bin, /sbin and /lib below /usr."""
+    """Content of one deb. paths: absolute, with /bin, /sbin and /lib moved below /usr.
+
+    scripts: text of maintainer scripts, by name.
+    """
 
     item: Item
     paths: frozenset[str]
@@ -65,7 +69,7 @@ class Deb:
 
 @dataclass
 class Debs:
-    """All package files of a bundle; each is read once, when it is first asked for."""
+    """All debs of a bundle. Each is read once, on first use. memory: debs by digest (hex)."""
 
     content: Content
     memory: dict[str, Deb] = field(default_factory=dict)
@@ -77,7 +81,7 @@ class Debs:
 
     @cached_property
     def paths(self) -> frozenset[str]:
-        """Every path that any of them puts on a host."""
+        """All paths that these debs install."""
         return frozenset().union(*(deb.paths for deb in self))
 
     def _read(self, item: Item) -> Deb:
@@ -88,23 +92,22 @@ class Debs:
                     paths = _paths(file)
                     file.seek(0)
                     fields, scripts = _control(file)
-                except (run.CommandError, tarfile.TarError) as error:
+                except (run.CommandError, UnreadableError) as error:
                     raise DamagedBundleError(
-                        f"{describe(item)}: not a package that dpkg-deb can read: {error}",
+                        f"{describe(item)}: dpkg-deb cannot read this package: {error}",
                         hint="lock and create the bundle again",
                     ) from error
             found = self.memory[item.digest.hex] = Deb(item, paths, fields, scripts)
         return replace(found, item=item)
 
-    @contextmanager
-    def tree(self, deb: Deb) -> Iterator[tarfile.TarFile]:
+    def tree(self, deb: Deb) -> Iterator[foreign_tar.Member]:
         """The files themselves, one after another."""
-        with self.content.open(deb.item.digest) as file, _piped("--fsys-tarfile", file) as tree:
-            yield tree
+        with self.content.open(deb.item.digest) as file:
+            yield from _piped("--fsys-tarfile", file)
 
 
 def usr(path: str) -> str:
-    """A path as a host with merged /usr has it: "/sbin/ip" is /usr/sbin/ip."""
+    """The path on a host with merged /usr: "/usr/sbin/ip" for "/sbin/ip"."""
     return re.sub(r"^/(bin|sbin|lib|lib32|lib64)/", r"/usr/\1/", path)
 
 
@@ -120,37 +123,44 @@ def _paths(file: IO[bytes]) -> frozenset[str]:
 
 
 def _control(file: IO[bytes]) -> tuple[dict[str, str], dict[str, str]]:
-    with _piped("--ctrl-tarfile", file) as tree:
-        texts = {}
-        for member in tree:
-            name = member.name.removeprefix("./")
-            data = tree.extractfile(member) if member.isreg() else None
-            if data is not None and name in {*SCRIPTS, "control"}:
-                texts[name] = data.read(MAX_SCRIPT).decode(errors="replace")
+    texts = {}
+    for member in _piped("--ctrl-tarfile", file):
+        name = member.name.removeprefix("./")
+        if member.kind == "file" and name in {*SCRIPTS, "control"}:
+            texts[name] = _start(member.data, MAX_SCRIPT).decode(errors="replace")
     fields = dict(Stanza.parse(texts.pop("control", "")).fields)
     return fields, texts
 
 
-@contextmanager
-def _piped(option: str, file: IO[bytes]) -> Iterator[tarfile.TarFile]:
+def _start(data: Iterable[memoryview], most: int) -> bytes:
+    start = bytearray()
+    for piece in data:
+        start += piece
+        if len(start) >= most:
+            break
+    return bytes(start[:most])
+
+
+def _piped(option: str, file: IO[bytes]) -> Iterator[foreign_tar.Member]:
     """One of the two tars in a deb; dpkg-deb knows every compression that Debian uses."""
     with tempfile.TemporaryFile(dir=SCRATCH) as plain:
         run.run(["dpkg-deb", option, "-"], stdin=file, stdout=plain)
-        plain.seek(0)
-        with tarfile.open(fileobj=plain, mode="r:") as tree:
-            yield tree
+        yield from foreign_tar.members(of_file(plain))
 
 
 def check(debs: Debs, listed: Mapping[str, Stanza]) -> Iterator[Finding]:
-    """Control fields against the package list (by file name), and the tools that scripts call."""
+    """Compare control fields with the package list, and check the tools that scripts call.
+
+    listed: entries of package lists, by file name.
+    """
     for deb in debs:
         stanza = listed.get(deb.item.labels.get("filename", ""), Stanza(deb.fields))
         for name in RELATIONS:
-            said, real = stanza.fields.get(name.lower(), ""), deb.fields.get(name.lower(), "")
-            if "".join(said.split()) != "".join(real.split()):
+            shown, real = stanza.fields.get(name.lower(), ""), deb.fields.get(name.lower(), "")
+            if "".join(shown.split()) != "".join(real.split()):
                 yield Finding(
                     "package-list", f"{name}: {real or 'nothing'}",
-                    f"{describe(deb.item)}: its list says {said or 'nothing'}",
+                    f"{describe(deb.item)}: the list has {shown or 'nothing'}",
                     "lock and create the bundle again",
                 )  # fmt: skip
         yield from _tools(deb, debs)
@@ -178,7 +188,7 @@ def _tools(deb: Deb, debs: Debs) -> Iterator[Finding]:
 
 
 def _guarded(tool: str, script: str) -> bool:
-    """Whether the script looks for the tool first, or can do without it."""
+    """Whether the script checks for the tool before the call, or ignores its failure."""
     name = re.escape(tool)
     return bool(
         re.search(rf"(?:command -v|which|type|hash|-x)\s+(?:\S*/)?[\"']?{name}\b", script)
@@ -188,15 +198,17 @@ def _guarded(tool: str, script: str) -> bool:
 
 def vermagic(debs: Debs, deb: Deb) -> str:
     """The kernel release that a package's first readable module was built for; "" if none."""
-    with debs.tree(deb) as tree:
-        for member in tree:
-            if not re.search(r"\.ko(\.xz)?$", member.name) or not member.isreg():
+    try:
+        for member in debs.tree(deb):
+            if not re.search(r"\.ko(\.xz)?$", member.name) or member.kind != "file":
                 continue
-            file = tree.extractfile(member)
-            data = file.read() if file else b""
-            if member.name.endswith(".xz"):
-                data = lzma.decompress(data)
-            match = re.search(rb"\0vermagic=(\S+)", data)
+            source = compressed.expanded(Reader(member.data), MAX_MODULE)
+            match = re.search(rb"\0vermagic=(\S+)", b"".join(iter(source.some, b"")))
             if match:
                 return match[1].decode(errors="replace")
+    except UnreadableError as error:
+        raise DamagedBundleError(
+            f"{describe(deb.item)}: a kernel module that cannot be read: {error}",
+            hint="lock and create the bundle again",
+        ) from error
     return ""

@@ -1,4 +1,4 @@
-"""Roles and playbooks that would fetch something from outside, which no host of a site can."""
+"""Find roles and playbooks that download from the Internet, which no host of a site can do."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FETCHING = {
     "apt_key", "apt_repository", "deb822_repository", "dnf", "dnf5", "get_url", "git",
     "package", "pip", "rpm_key", "subversion", "yum", "yum_repository",
 }  # fmt: skip
-"""Modules of ansible.builtin whose purpose is to fetch, or that ask the host's own sources."""
+"""Modules of ansible.builtin that download, or that use the package sources of the host."""
 _OUTSIDE = r"(?:https?|ftp|git|ssh)://(?!127\.|localhost\b|\[::1\]|\{\{|\$|\"|'|%)[\w.-]+\S*"
 _COMMANDS = re.compile(
     rf"\b(?:curl|wget)\b[^\n|;]*?({_OUTSIDE})"
@@ -31,7 +31,7 @@ _COMMANDS = re.compile(
 
 
 def check(root: Path) -> Iterator[Finding]:
-    """root: the folder that holds roles/ and playbooks/."""
+    """Check all roles and playbooks. root: the folder that contains roles/ and playbooks/."""
     for role in sorted(path for path in (root / "roles").iterdir() if path.is_dir()):
         for path, listed in roles.task_files(role):
             yield from _tasks(listed, str(path.relative_to(root)))
@@ -53,7 +53,7 @@ def _tasks(listed: list[dict[str, Any]], where: str) -> Iterator[Finding]:
 
 
 def _fetched(name: str, arguments: Mapping[str, Any]) -> str:
-    """What a task's module would fetch, "" for nothing."""
+    """Module and source of a download by a task; "" for none."""
     address = str(arguments.get("url") or arguments.get("repo") or arguments.get("src") or "")
     if name == "pip" and "--no-index" in str(arguments.get("extra_args", "")):
         return ""
@@ -80,5 +80,5 @@ def _texts(root: Path, paths: list[Path]) -> Iterator[Finding]:
 
 
 def _finding(wanted: str, asks: str) -> Finding:
-    return Finding("download", wanted, asks, "carry it (spec.files, spec.binaries, spec.debs) and "
-                   "take it from the store")  # fmt: skip
+    return Finding("download", wanted, asks, "add it to the definition (spec.files, spec.binaries, "
+                   "spec.debs), and let the role use the store")  # fmt: skip

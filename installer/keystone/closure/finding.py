@@ -1,37 +1,37 @@
-"""What a check found: who asks, for what, and what to write into the definition."""
+"""The result of a check: a missing thing, its referrer, and how to fix the definition."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 KINDS = {
-    "image": "images that are asked for",
+    "image": "images that other content needs",
     "image-content": "parts of images",
-    "platform": "images without a platform that the bundle is for",
+    "platform": "platforms that images lack",
     "kubernetes": "images of this version of Kubernetes",
     "chart": "charts that cannot be read or rendered",
     "chart-dependency": "charts that charts need",
     "package": "packages that packages need",
-    "package-list": "package lists and their files",
+    "package-list": "entries and files of package lists",
     "tool": "tools that maintainer scripts call",
     "role-package": "packages that roles install",
-    "item": "things that roles take out of the bundle",
-    "file": "files that roles take out of archives",
+    "item": "items that roles need",
+    "file": "files that roles extract from archives",
     "program": "programs that units, roles and scripts run",
     "unit": "units that roles start",
     "kernel-module": "kernel modules",
     "wheel": "Python packages that wheels need",
-    "download": "roles that would fetch from outside",
+    "download": "downloads by roles",
 }
-"""Every kind of finding with its heading, in the order in which they are shown."""
+"""All kinds of findings with their headings, in display order."""
 
 
 @dataclass(frozen=True, order=True)
 class Finding:
-    """A reference that leads out of the bundle.
+    """A reference to something that is not in the bundle.
 
-    kind: a key of KINDS. missing: what is not inside, by its upstream name. asks: what refers to
-    it and where. add: what to do about it, mostly a line for the bundle definition.
+    kind: a key of KINDS. missing: the missing thing, by its upstream name. asks: the referrer, and
+    the place of the reference. add: how to fix it, mostly a line for the bundle definition.
     """
 
     kind: str
@@ -41,4 +41,4 @@ class Finding:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ValueError(f"no such kind of finding: {self.kind}")
+            raise ValueError(f"unknown kind of finding: {self.kind}")

@@ -1,14 +1,16 @@
-"""What converged hosts ask for: files out of archives, packages, units, programs, images."""
+"""Check what converged hosts need: files in archives, packages, units, programs, images."""
 
 from __future__ import annotations
 
 import re
-import tarfile
 import tomllib
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from keystone.bundle.formats import foreign_tar
+from keystone.bundle.formats.compressed import expanded
+from keystone.bundle.formats.pieces import UnreadableError, of_file
 from keystone.bundle.model import STORE, Digest
 from keystone.closure.commands import ALWAYS, interpreters, unit_commands, words
 from keystone.closure.content import describe
@@ -37,7 +39,10 @@ SYSTEM_UNITS = re.compile(r"(?:network|local-fs|multi-user|sysinit|basic|time-sy
 
 @dataclass
 class Hosts:
-    """The converged hosts, against what lies in the bundle."""
+    """Compares the converged hosts with the content of the bundle.
+
+    members: names of files in archives, by digest; a cache.
+    """
 
     content: Content
     debs: Debs
@@ -45,7 +50,7 @@ class Hosts:
     members: dict[Digest, frozenset[str]] = field(default_factory=dict)
 
     def check(self) -> Iterator[Finding]:
-        """Everything but images, which `questions` gives."""
+        """Check everything except images, which `questions` yields."""
         for done in self.converged:
             who = f"role {done.role}"
             for placed in done.files:
@@ -63,7 +68,7 @@ class Hosts:
 
     def questions(self) -> Iterator[Question]:
         """Images in manifests and in containerd's configuration."""
-        # Hosts get the same manifests: each is read once.
+        # Many hosts get the same manifests; read each only once.
         for role, placed in {(d.role, p): None for d in self.converged for p in d.files}:
             for image, where in _images(placed):
                 if image.tag != NOT_INSIDE:
@@ -107,24 +112,23 @@ class Hosts:
         digest = Digest(placed.source.removeprefix(BLOBS))
         item = next((i for i in self.content.manifest.items if i.digest == digest), None)
         if item is None or not placed.member:
-            return  # what is not an item was noted when the role asked for it
+            return  # RecordingManifest has recorded the missing item
         if digest in self.content.inside and placed.member not in self._members(item):
             yield Finding(
                 "file", f"{placed.member} in {describe(item)}", f"{who}: {placed.path}",
-                f"spec.binaries: {item.name} as an archive that holds {placed.member}",
+                f"spec.binaries: use an archive of {item.name} that contains {placed.member}",
             )  # fmt: skip
 
     def _members(self, item: Item) -> frozenset[str]:
         if item.digest not in self.members:
             names = set()
             try:
-                with self.content.open(item.digest) as file, \
-                     tarfile.open(fileobj=file, mode="r|*") as archive:  # fmt: skip
-                    for member in archive:
-                        if member.isreg():
+                with self.content.open(item.digest) as file:
+                    for member in foreign_tar.members(expanded(of_file(file))):
+                        if member.kind == "file":
                             names.add(member.name.removeprefix("./"))
-            except tarfile.ReadError:
-                names = set()  # no archive at all: it holds no member
+            except UnreadableError:
+                names = set()  # not an archive, so it has no members
             self.members[item.digest] = frozenset(names)
         return self.members[item.digest]
 
@@ -161,7 +165,7 @@ class Hosts:
             if {f"{folder}{full}", f"{folder}{template}"} & self._there:
                 return
         if not SYSTEM_UNITS.match(full):
-            yield Finding("unit", full, who, f"spec.debs: the package that brings {full}")
+            yield Finding("unit", full, who, f"spec.debs: add the package that contains {full}")
 
     def _program(self, name: str, asks: str) -> Iterator[Finding]:
         if not name or "{" in name or "$" in name:
@@ -170,10 +174,12 @@ class Hosts:
         places = {usr(name)} if name.startswith("/") else {f"{p}/{base}" for p in PATH}
         essential = base in ALWAYS and (not name.startswith("/usr/local/"))
         if not (places & self._there or essential):
-            yield Finding("program", name, asks, f"spec.debs or spec.binaries: what brings {base}")
+            yield Finding(
+                "program", name, asks, f"spec.debs or spec.binaries: add what contains {base}"
+            )
 
     def _modules(self, names: Sequence[str], asks: str) -> Iterator[Finding]:
-        """Modules that no Debian kernel has; the kernel's own are the host's business."""
+        """Check modules that are not part of Debian's kernels; the host has all others."""
         for name in names:
             if name != "zfs":
                 continue
@@ -187,7 +193,7 @@ def _images(placed: Placed) -> Iterator[tuple[ImageName, str]]:
         try:
             documents = references.load(text)
         except ValueError:
-            return  # not a manifest: other programs call their files .json too
+            return  # not a manifest: other programs also use these extensions
         for asked in references.find([d for d in documents if isinstance(d, dict) and "kind" in d]):
             yield asked.image, str(asked.place)
     elif placed.path.endswith(".toml"):

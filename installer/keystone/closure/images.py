@@ -1,4 +1,4 @@
-"""Images: whether what is asked for is inside, and whether what is inside is whole."""
+"""Check that all needed images are in the bundle, and that the images in it are complete."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LOCK_AGAIN = "lock and create the bundle again; nothing in the definition is wro
 
 @dataclass(frozen=True)
 class Question:
-    """An image that something inside asks for. asks: what and where, for people."""
+    """An image that something in the bundle needs. asks: the referrer and its place, for people."""
 
     image: ImageName
     asks: str
@@ -38,7 +38,7 @@ class Question:
 
 
 def missing(content: Content, questions: Iterable[Question]) -> Iterator[Finding]:
-    """Every question that the images inside do not answer, tag and digest both."""
+    """Find needed images that the bundle lacks, by tag or by digest."""
     tags, digests = _names(content)
     for question in questions:
         image = question.image
@@ -47,23 +47,23 @@ def missing(content: Content, questions: Iterable[Question]) -> Iterator[Finding
             wrong = f"{image}"
             here = tags[image.name].get(image.tag)
             if here:
-                wrong += f" (inside, {image.tag} is {here})"
+                wrong += f" (in the bundle, {image.tag} is {here})"
         elif not image.digest and image.tag not in tags[image.name]:
             wrong = f"{image}"
             others = ", ".join(sorted(tags[image.name]))
             if others:
-                wrong += f" (inside: {others})"
+                wrong += f" (in the bundle: {others})"
         if wrong:
             yield Finding(question.kind, wrong, question.asks, f"spec.images: - ref: {_ref(image)}")
 
 
 def _ref(image: ImageName) -> str:
-    """As a definition writes it: by digest alone, or by tag."""
+    """The reference for a definition: by digest if there is one, else by tag."""
     return f"{image.name}@{image.digest}" if image.digest else str(image)
 
 
 def _names(content: Content) -> tuple[dict[str, dict[str, str]], dict[str, set[str]]]:
-    """By name: each tag with its digest, and every digest that the registry will answer."""
+    """By name: each tag with its digest, and all digests that the registry will serve."""
     tags: dict[str, dict[str, str]] = defaultdict(dict)
     digests: dict[str, set[str]] = defaultdict(set)
     for item in content.manifest.items:
@@ -75,21 +75,21 @@ def _names(content: Content) -> tuple[dict[str, dict[str, str]], dict[str, set[s
     return tags, digests
 
 
-def whole(content: Content) -> Iterator[Finding]:
-    """Every config, layer and manifest of a wanted platform that an image names."""
+def complete(content: Content) -> Iterator[Finding]:
+    """Find missing configurations, layers and manifests of images, for the bundle's platforms."""
     for item in content.manifest.items:
         if item.kind in {"image", "attachment"} or (item.kind == "chart" and item.blobs):
             yield from _Image(content, item).root()
 
 
 class _Image:
-    """One image, read from its root."""
+    """Checks one image, starting at its root manifest."""
 
     def __init__(self, content: Content, item: Item) -> None:
         self.content = content
         self.item = item
         self.name = describe(item)
-        # A definition may carry an image for fewer architectures than the bundle is for.
+        # A definition may select fewer architectures for an image than for the bundle.
         own = item.labels.get("architectures", "").split()
         self.wanted = {f"linux/{name}" for name in own or content.architectures}
         self.seen: set[tuple[Digest, str]] = set()
@@ -108,14 +108,17 @@ class _Image:
         yield from self._platforms(found)
 
     def _index(self, document: dict[str, Any], found: list[str], depth: int) -> Iterator[Finding]:
-        """What an index names for the wanted platforms, however deep. found: what they are for."""
+        """Check the entries of an index for the wanted platforms, at any depth.
+
+        found: receives the platforms of all manifests.
+        """
         for child in document["manifests"]:
             where = media.platform(media.describe(child).platform)
             digest = Digest.parse(child["digest"])
             if self.item.kind == "image" and (
                 where not in self.wanted if where else digest not in self.content.inside
             ):
-                continue  # other platforms are named, and left out on purpose
+                continue  # the bundle leaves out other platforms on purpose
             if (digest, where if where in self.wanted else "") in self.seen:
                 continue
             self.seen.add((digest, where if where in self.wanted else ""))
@@ -132,11 +135,11 @@ class _Image:
                 yield from self._index(inner, found, depth + 1)
             else:
                 raise DamagedBundleError(
-                    f"{self.name}: indexes in each other, more than {media.MAX_NESTED} deep"
+                    f"{self.name}: nested indexes exceed the limit of {media.MAX_NESTED} levels"
                 )
 
     def _document(self, digest: Digest, what: str) -> tuple[dict[str, Any] | None, Finding]:
-        """A manifest as JSON, or why there is none."""
+        """A manifest as JSON, or None and the reason as a finding."""
         problem = self._finding(f"{what} {digest}")
         if digest not in self.content.inside:
             return None, problem
@@ -156,16 +159,16 @@ class _Image:
                 yield self._finding(f"{what} {part['digest']}")
 
     def _platform(self, document: dict[str, Any]) -> str:
-        """What an image says that it is for ("linux/amd64"); "" for what is no program."""
+        """The platform in an image's configuration ("linux/amd64"); "" for other artifacts."""
         config = document["config"]
         digest = Digest.parse(config["digest"])
         if config.get("mediaType") not in CONFIGS or digest not in self.content.inside:
             return ""
         try:
-            said = foreign_json.loads(self.content.read(digest))
-            return media.platform(f"{said.get('os', '')}/{said.get('architecture', '')}")
+            parsed = foreign_json.loads(self.content.read(digest))
+            return media.platform(f"{parsed.get('os', '')}/{parsed.get('architecture', '')}")
         except foreign_json.WRONG as error:
-            raise DamagedBundleError(f"{self.name}: its config is no JSON object") from error
+            raise DamagedBundleError(f"{self.name}: its config is not a JSON object") from error
 
     def _platforms(self, found: Iterable[str]) -> Iterator[Finding]:
         here = set(found)
@@ -174,7 +177,7 @@ class _Image:
         for platform in sorted(self.wanted - here):
             yield Finding(
                 "platform", platform, self.name,
-                f"an image for {platform}, or spec.architectures without it",
+                f"use an image for {platform}, or remove it from spec.architectures",
             )  # fmt: skip
 
     def _finding(self, what: str) -> Finding:

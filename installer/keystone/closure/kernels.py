@@ -1,4 +1,4 @@
-"""Kernel modules: built for the kernels that they say, and there for every kernel inside."""
+"""Check kernel modules: built for their declared kernel, and present for every kernel."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MODULE = re.compile(r"/usr/lib/modules/([^/]+)/(?:.*/)?([^/]+)\.ko(?:\.\w+)?$")
 
 
 def modules(deb: Deb) -> dict[str, set[str]]:
-    """Module names by kernel release, "-" and "_" being the same to modprobe."""
+    """Module names by kernel release, with "_" for "-", because modprobe treats them as equal."""
     found: dict[str, set[str]] = defaultdict(set)
     for path in deb.paths:
         match = _MODULE.match(path)
@@ -29,7 +29,7 @@ def modules(deb: Deb) -> dict[str, set[str]]:
 
 
 def kernels(debs: Debs) -> dict[str, Deb]:
-    """The kernels inside, by release name."""
+    """The kernels in the bundle, by release."""
     return {
         path.removeprefix("/boot/vmlinuz-"): deb
         for deb in debs
@@ -39,7 +39,7 @@ def kernels(debs: Debs) -> dict[str, Deb]:
 
 
 def check(debs: Debs) -> Iterator[Finding]:
-    """Packages of modules, each against its own kernel and all against all kernels inside."""
+    """Check each package of modules against its kernel, and its presence for every kernel."""
     built: dict[str, set[str]] = defaultdict(set)
     for deb in debs:
         release = deb.item.labels.get("kernel", "")
@@ -51,7 +51,7 @@ def check(debs: Debs) -> Iterator[Finding]:
         if release not in found or real != release:
             others = ", ".join(sorted({*found, real} - {release}))
             yield Finding(
-                "kernel-module", f"modules for kernel {release} (inside: {others or 'none'})",
+                "kernel-module", f"modules for kernel {release} (found: {others or 'none'})",
                 describe(deb.item), f"lock again, with kernel {release} in spec.kernelModules",
             )  # fmt: skip
         else:

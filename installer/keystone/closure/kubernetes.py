@@ -1,4 +1,4 @@
-"""The images that this version of Kubernetes starts: asked of the kubeadm that is carried."""
+"""Find the images that this version of Kubernetes needs, from the kubeadm in the bundle."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ELF_MACHINES = {0x3E: "amd64", 0xB7: "arm64"}
 
 
 def questions(content: Content, context: Context) -> Iterator[Question]:
-    """By name and version; and what `kubeadm config images list` says, where it runs here."""
+    """The images by name and version, and those of `kubeadm config images list` if it runs here."""
     carried = [i for i in content.manifest.of_kind("binary") if i.name == "kubeadm"]
     for item in carried:
         version = kubeadm.version(content.manifest)
@@ -48,16 +48,19 @@ def _listed(content: Content, item: Item, context: Context) -> list[str]:
         head = file.read(20)
     machine = MACHINES.get(os.uname().machine)
     if head[:4] == b"\x7fELF" and ELF_MACHINES.get(head[18] | head[19] << 8) != machine:
-        log.warn(f"kubeadm {item.version} is for another machine: its list of images is not asked")
+        log.warn(
+            f"kubeadm {item.version} does not run on this machine: "
+            "its list of images is not checked"
+        )
         return []
     with content.file(item.digest, "kubeadm", 0o700) as program:
         documents = program.with_name("kubeadm.yaml")
         documents.write_text(kubeadm.init_documents(context))
         try:
-            said = run.run([program, "config", "images", "list", "--config", documents]).stdout
+            output = run.run([program, "config", "images", "list", "--config", documents]).stdout
         except (run.CommandError, OSError) as error:
             raise ConfigurationError(
-                f"the kubeadm inside ({item.version}) does not list its images: {error}",
-                hint="carry kubeadm as upstream publishes it",
+                f"kubeadm in the bundle ({item.version}) does not list its images: {error}",
+                hint="use the kubeadm that upstream publishes",
             ) from error
-    return [line for line in said.split() if re.match(r"[\w.:-]+/", line)]
+    return [line for line in output.split() if re.match(r"[\w.:-]+/", line)]

@@ -1,8 +1,8 @@
-"""Debian packages: apt itself, told of nothing but the bundle, says what cannot be installed.
+"""Check Debian packages: run apt with only the bundle as source to find unmet dependencies.
 
-Versions, alternatives and virtual packages are apt's business (`apt-cache unmet`, and a simulated
-installation of each group for conflicts). What apt cannot see is checked here: that each entry of a
-package list has its file, each file its entry, and both say the same.
+apt resolves versions, alternatives and virtual packages (`apt-cache unmet`, and a simulated
+installation of each group to find conflicts). This module itself checks that each entry of a
+package list has its file, that each file has its entry, and that they match.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ class Stanza:
 
     @classmethod
     def parse(cls, text: str) -> Stanza:
-        """From its text; what goes on over several lines is joined."""
+        """Parse the text of an entry; values of several lines are joined."""
         return cls({name: deb822.folded(value) for name, value in deb822.fields(text).items()})
 
     @property
     def filename(self) -> str:
-        """Without the folder that every flat repository has."""
+        """The path of the deb, without the leading "./"."""
         return self.fields.get("filename", "").removeprefix("./")
 
     def __str__(self) -> str:
@@ -52,14 +52,16 @@ class Stanza:
 
 
 def check(content: Content) -> Iterator[Finding]:
-    """All of it, suite by suite and architecture by architecture."""
+    """Check all packages, for each suite and architecture."""
     lists = {item.name: item for item in content.manifest.of_kind("packages")}
     debs: dict[str, list[Item]] = defaultdict(list)
     for item in content.manifest.of_kind("deb"):
         debs[item.labels.get("suite", "")].append(item)
     for suite in sorted(lists.keys() | debs.keys()):
         if suite not in lists:
-            yield _listing(f"the list of packages of {suite}", f"{len(debs[suite])} packages")
+            yield _listing(
+                f"the package list of {suite}", f"packages of {suite}: {len(debs[suite])}"
+            )
             continue
         text = content.read(lists[suite].digest, MAX_LIST).decode()
         parts = list(deb822.paragraphs(text))
@@ -70,7 +72,7 @@ def check(content: Content) -> Iterator[Finding]:
         here = [i for i in here if i.labels.get("filename") in names]
         own = lists[suite].labels.get("architecture", "").split()
         for architecture in own or content.architectures:
-            # Packages of another architecture would want a world of their own.
+            # Packages of another architecture need dependencies of that architecture.
             fits = [i for i in here if i.labels.get("architecture") in {architecture, "all"}]
             files = {i.labels["filename"] for i in fits}
             known = [p for p, s in zip(parts, stanzas, strict=True) if s.filename in files]
@@ -105,7 +107,7 @@ def _solve(text: str, suite: str, architecture: str, debs: Iterable[Item]) -> It
         unmet = list(_unmet(apt.run("apt-cache", "unmet", "--important"), suite, architecture))
         yield from unmet
         if unmet:
-            return  # every group would fail, and say the same in more words
+            return  # every group would fail for the same reason
         groups: dict[str, list[str]] = defaultdict(list)
         for item in debs:
             for group in item.labels.get("groups", "").split(","):
@@ -156,29 +158,29 @@ class _Apt:
         (root / "apt.conf").write_text("\n".join(lines) + f"\n{only}")
 
     def know(self, packages: str) -> None:
-        """Read this Packages file and nothing else."""
+        """Use this Packages file as the only source."""
         (self.root / "repository/Packages").write_text(packages)
         self.run("apt-get", "update", "-qq")
 
     def run(self, *words: str, check: bool = True) -> str:
-        """What apt says; standard error too when it may fail."""
+        """Run an apt command. Returns its output; with standard error when it failed."""
         done = run.run(words, env={"APT_CONFIG": str(self.root / "apt.conf")}, check=check)
         return done.stdout if done.returncode == 0 else done.stdout + done.stderr
 
     def conflicts(self, group: str, names: list[str], where: str) -> Iterator[Finding]:
-        """Packages of one group that cannot be installed together."""
-        said = self.run(
+        """Find packages of one group that cannot be installed together."""
+        output = self.run(
             "apt-get", "install", "--simulate", "-q", "--no-install-recommends", *names,
             check=False,
         )  # fmt: skip
-        broken = re.findall(r"(?m)^ (\S+) : (.*(?:\n {2,}.*)*)", said)
+        broken = re.findall(r"(?m)^ (\S+) : (.*(?:\n {2,}.*)*)", output)
         for name, reasons in broken:
             text = "; ".join(line.strip() for line in reasons.splitlines())
             yield Finding(
-                "package", f"a way to install {name}: {text}", f"group {group} ({where})",
-                f"spec.debs: take {name} or its opponent out of group {group}",
+                "package", f"{name} cannot be installed: {text}", f"group {group} ({where})",
+                f"spec.debs: remove {name} or the package it conflicts with from group {group}",
             )  # fmt: skip
-        if not broken and re.search(r"(?m)^E: ", said):
-            reason = " ".join(line for line in said.splitlines() if line.startswith("E: "))
-            yield Finding("package", f"a solution: {reason}", f"group {group} ({where})",
+        if not broken and re.search(r"(?m)^E: ", output):
+            reason = " ".join(line for line in output.splitlines() if line.startswith("E: "))
+            yield Finding("package", f"apt finds no solution: {reason}", f"group {group} ({where})",
                           f"spec.debs: correct group {group}")  # fmt: skip

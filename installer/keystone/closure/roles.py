@@ -1,8 +1,8 @@
-"""What roles would put on hosts, rendered here from their files and from keystone.ansible.roles.
+"""Render what roles would put on hosts, from their files and from keystone.ansible.roles.
 
-No Ansible runs: the few modules that our roles use are read from their arguments, and Jinja2 is
-given what Ansible adds to it. What only a host decides (registered results, its own files) is left
-open; a variable that the inventory does not give is an error.
+This does not run Ansible. It interprets the arguments of the few modules that our roles use, and
+adds to Jinja2 the filters of Ansible that they use. Values that only a host knows (registered
+results, its files) stay open; a variable that the inventory does not define is an error.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ INNER = ("block", "rescue", "always", "tasks", "pre_tasks", "post_tasks", "handl
 MODULES = ("keystone_host", "command", "shell", "template", "copy")
 _EXPRESSION = re.compile(r"\s*\{\{((?:(?!\{\{|\}\}).)*)\}\}\s*", re.DOTALL)
 OPEN = object()
-"""Stands for a value that only a host knows."""
+"""Placeholder for a value that only a host knows."""
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A file that a role puts: its text, or a store path (and the member of an archive there)."""
+    """A file that a role writes: its text, or a store path (and the member of an archive)."""
 
     path: str
     mode: str = ""
@@ -41,7 +41,7 @@ class Placed:
 
 @dataclass
 class Converged:
-    """Everything that one role does on one host. commands: argument lists."""
+    """Everything that one role does on one host. packages: name and source; commands: argv."""
 
     role: str
     files: list[Placed] = field(default_factory=list)
@@ -51,7 +51,7 @@ class Converged:
 
 
 def tasks(value: object) -> Iterator[dict[str, Any]]:
-    """All tasks in a parsed file, those in blocks and plays too."""
+    """All tasks in a parsed file, including those in blocks and plays."""
     if isinstance(value, list):
         for entry in value:
             yield from tasks(entry)
@@ -63,7 +63,7 @@ def tasks(value: object) -> Iterator[dict[str, Any]]:
 
 
 def task_files(role: Path) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
-    """Each file of tasks or handlers with its tasks; Ansible's own tags are taken as text."""
+    """Each file of tasks or handlers with its tasks; Ansible's YAML tags are read as text."""
     for part in ("tasks", "handlers"):
         for path in sorted((role / part).rglob("*.y*ml")):
             yield path, list(tasks(yaml.load(path.read_text(), yaml.BaseLoader)))  # noqa: S506 text only
@@ -89,15 +89,15 @@ class Role:
 
     @classmethod
     def read(cls, path: Path) -> Role:
-        """From its folder."""
+        """Read a role from its folder."""
         every = tuple(task for _, listed in task_files(path) for task in listed)
         return cls(path, every, _mapping(path / "defaults"), _mapping(path / "vars"))
 
 
 def converge(role: Role, variables: Mapping[str, object]) -> Converged:
-    """What a role does when it is told these variables.
+    """Render what a role does with these variables.
 
-    Raises ConfigurationError when it wants one that it is not given.
+    Raises ConfigurationError when the role uses an undefined variable.
     """
     found = Converged(role.path.name)
     render = _Renderer(
@@ -115,7 +115,7 @@ def converge(role: Role, variables: Mapping[str, object]) -> Converged:
 
 
 def _host(found: Converged, value: Mapping[str, Any]) -> None:
-    """The arguments of our own module."""
+    """Record the arguments of our own module (keystone_host)."""
     files = _known(value.get("files"))
     found.files += [_placed(entry) for entry in files]
     found.commands += [entry["validate"] for entry in files if entry.get("validate")]
@@ -151,7 +151,7 @@ def _placed(value: Mapping[str, Any]) -> Placed:
 
 
 class _Renderer:
-    """Jinja2 as Ansible has it, as far as our roles go."""
+    """Renders with Jinja2 like Ansible, as far as our roles need it."""
 
     def __init__(self, role: Role, variables: Mapping[str, object], registered: set[str]) -> None:
         self.role = role.path
@@ -166,14 +166,14 @@ class _Renderer:
         self.variables |= self.resolved(role.vars)
 
     def resolved(self, values: Mapping[str, Any]) -> dict[str, object]:
-        """Variables whose values may refer to the ones before them."""
+        """Render variables; a value may refer to earlier variables."""
         found: dict[str, object] = {}
         for name, value in values.items():
             found[name] = self.value(value, found)
         return found
 
     def value(self, value: Any, local: Mapping[str, object] | None = None) -> Any:  # noqa: ANN401 YAML
-        """A value with everything in it rendered; OPEN where only a host knows."""
+        """Render a value recursively; OPEN for values that only a host knows."""
         if isinstance(value, list):
             return [self.value(entry, local) for entry in value]
         if isinstance(value, dict):
@@ -188,13 +188,13 @@ class _Renderer:
             return _template(value).render(**known)
         except (jinja2.UndefinedError, _HostOnlyError) as error:
             return self._open(error, value)
-        except ConfigurationError:  # of a lookup in here
+        except ConfigurationError:  # from a nested lookup
             raise
         except Exception as error:  # a template may raise anything
             raise self._unknown(f"{value!r}: {_reason(error)}") from error
 
     def template(self, name: str) -> str:
-        """A file of the role's templates."""
+        """Render a template of the role."""
         path = self.role / "templates" / name
         try:
             return _template(path.read_text()).render(**self.variables)
@@ -202,14 +202,14 @@ class _Renderer:
             raise self._unknown(f"templates/{name}: {error.message}") from error
         except OSError as error:
             raise self._unknown(f"templates/{name}: {error.strerror}") from error
-        except (ConfigurationError, _HostOnlyError):  # of a lookup in here
+        except (ConfigurationError, _HostOnlyError):  # from a nested lookup
             raise
         except Exception as error:  # a template may raise anything
             raise self._unknown(f"templates/{name}: {_reason(error)}") from error
 
     def _defined(self, value: object) -> object:
         if isinstance(value, jinja2.Undefined):
-            str(value)  # StrictUndefined raises, and says which name it was
+            str(value)  # StrictUndefined raises an error that contains the name
         return value
 
     def _lookup(self, plugin: str, name: str) -> str:
@@ -228,7 +228,7 @@ class _Renderer:
     def _unknown(self, what: str) -> ConfigurationError:
         return ConfigurationError(
             f"role {self.role.name}: {what}",
-            hint="the bundle's roles are of another version of Keystone than this program: "
+            hint="the bundle's roles belong to another version of Keystone than this program: "
             "run the check with the keystone-install that the bundle carries",
         )
 
@@ -243,8 +243,8 @@ def _mapping(folder: Path) -> dict[str, Any]:
 
 
 def _environment() -> jinja2.Environment:
-    """Jinja2 with Ansible's settings for templates, and those of its filters that we use."""
-    # A bundle's roles are read here, not run: its templates reach nothing of this program.
+    """Jinja2 with Ansible's settings for templates, and the filters that our roles use."""
+    # A sandbox, so that templates of a bundle cannot access this program.
     made = ImmutableSandboxedEnvironment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True
     )
@@ -271,4 +271,4 @@ def _expression(text: str) -> Callable[..., object]:
 
 
 class _HostOnlyError(Exception):
-    """A lookup that reads a file of the machine that runs Ansible."""
+    """The value of a lookup exists only on the machine that runs Ansible."""

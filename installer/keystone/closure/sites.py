@@ -1,4 +1,4 @@
-"""Sites on which a bundle's roles are tried: every kind of host, and both profiles of patience."""
+"""Example sites for rendering a bundle's roles: all kinds of hosts, both profiles of patience."""
 
 from __future__ import annotations
 
@@ -25,45 +25,48 @@ if TYPE_CHECKING:
 
 
 NOT_INSIDE = "not-inside"
-"""The version of what a role asks for and the bundle does not hold."""
+"""Version of an item that a role needs and the bundle lacks."""
 DEFINED = {
     "image": "spec.images: - ref: {}:<tag>",
     "binary": "spec.binaries: - {{name: {}, version: ..., url: ...}}",
     "deb": "spec.debs: add {} to a group",
 }
-"""How a definition names what a role takes by kind and name."""
+"""The line for a definition that adds an item, by kind."""
 PACKED = "site-packages/keystone/_data/"
 MAX_FILE = 1 << 20
 
 
 @dataclass(frozen=True)
-class Asking(Manifest):
-    """A table of contents that answers every question, and notes those that it had to invent."""
+class RecordingManifest(Manifest):
+    """A table of contents that makes up missing items and records who needed them.
+
+    asked: the referrers of each missing item, by kind and name. referrer: the current one.
+    """
 
     asked: dict[tuple[str, str], dict[str, None]] = field(default_factory=dict)
-    who: list[str] = field(default_factory=list)
+    referrer: list[str] = field(default_factory=list)
 
     def item(self, kind: str, name: str) -> Item:
-        """The item, or one that stands for it."""
+        """The item, or a placeholder for a missing one."""
         for item in self.items:
             if (item.kind, item.name) == (kind, name):
                 return item
-        self.asked.setdefault((kind, name), {}).update(dict.fromkeys(self.who))
+        self.asked.setdefault((kind, name), {}).update(dict.fromkeys(self.referrer))
         digest = hashlib.sha256(f"{kind} {name}".encode()).hexdigest()
         return Item(kind, name, NOT_INSIDE, Digest(digest), 0)
 
     def findings(self) -> Iterator[Finding]:
-        """What it invented."""
-        for (kind, name), everybody in self.asked.items():
+        """A finding for each missing item and referrer."""
+        for (kind, name), referrers in self.asked.items():
             line = DEFINED.get(kind, "spec.files: - {{name: {}, path: ...}}").format(name)
-            for who in everybody:
+            for who in referrers:
                 yield Finding("item", f"{kind} {name}", who, line)
 
 
 def unpack(installer: Any, folder: Path) -> Path:  # noqa: ANN401 a binary file
-    """Roles and playbooks out of the packed installer, which carries them as package data.
+    """Extract roles and playbooks from the packed installer, which has them as package data.
 
-    Raises ConfigurationError when there are none.
+    Returns `folder`. Raises ConfigurationError when there are none.
     """
     try:
         with zipfile.ZipFile(installer) as archive:
@@ -78,19 +81,19 @@ def unpack(installer: Any, folder: Path) -> Path:  # noqa: ANN401 a binary file
                 path.write_bytes(archive.read(entry))
     except zipfile.BadZipFile as error:
         raise ConfigurationError(
-            f"the installer inside is not a packed keystone-install: {error}",
+            f"the installer in the bundle is not a packed keystone-install: {error}",
             hint="lock and create the bundle again",
         ) from error
     if not (folder / "roles").is_dir():
         raise ConfigurationError(
-            f"the installer inside carries no roles below {PACKED}",
+            f"the installer in the bundle contains no roles below {PACKED}",
             hint="lock and create the bundle again",
         )
     return folder
 
 
 def contexts(manifest: Manifest) -> list[Context]:
-    """Every kind of host of two sites: all Primers alike, or one control plane among them."""
+    """Each kind of host of two sites: all Primers equal, or only one with a control plane."""
     found = []
     for alike, profile in ((True, "normal"), (False, "emulated")):
         site = Site(
@@ -98,7 +101,7 @@ def contexts(manifest: Manifest) -> list[Context]:
             primers=tuple(
                 Node(
                     f"p{number}",
-                    IPv4Address(f"192.0.2.1{number}"),  # RFC 5737: nobody's
+                    IPv4Address(f"192.0.2.1{number}"),  # RFC 5737: for documentation
                     (Disk(f"CHECK{number}A"), Disk(f"CHECK{number}B")),
                     control_plane=alike or number == 1,
                 )
@@ -113,8 +116,8 @@ def contexts(manifest: Manifest) -> list[Context]:
     return found
 
 
-def converge(root: Path, manifest: Asking) -> list[Converged]:
-    """Every role on every host that gets it. root: the folder that holds roles/ and playbooks/."""
+def converge(root: Path, manifest: RecordingManifest) -> list[Converged]:
+    """Render every role on every host that gets it. root: contains roles/ and playbooks/."""
     workers = _roles_of(root / "playbooks" / "worker.yml")
     found = []
     every = [Role.read(path) for path in sorted((root / "roles").iterdir()) if path.is_dir()]
@@ -124,9 +127,9 @@ def converge(root: Path, manifest: Asking) -> list[Converged]:
             name = role.path.name
             if worker and name not in workers:
                 continue
-            manifest.who[:] = [f"role {name}"]
-            told = {**variables(name, context), f"{name}_inputs": ""}
-            found.append(roles.converge(role, told))
+            manifest.referrer[:] = [f"role {name}"]
+            given = {**variables(name, context), f"{name}_inputs": ""}
+            found.append(roles.converge(role, given))
     return found
 
 

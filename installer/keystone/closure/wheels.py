@@ -1,4 +1,4 @@
-"""Python wheels: what their metadata requires (PEP 508, core metadata's Requires-Dist)."""
+"""Check the requirements of Python wheels (PEP 508, Requires-Dist of the core metadata)."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from keystone.closure.content import Content
 
 PYTHON = "3.13"
-"""Markers are judged as on the newest suite that we install on; `python` label overrides."""
+"""Python version of the newest supported suite, for markers; the label `python` overrides it."""
 
 
 def check(content: Content) -> Iterator[Finding]:
-    """Each requirement that applies on a host of ours and that no wheel inside fulfils."""
+    """Find requirements that apply on a site's hosts and that no wheel in the bundle satisfies."""
     wheels = [item for item in content.manifest.items if is_wheel(item)]
     versions: dict[str, set[Version]] = defaultdict(set)
     readable = []
@@ -35,7 +35,7 @@ def check(content: Content) -> Iterator[Finding]:
             readable.append((item, _required(content, item)))
             versions[name].add(version)
         except (InvalidWheelFilename, zipfile.BadZipFile, IndexError) as error:
-            yield Finding("wheel", f"a wheel that can be read: {error}", describe(item),
+            yield Finding("wheel", f"the wheel cannot be read: {error}", describe(item),
                           "lock again, with another file")  # fmt: skip
     for item, required in readable:
         for text in required:
@@ -43,7 +43,7 @@ def check(content: Content) -> Iterator[Finding]:
 
 
 def is_wheel(item: Item) -> bool:
-    """Whether an item is a wheel, whatever its kind is called."""
+    """Whether an item is a wheel, by its kind and file name."""
     return item.kind in {"wheel", "file", "binary"} and _file_name(item).endswith(".whl")
 
 
@@ -65,7 +65,7 @@ def _one(
     try:
         wanted = Requirement(text)
     except InvalidRequirement as error:
-        yield Finding("wheel", f"a requirement that can be read: {error}", describe(item),
+        yield Finding("wheel", f"the requirement cannot be read: {error}", describe(item),
                       "report it to the wheel's authors")  # fmt: skip
         return
     machines = [name for name, ours in MACHINES.items() if ours in content.architectures]
@@ -74,10 +74,10 @@ def _one(
     )
     here = versions.get(canonicalize_name(wanted.name), set())
     if applies and not any(wanted.specifier.contains(v, prereleases=True) for v in here):
-        inside = f" (inside: {', '.join(map(str, sorted(here)))})" if here else ""
+        present = f" (in the bundle: {', '.join(map(str, sorted(here)))})" if here else ""
         yield Finding(
-            "wheel", f"{wanted.name}{wanted.specifier}{inside}", describe(item),
-            f"the wheel of {wanted.name}{wanted.specifier} in the definition",
+            "wheel", f"{wanted.name}{wanted.specifier}{present}", describe(item),
+            f"add a wheel of {wanted.name}{wanted.specifier} to the definition",
         )  # fmt: skip
 
 

@@ -1,1 +1,1 @@
-"""The quorum and Kubernetes: what they are told, and what they answer."""
+"""etcd and Kubernetes: their configuration, and the state that they report."""

@@ -1,7 +1,7 @@
-"""What the API servers write down of who asked for what; never what was in it.
+"""The audit log of the API servers: who requested what; never the content.
 
-Source: audit.k8s.io/v1 (kubernetes.io, "Auditing"). Level Metadata has user, verb, object, address
-and outcome, no bodies, so no secret gets into the log.
+Source: audit.k8s.io/v1 (kubernetes.io, "Auditing"). Level Metadata records user, verb, object,
+address and outcome, but no bodies, so no secret gets into the log.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import yaml
 POLICY_DIRECTORY = "/etc/kubernetes/audit"
 LOG_DIRECTORY = "/var/log/kubernetes/audit"
 FILE_MEGABYTES, OLD_FILES, DAYS = 50, 4, 90
-"""Bounds of the log on each control plane: at most 250 MB, and nothing older."""
+"""Limits of the log on each control plane: at most 250 MB, and at most 90 days."""
 
 _CONTROLLERS = [
     "system:apiserver", "system:kube-controller-manager", "system:kube-scheduler",
@@ -21,7 +21,7 @@ _CONTROLLERS = [
 
 
 def policy() -> str:
-    """The policy as YAML: all of it, but what a cluster says to itself every few seconds."""
+    """Return the policy as YAML: log all requests but the frequent ones of components."""
     leases = [{"group": "coordination.k8s.io", "resources": ["leases"]}]
     return yaml.safe_dump(
         {
@@ -47,12 +47,15 @@ def _none(**what: object) -> dict[str, object]:
 
 
 def policy_path() -> str:
-    """Named after its content, which an API server reads when it starts: another is a change."""
+    """Return the path, which names the content: a new policy changes the API server's arguments.
+
+    An API server reads its policy only when it starts.
+    """
     return f"{POLICY_DIRECTORY}/policy-{hashlib.sha256(policy().encode()).hexdigest()[:12]}.yaml"
 
 
 def arguments() -> dict[str, str]:
-    """kube-apiserver's own."""
+    """Return the arguments of kube-apiserver for the audit log."""
     return {
         "audit-policy-file": policy_path(),
         "audit-log-path": f"{LOG_DIRECTORY}/audit.log",
@@ -63,7 +66,7 @@ def arguments() -> dict[str, str]:
 
 
 def volumes() -> list[dict[str, object]]:
-    """What its pod needs of the host (kubeadm's HostPathMount)."""
+    """Return the host folders that its pod needs (kubeadm's HostPathMount)."""
     return [
         {"name": "audit-policy", "hostPath": POLICY_DIRECTORY, "mountPath": POLICY_DIRECTORY,
          "readOnly": True, "pathType": "Directory"},

@@ -1,24 +1,38 @@
-"""What is told of the cluster depends on this, and on nothing else."""
+"""The input from which roles' variables and the cluster's configuration are computed."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from keystone.bundle.model import Manifest
+    from keystone.cluster.etcd import Timing
     from keystone.site.model import Node, Site
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a role's variables may depend on: the site, one of its hosts, the bundle's contents.
+    """The input of a role's variables: the site, one of its hosts, the bundle's manifest.
 
-    deployed: digest of the host's files in the trust tree, so that a renewed certificate is a
-    changed input; "" where the tree is another machine's.
+    trust: digest of what the trust tree has for the host; "" if another machine has it. initial:
+    members and state ("new", "existing") with which an empty etcd member starts here; empty for the
+    site's own list and a new quorum.
+    document: the site file as Primers keep it; known_hosts: the ssh host keys of all Primers; ""
+    where no site is installed. timing: Raft's, the same for every member; None for that of the
+    site's patience. starts_cluster: no other control plane runs, so this one does init.
+    thumbprints: of the tang of each Primer, by name (keystone.pki.seal).
     """
 
     site: Site
     host: Node
     bundle: Manifest
-    deployed: str = ""
+    trust: str = ""
+    initial: tuple[str, ...] = ()
+    document: str = ""
+    known_hosts: str = ""
+    timing: Timing | None = None
+    starts_cluster: bool = False
+    thumbprints: Mapping[str, str] = field(default_factory=dict)

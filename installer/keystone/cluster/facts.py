@@ -1,12 +1,15 @@
-"""What the quorum and the cluster say of themselves; asked on a Primer, parsed purely."""
+"""Facts about etcd and the cluster: queried on a Primer, parsed by pure functions."""
 
 from __future__ import annotations
 
+import base64
 import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from keystone.cluster import etcdctl, known
 from keystone.cluster.kubeadm import ADMIN_CONF, POOL_LABEL
 
 if TYPE_CHECKING:
@@ -14,44 +17,55 @@ if TYPE_CHECKING:
 
     from keystone.run import Host, Result
 
-ETCDCTL = "/usr/local/bin/etcdctl"
-ETCD_PKI = "/etc/etcd/pki"
 KUBECTL = "/usr/local/bin/kubectl"
 KUBECTL_ADMIN = (KUBECTL, "--kubeconfig", ADMIN_CONF, "--request-timeout=60s")
-"""What asks the API as its administrator, on a control plane."""
+"""The command that queries the API as administrator, on a control plane."""
 
 ASK_SECONDS = 120
-"""Under emulation a loaded member or API server takes most of a minute to answer."""
+"""Timeout: an emulated member or API server under load takes most of a minute to answer."""
 
 OURS = ("kube-system", "kube-flannel", "local-path-storage", "keystone-system")
-"""Namespaces whose workloads are the platform's own; a site's workloads are its own business."""
+"""Namespaces of the platform's own workloads; the workloads of a site's users are not checked."""
 
 
 @dataclass(frozen=True)
 class MemberFacts:
-    """One etcd member. id: hexadecimal, as etcdctl takes it; name is empty until it started."""
+    """One etcd member. id: hexadecimal, as for etcdctl; name: empty until it has started.
+
+    healthy: it answers reads, which a learner refuses. answers: it answers and knows a leader.
+    leads: it is the leader. behind: entries of the leader's log that it has not applied yet.
+    """
 
     id: str
     name: str
     healthy: bool
     learner: bool = False
+    peers: tuple[str, ...] = ()
+    clients: tuple[str, ...] = ()
+    answers: bool = False
+    leads: bool = False
+    behind: int = 0
 
 
 @dataclass(frozen=True)
 class EtcdFacts:
-    """The members that etcd itself lists; none when no member answers."""
+    """The members that etcd lists; empty if no member answers.
+
+    kept: what Keystone itself keeps in etcd, by key (keystone.cluster.known).
+    """
 
     members: tuple[MemberFacts, ...] = ()
+    kept: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def healthy(self) -> int:
-        """How many voting members answer."""
+        """The number of voting members that answer."""
         return sum(member.healthy and not member.learner for member in self.members)
 
 
 @dataclass(frozen=True)
 class NodeFacts:
-    """One node of the cluster. pool: the pool that its label names, "" without one."""
+    """One node of the cluster. pool: the pool in its label, "" without the label."""
 
     name: str
     ready: bool
@@ -62,7 +76,7 @@ class NodeFacts:
 
 @dataclass(frozen=True)
 class WorkloadFacts:
-    """One Deployment or DaemonSet: how many replicas it wants and how many are available."""
+    """One Deployment or DaemonSet: the number of wanted and of available replicas."""
 
     kind: str
     namespace: str
@@ -85,7 +99,7 @@ class ClusterFacts:
 
     @property
     def unavailable(self) -> tuple[str, ...]:
-        """Workloads with fewer replicas than they want: "kube-system/coredns (0 of 1)"."""
+        """Workloads with missing replicas, as in "kube-system/coredns (0 of 1)"."""
         return tuple(
             f"{load.namespace}/{load.name} ({load.available} of {load.wanted})"
             for load in self.workloads
@@ -94,56 +108,78 @@ class ClusterFacts:
 
 
 def observe_etcd(host: Host) -> EtcdFacts:
-    """Ask the quorum, on a Primer. No answer is no members. Raises HostError: host unreachable."""
+    """Query etcd on a Primer; no members if etcd does not answer.
 
-    # Without a quorum these fail and print nothing: that is an answer, hence check=False.
+    Raises HostError if the host cannot be reached.
+    """
+
+    # Without a quorum these commands fail and print nothing: a valid answer, hence check=False.
     def ask(words: str) -> Result:
-        return host.run(_etcdctl(*words.split()), check=False, timeout=ASK_SECONDS)
+        return host.run(etcdctl.words(*words.split()), check=False, timeout=ASK_SECONDS)
 
-    with ThreadPoolExecutor(2) as pool:
-        members, health = pool.map(ask, ("member list", "endpoint health --cluster"))
-    return parse_etcd(_json(members.stdout) or {}, _json(health.stdout) or [])
-
-
-def _etcdctl(*words: str) -> list[str]:
-    return [
-        ETCDCTL, "--endpoints", "https://127.0.0.1:2379", "--write-out", "json",
-        "--command-timeout", "20s", "--dial-timeout", "10s",
-        "--cacert", f"{ETCD_PKI}/peer-ca.crt",
-        "--cert", f"{ETCD_PKI}/client.crt", "--key", f"{ETCD_PKI}/client.key", *words,
-    ]  # fmt: skip
+    questions = (
+        "member list",
+        "endpoint health --cluster",
+        "endpoint status --cluster",
+        f"get --prefix {known.ROOT}",
+    )
+    with ThreadPoolExecutor(len(questions)) as pool:
+        answers = [_json(answer.stdout) for answer in pool.map(ask, questions)]
+    members, health, status, kept = answers
+    return parse_etcd(members or {}, health or [], status or [], kept or {})
 
 
-def parse_etcd(members: Mapping[str, Any], health: Sequence[Mapping[str, Any]]) -> EtcdFacts:
-    """From `etcdctl member list` and `endpoint health --cluster`, both with -w json."""
+def parse_etcd(
+    members: Mapping[str, Any],
+    health: Sequence[Mapping[str, Any]],
+    status: Sequence[Mapping[str, Any]] = (),
+    kept: Mapping[str, Any] = MappingProxyType({}),
+) -> EtcdFacts:
+    """Parse `member list`, `endpoint health`, `endpoint status` and `get`, all with -w json."""
     well = {entry["endpoint"] for entry in health if entry.get("health")}
-    return EtcdFacts(
-        tuple(
-            MemberFacts(
-                id=f"{int(member['ID']):x}",
-                name=member.get("name", ""),
-                healthy=any(url in well for url in member.get("clientURLs", ())),
-                learner=member.get("isLearner", False),
-            )
-            for member in members.get("members", ())
+    by_id = {answer["Status"]["header"]["member_id"]: answer["Status"] for answer in status}
+    newest = max((one.get("raftIndex", 0) for one in by_id.values()), default=0)
+
+    def one(member: Mapping[str, Any]) -> MemberFacts:
+        said = by_id.get(member["ID"], {})
+        return MemberFacts(
+            id=f"{int(member['ID']):x}",
+            name=member.get("name", ""),
+            healthy=any(url in well for url in member.get("clientURLs", ())),
+            learner=member.get("isLearner", False),
+            peers=tuple(member.get("peerURLs", ())),
+            clients=tuple(member.get("clientURLs", ())),
+            answers=bool(said.get("leader")),
+            leads=said.get("leader") == member["ID"],
+            behind=max(0, newest - said.get("raftAppliedIndex", newest)),
         )
+
+    return EtcdFacts(
+        tuple(one(member) for member in members.get("members", ())),
+        {_text(pair["key"]): _text(pair.get("value", "")) for pair in kept.get("kvs", ())},
     )
 
 
-def observe_cluster(host: Host) -> ClusterFacts | None:
-    """Ask the API, on a control plane; None when it does not answer.
+def _text(encoded: str) -> str:
+    return base64.b64decode(encoded).decode(errors="replace")
 
-    Raises HostError when the host cannot be reached.
+
+def observe_cluster(host: Host, *, seconds: int = ASK_SECONDS) -> ClusterFacts | None:
+    """Query the API on a control plane; None if it does not answer.
+
+    Raises HostError if the host cannot be reached, or takes longer than these seconds.
     """
     what = "nodes,deployments.apps,daemonsets.apps"
     argv = [*KUBECTL_ADMIN, "get", what, "--all-namespaces", "-o", "json"]
-    result = host.run(argv, check=False, timeout=ASK_SECONDS)
+    if seconds < ASK_SECONDS:
+        argv.append(f"--request-timeout={seconds}s")
+    result = host.run(argv, check=False, timeout=seconds + 2 if seconds < ASK_SECONDS else seconds)
     answer = _json(result.stdout) if result.returncode == 0 else None
     return None if answer is None else parse_cluster(answer)
 
 
 def parse_cluster(answer: Mapping[str, Any]) -> ClusterFacts:
-    """From `kubectl get nodes,deployments,daemonsets -A -o json` (a v1 List)."""
+    """Parse `kubectl get nodes,deployments,daemonsets -A -o json` (a v1 List)."""
     items = answer.get("items", [])
     nodes = tuple(_node(item) for item in items if item["kind"] == "Node")
     ready = sum(node.ready for node in nodes)
@@ -177,11 +213,11 @@ def _node(item: Mapping[str, Any]) -> NodeFacts:
 
 def _workload(item: Mapping[str, Any], ready: int) -> WorkloadFacts:
     spec, status = item.get("spec", {}), item.get("status", {})
-    # A controller that has not seen the newest generation says what was true before it.
+    # A controller that has not seen the newest generation reports the state before it.
     current = status.get("observedGeneration", 0) >= item["metadata"].get("generation", 0)
     if item["kind"] == "DaemonSet":
         wanted = status.get("desiredNumberScheduled", 0) if current else 1
-        # Nodes that are off count too; WaitNodes misses those that have to be there.
+        # This counts nodes that are off too. WaitNodes checks the nodes that must be Ready.
         wanted = min(wanted, max(ready, 1))
         available = status.get("numberAvailable", 0) if current else 0
     else:
@@ -192,6 +228,6 @@ def _workload(item: Mapping[str, Any], ready: int) -> WorkloadFacts:
     )
 
 
-def _json(text: str) -> Any:  # noqa: ANN401 whatever the tool says
+def _json(text: str) -> Any:  # noqa: ANN401 any JSON value
     stripped = text.strip()
     return json.loads(stripped) if stripped.startswith(("{", "[")) else None

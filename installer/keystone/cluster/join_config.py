@@ -1,8 +1,8 @@
-"""What the join service of a Primer knows: the part of site and bundle that a worker depends on.
+"""The configuration of a Primer's join service: the part of site and bundle that workers need.
 
-The role `join` writes it as JSON; the service and `token create` read it. Storage and trust of the
-site stay out: a worker has no use for them. Gateway, public keys and the system's floor are for
-join.yaml (join_yaml.py).
+The role `join` writes it as JSON; the service and `token create` read it. Storage (but for the
+pool's name) and trust of the site are left out: workers do not need them. Gateway, public keys and
+the lowest allowed system version are for join.yaml (join_yaml.py).
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from keystone.cluster.context import Context
 
 PORT = 8444
-"""On every Primer, over TLS."""
+"""The service's port on every Primer, over TLS."""
 PATH = Path("/var/lib/keystone/join/config.json")
 SOCKET = Path("/run/keystone-join/socket")
-"""Where the service listens, and nginx asks."""
+"""The socket on which the service listens; nginx forwards requests to it."""
 KINDS = ("binary", "image", "installer")
 
 
 @dataclass(frozen=True)
 class Config:
-    """host: the Primer that serves."""
+    """The join service's configuration. host: the Primer on which it runs."""
 
     site: Site
     bundle: Manifest
@@ -38,7 +38,7 @@ class Config:
 
 
 def dump(context: Context) -> str:
-    """The JSON that `load` reads."""
+    """Return the JSON that `load` reads."""
     site, networks = context.site, context.site.networks
     return json.dumps(
         {
@@ -80,7 +80,7 @@ def dump(context: Context) -> str:
 
 
 def load(path: Path = PATH) -> Config:
-    """Raises HostError when the file is missing: this host has no join service."""
+    """Read the configuration. Raises HostError if this host has no join service (no file)."""
     try:
         fields = json.loads(path.read_text())
     except FileNotFoundError as error:
@@ -92,7 +92,7 @@ def load(path: Path = PATH) -> Config:
 
 
 def parse(fields: dict[str, Any]) -> Config:
-    """The JSON's content, typed; what an older installer did not write is as if not asked for."""
+    """Return the JSON's content, typed; fields missing in an older installer's get defaults."""
     networks, bundle = fields["networks"], fields["bundle"]
     primers = tuple(
         Node(**{**node, "address": IPv4Address(node["address"])}) for node in fields["primers"]

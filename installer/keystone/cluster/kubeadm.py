@@ -1,7 +1,7 @@
-"""What kubeadm, kubelet and kube-proxy are told: their own documents, computed from the site.
+"""The configuration of kubeadm, kubelet and kube-proxy, computed from the site.
 
 Sources: kubeadm.k8s.io/v1beta4, kubelet.config.k8s.io/v1beta1, kubeproxy.config.k8s.io/v1alpha1 of
-the release that the bundle carries. Pure; tests let the real kubeadm validate the result.
+the release in the bundle. Pure; tests validate the result with the real kubeadm.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 import yaml
 
 from keystone.cluster import audit
-from keystone.pki import encryption
+from keystone.pki import encryption, seal
+from keystone.pki.host_files import SIGNER
 from keystone.site import host_profile
 
 if TYPE_CHECKING:
+    import datetime as dt
     from collections.abc import Mapping
 
     from keystone.bundle.model import Manifest
@@ -23,21 +25,21 @@ if TYPE_CHECKING:
     from keystone.site.model import Node, Site
 
 AUTHORITY = "/etc/kubernetes/pki/ca.crt"
-"""What a control plane checks its API by."""
+"""The CA file by which a control plane verifies its API server."""
 ENDPOINT = "127.0.0.1:7443"
-"""haproxy on every node, role `endpoint`: the one address of the API that all nodes share."""
+"""haproxy on every node (role `endpoint`): all nodes use this address for the API."""
 CRI_SOCKET = "unix:///run/containerd/containerd.sock"
 RESOLV_CONF = "/etc/kubernetes/resolv.conf"
 CONFIG = "/etc/kubernetes/keystone"
 POOL_LABEL = "node-restriction.kubernetes.io/keystone-pool"
-"""Set by the installer: a kubelet may set no label with this prefix (NodeRestriction)."""
+"""The installer sets it: a kubelet may not set labels with this prefix (NodeRestriction)."""
 ADMIN_CONF = "/etc/kubernetes/admin.conf"
 KUBELET_CONF = "/etc/kubernetes/kubelet.conf"
 
 
 @dataclass(frozen=True)
 class Patience:
-    """Deadlines, in seconds, that a profile of the site stands for."""
+    """The timeouts of one of the site's patience profiles, in seconds."""
 
     wait: int
     api_call: int
@@ -47,14 +49,14 @@ class Patience:
     probe: int
     proxy_sync: int
     housekeeping: int
-    """Seconds between two looks of kubelet at what each container uses; 0 is kubelet's own ten."""
+    """Interval at which kubelet measures each container's use; 0 keeps kubelet's default of 10."""
     environment: Mapping[str, str]
-    """For Go's runtime, of the static pods and of etcd, containerd and kubelet. Emulated processors
-    pay dearly for each thread that Go wakes, and memory is what they have more of."""
+    """For Go's runtime in static pods, etcd, containerd and kubelet. On emulated processors each
+    thread that Go wakes is expensive, and memory is less scarce."""
 
     @property
     def patched(self) -> bool:
-        """Whether static pods get other probes than kubeadm's own."""
+        """True if static pods get other probes than kubeadm's default."""
         return self.probe > 0
 
 
@@ -85,7 +87,7 @@ PATIENCE = {
 
 
 def patience_of(site: Site) -> Patience:
-    """What the site's profile stands for, on hosts of its kind."""
+    """Return the timeouts of the site's profile, adjusted to the kind of its hosts."""
     usual, can = PATIENCE[site.patience.profile], host_profile.of(site)
     return replace(
         usual,
@@ -95,39 +97,39 @@ def patience_of(site: Site) -> Patience:
 
 
 def image_tag(bundle: Manifest, name: str) -> str:
-    """The tag of an image of the bundle."""
+    """Return the tag of an image in the bundle."""
     return bundle.item("image", name).version
 
 
 def image_ref(bundle: Manifest, name: str) -> str:
-    """The full reference under which containerd asks for an image of the bundle."""
+    """Return the full reference by which containerd pulls an image of the bundle."""
     return f"{name}:{image_tag(bundle, name)}"
 
 
 def version(bundle: Manifest) -> str:
-    """Kubernetes' version, with its v."""
+    """Return the version of Kubernetes, with the leading v."""
     return "v" + bundle.item("binary", "kubeadm").version.removeprefix("v")
 
 
 def dump(*documents: Mapping[str, object]) -> str:
-    """YAML documents in the order of their keys here."""
+    """Return YAML documents with their keys in the given order."""
     return yaml.dump_all(documents, Dumper=_Plain, sort_keys=False, explicit_start=True)
 
 
 class _Plain(yaml.SafeDumper):
-    """No anchors: people read these files."""
+    """Writes no anchors: people read these files."""
 
     def ignore_aliases(self, data: object) -> bool:
         return True
 
 
 def init_documents(context: Context) -> str:
-    """All documents for `kubeadm init` on one control plane."""
+    """Return all documents for `kubeadm init` on one control plane."""
     return dump(
         {
             "apiVersion": "kubeadm.k8s.io/v1beta4",
             "kind": "InitConfiguration",
-            # kubeadm always makes a token. Ours are made when somebody asks, by `token create`.
+            # kubeadm always makes a token. It must expire: `token create` makes the real ones.
             "bootstrapTokens": [{"ttl": "1m0s", "description": "made and forgotten by init"}],
             "localAPIEndpoint": {
                 "advertiseAddress": str(context.host.address),
@@ -145,11 +147,11 @@ def init_documents(context: Context) -> str:
 
 
 def join_document(context: Context, *, control_plane: bool = False) -> str:
-    """The document for `kubeadm join` of a host that has its identity as a node (kubelet.conf).
+    """Return the document for `kubeadm join` of a host with a node identity (kubelet.conf).
 
-    kubeadm reads the cluster's configuration with it, and kubelet has no need to ask for another.
-    A control plane's kubelet.conf leads to its own API server, which is not there yet: there the
-    administrator's is read, which it made itself.
+    kubeadm reads the cluster's configuration with it, and kubelet needs no bootstrap token. A
+    control plane's kubelet.conf points to its own API server, which does not run yet: it uses the
+    administrator's kubeconfig, which it made itself.
     """
     read = ADMIN_CONF if control_plane else KUBELET_CONF
     extra: dict[str, object] = {}
@@ -169,7 +171,7 @@ def join_document(context: Context, *, control_plane: bool = False) -> str:
 
 
 def patches(site: Site) -> dict[str, str]:
-    """Kubeadm patches by file name: probes that a slow machine can pass."""
+    """Return kubeadm patches by file name: probes with timeouts for slow machines."""
     slow = patience_of(site)
     if not slow.patched:
         return {}
@@ -188,7 +190,7 @@ def patches(site: Site) -> dict[str, str]:
 
 
 def kubelet_configuration(context: Context) -> dict[str, object]:
-    """The configuration that `kubeadm init` publishes for every kubelet of the cluster."""
+    """Return the configuration that `kubeadm init` publishes for all kubelets of the cluster."""
     networks, patience = context.site.networks, patience_of(context.site)
     return {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -197,7 +199,7 @@ def kubelet_configuration(context: Context) -> dict[str, object]:
         "containerRuntimeEndpoint": CRI_SOCKET,
         "clusterDNS": [str(networks.services[10])],
         "clusterDomain": networks.cluster_domain,
-        # No resolver of the host reaches a pod: a name outside the cluster ends at CoreDNS.
+        # Pods get no resolver of the host: CoreDNS answers queries for names outside the cluster.
         "resolvConf": RESOLV_CONF,
         "rotateCertificates": True,
         "failSwapOn": True,
@@ -212,19 +214,19 @@ def kubelet_configuration(context: Context) -> dict[str, object]:
 
 
 def _registration(context: Context, *, joins: bool = False) -> dict[str, object]:
-    looks = patience_of(context.site).housekeeping
-    there = ("FileAvailable--etc-kubernetes-kubelet.conf",) if joins else ()
-    ignored = (*host_profile.of(context.site).ignored_preflight, *there)
+    interval = patience_of(context.site).housekeeping
+    present = ("FileAvailable--etc-kubernetes-kubelet.conf",) if joins else ()
+    ignored = (*host_profile.of(context.site).ignored_preflight, *present)
     return {
         "name": context.host.name,
         "criSocket": CRI_SOCKET,
-        # A Primer with a kubelet carries pods too: a small site has no machine to spare.
+        # No taint: a Primer with a kubelet carries pods too, as a small site needs all machines.
         "taints": [],
         **({"ignorePreflightErrors": list(ignored)} if ignored else {}),
         "kubeletExtraArgs": _arguments(
             {
                 "node-ip": str(context.host.address),
-                **({"housekeeping-interval": f"{looks}s"} if looks else {}),
+                **({"housekeeping-interval": f"{interval}s"} if interval else {}),
             }
         ),
     }
@@ -232,21 +234,15 @@ def _registration(context: Context, *, joins: bool = False) -> dict[str, object]
 
 def _cluster(context: Context) -> dict[str, object]:
     site, patience = context.site, patience_of(context.site)
-    manager = {
-        "node-monitor-grace-period": f"{patience.node_grace}s",
-        "node-monitor-period": f"{max(5, patience.node_status // 3)}s",
-        # Kubelets renew themselves; one whose name was revoked is nobody when this has passed.
-        "cluster-signing-duration": "2160h0m0s",
-        **_election(site),
-    }
     return {
         "apiVersion": "kubeadm.k8s.io/v1beta4",
         "kind": "ClusterConfiguration",
         "clusterName": site.name,
         "kubernetesVersion": version(context.bundle),
         "controlPlaneEndpoint": ENDPOINT,
-        # As all of our tree. An RSA key takes a slow machine seconds, and kubeadm makes eight.
+        # As in the trust tree. An RSA key takes a slow machine seconds, and kubeadm makes eight.
         "encryptionAlgorithm": "ECDSA-P256",
+        "certificateValidityPeriod": _hours(site.trust.certificate_lifetime),
         "networking": {
             "podSubnet": str(site.networks.pods),
             "serviceSubnet": str(site.networks.services),
@@ -261,13 +257,26 @@ def _cluster(context: Context) -> dict[str, object]:
             }
         },
         "apiServer": _api_server(site),
-        "controllerManager": {"extraArgs": _arguments(manager), **_environment(patience)},
+        "controllerManager": _controller_manager(site),
         "scheduler": {"extraArgs": _arguments(_election(site)), **_environment(patience)},
         "dns": {
             "imageRepository": "registry.k8s.io/coredns",
             "imageTag": image_tag(context.bundle, "registry.k8s.io/coredns/coredns"),
         },
     }
+
+
+_OPENED_KEYS = {
+    "name": "sealed", "hostPath": str(seal.PLACES.opened), "mountPath": str(seal.PLACES.opened),
+    "readOnly": True, "pathType": "DirectoryOrCreate",
+}  # fmt: skip
+"""The folder to which the keys in /etc/kubernetes/pki are links once they are sealed."""
+
+
+def _hours(lifetime: dt.timedelta) -> str:
+    """Return a duration as Go writes it."""
+    hours, seconds = divmod(int(lifetime.total_seconds()), 3600)
+    return f"{hours}h{seconds // 60}m0s"
 
 
 def _api_server(site: Site) -> dict[str, object]:
@@ -283,8 +292,27 @@ def _api_server(site: Site) -> dict[str, object]:
                 **audit.arguments(),
             }
         ),
-        "extraVolumes": audit.volumes(),
+        "extraVolumes": [*audit.volumes(), _OPENED_KEYS],
         **_environment(patience_of(site)),
+    }
+
+
+def _controller_manager(site: Site) -> dict[str, object]:
+    patience = patience_of(site)
+    return {
+        "extraArgs": _arguments(
+            {
+                "node-monitor-grace-period": f"{patience.node_grace}s",
+                "node-monitor-period": f"{max(5, patience.node_status // 3)}s",
+                # Kubelets renew their certificates; a revoked one has none after at most this time.
+                "cluster-signing-duration": _hours(site.trust.certificate_lifetime),
+                # kubeadm names ca.crt, which has two during a rotation: it takes only one.
+                "cluster-signing-cert-file": SIGNER,
+                **_election(site),
+            }
+        ),
+        "extraVolumes": [_OPENED_KEYS],
+        **_environment(patience),
     }
 
 
@@ -293,7 +321,7 @@ def _environment(patience: Patience) -> dict[str, object]:
 
 
 def etcd_url(node: Node) -> str:
-    """Where a member of the quorum listens for clients."""
+    """Return the URL at which a member listens for clients."""
     return f"https://{node.address}:2379"
 
 
@@ -302,7 +330,10 @@ def _names(site: Site) -> list[str]:
 
 
 def _election(site: Site) -> dict[str, str]:
-    """No election where there is one; elsewhere leases that outlast a slow minute."""
+    """Return the arguments for leader election on emulated machines.
+
+    None for one control plane; otherwise leases that survive a slow minute.
+    """
     if site.patience.profile != "emulated":
         return {}
     if len(site.control_planes) == 1:

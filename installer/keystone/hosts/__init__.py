@@ -1,1 +1,1 @@
-"""What a host is, seen in one round trip."""
+"""Observe hosts: facts about each, in one round trip."""

@@ -1,4 +1,4 @@
-"""What a host is: frozen types, made by `facts.parse` from what the probe says."""
+"""Facts about a host: frozen types that `observe.parse` makes from the output of the probe."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ CONTAINERS = frozenset({
     "container-other", "docker", "lxc", "lxc-libvirt", "openvz", "podman", "pouch", "proot", "rkt",
     "systemd-nspawn", "wsl",
 })  # fmt: skip
-"""What systemd-detect-virt(1) calls a container; a virtual machine has another name."""
+"""Names of systemd-detect-virt(1) for containers; virtual machines have other names."""
 
 
 TABLES = frozenset({"PMBR", "dos", "gpt"})
-"""What wipefs(8) calls partition tables of its own; others ("mac", "sun") are left signatures."""
+"""Names of wipefs(8) for partition tables; others ("mac", "sun") are reported as signatures."""
 PORTABLE = frozenset({"ieee1394", "memstick", "mmc", "sbp", "usb"})
-"""Ways (lsblk(8), TRAN) by which what comes is carried away again."""
+"""Transports (lsblk(8), TRAN) of devices that people plug in and take away."""
 BUILT_IN = frozenset({"ata", "fc", "fcoe", "iscsi", "nvme", "sas", "sata", "spi", "virtio"})
-"""Ways of disks, hot-swapped ones too: the kernel calls a disk in such a bay removable."""
+"""Transports of disks, also in hot-swap bays, which the kernel calls removable."""
 
 
 @dataclass(frozen=True)
 class PoolLabel:
-    """What a disk says about the pool that it belongs to (zdb -l; blkid when there is no zdb).
+    """The pool that a disk belongs to, from its label (zdb -l; blkid when zdb is not installed).
 
     guid and hostid are 0 when they are not known.
     """
@@ -40,15 +40,15 @@ class PoolLabel:
 
 @dataclass(frozen=True)
 class DiskFacts:
-    """One whole disk and everything that was found on it or on its partitions.
+    """One disk (not a partition) and everything that was found on it or on its partitions.
 
-    name: kernel name ("nvme0n1"). by_id: links in /dev/disk/by-id to the whole disk, best first
-    (nvme-<model>_<serial>, then wwn, eui). serial: as the device says it, blanks removed.
-    size and sector sizes in bytes. partition_table: "gpt", "dos", ... or "". signatures: what
-    libblkid finds, on the disk ("nvme0n1: ext4") and on partitions ("nvme0n1p1: vfat").
-    mounted: mount points, and "[SWAP]". holders: what sits on top of it in the kernel (dm, md).
-    zpool_label: set when the disk or its first partition carries ZFS labels. unreadable: why it
-    cannot be read ("Input/output error"): what is on it is not known then.
+    name: kernel name ("nvme0n1"). by_id: links in /dev/disk/by-id to the disk, best first
+    (nvme-<model>_<serial>, then wwn, eui). serial: as the device reports it, blanks removed.
+    size and sector sizes in bytes. partition_table: "gpt", "dos", ... or "". signatures: results
+    of libblkid, on the disk ("nvme0n1: ext4") and on partitions ("nvme0n1p1: vfat").
+    mounted: mount points, and "[SWAP]". holders: kernel devices on top of it (dm, md).
+    zpool_label: set when the disk or its first partition has ZFS labels. unreadable: why it cannot
+    be read ("Input/output error"), in which case its content is unknown; "" if it can be read.
     """
 
     name: str
@@ -72,18 +72,18 @@ class DiskFacts:
 
     @property
     def may_carry_the_system(self) -> bool:
-        """It is built in. Memory that is soldered on (eMMC) is, and is no disk for a pool."""
+        """The disk is built in. eMMC (soldered on) counts here, but not for a pool."""
         return not self.portable or (self.transport == "mmc" and not self.removable)
 
     @property
     def portable(self) -> bool:
-        """A stick, a card: nothing that a site is built on. A disk in a hot-swap bay is none."""
+        """The disk is a stick or a card, not for a pool. A disk in a hot-swap bay is not."""
         carried = self.removable and self.transport not in BUILT_IN
         return carried or self.transport in PORTABLE
 
     @property
     def blank(self) -> bool:
-        """It can be read, nothing is on it and nothing uses it."""
+        """The disk can be read, nothing is on it, and nothing uses it."""
         return not (
             self.unreadable
             or self.partition_table
@@ -96,9 +96,9 @@ class DiskFacts:
 
 
 def twins(disks: Iterable[DiskFacts]) -> frozenset[str]:
-    """Serial numbers that several disks have: none of them can be named by it.
+    """Return serial numbers that several disks have: such a number does not identify a disk.
 
-    One disk by two paths, two namespaces of one, or a maker that numbers nothing.
+    Causes: one disk on two paths, two namespaces of a disk, or disks without real serial numbers.
     """
     counted = Counter(disk.serial for disk in disks)
     return frozenset(serial for serial, count in counted.items() if count > 1)
@@ -108,8 +108,8 @@ def twins(disks: Iterable[DiskFacts]) -> frozenset[str]:
 class VdevFacts:
     """One top-level vdev. kind: "mirror", "disk", "raidz1" ...; paths: its disks, as imported.
 
-    state: ONLINE, DEGRADED ... (zpoolconcepts(7)). shared: those of the paths that hold one place
-    together, while one takes over for another (zpool-replace(8)) or a spare stands in.
+    state: ONLINE, DEGRADED ... (zpoolconcepts(7)). shared: groups of paths that count as one
+    member, while a disk replaces another one (zpool-replace(8)) or a spare is in use.
     """
 
     kind: str
@@ -119,9 +119,9 @@ class VdevFacts:
 
     @property
     def places(self) -> tuple[tuple[str, ...], ...]:
-        """The paths, place by place: nearly always one each."""
-        several = {path for place in self.shared for path in place}
-        return (*self.shared, *((path,) for path in self.paths if path not in several))
+        """The paths of each member of the vdev, nearly always one path each."""
+        grouped = {path for place in self.shared for path in place}
+        return (*self.shared, *((path,) for path in self.paths if path not in grouped))
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class PoolFacts:
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """A file system of a pool. properties: only those set or received on it or defaults, as text.
+    """A file system of a pool. properties: those set or received on it, and defaults, as text.
 
     Numbers are exact bytes ("131072"), as zfs -p prints them.
     """
@@ -151,10 +151,10 @@ class DatasetFacts:
 
 @dataclass(frozen=True)
 class RoleFacts:
-    """What the last task of a role wrote down (/var/lib/keystone/state/<role>.json).
+    """The marker that the last task of a role wrote (/var/lib/keystone/state/<role>.json).
 
-    inputs: the hash that the role was applied with. drift: what differs since, one line each
-    ("/etc/etcd/etcd.yaml: changed", "etcd.service: failed").
+    inputs: hash of the inputs that the role was applied with. drift: differences since then, one
+    line each ("/etc/etcd/etcd.yaml: changed", "etcd.service: failed").
     """
 
     inputs: str
@@ -163,7 +163,7 @@ class RoleFacts:
 
 @dataclass(frozen=True)
 class StoreFacts:
-    """The bundle's content on the host: its digest ("sha256:...") and whether all is in."""
+    """The bundle in the host's store: its digest ("sha256:...") and whether it is complete."""
 
     bundle: str | None = None
     complete: bool = False
@@ -171,7 +171,7 @@ class StoreFacts:
 
 @dataclass(frozen=True)
 class PoolIntent:
-    """Keystone's own note that a pool was being made on these blank disks and was not finished."""
+    """Keystone's record that it began to create a pool on these blank disks and did not finish."""
 
     pool: str
     serials: tuple[str, ...]
@@ -179,12 +179,15 @@ class PoolIntent:
 
 @dataclass(frozen=True)
 class StandingFacts:
-    """What a host has of a site that was installed, whether it runs now or not.
+    """The parts of an installed site on a host, whether they run now or not.
 
-    root: certificate of the site's root (PEM), "" for none. member: an etcd member's data is
-    there, so a quorum once formed. kubernetes: version of its API server ("v1.37.2"); etcd: of its
-    member's program ("3.7.3"); "" where there is none or it does not say. keys: SHA-256 of each key
-    that its API server encrypts secrets with; "" for one that was there and is gone.
+    root: certificate of the site's root (PEM), "" for none. member: the host has data of an etcd
+    member, so a quorum was formed once. kubernetes: version of its API server ("v1.37.2"); etcd:
+    version of etcd's program ("3.7.3"); "" for none or unknown. keys: SHA-256 of each key with
+    which its API server encrypts secrets; "" for a key that existed once and is lost. initial:
+    members and state with which its etcd was started, from its configuration. timing: its
+    heartbeat and election timeout in milliseconds, from there too. rotation: how often rotations
+    changed the trust tree there.
     """
 
     root: str = ""
@@ -192,22 +195,41 @@ class StandingFacts:
     kubernetes: str = ""
     etcd: str = ""
     keys: tuple[str, ...] = ()
+    initial: tuple[str, ...] = ()
+    timing: tuple[int, ...] = ()
+    rotation: int = 0
+
+
+@dataclass(frozen=True)
+class SealFacts:
+    """The sealed keys of a Primer. thumbprint: of its own tang's signing key, "" for none.
+
+    peers: names of the Primers that open for it; none if nothing is sealed. plain: sealed paths
+    that have a plain file again; shut: those that nobody has opened since its start.
+    """
+
+    thumbprint: str = ""
+    peers: tuple[str, ...] = ()
+    plain: tuple[str, ...] = ()
+    shut: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class HostFacts:
-    """One host as it was seen, in one round trip.
+    """Facts about one host, observed in one round trip.
 
-    memory, root_free, var_free: bytes; root_free of /var where / is read-only. clock_offset:
-    seconds that the host's clock is ahead of ours;
-    clock_error: by how much that may be wrong (half the round trip). virtualization: as
-    systemd-detect-virt(1) says. folders: those of the datasets' mount points that are folders.
-    kernel_parts: "there", "module", "missing" or "" (not known), by module. settings: kernel
-    settings by sysctl name. trial: it was installed for a trial site. networks: the addresses with
-    their masks ("10.77.0.11/24"), the likeliest to be the machine's own first. ports: those
-    Keystone needs that something listens on, with the program's name. kubernetes: paths of a
+    memory, root_free, var_free: bytes; root_free is that of /var if / is read-only. clock_offset:
+    seconds that the host's clock is ahead of ours; clock_error: its uncertainty in seconds (half
+    the round trip). virtualization: output of systemd-detect-virt(1). folders: the datasets' mount
+    points that exist as folders. kernel_parts: "there", "module", "missing" or "" (unknown), by
+    module. settings: kernel settings by sysctl name. trial: the host was installed for a trial
+    site. networks: addresses with masks ("10.77.0.11/24"), the machine's most likely one first.
+    ports: ports that Keystone needs and a program listens on, with its name. kubernetes: paths of a
     cluster that exist (admin.conf, kubelet.conf, manifests, etcd data). clocks: active time
-    services. silent_name_servers: addresses in /etc/resolv.conf that do not answer.
+    services. silent_name_servers: addresses in /etc/resolv.conf that do not answer. host_key: its
+    public ssh host key (Ed25519), as its file has it. certificates: those of its programs (PEM, the
+    first is the file's own), by path. upkeep: files that its maintenance wrote, as text: "maintain"
+    (its report) and "timing"; "" for one that does not exist.
     """
 
     name: str
@@ -245,21 +267,25 @@ class HostFacts:
     settings: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     networks: tuple[str, ...] = ()
     silent_name_servers: tuple[str, ...] = ()
+    host_key: str = ""
+    certificates: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    upkeep: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    seal: SealFacts = field(default_factory=SealFacts)
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """Those of `networks`, without their masks."""
+        """The addresses of `networks`, without masks."""
         return tuple(network.partition("/")[0] for network in self.networks)
 
     @property
     def container(self) -> bool:
-        """It has another machine's kernel."""
+        """The host is a container: it shares another machine's kernel."""
         return self.virtualization in CONTAINERS
 
     def disk(self, serial: str) -> tuple[DiskFacts, ...]:
-        """All disks with that serial number: one, when all is well."""
+        """Return all disks with a serial number: normally one."""
         return tuple(disk for disk in self.disks if disk.serial == serial)
 
     def pool(self, name: str) -> PoolFacts | None:
-        """The imported pool of that name."""
+        """Return the imported pool of a name, or None."""
         return next((pool for pool in self.pools if pool.name == name), None)

@@ -1,7 +1,7 @@
-"""What hosts are: one round trip a host, parsed into frozen types.
+"""Observe hosts, with one round trip each, and parse the results into frozen types.
 
-`probe.py` runs on the host and prints one JSON object; `parse` turns it into HostFacts. Parsing
-is pure and tested from captures; observing is `probe` and `probe_all`.
+`probe.py` runs on the host and prints a JSON object; `parse`, a pure function that is tested with
+recorded objects, turns it into HostFacts. `probe` and `probe_all` run the program.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from keystone.hosts.facts import (
     PoolIntent,
     PoolLabel,
     RoleFacts,
+    SealFacts,
     StandingFacts,
     StoreFacts,
     VdevFacts,
@@ -41,48 +42,55 @@ if TYPE_CHECKING:
     from keystone.run import Host
 
 PROBE_SECONDS = 180
-"""An emulated machine under load takes tens of seconds to start Python and ask ZFS."""
+"""Timeout: an emulated machine under load takes tens of seconds to start Python and query ZFS."""
 
 
-def probe(host: Host, *, deep: bool = False) -> HostFacts:
-    """Look at one host; changes nothing there. deep: hash large files too, whatever their times.
+def probe(host: Host, *, deep: bool = False, seconds: float = PROBE_SECONDS) -> HostFacts:
+    """Observe one host without changing it. deep: hash large files even if their times are old.
 
-    Raises HostError when it cannot be reached, has no Python 3 or answers what is not understood.
+    seconds: how long to wait.
+
+    Raises HostError when the host cannot be reached, has no Python 3, or prints no valid object.
     """
     before = time.time()
     result = host.run(
-        ["python3", "-I", "-", json.dumps({"deep": deep})], data=_script(), timeout=PROBE_SECONDS
+        ["python3", "-I", "-", json.dumps({"deep": deep})], data=_script(), timeout=seconds
     )
     after = time.time()
     try:
         return parse(host.name, json.loads(result.stdout), (before, after))
     except (ValueError, KeyError, TypeError) as error:
         raise HostError(
-            f"{host.name}: its answer to the probe is not understood: {error!r}",
-            hint=f"does its login shell print something? It said: {result.stdout[:200]!r}",
+            f"{host.name}: the output of the probe is invalid: {error!r}",
+            hint="remove all output from the host's login scripts; the output begins with: "
+            f"{result.stdout[:200]!r}",
         ) from error
 
 
 def probe_all(hosts: Mapping[str, Host], *, deep: bool = False) -> dict[str, HostFacts]:
-    """Look at all hosts side by side. Raises one HostError that names every host that failed."""
+    """Observe all hosts in parallel. Raises one HostError that names every host that failed."""
     seen, failed = probe_each(hosts, deep=deep)
     failures = list(failed.values())
     if failures:
         raise HostError(
             "\n".join(failure.message for failure in failures),
-            hint=failures[0].hint or "nothing was changed; make the host answer and run again",
+            hint=failures[0].hint or "nothing was changed; make the host reachable and run again",
         )
     return seen
 
 
 def probe_each(
-    hosts: Mapping[str, Host], *, deep: bool = False
+    hosts: Mapping[str, Host], *, deep: bool = False, seconds: float = PROBE_SECONDS
 ) -> tuple[dict[str, HostFacts], dict[str, HostError]]:
-    """Look at all hosts side by side: what was seen, and why others did not answer, by name."""
+    """Observe all hosts in parallel; return facts and errors, each by the host's name."""
+
+    def one(host: Host) -> HostFacts:
+        return probe(host, deep=deep, seconds=seconds)
+
     seen: dict[str, HostFacts] = {}
     failed: dict[str, HostError] = {}
     with ThreadPoolExecutor(max_workers=max(len(hosts), 1)) as pool:
-        started = {name: pool.submit(probe, host, deep=deep) for name, host in hosts.items()}
+        started = {name: pool.submit(one, host) for name, host in hosts.items()}
         for name, future in started.items():
             try:
                 seen[name] = future.result()
@@ -92,26 +100,34 @@ def probe_each(
 
 
 def disks() -> tuple[DiskFacts, ...]:
-    """The disks of this very host, by the same eye: what is seen a moment before one is written.
+    """Observe the disks of this host, with the same program, right before one is written.
 
-    A link in /dev/disk/by-id that udev does not know (pyudev) is not a name of the disk. Raises
-    CommandError when the probe fails.
+    Links in /dev/disk/by-id that udev does not know (pyudev) are ignored. Raises CommandError when
+    the probe fails.
     """
-    asked = [sys.executable, "-I", "-", json.dumps({"only": "disks"})]
-    said = json.loads(run(asked, data=_script(), timeout=PROBE_SECONDS).stdout)
-    return tuple(_as_udev_knows(_disk(seen)) for seen in said["disks"])
+    return tuple(_with_links_of_udev(_disk(seen)) for seen in _only("disks"))
 
 
-def _as_udev_knows(disk: DiskFacts) -> DiskFacts:
+def certificates() -> dict[str, str]:
+    """Return the certificates on this host (PEM), by path, as `HostFacts.certificates`."""
+    return dict(_only("certificates"))
+
+
+def _only(part: str) -> Any:  # noqa: ANN401 JSON
+    argv = [sys.executable, "-I", "-", json.dumps({"only": part})]
+    return json.loads(run(argv, data=_script(), timeout=PROBE_SECONDS).stdout)[part]
+
+
+def _with_links_of_udev(disk: DiskFacts) -> DiskFacts:
     try:
         known = set(pyudev.Devices.from_device_file(pyudev.Context(), disk.path).device_links)
     except (OSError, pyudev.DeviceNotFoundError):
-        return disk  # it is gone, or was never one of udev's: its links are what they lead to
+        return disk  # udev does not know the device (any more): keep the links that lead to it
     return replace(disk, by_id=tuple(link for link in disk.by_id if link in known))
 
 
 def local_addresses() -> frozenset[str]:
-    """Addresses of this machine, loopback left out."""
+    """Return the addresses of this machine, without loopback."""
     links = json.loads(run(["ip", "-j", "address"]).stdout)
     return frozenset(
         entry["local"]
@@ -130,9 +146,9 @@ def _script() -> str:
 
 
 def parse(name: str, seen: Mapping[str, Any], asked: tuple[float, float]) -> HostFacts:
-    """From the probe's JSON. asked: our clock just before and just after (Unix seconds).
+    """Parse the probe's JSON. asked: our clock before and after the probe (seconds since 1970).
 
-    Raises KeyError, TypeError or ValueError on what the probe cannot have said.
+    Raises KeyError, TypeError or ValueError when the probe cannot have printed this.
     """
     middle, half = sum(asked) / 2, abs(asked[1] - asked[0]) / 2
     return HostFacts(
@@ -158,6 +174,7 @@ def parse(name: str, seen: Mapping[str, Any], asked: tuple[float, float]) -> Hos
         clock_error=half,
         swaps=tuple(seen["swaps"]),
         networks=tuple(seen["networks"]),
+        host_key=seen.get("host_key", ""),
         ports=MappingProxyType({int(port): str(who) for port, who in seen["ports"].items()}),
         clocks=tuple(seen["clocks"]),
         zfs_module=seen["zfs"]["module"],
@@ -169,11 +186,20 @@ def parse(name: str, seen: Mapping[str, Any], asked: tuple[float, float]) -> Hos
         kubernetes=tuple(seen["kubernetes"]),
         intent=_intent(seen["intent"]),
         standing=_standing(seen["standing"]),
+        certificates=MappingProxyType(dict(seen.get("certificates", {}))),
+        upkeep=MappingProxyType(dict(seen.get("upkeep", {}))),
+        seal=_seal(seen.get("seal", {})),
     )
 
 
 def _standing(seen: Mapping[str, Any]) -> StandingFacts:
-    return StandingFacts(**{**seen, "keys": tuple(seen.get("keys", ()))})
+    lists = {name: tuple(seen.get(name, ())) for name in ("keys", "initial", "timing")}
+    return StandingFacts(**{**seen, **lists})
+
+
+def _seal(seen: Mapping[str, Any]) -> SealFacts:
+    lists = {name: tuple(map(str, seen.get(name, ()))) for name in ("peers", "plain", "shut")}
+    return SealFacts(str(seen.get("thumbprint", "")), **lists)
 
 
 def _system(seen: Mapping[str, Any]) -> dict[str, str]:
@@ -232,7 +258,7 @@ def _below(tree: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
 
 
 def _link_rank(link: str) -> tuple[int, int, str]:
-    """nvme-<model>_<serial> before wwn-... before nvme-eui..., then the shortest."""
+    """Rank nvme-<model>_<serial> before wwn-... before nvme-eui..., then shorter links first."""
     base = link.rpartition("/")[2]
     plain = base.startswith(("nvme-", "ata-", "scsi-", "virtio-"))
     opaque = base.startswith(("nvme-eui.", "nvme-nvme.", "nvme-uuid."))
@@ -240,7 +266,7 @@ def _link_rank(link: str) -> tuple[int, int, str]:
 
 
 def _pool_label(signatures: list[Mapping[str, Any]], hostid: int) -> PoolLabel | None:
-    """From libblkid's zfs_member: LABEL is the pool's name, UUID its guid in decimal."""
+    """Parse zfs_member of libblkid: LABEL is the pool's name, UUID its guid in decimal."""
     members = [s for s in signatures if s["type"] == "zfs_member"]
     if not members:
         return None
@@ -250,7 +276,7 @@ def _pool_label(signatures: list[Mapping[str, Any]], hostid: int) -> PoolLabel |
 
 
 def _pools(zfs: Mapping[str, Any]) -> tuple[PoolFacts, ...]:
-    """From `zpool status -jP --json-int` and `zpool get -j` (zpool-status(8), OpenZFS 2.3)."""
+    """Parse `zpool status -jP --json-int` and `zpool get -j` (zpool-status(8), OpenZFS 2.3)."""
     statuses = (zfs["status"] or {}).get("pools", {})
     properties = (zfs["pool_properties"] or {}).get("pools", {})
     return tuple(
@@ -273,13 +299,13 @@ def _pool(name: str, status: Mapping[str, Any], properties: Mapping[str, Any]) -
 
 
 STAND_IN = frozenset({"replacing", "spare"})
-"""Kinds of a vdev whose disks hold the place of one (zpoolconcepts(7))."""
+"""Kinds of vdevs whose disks count as one member (zpoolconcepts(7))."""
 NO_DISK = frozenset({"hole", "indirect", "missing"})
-"""Kinds of what is left of a vdev that was removed (zpool-remove(8))."""
+"""Kinds of the remains of a removed vdev (zpool-remove(8))."""
 
 
 def vdevs(root: Mapping[str, Any]) -> tuple[VdevFacts, ...]:
-    """The top-level vdevs that hold data, of a pool's root in `zpool status -j -P`."""
+    """Return the top-level vdevs that hold data. root: a pool's root in `zpool status -j -P`."""
     return tuple(_vdev(top) for top in root.get("vdevs", {}).values()
                  if top.get("vdev_type") not in NO_DISK)  # fmt: skip
 
@@ -287,7 +313,7 @@ def vdevs(root: Mapping[str, Any]) -> tuple[VdevFacts, ...]:
 def _vdev(top: Mapping[str, Any]) -> VdevFacts:
     kind = str(top.get("vdev_type", ""))
     shared = tuple(tuple(_leaves(vdev)) for vdev in _stand_ins(top))
-    # The place of a pool's only disk is its top-level vdev.
+    # In a pool of one disk, "replacing" or "spare" is the top-level vdev.
     kind = "disk" if kind in STAND_IN else kind
     return VdevFacts(kind, str(top.get("state", "")), tuple(_leaves(top)), shared)
 
@@ -301,7 +327,7 @@ def _stand_ins(vdev: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
 
 
 def _leaves(vdev: Mapping[str, Any]) -> Iterable[str]:
-    """Paths of the whole disks; ZFS names the partition that it made on each (-part1)."""
+    """Yield the paths of the disks; ZFS names the partition that it made on each (-part1)."""
     if "vdevs" in vdev:
         for child in vdev["vdevs"].values():
             yield from _leaves(child)
@@ -312,7 +338,7 @@ def _leaves(vdev: Mapping[str, Any]) -> Iterable[str]:
 
 
 def _datasets(zfs: Mapping[str, Any]) -> tuple[DatasetFacts, ...]:
-    """From `zfs get -j -p` (zfs-get(8), OpenZFS 2.3)."""
+    """Parse `zfs get -j -p` (zfs-get(8), OpenZFS 2.3)."""
     found = []
     for name, dataset in sorted(((zfs["datasets"] or {}).get("datasets", {})).items()):
         values = {key: str(entry["value"]) for key, entry in dataset["properties"].items()}

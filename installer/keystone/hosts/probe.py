@@ -1,11 +1,13 @@
-"""What a host is, as one JSON object. Runs ON it: `python3 -I - '{"deep": false}' < probe.py`.
+"""Print facts about this host as one JSON object: `python3 -I - '{"deep": false}' < probe.py`.
 
-Standard library only, changes nothing, one round trip. observe.py parses what it prints; it never
-decides. A tool that is not there yet (ZFS on a fresh machine) leaves its part empty.
+Runs on the host, uses the standard library only, changes nothing and makes no decisions; observe.py
+parses its output. If a tool is not installed yet (ZFS on a fresh machine) its part stays empty.
 """
 
 from __future__ import annotations
 
+import base64
+import glob
 import gzip
 import hashlib
 import json
@@ -14,7 +16,7 @@ import platform
 import re
 import select
 import socket
-import subprocess  # noqa: TID251 on the host there is no keystone.run: this file is all there is
+import subprocess  # noqa: TID251 the host does not have keystone.run, only this file
 import sys
 import time
 from pathlib import Path
@@ -22,7 +24,7 @@ from shutil import which
 from typing import Any
 
 STATE = Path("/var/lib/keystone")
-PORTS = (2379, 2380, 5000, 6443, 7443, 8080, 8443, 8444, 10250)
+PORTS = (2379, 2380, 5000, 6443, 7443, 8080, 8443, 8444, 8445, 10250)
 CLUSTER = (
     "/etc/kubernetes/admin.conf",
     "/etc/kubernetes/kubelet.conf",
@@ -43,9 +45,10 @@ DATASET_PROPERTIES = (
 )
 POOL_PROPERTIES = "ashift,autotrim,cachefile,failmode,multihost"
 FOLDERS = (
-    "/var/lib/etcd", "/var/lib/containerd", "/var/lib/keystone/store", "/var/lib/keystone/volumes",
+    "/var/lib/etcd", "/var/lib/containerd", "/var/lib/keystone/store",
+    "/var/lib/keystone/snapshots", "/var/lib/keystone/volumes",
 )  # fmt: skip
-"""Where a Primer's data lies (storage.spec.DATASETS)."""
+"""Folders of a Primer's data (storage.spec.DATASETS)."""
 SETTINGS = ("fs.inotify.max_user_instances",)
 KERNEL_PARTS = {
     "overlay": ("CONFIG_OVERLAY_FS", ""),
@@ -54,22 +57,29 @@ KERNEL_PARTS = {
     "nf_tables": ("CONFIG_NF_TABLES", ""),
     "vxlan": ("CONFIG_VXLAN", ""),
 }
-"""Module: its option in the kernel's configuration, and what is there once it works."""
+"""Module: its option in the kernel's configuration, and a path that exists once it works."""
 TRIAL = "/etc/default/keystone-chrony"
-"""What role time leaves on hosts of trial sites only."""
+"""File that role time writes on hosts of trial sites only."""
 ROOT, MEMBER = "/etc/keystone/pki/root.crt", "/var/lib/etcd/data/member"
 ETCD = "/usr/local/bin/etcd"
 API_SERVER = "/etc/kubernetes/manifests/kube-apiserver.yaml"
 SECRETS, DONE = "/etc/kubernetes/pki/encryption.yaml", "/etc/kubernetes/keystone/done"
-"""What the roles trust, etcd and control_plane leave."""
+"""Files of the roles trust, etcd and control_plane."""
+TANG, SEALED = "/var/lib/tang", "/var/lib/keystone/sealed/record.json"
+ROTATION = "/var/lib/keystone/pki/rotation.json"
+CERTIFICATES = (
+    "/etc/keystone/pki/*.crt", "/etc/etcd/pki/*.crt",
+    "/etc/kubernetes/pki/*.crt", "/etc/kubernetes/pki/etcd/*.crt",
+    "/etc/kubernetes/*.conf", "/var/lib/kubelet/pki/kubelet-client-current.pem",
+)  # fmt: skip
 RESOLV_CONF, NAME_SERVER_PORT, NAME_SERVER_SECONDS = "/etc/resolv.conf", 53, 3.0
-there = os.path.exists  # False too where we may not look: before Python 3.12 Path.exists raises
+exists = os.path.exists  # False without permission, too: before Python 3.12 Path.exists raises
 LARGE = 1 << 20
-"""Above this a file is hashed only if it changed after its marker was written (or with deep)."""
+"""Bytes: a larger file is hashed only if it changed after its marker was written, or with deep."""
 
 
 def output(argv: list[str]) -> str:
-    """What a program prints; nothing when it is missing. Its exit code says nothing here."""
+    """Return the output of a program, "" when it is not installed; ignore its exit code."""
     if which(argv[0]) is None:
         return ""
     environment = {**os.environ, "LC_ALL": "C.UTF-8"}
@@ -78,13 +88,13 @@ def output(argv: list[str]) -> str:
 
 
 def output_json(argv: list[str]) -> Any:  # noqa: ANN401 whatever the tool says
-    """Its JSON, or None when there is none."""
+    """Return the JSON that a program prints, or None when it prints none."""
     text = output(argv).strip()
     return json.loads(text) if text.startswith(("{", "[")) else None
 
 
 def text_of(path: Path | str) -> str:
-    """A small file, or nothing when it is not there or cannot be read (as other users)."""
+    """Return the text of a small file; "" when it does not exist or we may not read it."""
     try:
         return Path(path).read_text(errors="replace").strip()
     except OSError:
@@ -92,34 +102,34 @@ def text_of(path: Path | str) -> str:
 
 
 def os_release() -> dict[str, str]:
-    """os-release(5)."""
+    """Return the fields of os-release(5)."""
     pairs = re.findall(r"^([A-Z_]+)=(.*)$", text_of("/etc/os-release"), re.MULTILINE)
     return {key: value.strip("\"'") for key, value in pairs}
 
 
 def memory() -> int:
-    """Bytes that the kernel manages (proc_meminfo(5))."""
+    """Return the bytes of memory that the kernel manages (proc_meminfo(5))."""
     found = re.search(r"^MemTotal:\s+(\d+) kB", text_of("/proc/meminfo"), re.MULTILINE)
     return int(found.group(1)) * 1024 if found else 0
 
 
 VIRTUAL = ("bridge", "veth", "tun", "dummy", "vxlan", "wireguard")
-"""Kinds of interfaces that machines make for themselves: Docker's bridge, say."""
+"""Kinds of interfaces that software creates, such as Docker's bridge."""
 
 
 def networks() -> list[str]:
-    """Addresses of all interfaces with their masks, loopback left out; the likeliest first.
+    """Return the addresses of all interfaces but loopback, with masks, the most likely one first.
 
-    A site file begins with the first one: the default route's, then a card's own. Another card
-    may only be there to look after the machine, with an address of its link alone.
+    `site init` uses the first one: that of the default route, then that of a network card. A card
+    for management of the machine often has a link-local address only, so these come last.
     """
     routes = output_json(["ip", "-j", "route", "show", "default"]) or []
-    ways = {route.get("dev") for route in routes}
+    routed = {route.get("dev") for route in routes}
     links = output_json(["ip", "-j", "-d", "address"]) or []
     found = [
         (
             entry.get("scope") == "link" or entry["local"].startswith("169.254."),
-            link.get("ifname") not in ways,
+            link.get("ifname") not in routed,
             (link.get("linkinfo") or {}).get("info_kind") in VIRTUAL,
             f"{entry['local']}/{entry['prefixlen']}",
         )
@@ -132,7 +142,7 @@ def networks() -> list[str]:
 
 
 def ports() -> dict[str, str]:
-    """The ports that we need and something listens on, with the program's name (ss(8))."""
+    """Return the ports that we need and a program listens on, with its name (ss(8))."""
     taken = {}
     for line in output(["ss", "-Hltnp"]).splitlines():
         words = line.split()
@@ -144,7 +154,7 @@ def ports() -> dict[str, str]:
 
 
 def active(units: list[str]) -> dict[str, str]:
-    """State of each unit (systemctl(1), is-active)."""
+    """Return the state of each unit (systemctl(1), is-active)."""
     if not units:
         return {}
     states = output(["systemctl", "is-active", *units]).split()
@@ -152,7 +162,7 @@ def active(units: list[str]) -> dict[str, str]:
 
 
 def by_id() -> dict[str, list[str]]:
-    """Device -> its links in /dev/disk/by-id."""
+    """Return the links in /dev/disk/by-id of each device."""
     links: dict[str, list[str]] = {}
     folder = Path("/dev/disk/by-id")
     for link in sorted(folder.iterdir()) if folder.is_dir() else []:
@@ -161,31 +171,32 @@ def by_id() -> dict[str, list[str]]:
 
 
 def below(tree: dict[str, Any]) -> list[dict[str, Any]]:
-    """A device and all devices under it."""
+    """Return a device of lsblk(8) and all devices below it."""
     return [tree, *(found for child in tree.get("children") or [] for found in below(child))]
 
 
 def signatures(path: str) -> list[dict[str, Any]]:
-    """What libblkid finds on a device (wipefs(8), which writes nothing with --no-act).
+    """Return the signatures that libblkid finds on a device (wipefs(8) --no-act writes nothing).
 
-    Raises OSError when it cannot look: that is not a blank device.
+    Raises OSError when it cannot read the device, which is then not known to be blank.
     """
     argv = ["wipefs", "--json", "--no-act", path]
     done = subprocess.run(argv, capture_output=True, timeout=120, check=False)
     if done.returncode:
-        raise OSError(done.stderr.decode(errors="replace").strip() or "wipefs cannot look at it")
+        raise OSError(done.stderr.decode(errors="replace").strip() or "wipefs cannot read it")
     found = json.loads(done.stdout or b"{}").get("signatures", [])
     return [{key: entry.get(key) for key in ("type", "label", "uuid")} for entry in found]
 
 
-def look(devices: list[str], size: int) -> tuple[dict[str, list[dict[str, Any]]], str]:
-    """Signatures on a disk, which comes first, and its partitions; and why it cannot be read.
+def read_signatures(devices: list[str], size: int) -> tuple[dict[str, list[dict[str, Any]]], str]:
+    """Return the signatures on a disk (first in `devices`) and its partitions, and a read error.
 
-    wipefs takes what it cannot read for nothing found, and so a failing disk for a blank one.
+    wipefs reports no signature for sectors that it cannot read: a failing disk would look blank.
+    size: of the disk, in bytes.
     """
     found: dict[str, list[dict[str, Any]]] = {}
     try:
-        with open(devices[0], "rb", buffering=0) as disk:  # noqa: PTH123 as the one below
+        with open(devices[0], "rb", buffering=0) as disk:  # noqa: PTH123 as in `changed`
             for offset in (0, max(size - 4096, 0)):
                 os.pread(disk.fileno(), 4096, offset)
         for device in devices:
@@ -196,7 +207,7 @@ def look(devices: list[str], size: int) -> tuple[dict[str, list[dict[str, Any]]]
 
 
 def hostid(devices: list[str]) -> int:
-    """Of the machine that last imported the pool on these devices (zdb -l), 0 if unknown."""
+    """Return the host id of the machine that last imported the pool (zdb -l), 0 if unknown."""
     for device in devices:
         found = re.search(r"^\s*hostid: (\d+)$", output(["zdb", "-l", device]), re.MULTILINE)
         if found:
@@ -205,7 +216,7 @@ def hostid(devices: list[str]) -> int:
 
 
 def disks() -> list[dict[str, Any]]:
-    """Every real disk with its tree, links, signatures and holders."""
+    """Return every physical disk with its lsblk tree, links, signatures and holders."""
     tree = output_json(["lsblk", "--json", "--bytes", "-o", COLUMNS]) or {}
     links, found = by_id(), []
     for disk in tree.get("blockdevices", []):
@@ -213,7 +224,7 @@ def disks() -> list[dict[str, Any]]:
         if disk["type"] != "disk" or virtual or not int(disk["size"] or 0):
             continue
         own = [dev for dev in below(disk) if dev["type"] in ("disk", "part")]
-        seen, unreadable = look([dev["path"] for dev in own], int(disk["size"]))
+        seen, unreadable = read_signatures([dev["path"] for dev in own], int(disk["size"]))
         zfs = [path for path, all_ in seen.items() if any(s["type"] == "zfs_member" for s in all_)]
         found.append({
             "lsblk": disk,
@@ -231,7 +242,7 @@ def disks() -> list[dict[str, Any]]:
 
 
 def zfs() -> dict[str, Any]:
-    """Pools and datasets, when the module is loaded and the tools are there."""
+    """Return pools and datasets, if the module is loaded and the tools are installed."""
     module = text_of("/sys/module/zfs/version")
     if not module:
         return {"module": "", "status": None, "pool_properties": None, "datasets": None}
@@ -246,10 +257,10 @@ def zfs() -> dict[str, Any]:
 
 
 def changed(path: str, digest: str, written: int, deep: bool) -> str:
-    """How a file differs from what its role left ("" when it does not).
+    """Return how a file differs from the one that its role wrote ("" when it does not).
 
     The kernel sets st_ctime at every change of bytes or inode (inode(7)), so a large file whose
-    ctime is older than the marker is as it was when the role hashed it.
+    ctime is older than the marker has not changed since the role hashed it.
     """
     try:
         status = os.stat(path)  # noqa: PTH116 both times and size in one call
@@ -267,13 +278,13 @@ def changed(path: str, digest: str, written: int, deep: bool) -> str:
 
 
 def roles(deep: bool) -> dict[str, Any]:
-    """What each role left, and what is different now."""
+    """Return the inputs of each role that was applied, and the drift since then."""
     markers = {}
     for path in sorted((STATE / "state").glob("*.json")):
         try:
             markers[path.stem] = (json.loads(path.read_text()), path.stat().st_mtime_ns)
         except (OSError, ValueError):
-            continue  # not whole: as if the role had never been applied
+            continue  # an incomplete marker counts as if the role had never been applied
     units = active(sorted({unit for marker, _ in markers.values() for unit in marker["units"]}))
     found = {}
     for role, (marker, written) in markers.items():
@@ -290,7 +301,7 @@ def roles(deep: bool) -> dict[str, Any]:
 
 
 def kernel_configuration() -> str:
-    """What the running kernel was built with, when it or its package says so; else nothing."""
+    """Return the configuration of the running kernel, from itself or its package; "" if unknown."""
     try:
         return gzip.decompress(Path("/proc/config.gz").read_bytes()).decode(errors="replace")
     except (OSError, EOFError):
@@ -298,9 +309,9 @@ def kernel_configuration() -> str:
 
 
 def kernel_parts() -> dict[str, str]:
-    """Each part: "there", "module" (known, not loaded), "missing", or "" for not known.
+    """Return for each part "there", "module" (known, not loaded), "missing", or "" for unknown.
 
-    A container sees its host's kernel, but not the host's /lib/modules.
+    A container uses its host's kernel, but has not the host's /lib/modules.
     """
     modules = Path("/lib/modules", platform.release())
     files = text_of(modules / "modules.builtin") + text_of(modules / "modules.dep")
@@ -308,15 +319,15 @@ def kernel_parts() -> dict[str, str]:
     mounted = text_of("/proc/filesystems").split()
     found = {}
     for name, (option, proof) in KERNEL_PARTS.items():
-        said = re.search(rf"^(?:# )?{option}[= ](.*)$", configuration, re.MULTILINE)
+        setting = re.search(rf"^(?:# )?{option}[= ](.*)$", configuration, re.MULTILINE)
         if (
             name in mounted
             or Path("/sys/module", name).exists()
             or (proof and Path(proof).exists())
         ):
             found[name] = "there"
-        elif said:
-            found[name] = {"y": "there", "m": "module"}.get(said.group(1), "missing")
+        elif setting:
+            found[name] = {"y": "there", "m": "module"}.get(setting.group(1), "missing")
         elif configuration:
             found[name] = "missing"
         else:
@@ -325,13 +336,13 @@ def kernel_parts() -> dict[str, str]:
 
 
 def settings() -> dict[str, int]:
-    """Kernel settings by their sysctl names; those that are not there are left out."""
+    """Return kernel settings by sysctl name, without those that this kernel does not have."""
     texts = {name: text_of(f"/proc/sys/{name.replace('.', '/')}") for name in SETTINGS}
     return {name: int(text) for name, text in texts.items() if text.isdecimal()}
 
 
 def silent_name_servers() -> list[str]:
-    """Those of resolv.conf(5) that let whoever asks wait; a refusal is an answer (RFC 1035, 4)."""
+    """Return servers of resolv.conf(5) that do not answer; a refusal is an answer (RFC 1035)."""
     name = "".join(f"{chr(len(label))}{label}" for label in platform.node().split(".") if label)
     question = b"KS\1\0\0\1\0\0\0\0\0\0" + name.encode() + b"\0\0\1\0\1"
     asked = {}
@@ -342,7 +353,7 @@ def silent_name_servers() -> list[str]:
             link.connect((server, NAME_SERVER_PORT))
             link.send(question)
         except OSError:
-            continue  # no way there: that is known at once
+            continue  # unreachable: programs get this error at once, they do not wait
         asked[link] = server
     deadline = time.monotonic() + NAME_SERVER_SECONDS
     while asked and (left := deadline - time.monotonic()) > 0:
@@ -352,43 +363,100 @@ def silent_name_servers() -> list[str]:
 
 
 def free(path: str) -> int:
-    """Bytes that the file system of a path has to give."""
+    """Return the free bytes of the file system of a path."""
     seen = os.statvfs(path)
     return seen.f_bavail * seen.f_frsize
 
 
-def intent() -> Any:  # noqa: ANN401 the note as it is
-    """The note that a pool was being made (storage.Intent), None when there is none."""
+def intent() -> Any:  # noqa: ANN401 JSON values
+    """Return the record that a pool was being created (storage.Intent), or None."""
     text = text_of(STATE / "storage-intent.json")
     return json.loads(text) if text else None
 
 
 def keys(manifest: str) -> list[str]:
-    """SHA-256 of each key of secrets in etcd; [""] where there was one: empty file, or flag."""
-    told = there(SECRETS) or "encryption-provider-config=" in manifest
+    """Return the SHA-256 of each key for secrets in etcd; [""] if only a file or flag is left."""
+    configured = exists(SECRETS) or "encryption-provider-config=" in manifest
     found = re.findall(r"""\bsecret["']?: *["']?([A-Za-z0-9+/=]+)""", text_of(SECRETS))
-    return [hashlib.sha256(key.encode()).hexdigest() for key in found] or [""] * told
+    return [hashlib.sha256(key.encode()).hexdigest() for key in found] or [""] * configured
+
+
+def thumbprint() -> str:
+    """Return the thumbprint (RFC 7638, SHA-256) of tang's signing key on this host, "" for none.
+
+    Only this hash of its public part leaves the host.
+    """
+    for path in sorted(glob.glob(f"{TANG}/*.jwk")):  # noqa: PTH207
+        try:
+            key = json.loads(text_of(path))
+            public = {name: str(key[name]) for name in ("crv", "kty", "x", "y")}
+        except (ValueError, LookupError, TypeError):
+            continue
+        if "verify" in key.get("key_ops", ()):
+            text = json.dumps(public, sort_keys=True, separators=(",", ":"))
+            digest = hashlib.sha256(text.encode()).digest()
+            return base64.urlsafe_b64encode(digest).decode().rstrip("=")
+    return ""
+
+
+def seal() -> dict[str, Any]:
+    """Return this host's part in the sealing of keys, and the state of its own."""
+    try:
+        record = json.loads(Path(SEALED).read_text())
+        paths = [str(path) for path in record["paths"]]
+        peers = [str(name) for name in record["peers"]]
+    except (OSError, ValueError, LookupError, TypeError):
+        paths, peers = [], []
+    links = [path for path in paths if Path(path).is_symlink()]
+    return {
+        "thumbprint": thumbprint(),
+        "peers": peers,
+        "plain": [path for path in paths if path not in links and exists(path)],
+        "shut": [path for path in links if not exists(path)],
+    }
+
+
+def certificates() -> dict[str, str]:
+    """Return the certificates (PEM) of each file and kubeconfig, by path; never a key.
+
+    "" for a file that should have one and has none.
+    """
+    found = {}
+    for path in sorted(path for pattern in CERTIFICATES for path in glob.glob(pattern)):  # noqa: PTH207
+        text = text_of(path)
+        inside = re.search(r"^ *client-certificate-data: *(\S+)$", text, re.MULTILINE)
+        if inside:
+            text = base64.b64decode(inside.group(1) + "==").decode(errors="replace")
+        elif path.endswith(".conf"):
+            continue  # a kubeconfig that names a file
+        blocks = re.findall(r"-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----", text)
+        found[path] = "".join(f"{block}\n" for block in blocks)
+    return found
 
 
 def standing() -> dict[str, Any]:
-    """The site that this host belongs to: its root, its etcd member, and their versions.
+    """Return the site that this host belongs to: its root, its etcd member, and their versions.
 
-    A member that was counts, whether etcd runs or not; an API server's manifest when it was done.
+    etcd counts by its data, even if it does not run; the API server once its setup was finished.
     """
-    member = there(MEMBER)
+    member = exists(MEMBER)
     image = re.search(r"kube-apiserver:(v[0-9][\w.+-]*)", manifest := text_of(API_SERVER))
     etcd = re.search(r"etcd Version: (\S+)", output([ETCD, "--version"]) if member else "")
+    config = text_of("/etc/etcd/etcd.yaml") if member else ""
     return {
         "root": text_of(ROOT),
         "member": member,
-        "kubernetes": image.group(1) if image and there(DONE) else "",
+        "initial": re.findall(r"^initial-cluster(?:-state)?: (\S+)$", config, re.MULTILINE),
+        "timing": [int(n) for n in re.findall(r"^(?:hear|elec)\S+: (\d+)$", config, re.MULTILINE)],
+        "kubernetes": image.group(1) if image and exists(DONE) else "",
         "etcd": etcd.group(1) if etcd else "",
         "keys": keys(manifest),
+        "rotation": int((re.findall(r'"number": ([0-9]+)', text_of(ROTATION)) or [0])[0]),
     }
 
 
 def store() -> dict[str, Any]:
-    """What the ingest wrote down last."""
+    """Return the state of the store as the last ingest wrote it."""
     try:
         state = json.loads((STATE / "store" / "state.json").read_text())
     except (OSError, ValueError):
@@ -397,11 +465,10 @@ def store() -> dict[str, Any]:
 
 
 def everything(deep: bool) -> dict[str, Any]:
-    """The whole object. deep: hash large files too, whatever their times."""
+    """Return all facts. deep: hash large files even if their times are old."""
     root = os.statvfs("/")
-    if root.f_flag & os.ST_RDONLY:  # an appliance: what comes in goes where it is writable
+    if root.f_flag & os.ST_RDONLY:  # an appliance: new files go to /var
         root = os.statvfs("/var")
-    clocks = active(list(CLOCKS))
     return {
         "hostname": platform.node(),
         "machine_id": text_of("/etc/machine-id"),
@@ -421,8 +488,9 @@ def everything(deep: bool) -> dict[str, Any]:
         "virtualization": output(["systemd-detect-virt"]).strip(),
         "swaps": [line.split()[0] for line in text_of("/proc/swaps").splitlines()[1:]],
         "networks": networks(),
+        "host_key": text_of("/etc/ssh/ssh_host_ed25519_key.pub"),
         "ports": ports(),
-        "clocks": [unit for unit, state in clocks.items() if state == "active"],
+        "clocks": [unit for unit, state in active(list(CLOCKS)).items() if state == "active"],
         "disks": disks(),
         "zfs": zfs(),
         "roles": roles(deep),
@@ -430,16 +498,20 @@ def everything(deep: bool) -> dict[str, Any]:
         "trial": Path(TRIAL).exists(),
         "intent": intent(),
         "standing": standing(),
-        "kubernetes": [path for path in CLUSTER if there(path)],
+        "certificates": certificates(),
+        "seal": seal(),
+        "upkeep": {name: text_of(STATE / f"{name}.json") for name in ("maintain", "timing")},
+        "kubernetes": [path for path in CLUSTER if exists(path)],
         "clock": time.time(),
     }
 
 
 def main() -> None:
-    """Print the object, or what was asked for alone."""
+    """Print all facts, or only those that the argument names."""
     asked = json.loads(sys.argv[1]) if len(sys.argv) > 1 else {}
-    alone = {"disks": disks()} if asked.get("only") == "disks" else None
-    sys.stdout.write(json.dumps(alone or everything(bool(asked.get("deep")))) + "\n")
+    only = {"disks": disks, "certificates": certificates}.get(asked.get("only", ""))
+    found = {asked["only"]: only()} if only else everything(bool(asked.get("deep")))
+    sys.stdout.write(json.dumps(found) + "\n")
 
 
 if __name__ == "__main__":

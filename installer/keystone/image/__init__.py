@@ -1,1 +1,1 @@
-"""What boots, and what a booting kernel needs: built from declarations, cached by content."""
+"""Build images: a recipe becomes an ISO, a disk image or files for network boot."""

@@ -1,8 +1,8 @@
-"""GRUB where a BIOS looks for it: sector 0 of the disk, and a partition of its own.
+"""GRUB for machines with a BIOS: boot code in sector 0 of the disk, the rest in a partition.
 
-grub-bios-setup(8) needs a device and a kernel that knows it; the two numbers that it writes are
-written here, so a disk image needs neither. Offsets: GRUB 2, `struct grub_boot_record` fields of
-boot.S (GRUB_BOOT_MACHINE_KERNEL_SECTOR) and the block list at the end of diskboot.S.
+grub-bios-setup(8) needs a block device. This module writes the same two sector numbers, so it also
+works on a disk image. Offsets: GRUB 2, boot.S (GRUB_BOOT_MACHINE_KERNEL_SECTOR) and the block list
+at the end of diskboot.S.
 """
 
 from __future__ import annotations
@@ -18,39 +18,39 @@ if TYPE_CHECKING:
 
 SECTOR = 512
 CODE = 440
-"""Bytes of sector 0 that are code; the rest is the partition table's."""
+"""Bytes of code in sector 0; the rest belongs to the partition table."""
 KERNEL_SECTOR = 0x5C
 BLOCK_LIST = SECTOR - 12
 SEGMENT = 0x820
 CORE_LBA = 2048
-"""Where the partition begins: the first one, at 1 MiB."""
+"""First sector of GRUB's partition, the first one on the disk, at 1 MiB."""
 PARTITION_TYPE = "21686148-6449-6e6f-744e-656564454649"
-"""BIOS boot partition, as GRUB names it."""
+"""GPT type of GRUB's BIOS boot partition."""
 MODULES = (
     "biosdisk", "part_gpt", "fat", "normal", "linux", "serial", "terminal", "echo", "test",
     "search", "search_fs_file", "configfile", "loadenv",
 )  # fmt: skip
 EARLY = "search --file --set=root /keystone/grub.cfg\nset prefix=($root)/keystone\n"
-"""Built into GRUB: find the file system with our menu."""
+"""Commands built into GRUB's core: find the file system with our menu."""
 
 
 @dataclass(frozen=True)
 class Loader:
-    """code: the first bytes of sector 0. core: what the partition holds."""
+    """code: the first CODE bytes of sector 0. core: the content of GRUB's partition."""
 
     code: bytes
     core: bytes
 
 
 def placed(boot: bytes, core: bytes, lba: int = CORE_LBA) -> Loader:
-    """GRUB's boot.img and core.img (grub-mkimage -O i386-pc) for a core at this sector.
+    """Adapt GRUB's boot.img and core.img (grub-mkimage -O i386-pc) to a core at sector `lba`.
 
-    Raises KeystoneError when they are not what they should be.
+    Raises KeystoneError for other files.
     """
     sectors = -(-len(core) // SECTOR)
     segment = struct.unpack_from("<H", core, BLOCK_LIST + 10)[0] if len(core) > SECTOR else 0
     if len(boot) != SECTOR or segment != SEGMENT:
-        raise KeystoneError("GRUB's boot.img or core.img is not one for BIOS")
+        raise KeystoneError("GRUB's boot.img or core.img is not for a BIOS")
     code = bytearray(boot[:CODE])
     struct.pack_into("<Q", code, KERNEL_SECTOR, lba)
     rest = bytearray(core.ljust(sectors * SECTOR, b"\0"))
@@ -65,7 +65,7 @@ CONSOLE = (
 ENVIRONMENT = "/keystone/grubenv"
 ENVIRONMENT_SIZE = 1024
 ENVIRONMENT_HEAD = "# GRUB Environment Block\n"
-# `trying` is started at most TRIES times; nobody having called it good by then, `good` is.
+# `trying` is started at most TRIES times; unless marked as good by then, `good` is started.
 COUNT = """\
 load_env -f {environment} good trying tries
 if [ -n "$trying" ]; then
@@ -86,20 +86,22 @@ fi
 """
 TRIES = 3
 MEANT = "keystone.medium"
-"""On the command line: the medium is started whatever a disk has (images/base/initramfs)."""
+"""Kernel option: start the medium, whatever is on a disk (images/base/initramfs)."""
 
 
 def menu(title: str, folder: str, cmdline: str) -> str:
-    """grub.cfg of a medium. folder: of vmlinuz and initrd, from the top.
+    """grub.cfg of a medium. folder: path of the folder with vmlinuz and initrd.
 
-    The second entry is for a machine whose disk has the same system, which would be started.
+    The first entry starts the disk if it has the same system; the second always starts the medium.
     """
-    meant = _entry("medium", f"{title}, this medium and not the disk", folder, f"{cmdline} {MEANT}")
+    meant = _entry(
+        "medium", f"{title}, from this medium, not the disk", folder, f"{cmdline} {MEANT}"
+    )
     return CONSOLE + _entry("keystone", title, folder, cmdline) + meant
 
 
 def slots(command_lines: Mapping[int, str]) -> str:
-    """grub.cfg of a disk: an entry for each version, the newest first, and which one is started."""
+    """grub.cfg of a disk: an entry for each version, newest first, and the choice of one."""
     entries = [
         _entry(
             f"keystone-{version}",
@@ -113,9 +115,9 @@ def slots(command_lines: Mapping[int, str]) -> str:
 
 
 def environment(values: Mapping[str, str]) -> str:
-    """A block for load_env and save_env (GRUB manual, "Environment block").
+    """An environment block for load_env and save_env (GRUB manual, "Environment block").
 
-    Raises KeystoneError for more than fits.
+    Raises KeystoneError if the values do not fit.
     """
     text = ENVIRONMENT_HEAD + "".join(f"{key}={value}\n" for key, value in values.items())
     if len(text) > ENVIRONMENT_SIZE:
@@ -124,7 +126,7 @@ def environment(values: Mapping[str, str]) -> str:
 
 
 def values(block: str) -> dict[str, str]:
-    """What is in such a block; nothing when it is none."""
+    """The values in an environment block; empty for anything else."""
     if not block.startswith(ENVIRONMENT_HEAD):
         return {}
     lines = [line for line in block.splitlines() if not line.startswith("#")]
@@ -132,7 +134,7 @@ def values(block: str) -> dict[str, str]:
 
 
 def _entry(name: str, title: str, folder: str, cmdline: str) -> str:
-    """An entry that says what it loads: a BIOS reads a CD or a slow stick for many seconds."""
+    """A menu entry that shows what it loads: a BIOS reads a CD or slow stick for many seconds."""
     return (
         f'menuentry "{title}" --id {name} {{\n'
         f'    echo "Keystone: loading the kernel"\n    linux {folder}/vmlinuz {cmdline}\n'

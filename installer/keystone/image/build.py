@@ -1,4 +1,4 @@
-"""An image, from its recipe to a file: the table of contents of a build."""
+"""Build an image from its recipe: the table of contents of a build."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from keystone import sandbox
 from keystone.errors import ConfigurationError
-from keystone.files import half_made, require_ours, sync_directory
+from keystone.files import half_made, require_ours, settle
 from keystone.image import converge, disk, pxe, recipe, release, rootfs, squashfs, steps, uki
 from keystone.image import iso as isos
 from keystone.image import oci as ocis
-from keystone.image.inputs import Pieces
+from keystone.image.inputs import Inputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from keystone.image.rootfs import Materials
     from keystone.image.secureboot import Keys
 
-FORMATS: Mapping[str, Callable[[Pieces], Path]] = {
+FORMATS: Mapping[str, Callable[[Inputs], Path]] = {
     "iso": isos.iso,
     "raw": disk.raw,
     "qcow2": disk.qcow2,
@@ -34,15 +34,15 @@ FORMATS: Mapping[str, Callable[[Pieces], Path]] = {
 }
 
 STARTED = frozenset({"raw", "qcow2"})
-"""Formats that a machine writes to: the kept step must not be the same file."""
+"""Formats that a machine writes to when started: the output must be a copy of the cached step."""
 
 
 @dataclass(frozen=True)
 class Built:
-    """What `build` made: the file, its size in bytes, and the system's root hash.
+    """Result of `build`. size: of the file, in bytes. system: its root hash.
 
-    release: the digest that stands for all that a machine starts (release.py), hex.
-    register: what PCR 11 of a TPM holds that measured it, hex (pcr.py).
+    release: the digest of all that a machine starts (release.py), in hex.
+    register: the value of PCR 11 of a TPM that measured it (pcr.py), in hex.
     """
 
     file: Path
@@ -60,18 +60,19 @@ def build(
     keys: Keys | None = None,
     freight: Path | None = None,
 ) -> Built:
-    """Make the image at `output`, signed when there are keys.
+    """Build the image at `output`.
 
-    freight: a folder of what an ISO carries besides.
-
-    Raises ConfigurationError, PreflightError, CommandError.
+    kind: one of FORMATS. keys: sign with them, unless None. freight: folder with further files for
+    an ISO. Raises ConfigurationError, PreflightError, CommandError.
     """
     if kind not in FORMATS:
-        raise ConfigurationError(f"{kind}: no such format", hint=f"known: {', '.join(FORMATS)}")
+        raise ConfigurationError(
+            f"{kind}: unknown format", hint=f"use one of: {', '.join(FORMATS)}"
+        )
     if freight and kind != "iso":
-        raise ConfigurationError(f"{kind}: only an ISO carries files", hint="--format iso")
+        raise ConfigurationError(f"{kind}: only an ISO can carry files", hint="use --format iso")
     sandbox.require()
-    os.umask(0o022)  # what is made does not depend on who makes it
+    os.umask(0o022)  # the result must not depend on the caller's umask
     tools = rootfs.packages(materials, recipe.TOOLS_GROUP, recipe.TOOLS)
     base = rootfs.packages(materials, recipe.IMAGE_GROUP, (recipe.KERNEL, *wanted.packages))
     kernel = rootfs.initramfs(materials, base, wanted)
@@ -80,11 +81,11 @@ def build(
     tree = rootfs.settings(materials, converge.roles(materials, whole, wanted, kernel), wanted)
     system = squashfs.system(materials, tree, tools)
     files = uki.boot_files(materials, wanted, tools, kernel, system, keys)
-    pieces = Pieces(materials, wanted, tools, tree, system, files)
+    inputs = Inputs(materials, wanted, tools, tree, system, files)
     if freight:
-        isos.carrying(pieces, freight, output)
+        isos.carrying(inputs, freight, output)
     else:
-        place(FORMATS[kind](pieces), output, own=kind in STARTED)
+        place(FORMATS[kind](inputs), output, own=kind in STARTED)
     steps.sweep(time.time())
     register = (files / uki.REGISTER).read_text()
     named = release.digest(release.of(files))
@@ -92,9 +93,9 @@ def build(
 
 
 def place(made: Path, output: Path, *, own: bool) -> None:
-    """The finished file under its name: by link, or copied to another file system.
+    """Put the finished file at `output`: a link, or a copy on another file system.
 
-    own: always a copy. Raises HostError when the disk does not take it.
+    own: always copy. Raises HostError if the disk cannot store it.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     half = output.with_name(f"{output.name}.part")
@@ -103,8 +104,7 @@ def place(made: Path, output: Path, *, own: bool) -> None:
     with half_made(half, output):
         if own or not _linked(made, half):
             steps.copy(made, half)
-        half.replace(output)
-    sync_directory(output.parent)
+        settle(half, output, synced=True)
 
 
 def _linked(made: Path, half: Path) -> bool:

@@ -1,7 +1,7 @@
-"""Roles in the tree of an image: the ones that converge a live host, run in it while it is built.
+"""Apply roles in the tree of an image while it is built: the same roles that converge a host.
 
-The lock's keystone-install runs them, with the tree's own Python: what converges the tree is what
-the image has inside, and the markers that it leaves are those of its own roles.
+The lock's keystone-install runs them with the tree's own Python. So the program that converges the
+tree is the one in the image, and the markers are those of the image's own roles.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
     from keystone.image.rootfs import Materials
 
 VERSION = 1
-"""Raised when this module makes another tree of the same input."""
+"""Increased when this module makes a different tree from the same input."""
 RUN = """
 python3 -B "$1" --log-format=json image converge --logs=/mnt/log
 rm -rf /root/.ansible /var/lib/libuuid/clock.txt
 """
-"""What Ansible leaves goes: its folder by passwd(5), not by HOME, and libuuid's clock
-(uuid_generate(3)), for it names itself by a network card."""
+"""Removes what Ansible leaves: its folder, found by passwd(5) and not by HOME, and the clock file
+of libuuid (uuid_generate(3)), which contains the MAC of a network card."""
 HOME = "/tmp"  # noqa: S108 the tree's, in memory
-"""Where Ansible keeps its files: gone with the namespace."""
+"""Folder for Ansible's files; it disappears with the namespace."""
 
 
 def roles(materials: Materials, tree: Tree, recipe: Recipe, kernel: Path) -> Tree:
-    """The recipe's roles on top. kernel: the folder that rootfs.initramfs made.
+    """Add a layer with the recipe's roles applied. kernel: the folder of rootfs.initramfs.
 
-    Raises HostError with Ansible's words when a role fails.
+    Raises HostError with Ansible's error messages if a role fails.
     """
     if not recipe.roles:
         return tree
@@ -53,19 +53,19 @@ def roles(materials: Materials, tree: Tree, recipe: Recipe, kernel: Path) -> Tre
         for folder in (upper, logs):
             folder.mkdir()
         binds = {"blobs": cache.path(item.digest).parent, "log": logs}
-        # In the tree it is unpacked and compiled already; else that happens in memory.
+        # The tree has the program unpacked and compiled; without it, unpack in memory.
         program, unpacked = rootfs.PROGRAM, rootfs.UNPACKED
         if not recipe.installer:
             program, unpacked = f"/mnt/blobs/{item.digest.hex}", f"{HOME}/keystone"
         env = {**materials.env, "HOME": HOME, "SHIV_ROOT": unpacked}
         try:
             Inside(tree, upper, binds, env).run(
-                ["sh", "-euc", RUN, "roles", program], data=_written(recipe.roles, release)
+                ["sh", "-euc", RUN, "roles", program], data=_as_json(recipe.roles, release)
             )
         except CommandError as error:
             raise HostError(
-                f"{title} in the tree of image {recipe.name}: {_said(error)}",
-                hint=f"correct spec.roles of the recipe; Ansible's own log is in {logs}",
+                f"{title} in the tree of image {recipe.name}: {_errors(error)}",
+                hint=f"correct spec.roles of the recipe; Ansible's log is in {logs}",
             ) from error
         steps.remove(logs)
         rootfs.clamp(upper, materials)
@@ -75,28 +75,28 @@ def roles(materials: Materials, tree: Tree, recipe: Recipe, kernel: Path) -> Tre
 
 
 def step_name(tree: Tree, installer: Item, wanted: Sequence[Role], release: str) -> str:
-    """What the step depends on: the tree below, the program with its roles, what they are told."""
+    """Name of the step, from the tree, the program with its roles, and the roles' variables."""
     return steps.key(
-        "roles", VERSION, RUN, tree.stack(), str(installer.digest), _written(wanted, release)
+        "roles", VERSION, RUN, tree.stack(), str(installer.digest), _as_json(wanted, release)
     )
 
 
 def here(text: str, logs: Path) -> None:
-    """Apply roles on the machine, or in the tree, that we run in. text: as `_written` has it.
+    """Apply roles to the machine, or the tree, in which this process runs. Raises HostError.
 
-    Raises HostError.
+    text: the output of `_as_json`. logs: folder for Ansible's log.
     """
     playbook.converge_here("image", "tree", dict(json.loads(text)), title="roles", logs=logs)
 
 
-def _written(wanted: Sequence[Role], release: str) -> str:
+def _as_json(wanted: Sequence[Role], release: str) -> str:
     """Roles in their order with their variables, as JSON."""
     return json.dumps([[role.name, role.on(release)] for role in wanted], sort_keys=True)
 
 
-def _said(error: CommandError) -> str:
-    """The error messages among the lines that `keystone-install --log-format=json` wrote."""
+def _errors(error: CommandError) -> str:
+    """Error messages from the log lines of `keystone-install --log-format=json`."""
     lines = error.result.stderr.splitlines() if error.result else []
-    news = [json.loads(line) for line in lines if line.startswith('{"time"')]
-    found = [entry["message"] for entry in news if entry["level"] == "error"]
+    entries = [json.loads(line) for line in lines if line.startswith('{"time"')]
+    found = [entry["message"] for entry in entries if entry["level"] == "error"]
     return "\n".join(found).removeprefix("error: ") or "\n".join(lines[-5:]) or error.message

@@ -1,4 +1,4 @@
-"""Disk images: the system disk as disk_layout.py has it, small; it grows where it is started."""
+"""Build disk images: the system disk of disk_layout.py, small; it grows at its first start."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from keystone.image.inputs import Pieces
+    from keystone.image.inputs import Inputs
 
 VERSION = 4
 SLACK_MIB = 64
@@ -34,11 +34,11 @@ cd /
 SYSTEMD_REPART_MKFS_OPTIONS_EXT4="-E hash_seed=$2" systemd-repart --empty=create --size="$1" \\
     --seed="$2" --offline=yes --dry-run=no --no-pager \\
     --definitions=/mnt/out/repart.d /mnt/out/image
-fallocate --dig-holes /mnt/out/image || echo "the builder's file system makes no holes" >&2
+fallocate --dig-holes /mnt/out/image || echo "this file system does not support holes" >&2
 """
-"""The FAT is made file by file: systemd-repart lets mcopy walk folders, in the order in which the
-builder's file system lists them. --invariant sets a serial too, so -i comes after it. mmd(1) dates
-folders by SOURCE_DATE_EPOCH."""
+"""The FAT is filled file by file: with systemd-repart, mcopy would copy folders in the order that
+the builder's file system lists them in. --invariant also sets a serial, so -i comes after it.
+mmd(1) dates folders by SOURCE_DATE_EPOCH."""
 CONVERT = [
     "qemu-img", "convert", "-m", "1", "-c", "-f", "raw", "-O", "qcow2",
     "-o", "compression_type=zstd", "/mnt/raw/image", "/mnt/out/image",
@@ -57,10 +57,10 @@ PACK = (
 )
 
 
-def raw(pieces: Pieces) -> Path:
-    """The disk image, sparse."""
-    materials, recipe, tools = pieces.materials, pieces.recipe, pieces.tools
-    boot, system = pieces.boot, pieces.system
+def raw(inputs: Inputs) -> Path:
+    """Build the disk image, a sparse file."""
+    materials, recipe, tools = inputs.materials, inputs.recipe, inputs.tools
+    boot, system = inputs.boot, inputs.system
     contents = disk_layout.Contents(
         "/mnt/out/core", "/mnt/system/root", esp_image="/mnt/out/efi.img"
     )
@@ -92,25 +92,25 @@ def raw(pieces: Pieces) -> Path:
     return steps.step(name, "disk image", make) / "image"
 
 
-def qcow2(pieces: Pieces) -> Path:
-    """The disk image in QEMU's format, compressed. One writer: more put clusters in any order."""
-    disk = raw(pieces)
-    name = steps.key("qcow2", VERSION, CONVERT, disk.parent.name, pieces.tools.stack())
+def qcow2(inputs: Inputs) -> Path:
+    """Build the compressed qcow2 image, with one thread: with more, the cluster order varies."""
+    disk = raw(inputs)
+    name = steps.key("qcow2", VERSION, CONVERT, disk.parent.name, inputs.tools.stack())
 
     def make(half: Path) -> None:
         binds = {"raw": disk.parent, "out": half}
-        Inside(pieces.tools, None, binds, pieces.materials.env).run(CONVERT)
+        Inside(inputs.tools, None, binds, inputs.materials.env).run(CONVERT)
 
     return steps.step(name, "qcow2", make) / "image"
 
 
-def vagrant(pieces: Pieces) -> Path:
-    """A box for vagrant-libvirt (its documentation, "Box Format"): the same disk.
+def vagrant(inputs: Inputs) -> Path:
+    """Build a box for vagrant-libvirt (its documentation, "Box Format") with the same disk.
 
-    There is no user and no password in it: lab/Vagrantfile gives machines their keys. Neither is
-    there sudo, nor rsync for the folder that Vagrant would share.
+    The box has no user and no password: lab/Vagrantfile gives machines their keys. It has no sudo,
+    and no rsync for a folder shared by Vagrant.
     """
-    disk = qcow2(pieces)
+    disk = qcow2(inputs)
     size = -(-(disk_layout.SMALLEST_MIB + SLACK_MIB) // 1024)
     files = {
         "metadata.json": json.dumps(
@@ -118,19 +118,19 @@ def vagrant(pieces: Pieces) -> Path:
         ),
         "Vagrantfile": BOX,
     }
-    name = steps.key("vagrant", VERSION, PACK, files, disk.parent.name, pieces.tools.stack())
+    name = steps.key("vagrant", VERSION, PACK, files, disk.parent.name, inputs.tools.stack())
 
     def make(half: Path) -> None:
         fill(half / "box", files)
         os.link(disk, half / "box/box.img")
-        Inside(pieces.tools, None, {"out": half}, pieces.materials.env).run(["sh", "-euc", PACK])
+        Inside(inputs.tools, None, {"out": half}, inputs.materials.env).run(["sh", "-euc", PACK])
         shutil.rmtree(half / "box")
 
     return steps.step(name, "Vagrant box", make) / "image"
 
 
 def fill(folder: Path, files: Mapping[str, Path | str]) -> Path:
-    """Files in a folder by their paths in it: copies, or text."""
+    """Fill a folder. files: by path in it, a file to copy, or text. Returns the folder."""
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,12 +1,12 @@
-"""The system disk: what starts it, two slots for the system, and the state apart.
+"""Partitions of the system disk: boot loaders, two slots for the system, and the state.
 
-    (GRUB)           for a BIOS; UEFI does not look at it
-    keystone-esp     what firmware starts: a unified kernel image for each slot, and its parts
+    keystone-grub    GRUB for a BIOS; UEFI ignores it
+    keystone-esp     for UEFI: a unified kernel image for each slot; for GRUB: kernel and initrd
     keystone-<n>     the slot of version n; its PARTUUID is the first half of the root hash
     _empty           the other slot, for the next version
-    keystone-state   all that is written: it fills the disk
+    keystone-state   all data that the machine writes; it fills the disk
 
-Written by systemd-repart(8), the partition table last: a disk on which that was cut has none, so
+systemd-repart(8) writes the partition table last: after an interrupted write the disk has none, so
 the machine starts from its medium again. Labels and types follow repart.d(5), systemd-sysupdate(8)
 and the Discoverable Partitions Specification.
 """
@@ -29,22 +29,22 @@ ESP_MIB = 512
 SLOT_MIB = 2048
 STATE_MIB = 512
 SMALLEST_MIB = ESP_MIB + 2 * SLOT_MIB + STATE_MIB + 16
-"""What a disk must have at least: the partitions, and what tables and alignment take."""
+"""Smallest disk: the partitions, and space for tables and alignment."""
 STATE = "keystone-state"
 LOADER_CONF = "timeout 3\nconsole-mode keep\neditor no\n"
-"""Of systemd-boot, loader.conf(5)."""
+"""Settings of systemd-boot (loader.conf(5))."""
 TRIES = bios.TRIES
-"""How often a new version is started before the one before it comes back."""
+"""How often a new version is tried before the previous version starts again."""
 REMOVABLE = "EFI/BOOT/BOOTX64.EFI"
-"""What firmware starts from media and disks that it has no entry for (UEFI 2.10, 3.5.1.1)."""
+"""Path that firmware starts on media and disks without a boot entry (UEFI 2.10, 3.5.1.1)."""
 VERSIONS = "keystone"
 GRUB_MENU, GRUB_ENVIRONMENT = "keystone/grub.cfg", bios.ENVIRONMENT.removeprefix("/")
 FREE = "_empty"
-"""Label of a slot that nothing is in (systemd-sysupdate(8))."""
+"""Label of an empty slot (systemd-sysupdate(8))."""
 
 
 def uki_name(version: int, tries: int = TRIES) -> str:
-    """The unified kernel image's place in the ESP; systemd-boot counts down what is after the +.
+    """Path of the UKI in the ESP; systemd-boot counts down the number after the +.
 
     See Automatic Boot Assessment in the UAPI Group's Boot Loader Specification.
     """
@@ -52,9 +52,9 @@ def uki_name(version: int, tries: int = TRIES) -> str:
 
 
 def esp(parts: Mapping[str, Path], version: int) -> Mapping[str, Path | str]:
-    """What the EFI system partition holds at first: a file to copy, or text, by path.
+    """The first content of the EFI system partition: by path, a file to copy, or text.
 
-    parts: boot.PARTS, each where it is.
+    parts: the path of each of uki.PARTS.
     """
     return {
         REMOVABLE: parts["systemd-boot.efi"],
@@ -66,7 +66,7 @@ def esp(parts: Mapping[str, Path], version: int) -> Mapping[str, Path | str]:
 
 
 def of_version(parts: Mapping[str, Path], version: int) -> Mapping[str, Path | str]:
-    """What one version has in it. The UKI is the last: under UEFI a version begins with it."""
+    """The files of one version there. The UKI is last: with it UEFI begins to start the version."""
     folder = f"{VERSIONS}/{version}"
     return {
         **{f"{folder}/{name}": parts[name] for name in ("vmlinuz", "initrd", "cmdline")},
@@ -76,10 +76,10 @@ def of_version(parts: Mapping[str, Path], version: int) -> Mapping[str, Path | s
 
 @dataclass(frozen=True)
 class Contents:
-    """Where systemd-repart reads what goes into the partitions.
+    """Paths of the content of the partitions, for systemd-repart.
 
-    core: GRUB's, in its place. system: a file or device. esp: a folder, or a FAT image of the
-    partition. seed: a folder that the state begins with.
+    core: GRUB's core. system: a file or device. esp: a folder; esp_image: a FAT image instead of
+    it. seed: a folder with the first files of the state partition, "" for none.
     """
 
     core: str
@@ -90,7 +90,7 @@ class Contents:
 
 
 def definitions(system: System, version: int, contents: Contents) -> Mapping[str, str]:
-    """repart.d files by name."""
+    """The repart.d(5) files by name."""
     state = {"CopyFiles": f"{contents.seed}:/"} if contents.seed else {}
     esp = {"Format": "vfat", "CopyFiles": f"{contents.esp}:/"}
     if contents.esp_image:

@@ -1,4 +1,4 @@
-"""What may ride on a medium or a stick, by name: site, introductions, join.yaml, bundle."""
+"""Files that a medium or stick may carry: site file, introductions, join.yaml, bundle."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LABEL = "KEYSTONE"
-"""Of the stick that a person fills."""
+"""File system label of the stick that a person fills."""
 SITE, JOIN, BUNDLE = "site.yaml", join_yaml.NAME, "offline.tar"
 FREIGHT = frozenset({SITE, JOIN, BUNDLE, introduction.FOLDER})
-"""Names below /keystone: what appliance/discover.py looks for there."""
+"""Names below /keystone that appliance/discover.py searches for."""
 SECRETS = frozenset({JOIN, introduction.FOLDER})
 
 
-def require_sound(freight: Path) -> None:
-    """What rides on it is read here, not at the rack first.
+def require_valid(freight: Path) -> None:
+    """Check the files in a folder before an ISO with them is built, not only at the machine.
 
-    Raises ConfigurationError, and for a bundle that the introductions do not vouch for
-    UntrustedBundleError or DamagedBundleError.
+    Raises ConfigurationError, and UntrustedBundleError or DamagedBundleError for a bundle whose
+    trust root does not have the fingerprint in the introductions.
     """
     if (freight / SITE).is_file():
         wanted = site.load(freight / SITE)
         given = introduction.read(freight / SITE, wanted.primers[0])
         fingerprint = given.get(introduction.FINGERPRINT, "").strip()
         if fingerprint and (freight / BUNDLE).is_file():
-            with log.step(f"check who signed {freight / BUNDLE}"):
+            with log.step(f"verify the signatures of {freight / BUNDLE}"):
                 open_metadata(freight / BUNDLE, fingerprint=fingerprint)
     if (freight / JOIN).is_file():
         join_yaml.load(freight / JOIN)

@@ -1,4 +1,4 @@
-"""What every format of an image is put together from."""
+"""The inputs that every format of an image is built from."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Pieces:
-    """tree: the system's. tools: what builds. boot: the folder of boot.boot_files."""
+class Inputs:
+    """tree: of the system. tools: tree with the build tools. boot: the folder of uki.boot_files."""
 
     materials: Materials
     recipe: Recipe

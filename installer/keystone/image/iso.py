@@ -1,9 +1,9 @@
-"""The ISO: starts by UEFI and by BIOS, as a CD, over virtual media and from a USB disk.
+"""Build the ISO, which starts by UEFI and by BIOS, as a CD, over virtual media and as a USB disk.
 
-It holds the system's file, a FAT image with the UKI, which UEFI starts from CD (El Torito, UEFI
-2.10, 13.3.2.1) and, as the same bytes are a partition too, from a USB disk, and GRUB for BIOS.
-Equal input gives equal bytes: times, ids and names are the recipe's. Files may ride on it: a site
-file, introductions, join.yaml, the bundle.
+It contains the system's file, GRUB for BIOS, and a FAT image with the UKI. UEFI starts the UKI from
+a CD (El Torito, UEFI 2.10, 13.3.2.1), and from a USB disk, since the same bytes are a partition
+too. Equal input gives equal bytes: times, ids and names come from the recipe and its lock. The ISO
+can carry further files: a site file, introductions, join.yaml, the bundle.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from typing import TYPE_CHECKING
 
 from keystone import log
 from keystone.errors import ConfigurationError
-from keystone.files import sync_directory
+from keystone.files import settle
 from keystone.image import bios, release, steps
 from keystone.image import freight as freights
 from keystone.image.uki import PARTS
-from keystone.run import run
 from keystone.sandbox import Inside, Tree
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from keystone.image.inputs import Pieces
+    from keystone.image.inputs import Inputs
 
-VERSION = 5
+VERSION = 6
+"""Increased when this module makes a different ISO from the same input."""
 MIB = 1 << 20
 GRUB = "biosdisk iso9660 part_gpt part_msdos normal linux serial terminal echo test all_video gzio"
 FIND = "search --file --set=root /keystone/{digest}.root\nset prefix=($root)/boot/grub\n"
 # In /mnt/work; $1: size of the FAT image in MiB; $2: volume label; $3: FAT serial; $4: date of the
-# volume (YYYYMMDDhhmmsscc); $5: file in /mnt/out; and what lies where, as xorriso's graft points.
+# volume (YYYYMMDDhhmmsscc); $5: file in /mnt/out; further: graft points of xorriso.
 MAKE = """
 cd /mnt/work
 efi=iso/boot/efi.img
@@ -55,62 +55,60 @@ xorriso -as mkisofs -quiet -iso-level 3 -R -V "$label" --modification-date="$dat
 """
 
 
-def iso(pieces: Pieces) -> Path:
-    """The ISO file."""
-    materials, recipe = pieces.materials, pieces.recipe
+def iso(inputs: Inputs) -> Path:
+    """Build the ISO file, without further files on it."""
+    materials, recipe = inputs.materials, inputs.recipe
     name = steps.key(
-        "iso", VERSION, GRUB, MAKE, recipe.name, recipe.version, pieces.boot.name,
-        pieces.system.digest, materials.epoch, pieces.tools.stack(),
+        "iso", VERSION, GRUB, MAKE, recipe.name, recipe.version, inputs.boot.name,
+        inputs.system.digest, materials.epoch, inputs.tools.stack(),
     )  # fmt: skip
 
     def make(half: Path) -> None:
-        _write(pieces, half, half / "image")
+        _write(inputs, half, half / "image")
 
     return steps.step(name, "ISO", make) / "image"
 
 
-def carrying(pieces: Pieces, freight: Path, output: Path) -> None:
-    """The ISO at `output` with what is in the folder `freight` on it, below /keystone.
+def carrying(inputs: Inputs, freight: Path, output: Path) -> None:
+    """Build an ISO at `output` with the files of the folder `freight` on it, below /keystone.
 
-    Not kept among the steps: there may be a bundle of many gigabytes in it. Raises
-    ConfigurationError for what nobody looks for there.
+    It is not cached as a step, because it may contain a bundle of many gigabytes. Raises
+    ConfigurationError for a file that is never read from a medium.
     """
     foreign = sorted({entry.name for entry in freight.iterdir()} - freights.FREIGHT)
     if foreign:
         raise ConfigurationError(
-            f"{freight / foreign[0]}: nothing looks for that on a medium",
-            hint=f"{', '.join(sorted(freights.FREIGHT))} are found there",
+            f"{freight / foreign[0]}: a medium cannot carry this file",
+            hint=f"it can carry {', '.join(sorted(freights.FREIGHT))}",
         )
-    freights.require_sound(freight)
+    freights.require_valid(freight)
     output.parent.mkdir(parents=True, exist_ok=True)
     half = output.with_name(f"{output.name}.part")
     work = steps.home() / f"carry.{os.getpid()}"
     try:
-        with log.step("ISO with what it carries"):
+        with log.step("ISO with further files"):
             secret = bool(freights.SECRETS & {entry.name for entry in freight.iterdir()})
             half.unlink(missing_ok=True)
             half.touch(0o600 if secret else 0o644)
-            _write(pieces, work, half, freight)
+            _write(inputs, work, half, freight)
             if secret:
-                log.warn(f"{output}: private keys or tokens are on it: guard it as you guard them")
-            run(["sync", half])
-        half.replace(output)
-        sync_directory(output.parent)
+                log.warn(f"{output} contains private keys or tokens: store it as safely as those")
+            settle(half, output)
     finally:
         half.unlink(missing_ok=True)
         steps.remove(work)
 
 
-def _write(pieces: Pieces, folder: Path, image: Path, freight: Path | None = None) -> None:
-    """Work in `folder`, leave the ISO as `image`."""
-    recipe, boot, system = pieces.recipe, pieces.boot, pieces.system
+def _write(inputs: Inputs, folder: Path, image: Path, freight: Path | None = None) -> None:
+    """Build the ISO as `image`, with `folder` for temporary files."""
+    recipe, boot, system = inputs.recipe, inputs.boot, inputs.system
     work = folder / "work"
     (work / "iso/boot/grub").mkdir(parents=True)
     os.link(boot / "linux.efi", work / "linux.efi")
-    # All but the UKI, which is in the FAT image: what a disk is written from.
+    # A disk is written from these files; the UKI is in the FAT image.
     for file in set(PARTS) - {"linux.efi"}:
         os.link(boot / file, work / "iso/boot" / file)
-    for certificate in boot.glob("*.cer"):  # to enrol from the firmware's menu
+    for certificate in boot.glob("*.cer"):  # for enrolment in the firmware's menu
         os.link(certificate, work / certificate.name)
     (work / "find.cfg").write_text(FIND.format(digest=system.digest))
     (work / "iso/boot" / release.SUMS).write_text(release.of(boot))
@@ -118,7 +116,7 @@ def _write(pieces: Pieces, folder: Path, image: Path, freight: Path | None = Non
     menu = bios.menu(title, "/boot", (boot / "cmdline").read_text())
     (work / "iso/boot/grub/grub.cfg").write_text(menu)
     size = -(-(boot / "linux.efi").stat().st_size // MIB) + 4
-    date = pieces.materials.lock.created.strftime("%Y%m%d%H%M%S00")
+    date = inputs.materials.lock.created.strftime("%Y%m%d%H%M%S00")
     label = f"KEYSTONE_{recipe.name.upper().replace('-', '_')}_{recipe.version}"[:32]
     binds: dict[str, Path | Tree] = {
         "work": work, "out": image.parent.resolve(), "system": system.file.parent,
@@ -128,6 +126,6 @@ def _write(pieces: Pieces, folder: Path, image: Path, freight: Path | None = Non
     if freight:
         grafts += [f"/keystone/{path.name}=/mnt/freight/{path.name}" for path in freight.iterdir()]
     words = [str(max(size, 40)), label, system.digest[:8], date, image.name, *sorted(grafts)]
-    env = {**pieces.materials.env, "GRUB": GRUB}
-    Inside(pieces.tools, None, binds, env).run(["sh", "-euc", MAKE, "iso", *words])
+    env = {**inputs.materials.env, "GRUB": GRUB}
+    Inside(inputs.tools, None, binds, env).run(["sh", "-euc", MAKE, "iso", *words])
     steps.remove(work)

@@ -1,4 +1,4 @@
-"""File systems that are looked at for a moment, in a folder of their own."""
+"""Mount a file system temporarily, in a folder of its own."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 @contextmanager
 def mounted(source: Path, kind: str, options: str) -> Iterator[Path]:
-    """Where it is mounted; a file needs the option "loop" (mount(8)).
+    """Mount `source` inside the block, and yield the mount point.
 
-    Raises CommandError when it cannot be.
+    kind: of the file system. options: of mount(8); a file needs "loop". Raises CommandError.
     """
     with tempfile.TemporaryDirectory() as name:
         run(["mount", "-t", kind, "-o", options, source, name])

@@ -1,7 +1,7 @@
-"""The system's tree as a container image, to look at it or test in it: an OCI archive.
+"""Build a container image of the system's tree, for inspection and tests, as an OCI archive.
 
-One layer, gzip, in an image layout (image-spec 1.1) that is one tar file, as skopeo and podman read
-it ("oci-archive:"). Equal trees give equal bytes.
+It has one gzip layer in an image layout (image-spec 1.1) in one tar file, which skopeo and podman
+read as "oci-archive:". Equal trees give equal bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from keystone.sandbox import Inside
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from keystone.image.inputs import Pieces
+    from keystone.image.inputs import Inputs
 
 VERSION = 1
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
@@ -34,19 +34,19 @@ ARCHIVE = (
 )
 
 
-def oci(pieces: Pieces) -> Path:
-    """The archive."""
-    env = pieces.materials.env
+def oci(inputs: Inputs) -> Path:
+    """Build the archive."""
+    env = inputs.materials.env
     name = steps.key(
-        "oci", VERSION, LAYER, ARCHIVE, pieces.tree.stack(), pieces.tools.stack(), env,
-        pieces.recipe.name, pieces.recipe.version,
+        "oci", VERSION, LAYER, ARCHIVE, inputs.tree.stack(), inputs.tools.stack(), env,
+        inputs.recipe.name, inputs.recipe.version,
     )  # fmt: skip
 
     def make(half: Path) -> None:
-        inside = Inside(pieces.tools, None, {"tree": pieces.tree, "out": half}, env)
+        inside = Inside(inputs.tools, None, {"tree": inputs.tree, "out": half}, env)
         inside.run(["sh", "-euc", LAYER])
         unpacked = (half / "unpacked").read_text().split()[0]
-        _layout(half, f"sha256:{unpacked}", pieces)
+        _layout(half, f"sha256:{unpacked}", inputs)
         inside.run(["sh", "-euc", ARCHIVE])
         (half / "unpacked").unlink()
         steps.remove(half / "layout")
@@ -54,10 +54,10 @@ def oci(pieces: Pieces) -> Path:
     return steps.step(name, "container image", make) / "image"
 
 
-def _layout(half: Path, unpacked: str, pieces: Pieces) -> None:
+def _layout(half: Path, unpacked: str, inputs: Inputs) -> None:
     blobs = half / "layout/blobs/sha256"
     blobs.mkdir(parents=True)
-    created = pieces.materials.lock.created.strftime("%Y-%m-%dT%H:%M:%SZ")
+    created = inputs.materials.lock.created.strftime("%Y-%m-%dT%H:%M:%SZ")
 
     def described(kind: str, data: bytes) -> dict[str, object]:
         digest = sha256(data).hexdigest()
@@ -78,8 +78,8 @@ def _layout(half: Path, unpacked: str, pieces: Pieces) -> None:
     config = described(CONFIG_TYPE, _json({
         "created": created, "architecture": "amd64", "os": "linux",
         "config": {"Cmd": ["/bin/bash"], "Labels": {
-            "org.opencontainers.image.title": f"keystone-{pieces.recipe.name}",
-            "org.opencontainers.image.version": str(pieces.recipe.version),
+            "org.opencontainers.image.title": f"keystone-{inputs.recipe.name}",
+            "org.opencontainers.image.version": str(inputs.recipe.version),
         }},
         "rootfs": {"type": "layers", "diff_ids": [unpacked]},
         "history": [{"created": created, "created_by": "keystone-install image build"}],
@@ -87,7 +87,7 @@ def _layout(half: Path, unpacked: str, pieces: Pieces) -> None:
     manifest = described(media.MANIFEST, _json({
         "schemaVersion": 2, "mediaType": media.MANIFEST, "config": config, "layers": [layer],
     }))  # fmt: skip
-    tag = {"org.opencontainers.image.ref.name": str(pieces.recipe.version)}
+    tag = {"org.opencontainers.image.ref.name": str(inputs.recipe.version)}
     (half / "layout/index.json").write_bytes(_json({
         "schemaVersion": 2, "mediaType": media.INDEX,
         "manifests": [{**manifest, "annotations": tag}],

@@ -1,9 +1,9 @@
-"""What a TPM says once it measured one of our kernel images: for whoever vouches for machines.
+"""Compute the value of a TPM's PCR 11 after it measured one of our unified kernel images.
 
-systemd-stub(7) extends PCR 11 by each section of the unified kernel image that it uses, the name
-first, with its NUL, then the content, in the order of the UAPI Group's specification "Unified
-Kernel Image (UKI)" (systemd: src/fundamental/uki.c). The SHA-256 bank is meant, as TPM 2.0 Library,
-Part 1, 17.2 extends it.
+systemd-stub(7) extends PCR 11 by each section of the image that it uses: first the name with its
+NUL, then the content, in the order of the UAPI Group's specification "Unified Kernel Image (UKI)"
+(systemd: src/fundamental/uki.c). This is the SHA-256 bank, extended as in TPM 2.0 Library, Part 1,
+17.2.
 """
 
 from __future__ import annotations

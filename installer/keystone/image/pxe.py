@@ -1,12 +1,12 @@
-"""Files for network boot: what iPXE fetches over HTTP, in a tar file to unpack where it is served.
+"""Build the files for network boot: a tar file to unpack on the HTTP server of iPXE.
 
-The kernel and its initrd, the installer medium, which the initrd fetches whole, and the script that
-starts them (ipxe.org, "scripting"). Addresses are relative to the script: it may lie anywhere. The
-kernel's command line alone needs its whole address, and an old iPXE does not say it: there it is
-`url` where someone set that, else what DHCP named, or the address of the Primer
-(appliance/netboot.py). The tar file is in the one dialect that bundle/formats/tar.py has:
-netboot.py takes it apart strictly. GNU tar would not do: its version 1.35 writes other USTAR
-headers than 1.34.
+It contains the kernel, its initrd, the installer medium, which the initrd fetches, and the script
+that starts them (ipxe.org, "scripting"). URLs are relative to the script, so the files can be
+served anywhere. Only the kernel command line needs the absolute URL of the script, which an old
+iPXE does not provide: then it is the setting `url`, else the file name from DHCP, or the URL at the
+Primer that serves the script (appliance/netboot.py). The tar file has the format of
+bundle/formats/tar.py, which netboot.py parses strictly. GNU tar is not used, because its version
+1.35 writes other USTAR headers than 1.34.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from keystone.image.inputs import Pieces
+    from keystone.image.inputs import Inputs
 
 VERSION = 3
 SCRIPT = """#!ipxe
@@ -32,54 +32,54 @@ kernel vmlinuz {cmdline} ip=dhcp {url} initrd=initrd || goto failed
 initrd initrd || goto failed
 boot
 :failed
-echo Keystone {name} {version}: a file beside this script cannot be fetched
+echo Keystone {name} {version}: cannot fetch vmlinuz or initrd next to this script
 shell
 :lost
-echo Keystone {name} {version}: this iPXE does not say where the script is. Before it:
+echo Keystone {name} {version}: this iPXE does not provide the URL of this script. Set it first:
 echo set url http://.../boot.ipxe
 shell
 """
 SITE = "site.yaml"
 FILES = ("boot.ipxe", "vmlinuz", "initrd", "medium.iso")
 URL = "keystone.url=${url}"
-"""On the kernel's command line in the script; a site file is named after it (with_site)."""
+"""Kernel option in the script; `with_site` adds the site file after it."""
 DHCP_URL = "${filename}"
-"""What is taken for the script's address where iPXE does not say it (served_at)."""
+"""The script's URL if iPXE does not provide it; `served_at` replaces it."""
 
 
 def script(name: str, version: int, cmdline: str) -> str:
-    """boot.ipxe: fetch kernel and initrd from where it lies itself, and start them."""
+    """The text of boot.ipxe: fetch kernel and initrd next to this script, and start them."""
     return SCRIPT.format(cmdline=cmdline, name=name, version=version, url=URL, else_url=DHCP_URL)
 
 
 def served_at(text: str, url: str) -> str:
-    """The script as it is served at this URL."""
+    """The script with the URL at which it is served."""
     return text.replace(DHCP_URL, url, 1)
 
 
 def with_site(text: str, digest: str) -> str:
-    """The script for machines that follow the site file beside it. digest: its SHA-256, in hex."""
+    """The script with the site file next to it. digest: SHA-256 of that file, in hex."""
     return text.replace(URL, f"{URL} keystone.site={SITE} keystone.sitehash={digest}", 1)
 
 
-def pxe(pieces: Pieces) -> Path:
-    """The tar file with FILES."""
-    medium, recipe = iso.iso(pieces), pieces.recipe
-    text = script(recipe.name, recipe.version, (pieces.boot / "cmdline").read_text())
-    name = steps.key("pxe", VERSION, text, medium.parent.name, pieces.materials.epoch)
+def pxe(inputs: Inputs) -> Path:
+    """Build the tar file with FILES."""
+    medium, recipe = iso.iso(inputs), inputs.recipe
+    text = script(recipe.name, recipe.version, (inputs.boot / "cmdline").read_text())
+    name = steps.key("pxe", VERSION, text, medium.parent.name, inputs.materials.epoch)
 
     def make(half: Path) -> None:
-        places = (half / "boot.ipxe", pieces.boot / "vmlinuz", pieces.boot / "initrd", medium)
+        places = (half / "boot.ipxe", inputs.boot / "vmlinuz", inputs.boot / "initrd", medium)
         places[0].write_text(text)
         with (half / "image").open("xb") as target:
-            pack(places, target, pieces.materials.epoch)
+            pack(places, target, inputs.materials.epoch)
         places[0].unlink()
 
     return steps.step(name, "files for network boot", make) / "image"
 
 
 def pack(places: Sequence[Path], target: BinaryIO, mtime: int) -> None:
-    """A tar file of FILES, whose content lies in these places. mtime: in seconds since 1970."""
+    """Write a tar file of FILES with the content at these paths. mtime: in seconds since 1970."""
     for name, place in zip(FILES, places, strict=True):
         size = place.stat().st_size
         target.write(tar.header(tar.Member(name, size, mtime=mtime)))

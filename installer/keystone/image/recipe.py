@@ -1,7 +1,7 @@
-"""images/<name>/image.yaml: what an appliance is made of, as people write it.
+"""images/<name>/image.yaml, the recipe of an image as people write it.
 
-A recipe's lock is the lock of a bundle that holds its packages, so that the same resolver,
-sources and digests serve both, and a bundle can carry what an image is built from.
+The lock of a recipe is the lock of a bundle with its packages. So both use the same resolver,
+sources and digests, and a bundle can carry what an image is built from.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ if TYPE_CHECKING:
     from keystone.mistakes import Position
 
 KERNEL = "linux-image-amd64"
-"""The generic kernel: the cloud kernel has no USB storage and little real hardware."""
+"""The generic kernel: the cloud kernel lacks USB storage and many drivers."""
 ESSENTIAL = (
     "base-files", "base-passwd", "bash", "bsdutils", "coreutils", "dash", "debianutils",
     "diffutils", "dpkg", "findutils", "grep", "gzip", "hostname", "init-system-helpers", "libc-bin",
     "ncurses-base", "ncurses-bin", "perl-base", "sed", "sysvinit-utils", "tar", "util-linux",
 )  # fmt: skip
-"""Packages with `Essential: yes`: nothing depends on them, everything may need them."""
+"""Packages with `Essential: yes`: others need them without declaring a dependency."""
 TOOLS = (
     "apt", "cryptsetup-bin", "dosfstools", "e2fsprogs", "grub-common", "grub-pc-bin", "mtools",
     "qemu-utils", "sbsigntool", "squashfs-tools", "systemd-boot-efi", "systemd-repart",
     "systemd-ukify", "xorriso", "xz-utils",
 )  # fmt: skip
-"""What builds run, out of the lock too: equal tools on every machine, so equal bytes."""
+"""Programs for builds, from the lock too: equal tools on every machine give equal bytes."""
 IMAGE_GROUP, TOOLS_GROUP = "image", "tools"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One recipe. Folders are absolute; initramfs is None without one of its own.
+    """One recipe. Folders are absolute paths. initramfs: None if the recipe has none.
 
-    roles: applied in the tree, in order. units: by what is done with them: enable, disable, mask.
+    roles: applied in the tree in this order. units: by verb: enable, disable, mask.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Recipe:
     roles: tuple[Role, ...] = ()
 
     def definition(self) -> Definition:
-        """The bundle of what goes in and of the tools that build it."""
+        """The definition of a bundle with the packages of the image and the tools for the build."""
         groups = {
             IMAGE_GROUP: (*ESSENTIAL, KERNEL, *self.packages),
             TOOLS_GROUP: (*ESSENTIAL, *TOOLS),
@@ -76,14 +76,14 @@ class Recipe:
             modules=tuple(KernelModules(name, self.suite, ("current",)) for name in self.modules),
             binaries=(),
             files=(),
-            # Its roles are those that are applied, whether it stays in the image or not.
+            # Roles are applied from the installer, even if the image does not contain it.
             installer=self.installer or bool(self.roles),
             mirrors={},
         )
 
 
 def file_of(place: Path) -> Path:
-    """The recipe's file: the path itself, or image.yaml in that folder."""
+    """The file of a recipe: the path itself, or image.yaml in that folder."""
     return place / "image.yaml" if place.is_dir() else place
 
 
@@ -95,7 +95,8 @@ def load(path: Path) -> Recipe:
     spec, folder = document.spec, path.resolve().parent
     mistakes = [*_missing(document, folder), *_repeated(document)]
     if mistakes:
-        raise ConfigurationError(f"{path}: {len(mistakes)} mistakes", mistakes=mistakes)
+        plural = "s" * (len(mistakes) > 1)
+        raise ConfigurationError(f"{path}: {len(mistakes)} mistake{plural}", mistakes=mistakes)
     units = spec.get("units", {})
     return Recipe(
         name=document.name,
@@ -121,7 +122,7 @@ def _missing(document: Document, folder: Path) -> list[Mistake]:
     )
     named += [(("files", n), name) for n, name in enumerate(spec.get("files", []))]
     return [
-        Mistake(document.where("spec", *at), f"there is no folder {folder / name}")
+        Mistake(document.where("spec", *at), f"the folder {folder / name} does not exist")
         for at, name in named
         if not (folder / name).is_dir()
     ]
@@ -130,7 +131,9 @@ def _missing(document: Document, folder: Path) -> list[Mistake]:
 def _repeated(document: Document) -> list[Mistake]:
     names = [entry["role"] for entry in document.spec.get("roles", [])]
     return [
-        Mistake(document.where("spec", "roles", n), f"the role {name} is there already", "keep one")
+        Mistake(
+            document.where("spec", "roles", n), f"the role {name} is repeated", "keep one entry"
+        )
         for n, name in enumerate(names)
         if name in names[:n]
     ]

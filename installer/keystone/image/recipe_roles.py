@@ -1,7 +1,7 @@
-"""What a recipe can say of roles: which there are, and what each is told.
+"""Roles in a recipe: their names and variables, as JSON Schema.
 
-A role's `meta/argument_specs.yml` becomes part of the recipe's JSON Schema, so that a mistake is
-named with its line before anything is built. Ansible looks again when the role begins.
+A role's `meta/argument_specs.yml` becomes part of the recipe's JSON Schema, so that mistakes are
+reported with their lines before anything is built. Ansible checks again when it runs the role.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ TYPES = {
     "str": "string", "path": "string", "int": "integer", "float": "number", "bool": "boolean",
     "list": "array", "dict": "object",
 }  # fmt: skip
-"""Ansible's types, as JSON Schema names them. Ours are written as they are meant: no coercion."""
+"""Ansible's types by name, as in JSON Schema. Unlike Ansible's, values are not coerced."""
 KERNEL = "@KERNEL@"
-"""In a variable's text: the release of the image's kernel, as uname(1) says it on the host."""
+"""Placeholder in a variable for the release of the image's kernel, as uname(1) shows it."""
 
 
 @dataclass(frozen=True)
 class Role:
-    """A role and what it is told, without `<role>_inputs`."""
+    """A role and its variables, without `<role>_inputs`."""
 
     name: str
     variables: Mapping[str, object]
@@ -38,7 +38,7 @@ class Role:
 
 
 def rules() -> dict[str, Any]:
-    """JSON Schema keywords for an entry of `spec.roles`: the names, and each one's variables."""
+    """JSON Schema keywords for an entry of `spec.roles`: role names, and variables of each."""
     options = {
         path.parents[1].name: yaml.safe_load(path.read_text())["argument_specs"]["main"]["options"]
         for path in sorted((playbook.data_root() / "roles").glob("*/meta/argument_specs.yml"))
@@ -48,15 +48,15 @@ def rules() -> dict[str, Any]:
         "allOf": [
             {
                 "if": {"properties": {"role": {"const": role}}, "required": ["role"]},
-                "then": _entry(_told(role, found)),
+                "then": _entry(_variables(role, found)),
             }
             for role, found in options.items()
         ],
     }
 
 
-def _told(role: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The variables of a role that people write: the build says `<role>_inputs`."""
+def _variables(role: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The variables of a role that people set; the build sets `<role>_inputs`."""
     return _object({name: spec for name, spec in options.items() if name != f"{role}_inputs"})
 
 

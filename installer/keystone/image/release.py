@@ -1,8 +1,8 @@
-"""What names a version of an image by every byte that a machine starts: a list, and its digest.
+"""The release: a digest over every byte that a version of an image starts.
 
-The list has the SHA-256 of each boot file, in the form of sha256sum(1). The command line among them
-names the root hash of the system. So the digest of the list stands for all of it, and people name
-that one. A medium carries the list as boot/SHA256SUMS: by itself that finds damage only.
+It is the SHA-256 of a list in the format of sha256sum(1), with each boot file. One of these files,
+the command line, has the root hash of the system. A medium carries the list as boot/SHA256SUMS,
+which by itself only detects damage: people compare the release out of band.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 SUMS = "SHA256SUMS"
 UKI = "linux.efi"
-COPY = "take another copy of the medium"
+COPY = "use another copy of the medium"
 
 
 def listing(parts: Mapping[str, Path]) -> str:
-    """The list. parts: where each of PARTS is."""
+    """The list. parts: the path of each of PARTS."""
     return "".join(f"{_digest(parts[name])}  {name}\n" for name in sorted(PARTS))
 
 
 def digest(listed: str) -> str:
-    """What people name, in hex."""
+    """The release in hex, from the list."""
     return hashlib.sha256(listed.encode()).hexdigest()
 
 
@@ -42,22 +42,22 @@ def of(boot: Path) -> str:
 
 @contextmanager
 def parts(boot: Path) -> Iterator[Mapping[str, Path]]:
-    """Where each of PARTS is on a medium, which has the UKI in its EFI partition.
+    """Paths of PARTS on a mounted medium; the UKI is in its EFI partition, mounted in the block.
 
-    boot: the medium's folder of that name.
+    boot: the folder `boot` of the medium.
     """
     with mounted(boot / "efi.img", "vfat", "loop,ro") as efi:
         yield {**{name: boot / name for name in PARTS}, UKI: efi / disk_layout.REMOVABLE}
 
 
 def check(boot: Path) -> str:
-    """The list of a medium, whose boot files are as it says.
+    """Verify the boot files of a medium against its list. Returns the list.
 
-    Raises DamagedBundleError with the file that is another one.
+    Raises DamagedBundleError with the first file that differs.
     """
     listed = boot / SUMS
     if not listed.is_file():
-        raise DamagedBundleError(f"{listed}: not there", hint=COPY)
+        raise DamagedBundleError(f"{listed} does not exist", hint=COPY)
     with parts(boot) as found:
         actual, named = listing(found), listed.read_text(errors="replace")
     if actual != named:

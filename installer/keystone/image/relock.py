@@ -1,4 +1,4 @@
-"""A recipe locked again: what of the lock before stays as it is."""
+"""Lock a recipe again while keeping the date or the packages of its previous lock."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from keystone.packager.lock import Lock, LockedBlob
 
 BUILT = "built:{}/"
-"""How the source of a package with a kernel's modules begins (packager/resolve.py)."""
+"""Prefix of the source of a package with kernel modules (packager/resolve.py)."""
 
 
 def dated(new: Lock, old: Lock | None) -> Lock:
-    """The lock with the old one's date, when only Keystone itself is another one.
+    """The new lock, with the old one's date if only Keystone itself changed.
 
-    The date is that of every file in the image: with another, each step is made anew.
+    Every file in the image has that date; another date would repeat each step of the build.
     """
     if old is None or _packages(new) != _packages(old):
         return new
@@ -34,12 +34,12 @@ def _packages(lock: Lock) -> list[tuple[str, str]]:
 
 
 def without_packages(definition: Definition) -> Definition:
-    """What is left to resolve when the packages stay: Keystone itself."""
+    """The definition reduced to Keystone itself, for a lock that keeps its packages."""
     return replace(definition, debs=(), modules=())
 
 
 def kept(new: Lock, old: Lock) -> Lock:
-    """A lock made `without_packages`, with the packages and the date of the old one."""
+    """A lock made from `without_packages`, with the packages and the date of the old lock."""
     items = tuple(item for item in old.items if item.kind != "installer")
     return replace(
         new,
@@ -50,14 +50,14 @@ def kept(new: Lock, old: Lock) -> Lock:
 
 
 def require_packages(old: Lock, wanted: Recipe) -> None:
-    """Raises ConfigurationError with each package of the recipe that the lock has not.
+    """Raise ConfigurationError with each package of the recipe that the lock lacks.
 
-    Packages that went from the recipe are still in the lock: a whole lock takes them out.
+    Packages that were removed from the recipe remain in the lock until it is made in full.
     """
     missing = [*_missing(old, wanted)]
     if missing:
         raise ConfigurationError(
-            f"the lock of {wanted.name} has not all packages of its recipe", mistakes=missing,
+            f"the lock of {wanted.name} lacks packages of its recipe", mistakes=missing,
             hint="lock without --keep-packages",
         )  # fmt: skip
 

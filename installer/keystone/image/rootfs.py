@@ -1,7 +1,7 @@
-"""The tree of an image: packages, then what the recipe lays over them, then the first root.
+"""The tree of an image, built in layers: packages, kernel modules, the installer, settings.
 
-Each is a layer of its own. Times after the lock's are set to the lock's, so that equal input gives
-equal trees whenever it is built.
+File times later than the lock's are set to the lock's, so that equal input gives equal trees at any
+time. This module also builds the initramfs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from keystone.packager.sources.upstream import Sources
 
 VERSION = 1
-"""Raised when this module makes another tree of the same input."""
+"""Increased when this module makes a different tree from the same input."""
 CLEAN = (
     "rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/ldconfig/aux-cache"
     " /var/log/apt /var/log/dpkg.log /var/log/alternatives.log /var/log/bootstrap.log"
@@ -39,18 +39,19 @@ CLEAN = (
     ": >/etc/resolv.conf; : >/etc/apt/sources.list; : >/etc/machine-id; "
     "rm -f /var/lib/dbus/machine-id /var/lib/systemd/random-seed; mkdir -p /var/log/journal"
 )
-"""Identity is the machine's own; caches and logs tell of the build. An empty machine-id(5) is
-filled at the first start, without systemd.preset(5): that would enable every package's services."""
+"""Removes caches, logs of the build, and identity, which each machine gets itself. An empty
+machine-id(5) is filled at the first start without applying systemd.preset(5), which would enable
+the services of every package."""
 
-LEFT_OUT = (
+EXCLUDED = (
     "path-exclude=/usr/share/doc/*", "path-include=/usr/share/doc/*/copyright",
     "path-exclude=/usr/share/info/*", "path-exclude=/usr/share/man/*",
     "path-exclude=/usr/share/locale/*",
 )  # fmt: skip
-"""dpkg(1): what nobody reads on a machine without man(1), in C.UTF-8. Licences are kept."""
+"""Options of dpkg(1): no documentation and locales, for there is no man(1). Licences are kept."""
 
 PROGRAM, UNPACKED = "/usr/bin/keystone-install", "/usr/lib/keystone"
-"""Where the tree has keystone-install, and where unpacked: by the program's name, and its own."""
+"""Paths in the tree: the program keystone-install, and the folder it unpacks itself to."""
 UNPACK = f"""
 install -m 755 "/mnt/blobs/$1" {PROGRAM}
 export SHIV_ROOT={UNPACKED}
@@ -63,9 +64,9 @@ done
 python3 -m compileall -q --invalidation-mode unchecked-hash $SHIV_ROOT
 echo SHIV_ROOT=$SHIV_ROOT >>/etc/environment
 """
-"""Byte code without times: the tree is dated by the lock. An older keystone-install has no man page
-and no completions to copy."""
-TAKE_OUT = """
+"""Byte code is compiled without times, since files get the lock's date. An older keystone-install
+has no man page and completions to copy."""
+UNPACK_MODULES = """
 umask 022
 cd /mnt/tree
 for module in usr/lib/modules/*/updates/keystone/*.ko.xz; do
@@ -74,8 +75,8 @@ for module in usr/lib/modules/*/updates/keystone/*.ko.xz; do
     xz -dc "$module" >"/mnt/out/${module%.xz}"
 done
 """
-PUT_IN = "find /mnt/out -name '*.ko' -exec xz --check=crc32 {} +"
-"""As the kernel's own build does it, then packed again in the form that the kernel unpacks."""
+PACK_MODULES = "find /mnt/out -name '*.ko' -exec xz --check=crc32 {} +"
+"""Compress modules in the format that the kernel decompresses, like the kernel's own build."""
 ACCOUNTS = r"""
 awk -F: '
 FILENAME ~ /sysusers/ {
@@ -95,9 +96,9 @@ FILENAME ~ /group/ {
 ' usr/lib/sysusers.d/*.conf etc/group etc/passwd >accounts
 mv accounts usr/lib/sysusers.d/keystone.conf
 """
-"""The tree's accounts as sysusers.d(5), but for those that packages describe. A state keeps the
-/etc/passwd that a role has written: with it, a later version's own accounts would not be there.
-Groups go by name: on that machine another one may have the number."""
+"""Writes sysusers.d(5) for the tree's accounts that no package describes. A state partition keeps
+the /etc/passwd of an earlier version, which lacks the new accounts of a later one. Groups are given
+by name: on that machine another group may have the number."""
 MKINITRAMFS = """\
 set -- /boot/vmlinuz-*
 [ $# = 1 ]
@@ -111,7 +112,7 @@ mkinitramfs -o /mnt/out/initrd "$release"
 
 @dataclass(frozen=True)
 class Materials:
-    """What a build has: the lock, its folder, and who fetches what is not in the cache."""
+    """The lock of a build, its folder, and the sources for what is not in the cache."""
 
     lock: Lock
     folder: Path
@@ -119,16 +120,16 @@ class Materials:
 
     @property
     def epoch(self) -> int:
-        """Seconds since 1970 that date what is built."""
+        """Date of all files of the build, in seconds since 1970."""
         return int(self.lock.created.timestamp())
 
     @property
     def env(self) -> dict[str, str]:
-        """For every program that writes times."""
+        """Environment for every program that writes times."""
         return {"SOURCE_DATE_EPOCH": str(self.epoch), "TZ": "UTC"}
 
     def debs(self, group: str) -> list[Item]:
-        """The packages of a group, kernel modules with those of the image."""
+        """The packages of a group, and all packages with kernel modules."""
         return [
             item for item in self.lock.items
             if item.kind == "deb"
@@ -137,17 +138,17 @@ class Materials:
 
     @property
     def installer(self) -> Item:
-        """keystone-install of the lock. Raises ConfigurationError when the lock has none."""
+        """The keystone-install of the lock. Raises ConfigurationError if the lock has none."""
         found = next((item for item in self.lock.items if item.kind == "installer"), None)
         if found is None:
             raise ConfigurationError(
-                f"the lock of {self.lock.name} has no installer, but the recipe wants it or roles",
-                hint="make it anew: keystone-install image lock RECIPE",
+                f"the lock of {self.lock.name} has no installer, but the recipe needs it",
+                hint="lock again: keystone-install image lock RECIPE",
             )
         return found
 
     def fetch(self, items: Sequence[Item]) -> None:
-        """Have these in the cache, checked."""
+        """Fetch these items into the cache and verify them."""
         supply = Supply(self.folder, self.sources)
         missing = [item for item in items if not cache.has(item.digest, item.size)]
         blobs = [self.lock.blob(item.digest) for item in missing]
@@ -164,13 +165,13 @@ class Materials:
 
 
 def packages(materials: Materials, group: str, names: Sequence[str]) -> Tree:
-    """A tree with these packages, which are in that group of the lock, and nothing of anybody."""
+    """A tree with these packages of the group in the lock, without identity of a machine."""
     debs = materials.debs(group)
     modules = [item.name for item in debs if "kernel" in item.labels and group == "image"]
     wanted = sorted({*names, *modules})
     suite = debs[0].labels["suite"]
     name = steps.key(
-        f"{group}-packages", VERSION, CLEAN, LEFT_OUT, suite, wanted, materials.epoch,
+        f"{group}-packages", VERSION, CLEAN, EXCLUDED, suite, wanted, materials.epoch,
         sorted(str(item.digest) for item in debs),
     )  # fmt: skip
 
@@ -182,12 +183,12 @@ def packages(materials: Materials, group: str, names: Sequence[str]) -> Tree:
             [
                 *spaces(), "mmdebstrap", "--mode=root", "--variant=essential",
                 "--format=directory", "--architectures=amd64", f"--include={','.join(wanted)}",
-                *(f"--dpkgopt={option}" for option in LEFT_OUT),
+                *(f"--dpkgopt={option}" for option in EXCLUDED),
                 f"--chrooted-customize-hook={CLEAN}",
                 "--skip=cleanup/reproducible/machine-id",
                 suite, half / "tree", f"deb [trusted=yes] copy:{archive} ./",
             ],
-            # The initramfs is a step of its own (kernel-img.conf(5)).
+            # INITRD: the initramfs is a separate step (kernel-img.conf(5)).
             env={**materials.env, "TMPDIR": str(half), "INITRD": "No"}, timeout=3600,
         )  # fmt: skip
         steps.remove(archive)
@@ -198,7 +199,7 @@ def packages(materials: Materials, group: str, names: Sequence[str]) -> Tree:
 
 
 def clamp(folder: Path, materials: Materials) -> None:
-    """Date what is newer than the lock as the lock is."""
+    """Set the time of files that are newer than the lock to the lock's date."""
     then = f"@{materials.epoch}"
     run(
         [*spaces(), "find", folder, "-newermt", then, "-exec", "touch", "-h", "-d", then, "{}", "+"]
@@ -206,7 +207,7 @@ def clamp(folder: Path, materials: Materials) -> None:
 
 
 def _flat_archive(materials: Materials, debs: Sequence[Item], archive: Path) -> None:
-    """A flat apt repository of links into the cache: what apt sees is what the lock names."""
+    """Make a flat apt repository of links into the cache, with only what the lock names."""
     archive.mkdir()
     for item in debs:
         (archive / item.labels["filename"]).symlink_to(cache.path(item.digest))
@@ -227,12 +228,14 @@ def _flat_archive(materials: Materials, debs: Sequence[Item], archive: Path) -> 
 def _inline(source: str) -> str:
     kind, _, text = source.partition(":")
     if kind != "inline":
-        raise KeystoneError(f"the lock's list of packages is not in it ({kind})", hint="lock again")
+        raise KeystoneError(
+            f"the lock does not contain its list of packages ({kind})", hint="lock again"
+        )
     return text.strip()
 
 
 def installer(materials: Materials, tree: Tree, recipe: Recipe) -> Tree:
-    """keystone-install on top, unpacked and compiled: an emulated machine needs 20 s for that."""
+    """Add a layer with keystone-install, unpacked and compiled: that takes 20 s when emulated."""
     if not recipe.installer:
         return tree
     item = materials.installer
@@ -253,20 +256,22 @@ def installer(materials: Materials, tree: Tree, recipe: Recipe) -> Tree:
 
 
 def signed_modules(materials: Materials, tree: Tree, tools: Tree, keys: Keys | None) -> Tree:
-    """Kernel modules that Debian did not sign, signed by our key: Secure Boot loads no others."""
+    """Add a layer with our signatures on kernel modules that Debian did not sign (Secure Boot)."""
     if keys is None:
         return tree
-    name = steps.key("signed-modules", VERSION, tree.stack(), tools.stack(), keys.digest, TAKE_OUT)
+    name = steps.key(
+        "signed-modules", VERSION, tree.stack(), tools.stack(), keys.digest, UNPACK_MODULES
+    )
 
     def make(half: Path) -> None:
         upper = half / "tree"
         upper.mkdir()
         binds: dict[str, Path | Tree] = {"tree": tree, "out": upper}
         inside = Inside(tools, None, binds, materials.env)
-        inside.run(["sh", "-euc", TAKE_OUT])
+        inside.run(["sh", "-euc", UNPACK_MODULES])
         for module in sorted(upper.rglob("*.ko")):
             module.write_bytes(secureboot.signed_module(keys, module.read_bytes()))
-        inside.run(["sh", "-euc", PUT_IN])
+        inside.run(["sh", "-euc", PACK_MODULES])
         clamp(upper, materials)
 
     folder = steps.step(name, "sign kernel modules", make)
@@ -274,10 +279,10 @@ def signed_modules(materials: Materials, tree: Tree, tools: Tree, keys: Keys | N
 
 
 def settings(materials: Materials, tree: Tree, recipe: Recipe) -> Tree:
-    """Files of the recipe and its units, on top."""
+    """Add a layer with the recipe's files, states of units, os-release(5) and accounts."""
     binds = {f"files-{number}": folder for number, folder in enumerate(recipe.files)}
     script = [
-        *(f"{_laid(name, '/')};" for name in binds),
+        *(f"{_copy(name, '/')};" for name in binds),
         *(
             f"systemctl --no-reload {verb} {' '.join(units)};"
             for verb, units in recipe.units.items()
@@ -298,8 +303,8 @@ def settings(materials: Materials, tree: Tree, recipe: Recipe) -> Tree:
     return tree.over(folder / "tree")
 
 
-def _laid(name: str, place: str) -> str:
-    """Shell words that lay a bound folder over a place, whatever umask it was made with."""
+def _copy(name: str, place: str) -> str:
+    """A shell command that copies a bound folder to a place with fixed modes, owner and times."""
     return (
         f"tar -C /mnt/{name} -c --mode=u=rwX,go=rX --owner=0 --group=0"
         " --mtime=@$SOURCE_DATE_EPOCH . "
@@ -308,14 +313,14 @@ def _laid(name: str, place: str) -> str:
 
 
 def _identity(recipe: Recipe) -> str:
-    """What os-release(5) says of an image."""
+    """The lines of os-release(5) that identify an image."""
     return f"IMAGE_ID=keystone-{recipe.name}\\nIMAGE_VERSION={recipe.version}\\n"
 
 
 def initramfs(materials: Materials, tree: Tree, recipe: Recipe) -> Path:
-    """The folder with `vmlinuz`, `initrd` and `release` (the kernel's name)."""
+    """Build a folder with `vmlinuz`, `initrd` and `release` (the kernel's release)."""
     overlay = [recipe.initramfs] if recipe.initramfs else []
-    script = (f"{_laid('initramfs', '/etc/initramfs-tools')}; " if overlay else "") + MKINITRAMFS
+    script = (f"{_copy('initramfs', '/etc/initramfs-tools')}; " if overlay else "") + MKINITRAMFS
     name = steps.key("initramfs", VERSION, tree.stack(), steps.folder_digest(overlay), script)
 
     def make(half: Path) -> None:

@@ -1,9 +1,8 @@
-"""Keys of our own for UEFI Secure Boot, and what is signed with them.
+"""Make a site's own keys for UEFI Secure Boot, and sign kernel modules.
 
 The firmware holds three certificates (UEFI 2.10, 32.3): the platform key PK, the key exchange key
-KEK, and db, whose key signs what is started: the unified kernel image, systemd-boot, and the kernel
-modules that Debian did not sign. Debian's kernel takes modules that a certificate of db vouches
-for.
+KEK, and db. The key of db signs the unified kernel image, systemd-boot, and the kernel modules that
+Debian did not sign. Debian's kernel accepts modules signed by a key in db.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 
 NAMES = ("PK", "KEK", "db")
 BITS = 2048
-"""What every firmware verifies; many know no other size."""
+"""A size that every firmware supports; some support no other."""
 MODULE_OPTIONS = [
     pkcs7.PKCS7Options.DetachedSignature, pkcs7.PKCS7Options.Binary,
     pkcs7.PKCS7Options.NoAttributes, pkcs7.PKCS7Options.NoCerts,
@@ -43,7 +42,7 @@ PKCS7 = 2
 """id_type of struct module_signature."""
 APPENDED = b"~Module signature appended~\n"
 YEARS = 20
-"""Firmware does not look at dates; longer than the machine is used."""
+"""Validity, longer than a machine is used; firmware ignores dates anyway."""
 
 
 @dataclass(frozen=True)
@@ -54,17 +53,17 @@ class Keys:
 
     @property
     def key(self) -> Path:
-        """What signs."""
+        """The private key that signs."""
         return self.folder / "db.key"
 
     @property
     def certificate(self) -> Path:
-        """By which it is verified."""
+        """The certificate that verifies its signatures."""
         return self.folder / "db.pem"
 
     @property
     def digest(self) -> str:
-        """Of the certificates, to name what was made with them."""
+        """SHA-256 of the certificates in hex, to name steps that use the keys."""
         found = sha256()
         for name in NAMES:
             found.update((self.folder / f"{name}.pem").read_bytes())
@@ -72,24 +71,24 @@ class Keys:
 
 
 def load(folder: Path) -> Keys:
-    """Keys that are there. Raises ConfigurationError when one is missing."""
+    """Load keys from a folder. Raises ConfigurationError if a file is missing."""
     files = [f"{name}.{kind}" for name in NAMES for kind in ("pem", "cer")]
     for file in ("db.key", *files):
         if not (folder / file).is_file():
             raise ConfigurationError(
-                f"{folder / file}: not there",
+                f"{folder / file} does not exist",
                 hint=f"make keys: keystone-install image keys {folder}",
             )
     return Keys(folder)
 
 
 def make(folder: Path, site: str, now: dt.datetime) -> Keys:
-    """New keys in a folder that has none. Raises RefusedError where there are some."""
+    """Make keys in a folder. site: their subject's prefix. Raises RefusedError if it has keys."""
     for name in NAMES:
         if (folder / f"{name}.key").exists():
             raise RefusedError(
-                f"{folder / name}.key is there already: machines may know it",
-                hint="take another folder",
+                f"{folder / name}.key already exists: machines may trust it",
+                hint="use another folder",
             )
     for name in NAMES:
         key = rsa.generate_private_key(public_exponent=65537, key_size=BITS)
@@ -113,14 +112,16 @@ def make(folder: Path, site: str, now: dt.datetime) -> Keys:
 
 
 def signed_module(keys: Keys, module: bytes) -> bytes:
-    """A kernel module with db's signature behind it, as scripts/sign-file of Linux makes it.
+    """A kernel module with a signature by db appended, in the format of Linux's scripts/sign-file.
 
-    See Documentation/admin-guide/module-signing.rst and include/linux/module_signature.h: the
-    signature (CMS, RFC 5652, detached), 12 bytes about it, and a line that says that it is there.
+    See Documentation/admin-guide/module-signing.rst and include/linux/module_signature.h: a
+    detached signature (CMS, RFC 5652), 12 bytes of struct module_signature, and a marker line.
     """
     key = load_pem_private_key(keys.key.read_bytes(), password=None)
     if not isinstance(key, rsa.RSAPrivateKey):
-        raise ConfigurationError(f"{keys.key}: not an RSA key", hint="keystone-install image keys")
+        raise ConfigurationError(
+            f"{keys.key}: not an RSA key", hint="make keys: keystone-install image keys"
+        )
     certificate = x509.load_pem_x509_certificate(keys.certificate.read_bytes())
     signature = (
         pkcs7.PKCS7SignatureBuilder()

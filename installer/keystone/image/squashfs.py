@@ -1,8 +1,8 @@
-"""The system of an image: one read-only squashfs with its dm-verity hash tree behind it.
+"""The system of an image: one read-only squashfs, followed by its dm-verity hash tree.
 
-The root hash names it: a disk's slot has it as its PARTUUID, a medium as its file's name, and the
-signed kernel command line carries it, so no other bytes can be started. See squashfs (kernel
-documentation), veritysetup(8), and the UAPI Group's Discoverable Partitions Specification.
+Its root hash identifies it: the slot on a disk has it as PARTUUID, the file on a medium as its
+name. The signed kernel command line contains it, so no other bytes can be started. See squashfs
+(kernel documentation), veritysetup(8), and the UAPI Group's Discoverable Partitions Specification.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 VERSION = 1
 LEVEL = 3
-"""Of zstd. Seen: 6 s for 253 MiB; level 6 took 12 s for 246 MiB, level 9 18 s for 244 MiB."""
+"""Level of zstd. Measured: 6 s, 253 MiB; level 6: 12 s, 246 MiB; level 9: 18 s, 244 MiB."""
 BLOCK = 4096
 
 
 @dataclass(frozen=True)
 class System:
-    """file: squashfs, padding, hash tree. tree: where that begins, in bytes. digest: in hex."""
+    """file: squashfs, padding, hash tree. tree: its offset in bytes. digest: root hash, hex."""
 
     file: Path
     tree: int
@@ -38,16 +38,16 @@ class System:
 
     @property
     def partition(self) -> UUID:
-        """What its slot has as PARTUUID: the first half of the root hash."""
+        """The PARTUUID of its slot: the first half of the root hash."""
         return UUID(self.digest[:32])
 
     def options(self) -> tuple[str, ...]:
-        """What the kernel command line says of it."""
+        """The kernel options that name this system."""
         return (f"keystone.root={self.digest}", f"keystone.tree={self.tree}")
 
 
 def system(materials: Materials, tree: Tree, tools: Tree) -> System:
-    """Pack a tree. Bytes depend on the tree and the tools only."""
+    """Pack a tree. The bytes depend on tree, tools and the date of the lock only."""
     name = steps.key("root", VERSION, LEVEL, tree.stack(), tools.stack(), materials.epoch)
 
     def make(half: Path) -> None:
@@ -62,13 +62,13 @@ def system(materials: Materials, tree: Tree, tools: Tree) -> System:
         with file.open("r+b") as squashfs:
             squashfs.truncate(start)
         salt = sha256(name.encode()).hexdigest()
-        said = inside.run([
+        output = inside.run([
             "veritysetup", "format", f"--hash-offset={start}", f"--salt={salt}",
             f"--uuid={uuid5(NAMESPACE_URL, name)}", "/mnt/out/root", "/mnt/out/root",
         ]).stdout  # fmt: skip
-        found = [line.split(":")[1].strip() for line in said.splitlines() if "Root hash" in line]
+        found = [line.split(":")[1].strip() for line in output.splitlines() if "Root hash" in line]
         if len(found) != 1:
-            raise KeystoneError(f"veritysetup names no root hash:\n{said}")
+            raise KeystoneError(f"veritysetup printed no root hash:\n{output}")
         (half / "facts.json").write_text(json.dumps({"tree": start, "digest": found[0]}))
 
     folder = steps.step(name, "squashfs and its hash tree", make)

@@ -1,7 +1,7 @@
-"""Steps of a build, each named by the hash of its inputs: what is there is not made again.
+"""Steps of a build, cached under the hash of their inputs.
 
-A step's folder gets its name when it is whole. Steps build on steps, so a change of one input
-makes the steps after it anew and no others.
+The folder of a step gets its name when it is complete. Later steps have earlier ones as inputs, so
+a changed input repeats only the steps that depend on it.
 """
 
 from __future__ import annotations
@@ -10,32 +10,32 @@ import hashlib
 import json
 import os
 import shutil
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from keystone import log
 from keystone.errors import HostError
+from keystone.files import made
 from keystone.lockfile import only_one
 from keystone.packager.sources import cache
 from keystone.run import CommandError, run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
 KEPT = 30
-"""Days. A set of steps is a gigabyte, and each new lock makes all of them anew."""
+"""Days to keep an unused step. A set of steps takes a gigabyte, and each new lock makes one."""
 KEY = 20
-"""Hex digits of a step's hash that name it."""
+"""Hex digits of the hash in the name of a step."""
 
 
 def home() -> Path:
-    """Where steps are kept. On one file system: overlayfs, links and renames need that."""
+    """The folder of all steps, on one file system, as overlayfs, links and renames require."""
     return cache.root() / "image"
 
 
 def key(kind: str, *inputs: object) -> str:
-    """The name of a step: what it does, and all that decides what comes out. inputs: as JSON."""
+    """The name of a step: its kind and a hash of all inputs that decide its output, as JSON."""
     text = json.dumps([kind, *inputs], sort_keys=True, default=str)
     return f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:KEY]}"
 
@@ -58,20 +58,22 @@ def folder_digest(folders: Iterable[Path]) -> str:
 
 
 def step(name: str, title: str, make: Callable[[Path], None]) -> Path:
-    """The folder of this step; `make` fills it when it is not there."""
+    """The folder of a step; if it does not exist, `make` fills it. title: for the log."""
     folder = home() / name
     with only_one(folder.with_name(f"{name}.lock"), str(folder)):
         if not folder.is_dir():
-            with log.step(title), _half(folder) as half:
+            with log.step(title), made(folder, synced=True) as half:
                 make(half)
+                run(["sync", "--file-system", half])
         os.utime(folder)
     return folder
 
 
 def sweep(now: float) -> None:
-    """Remove steps that no build used for KEPT days. now: seconds since the epoch.
+    """Remove steps that no build used for KEPT days. now: seconds since 1970.
 
-    A step is removed under its own lock, and first loses its name: cut, it is no step any more.
+    A step is renamed before it is removed, under its lock, so that an interruption leaves no
+    incomplete step.
     """
     for folder in sorted(home().glob("*-*")):
         if not folder.is_dir() or now - folder.stat().st_mtime < KEPT * 86400:
@@ -85,29 +87,16 @@ def sweep(now: float) -> None:
             remove(half)
 
 
-@contextmanager
-def _half(folder: Path) -> Iterator[Path]:
-    half = folder.with_name(f"{folder.name}.partial")
-    remove(half)
-    half.mkdir(parents=True)
-    yield half
-    run(["sync", "--file-system", half])
-    half.rename(folder)
-
-
 def remove(folder: Path) -> None:
-    """Remove a tree, if it is there. Its mounts were a namespace's own and are gone."""
+    """Remove a tree if it exists. Its mounts ended with their namespace."""
     if folder.exists():
         shutil.rmtree(folder)
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy a file with its holes, sharing blocks where that can be, and have it on the disk.
-
-    Raises HostError when the disk does not take it.
-    """
+    """Copy a file sparsely, sharing blocks where possible, and sync it. Raises HostError."""
     try:
         run(["cp", "--sparse=always", "--reflink=auto", source, target])
         run(["sync", target])
     except CommandError as error:
-        raise HostError(error.message, hint="make room, or choose another place") from error
+        raise HostError(error.message, hint="free some space, or choose another place") from error

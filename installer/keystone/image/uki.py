@@ -1,8 +1,8 @@
-"""What firmware starts: one unified kernel image, and the same kernel for BIOS.
+"""Build the boot files: a unified kernel image for UEFI, and the same kernel with GRUB for BIOS.
 
 A UKI (UAPI Group, systemd-stub(7)) is kernel, initrd and command line in one file that can be
-signed; the same one starts a medium and a disk. BIOS cannot read it: GRUB loads its parts, from a
-medium (iso.py) and from a disk, whose GRUB is here too.
+signed; the same UKI starts a medium and a disk. A BIOS cannot start it: there GRUB loads kernel and
+initrd, from a medium (iso.py) or from a disk, whose GRUB is built here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from keystone.sandbox import Inside, Tree
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from keystone.image.inputs import Pieces
+    from keystone.image.inputs import Inputs
     from keystone.image.recipe import Recipe
     from keystone.image.rootfs import Materials
     from keystone.image.secureboot import Keys
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 VERSION = 2
 LOADER = "systemd-boot.efi"
 PARTS = ("linux.efi", LOADER, "vmlinuz", "initrd", "cmdline", "boot.img", "core.img")
-"""For UEFI; for BIOS; and GRUB for a disk that a BIOS starts."""
+"""Two for UEFI, three for GRUB to load, and GRUB itself for a disk that a BIOS starts."""
 REGISTER = "pcr11"
-"""Of the unified kernel image: what a TPM that measured it says (pcr.py)."""
+"""File with the value of PCR 11 of a TPM that measured the UKI (pcr.py)."""
 GRUB = "/usr/lib/grub/i386-pc"
 STUB = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub"
 SYSTEMD_BOOT = "/usr/lib/systemd/boot/efi/systemd-bootx64.efi"
 DB = ("--private-key=/mnt/keys/db.key", "--certificate=/mnt/keys/db.pem")
 SIGN = ("/usr/lib/systemd/systemd-sbsign", "sign", *DB)
-# The kernel inside is started by the stub, which vouches for it: it needs no signature of its own.
+# The signed stub starts the kernel inside, so the kernel needs no signature of its own.
 SIGNED = (
     "--no-sign-kernel", "--signtool=systemd-sbsign", "--secureboot-private-key=/mnt/keys/db.key",
     "--secureboot-certificate=/mnt/keys/db.pem",
@@ -48,9 +48,9 @@ def boot_files(
     system: System,
     keys: Keys | None,
 ) -> Path:
-    """The folder with PARTS, REGISTER and, with keys, their certificates.
+    """Build a folder with PARTS, REGISTER and, if there are keys, their certificates.
 
-    kernel: the folder that rootfs.initramfs made. keys: what signs, or None.
+    kernel: the folder of rootfs.initramfs. keys: sign with them, unless None.
     """
     words = (
         "boot=keystone", *system.options(), f"keystone.version={recipe.version}",
@@ -91,7 +91,7 @@ def boot_files(
 
 
 def _loader(inside: Inside, half: Path, keys: Keys | None) -> None:
-    """systemd-boot, signed when there are keys, whose certificates go beside it."""
+    """Add systemd-boot, and with keys sign it and add their certificates."""
     if keys is None:
         inside.run(["cp", SYSTEMD_BOOT, f"/mnt/boot/{LOADER}"])
         return
@@ -100,6 +100,6 @@ def _loader(inside: Inside, half: Path, keys: Keys | None) -> None:
         shutil.copyfile(certificate, half / certificate.name)
 
 
-def uki(pieces: Pieces) -> Path:
-    """The unified kernel image: it starts the system of its root hash, on a disk or a medium."""
-    return pieces.boot / "linux.efi"
+def uki(inputs: Inputs) -> Path:
+    """The unified kernel image: it starts the system with its root hash, on a disk or medium."""
+    return inputs.boot / "linux.efi"

@@ -1,1 +1,1 @@
-"""An installation: looked at, planned, approved, done phase by phase."""
+"""An installation: observe the hosts, plan, get approval, apply phase by phase."""

@@ -1,4 +1,4 @@
-"""The closed set of changes that an installation is made of. Deciding is in phases.py."""
+"""All changes that an installation can make. phases.py decides which are needed."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import re
 import time
 from abc import abstractmethod
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from keystone import log
 from keystone.ansible import playbook as ansible
-from keystone.cluster.facts import KUBECTL_ADMIN, observe_cluster, observe_etcd
-from keystone.cluster.kubeadm import POOL_LABEL
+from keystone.cluster.facts import KUBECTL_ADMIN, observe_cluster
+from keystone.cluster.kubeadm import POOL_LABEL, init_documents, patience_of
 from keystone.errors import HostError
 from keystone.install.engine import Action
 from keystone.pki import encryption
@@ -29,18 +28,22 @@ if TYPE_CHECKING:
 INSTALLER = "/usr/local/bin/keystone-install"
 MARKERS = "/var/lib/keystone/state"
 SEED = "/var/lib/keystone/seed"
-SILENT = "the API does not answer"
+NO_ANSWER = "the API does not answer"
 
 
 @dataclass
 class World:
-    """What actions act through. `state` is the newest observation, kept by `observe`."""
+    """What actions use. state: the newest observation, which `observe` keeps up to date."""
 
     bundle: Bundle
     hosts: Mapping[str, Host]
     passphrase: Callable[[], str]
     observe: Callable[[], State]
     state: State | None = None
+    leaving: Mapping[str, Host] = field(default_factory=dict)
+    """Primers that the site file does not name any more."""
+    said: str = ""
+    """Why etcd refused the last change."""
 
     @property
     def seen(self) -> State:
@@ -50,56 +53,15 @@ class World:
 
 
 def each(hosts: tuple[str, ...], work: Callable[[str], None]) -> None:
-    """Do the same on several hosts side by side; the first failure is raised when all ended."""
+    """Run work on all hosts in parallel; when all have ended, raise the first failure."""
     with ThreadPoolExecutor(max_workers=max(len(hosts), 1)) as pool:
         for future in [pool.submit(work, host) for host in hosts]:
             future.result()
 
 
 @dataclass(frozen=True)
-class InitTrust(Action[World]):
-    """Make or complete the site's authorities and certificates, on the first Primer.
-
-    root_key_file: empty where the authorities are there, and only what they issue is due.
-    """
-
-    root_key_file: str
-
-    def describe(self) -> str:
-        if not self.root_key_file:
-            return "make what is due in the trust tree: certificates, the key of secrets in etcd"
-        return f"make the site's certificate authorities; offline root key to {self.root_key_file}"
-
-    def apply(self, world: World) -> None:
-        from keystone.pki import tree as pki  # noqa: PLC0415 cryptography is slow to import
-
-        site = world.seen.site
-        pki.init(site, pki.DIRECTORY, Path(self.root_key_file), world.passphrase)
-        world.state = replace(world.seen, trust=pki.observe(site, pki.DIRECTORY))
-
-
-@dataclass(frozen=True)
-class EncryptSecrets(Action[World]):
-    """Take the key of secrets in etcd to its next stage, in the tree; `Converge` places it."""
-
-    stage: str
-
-    def describe(self) -> str:
-        if self.stage == encryption.REQUIRED:
-            return "let the API servers read no plain text where secrets are"
-        return "let the API servers encrypt secrets before they write them to etcd"
-
-    def apply(self, world: World) -> None:
-        from keystone.pki import tree as pki  # noqa: PLC0415 cryptography is slow to import
-
-        encryption.advance(pki.DIRECTORY, self.stage)
-        pki.issue(world.seen.site, pki.DIRECTORY)
-        world.state = replace(world.seen, trust=pki.observe(world.seen.site, pki.DIRECTORY))
-
-
-@dataclass(frozen=True)
 class PushInstaller(Action[World]):
-    """Put the bundle's own installer on hosts, under its final name only when whole."""
+    """Copy the bundle's own installer to hosts; it gets its final name only once verified."""
 
     hosts: tuple[str, ...]
 
@@ -130,7 +92,7 @@ class PushInstaller(Action[World]):
 
 @dataclass(frozen=True)
 class PushSeed(Action[World]):
-    """The few packages that cannot wait for the store: clock and ZFS."""
+    """Copy the few packages that are needed before the store exists: clock and ZFS."""
 
     hosts: tuple[str, ...]
 
@@ -150,7 +112,7 @@ class PushSeed(Action[World]):
 
 @dataclass(frozen=True)
 class IngestStore(Action[World]):
-    """Read the bundle once into the stores on hosts' pools, hashing while it is written."""
+    """Stream the bundle once into the store on each host, which hashes while it writes."""
 
     hosts: tuple[str, ...]
 
@@ -163,7 +125,7 @@ class IngestStore(Action[World]):
         ]  # fmt: skip
 
         def ingest(name: str) -> None:
-            with world.bundle.path.open("rb") as source:
+            with world.bundle.archive() as source:
                 world.hosts[name].run(argv, stdin=source, timeout=4 * 3600)
 
         each(self.hosts, ingest)
@@ -171,7 +133,7 @@ class IngestStore(Action[World]):
 
 @dataclass(frozen=True)
 class Converge(Action[World]):
-    """Run one playbook on the hosts that need it. warning: what it would destroy, by serial."""
+    """Run one playbook on the hosts that need it. warning: the disks it would erase, by serial."""
 
     playbook: str
     hosts: tuple[str, ...]
@@ -180,7 +142,7 @@ class Converge(Action[World]):
 
     @property
     def destructive(self) -> bool:  # type: ignore[override]
-        """It makes a pool."""
+        """True if it creates a pool."""
         return bool(self.warning)
 
     def describe(self) -> str:
@@ -201,73 +163,93 @@ class Converge(Action[World]):
         ansible.converge(self.playbook, entries, title=", ".join(self.roles))
 
 
+@dataclass(frozen=True)
+class PublishConfiguration(Action[World]):
+    """Publish kubeadm's configuration, which joining control planes read, and restart nothing."""
+
+    host: str
+
+    def describe(self) -> str:
+        return f"{self.host}: publish kubeadm's configuration for those that join"
+
+    def apply(self, world: World) -> None:
+        state = world.seen
+        (node,) = (one for one in state.site.primers if one.name == self.host)
+        # The lock is the role's: a killed run may have left its kubeadm running.
+        wait = patience_of(state.site).wait * 2
+        lock = ["flock", f"--timeout={wait}", "/run/keystone-kubeadm.lock"]
+        # kubeadm reads its configuration from a file only.
+        argv = ["kubeadm", "init", "phase", "upload-config", "kubeadm", "--config", "/dev/stdin"]
+        documents = init_documents(state.context(node))
+        world.hosts[self.host].run([*lock, *argv], data=documents, timeout=2 * wait)
+
+
 def _identify(world: World, name: str) -> None:
-    """A Primer's identity as a node, signed by the first control plane; once."""
+    """Give a Primer its identity as a node, signed by the cluster; once."""
     from keystone.join import cluster  # noqa: PLC0415 only this playbook needs it
 
     if world.seen.facts[name].roles.get("node") is None:
-        control_plane = world.hosts[world.seen.site.control_planes[0].name]
-        cluster.give(world.hosts[name], name, control_plane, INSTALLER)
+        cluster.give(world.hosts[name], name, api(world), INSTALLER)
 
 
 @dataclass(frozen=True)
 class _Wait(Action[World]):
-    """Look again until a named condition holds, or its deadline (seconds) has passed."""
+    """Check again until a named condition holds, or the deadline (seconds) has passed."""
 
     @abstractmethod
     def missing(self, world: World) -> str:
-        """Look what the condition still wants, in words; empty when it holds."""
+        """Observe, and say what is still missing, as a sentence; empty if the condition holds."""
 
     def apply(self, world: World) -> None:
         start = time.monotonic()
-        deadline = start + self.patience(world.seen)
+        patience = self.patience(world.seen)
         while True:
             began = time.monotonic()
             if not (why := self.missing(world)):
                 return
             now = time.monotonic()
-            if now > deadline:
-                raise HostError(f"no end of waiting: {self.describe()}: {why}", hint=self.hint)
-            # What is waited for needs the processors that looking takes: a quarter at most. And
-            # it is seen late by an eighth of the time that it took, not by a fixed time.
+            if now > start + patience:
+                raise HostError(f"timed out after {patience:.0f} s: {why}", hint=self.hint)
+            # Each check costs processor time that the awaited work needs: use a quarter at most.
+            # A pause that grows notices success late by at most an eighth of the time waited.
             time.sleep(max(0.5, min((now - start) / 8, 15), 3 * (now - began)))
 
     def patience(self, state: State) -> float:
         return 1800 if state.site.patience.profile == "emulated" else 300
 
-    hint = "look at `journalctl -xe` on the hosts, then run the same command again"
+    hint = "read `journalctl -xe` on the hosts, then run the same command again"
 
 
-def _api(world: World) -> Host:
-    """Where the API is asked. The first Primer may only vote: it has no API server then."""
-    return world.hosts[world.seen.site.control_planes[0].name]
+def api(world: World) -> Host:
+    """Return a control plane on which the API is asked."""
+    return world.hosts[world.seen.api.name]
 
 
 @dataclass(frozen=True)
-class _WaitState(_Wait):
-    """A condition that one of the facts decides."""
+class WaitState(_Wait):
+    """A wait that one kind of facts decides."""
 
     @abstractmethod
-    def look(self, world: World) -> State:
-        """What was seen before, with what the condition is about looked at anew."""
+    def refresh(self, world: World) -> State:
+        """Return the last state, with the facts that the condition needs observed again."""
 
     @abstractmethod
     def wants(self, state: State) -> str:
-        """What the condition still wants of what was just seen; empty when it holds."""
+        """Say what is still missing in this state; empty if the condition holds."""
 
     def missing(self, world: World) -> str:
-        world.state = self.look(world)
+        world.state = self.refresh(world)
         return self.wants(world.state)
 
 
-def _said(result: Result, otherwise: str) -> str:
-    """The last lines that a program wrote to its standard error: why it failed."""
+def _reason(result: Result, otherwise: str) -> str:
+    """Return the last lines of a program's standard error; `otherwise` if it wrote none."""
     return "; ".join(result.stderr.strip().splitlines()[-3:]) or otherwise
 
 
 @dataclass(frozen=True)
 class WaitKey(_Wait):
-    """All API servers have loaded the tree's key file; they look at it once a minute."""
+    """Wait until all API servers have loaded the tree's key file; they read it once a minute."""
 
     def describe(self) -> str:
         return "wait until all API servers have read the new key file"
@@ -279,42 +261,43 @@ class WaitKey(_Wait):
         for node in world.seen.site.control_planes:
             server = f"--server=https://{node.address}:6443"
             asked = [*KUBECTL_ADMIN, server, "get", "--raw", "/metrics"]
-            answer = _api(world).run(asked, check=False)
+            answer = api(world).run(asked, check=False)
             if not re.search(loaded, answer.stdout):
-                return f"{node.name}: {_said(answer, 'its API server has not read it yet')}"
+                waiting = "its API server has not read the new key file yet"
+                return f"{node.name}: {_reason(answer, waiting)}"
         return ""
 
 
 @dataclass(frozen=True)
 class RewriteSecrets(_Wait):
-    """Every secret is written anew, as API servers write now.
+    """Rewrite every secret, so that the API servers encrypt it.
 
-    Kubernetes' own way ("Encrypting Confidential Data at Rest"). One that was changed meanwhile is
-    refused, and then all are written once more. Two calls and not one pipe: a shell says what the
-    last of a pipe said, and `kubectl replace` takes nothing for success.
+    Kubernetes documents this procedure ("Encrypting Confidential Data at Rest"). The API refuses a
+    secret that changed meanwhile; then all are rewritten once more. Two calls, not one pipe: a
+    shell returns only the last exit code, and `kubectl replace` succeeds on empty input.
     """
 
     def describe(self) -> str:
-        return "write every secret of the cluster anew"
+        return "rewrite every secret of the cluster"
 
     def missing(self, world: World) -> str:
-        api = _api(world)
+        server = api(world)
         asked = [*KUBECTL_ADMIN, "get", "secrets", "--all-namespaces", "-o", "json"]
-        read = api.run(asked, check=False)
+        read = server.run(asked, check=False)
         if read.returncode != 0 or (names := _names(read.stdout)) is None:
-            return _said(read, "the API does not list the secrets")
+            return _reason(read, "the API does not list the secrets")
         if not names:
             return ""
         argv = [*KUBECTL_ADMIN, "replace", "-o", "name", "-f", "-"]
-        written = api.run(argv, data=read.stdout, check=False)
+        written = server.run(argv, data=read.stdout, check=False)
         done = sorted(written.stdout.split())
         if written.returncode == 0 and done == names:
             return ""
-        return _said(written, f"{len(done)} of {len(names)} were written")
+        return _reason(written, f"secrets rewritten: {len(done)} of {len(names)}")
 
 
 def _names(listed: str) -> list[str] | None:
-    """What `kubectl get -o json` lists, as `-o name` says it, sorted; None for what is no list."""
+    """Turn a list of `kubectl get -o json` into sorted `-o name` form; None if it is no list."""
     try:
         items = json.loads(listed)["items"]
         return sorted(f"secret/{item['metadata']['name']}" for item in items)
@@ -323,34 +306,16 @@ def _names(listed: str) -> list[str] | None:
 
 
 @dataclass(frozen=True)
-class WaitEtcd(_WaitState):
-    """All members answer."""
+class _WaitCluster(WaitState):
+    """A wait for something that the Kubernetes API reports."""
 
-    members: int
-
-    def describe(self) -> str:
-        return f"wait until {self.members} etcd members are healthy"
-
-    def look(self, world: World) -> State:
-        first = world.hosts[world.seen.site.primers[0].name]
-        return replace(world.seen, etcd=observe_etcd(first))
-
-    def wants(self, state: State) -> str:
-        healthy = state.etcd.healthy if state.etcd else 0
-        return "" if healthy >= self.members else f"{healthy} are"
-
-
-@dataclass(frozen=True)
-class _WaitCluster(_WaitState):
-    """A condition that the API knows."""
-
-    def look(self, world: World) -> State:
-        return replace(world.seen, cluster=observe_cluster(_api(world)))
+    def refresh(self, world: World) -> State:
+        return replace(world.seen, cluster=observe_cluster(api(world)))
 
 
 @dataclass(frozen=True)
 class WaitNodes(_WaitCluster):
-    """Nodes are Ready."""
+    """Wait until the nodes are Ready."""
 
     nodes: tuple[str, ...]
 
@@ -359,14 +324,14 @@ class WaitNodes(_WaitCluster):
 
     def wants(self, state: State) -> str:
         if state.cluster is None:
-            return SILENT
+            return NO_ANSWER
         left = [name for name in self.nodes if name not in state.cluster.ready_nodes]
-        return f"not yet: {' '.join(left)}" if left else ""
+        return f"not Ready yet: {' '.join(left)}" if left else ""
 
 
 @dataclass(frozen=True)
 class LabelNodes(Action[World]):
-    """Say which nodes have the pool: volumes are made there, and nowhere else."""
+    """Label the nodes that have the pool: volumes are made only there."""
 
     nodes: tuple[str, ...]
     pool: str
@@ -376,20 +341,20 @@ class LabelNodes(Action[World]):
 
     def apply(self, world: World) -> None:
         label = f"{POOL_LABEL}={self.pool}"
-        _api(world).run([*KUBECTL_ADMIN, "label", "--overwrite", "node", *self.nodes, label])
+        api(world).run([*KUBECTL_ADMIN, "label", "--overwrite", "node", *self.nodes, label])
 
 
 @dataclass(frozen=True)
 class WaitWorkloads(_WaitCluster):
-    """Every Deployment and DaemonSet of ours has the replicas it wants."""
+    """Wait until every Deployment and DaemonSet of the platform has all its replicas."""
 
     def describe(self) -> str:
         return "wait until every workload of the platform is available"
 
     def wants(self, state: State) -> str:
         if state.cluster is None:
-            return SILENT
+            return NO_ANSWER
         for name in state.cluster.unavailable:
-            log.debug(f"not yet: {name}")
+            log.debug(f"not available yet: {name}")
         left = ", ".join(state.cluster.unavailable)
-        return f"not yet: {left}" if left else ""
+        return f"not available yet: {left}" if left else ""

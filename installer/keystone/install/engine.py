@@ -1,8 +1,8 @@
-"""The engine: observe, plan, show or apply, observe again, and then plan to nothing.
+"""The engine: observe, plan, show or apply, observe again, and require an empty plan.
 
-It knows nothing of Kubernetes or disks. A phase is a pure function from what is wanted and what
-was observed to actions; an action is the only thing that changes a host. Resuming is running
-again: the hosts are the truth, the journal is for people.
+The engine knows nothing of Kubernetes or disks. A phase is a pure function from the wanted and
+the observed state to actions; only actions change a host. To resume, run again: the engine
+decides from the hosts, never from the journal, which is for people.
 """
 
 from __future__ import annotations
@@ -17,40 +17,42 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from keystone import log
 from keystone.errors import HostError, KeystoneError, RefusedError
-from keystone.files import again
+from keystone.files import open_own
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
 World = TypeVar("World")
-"""What actions act through: connections, the open bundle, directories."""
+"""What actions use: connections, the open bundle, directories."""
 State = TypeVar("State")
-"""What phases decide from: site, manifest and facts, all frozen."""
+"""The input of phases: site, manifest and facts, all frozen."""
 
 
 class Action(ABC, Generic[World]):
     """One change. Frozen dataclasses; equal fields mean the same action."""
 
     destructive: bool = False
-    """It may lose data: it needs an approved plan that names it."""
+    """True if the action may destroy data: then only an approved plan that names it allows it."""
+    by_id: bool = False
+    """True if only the plan's id approves it, or a person who types that: never --yes."""
 
     @abstractmethod
     def describe(self) -> str:
-        """What it does, to which host, in one line."""
+        """Say in one line what the action does, to which host."""
 
     def where(self) -> tuple[str, ...]:
-        """The hosts that it works on, as far as it names them."""
+        """Return the hosts that the action names; empty if it names none."""
         return tuple(getattr(self, "hosts", ()))
 
     @abstractmethod
     def apply(self, world: World) -> None:
-        """Do it. Raises KeystoneError; must be safe to repeat after being cut anywhere."""
+        """Apply the change. Raises KeystoneError. Must be safe to repeat after any interruption."""
 
 
 @dataclass(frozen=True)
 class Phase(Generic[World, State]):
-    """A step of an installation. plan: pure, from what was seen to the actions still needed."""
+    """A step of an installation. plan: pure; from the observed state to the actions it needs."""
 
     name: str
     sentence: str
@@ -59,7 +61,7 @@ class Phase(Generic[World, State]):
 
 @dataclass(frozen=True)
 class Planned(Generic[World]):
-    """What one phase would do."""
+    """The actions that one phase would apply."""
 
     phase: str
     actions: tuple[Action[World], ...]
@@ -67,18 +69,18 @@ class Planned(Generic[World]):
 
 @dataclass(frozen=True)
 class Plan(Generic[World]):
-    """What the whole installation would do, as far as the first look can tell."""
+    """The actions of the whole installation, as far as the first observation shows."""
 
     phases: tuple[Planned[World], ...]
 
     @property
     def empty(self) -> bool:
-        """Nothing to do: the site is as it should be."""
+        """True if there is nothing to do: the site is in its desired state."""
         return not any(planned.actions for planned in self.phases)
 
     @property
     def destructive(self) -> frozenset[str]:
-        """The destructive actions, in words; the words name hosts and serials."""
+        """Descriptions of the destructive actions; they name hosts and disk serials."""
         return frozenset(
             action.describe()
             for planned in self.phases
@@ -87,22 +89,27 @@ class Plan(Generic[World]):
         )
 
     @property
+    def by_id(self) -> bool:
+        """True if it has an action that only the plan's id approves."""
+        return any(action.by_id for planned in self.phases for action in planned.actions)
+
+    @property
     def id(self) -> str:
-        """Names exactly what would be destroyed; `--approve ID` in a later run means this."""
+        """12 hex digits that identify exactly the destructive actions (SHA-256, shortened)."""
         return hashlib.sha256("\n".join(sorted(self.destructive)).encode()).hexdigest()[:12]
 
 
 class Journal:
-    """JSON lines of what was done and when, each synced; for people and support bundles only."""
+    """JSON lines with each action and its time, each synced; for people and support bundles."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def write(self, **event: object) -> None:
-        """Append one event with the time."""
+        """Append one event with the time (seconds since the epoch)."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         line = json.dumps({"time": time.time(), **event}) + "\n"
-        handle = again(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        handle = open_own(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         with os.fdopen(handle, "a", encoding="utf-8") as file:
             file.write(line)
             file.flush()
@@ -116,7 +123,7 @@ def make_plan(phases: Sequence[Phase[World, State]], state: State) -> Plan[World
 
 @dataclass(frozen=True)
 class Outcome:
-    """One phase as it went: number of actions applied and seconds taken."""
+    """The result of one phase: number of actions applied, seconds taken."""
 
     phase: str
     applied: int
@@ -135,8 +142,8 @@ def apply(
     """Apply phase after phase; each must plan to nothing once applied.
 
     first: the observation that the approved plan was made from. approved: descriptions of the
-    destructive actions that a person agreed to. Raises RefusedError when another one turns up, and
-    HostError when a phase still wants something after it was applied.
+    destructive actions that a person approved. Raises RefusedError for any other destructive
+    action, and HostError if a phase still needs actions after it was applied.
     """
     state, outcomes = first, []
     log.event(
@@ -157,7 +164,7 @@ def apply(
             for action in actions:
                 _apply_one(action, phase.name, world, approved, journal)
             state = observe()
-            _require_nothing_left(phase, state)
+            _require_empty_plan(phase, state)
         outcomes.append(Outcome(phase.name, len(actions), time.monotonic() - start))
     return tuple(outcomes)
 
@@ -168,8 +175,8 @@ def _apply_one(
     what = action.describe()
     if action.destructive and what not in approved:
         raise RefusedError(
-            f"phase {phase}: {what}: not part of the plan that was approved",
-            hint="look at the new plan with --plan, then run again and approve it",
+            f"phase {phase}: {what}: not part of the approved plan",
+            hint="show the new plan with --plan, then run again and approve it",
         )
     journal.write(phase=phase, action=what, event="start")
     log.event("action", what, phase=phase, hosts=action.where())
@@ -181,10 +188,10 @@ def _apply_one(
     journal.write(phase=phase, action=what, event="done")
 
 
-def _require_nothing_left(phase: Phase[World, State], state: State) -> None:
+def _require_empty_plan(phase: Phase[World, State], state: State) -> None:
     left = [action.describe() for action in phase.plan(state)]
     if left:
         raise HostError(
-            f"phase {phase.name}: applied, and yet this is still to do: " + "; ".join(left),
-            hint="run the same command again; if it stays, collect the journal and the logs",
+            f"phase {phase.name}: was applied but still needs: " + "; ".join(left),
+            hint="run the same command again; if this error remains, collect the journal and logs",
         )

@@ -1,4 +1,4 @@
-"""What preflight finds, and what each of its checks looks at."""
+"""The findings of preflight, and the input of each of its checks."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that stops the installation, or with severity "warning" only deserves a look.
+    """One reason not to install, or with severity "warning" only something to know.
 
-    severity: "refused" (data would be lost or it is ambiguous: exit code 7), "failed" (the host is
-    not fit: exit code 6), "warning". host: its name in the site, or several.
+    severity: "refused" (data would be lost, or the choice is ambiguous: exit code 7), "failed" (the
+    host does not meet the requirements: exit code 6), "warning". host: one name of the site, or
+    several.
     """
 
     severity: str
@@ -28,13 +29,13 @@ class Finding:
     hint: str
 
     def line(self) -> str:
-        """The finding in one line, for errors and logs."""
+        """Return the finding as one line, for errors and logs."""
         return f"{self.host}: {self.text}" + (f" ({self.hint})" if self.hint else "")
 
 
 @dataclass(frozen=True)
-class Look:
-    """What every check may look at: the site, one node of it, that host, what the bundle has."""
+class HostCheck:
+    """The input of a check: the site, one node of it, that host's facts, the bundle's manifest."""
 
     site: Site
     node: Node
@@ -42,23 +43,23 @@ class Look:
     manifest: Manifest
 
     def failed(self, text: str, hint: str) -> Finding:
-        """The host is not fit."""
+        """Return a finding: the host does not meet a requirement."""
         return Finding("failed", self.node.name, text, hint)
 
     def refused(self, text: str, hint: str) -> Finding:
-        """Data would be lost, or it is not clear which is meant."""
+        """Return a finding: data would be lost, or the choice is ambiguous."""
         return Finding("refused", self.node.name, text, hint)
 
     def warning(self, text: str, hint: str) -> Finding:
-        """Worth a look; stops nothing."""
+        """Return a finding that does not stop the installation."""
         return Finding("warning", self.node.name, text, hint)
 
     @property
     def begun(self) -> bool:
-        """Keystone has been at work on this host."""
+        """True if Keystone has applied a role to this host."""
         return bool(self.facts.roles)
 
     @property
     def profile(self) -> HostProfile:
-        """What may be counted on at this site's hosts."""
+        """What the hosts of this site can be expected to have."""
         return host_profile.of(self.site)

@@ -1,7 +1,7 @@
 """The table of contents of an installation. Each phase is one pure function.
 
-Roles converge what lies on one host; a phase says which hosts need which playbook, and what has to
-be true of the whole site before the next one starts.
+A role brings one host into its state; a phase says which hosts need which playbook, and which
+conditions the whole site must meet before the next phase starts.
 """
 
 from __future__ import annotations
@@ -9,22 +9,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from keystone.install import from_backup, leaving, quorum, sealing, standing
+from keystone.install import trust as trusts
 from keystone.install.actions import (
     Converge,
-    EncryptSecrets,
     IngestStore,
-    InitTrust,
     LabelNodes,
+    PublishConfiguration,
     PushInstaller,
     PushSeed,
     RewriteSecrets,
-    WaitEtcd,
     WaitKey,
     WaitNodes,
     WaitWorkloads,
     World,
 )
 from keystone.install.engine import Action, Phase
+from keystone.install.trust import EncryptSecrets, InitTrust
 from keystone.pki.encryption import READABLE, REQUIRED, WRITTEN
 from keystone.storage import plan as storage
 
@@ -36,19 +37,23 @@ Actions = Sequence[Action[World]]
 
 
 def trust(state: State) -> Actions:
-    """The offline root, the issuing CAs, and each Primer's own certificates in place."""
-    first: list[Action[World]] = []
+    """Make the offline root and the issuing CAs; place them and each Primer's own certificates."""
+    every = tuple(node.name for node in state.site.primers)
     if not state.trust.complete:
-        new = bool(state.trust.incomplete)
-        first.append(InitTrust(str(state.site.trust.root_key_file) if new else ""))
-        return [*first, *_converge(state, "trust", ("trust",), assume=True)]
-    return _converge(state, "trust", ("trust",))
+        file = str(state.site.trust.root_key_file) if state.trust.incomplete else ""
+        return [InitTrust(file), *trusts.place(every)]
+    if state.replacing and (actions := trusts.revoke(state, state.replacing)):
+        return actions  # before the new machine has certificates of the same name
+    wanting = _wanting(state, ("trust",), state.site.primers)
+    needing = state.trust.due | {node.name for node in wanting}
+    hosts = tuple(name for name in every if name in needing)
+    return trusts.place(hosts) if hosts else []
 
 
 def time(state: State) -> Actions:
-    """The Primers are the site's clock and know each other's names.
+    """Make the Primers the site's clock, and let them resolve each other's names.
 
-    The packages that cannot wait for the store go ahead.
+    The packages that are needed before the store exists are copied first.
     """
     roles = ("names", "seed", "time")
     wanting = _wanting(state, roles, state.site.primers)
@@ -61,9 +66,9 @@ def time(state: State) -> Actions:
 
 
 def prepare_storage(state: State) -> Actions:
-    """A mirrored pool on each Primer's NVMe disks, with a dataset for each kind of load.
+    """Create a mirrored pool on each Primer's NVMe disks, with a dataset for each kind of load.
 
-    Without a pool (layout directory, trial sites) folders.
+    Without a pool (layout directory, trial sites): create folders.
     """
     hosts, making = [], []
     for node in state.site.primers:
@@ -75,7 +80,7 @@ def prepare_storage(state: State) -> Actions:
 
 
 def store(state: State) -> Actions:
-    """The bundle's content on every Primer's pool."""
+    """Bring the bundle's content onto every Primer's pool."""
     wanting = [
         node.name
         for node in state.site.primers
@@ -86,48 +91,82 @@ def store(state: State) -> Actions:
 
 
 def registry(state: State) -> Actions:
-    """A registry and a package repository on every Primer, filled by links from its store."""
+    """Set up registry and package repository on every Primer, as hard links into its store."""
     return _converge(state, "registry", ("registry", "mirror"))
 
 
 def etcd(state: State) -> Actions:
-    """Three members, mutual TLS, healthy."""
-    actions = _converge(state, "etcd", ("etcd",))
-    healthy = state.etcd is not None and state.etcd.healthy >= len(state.site.primers)
-    return actions if healthy else [*actions, WaitEtcd(len(state.site.primers))]
+    """Lead the quorum to the members that the site file names, one safe step after another."""
+    return [*quorum.plan(state), *from_backup.etcd(state)]
 
 
 def control_plane(state: State) -> Actions:
-    """Kernel, containerd, the local endpoint and the API servers, by kubeadm with our CAs."""
-    first, *others = state.site.control_planes
-    return [
-        *_runtime(state, state.site.control_planes, "control_plane"),
-        *_converge(state, "control_plane", ("control_plane",), nodes=(first,)),
-        *_joining(state, others, "control_plane"),
+    """Set up kernel, containerd, local endpoint and API servers; kubeadm uses the site's CAs."""
+    planes = state.site.control_planes
+    old = state.running or planes[:1]
+    new = [node for node in planes if node not in old]
+    changing = [
+        a
+        for one in old
+        for a in _converge(state, "control_plane", ("control_plane",), nodes=(one,))
     ]
+    joining = [
+        *from_backup.nodes(state, new),
+        *_joining(state, new, "control_plane"),
+    ]
+    # Those that run change one after another, and publish the configuration for those that join.
+    # A single one would take the API away while its server restarts: others join before it.
+    if changing and joining and len(state.running) == 1:
+        order = [PublishConfiguration(old[0].name), *joining, *changing]
+    else:
+        order = [*changing, *joining]
+    return [*_runtime(state, planes, "control_plane"), *_stale(state, new), *order]
 
 
 def addons(state: State) -> Actions:
-    """Pod network, storage class on ZFS, CoreDNS and kube-proxy."""
-    return _converge(state, "addons", ("addons",), nodes=state.site.control_planes[:1])
+    """Install pod network, storage class on ZFS, CoreDNS and kube-proxy."""
+    planes = state.site.control_planes
+    if any(state.converged(node, "addons") for node in planes):
+        return []
+    return _converge(state, "addons", ("addons",), nodes=[state.api])
 
 
 def nodes(state: State) -> Actions:
-    """Primers that only carry pods join as nodes; workers join by token, on their own."""
+    """Join the Primers that only carry pods; workers join later, by token."""
     joining = [node for node in state.site.primers if node.kubelet and not node.control_plane]
-    return [*_runtime(state, joining, "node"), *_joining(state, joining, "node")]
+    return [
+        *_runtime(state, joining, "node"),
+        *_stale(state, joining),
+        *from_backup.nodes(state, joining),
+        *_joining(state, joining, "node"),
+    ]
+
+
+def seal(state: State) -> Actions:
+    """Seal the keys of every Primer: whoever has its disk alone opens nothing."""
+    return sealing.plan(state)
+
+
+def leave(state: State) -> Actions:
+    """Take the Primers out that the site file does not name any more."""
+    return leaving.plan(state)
 
 
 def join_service(state: State) -> Actions:
-    """What answers joining workers."""
+    """Start the service that answers joining workers."""
     return _converge(state, "join", ("join",), nodes=state.site.control_planes)
 
 
-def verify(state: State) -> Actions:
-    """Every node Ready, labelled with its pool, every workload of ours available.
+def maintenance(state: State) -> Actions:
+    """Start the timer on every Primer that does the regular work."""
+    return _converge(state, "maintain", ("maintain",))
 
-    Then no secret in etcd as plain text: on an older site with a webhook or a controller that is in
-    the way, that has no end, and what closes its doors has run before.
+
+def verify(state: State) -> Actions:
+    """Wait until every node is Ready and labelled with its pool, every workload available.
+
+    Then encrypt the secrets in etcd. This comes last: on an older site a webhook or a controller
+    may block it until the timeout, and all other actions have then been applied.
     """
     expected = {n.name for n in state.site.primers if n.kubelet or n.control_plane}
     actions: list[Action[World]] = []
@@ -139,23 +178,27 @@ def verify(state: State) -> Actions:
         actions.append(LabelNodes(tuple(unlabelled), state.site.storage.pool))
     if state.cluster is None or state.cluster.unavailable:
         actions.append(WaitWorkloads())
-    return [*actions, *_encryption(state)]
+    return [*actions, *_encryption(state), *from_backup.end(state)]
 
 
 PHASES: tuple[Phase[World, State], ...] = (
-    Phase("trust", "the site's certificate authorities and certificates", trust),
-    Phase("time", "the Primers become the clock", time),
-    Phase("storage", "ZFS pools on NVMe", prepare_storage),
-    Phase("store", "the bundle on every Primer's pool", store),
-    Phase("registry", "registry and package repository on every Primer", registry),
-    Phase("etcd", "a quorum over TLS", etcd),
-    # Before the API server, which takes most of a small machine: the service waits for its first
-    # worker without it.
-    Phase("join service", "what answers joining workers", join_service),
-    Phase("control plane", "API servers by kubeadm", control_plane),
-    Phase("add-ons", "pod network, storage class, DNS, service proxy", addons),
-    Phase("nodes", "Primers that carry pods join", nodes),
-    Phase("verify", "every node Ready, every workload available, no secret in plain text", verify),
+    Phase("trust", "make the site's certificate authorities and certificates", trust),
+    Phase("time", "make the Primers the site's clock", time),
+    Phase("storage", "create ZFS pools on NVMe", prepare_storage),
+    Phase("store", "bring the bundle onto every Primer's pool", store),
+    Phase("registry", "set up registry and package repository on every Primer", registry),
+    Phase("etcd", "set up the etcd quorum over TLS", etcd),
+    # Before the API server, which uses most of a small machine: the join service does not need
+    # the API server until the first worker joins.
+    Phase("join service", "start the service that answers joining workers", join_service),
+    Phase("control plane", "set up the API servers with kubeadm", control_plane),
+    Phase("add-ons", "install pod network, storage class, DNS, service proxy", addons),
+    Phase("nodes", "join the Primers that only carry pods", nodes),
+    # Before a Primer leaves that opens for others, and after API servers mount what is opened.
+    Phase("seal", "seal the keys on every Primer's disk so that the others open them", seal),
+    Phase("removal", "take out the Primers that the site file does not name any more", leave),
+    Phase("maintenance", "start the timer that takes snapshots of etcd", maintenance),
+    Phase("verify", "check nodes and workloads, encrypt secrets in etcd", verify),
 )
 
 
@@ -165,7 +208,7 @@ def _storage_actions(
     spec, seen = storage.spec_of(state.site.storage, node), state.facts[node.name]
     if not state.site.storage.on_pool:
         return storage.plan_folders(spec, seen.folders)
-    note = seen.intent  # a pool whose creation was cut is ours to make again
+    note = seen.intent  # recorded before a pool is created: one that is incomplete may be remade
     return storage.plan(spec, seen, storage.Intent(note.pool, note.serials) if note else None)
 
 
@@ -179,48 +222,62 @@ def _converge(
     roles: tuple[str, ...],
     *,
     nodes: Sequence[Node] | None = None,
-    assume: bool = False,
 ) -> list[Action[World]]:
-    """One playbook run over the hosts on which any of its roles is not converged."""
+    """Plan one playbook run over the hosts on which any of the roles is not converged.
+
+    nodes: by default the Primers.
+    """
     among = state.site.primers if nodes is None else nodes
-    wanting = list(among) if assume else _wanting(state, roles, among)
+    wanting = _wanting(state, roles, among)
     return [Converge(playbook, tuple(node.name for node in wanting), roles)] if wanting else []
 
 
 def _runtime(state: State, nodes: Sequence[Node], role: str) -> list[Action[World]]:
-    """What kubelet needs, on hosts that `role` will make nodes of the cluster."""
+    """Plan what kubelet needs, on hosts that `role` will make nodes of the cluster."""
     roles = ("kernel", "containerd", "endpoint")
     groups = _side_by_side(state, nodes, role)
     return [a for group in groups for a in _converge(state, "runtime", roles, nodes=group)]
 
 
 def _joining(state: State, nodes: Sequence[Node], role: str) -> list[Action[World]]:
-    """Kubeadm joins several hosts at once, which is too much for an emulated API server."""
+    """Plan the joins: several hosts at once, or one by one for an emulated API server."""
     together = state.site.patience.profile != "emulated"
     groups = _side_by_side(state, nodes, role) if together else [[node] for node in nodes]
     return [a for group in groups for a in _converge(state, role, (role,), nodes=group)]
 
 
 def _side_by_side(state: State, nodes: Sequence[Node], role: str) -> list[list[Node]]:
-    """Hosts without the role at once, nothing runs there yet; the others one after another."""
+    """Group hosts: those without the role together, as nothing runs there; the others singly."""
     new = [node for node in nodes if role not in state.facts[node.name].roles]
     return [new, *([node] for node in nodes if node not in new)]
 
 
+def _stale(state: State, nodes: Sequence[Node]) -> list[Action[World]]:
+    """Plan to delete the node of a machine that was replaced: the new one joins by its name."""
+    there = {node.name for node in state.cluster.nodes} if state.cluster else set()
+    return [
+        leaving.DeleteNode(node.name)
+        for node in nodes
+        if node.name in state.replacing
+        and node.name in there
+        and not standing.joined(state.facts[node.name])
+    ]
+
+
 def _encryption(state: State) -> list[Action[World]]:
-    """What is left until no secret lies in etcd as plain text; nothing on a site that began so."""
-    hosts = tuple(node.name for node in state.site.control_planes)
+    """Plan the steps until etcd holds no secret as plain text; none on a site that began so."""
+    hosts = tuple(node.name for node in state.site.primers)
     placed = Converge("trust", hosts, ("trust",))
-    begin: list[Action[World]] = [EncryptSecrets(WRITTEN), placed]
+    begin: list[Action[World]] = [EncryptSecrets(WRITTEN, hosts), placed]
     return {
-        READABLE: [*begin, WaitKey(), RewriteSecrets(), EncryptSecrets(REQUIRED), placed],
-        WRITTEN: [WaitKey(), RewriteSecrets(), EncryptSecrets(REQUIRED), placed],
+        READABLE: [*begin, WaitKey(), RewriteSecrets(), EncryptSecrets(REQUIRED, hosts), placed],
+        WRITTEN: [WaitKey(), RewriteSecrets(), EncryptSecrets(REQUIRED, hosts), placed],
         REQUIRED: [],
     }[state.trust.encryption]
 
 
 def _push_installer(state: State) -> list[Action[World]]:
-    """The executable of this very bundle, on every Primer."""
+    """Plan to copy the bundle's own installer to every Primer that lacks it."""
 
     def has(node: Node) -> bool:
         seen = state.facts[node.name].roles.get("installer")

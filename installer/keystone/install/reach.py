@@ -1,9 +1,9 @@
-"""How the first Primer reaches the others: ssh that knows who answers before it says anything.
+"""How a Primer reaches the others: over ssh, with host keys that are known before.
 
-A host key comes from the site file, or out of KNOWN: the introductions of the installer medium, and
-what a person has confirmed. Else it is shown with the plan, and the person who approves the plan
-confirms it; where nobody is asked it is refused (docs/adr/0065-host-keys.md). ssh itself adds
-nothing to any file.
+A host key comes from the site file, or from KNOWN: introductions of the installer medium, and
+keys that a person has confirmed. Any other key is shown with the plan, and the person who approves
+the plan confirms it; if no person can be asked, the host is refused (docs/adr/0065-host-keys.md).
+ssh itself adds nothing to any file.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import hashlib
 import os
 import socket
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,22 +22,24 @@ from keystone.errors import ConfigurationError, RefusedError, UsageError
 from keystone.files import write_whole
 from keystone.hosts import observe
 from keystone.run import Host
+from keystone.site.model import Node
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Mapping
 
-    from keystone.site.model import Node, Site
+    from keystone.cluster.known import Known
+    from keystone.site.model import Site
 
 KNOWN = Path("/etc/keystone/known_hosts")
-"""The host keys that somebody vouches for; public, and kept from run to run."""
+"""The known host keys; public, and kept from run to run."""
 READ = "/run/keystone-known_hosts-{}"
-"""What ssh reads, named by its content: another run for another site has another one."""
+"""The file of known hosts that ssh reads, named by its content: one for each site."""
 CONSOLE = "`ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` on the machine's own console"
 
 
 @dataclass(frozen=True)
 class Unknown:
-    """A Primer whose host key nobody vouches for. where: of the key in the site file."""
+    """A Primer with an unknown host key. where: the field of the site file for the key."""
 
     name: str
     address: str
@@ -45,51 +48,62 @@ class Unknown:
 
     @property
     def fingerprint(self) -> str:
-        """What its console shows."""
+        """The fingerprint, as the host's console shows it."""
         return host_keys.fingerprint(self.key)
 
 
 @dataclass(frozen=True)
 class Reach:
-    """The Primers, and whose keys are still to be confirmed. keys: by place, as known_hosts."""
+    """The Primers, and those with keys to confirm. keys: by place, as in known_hosts."""
 
     hosts: Mapping[str, Host]
     unknown: tuple[Unknown, ...]
     keys: Mapping[str, str]
 
     def keep(self) -> None:
-        """Somebody vouches for all of them, by the site file or just now: for the next run."""
-        text = _text(self.keys)
-        if text and not (KNOWN.is_file() and KNOWN.read_text() == text):
-            write_whole(KNOWN, text.encode(), 0o644)
+        """Save all keys in KNOWN for the next run. Call it only once all are confirmed."""
+        kept = KNOWN.read_text() if KNOWN.is_file() else ""
+        if any(key not in host_keys.known(kept, place) for place, key in self.keys.items()):
+            write_whole(KNOWN, _text(self.keys).encode(), 0o644)
 
 
-def hosts_of(wanted: Site) -> dict[str, Host]:
-    """How to reach each Primer. Raises RefusedError for host keys that nobody vouches for."""
-    reached = look(wanted)
+def hosts_of(wanted: Site, *, keyless: bool = False) -> dict[str, Host]:
+    """Return how to reach each Primer. Raises RefusedError for unknown host keys, and as `find`.
+
+    keyless: also without the private key, with which the other Primers would answer.
+    """
+    reached = find(wanted, keyless=keyless)
     if reached.unknown:
         raise refusal(reached.unknown)
     return dict(reached.hosts)
 
 
-def look(wanted: Site) -> Reach:
-    """How to reach each Primer; one whose key is not known yet is asked for it, and no more.
+def find(wanted: Site, *, replacing: Container[str] = (), keyless: bool = False) -> Reach:
+    """Find how to reach each Primer; ask a Primer without a known key for its key, nothing else.
 
-    Raises ConfigurationError where the first one is not this machine, HostError for one that does
-    not answer or whose key has not the fingerprint that the site file names; needs root.
+    replacing: Primers whose confirmed keys do not count any more, because their machines were
+    replaced. Raises ConfigurationError if none of the Primers is this machine, or, unless keyless,
+    if the private key of the site file is not here; HostError for a Primer that does not answer or
+    whose key has not the fingerprint in the site file; UsageError without root.
     """
     if os.geteuid() != 0:
-        raise UsageError("the other Primers are reached from the first one, by root", hint="sudo")
-    first, *others = wanted.primers
+        raise UsageError("only root can reach the other Primers", hint="run it with sudo")
     here = observe.local_addresses()
-    if str(first.address) not in here:
+    local = {node.name for node in wanted.primers if str(node.address) in here}
+    if not local:
         raise ConfigurationError(
-            f"{first.name} ({first.address}) is the first Primer, but this machine "
-            f"({socket.gethostname()}) has {', '.join(sorted(here))}",
-            hint=f"run keystone-install on {first.name}, or list this machine first in the site",
+            f"none of the site's Primers is this machine ({socket.gethostname()}), which has "
+            f"{', '.join(sorted(here))}",
+            hint=f"run it on one of: {', '.join(node.name for node in wanted.primers)}",
         )
+    others = [node for node in wanted.primers if node.name not in local]
+    if not keyless:
+        _require_key(wanted, others)
     kept = KNOWN.read_text() if KNOWN.is_file() else ""
-    keys = {node.name: vouched(node, wanted.ssh.port, kept) for node in others}
+    keys = {
+        node.name: known_key(node, wanted.ssh.port, "" if node.name in replacing else kept)
+        for node in others
+    }
     asked = {node.name: _plain(wanted, node) for node in others if not keys[node.name]}
     with ThreadPoolExecutor(max(len(asked), 1)) as pool:
         for name, seen in zip(asked, pool.map(Host.scan, asked.values()), strict=True):
@@ -98,21 +112,39 @@ def look(wanted: Site) -> Reach:
             if node.host_key:
                 keys[name] = host_keys.named(node.host_key, seen)
                 if not keys[name]:
-                    raise asked[name].another_key(node.host_key, seen)
+                    raise host_keys.another(name, asked[name].address, node.host_key, seen)
     places = {host_keys.place(str(n.address), wanted.ssh.port): keys[n.name] for n in others}
     unknown = tuple(
         Unknown(node.name, str(node.address), f"primers[{number}].hostKey", keys[node.name])
         for number, node in enumerate(wanted.primers)
         if node.name in asked and not node.host_key
     )
-    return Reach(_hosts(wanted, _text(places), {first.name}), unknown, places)
+    return Reach(_hosts(wanted, _text(places), local), unknown, places)
+
+
+def _require_key(wanted: Site, others: Iterable[Node]) -> None:
+    file = wanted.ssh.key_file
+    if file and any(others) and not Path(file).is_file():
+        raise ConfigurationError(
+            f"{file}: not on this machine ({socket.gethostname()}); the site file names it as the "
+            "private key for the other Primers (spec.ssh.keyFile)",
+            hint="copy it here from another Primer or your own copy, readable by root only",
+        )
+
+
+def departed(wanted: Site, records: Mapping[str, Known]) -> dict[str, Host]:
+    """Return how to reach Primers that the site file does not name any more, by their records."""
+    nodes = tuple(Node(name, IPv4Address(one.address)) for name, one in records.items())
+    port = wanted.ssh.port
+    places = {host_keys.place(one.address, port): one.host_key for one in records.values()}
+    return _hosts(replace(wanted, primers=nodes), _text(places), ()) if nodes else {}
 
 
 def known(wanted: Site) -> dict[str, Host]:
-    """Those Primers that are this very machine, or whose host key somebody vouches for."""
+    """Return the Primers that are this machine or have a known host key."""
     here = observe.local_addresses()
     kept = KNOWN.read_text() if KNOWN.is_file() else ""
-    keys = {node: vouched(node, wanted.ssh.port, kept) for node in wanted.primers}
+    keys = {node: known_key(node, wanted.ssh.port, kept) for node in wanted.primers}
     places = {
         host_keys.place(str(node.address), wanted.ssh.port): key
         for node, key in keys.items()
@@ -123,8 +155,8 @@ def known(wanted: Site) -> dict[str, Host]:
     return {node.name: every[node.name] for node in keys if keys[node] or node.name in local}
 
 
-def vouched(node: Node, port: int, kept: str) -> str:
-    """The key that site file or KNOWN (its text: kept) has for a Primer; "" when none has."""
+def known_key(node: Node, port: int, kept: str) -> str:
+    """Return a Primer's key from the site file or KNOWN (kept: its text); "" if unknown."""
     if node.host_key and not node.host_key.startswith(host_keys.HASH):
         return host_keys.key(node.host_key)
     known = host_keys.known(kept, host_keys.place(str(node.address), port))
@@ -134,14 +166,14 @@ def vouched(node: Node, port: int, kept: str) -> str:
 
 
 def refusal(unknown: Iterable[Unknown]) -> RefusedError:
-    """Why nobody is spoken to, and what to write into the site file."""
+    """Return an error that names the unknown host keys and what to add to the site file."""
     listed = tuple(unknown)
     return RefusedError(
         "\n".join(
-            f"{one.name} ({one.address}): nobody vouches for its SSH host key {one.fingerprint}"
+            f"{one.name} ({one.address}): its SSH host key {one.fingerprint} is not known"
             for one in listed
         ),
-        hint=f"compare with {CONSOLE}; where it is the same, put into spec of the site file:\n"
+        hint=f"compare with {CONSOLE}; if it is the same, add to spec of the site file:\n"
         + "\n".join(f"    {one.where}: {one.key}" for one in listed),
     )
 
@@ -151,10 +183,10 @@ def _plain(wanted: Site, node: Node) -> Host:
 
 
 def _hosts(wanted: Site, known: str, local: Container[str]) -> dict[str, Host]:
-    # A connection that is kept open was checked against the keys of its own run: other keys,
-    # another connection.
-    mark = hashlib.sha256(known.encode()).hexdigest()[:8]
-    read = Path(READ.format(mark))
+    # An open connection was checked against the keys of its own run: other keys need another
+    # connection.
+    digest = hashlib.sha256(known.encode()).hexdigest()[:8]
+    read = Path(READ.format(digest))
     write_whole(read, known.encode(), 0o644)
     return {
         node.name: Host(
@@ -166,7 +198,7 @@ def _hosts(wanted: Site, known: str, local: Container[str]) -> dict[str, Host]:
             known_hosts=str(read),
             local=node.name in local,
             options=("-o", "ControlMaster=auto", "-o", "ControlPersist=300",
-                     "-o", f"ControlPath=/run/keystone-{mark}-%C"),
+                     "-o", f"ControlPath=/run/keystone-{digest}-%C"),
         )
         for node in wanted.primers
     }  # fmt: skip

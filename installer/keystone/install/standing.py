@@ -1,21 +1,25 @@
-"""What stands on the site's hosts already, and forbids what a run would do. Pure.
+"""Checks of what exists on the site's hosts and forbids what a run would do. Pure.
 
 Authorities are made once in the life of a site: a second set would lock out every machine that
-trusts the first. So is the key of secrets in etcd: with a second one none of them could be read.
-And a bundle with another Kubernetes or etcd is an upgrade, which has an order of
-its own.
+trusts the first. The key of secrets in etcd is made once too: the API servers could read no secret
+with a second key. And a bundle with another Kubernetes or etcd means an upgrade, which needs an
+order of its own.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import TYPE_CHECKING
 
 from keystone.cluster import kubeadm
+from keystone.install import attention, maintain
 from keystone.install.findings import Finding
 from keystone.pki.encryption import FILE, PLACE
+from keystone.pki.lives import Life
+from keystone.pki.lives import of as lives_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Container, Iterator, Mapping
 
     from keystone.bundle.model import Manifest
     from keystone.cluster.facts import ClusterFacts
@@ -23,63 +27,89 @@ if TYPE_CHECKING:
     from keystone.pki.plan import TrustFacts
     from keystone.site.model import Site
 
+FAILS_LONG = dt.timedelta(days=1)
+KUBELET = "/var/lib/kubelet/"
 TREE = "/var/lib/keystone/pki"
 GIVE_UP = (
-    "to give that site up, stop etcd and kubelet on each of its Primers and remove "
+    "to abandon that site, stop etcd and kubelet on each of its Primers and remove "
     "/etc/keystone/pki, /etc/kubernetes and /var/lib/etcd there"
 )
 
 
 def authorities(trust: TrustFacts, facts: Mapping[str, HostFacts]) -> Iterator[Finding]:
-    """Hosts that belong to a site whose authorities are not those of the tree here."""
+    """Find hosts of a site whose authorities are not those of the trust tree here."""
     for name, seen in facts.items():
         has = seen.standing
         root, member, keys = has.root.strip(), has.member, has.keys
         if trust.incomplete and (root or member or keys):
             what = _first_of(
                 (root, "the root of a site"),
-                (member, "data of an etcd quorum that once formed"),
+                (member, "data of an etcd member"),
                 (keys, "a key of secrets in etcd"),
             )
             yield Finding(
                 "refused", name,
-                f"has {what}, and {TREE} on the first Primer is not complete "
-                f"({len(trust.incomplete)} files are missing): new authorities would lock out "
-                "every machine that trusts the old ones",
-                f"bring that folder back, from the first Primer's disk or a copy; {GIVE_UP}",
+                f"has {what}, but {TREE} on this Primer is incomplete "
+                f"(files missing: {len(trust.incomplete)}): new authorities would lock out every "
+                "machine that trusts the old ones",
+                f"run this on a Primer that has that folder, as all have; {GIVE_UP}",
             )  # fmt: skip
-        elif root and root != trust.root.strip():
+        elif root and root not in {pem.strip() for pem in (trust.root, *trust.rotations.roots)}:
             yield Finding(
                 "refused", name,
-                f"has another root than {TREE} on the first Primer: its certificates would be "
-                "replaced by those of another site",
-                f"bring back the folder that was made with that root; {GIVE_UP}",
+                f"has another root than {TREE} on this Primer: certificates of another site "
+                "would replace its own",
+                f"restore the folder that was made with that root; {GIVE_UP}",
+            )  # fmt: skip
+
+
+def rotations(
+    trust: TrustFacts, facts: Mapping[str, HostFacts], here: Container[str]
+) -> Iterator[Finding]:
+    """Find hosts whose tree was rotated further than this Primer's, which would undo that.
+
+    here: the names of this Primer.
+    """
+    for name, seen in facts.items():
+        if name not in here and seen.standing.rotation > trust.rotations.number:
+            yield Finding(
+                "refused", name,
+                f"has a newer trust tree in {TREE} than this Primer: a rotation went on there",
+                f"run this command on {name}",
             )  # fmt: skip
 
 
 def lives(trust: TrustFacts, first: str) -> Iterator[Finding]:
-    """Authorities that the first Primer's clock says are not valid: what they signed is refused."""
-    if trust.outside:
+    """Find authorities not valid by the first Primer's clock: hosts refuse what they signed."""
+    if trust.outside_validity:
         yield Finding(
             "failed", first,
-            f"by its clock authorities in {TREE} are not valid: {trust.outside_said}",
-            "compare its clock with a watch: date --set, then hwclock --systohc; where it is right "
-            f"nothing can be done with them any more: {GIVE_UP}",
+            f"has authorities in {TREE} that are not valid by its clock: "
+            f"{trust.outside_validity_line}",
+            "compare its clock with a watch and correct it: date --set, then hwclock --systohc; "
+            f"if the clock is right, these authorities cannot be used any more: {GIVE_UP}",
         )  # fmt: skip
 
 
-def _first_of(*said: tuple[object, str]) -> str:
-    return next(text for there, text in said if there)
+def tree(trust: TrustFacts, facts: Mapping[str, HostFacts], here: str) -> Iterator[Finding]:
+    """Find why this Primer's tree must not be placed on the hosts. here: its name."""
+    yield from authorities(trust, facts)
+    yield from rotations(trust, facts, (here,))
+    yield from lives(trust, here)
+
+
+def _first_of(*candidates: tuple[object, str]) -> str:
+    return next(text for present, text in candidates if present)
 
 
 def secrets(trust: TrustFacts, facts: Mapping[str, HostFacts], first: str) -> Iterator[Finding]:
-    """Hosts whose API servers would lose the key that secrets in etcd were written with.
+    """Find hosts whose API servers would lose the key that encrypts the secrets in etcd.
 
-    first: the first Primer, from whose API server the tree takes the key that it does not have. One
-    key in common is enough: by hand a second is added, and then the first is removed.
+    first: the first Primer; a tree without a key takes the key from its API server. One common key
+    is enough: to change a key by hand, one adds a second, then removes the first.
     """
     if trust.incomplete:
-        return  # whoever has a key is refused by `authorities`
+        return  # `authorities` refuses every host that has a key
     own = facts[first].standing.keys if first in facts else ()
     known = set(trust.keys or own) - {""}
     for name, seen in facts.items():
@@ -87,56 +117,104 @@ def secrets(trust: TrustFacts, facts: Mapping[str, HostFacts], first: str) -> It
         if keys and (not known or (keys - {""} and not keys & known)):
             yield Finding(
                 "refused", name,
-                f"its API server has, or had, a key of secrets in etcd that {TREE} on the first "
-                "Primer does not have: with another one no secret of the cluster could be read",
-                f"copy {PLACE} of a control plane where it has a key ({name}, say), or the copy "
-                f"that you keep, to {TREE}/{FILE} on the first Primer; {GIVE_UP}",
+                f"has, or had, a key of secrets in etcd that {TREE} on the first Primer does not "
+                "have: the API servers could read no secret of the cluster with another key",
+                f"copy {PLACE} from a control plane where it has a key (such as {name}), or your "
+                f"own copy of it, to {TREE}/{FILE} on the first Primer; {GIVE_UP}",
             )  # fmt: skip
 
 
-def names(
-    site: Site, cluster: ClusterFacts | None, facts: Mapping[str, HostFacts]
-) -> Iterator[Finding]:
-    """Control planes to be whose names are a node's that they are not: it holds that identity.
+def joined(seen: HostFacts) -> bool:
+    """Return whether the host has an identity as a node, or has begun to join."""
+    return bool({kubeadm.KUBELET_CONF, kubeadm.ADMIN_CONF} & set(seen.kubernetes))
 
-    A host that was cut while it joined has a kubeconfig before its node is there, and keeps the
-    administrator's when it begins anew. cluster: None where it does not answer, or never was.
+
+def names(
+    site: Site,
+    cluster: ClusterFacts | None,
+    facts: Mapping[str, HostFacts],
+    replacing: Container[str] = (),
+) -> Iterator[Finding]:
+    """Find future control planes with the name of another node, which holds that identity.
+
+    A host that was interrupted while it joined has a kubeconfig before its node exists, and keeps
+    the administrator's when it starts again. cluster: None if it does not answer, or never existed.
+    replacing: Primers whose nodes will be deleted, because their machines were replaced.
     """
-    own = {kubeadm.KUBELET_CONF, kubeadm.ADMIN_CONF}
     there = {node.name: facts[node.name] for node in site.control_planes if node.name in facts}
     was = any("control_plane" in seen.roles for seen in there.values())
     taken = {node.name for node in cluster.nodes} if cluster else set()
     for name, seen in there.items():
-        if own & set(seen.kubernetes):
+        if joined(seen):
             continue
         if was and cluster is None:
             yield Finding(
                 "failed", name,
-                f"the API does not say whose the name {name} is: the cluster is there, and does "
-                "not answer",
+                f"may have the name of another node ({name}): the site has a cluster, but its API "
+                "does not answer",
                 "make its API answer (kubectl get nodes, on a control plane), then run again",
             )  # fmt: skip
-        elif name in taken:
+        elif name in taken and name not in replacing:
             yield Finding(
                 "refused", name,
-                f"a node {name} is in the cluster already, and this host is not it: whoever "
-                "joined by that name would share its identity",
-                "give this host another name; or, where that node was this host before it was "
-                f"installed anew: kubectl delete node/{name}",
+                f"is not the node {name} that the cluster already has: joining by that name would "
+                "share its identity",
+                "give this host another name; or, if that node was this host before its system was "
+                f"reinstalled: keystone-install node replace {name}",
             )  # fmt: skip
 
 
 def versions(manifest: Manifest, facts: Mapping[str, HostFacts]) -> Iterator[Finding]:
-    """Hosts on which another Kubernetes or etcd runs than the bundle has."""
+    """Find hosts that run another version of Kubernetes or etcd than the bundle has."""
     for name, seen in facts.items():
         runs = (("Kubernetes", seen.standing.kubernetes), ("etcd", seen.standing.etcd))
         for what, now in runs:
             if now and now.removeprefix("v") != (then := _carried(manifest, what)):
                 yield Finding(
                     "failed", name,
-                    f"runs {what} {now.removeprefix('v')}, and the bundle has {then}",
-                    f"take a bundle with {what} {now.removeprefix('v')}: this Keystone cannot "
-                    "upgrade it yet, and a mixture of both is not tried by anybody",
+                    f"runs {what} {now.removeprefix('v')}, but the bundle has {then}",
+                    f"use a bundle with {what} {now.removeprefix('v')}: this Keystone cannot "
+                    "upgrade it yet, and nobody has tested a mixture of both",
+                )  # fmt: skip
+
+
+def certificates(facts: Mapping[str, HostFacts], now: dt.datetime) -> Iterator[Finding]:
+    """Find certificates with less than a third of their life left: renewal did not work."""
+    due: dict[tuple[str, bool], list[Life]] = {}
+    for host, seen in facts.items():
+        # kubelet renews its own late in its life, by itself.
+        found = {p: pem for p, pem in seen.certificates.items() if not p.startswith(KUBELET)}
+        for life in lives_of(found):
+            if life.short(now):
+                due.setdefault((host, life.authority), []).append(life)
+    for (host, authority), lives in due.items():
+        one = min(lives, key=lambda life: life.not_after)
+        more = f" and {len(lives) - 1} more" if len(lives) > 1 else ""
+        yield Finding(
+            "warning", host,
+            f"has certificates that end soon: {one.path} on {one.not_after:%Y-%m-%d %H:%M} "
+            f"UTC{more}",
+            "plan to replace this authority: keystone-install trust show" if authority else
+            "this run issues those that are due; why the maintenance did not: "
+            "journalctl -u keystone-maintain",
+        )  # fmt: skip
+
+
+def maintenance(facts: Mapping[str, HostFacts], now: dt.datetime) -> Iterator[Finding]:
+    """Find hosts whose maintenance fails since long; a report that is invalid counts as none."""
+    for name, seen in facts.items():
+        try:
+            records = maintain.parse(seen.upkeep.get("maintain") or "{}")
+        except ValueError:
+            continue  # the next run of the maintenance replaces it
+        for chore, record in records.items():
+            since = attention.moment(record.failing_since) if record.failing_since else now
+            if now - since > FAILS_LONG:
+                yield Finding(
+                    "warning", name,
+                    f"its maintenance fails since {since:%Y-%m-%d %H:%M} UTC: {chore}: "
+                    f"{record.error}",
+                    record.hint or "look at: journalctl -u keystone-maintain",
                 )  # fmt: skip
 
 

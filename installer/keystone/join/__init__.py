@@ -1,1 +1,1 @@
-"""A worker becomes a node of the site: token, request, certificate."""
+"""How a worker becomes a node of the site: token, request, certificate."""

@@ -1,10 +1,10 @@
-"""What admitting a node asks of the cluster, by kubectl: is the name free, sign this one request.
+"""How the cluster admits a node: reserve its name, sign its one request. By kubectl.
 
-The join service does it with a certificate of its own user, which may create certificate requests,
-approve those of kubelets, look at nodes, create bare ones, and nothing else (roles/addons,
-join.yaml.j2). Revoking needs an administrator. A request is an object named after the node, so that
-of two Primers that admit one name at the same moment the API server lets one; the Node that is made
-with it keeps the name for as long as a certificate may live.
+The join service acts as a user of its own, who may create certificate requests, approve those of
+kubelets, read nodes, create bare ones, and nothing else (roles/addons, join.yaml.j2). Revoking
+needs an administrator. A request is an object named after the node: if two Primers admit one name
+at the same time, the API server accepts only one. The Node that is created with it reserves the
+name for as long as a certificate can be valid.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ if TYPE_CHECKING:
 ADMIN = kubeadm.ADMIN_CONF
 SIGNER = "kubernetes.io/kube-apiserver-client-kubelet"
 LIFETIME = 90 * 24 * 3600
-"""Seconds that a node's first certificate lives; what signs later ones is told the same."""
+"""Validity of a node's first certificate in seconds; later ones have the same."""
 REVOKED = "keystone-revoked-nodes"
-"""The ConfigMap in kube-system whose keys are names of nodes that the API server refuses."""
+"""The ConfigMap in kube-system whose keys are the names of revoked nodes."""
 JOIN_KEY = "keystone/join-key"
-"""Annotation of a Node that was made with a request: the SHA-256 of the key, hex.
+"""Annotation of a Node that was created with a request: the SHA-256 of its key, hex.
 
-It says for whom the name is kept when the cluster has forgotten the request (roles/addons,
-join.yaml.j2, lets nobody but administrators change it).
+It shows for which key the name is reserved once the cluster has deleted the request. Only
+administrators can change it (roles/addons, join.yaml.j2).
 """
 SIGN_SECONDS = 120
 
 
 class Runner(Protocol):
-    """A host on which kubectl is run: run.Host, or this machine."""
+    """A host on which kubectl runs: run.Host, or this machine."""
 
     def run(
         self, argv: Sequence[str], *, data: str | None = None, check: bool = True
@@ -51,12 +51,12 @@ class Runner(Protocol):
 
 
 class Here:
-    """The machine that we are on. Raises HostError as run.Host does."""
+    """A Runner on this machine. Raises HostError as run.Host does."""
 
     def run(
         self, argv: Sequence[str], *, data: str | None = None, check: bool = True
     ) -> run.Result:
-        """`run.run`, with an end that a request can wait for."""
+        """Run a command as `run.run` does, with a timeout that fits a request."""
         try:
             return run.run(argv, data=data, check=check, timeout=120)
         except run.CommandError as error:
@@ -64,14 +64,14 @@ class Here:
 
 
 class TakenError(RefusedError):
-    """A node of that name is there, or was revoked. The text is for the machine's owner."""
+    """A node of that name exists or was revoked. The text is for the machine's owner."""
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What the cluster knows of a name. mine: our request for this very key is there.
+class NameState:
+    """The state of a name in the cluster. mine: it has the service's request for this same key.
 
-    kept: the Node was made for this very key. certificate: PEM, once it was signed.
+    kept: the Node was created for this same key. certificate: PEM, "" until it is signed.
     """
 
     node: bool = False
@@ -83,12 +83,12 @@ class Seen:
 
 
 def request_name(node: str) -> str:
-    """The name of the object that reserves a node's name."""
+    """Return the name of the object that reserves a node's name."""
     return f"keystone-join-{node}"
 
 
-def read(listed: Mapping[str, Any], request: KeyRequest, users: Sequence[str]) -> Seen:
-    """From a List of what there is of node, request, ConfigMap. users: whose requests are ours."""
+def read(listed: Mapping[str, Any], request: KeyRequest, users: Sequence[str]) -> NameState:
+    """Parse a List of the existing node, request and ConfigMap. users: whose requests count."""
     found = {(item["kind"], item["metadata"]["name"]): item for item in listed.get("items", [])}
     revoked = found.get(("ConfigMap", REVOKED), {}).get("data") or {}
     csr = found.get(("CertificateSigningRequest", request_name(request.name)))
@@ -98,7 +98,7 @@ def read(listed: Mapping[str, Any], request: KeyRequest, users: Sequence[str]) -
     if csr is not None:
         mine = csr["spec"].get("username") in users and _same(csr, request)
         certificate = csr.get("status", {}).get("certificate", "")
-    return Seen(
+    return NameState(
         node=node is not None,
         kept=keys.get(JOIN_KEY) == request.key,
         revoked=request.name in revoked,
@@ -109,9 +109,9 @@ def read(listed: Mapping[str, Any], request: KeyRequest, users: Sequence[str]) -
 
 
 def _same(csr: Mapping[str, Any], request: KeyRequest) -> bool:
-    """Whether the bytes there are what this service makes of a request of that key and name.
+    """True if the stored request has exactly the bytes that this service makes for key and name.
 
-    What it only reads as such, the API server may read as another: its PEM parser is not ours.
+    Equal meaning is not enough: the API server's PEM parser may read other bytes differently.
     """
     pem = base64.b64decode(csr["spec"].get("request", "")).decode(errors="replace")
     try:
@@ -121,24 +121,24 @@ def _same(csr: Mapping[str, Any], request: KeyRequest) -> bool:
     return (found.pem, found.key) == (pem, request.key)
 
 
-def judge(seen: Seen, name: str, *, again: bool) -> None:
-    """Whether the name is free. again: its token was used with this key. Raises TakenError."""
+def require_free(seen: NameState, name: str, *, again: bool) -> None:
+    """Raise TakenError unless the name is free. again: its token was used with this key before."""
     if seen.revoked:
         raise TakenError(f"the name {name} was revoked on this site: give the machine another name")
     own = again or seen.mine or seen.kept
     if (seen.node and not own) or (seen.request and not seen.mine):
         raise TakenError(
-            f"a node {name} is there or joins just now: give the machine another name. If it is "
-            f"this very machine, installed anew, on a Primer: kubectl delete node/{name} "
+            f"a node {name} exists or is joining now: give the machine another name. If it is "
+            f"this same machine, reinstalled, run on a Primer: kubectl delete node/{name} "
             f"csr/{request_name(name)}"
         )
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """The API server as one user sees it. host: where kubectl runs; config: the kubeconfig.
+    """The API server, as one user. host: where kubectl runs. config: the kubeconfig.
 
-    authority: the file of the CA that nodes shall trust. users: whose requests are ours.
+    authority: the file of the CA that nodes shall trust. users: whose requests count as ours.
     """
 
     host: Runner
@@ -147,71 +147,71 @@ class Cluster:
     users: tuple[str, ...] = (JOIN_USER, "kubernetes-admin", "kubernetes-super-admin")
 
     def reserve(self, request: KeyRequest, *, again: bool) -> None:
-        """Take the name for that key, before anything is signed. Raises TakenError, HostError."""
-        seen = self._look(request)
-        judge(seen, request.name, again=again)
+        """Reserve the name for that key; sign nothing yet. Raises TakenError, HostError."""
+        seen = self._observe(request)
+        require_free(seen, request.name, again=again)
         if not seen.mine:
             self._kubectl("create", "-f", "-", data=json.dumps(_document(request)))
-        if not seen.node:  # what lasts: the cluster forgets a request after an hour
+        if not seen.node:  # the Node keeps the name: the cluster deletes a request after an hour
             self._kubectl("create", "-f", "-", data=json.dumps(_node(request)))
 
     def sign(self, request: KeyRequest) -> Identity:
-        """Have the reserved request signed, and nothing else. Raises TakenError, HostError."""
+        """Have the reserved request signed, and no other. Raises TakenError, HostError."""
         name = request_name(request.name)
-        self._admitted(request)  # before it is approved: a signature cannot be taken back
+        self._reserved(request)  # before approval: a signature cannot be withdrawn
         self._kubectl("certificate", "approve", name)
         deadline = time.monotonic() + SIGN_SECONDS
         while True:
-            seen = self._admitted(request)
+            seen = self._reserved(request)
             if seen.certificate:
                 break
             if time.monotonic() > deadline:
                 raise HostError(
-                    f"{name} was approved and not signed in {SIGN_SECONDS} s",
-                    hint="is the controller manager running?",
+                    f"{name} was approved, but not signed within {SIGN_SECONDS} s",
+                    hint="check that the controller manager is running",
                 )
             time.sleep(0.2)
         authority = self.host.run(["cat", self.authority]).stdout
         return join_identity.Identity(join_identity.issued(seen.certificate, request), authority)
 
-    def _admitted(self, request: KeyRequest) -> Seen:
-        seen = self._look(request)
-        judge(seen, request.name, again=True)
+    def _reserved(self, request: KeyRequest) -> NameState:
+        seen = self._observe(request)
+        require_free(seen, request.name, again=True)
         if not seen.mine:
             raise TakenError(
-                f"the request {request_name(request.name)} of {request.name} was taken away"
+                f"somebody deleted the request {request_name(request.name)} of {request.name}"
             )
         return seen
 
     def revoke(self, name: str) -> None:
-        """Make a node's identity worthless; needs an administrator. Raises HostError.
+        """Make a node's identity useless; needs an administrator. Raises HostError.
 
-        A certificate cannot be taken back in Kubernetes. The name is refused by a policy first, so
-        that the machine makes nothing again of what is then deleted (docs/adr/0063).
+        Kubernetes cannot revoke a certificate. So a policy refuses the name first: then the machine
+        cannot create the objects again that are deleted next (docs/adr/0063).
         """
         patch = json.dumps({"data": {name: time.strftime("%FT%TZ", time.gmtime())}})
         config = ("-n", "kube-system", "configmap", REVOKED)
         self._kubectl("patch", *config, "--type=merge", "-p", patch)
-        gone = "--ignore-not-found"
-        self._kubectl("delete", "csr", *self._requests(name), gone)
-        self._kubectl("delete", "node", name, gone)
+        absent_ok = "--ignore-not-found"
+        self._kubectl("delete", "csr", *self._requests(name), absent_ok)
+        self._kubectl("delete", "node", name, absent_ok)
         pods = ("pods", "--all-namespaces", f"--field-selector=spec.nodeName={name}")
-        self._kubectl("delete", *pods, "--force", "--grace-period=0", "--wait=false", gone)
+        self._kubectl("delete", *pods, "--force", "--grace-period=0", "--wait=false", absent_ok)
 
     def _requests(self, node: str) -> list[str]:
-        """The one that admitted the node, and its own renewals."""
+        """Return the request that admitted the node, and those of its renewals."""
         listed = json.loads(self._kubectl("get", "csr", "-o", "json"))["items"]
         user = f"{join_identity.USER_PREFIX}{node}"
         renewals = [c["metadata"]["name"] for c in listed if c["spec"].get("username") == user]
         return [request_name(node), *renewals]
 
-    def _look(self, request: KeyRequest) -> Seen:
+    def _observe(self, request: KeyRequest) -> NameState:
         items = []
         for kind, name in (("node", request.name), ("csr", request_name(request.name)),
                            ("configmap", REVOKED)):  # fmt: skip
             space = ("-n", "kube-system") if kind == "configmap" else ()
-            said = self._kubectl("get", kind, name, *space, "--ignore-not-found", "-o", "json")
-            items += [json.loads(said)] if said.strip() else []
+            found = self._kubectl("get", kind, name, *space, "--ignore-not-found", "-o", "json")
+            items += [json.loads(found)] if found.strip() else []
         return read({"items": items}, request, self.users)
 
     def _kubectl(self, *words: str, data: str | None = None) -> str:
@@ -234,16 +234,16 @@ def _document(request: KeyRequest) -> dict[str, object]:
 
 
 def _node(request: KeyRequest) -> dict[str, object]:
-    """Bare: kubelet finds it there and adds what it is (tryRegisterWithAPIServer)."""
+    """Return a bare Node: kubelet finds it and fills it in (tryRegisterWithAPIServer)."""
     metadata = {"name": request.name, "annotations": {JOIN_KEY: request.key}}
     return {"apiVersion": "v1", "kind": "Node", "metadata": metadata}
 
 
 def give(host: Runner, name: str, control_plane: Runner, installer: str) -> None:
-    """A Primer that carries pods gets its identity, by an administrator.
+    """Give a Primer that carries pods its identity, as administrator.
 
-    The key is made there and stays there; what crosses is public. Raises HostError, and TakenError
-    where another machine has that name.
+    The key is made on the Primer and stays there; only public data is transferred. Raises
+    HostError, and TakenError if another machine has that name.
     """
     asked = host.run([installer, "node-identity", "request", name]).stdout
     request = join_identity.checked(asked, name)
@@ -253,4 +253,4 @@ def give(host: Runner, name: str, control_plane: Runner, installer: str) -> None
     identity = cluster.sign(request)
     answer = json.dumps({"certificate": identity.certificate, "authority": identity.authority})
     host.run([installer, "node-identity", "place"], data=answer)
-    log.debug(f"{name}: has its identity as a node")
+    log.debug(f"{name}: now has its node identity")

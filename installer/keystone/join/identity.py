@@ -1,8 +1,8 @@
-"""One machine's identity as a node: its key, the request for a certificate, and kubelet's files.
+"""A machine's identity as a node: its key, its certificate request, and kubelet's files.
 
 The key is made on the machine and never leaves it. The request (PKCS#10, RFC 2986) is signed with
-it, which proves that who asks has the key. What a request may ask for is one name and nothing
-else; whoever signs compares it with what was admitted.
+it, which proves possession of the key. A request may ask for one name and nothing else; the signer
+compares it with the admitted name.
 Sources: kubernetes.io, "Certificate Signing Requests" (signer kube-apiserver-client-kubelet);
 client-go's certificate store, for the names of kubelet's files.
 """
@@ -23,14 +23,14 @@ from cryptography.x509.oid import NameOID
 
 from keystone.cluster import kubeadm
 from keystone.errors import HostError, RefusedError
-from keystone.files import write_new, write_whole
+from keystone.files import link, write_new, write_whole
 from keystone.pki import certificates
 from keystone.site import checks
 
 ORGANIZATION = "system:nodes"
 USER_PREFIX = "system:node:"
 DEFAULT_NAMES = ("localhost", "debian", "ubuntu", "fedora")
-"""What installers call a machine when nobody says a name: two machines of a site would share it."""
+"""Default host names of system installers: two machines of a site would share them."""
 REQUEST_LIMIT = 4096
 KEY = Path("/var/lib/keystone/join/node.key")
 KUBELET_CONF = Path(kubeadm.KUBELET_CONF)
@@ -43,9 +43,9 @@ _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 @dataclass(frozen=True)
 class KeyRequest:
-    """A request for a certificate that was found good. key: SHA-256 of its public key, hex.
+    """A valid certificate request. key: SHA-256 of its public key, hex.
 
-    pem: written anew from what was read, so that no other program reads another request in it.
+    pem: serialized again after parsing, so that another parser cannot read another request in it.
     """
 
     pem: str
@@ -55,38 +55,38 @@ class KeyRequest:
 
 @dataclass(frozen=True)
 class Identity:
-    """What a node gets: its certificate, and the authority of the API servers. Both PEM."""
+    """What a node receives: its certificate, and the CA of the API servers. Both PEM."""
 
     certificate: str
     authority: str
 
 
 def is_name(name: str) -> bool:
-    """Whether a node can be called that at all (RFC 1123, lower case)."""
+    """True if the name is valid for a node (RFC 1123, lower case)."""
     return len(name) <= _NAME_LENGTH and all(map(_LABEL.fullmatch, name.split(".")))
 
 
 def name_problem(name: str) -> str:
-    """What is wrong with the name of a node (RFC 1123, lower case); nothing when it is good.
+    """Return what is wrong with the name of a node (RFC 1123, lower case); "" if it is valid.
 
-    A worker's as a Primer's: `site.checks.unusable` says what no machine of a site can be called.
+    For workers as for Primers: `site.checks.unusable` knows names that no machine may have.
     """
     if not is_name(name):
         return f"hostname {name[:80]!r} is not valid (RFC 1123: a-z, 0-9, - and .)"
     if wrong := checks.unusable(name):
         return f"hostname: {wrong[:200]}: `hostnamectl set-hostname NAME`"
     if name.split(".", 1)[0] in DEFAULT_NAMES:
-        return f"hostname {name!r} is no name of a machine's own: `hostnamectl set-hostname NAME`"
+        return f"hostname {name!r} is an installer's default: `hostnamectl set-hostname NAME`"
     return ""
 
 
 def made(name: str, file: Path = KEY) -> str:
-    """The request of this machine, PEM. Its key (P-256, PKCS#8, mode 0600) is made once.
+    """Return this machine's request, PEM. Its key (P-256, PKCS#8, mode 0600) is made once.
 
-    Raises RefusedError when the file holds something else.
+    Raises RefusedError if the file does not hold such a key.
     """
     if not file.exists():
-        with suppress(FileExistsError):  # two at once: the first one's is this machine's
+        with suppress(FileExistsError):  # of two processes at once, the first one's key counts
             write_new(file, certificates.key_pem(certificates.new_key()), 0o600)
     key = certificates.load_key(file.read_bytes(), str(file))
     builder = x509.CertificateSigningRequestBuilder().subject_name(_subject(name))
@@ -94,44 +94,44 @@ def made(name: str, file: Path = KEY) -> str:
 
 
 def checked(pem: str, name: str) -> KeyRequest:
-    """The request, if it asks for that node's name and nothing else.
+    """Return the request if it asks for that node's name and nothing else.
 
-    Raises RefusedError with what else it asks for, or that who asks has not shown the key.
+    Raises RefusedError if it asks for more, is malformed, or is not signed with its own key.
     """
     try:
         request = x509.load_pem_x509_csr(pem.encode())
         key = request.public_key()
-        good = request.is_signature_valid
+        signed = request.is_signature_valid
         more = [*request.extensions, *request.attributes]
         own = request.public_bytes(serialization.Encoding.PEM).decode()
-    except Exception as error:  # a stranger's bytes: the library has no list of what it raises
+    except Exception as error:  # untrusted bytes: the library does not list what it raises
         raise RefusedError("csr is not a certificate request (PKCS#10, PEM)") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1":
         raise RefusedError("csr: the key is not ECDSA P-256")
-    if not good:
-        raise RefusedError("csr: not signed with the key that it names")
+    if not signed:
+        raise RefusedError("csr: not signed with the key in it")
     if request.subject.public_bytes() != _subject(name).public_bytes():
         asked = request.subject.rfc4514_string()[:200]
         raise RefusedError(f"csr: asks for {asked!r}, not for {USER_PREFIX}{name}")
     if more:
-        raise RefusedError("csr: asks for extensions; a node gets a name and nothing else")
+        raise RefusedError("csr: asks for extensions; a node gets only a name")
     return KeyRequest(own, name, key_digest(key))
 
 
 def issued(pem: str, request: KeyRequest) -> str:
-    """The certificate, if it is for that key and name. Raises HostError when it is another."""
+    """Return the certificate if it is for that key and name. Raises HostError otherwise."""
     certificate = certificates.load_certificate(pem.encode(), "the certificate from the cluster")
     key = certificate.public_key()
     mine = isinstance(key, ec.EllipticCurvePublicKey) and key_digest(key) == request.key
     if not mine or sorted(map(_pair, certificate.subject)) != sorted(
         map(_pair, _subject(request.name))
     ):
-        raise HostError(f"the cluster signed another certificate than {request.name} asked for")
+        raise HostError(f"the cluster signed another certificate than {request.name} requested")
     return certificates.certificate_pem(certificate).decode()
 
 
 def key_digest(key: ec.EllipticCurvePublicKey) -> str:
-    """SHA-256 of the public key (SPKI, DER), hex."""
+    """Return the SHA-256 of the public key (SPKI, DER), hex."""
     digest = hashes.Hash(hashes.SHA256())
     digest.update(
         key.public_bytes(
@@ -142,9 +142,9 @@ def key_digest(key: ec.EllipticCurvePublicKey) -> str:
 
 
 def kubeconfig(identity: Identity, current: Path = KUBELET_PKI / CURRENT) -> str:
-    """kubelet.conf as kubelet writes it after a bootstrap (JSON is YAML).
+    """Return kubelet.conf as kubelet writes it after a bootstrap (JSON is YAML).
 
-    Certificate and key are by path: kubelet renews what lies there under its own name.
+    It names certificate and key by path, so that it stays correct when kubelet renews them.
     """
     authority = base64.b64encode(identity.authority.encode()).decode()
     cluster = {
@@ -170,9 +170,10 @@ def place(
     folder: Path = KUBELET_PKI,
     conf: Path = KUBELET_CONF,
 ) -> None:
-    """Put the identity where kubelet and kubeadm look for it, each file whole or not there.
+    """Write the identity to the paths of kubelet and kubeadm; each file is complete or absent.
 
-    kubelet's store wants a link to a file of certificate and key. Nothing crosses a process list.
+    kubelet's store requires a link to a file with certificate and key. No argument of a process
+    holds a secret.
     """
     private = certificates.load_key(key.read_bytes(), str(key))
     certificate = certificates.load_certificate(identity.certificate.encode(), "the answer")
@@ -181,19 +182,17 @@ def place(
     pair = folder / JOINED
     text = identity.certificate.encode() + certificates.key_pem(private)
     write_whole(pair, text, 0o600)
-    link = folder / f".{CURRENT}.new"
-    link.unlink(missing_ok=True)
-    link.symlink_to(pair)
-    link.rename(folder / CURRENT)
+    link(folder / CURRENT, pair)
     write_whole(conf, kubeconfig(identity, folder / CURRENT).encode(), 0o600)
 
 
 def held(
     name: str, *, key: Path = KEY, folder: Path = KUBELET_PKI, conf: Path = KUBELET_CONF
 ) -> bool:
-    """Whether this machine was given that name before: kubelet.conf and a certificate are there.
+    """True if this machine already has that name: kubelet.conf and a certificate exist.
 
-    By `place`, with its key, or what kubelet itself got since, or from an older installer's token.
+    The certificate is from `place` (with its key), renewed by kubelet, or from an older
+    installer's bootstrap token.
     """
     if not conf.is_file():
         return False
@@ -206,7 +205,7 @@ def held(
 
 
 def _named(file: Path, name: str) -> x509.Certificate | None:
-    """The certificate there, if it is that node's."""
+    """Return the certificate in the file if it is that node's, else None."""
     try:
         found = certificates.load_certificate(file.read_bytes(), str(file))
     except (OSError, RefusedError):

@@ -1,8 +1,9 @@
-"""join.yaml: what machines that start from the installer medium need to become workers of a site.
+"""join.yaml: the file by which machines started from the installer medium become workers.
 
-`token create --to` writes it on a Primer, and each call adds a token: one use, one machine. An
-entry that describes a machine is that machine's; the others are for whom the guided way asks.
-Whoever has the file can join as a worker until its tokens are used or expire. Pure, but for `load`.
+`token create --to` writes it on a Primer, and each call adds a token for one machine and one use.
+An entry that describes a machine is for that machine only; the others are for machines that are
+installed in guided mode. Whoever has the file can join as a worker until its tokens are used or
+expire. Pure, but for `load`.
 """
 
 from __future__ import annotations
@@ -33,16 +34,16 @@ if TYPE_CHECKING:
 
 NAME = "join.yaml"
 SHOWN = 16
-"""Hex digits of the CA's pin that a person compares: 64 bits."""
+"""Number of hex digits of the CA pin that a person compares: 64 bits."""
 
 
 @dataclass(frozen=True)
 class Worker:
-    """One token, and what is known of the machine that it is for.
+    """One token, and the description of the machine that it is for.
 
-    server: the join service of the Primer that made the token, which alone knows it. expires: for
-    people. name: "" where a person says it. address: None for what DHCP gives. machine: None where
-    any machine may take it. system_disk: a serial number, "" for the only disk.
+    server: the join service of the Primer that made the token; no other Primer knows it. expires:
+    for people. name: "" if a person enters it. address: None to use DHCP. machine: None if any
+    machine may use it. system_disk: a serial number, "" for the only disk.
     """
 
     where: ClassVar[str] = f"{NAME}: workers[]"
@@ -56,18 +57,18 @@ class Worker:
 
     @property
     def disks(self) -> tuple[site.Disk, ...]:
-        """Those of a pool, which a worker does not have."""
+        """The disks of its pool: none, as a worker has no pool."""
         return ()
 
     @property
     def primer(self) -> str:
-        """The address of the Primer that is asked."""
+        """The address of the Primer that made the token."""
         return urlsplit(self.server).hostname or ""
 
 
 @dataclass(frozen=True)
 class Join:
-    """A whole file. name: the site's. ca: its CA, PEM."""
+    """The content of a file. name: the site's. ca: its CA, PEM."""
 
     name: str
     ca: str
@@ -78,62 +79,62 @@ class Join:
 
     @property
     def free(self) -> tuple[Worker, ...]:
-        """Those that any machine may take, in the file's order."""
+        """The workers that any machine may become, in the file's order."""
         return tuple(worker for worker in self.workers if worker.machine is None)
 
     @property
     def pin(self) -> str:
-        """SHA-256 of the CA, hex: what every token of the file carries."""
+        """SHA-256 of the CA, hex; every token of the file contains it."""
         return script.pin(self.ca)
 
 
 def load(path: Path | str) -> Join:
-    """From a file. Raises ConfigurationError with all the mistakes in it, each with its line."""
+    """Read a file. Raises ConfigurationError with all its mistakes, each with its line."""
     return _from(documents.load(path, kind="Join", schema=schema(), check=_check))
 
 
 def parse(text: str) -> Join:
-    """`load`, from text that is here already."""
+    """Parse the text of a file. Raises as `load` does."""
     return _from(documents.loads(text, name=NAME, kind="Join", schema=schema(), check=_check))
 
 
 def schema() -> dict[str, Any]:
-    """The published JSON Schema of the whole document."""
+    """Return the published JSON Schema of the document."""
     return documents.packaged_schema("join")
 
 
 def text(wanted: Join) -> str:
-    """As the file's text."""
+    """Return the text of the file."""
     return _text(_document(wanted))
 
 
 def alone(wanted: Join, worker: Worker) -> Join:
-    """What one machine's disk holds: no token but its own."""
+    """Return the file for one machine's disk: with no token but its own."""
     return replace(wanted, workers=(worker,))
 
 
 def taken(wanted: Join, entry: Worker, worker: Worker) -> Join:
-    """With `worker` in the place of `entry`."""
+    """Return the file with `entry` replaced by `worker`."""
     return replace(wanted, workers=tuple(worker if w == entry else w for w in wanted.workers))
 
 
 def begun(config: Config, ca: str) -> Join:
-    """A site's file, without a worker as yet."""
+    """Return a site's file without workers. ca: PEM."""
     known = config.site
     return Join(known.name, ca, known.networks, (), known.ssh, known.system_floor)
 
 
 def grown(mine: Join, known: Join, dead: Callable[[Worker], bool], entry: Mapping[str, Any]) -> str:
-    """The text of a file with one more worker, without those whose token is worthless.
+    """Return the text of the file with one more worker, without those for which `dead` is true.
 
-    Of the file that is there only workers are taken: who may log in is what this Primer says, and
-    not the stick. mine: as `begun` makes it. entry: as the file has it. Raises RefusedError when
-    the file is another site's, ConfigurationError with what is wrong with the entry.
+    Only the workers come from the existing file: this Primer, not the stick, decides who may log
+    in. mine: as `begun` makes it. known: the existing file. entry: a worker, in the file's format.
+    Raises RefusedError if the file is for another site, ConfigurationError for a wrong entry.
     """
     if mine.pin != known.pin:
         raise RefusedError(
-            f"{NAME} there is of site {known.name} with another CA",
-            hint="take another stick, or remove that file",
+            f"the existing {NAME} is for site {known.name} with another CA",
+            hint="use another stick, or remove that file",
         )
     kept = replace(mine, workers=tuple(worker for worker in known.workers if not dead(worker)))
     document = _document(kept)
@@ -144,7 +145,7 @@ def grown(mine: Join, known: Join, dead: Callable[[Worker], bool], entry: Mappin
 
 
 def entry(token: tokens.Token, expires: int, config: Config) -> dict[str, Any]:
-    """What an entry says of a token. expires: seconds since 1970."""
+    """Return the entry for a token, in the file's format. expires: seconds since 1970."""
     return {
         "token": str(token),
         "server": f"https://{config.host.address}:{join_config.PORT}",
@@ -153,7 +154,7 @@ def entry(token: tokens.Token, expires: int, config: Config) -> dict[str, Any]:
 
 
 def _check(document: Document, mistakes: Mistakes) -> None:
-    """What a schema cannot say of the file; see documents.load."""
+    """Check what the schema cannot express; see documents.load."""
     checks.check_machines(document, "workers", mistakes)
     ca, listed = document.spec.get("ca"), document.spec.get("workers")
     pin = script.pin(ca) if isinstance(ca, str) else ""
@@ -163,15 +164,15 @@ def _check(document: Document, mistakes: Mistakes) -> None:
             continue
         at = ("spec", "workers", index)
         if worker.get("machine") and not worker.get("name"):
-            mistakes.add(at, "a machine is described and has no name", "add name")
+            mistakes.add(at, "describes a machine but has no name", "add name")
         try:
             token = tokens.Token.parse(str(worker.get("token", "")))
         except UsageError:
-            continue  # the schema has said it
+            continue  # the schema has reported it
         if pin and token.pin != pin:
             mistakes.add((*at, "token"), "is for another CA than spec.ca", "make another token")
         if token.id in seen:
-            mistakes.add((*at, "token"), "is there already: each is for one machine", "keep one")
+            mistakes.add((*at, "token"), "is a duplicate: each is for one machine", "keep one")
         seen.add(token.id)
 
 
@@ -242,7 +243,7 @@ def _fields(worker: Worker) -> dict[str, Any]:
 
 
 class _Dumper(yaml.SafeDumper):
-    """A text of several lines, the CA, is a block: a person can compare it with the file."""
+    """Writes multi-line text (the CA) as a block, so that a person can compare it."""
 
 
 def _block(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:

@@ -1,8 +1,8 @@
-"""What gets a machine with nothing of ours, but Python, as far as `keystone-install join`.
+"""The join script: it fetches the installer on a machine that has only Python, and runs `join`.
 
 The printed command fetches the join script over TLS that it cannot verify yet, and runs it only if
-its SHA-256 is the one in the command. The script carries the site's CA: from there on TLS is
-verified, and the installer's bytes are checked against the digest in the script as well.
+its SHA-256 is the one in the command. The script contains the site's CA: from then on TLS is
+verified, and the installer must also have the digest in the script.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SITE_CA = Path("/etc/keystone/pki/site-ca.crt")
 SCRIPT = tokens.DIRECTORY / "join.py"
 CA_FILE = tokens.DIRECTORY / "ca.crt"
-"""The CA of the site that a machine is to join, until it is known that it may."""
+"""The CA of the site to join; `client.main` moves it to SITE_CA once the machine is admitted."""
 FILES_PORT = 8443
 
 _TEMPLATE = '''\
@@ -52,14 +52,14 @@ def digest(path):
 def fetch(address, part):
     have = os.path.getsize(part) if os.path.exists(part) else 0
     context = ssl.create_default_context(cafile=CA_FILE)
-    # The site's CA is not self-signed: the offline root above it is nobody's business here.
+    # The site's CA is not self-signed; the offline root above it is not needed here.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     link = http.client.HTTPSConnection(address, 8443, timeout=60, context=context)
     try:
         link.request("GET", "/files/keystone-install", headers={{"Range": "bytes=%d-" % have}})
         answer = link.getresponse()
         if answer.status == 416:
-            return  # all of it is here, or more: its digest will tell
+            return  # the file is complete or too long: the digest decides
         if answer.status not in (200, 206):
             raise OSError("HTTP %d" % answer.status)
         with open(part, "ab" if answer.status == 206 else "wb") as file:
@@ -68,15 +68,15 @@ def fetch(address, part):
             file.flush()
             os.fsync(file.fileno())
         if answer.length:
-            raise OSError("cut short")
+            raise OSError("incomplete")
     finally:
         link.close()
 
 def installer():
-    part, end, turn = TARGET + ".part", time.monotonic() + PATIENCE, 0
+    part, end, attempt = TARGET + ".part", time.monotonic() + PATIENCE, 0
     while True:
-        address = PRIMERS[turn % len(PRIMERS)]
-        turn += 1
+        address = PRIMERS[attempt % len(PRIMERS)]
+        attempt += 1
         try:
             print("fetching the installer from", address, flush=True)
             fetch(address, part)
@@ -85,25 +85,26 @@ def installer():
                 os.rename(part, TARGET)
                 return
             os.unlink(part)
-            problem = "it is not the one that the bundle names"
+            problem = "wrong content: not the installer of the bundle"
         except (OSError, http.client.HTTPException) as error:
             problem = str(error)
         if time.monotonic() > end:
-            sys.exit("no installer from any Primer: %s: %s" % (address, problem))
-        print(address + ":", problem, "- trying on", flush=True)
+            sys.exit("timed out after %d s: no Primer sent the installer: %s: %s"
+                     % (PATIENCE, address, problem))
+        print(address + ":", problem, "- trying again", flush=True)
         time.sleep(2)
 
 def main():
     if os.geteuid() != 0 and not ROOT:
-        sys.exit("run this as root: a node of a cluster is root's business")
+        sys.exit("run this command as root")
     if len(sys.argv) > 1:
-        sys.exit("a token on a command line is seen by every user of this machine: make another "
-                 "one and copy the whole command, which hands it over on standard input")
+        sys.exit("every user of this machine can see a token on a command line: make another "
+                 "one and copy the whole command, which passes it on standard input")
     token = "" if sys.stdin.isatty() else sys.stdin.readline().strip()
     if not token:
         sys.exit("the join token is missing: copy the whole command")
     if os.path.exists(ROOT + "/etc/kubernetes/manifests/kube-apiserver.yaml"):
-        sys.exit("this machine runs a control plane: it does not become a worker")
+        sys.exit("this machine runs a control plane: it cannot become a worker")
     os.umask(0o022)
     place(CA_FILE, CA.encode())
     if not os.path.exists(TARGET) or digest(TARGET) != INSTALLER:
@@ -122,11 +123,11 @@ main()
 
 
 def render(config: Config, ca: str) -> str:
-    """The script that a Primer serves at /join. ca: PEM text of the site CA."""
+    """Return the script that a Primer serves at /join. ca: PEM text of the site's CA."""
     addresses = [str(config.host.address)]
     addresses += [a for a in tokens.addresses(config.site) if a not in addresses]
     installer = config.bundle.of_kind("installer")[0].digest.hex
-    # Tokens are known to the Primer that made them: it is the only server.
+    # Only the Primer that made a token knows it: it is the only server.
     servers = [f"https://{config.host.address}:{join_config.PORT}"]
     options = ["--trial"] if config.site.trial else []
     values = [ca, str(CA_FILE), installer, addresses, servers, options]
@@ -134,7 +135,7 @@ def render(config: Config, ca: str) -> str:
 
 
 def write(config: Config, *, ca_file: Path = SITE_CA, path: Path = SCRIPT) -> str:
-    """Put the script where nginx serves it, whole or not at all; returns its SHA-256 (hex)."""
+    """Write the script where nginx serves it, atomically; return its SHA-256 (hex)."""
     text = render(config, ca_file.read_text()).encode()
     digest = hashlib.sha256(text).hexdigest()
     if not path.is_file() or path.read_bytes() != text:
@@ -143,18 +144,18 @@ def write(config: Config, *, ca_file: Path = SITE_CA, path: Path = SCRIPT) -> st
 
 
 def command(config: Config, token: tokens.Token, digest: str) -> str:
-    """The one command to paste as root on the worker.
+    """Return the command to paste as root on the worker.
 
-    The token is on standard input: `echo` is the shell's own, so no process list shows it. No
-    character of the code means anything to a shell between double quotes.
+    The token is on standard input: `echo` is a shell builtin, so no process list shows it. The code
+    has no character that is special to a shell between double quotes.
     """
     return f"echo {token} | {program(config, digest)}"
 
 
 def program(config: Config, digest: str) -> str:
-    """That command without the token, which it reads from standard input.
+    """Return that command without the token, which it reads from standard input.
 
-    -I: root's Python takes no module from the folder where the command is pasted, nor from PYTHON*.
+    -I: root's Python loads no module from the current folder, and ignores PYTHON* variables.
     """
     url = f"https://{config.host.address}:{FILES_PORT}/join"
     code = (
@@ -169,5 +170,5 @@ def program(config: Config, digest: str) -> str:
 
 
 def pin(pem: str) -> str:
-    """SHA-256 (hex) of the site's CA file, as tokens carry it; space around it does not count."""
+    """Return the SHA-256 (hex) of the site's CA, as in tokens; without white space around it."""
     return hashlib.sha256(pem.strip().encode()).hexdigest()

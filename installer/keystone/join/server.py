@@ -1,9 +1,8 @@
-"""The join API of a Primer: POST /v1/join, answered with all that a worker is told.
+"""The join API of a Primer: POST /v1/join; the answer has all that a worker needs.
 
-nginx is in front (roles/join): it ends TLS, and keeps to limits of size, time and connections. It
-hands whole requests to the Unix socket here, which only it may open, and names the address of the
-connection in ADDRESS_HEADER, over whatever the client said there. `answer` decides; the rest is
-HTTP.
+nginx is in front (roles/join): it terminates TLS and limits size, time and connections. It passes
+complete requests to the Unix socket here, which only nginx may open, with the client's address in
+ADDRESS_HEADER; it overwrites any such header of the client. `answer` decides; the rest is HTTP.
 """
 
 from __future__ import annotations
@@ -35,21 +34,21 @@ if TYPE_CHECKING:
     from keystone.cluster.join_config import Config
     from keystone.join.cluster import Cluster
 
-WORKER_ROLES = ("packages", "names", "time", "kernel", "containerd", "endpoint", "node")
+WORKER_ROLES = ("packages", "names", "time", "kernel", "containerd", "endpoint", "follow", "node")
 """The roles of playbooks/worker.yml, in its order."""
 ADDRESS_HEADER = "X-Keystone-Address"
 BODY_LIMIT = 8 * 1024
 CONNECTIONS = 64
 IO_SECONDS = 60.0
 RETRY_SECONDS = 10
-"""What a machine is told to wait that is answered "later" (Retry-After, RFC 9110)."""
+"""Retry-After (RFC 9110) of answers that ask the machine to try again later."""
 
 
 @dataclass
 class Service:
-    """What requests are answered from. roles: the worker's.
+    """The state from which requests are answered. roles: those of a worker.
 
-    clock: seconds since 1970, never back; monotonic: seconds of a clock that nobody sets.
+    clock: seconds since 1970, never going back. monotonic: seconds of a clock that cannot be set.
     """
 
     config: Config
@@ -63,14 +62,14 @@ class Service:
     counting: threading.Lock = field(default_factory=threading.Lock)
 
     def answer(self, body: bytes, address: str) -> dict[str, object]:
-        """The answer to one request. Raises join.Refusal, HostError when the cluster fails."""
+        """Answer one request. Raises join.Refusal, and HostError if the cluster fails."""
         request = join.parse_request(body)
-        now = self._judged(request)
+        now = self._validated(request)
         where = IPv4Address(address)
-        join.judge_place(self.config.site, request, where)
-        with self.lock:  # whoever comes here has a good token: one after another
+        join.require_place(self.config.site, request, where)
+        with self.lock:  # only requests with a valid token get here; handle one at a time
             claim = self._admit(request, where, now)
-        self._judged(request)  # revoked meanwhile: what was signed is not handed out
+        self._validated(request)  # if the token was revoked meanwhile, do not send the certificate
         roles = worker_roles(self.config, request.hostname, where, self.roles)
         roles["endpoint"]["endpoint_ca"] = claim.authority
         return {
@@ -82,35 +81,36 @@ class Service:
             "identity": {"certificate": claim.certificate, "authority": claim.authority},
         }
 
-    def _judged(self, request: join.Request) -> int:
-        """The time at which the token was found good. Raises join.Refusal."""
+    def _validated(self, request: join.Request) -> int:
+        """Check the token, and return the time of the check. Raises join.Refusal."""
         now = int(self.clock())
-        join.judge(self.tokens.find(request.token.id), request, role="worker", now=now)
+        join.require_valid(self.tokens.find(request.token.id), request, role="worker", now=now)
         return now
 
     def _admit(self, request: join.Request, address: IPv4Address, now: int) -> join.Claim:
-        """Everything is judged, and the name taken, before the token is used up."""
+        """Make all checks and reserve the name before the token is marked as used."""
         known = self.tokens.claimed(request.token.id)
-        join.judge_claim(known, request, address)
+        join.require_owner(known, request, address)
         if known is None or not known.certificate:
             known = self._identified(request, address, now)
             self.tokens.claim(request.token.id, known)
         return known
 
     def _identified(self, request: join.Request, address: IPv4Address, now: int) -> join.Claim:
-        """The claim with its certificate."""
+        """Reserve the name, have the request signed; return the claim with its certificate."""
         claim = join.Claim(request.hostname, now, request.csr.key, str(address))
         try:
             self.cluster.reserve(request.csr, again=self.tokens.owns(request))
             self.tokens.claim(request.token.id, claim)
-            self._judged(request)  # a revoke before the claim ends here; a later one sees the claim
+            # Stops for a revocation before the claim; a later revocation finds the claim.
+            self._validated(request)
             identity = self.cluster.sign(request.csr)
         except join_cluster.TakenError as error:
             raise join.Refusal(409, error.message) from error
         return replace(claim, certificate=identity.certificate, authority=identity.authority)
 
     def failed(self, address: str) -> bool:
-        """Count one refusal. Whether that address had too many."""
+        """Count one refusal; return True if that address had too many."""
         with self.counting:
             return self.failures.note(address, self.monotonic())
 
@@ -118,14 +118,14 @@ class Service:
 def worker_roles(
     config: Config, hostname: str, address: IPv4Address, roles: tuple[str, ...] = WORKER_ROLES
 ) -> dict[str, dict[str, object]]:
-    """Each role's variables for that machine, without `<role>_inputs`."""
+    """Return each role's variables for that machine, without `<role>_inputs`."""
     host = Node(hostname, address, control_plane=False)
     context = Context(site=config.site, host=host, bundle=config.bundle)
     return {role: variables(role, context) for role in roles}
 
 
 def blobs(config: Config, roles: Mapping[str, object]) -> list[dict[str, object]]:
-    """The blobs that the variables name by path: what the worker has to fetch first."""
+    """Return the blobs whose paths are in the variables: the worker must fetch them first."""
     items = {item.path: item for item in config.bundle.items}
     wanted = dict.fromkeys(path for path in _texts(roles) if path in items)
     return [
@@ -146,7 +146,7 @@ def _texts(value: object) -> Iterator[str]:
 
 
 class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    """HTTP for nginx alone, with a bound on threads. path: the socket, made anew, mode 0660."""
+    """HTTP for nginx only, with a limit on threads. path: the socket, recreated, mode 0660."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -156,33 +156,33 @@ class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         super().__init__(str(path), _Handler)
         path.chmod(0o660)
         self.service = service
-        self._room = threading.BoundedSemaphore(CONNECTIONS)
+        self._slots = threading.BoundedSemaphore(CONNECTIONS)
 
     def service_actions(self) -> None:
-        """Let the clock see that time passes, whoever asks (each half second)."""
+        """Update the clock, even without requests (called each half second)."""
         self.service.clock()
 
     def process_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 socketserver's
-        """Drop the connection when there are too many: nginx says 502, the worker tries again."""
-        if not self._room.acquire(blocking=False):
+        """Drop the connection if there are too many: nginx answers 502, the worker retries."""
+        if not self._slots.acquire(blocking=False):
             self.shutdown_request(request)
             return
         super().process_request(request, client_address)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 socketserver's
-        """Handle, and give the place back."""
+        """Handle the request, then free its slot."""
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._room.release()
+            self._slots.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 socketserver's
-        """What was not answered is a line of the journal (a full disk, say), not a traceback."""
+        """Log an unanswered request (such as for a full disk) as one line, not a traceback."""
         error = sys.exception()
         if isinstance(error, ConnectionError | TimeoutError):
-            log.debug(f"a connection of nginx broke: {error}")
+            log.debug(f"nginx closed a connection early: {error}")
         else:
-            log.error(f"a request was not answered: {error!r}")
+            log.error(f"could not answer a request: {error!r}")
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -192,15 +192,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     timeout = IO_SECONDS
 
     def do_GET(self) -> None:
-        """Health, for people and probes."""
+        """Answer health checks of people and probes."""
         known = self.path == "/v1/health"
         self._reply(
             HTTPStatus.OK if known else HTTPStatus.NOT_FOUND,
-            {"status": "ok"} if known else {"error": "no such thing"},
+            {"status": "ok"} if known else {"error": "no such path"},
         )
 
     def do_POST(self) -> None:
-        """A machine wants to join."""
+        """Answer a machine that requests to join."""
         peer = "?"
         try:
             peer = self._peer()
@@ -209,13 +209,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._refuse(peer, refusal)
         except KeystoneError as error:
             log.error(f"{peer}: {error.message}")
-            self._reply(503, {"error": "the Primer cannot admit workers now; its journal says why"})
+            self._reply(503, {"error": "the Primer cannot admit workers now; see its journal"})
         else:
             log.info(f"{peer}: admitted")
             self._reply(200, answer)
 
     def _refuse(self, peer: str, refusal: join.Refusal) -> None:
-        """Who is refused too often is told to wait, whatever he asked, and is not logged."""
+        """Refuse a request; an address with too many refusals gets 429, and no log line."""
         if self.server.service.failed(peer):
             self._reply(429, {"error": "too many refused attempts; wait a minute"})
             return
@@ -223,10 +223,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._reply(refusal.status, {"error": refusal.text})
 
     def _peer(self) -> str:
-        """The address that nginx saw; it takes away what a client says under that name."""
-        said = self.headers.get_all(ADDRESS_HEADER) or []
+        """Return the client's address from nginx, which overwrites such a header of a client."""
+        values = self.headers.get_all(ADDRESS_HEADER) or []
         try:
-            (address,) = said
+            (address,) = values
             return str(IPv4Address(address))
         except (ValueError, AddressValueError) as error:
             raise join.Refusal(
@@ -235,7 +235,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _body(self) -> bytes:
         if self.path != "/v1/join":
-            raise join.Refusal(404, "no such thing")
+            raise join.Refusal(404, "no such path")
         length = self.headers.get("Content-Length", "")
         if not re.fullmatch(r"[0-9]{1,9}", length):
             raise join.Refusal(411, "Content-Length is missing")
@@ -254,11 +254,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002, ANN401 the base's names
-        """The base prints every request; `answer`'s outcome is what matters."""
+        """Print nothing: the base class prints every request, do_POST logs the outcome."""
 
 
 def serve(server: Server) -> None:
-    """Answer until the process is ended."""
+    """Answer requests until the process ends."""
     log.info(f"answering joining workers on {server.server_address!s}, behind nginx")
     try:
         server.serve_forever()

@@ -1,10 +1,10 @@
-"""Join tokens: one use, short-lived, bound to a role, carrying the pin of the site's CA.
+"""Join tokens: for one use, short-lived, bound to a role, with the pin of the site's CA.
 
-A token is `ks1.<id>.<secret>.<pin>`: id and secret are hex, the pin is the SHA-256 of the
-site's CA file. The Primer that made it keeps a hash of the secret. "One use" means one key: the
-first machine to present it owns it with the key of its request and its address, and may present it
-again, so that a join that was cut can be finished: it is told what it was told before.
-Deciding is pure; the folders of tokens are at the bottom.
+A token is `ks1.<id>.<secret>.<pin>`: id and secret are hex, the pin is the SHA-256 of the site's
+CA file. The Primer that made it keeps a hash of the secret. "One use" means one key: the first
+machine that presents a token owns it with the key and the address of its request. That machine may
+present it again to complete an interrupted join, and gets the same answer. Decisions are pure
+functions; the folders of tokens are at the bottom.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ _ID = re.compile(r"[0-9a-f]{12}")
 _RECORD_LIMIT = 64 * 1024
 _KEEP_SECONDS = 60
 _LATEST = 253402300800
-"""The year 10000, which no calendar here writes."""
+"""The year 10000 in seconds since 1970, more than datetime can represent."""
 
 
 @dataclass(frozen=True)
 class Token:
-    """What the worker holds."""
+    """A token, as the worker has it."""
 
     id: str
     secret: str
@@ -56,18 +56,18 @@ class Token:
 
     @classmethod
     def parse(cls, text: str) -> Token:
-        """From the text on the command line. Raises UsageError when it is none."""
+        """Parse the text of a token. Raises UsageError if it is not one."""
         found = _TOKEN.fullmatch(text.strip())
         if found is None:
             raise UsageError(
-                "that is no join token", hint="copy the whole command that `token create` printed"
+                "not a join token", hint="copy the whole command that `token create` printed"
             )
         return cls(*found.groups())
 
 
 @dataclass(frozen=True)
 class Record:
-    """What the Primer keeps of a token. created, expires: seconds since 1970."""
+    """The Primer's record of a token. created, expires: seconds since 1970."""
 
     id: str
     role: str
@@ -79,10 +79,10 @@ class Record:
 
 @dataclass(frozen=True)
 class Claim:
-    """The machine that a token belongs to since it was presented.
+    """The machine that owns a token because it presented it first.
 
-    key: SHA-256 of its public key, hex; "" in a claim of an older installer, which nobody has.
-    time: seconds since 1970. certificate, authority: PEM, once it was signed.
+    key: SHA-256 of its public key, hex; "" in a claim of an older installer: no machine matches
+    it. time: seconds since 1970. certificate, authority: PEM, "" until it is signed.
     """
 
     hostname: str
@@ -95,19 +95,19 @@ class Claim:
 
 @dataclass(frozen=True)
 class Request:
-    """What a machine sends. Its address is not in it: that is what the connection says."""
+    """A machine's request. It has no address: the connection gives that."""
 
     token: Token
     csr: KeyRequest
 
     @property
     def hostname(self) -> str:
-        """The node's name, which the request for a certificate asks for too."""
+        """The node's name, which is also the name in the certificate request."""
         return self.csr.name
 
 
 class Refusal(Exception):  # noqa: N818 an answer, not a failure
-    """The request is refused. status: HTTP's; the text is for the machine's owner."""
+    """The request is refused. status: of HTTP. text: for the machine's owner."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
@@ -116,25 +116,25 @@ class Refusal(Exception):  # noqa: N818 an answer, not a failure
 
 
 AGAIN = (429, 503)
-"""HTTP's words for "later": the client asks again."""
+"""HTTP status codes after which the client tries again."""
 
 
 def new(role: str, pin: str, *, now: int, ttl: int) -> tuple[Token, Record]:
-    """A token and its record. ttl in seconds. Raises UsageError for a role that cannot join."""
+    """Make a token and its record. ttl: in seconds. Raises UsageError for an unknown role."""
     if role not in ROLES:
-        raise UsageError(f"no role {role!r}", hint=f"one of: {', '.join(ROLES)}")
+        raise UsageError(f"unknown role {role!r}", hint=f"use one of: {', '.join(ROLES)}")
     token = Token(secrets.token_hex(6), secrets.token_hex(20), pin)
     return token, Record(token.id, role, _digest(token.secret), now, now + ttl)
 
 
 def parse_request(body: bytes) -> Request:
-    """The JSON of POST /v1/join, every field checked. Raises Refusal(400)."""
+    """Parse the JSON of POST /v1/join and check every field. Raises Refusal(400)."""
     try:
         fields = json.loads(body)
         values = [fields[key] for key in ("token", "hostname", "csr")]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Refusal(
-            400, "the request is not the JSON of a join: is the installer there of another release?"
+            400, "the request is not the JSON of a join: the installer may be of another release"
         ) from error
     if not all(isinstance(value, str) for value in values):
         raise Refusal(400, "token, hostname and csr must be strings")
@@ -148,14 +148,14 @@ def parse_request(body: bytes) -> Request:
         raise Refusal(400, error.message) from error
 
 
-def judge(record: Record | None, request: Request, *, role: str, now: int) -> None:
-    """Whether the token is good, whoever presents it. Raises Refusal(403), or 503 by the clock.
+def require_valid(record: Record | None, request: Request, *, role: str, now: int) -> None:
+    """Raise Refusal unless the token is valid: 403, or 503 if this Primer's clock was set back.
 
-    Who does not know the secret learns nothing about the token, not even that it exists.
+    A client without the secret learns nothing about the token, not even that it exists.
     """
     known = record.digest if record is not None else "0" * 64
     if not hmac.compare_digest(known, _digest(request.token.secret)) or record is None:
-        raise Refusal(403, "token unknown on this Primer")
+        raise Refusal(403, "this Primer does not know the token")
     if record.revoked:
         raise Refusal(403, "token revoked")
     if now < record.created:
@@ -166,17 +166,17 @@ def judge(record: Record | None, request: Request, *, role: str, now: int) -> No
         raise Refusal(403, f"token is for the role {record.role}, not {role}")
 
 
-def judge_claim(claim: Claim | None, request: Request, address: IPv4Address) -> None:
-    """Whether the machine that owns the token presents it. Raises Refusal(403)."""
+def require_owner(claim: Claim | None, request: Request, address: IPv4Address) -> None:
+    """Raise Refusal(403) if another machine than the token's owner presents it."""
     if claim is None:
         return
     asked = request.csr.key, request.hostname, str(address)
     if (claim.key, claim.hostname, claim.address) != asked:
-        raise Refusal(403, f"token was already used, by {claim.hostname}")
+        raise Refusal(403, f"token was already used by {claim.hostname}")
 
 
-def judge_place(site: Site, request: Request, address: IPv4Address) -> None:
-    """Whether the site has a place for that name and address. Raises Refusal(409)."""
+def require_place(site: Site, request: Request, address: IPv4Address) -> None:
+    """Raise Refusal(409) if name or address is a Primer's or outside the nodes' network."""
     for node in site.primers:
         if request.hostname == node.name or address == node.address:
             raise Refusal(409, f"{node.name} ({node.address}) is a Primer of this site")
@@ -185,10 +185,11 @@ def judge_place(site: Site, request: Request, address: IPv4Address) -> None:
 
 
 class Failures:
-    """Counts refusals by address: who fails too often is told to wait, and no longer logged.
+    """Counts refusals by address: too many within the window, and the address must wait.
 
-    A good token is never counted against: the secret is judged first. now: seconds of a clock that
-    nobody sets (CLOCK_MONOTONIC). Addresses of a site's network at most are kept.
+    Requests with a valid token are never counted or delayed: the token is checked first. now:
+    seconds of a clock that cannot be set (CLOCK_MONOTONIC). window: seconds. Memory is limited by
+    the number of addresses in the site's network.
     """
 
     def __init__(self, *, per_address: int = 10, window: float = 60) -> None:
@@ -196,7 +197,7 @@ class Failures:
         self._seen: dict[str, list[float]] = {}
 
     def note(self, address: str, now: float) -> bool:
-        """One more. Whether there were too many within the window."""
+        """Count one refusal; return True if there were too many within the window."""
         self._seen = {
             where: times for where, times in self._seen.items() if now - times[-1] < self._window
         }
@@ -205,11 +206,11 @@ class Failures:
         return len(self._seen[address]) > self._limit
 
 
-class Floor:
-    """A clock that never goes back: seconds since 1970, remembered in a file over restarts.
+class ForwardClock:
+    """A clock that never goes back, even over restarts: it saves its time in a file.
 
-    An expired token stays expired when somebody sets the clock back. wall, monotonic: the clocks
-    of time(3) and CLOCK_BOOTTIME.
+    So an expired token stays expired if somebody sets the clock back. In seconds since 1970. wall,
+    monotonic: the clocks of time(3) and CLOCK_BOOTTIME.
     """
 
     def __init__(
@@ -223,24 +224,24 @@ class Floor:
         self.now()
 
     def now(self) -> float:
-        """The latest time that this clock or the file has seen; kept once a minute."""
-        began, mark = self._start
-        found = max(self._wall(), began + self._monotonic() - mark)
+        """Return the latest time that this clock or the file has had; save it once a minute."""
+        began, ticks = self._start
+        found = max(self._wall(), began + self._monotonic() - ticks)
         self._start = found, self._monotonic()
         if found - self._written >= _KEEP_SECONDS:
             self._written = found
             try:
                 _write(self._file, {"time": found}, 0o600)
-            except OSError as error:  # a full disk: the clock goes on, the file when there is room
-                log.error(f"{self._file}: not written: {error.strerror}")
+            except OSError as error:  # with a full disk the clock continues without its file
+                log.error(f"{self._file}: cannot be written: {error.strerror}")
         return found
 
 
 class Tokens:
     """Two folders on one Primer: root writes `tokens/<id>.json`, the service `claims/<id>.json`.
 
-    The service may read what root writes and not change it; root reads what the service wrote
-    without following links.
+    The service can read but not change root's files; root reads the service's files without
+    following links.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -248,32 +249,32 @@ class Tokens:
         self.clock = directory / "claims/clock"
 
     def now(self) -> float:
-        """The latest time, in seconds since 1970, that this Primer's clock or the service saw."""
+        """Return the later of this Primer's clock and the service's, in seconds since 1970."""
         return max(time.time(), _seconds(self.clock, _read(self.clock)))
 
     def add(self, record: Record) -> None:
-        """Keep a new token's record. The folder's group may read it (the role join makes it so)."""
+        """Save a new token's record. The folder's group, set by the role join, may read it."""
         self._records.mkdir(mode=0o750, parents=True, exist_ok=True)
         _write(self._records / f"{record.id}.json", asdict(record), 0o640)
 
     def find(self, token_id: str) -> Record | None:
-        """The record with that id, or None. The id is checked before it names a file."""
+        """Return the record with that id, or None. The id is checked before it names a file."""
         if not _ID.fullmatch(token_id):
             return None
         found = _read(self._records / f"{token_id}.json")
         return Record(**found) if found else None
 
     def all(self) -> list[Record]:
-        """Every record, oldest first."""
+        """Return all records, oldest first."""
         found = (self.find(path.stem) for path in self._records.glob("*.json"))
         return sorted((r for r in found if r is not None), key=lambda r: (r.created, r.id))
 
     def claimed(self, token_id: str) -> Claim | None:
-        """Who owns the token, if anybody does yet."""
+        """Return the claim of the machine that owns the token; None if it is unused."""
         found = _read(file := self._claims / f"{token_id}.json")
         if found:
             return _claim(file, found)
-        # Of an installer before this one: only root may read whose it was.
+        # A claim of an older installer: only root can read the machine's name in it.
         before = self._records / f"{token_id}.claim"
         if not before.exists():
             return None
@@ -281,47 +282,49 @@ class Tokens:
         return Claim(str(owner.get("hostname", "a machine")), int(_seconds(before, owner)))
 
     def owns(self, request: Request) -> bool:
-        """Whether any token's owner is this very machine: same key, same name."""
+        """True if this machine (same key, same name) owns any token."""
         claims = (self._readable(path.stem) for path in self._claims.glob("*.json"))
         mine = request.csr.key, request.hostname
         return any(claim is not None and (claim.key, claim.hostname) == mine for claim in claims)
 
     def _readable(self, token_id: str) -> Claim | None:
-        """A damaged claim is nobody's, and no reason to admit nobody."""
+        """Return the claim; None for a damaged one, which must not block other machines."""
         try:
             return self.claimed(token_id)
         except (KeystoneError, TypeError) as error:
-            log.error(f"claim {token_id[:80]} is left out: {error}")
+            log.error(f"claim {token_id[:80]} is ignored: {error}")
             return None
 
     def claim(self, token_id: str, claim: Claim) -> None:
-        """Keep who owns a token. Only the service does, one request after another."""
+        """Save the owner of a token. Only the service does this, one request at a time."""
         _write(self._claims / f"{token_id}.json", asdict(claim), 0o600)
 
     def revoke(self, token_id: str) -> Record:
-        """Make a token worthless. Raises UsageError when there is none of that id."""
+        """Revoke a token. Raises UsageError if there is none with that id."""
         record = self.find(token_id)
         if record is None:
-            raise UsageError(f"no token {token_id}", hint="keystone-install token list")
+            raise UsageError(
+                f"no token {token_id}", hint="to list tokens: keystone-install token list"
+            )
         gone = Record(**{**asdict(record), "revoked": True})
         _write(self._records / f"{token_id}.json", asdict(gone), 0o640)
         return gone
 
 
 def addresses(site: Site) -> Sequence[str]:
-    """The Primers' addresses, as texts."""
+    """Return the Primers' addresses."""
     return [str(node.address) for node in site.primers]
 
 
 def _digest(secret: str) -> str:
-    """Plain SHA-256: the secret is 160 random bits, there is nothing to guess."""
+    """Return a plain SHA-256: the secret is 160 random bits, so guessing is hopeless."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """A small JSON object, of a file and not of what a link leads to; None where there is none.
+    """Read a small JSON object from a regular file; None if there is no file.
 
-    A pipe in its place lets nobody wait.
+    Follows no link, and does not block on a pipe. Raises HostError.
     """
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -331,33 +334,33 @@ def _read(path: Path) -> dict[str, Any] | None:
         raise HostError(f"{path}: {error.strerror}") from error
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise _strange(path)
+        raise _invalid(path)
     with os.fdopen(handle) as file:
         try:
             return dict(json.loads(file.read(_RECORD_LIMIT)))
         except (ValueError, TypeError, RecursionError) as error:
-            raise _strange(path) from error
+            raise _invalid(path) from error
 
 
-def _strange(path: Path) -> HostError:
-    return HostError(f"{path}: not what Keystone wrote", hint="remove it")
+def _invalid(path: Path) -> HostError:
+    return HostError(f"{path}: not written by Keystone", hint="remove it")
 
 
 def _seconds(path: Path, found: Mapping[str, Any] | None) -> float:
-    """The time that a file says: finite, and one that the calendar has. 0 for no file."""
-    said = (found or {}).get("time", 0)
-    if isinstance(said, bool) or not isinstance(said, int | float) or not 0 <= said < _LATEST:
-        raise _strange(path)
-    return float(said)
+    """Return the time in a file: finite and before the year 10000; 0 without a file."""
+    value = (found or {}).get("time", 0)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _LATEST:
+        raise _invalid(path)
+    return float(value)
 
 
 def _claim(path: Path, found: Mapping[str, Any]) -> Claim:
-    """What the service wrote, each field of its type: root believes no more of it than that."""
+    """Return the claim; every field must have its type, as root does not trust the service."""
     kinds = {"hostname": str, "time": int, "key": str, "address": str,
              "certificate": str, "authority": str}  # fmt: skip
     right = all(name in kinds and type(value) is kinds[name] for name, value in found.items())
     if not right or not {"hostname", "time"} <= found.keys():
-        raise _strange(path)
+        raise _invalid(path)
     _seconds(path, found)
     return Claim(**found)
 

@@ -1,1 +1,1 @@
-"""The built-in lab: an upstream mirror, a plain base image, machines with no way out."""
+"""The built-in lab: an upstream mirror, a plain base image, machines on an isolated network."""

@@ -1,8 +1,8 @@
-"""What a packager does on a connected workstation, in the lab: lock and create.
+"""Lock and create a bundle for the lab, as a packager does on a connected workstation.
 
-The definition is the production one; where the real upstreams do not answer, `mirrors:` points at
-the lab's upstream mirror. What does not need one another begins at once, side by side: upstream's
-programs, kernel modules, and what the caller adds (its base image).
+The definition is the production one. If the real upstreams do not answer, `mirrors:` leads to the
+lab's upstream mirror. Independent work runs in parallel: upstream's programs, kernel modules, and
+jobs that the caller adds (its base image).
 """
 
 from __future__ import annotations
@@ -24,27 +24,28 @@ from keystone import log, run
 from keystone.ansible.playbook import data_root
 from keystone.errors import KeystoneError
 from keystone.files import write_whole
-from keystone.lab import catalogue, definition, golang, mirror, real, settings, upstream
+from keystone.lab import definition, settings
+from keystone.lab.mirror import catalogue, golang, real, serve, upstream
 from keystone.lab.parts import Parts
-from keystone.lab.screen import Screen
+from keystone.lab.screen.live import Screen
 from keystone.packager import installer, kernel_modules
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from keystone.lab.catalogue import Catalogue
+    from keystone.lab.mirror.catalogue import Catalogue
     from keystone.lab.settings import LabSettings
 
 DEFINITION = Path("bundles/platform.yaml")
 LOOKED_UP = 2.0
-"""Seconds: a part of the caller that took less was there already."""
+"""Seconds: if a job of the caller took less, its result was cached."""
 
 
 @dataclass(frozen=True)
 class Carried:
-    """A bundle ready to be carried in: the file, and what its makers tell operators.
+    """A finished bundle: the file, and the digests that operators get out of band.
 
-    fingerprint: of its root; installer: SHA-256 of its keystone-install; in hexadecimal.
+    fingerprint: of its root. installer: SHA-256 of its keystone-install. Both in hexadecimal.
     """
 
     bundle: Path
@@ -61,14 +62,15 @@ def carry(
     screen: Screen | None = None,
     parts: Parts | None = None,
 ) -> Carried:
-    """Build upstream, lock and create; nothing of it where nothing has changed since today's last.
+    """Build upstream, lock and create a bundle, unless one with the same inputs was made today.
 
-    release: an older one of the catalogue ("kubernetes-1.36") in place of the platform's versions.
-    beside: other work, by what it makes, that begins with the first compiler and is done when this
-    returns. lab: lab/lab.yaml, unless given. screen: where what the packager says is shown; without
-    one it is printed. parts: where each part's time is added; without it a table is printed. All
-    bundles of one lab are signed with the same keys.
-    Raises KeystoneError with the packager's own message when a verb fails.
+    All bundles of one lab are signed with the same keys.
+
+    release: an older release of the catalogue ("kubernetes-1.36") instead of the platform's.
+    beside: other jobs by title, which run in parallel and are done when this returns.
+    lab: settings instead of lab/lab.yaml. screen: where the packager's output is shown; without one
+    it is printed. parts: where each part's time is added; without it a table is printed.
+    Raises KeystoneError with the packager's own message if a command fails.
     """
     lab, screen, times = lab or settings.load(), screen or Screen("bundle", ()), parts or Parts()
     folder = state / "bundle"
@@ -77,31 +79,31 @@ def carry(
     bundle, document = folder / name, wanted(release)
     kernel, others = _kernel_modules(document), beside or {}
     record, inputs = folder / f"{stem}.made.json", _inputs(document, lab)
-    if there := _made(record, inputs, bundle):
-        with _beginning(others, times):
-            return there
+    if known := _made(record, inputs, bundle):
+        with _in_parallel(others, times):
+            return known
     with (
-        _beginning(kernel, times) as modules_done,
-        _beginning(others, times),
+        _in_parallel(kernel, times) as modules_done,
+        _in_parallel(others, times),
         source(lab, document, folder / f"{stem}.yaml", times) as (path, words),
     ):
         modules_done()
         _pack(path, folder / f"{stem}.lock.json", bundle, words, screen, times)
     if parts is None:
-        times.show("Bundle: what took how long")
+        times.show("Times of the bundle")
     shown = run.run([sys.executable, "-m", "keystone", "bundle", "show", bundle, "--json"])
-    told = json.loads(shown.stdout)
-    made = Carried(bundle, str(told["fingerprint"]), str(told["installer"]))
-    said = {
+    facts = json.loads(shown.stdout)
+    made = Carried(bundle, str(facts["fingerprint"]), str(facts["installer"]))
+    value = {
         "inputs": inputs, "size": bundle.stat().st_size,
         "fingerprint": made.fingerprint, "installer": made.installer,
     }  # fmt: skip
-    write_whole(record, json.dumps(said).encode(), 0o644)
+    write_whole(record, json.dumps(value).encode(), 0o644)
     return made
 
 
 def _inputs(document: Mapping[str, Any], lab: LabSettings) -> str:
-    """Names everything that a bundle is made of, Debian's packages as of today."""
+    """A hash over all inputs of a bundle, with today's date for Debian's packages."""
     today, root = datetime.now(UTC).date(), settings.checkout()
     return golang.key(
         document, lab.upstream, str(lab.mirrors), golang.sources(catalogue.FOLDER),
@@ -110,23 +112,23 @@ def _inputs(document: Mapping[str, Any], lab: LabSettings) -> str:
 
 
 def _made(record: Path, inputs: str, bundle: Path) -> Carried | None:
-    """The bundle that was made of these inputs, if it is still there."""
+    """The bundle that was made from these inputs, if it still exists."""
     if not record.is_file() or not bundle.is_file():
         return None
-    said = json.loads(record.read_text())
-    if (said["inputs"], said["size"]) != (inputs, bundle.stat().st_size):
+    value = json.loads(record.read_text())
+    if (value["inputs"], value["size"]) != (inputs, bundle.stat().st_size):
         return None
-    return Carried(bundle, said["fingerprint"], said["installer"])
+    return Carried(bundle, value["fingerprint"], value["installer"])
 
 
 def wanted(release: str = "") -> dict[str, Any]:
-    """The platform's definition, or the one of an older release. Raises UsageError."""
+    """The platform's definition, or that of an older release. Raises UsageError."""
     document: dict[str, Any] = yaml.safe_load((data_root() / DEFINITION).read_text())
     return definition.of_release(document, catalogue.load(), release) if release else document
 
 
-def asked(document: Mapping[str, Any], whole: Catalogue) -> list[str]:
-    """What a definition asks for, by the catalogue's names of files and references of images."""
+def requested(document: Mapping[str, Any], whole: Catalogue) -> list[str]:
+    """Names of files and references of images in the catalogue that a definition needs."""
     urls = {entry["url"] for entry in document["spec"]["binaries"]}
     refs = {entry["ref"] for entry in document["spec"]["images"]}
     return [
@@ -139,13 +141,13 @@ def asked(document: Mapping[str, Any], whole: Catalogue) -> list[str]:
 def source(
     lab: LabSettings, document: Mapping[str, Any], path: Path, parts: Parts
 ) -> Iterator[tuple[Path, list[str]]]:
-    """The definition to lock, and the words of a verb that say where its addresses lead.
+    """The definition to lock, and options that say where upstream's addresses lead.
 
-    Straight to the real upstreams, or to a mirror of what was built here, which runs while the
-    block does. path: where a definition goes that is not the production one.
+    They lead to the real upstreams, or to a mirror of what was built here, which serves inside the
+    block. path: where to write a definition that differs from the production one.
     """
     whole = catalogue.load()
-    names = asked(document, whole)
+    names = requested(document, whole)
     if real.used(lab.upstream, lab.mirrors):
         with log.step("upstream: checksums"), parts.measure("upstream: checksums"):
             sources = real.sources_of(lab.mirrors)
@@ -154,12 +156,12 @@ def source(
         yield _written(given, path), ["--mirrors", str(lab.mirrors)] if lab.mirrors else []
         return
     built = upstream.build(names, parts=parts)
-    with mirror.serve(built) as serving:
+    with serve.serve(built) as serving:
         yield _written(document, path), ["--mirrors", str(serving.mirrors_file)]
 
 
 def _written(document: Mapping[str, Any], path: Path) -> Path:
-    """The file of a definition: the production one itself where nothing differs from it."""
+    """The file of a definition: the production file itself if they are equal, else `path`."""
     production = data_root() / DEFINITION
     if document == yaml.safe_load(production.read_text()):
         return production
@@ -181,7 +183,7 @@ def _pack(
 
 
 def _kernel_modules(document: Mapping[str, Any]) -> dict[str, Callable[[], object]]:
-    """What `bundle lock` would compile in the end, to be begun first; it finds it in the cache."""
+    """Jobs that compile kernel modules early; `bundle lock` then finds them in the cache."""
     return {
         f"{entry['name']} modules, kernel {kernel}": partial(
             kernel_modules.build, entry["name"], entry["suite"], kernel
@@ -192,12 +194,12 @@ def _kernel_modules(document: Mapping[str, Any]) -> dict[str, Callable[[], objec
 
 
 @contextmanager
-def _beginning(
+def _in_parallel(
     jobs: Mapping[str, Callable[[], object]], parts: Parts
 ) -> Iterator[Callable[[], None]]:
-    """Do the jobs while the block runs; they are done when it ends, or their error is raised.
+    """Run jobs while the block runs; at its end wait for them, and raise their error.
 
-    The block may wait for them earlier, by what it is given.
+    Yields a function with which the block can wait for them earlier.
     """
 
     def timed(name: str, job: Callable[[], object]) -> None:

@@ -1,7 +1,7 @@
-"""The production definition with other versions, or with digests that upstream publishes.
+"""Change versions or digests in the production bundle definition.
 
-Nothing but `bundles/platform.yaml` says what a bundle of the lab holds; what is changed here is
-versions (an older release, to upgrade from) and `sha256` (the real upstreams' checksum files).
+Bundles of the lab have the content of `bundles/platform.yaml`. Only versions (an older release, to
+upgrade from) and `sha256` (from the real upstreams' checksum files) are changed here.
 """
 
 from __future__ import annotations
@@ -13,20 +13,22 @@ from keystone.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from keystone.lab.catalogue import Catalogue
+    from keystone.lab.mirror.catalogue import Catalogue
 
 Document = dict[str, Any]
 
 
 def of_release(document: Mapping[str, Any], catalogue: Catalogue, release: str) -> Document:
-    """The definition with the images and binaries of an older release in place of its own.
+    """The definition with the images and binaries of an older release instead of its own.
 
-    An image takes the place of the one with its repository, a file of the binary that it names.
+    An image replaces the one with the same repository, a file replaces the binary that it names.
     Raises UsageError for a release that is not in the catalogue.
     """
     if release not in catalogue.releases:
         known = ", ".join(catalogue.releases)
-        raise UsageError(f"{release}: no such release in the catalogue", hint=f"one of: {known}")
+        raise UsageError(
+            f"{release}: no such release in the catalogue", hint=f"use one of: {known}"
+        )
     files = {file.binary: file for file in catalogue.files if file.release == release}
     refs = {image.repository: image.ref for image in catalogue.images if image.release == release}
     spec = dict(document["spec"])
@@ -50,7 +52,7 @@ def _version(catalogue: Catalogue, binary: str, release: str) -> str:
 
 
 def with_checksums(document: Mapping[str, Any], digests: Mapping[str, str]) -> Document:
-    """The definition with `sha256` at every binary whose URL has one: URL -> 64 hex digits."""
+    """The definition with `sha256` at each binary with a digest. digests: URL -> 64 hex digits."""
     spec = dict(document["spec"])
     spec["binaries"] = [
         {**entry, "sha256": digests[entry["url"]]} if entry["url"] in digests else entry

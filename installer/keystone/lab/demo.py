@@ -1,9 +1,8 @@
-"""`lab run`: the whole way, as an operator walks it, from nothing to a running cluster.
+"""`lab run`: install a complete cluster as an operator does, starting from nothing.
 
 Build upstream's artefacts and the base image, lock and create the bundle from the production
-definition, boot bare machines, carry the bundle to p1 on a USB stick, install, join the worker
-with the one command that p1 prints, start a workload that answers across nodes, and show what
-came out.
+definition, boot bare machines, plug a USB stick with the bundle into p1, install, join the workers
+with the command that p1 prints, start a workload that answers across nodes, and show the result.
 """
 
 from __future__ import annotations
@@ -15,31 +14,32 @@ from typing import TYPE_CHECKING
 
 from keystone import log
 from keystone.errors import HostError
-from keystone.lab import network, settings, summary, workload
+from keystone.lab import settings, summary, workload
 from keystone.lab.carry import Carried, carry
-from keystone.lab.machine import MEDIA
+from keystone.lab.machines import network
+from keystone.lab.machines.machine import MEDIA
 from keystone.lab.parts import Parts
-from keystone.lab.screen import Screen, watching
+from keystone.lab.screen.live import Screen, watching
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from keystone.lab.machines import Lab
+    from keystone.lab.machines.lab import Lab
 
 WORK = "/root/keystone"
 
 
 def main(lab: Lab, machines: tuple[str, ...]) -> None:
-    """Run all of it. Raises KeystoneError of whatever part fails; re-running goes on."""
+    """Run the demo. Raises KeystoneError if a part fails; a repeated run continues."""
     primers = [name for name in machines if name.startswith("p")]
     workers = [name for name in machines if name not in primers]
     joins = {name: f"join {name}" for name in workers}
     parts = ("bundle", "machines boot", "USB stick", "install", *joins.values(), "workload")
-    taken = Parts()
+    durations = Parts()
     with watching(f"lab {lab.settings.name}", parts, lab.folder) as screen:
         with screen.part("bundle"):
             beside = {"base system": lab.system}
-            bundle = carry(lab.folder, beside=beside, screen=screen, parts=taken)
+            bundle = carry(lab.folder, beside=beside, screen=screen, parts=durations)
         with screen.part("machines boot"):
             lab.up(machines)
         with screen.part("USB stick"):
@@ -53,14 +53,14 @@ def main(lab: Lab, machines: tuple[str, ...]) -> None:
         with screen.part("workload"):
             workload.deploy(lab.machine("p1").host())
             answers = workload.answers(lab.machine("p1").host())
-    taken.show("Bundle: what took how long")
+    durations.show("Times of the bundle")
     show(lab, screen, answers)
 
 
 def insert(lab: Lab, bundle: Carried) -> None:
-    """Plug the stick in, take the installer out, and compare it before it ever runs.
+    """Plug the stick in, extract the installer, and verify its digest before it is run.
 
-    The stick cannot vouch for the program on it: the digest came by another way.
+    The stick cannot vouch for the program on it: the digest comes out of band.
     """
     p1 = lab.machine("p1")
     media = p1.carry_in([bundle.bundle])
@@ -73,7 +73,7 @@ def insert(lab: Lab, bundle: Carried) -> None:
 
 
 def write_site(lab: Lab, primers: list[str]) -> None:
-    """Give p1 the site file and the key with which it reaches the other Primers."""
+    """Give p1 the site file, and the SSH key for the other Primers."""
     p1 = lab.machine("p1").host()
     document = json.dumps(site_document(lab, primers), indent=2)
     for path, text in (
@@ -87,9 +87,8 @@ def write_site(lab: Lab, primers: list[str]) -> None:
 def site_document(lab: Lab, primers: list[str]) -> dict[str, object]:
     """The lab's site: every Primer has etcd, store, registry and clock.
 
-    On emulated machines one of them runs the control plane and is the only Primer with a kubelet:
-    two cores bear no more (docs/measurements/lab.md). Containers have no disks: their
-    site is one for trying.
+    With emulated machines, only p1 runs the control plane and a kubelet: two cores cannot carry
+    more (docs/measurements/lab.md). Containers have no disks, so their site is a trial site.
     """
     container = lab.kind == "container"
     return {
@@ -116,7 +115,7 @@ def _primer(lab: Lab, name: str, *, disks: bool) -> dict[str, object]:
     return {
         "name": name,
         "address": str(machine.address),
-        "hostKey": line,  # the lab gave it to the machine: nobody has to look at a console
+        "hostKey": line,  # set by the lab: no comparison at a console needed
         "controlPlane": carries,
         "kubelet": carries,
         **({"disks": [{"serial": serial} for serial in machine.serials]} if disks else {}),
@@ -124,7 +123,7 @@ def _primer(lab: Lab, name: str, *, disks: bool) -> dict[str, object]:
 
 
 def install_argv(bundle: Carried, *extra: str) -> list[str]:
-    """The main job, as typed on p1."""
+    """The command line of the installation, as typed on p1."""
     return [
         f"{WORK}/keystone-install",
         "--bundle", f"{MEDIA}/offline.tar",
@@ -135,47 +134,47 @@ def install_argv(bundle: Carried, *extra: str) -> list[str]:
 
 
 def install(lab: Lab, bundle: Carried, screen: Screen) -> None:
-    """Run the main job on p1, its output passed on. Raises HostError when it fails."""
+    """Run the installation on p1 and show its output. Raises HostError if it fails."""
     p1 = lab.machine("p1").host()
-    command = screen.there(shlex.join(install_argv(bundle, "--yes")))
+    command = screen.remote_command(shlex.join(install_argv(bundle, "--yes")))
     code = screen.run([*p1.ssh_argv(), "--", command], who="p1")
     if code != 0:
         raise HostError(
-            f"p1: keystone-install ended with exit code {code}",
-            hint="look around with `keystone-install lab ssh p1`; `lab run` again goes on",
+            f"p1: keystone-install failed with exit code {code}",
+            hint="look into p1 with `keystone-install lab ssh p1`; `lab run` continues",
         )
 
 
 def join(lab: Lab, name: str, screen: Screen | None = None) -> None:
-    """Print a join command on p1 and run it on the worker, the token by a file.
+    """Print a join command on p1 and run it on the worker, with the token in a file.
 
-    Pasted into a shell it is in no process list; as an argument of ssh it would be.
-    screen: where what it says is shown; without one it is printed.
+    As an argument of ssh the token would be in a process list; pasted into a shell it is not.
+    screen: where the output is shown; without one it is printed.
     """
     screen = screen or Screen(f"join {name}", ())
     argv = ["keystone-install", "token", "create", "--role", "worker", "--json"]
     answer = json.loads(lab.machine("p1").host().run(argv, timeout=900).stdout)
     worker = lab.machine(name).host()
     log.info(f"  {name}$ {answer['command']}")
-    handed = "/root/handed"
-    worker.run(["sh", "-c", f"umask 077; cat > {handed}"], data=f"{answer['token']}\n")
-    command = screen.there(f"{answer['program']} < {handed}")
+    token_file = "/root/join-token"  # noqa: S105 a path
+    worker.run(["sh", "-c", f"umask 077; cat > {token_file}"], data=f"{answer['token']}\n")
+    command = screen.remote_command(f"{answer['program']} < {token_file}")
     code = screen.run([*worker.ssh_argv(), "--", command], who=name)
-    worker.run(["rm", handed])
+    worker.run(["rm", token_file])
     if code != 0:
-        raise HostError(f"{name}: the join command ended with exit code {code}")
+        raise HostError(f"{name}: the join command failed with exit code {code}")
     ready = ["kubectl", "wait", "--for=condition=Ready", f"node/{name}", "--timeout=1800s"]
-    with log.step(f"{name}: becomes Ready"):
+    with log.step(f"{name}: wait until Ready"):
         lab.machine("p1").host().run(ready, timeout=2000)
 
 
 def show(lab: Lab, screen: Screen, answers: Mapping[str, Sequence[str]]) -> None:
-    """What a visitor wants to see first, and how to look around.
+    """Print the state of the cluster, leaks, times, and commands to look around with.
 
-    answers: what the workload's pods on each node heard (workload.answers).
+    answers: by node, which nodes answered the workload's pod there (workload.answers).
     """
-    heard = [(node, " ".join(said[:-1]), said[-1]) for node, said in sorted(answers.items())]
-    log.table(["a pod on", "hears, by address", "and by name"], heard, title="Workload")
+    rows = [(node, " ".join(nodes[:-1]), nodes[-1]) for node, nodes in sorted(answers.items())]
+    log.table(["pod on", "answers by address", "answer by name"], rows, title="Workload")
     kubectl = ["kubectl", "get"]
     p1 = lab.machine("p1").host()
     summary.show(

@@ -1,4 +1,4 @@
-"""The nodes of a lab's cluster, as its API sees them."""
+"""The nodes of a lab's cluster, from its Kubernetes API."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from keystone.errors import HostError
-from keystone.lab.machine import becomes
+from keystone.lab.machines.machine import becomes
 from keystone.lab.workload import KUBECTL
 
 if TYPE_CHECKING:
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def ready(primer: Host, *, since: float = 0.0) -> frozenset[str]:
-    """The nodes that are Ready and whose kubelet has said so after `since` (Unix seconds).
+    """The nodes that are Ready and whose kubelet renewed its lease after `since` (Unix seconds).
 
-    After all machines were off, the API remembers for a while what was true before. Raises
-    HostError when it does not answer.
+    After all machines were off, the API shows outdated conditions for a while. Raises HostError if
+    the API does not answer.
     """
     words = [*KUBECTL, "get", "nodes,leases", "--namespace=kube-node-lease", "-o", "json"]
     items = json.loads(primer.run(words).stdout)["items"]
@@ -33,7 +33,7 @@ def ready(primer: Host, *, since: float = 0.0) -> frozenset[str]:
 
 
 def wait_ready(primer: Host, names: frozenset[str], *, since: float, seconds: float = 1800) -> None:
-    """Wait until these nodes are Ready. Raises HostError that names those that are not."""
+    """Wait until these nodes are Ready. Raises HostError with those that are not in time."""
 
     def missing() -> frozenset[str]:
         try:
@@ -43,8 +43,8 @@ def wait_ready(primer: Host, names: frozenset[str], *, since: float, seconds: fl
 
     if not becomes(lambda: not missing(), seconds):
         raise HostError(
-            f"not Ready after {seconds:.0f} s: {', '.join(sorted(missing()))}",
-            hint="look: lab ssh p1 -- kubectl describe nodes",
+            f"timed out after {seconds:.0f} s: not Ready: {', '.join(sorted(missing()))}",
+            hint="see: lab ssh p1 -- kubectl describe nodes",
         )
 
 
@@ -54,5 +54,5 @@ def _is_ready(node: dict[str, dict[str, list[dict[str, str]]]]) -> bool:
 
 
 def _seconds(text: str) -> float:
-    """Unix seconds of a time as the API writes it (RFC 3339)."""
+    """Unix seconds of a time in the format of the API (RFC 3339)."""
     return datetime.fromisoformat(text).timestamp()

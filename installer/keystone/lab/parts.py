@@ -1,6 +1,6 @@
-"""How long each part of a build took: a person sees where the minutes went.
+"""Measure and show how long each part of a build took.
 
-Parts run side by side, so their times add up to more than the whole.
+Parts run in parallel, so their times add up to more than the total.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Part:
-    """One part: its wall time in seconds; made: whether there was anything to do."""
+    """One part. seconds: its wall time. made: False if its result was cached."""
 
     name: str
     seconds: float = 0.0
@@ -27,7 +27,7 @@ class Part:
 
 @dataclass
 class Parts:
-    """What was measured, in the order of ends. Threads may share one."""
+    """The measured parts, in the order in which they ended. Threads may share an instance."""
 
     rows: list[Part] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
@@ -35,7 +35,7 @@ class Parts:
 
     @contextmanager
     def measure(self, name: str) -> Iterator[Part]:
-        """Measure the block; it says `part.made = False` where everything was there."""
+        """Measure the block, which sets `part.made = False` if its result was cached."""
         part, start = Part(name), time.monotonic()
         yield part
         self.ended = time.monotonic()
@@ -43,16 +43,19 @@ class Parts:
         self.rows.append(part)
 
     def show(self, title: str) -> None:
-        """The table, on standard output; nothing where nothing was made."""
+        """Print the table on standard output, unless everything was cached."""
         if any(part.made for part in self.rows):
-            whole = self.ended - self.started
-            log.table(["part", "time"], table(self.rows, whole), title=title, numbers=[1])
+            total = self.ended - self.started
+            log.table(["part", "time"], table(self.rows, total), title=title, numbers=[1])
 
 
-def table(parts: Sequence[Part], whole: float) -> list[tuple[str, str]]:
-    """Rows: what was made, the longest first; what was there in one line; the whole in seconds."""
+def table(parts: Sequence[Part], total: float) -> list[tuple[str, str]]:
+    """Rows of the table: made parts, longest first; the number of cached ones; the total.
+
+    total: wall time of all parts in seconds.
+    """
     made = sorted((part for part in parts if part.made), key=lambda part: -part.seconds)
     rows = [(part.name, log.duration(part.seconds)) for part in made]
-    if there := len(parts) - len(made):
-        rows.append((f"{there} more", "cached"))
-    return [*rows, ("all, side by side", log.duration(whole))]
+    if cached := len(parts) - len(made):
+        rows.append((f"{cached} more", "cached"))
+    return [*rows, ("total, in parallel", log.duration(total))]

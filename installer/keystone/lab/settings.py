@@ -1,4 +1,4 @@
-"""What the lab consists of: lab/lab.yaml as frozen types, and where the lab keeps its things."""
+"""Settings of a lab: lab/lab.yaml as frozen types, and the folders of the lab."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ UPSTREAMS = ("auto", "real", "build")
 
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
-"""What a lab may be called."""
+"""A valid name of a lab."""
 
 
 @dataclass(frozen=True)
 class MachineSettings:
     """One machine. Sizes in MiB.
 
-    rtc: QEMU's -rtc base, such as 2028-01-01T00:00:00; empty for the host's clock. systemd moves a
-    clock from before its own release to the day of that release: a wrong clock is a late one.
+    rtc: QEMU's -rtc base, such as 2028-01-01T00:00:00; empty for the host's clock. To test a wrong
+    clock, set it to the future: systemd corrects a clock that is earlier than its own release.
     """
 
     name: str
@@ -40,12 +40,12 @@ class MachineSettings:
 
     @property
     def serials(self) -> tuple[str, str]:
-        """Serial numbers of the two NVMe disks, as they appear in /dev/disk/by-id."""
+        """Serial numbers of the two NVMe disks, as in /dev/disk/by-id."""
         return (f"KEY{self.name.upper()}A", f"KEY{self.name.upper()}B")
 
     @property
     def mac(self) -> str:
-        """Locally administered, from the last byte of the address: unique in one lab."""
+        """A locally administered MAC with the last byte of the address: unique in one lab."""
         return f"52:54:00:4b:53:{int(self.address) & 0xFF:02x}"
 
 
@@ -53,8 +53,8 @@ class MachineSettings:
 class LabSettings:
     """A whole lab; its name separates it from other labs on the same host.
 
-    upstream: "real" takes upstream's artefacts, "build" makes them from source, "auto" looks which
-    is possible. mirrors: a Mirrors document, through which the real upstreams are reached.
+    upstream: "real" uses upstream's artefacts, "build" builds them from source, "auto" uses the
+    real ones if they answer. mirrors: a Mirrors document for reaching the real upstreams.
     """
 
     name: str
@@ -76,7 +76,7 @@ class LabSettings:
             if machine.name == name:
                 return machine
         known = ", ".join(machine.name for machine in self.machines)
-        raise UsageError(f"no machine {name} in the lab {self.name}", hint=f"there are: {known}")
+        raise UsageError(f"the lab {self.name} has no machine {name}", hint=f"use one of: {known}")
 
     def changed(
         self,
@@ -86,7 +86,7 @@ class LabSettings:
         memory_mib: int | None = None,
         rtc: str | None = None,
     ) -> LabSettings:
-        """The same lab with one machine different: too little memory, a wrong clock."""
+        """The same lab with one machine changed, for tests: too little memory, a wrong clock."""
         old = self.machine(name)
         new = replace(
             old,
@@ -99,21 +99,21 @@ class LabSettings:
 
 
 def checkout() -> Path:
-    """The folder that holds `lab/`. The lab is a tool of the source tree, not of the bundle.
+    """The folder that contains `lab/`. Raises UsageError if the package is not in a checkout.
 
-    Raises UsageError when the package runs from anywhere else.
+    The lab is a tool of the source tree and is not in the bundle.
     """
     root = Path(__file__).resolve().parents[3]
     if not (root / "lab" / "lab.yaml").is_file():
         raise UsageError(
             "the lab needs Keystone's source tree",
-            hint="run it from a checkout: python -m keystone lab ...",
+            hint="run it in a checkout: python -m keystone lab ...",
         )
     return root
 
 
 def cache() -> Path:
-    """~/.cache/keystone/lab, or below XDG_CACHE_HOME."""
+    """The lab's folder: ~/.cache/keystone/lab, or below XDG_CACHE_HOME."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(home) / "keystone" / "lab"
 
@@ -121,11 +121,13 @@ def cache() -> Path:
 def load(path: Path | None = None, *, name: str = "") -> LabSettings:
     """Read a lab file; `name` overrides its metadata.name.
 
-    Raises ConfigurationError when a field is missing, unknown or not of its kind, UsageError for a
-    name that is none: folders and namespaces are called after it.
+    Raises ConfigurationError if a field is missing, unknown or of a wrong type, UsageError for an
+    invalid name: folders and namespaces are named after it.
     """
     if name and not NAME.fullmatch(name):
-        raise UsageError(f"{name!r} is no name of a lab", hint="small letters, digits and -")
+        raise UsageError(
+            f"{name!r} is not a valid name of a lab", hint="use small letters, digits and -"
+        )
     path = path or checkout() / "lab" / "lab.yaml"
     document = yaml.safe_load(path.read_text())
     try:
@@ -158,5 +160,5 @@ def _parse(document: Mapping[str, Any], name: str, folder: Path) -> LabSettings:
 
 def _one_of(value: object, known: tuple[str, ...]) -> str:
     if value not in known:
-        raise ValueError(f"{value!r} is none of {', '.join(known)}")
+        raise ValueError(f"{value!r} is not one of {', '.join(known)}")
     return str(value)

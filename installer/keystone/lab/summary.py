@@ -1,4 +1,4 @@
-"""The end of a demo: where the machines are, how to look around, what this lab cannot show."""
+"""The end of a demo: its machines, commands to look around with, limits of this kind of lab."""
 
 from __future__ import annotations
 
@@ -10,43 +10,43 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 SHOWN_BY_VIRTUAL = (
-    ("disks and ZFS", "pools on NVMe, a failed disk, a power cut"),
+    ("disks and ZFS", "pools on NVMe, a failed disk, a power failure"),
     ("boot and kernels", "the installer medium, firmware, modules, upgrades"),
-    ("Secure Boot, watchdogs", "signed kernels, machines that start again by themselves"),
+    ("Secure Boot, watchdogs", "signed kernels, machines that restart by themselves"),
 )
-"""What a container has none of, and what of Keystone it cannot show therefore."""
+"""What containers lack, and which features of Keystone they therefore cannot show."""
 
 
 def limits(kind: str) -> tuple[str, ...]:
-    """What machines of this kind do not show, and how to see it. kind: container or virtual."""
+    """Lines on what machines of this kind cannot show. kind: container or virtual."""
     if kind != "container":
         return ()
     wide = max(len(what) for what, _ in SHOWN_BY_VIRTUAL)
     return (
-        "These machines were containers. What they cannot show, `make demo-machines` does:",
+        "These machines were containers. `make demo-machines` also shows:",
         *(f"  {what:<{wide}}  {which}" for what, which in SHOWN_BY_VIRTUAL),
     )
 
 
 def commands(primer: str, name: str = "") -> tuple[tuple[str, str], ...]:
-    """Commands to look around with, each with what it is for.
+    """Commands to look around with, each with its purpose.
 
-    primer: one with an API server. name: of the lab, where it is not the usual one.
+    primer: one with an API server. name: of the lab, "" for the default.
     """
     lab, which = "keystone-install lab", f" --name {name}" if name else ""
     return (
         (f"{lab} ssh{which} {primer}", f"a shell on {primer}"),
-        (f"{lab} ssh{which} {primer} -- kubectl get pods -A", "what runs in the cluster"),
+        (f"{lab} ssh{which} {primer} -- kubectl get pods -A", "pods of the cluster"),
         (f"{lab} ssh{which} {primer} -- keystone-install etcd status", "the quorum"),
-        (f"{lab} status{which}", "machines, and packets that tried to get out"),
-        ("make demo-down", "removes it all"),
+        (f"{lab} status{which}", "machines, and packets that tried to leave the network"),
+        ("make demo-down", "remove all of this"),
     )
 
 
 def around(addresses: Mapping[str, str], primer: str, program: str, name: str = "") -> str:
-    """Text: the machines' addresses and what to type.
+    """Text with the machines' addresses and the commands.
 
-    program: how keystone-install is called. name: of the lab, where it is not the usual one.
+    program: the command line of keystone-install. name: of the lab, "" for the default.
     """
     wide = max((len(name) for name in addresses), default=0)
     typed = [
@@ -69,10 +69,10 @@ def show(
     look: str,
     kind: str,
 ) -> None:
-    """Print it all. cluster: tables as kubectl prints them. look: what `around` says."""
+    """Print the summary. cluster: tables of kubectl. look: the text of `around`."""
     for text in cluster:
         log.out(text)
-    log.table(["counter", "packets"], sorted(leaks.items()), title="Packets that tried to get out",
+    log.table(["counter", "packets"], sorted(leaks.items()), title="Packets that tried to leave",
               numbers=[1])  # fmt: skip
     log.out("")
     log.table(["part", "time"], times, title="Time", numbers=[1])

@@ -1,7 +1,7 @@
-"""A workload that proves the cluster: one web server a node, each asked from every other node.
+"""A workload to test the cluster: one web server per node, queried from every node.
 
-The image is one of the bundle's, pulled from the site's own registries; the name is answered by the
-site's own DNS.
+Its image is in the bundle and is pulled from the site's own registries; the site's own DNS resolves
+its name.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ IMAGE = "docker.io/library/busybox:1.37"
 
 
 def manifest() -> str:
-    """A DaemonSet of web servers that say on which node they are, and its Service."""
+    """A DaemonSet of web servers that return the name of their node, and its Service."""
     container = {
         "name": NAME,
         "image": IMAGE,
@@ -51,9 +51,9 @@ def manifest() -> str:
 
 
 def deploy(primer: Host, *, seconds: int = 1200) -> None:
-    """Start it and wait until it serves on every node.
+    """Start the workload and wait until it serves on every node.
 
-    Raises HostError when it does not within so many seconds.
+    Raises HostError if it does not within `seconds`.
     """
     primer.run([*KUBECTL, "apply", "-f", "-"], data=manifest(), timeout=300)
     rollout = ["rollout", "status", f"daemonset/{NAME}", f"--timeout={seconds}s"]
@@ -61,9 +61,10 @@ def deploy(primer: Host, *, seconds: int = 1200) -> None:
 
 
 def answers(primer: Host) -> dict[str, tuple[str, ...]]:
-    """Node -> the nodes whose server answered it: each by its pod's address, then one by name.
+    """Query all servers from every node. By node: the nodes that answered.
 
-    Raises HostError naming what did not answer.
+    The last of them answered by the name of the Service, the others by the address of a pod.
+    Raises HostError if a server does not answer.
     """
     listed = primer.run([*KUBECTL, "get", "pods", "-l", f"app={NAME}", "-o", "json"]).stdout
     pods = json.loads(listed)["items"]
@@ -72,6 +73,6 @@ def answers(primer: Host) -> dict[str, tuple[str, ...]]:
     found = {}
     for pod in pods:
         name, node = pod["metadata"]["name"], pod["spec"]["nodeName"]
-        said = primer.run([*KUBECTL, "exec", name, "--", "sh", "-c", ask], timeout=600).stdout
-        found[node] = tuple(said.split())
+        output = primer.run([*KUBECTL, "exec", name, "--", "sh", "-c", ask], timeout=600).stdout
+        found[node] = tuple(output.split())
     return found

@@ -1,1 +1,1 @@
-"""What a packager does outside: definition, lock, bundle. Alone in this, it uses the network."""
+"""Make bundles, outside the gap: definition, lock, bundle. This package uses the network."""

@@ -1,4 +1,4 @@
-"""The bundle definition that people write: what to carry, by its upstream name."""
+"""The bundle definition, which people write: what a bundle carries, by upstream name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from keystone import documents
+from keystone import documents, log
 from keystone.errors import ConfigurationError, Mistake
 from keystone.packager.charts.chart import Dependency
 from keystone.packager.charts.image_names import ImageName, spellings
@@ -26,8 +26,9 @@ VALID_DAYS = 730
 class Image:
     """An image by its upstream reference.
 
-    layout: an OCI layout or docker archive that holds it, None for the registry. architectures:
-    empty for the bundle's. attachments: whether signatures, SBOMs and attestations come along.
+    layout: an OCI layout or docker archive that holds the image; None to fetch it from the
+    registry. architectures: empty for those of the bundle. attachments: whether the bundle carries
+    the image's signatures, SBOMs and attestations. why: which charts need the image, "" for none.
     """
 
     reference: Reference
@@ -46,7 +47,7 @@ class SignaturePolicy:
     keys: tuple[Path, ...]
 
     def covers(self, name: str) -> bool:
-        """Whether it is about this image, by any of the names that Docker Hub has for it."""
+        """Whether the policy applies to an image, under any of its spellings for Docker Hub."""
         return any(
             fnmatchcase(each, pattern) for each in spellings(name) for pattern in self.images
         )
@@ -54,7 +55,7 @@ class SignaturePolicy:
 
 @dataclass(frozen=True)
 class RuntimeImage:
-    """An image that an operator asks for only when it runs. because: when."""
+    """An image that a running operator starts, unknown to its chart. because: when it does so."""
 
     reference: str
     because: str
@@ -62,7 +63,10 @@ class RuntimeImage:
 
 @dataclass(frozen=True)
 class ExcludedImage:
-    """What is not carried though a chart names it. image: host/repository:tag with * for any."""
+    """An image that a chart names but the bundle leaves out.
+
+    image: host/repository:tag, where * matches anything. because: the reason.
+    """
 
     image: str
     because: str
@@ -70,10 +74,11 @@ class ExcludedImage:
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart, how it will be installed, and what rendering cannot tell of its images.
+    """A chart, how to install it, and which images rendering it does not reveal.
 
-    source.repository of a folder is absolute. values (YAML as helm reads it, "" for none) win over
-    values_files, later files over earlier ones. keyring: None to take the chart without provenance.
+    source: a folder's `repository` is an absolute path. values (YAML as helm reads it, "" for none)
+    override values_files; later files override earlier ones. keyring: None to accept the chart
+    without provenance.
     """
 
     source: Dependency
@@ -90,9 +95,10 @@ class Chart:
 
 @dataclass(frozen=True)
 class Debs:
-    """Packages of one suite by group. sources: empty for the machine's own archives.
+    """Packages of one Debian suite, by group.
 
-    architectures: empty for the bundle's.
+    sources: empty for the archives that this machine's apt uses. architectures: empty for those of
+    the bundle.
     """
 
     suite: str
@@ -104,7 +110,7 @@ class Debs:
 
 @dataclass(frozen=True)
 class KernelModules:
-    """Modules to build as packages, for kernels by release name or "current"."""
+    """Kernel modules to build as packages. kernels: release names, or "current"."""
 
     name: str
     suite: str
@@ -113,7 +119,7 @@ class KernelModules:
 
 @dataclass(frozen=True)
 class Binary:
-    """A file as upstream publishes it. sha256: "" to ask upstream when locking."""
+    """A file as upstream publishes it. sha256: "" to get it from upstream when locking."""
 
     name: str
     version: str
@@ -124,7 +130,7 @@ class Binary:
 
 @dataclass(frozen=True)
 class File:
-    """A file of the packager's own, or a folder of files. path: absolute."""
+    """A local file or folder of the packager's. path: absolute."""
 
     name: str
     version: str
@@ -134,7 +140,7 @@ class File:
 
 @dataclass(frozen=True)
 class Definition:
-    """One bundle definition, as its file says it."""
+    """The content of one bundle definition file."""
 
     name: str
     number: int
@@ -156,10 +162,9 @@ class Definition:
 
 
 def load(path: Path) -> Definition:
-    """Read a definition. Raises ConfigurationError with every mistake."""
-    document = documents.load(
-        path, kind="BundleDefinition", schema=documents.packaged_schema("bundle")
-    )
+    """Read a definition. Raises ConfigurationError that lists all mistakes."""
+    schema = documents.packaged_schema("bundle")
+    document = documents.load(path, kind="BundleDefinition", schema=schema)
     spec = document.spec
     images, mistakes = [], []
     for index, value in enumerate(spec.get("images", [])):
@@ -177,7 +182,8 @@ def load(path: Path) -> Definition:
         charts.append(_chart(value, path.parent, _values(document, index, value.get("values"))))
         mistakes += _chart_mistakes(document, index, charts[-1])
     if mistakes:
-        raise ConfigurationError(f"{path}: {len(mistakes)} mistakes", mistakes=mistakes)
+        count = log.count(len(mistakes), "mistake")
+        raise ConfigurationError(f"{path}: {count}", mistakes=mistakes)
     return Definition(
         name=document.name,
         number=spec["number"],
@@ -200,7 +206,7 @@ def load(path: Path) -> Definition:
 
 
 def beside(lock: Path) -> Definition | None:
-    """The definition that a lock (x.lock.json) was made of, where it still lies beside it."""
+    """The definition of a lock (x.lock.json): x.yaml or x.yml beside it; None without one."""
     for ending in (".yaml", ".yml"):
         path = lock.with_name(lock.name.removesuffix(".lock.json") + ending)
         if lock.name.endswith(".lock.json") and path.is_file():
@@ -209,7 +215,7 @@ def beside(lock: Path) -> Definition | None:
 
 
 def load_mirrors(path: Path | None) -> dict[str, str]:
-    """The mirrors file, empty without one."""
+    """Read a mirrors file: upstream address to mirror address; empty when `path` is None."""
     if path is None:
         return {}
     document = documents.load(path, kind="Mirrors", schema=documents.packaged_schema("mirrors"))
@@ -217,7 +223,7 @@ def load_mirrors(path: Path | None) -> dict[str, str]:
 
 
 def _named_files(spec: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """Every file that a definition names, with its place."""
+    """Yield every file that a definition names, with the position of its key in the document."""
     for index, value in enumerate(spec.get("files", [])):
         yield ("files", index, "path"), value["path"]
     for index, value in enumerate(spec.get("images", [])):

@@ -1,8 +1,8 @@
-"""Make a delta: the bundle of a lock without what the receiver's have-list names.
+"""Make a delta: the bundle of a lock without the blobs that the receiver's have-list names.
 
-Everything that decides is in the lock, the have-list and the old blobs that are at hand (in the
-cache, or in bundles given as base): same input, same bytes. Patches are kept in the cache under
-the names of what they lead from and to, so a run that was cut goes on.
+The delta depends only on the lock, the have-list and the old blobs available here (in the cache, or
+in bundles given with --base): same input, same bytes. Patches are cached under the digests of their
+old and new blob, so an interrupted run does not make them again.
 """
 
 from __future__ import annotations
@@ -26,11 +26,10 @@ from keystone.bundle.read.stream import TarStream, read_metadata
 from keystone.bundle.trust.verify import stored_targets
 from keystone.errors import DamagedBundleError
 from keystone.files import write_chunks
-from keystone.packager import writer
-from keystone.packager.keys import keys
+from keystone.packager import pack, writer
+from keystone.packager.members import Part, of_bytes, signed_head
 from keystone.packager.sources import cache
 from keystone.packager.supply import Supply
-from keystone.packager.writer import Created, Part, Signing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -39,17 +38,19 @@ if TYPE_CHECKING:
     from keystone.bundle.delta.have_list import Have
     from keystone.bundle.model import Item
     from keystone.packager.lock import Lock
+    from keystone.packager.members import Signing
     from keystone.packager.sources.upstream import Sources
+    from keystone.packager.writer import Created
 
 WORTH = 64 << 10
 """Bytes below which a blob is carried whole: a patch would save less than it costs to apply."""
 CANDIDATES = 2
-"""How many old blobs are tried for one new one."""
+"""How many old blobs to try for each new blob."""
 
 
 @dataclass(frozen=True)
 class Base:
-    """An older bundle at hand: where each blob's data starts in it, in bytes."""
+    """An older bundle file. places: offset and size in bytes of each blob's data in it."""
 
     path: Path
     places: dict[Digest, tuple[int, int]]
@@ -57,7 +58,10 @@ class Base:
 
 @dataclass(frozen=True)
 class Receiver:
-    """Whom a delta is for: what they have, and older bundles at hand that hold some of it."""
+    """The receiver of a delta.
+
+    have: the blobs that the receiver has. bases: older bundles here that contain some of them.
+    """
 
     have: Have
     bases: tuple[Path, ...] = ()
@@ -65,27 +69,19 @@ class Receiver:
     def create(
         self, lock: Lock, folder: Path, output: Path, signing: Signing, sources: Sources
     ) -> Created:
-        """Write the delta of a lock's bundle, as writer.create writes the bundle.
+        """Write the delta of a lock's bundle. Parameters are those of `pack.bundle`.
 
-        Raises SourceError when an upstream gives other bytes than the lock names.
+        Raises SourceError when an upstream serves other bytes than the lock names.
         """
         supply = Supply(folder, sources)
-        full = writer.plan(lock, signing, supply)
+        full = pack.plan(lock, signing, supply)
         parts = _plan(full, lock, supply, self)
-        signed = keys.sign(
-            signing.folder,
-            {part.name: part.target for part in parts},
-            number=lock.number,
-            created=lock.created,
-            valid_days=lock.valid_days,
-            passphrase=signing.passphrase,
-        )
-        own = [_bytes(METADATA + name, data) for name, data in signed.items()]
-        return writer.write([*own, *parts], lock, output, supply)
+        head = signed_head(parts, lock, signing)
+        return writer.write([*head, *parts], lock, output, supply)
 
 
 def _plan(full: list[Part], lock: Lock, supply: Supply, receiver: Receiver) -> list[Part]:
-    """The members after the metadata."""
+    """Return the members after the metadata."""
     have = receiver.have
     head = [part for part in full if delta_description.in_head(part.name)]
     carried = [p for p in full if p not in head and not have.has(p.target.digest.hex)]
@@ -107,15 +103,15 @@ def _plan(full: list[Part], lock: Lock, supply: Supply, receiver: Receiver) -> l
     )
     table = Manifest(lock.name, lock.number, _items(lock.items, new))
     return [
-        _bytes(MANIFEST, manifest.dump(table)),
-        _bytes(DELTA, delta_description.dump(description)),
-        _bytes(delta_description.HEAD, frames),
+        of_bytes(MANIFEST, manifest.dump(table)),
+        of_bytes(DELTA, delta_description.dump(description)),
+        of_bytes(delta_description.HEAD, frames),
         *(patches[p.name][1] if p.name in patches else p for p in carried),
     ]
 
 
 def _items(items: Sequence[Item], new: set[Digest]) -> tuple[Item, ...]:
-    """The items of which anything is carried."""
+    """Return the items of which the delta carries at least one blob."""
     return tuple(item for item in items if new & {item.digest, *item.blobs})
 
 
@@ -124,7 +120,10 @@ def _digest(parts: Sequence[Part], name: str) -> Digest:
 
 
 def _head(head: Sequence[Part], have: Have) -> tuple[tuple[HeadFile, ...], bytes]:
-    """The files of the full bundle's head and their frames. Roots are in the delta anyway."""
+    """Return the files of the full bundle's head and their zstd frames.
+
+    Roots have empty frames: they are members of the delta itself.
+    """
     files, frames = [], []
     for part in head:
         old = have.heads.get(part.name.removeprefix(METADATA), b"")
@@ -145,7 +144,7 @@ def _patches(
     bases: Sequence[Base],
     supply: Supply,
 ) -> dict[str, tuple[Encoded, Part]]:
-    """The patches that are smaller than what they make, by the name of what they make."""
+    """Return the patches that are smaller than their new blob, by the blob's member name."""
     if have.table is None:
         return {}
     old, sizes = have.table, have.sizes
@@ -156,13 +155,13 @@ def _patches(
             likely = [digest for digest in likely if _at_hand(digest, sizes, bases)]
             tried += [(part, likely)] if likely else []
     found: dict[str, tuple[Encoded, Part]] = {}
-    # What is fetched ahead must be opened; what the cache has is not.
+    # Everything fetched ahead must be opened. Blobs in the cache are not opened, so leave them out.
     ahead = [p.blob for p, _ in tried if p.blob and not cache.has(p.target.digest, p.target.size)]
     total = sum(part.target.size for part, _ in tried)
-    with log.progress("look for what changed little", total) as bar, supply.ahead(ahead):
+    with log.progress("make patches of changed blobs", total) as bar, supply.ahead(ahead):
         for part, likely in tried:
             best = _best(part, likely, sizes, bases)
-            # One patch that makes two blobs of two would be one member with two names.
+            # The same patch bytes for two blobs would be two entries for one member: use it once.
             used = best and best[0].member in {entry.member for entry, _ in found.values()}
             if best is not None and not used and len(found) < delta_description.MAX_PATCHES:
                 found[part.name] = best
@@ -173,7 +172,7 @@ def _patches(
 def _candidates(
     target: Target, items: Sequence[Item], old: Manifest, sizes: Mapping[Digest, int], have: Have
 ) -> list[Digest]:
-    """Old blobs of the things that the new one belongs to, the likeliest by size first."""
+    """Return old blobs of the same items as the new blob, the most similar size first."""
     names = {
         (item.kind, item.name, item.labels.get("suite"), item.labels.get("architecture"))
         for item in items
@@ -217,20 +216,20 @@ def _best(
 def _patch(
     part: Part, source: Digest, sizes: Mapping[Digest, int], bases: Sequence[Base]
 ) -> tuple[str, Path]:
-    """A patch out of the cache, or made now. An empty file stands for one not worth carrying."""
+    """Return a patch from the cache, or make it now. An empty file means: carry the blob whole."""
     with _old(source, sizes[source], bases) as old, _new(part).open("rb") as new:
         form = unfold.shared(old, new)
         name = f"{patch.VERSION}-{form}-{source.hex}-{part.target.digest.hex}"
         path = cache.root() / "patches" / hashlib.sha256(name.encode()).hexdigest()
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
-            pieces = _proved(form, old, new, part.target)
-            write_chunks(path, pieces, path.with_name(f"{path.name}.part"))
+            chunks = _verified_patch(form, old, new, part.target)
+            write_chunks(path, chunks, path.with_name(f"{path.name}.part"))
     return form, path
 
 
-def _proved(form: str, old: IO[bytes], new: IO[bytes], target: Target) -> Iterator[bytes]:
-    """The patch, when it is smaller than the blob and was seen to make it; otherwise nothing."""
+def _verified_patch(form: str, old: IO[bytes], new: IO[bytes], target: Target) -> Iterator[bytes]:
+    """Yield the patch if it is smaller than the blob and reproduces the blob; else nothing."""
     with tempfile.TemporaryFile(dir=SCRATCH) as kept:
         try:
             with (
@@ -246,10 +245,13 @@ def _proved(form: str, old: IO[bytes], new: IO[bytes], target: Target) -> Iterat
                 for piece in unfold.folded(form, patch.apply(before, kept)):
                     seen.update(piece)
         except ValueError as error:
-            log.debug(f"{target.digest}: {error}; carried whole")
+            log.debug(f"{target.digest}: {error}; the delta carries the whole blob")
             return
         if seen.hexdigest() != target.digest.hex:
-            log.debug(f"{target.digest}: {form} does not make it again; carried whole")
+            log.debug(
+                f"{target.digest}: a {form} patch does not reproduce it; the delta carries the "
+                f"whole blob"
+            )
             return
         kept.seek(0)
         while chunk := kept.read(CHUNK):
@@ -257,9 +259,9 @@ def _proved(form: str, old: IO[bytes], new: IO[bytes], target: Target) -> Iterat
 
 
 def _new(part: Part) -> Path:
-    """The new blob as a file: the cache keeps it until the delta is written."""
+    """Return the new blob as a file: the cache keeps it until the delta is written."""
     target = part.target
-    chunks = part.read()  # what was begun ahead must be opened, even when it is in the cache by now
+    chunks = part.read()  # a blob fetched ahead must be opened, even if it is in the cache by now
     if cache.has(target.digest, target.size):
         return cache.path(target.digest)
     return cache.keep(target.digest, chunks)
@@ -267,7 +269,7 @@ def _new(part: Part) -> Path:
 
 @contextmanager
 def _old(digest: Digest, size: int, bases: Sequence[Base]) -> Iterator[IO[bytes]]:
-    """An old blob as a file whose bytes were hashed."""
+    """Open an old blob as a file with verified content. Raises DamagedBundleError."""
     if cache.has(digest, size):
         with cache.path(digest).open("rb") as file:
             yield file
@@ -283,14 +285,14 @@ def _old(digest: Digest, size: int, bases: Sequence[Base]) -> Iterator[IO[bytes]
             left -= len(chunk)
         if seen.hexdigest() != digest.hex:
             raise DamagedBundleError(
-                f"{base.path}: {digest} is damaged in it", hint="give another copy: --base FILE"
+                f"{base.path}: its blob {digest} is damaged", hint="give another copy: --base FILE"
             )
         copy.flush()
         yield copy
 
 
 def _base(path: Path) -> Base:
-    """Where the blobs of a bundle are; nothing of it is believed before it was hashed."""
+    """Find the blobs of a bundle. Nothing is verified here: `_old` hashes each blob it reads."""
     places: dict[Digest, tuple[int, int]] = {}
     with open_medium(path) as medium:
         archive = TarStream(medium.stream)
@@ -308,24 +310,21 @@ def _targets(path: Path, data: bytes) -> dict[str, Target]:
         return stored_targets(data)
     except DamagedBundleError as error:
         raise DamagedBundleError(
-            f"{path}: {error.message}", hint="--base names an older bundle", code="KSB-23"
+            f"{path}: {error.message}", hint="--base must name an older bundle", code="KSB-23"
         ) from error
 
 
-def _bytes(name: str, data: bytes) -> Part:
-    target = Target(len(data), Digest(hashlib.sha256(data).hexdigest()))
-    return Part(name, target, lambda: iter([data]))
-
-
 def _chunks(path: Path, target: Target) -> Iterator[bytes]:
-    """A patch out of the cache, checked again: it was signed when it was looked at."""
+    """Read a patch from the cache and verify it again: its digest is signed already."""
     seen = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
         while chunk := file.read(CHUNK):
             seen.update(chunk)
             yield chunk
     if seen.hexdigest() != target.digest.hex:
-        raise DamagedBundleError(f"{path}: changed meanwhile", hint="run the same command again")
+        raise DamagedBundleError(
+            f"{path}: changed while the delta was written", hint="run the same command again"
+        )
 
 
 def _sha256(path: Path) -> str:

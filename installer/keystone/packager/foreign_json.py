@@ -1,7 +1,7 @@
-"""JSON of registries, token servers, archives and files that others wrote.
+"""Parse JSON from registries, token servers, archives and other foreign files.
 
-Unlike `strict_json`, which is for what is signed, it takes whatever JSON allows: a registry may say
-fractions. Whatever is wrong with the text is one kind of error, nesting without end too.
+`strict_json` is for signed documents; this module accepts everything that JSON allows, such as
+fractions from a registry. All errors in the text, including too deep nesting, are ValueError.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 WRONG = (ValueError, LookupError, TypeError, AttributeError)
-"""What reading members raises when the value is another one than its reader takes it for."""
+"""Exceptions that reading a parsed value raises when it does not have the expected structure."""
 
 
 def loads(data: bytes | str, hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:  # noqa: ANN401 any JSON value
-    """The value; hook: makes something of each object. Raises ValueError for what is no JSON."""
+    """Parse JSON. hook: converts each object (json.loads). Raises ValueError for invalid JSON."""
     try:
         return json.loads(data, object_hook=hook)
     except RecursionError as error:

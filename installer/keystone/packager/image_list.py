@@ -1,4 +1,4 @@
-"""The images of a bundle in one list: what its definition names and what its charts ask for."""
+"""The list of a bundle's images: those that the definition lists and those that charts need."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ LISTED = "the definition lists it"
 
 
 def wanted(images: Sequence[Image], needs: Sequence[tuple[Need, str]]) -> tuple[Image, ...]:
-    """Each image once: the definition's in their order, then the charts' by name.
+    """List each image once: the definition's in their order, then the charts' sorted by name.
 
-    A tag with a digest is that digest; the tag is kept as its name unless another asks for the
-    plain tag, which may mean other bytes by now.
+    For a reference with tag and digest the digest counts. Its tag remains its name, unless another
+    reference has the same tag alone, which may point to other bytes by now.
     """
     listed = {image.reference: image for image in images}
     asked: dict[Reference, list[Need]] = {}
@@ -55,9 +55,9 @@ def wanted(images: Sequence[Image], needs: Sequence[tuple[Need, str]]) -> tuple[
 def _reference(need: Need) -> Reference:
     if need.image.digest.startswith("sha512:"):
         raise SourceError(
-            f"{need.image}: named by a SHA-512 digest, and bundles carry SHA-256 only; "
-            f"asked for by: {discovery.why([need])}",
-            hint="give the chart another name of it under values, or excludeImages and a reason",
+            f"{need.image}: this is a SHA-512 digest, and bundles support SHA-256 only; "
+            f"needed by: {discovery.why([need])}",
+            hint="set another reference in the chart's values, or add it to its excludeImages",
         )
     return Reference.of(need.image)
 

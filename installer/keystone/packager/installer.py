@@ -1,13 +1,13 @@
-"""The installer as one executable file that needs nothing but the host's Python >= 3.11.
+"""Build the installer: one executable file that needs only the host's Python >= 3.11.
 
-shiv packs one site-packages tree (zipapp, PEP 441) that holds the wheels for every CPython we
-support: pure files are the same in all of them, and extension modules carry the interpreter's tag
-in their names (PEP 3149), so they lie side by side. Roles and playbooks ride in our own wheel, and
-so do the man page and completions: `share` beside the packages, for those who unpack it (images).
+shiv packs one site-packages tree (zipapp, PEP 441) with the wheels for every CPython we support.
+Pure Python files are the same for all versions, and the names of extension modules contain the
+interpreter's tag (PEP 3149), so the versions share one tree. Our own wheel contains the roles and
+playbooks, and in `share` the man page and completions, which image builds unpack.
 
-A lock names it `built:installer@<day>`. The day is the executable's build floor, decided when its
-sources were first locked: so the same lock gives the same executable on any machine. A bundle that
-is made by a packed executable carries that one.
+A lock names the executable `built:installer@<day>`. The day is its build floor, which is set when
+these sources are first locked, so the same lock gives the same executable on any machine. When a
+packed executable makes a bundle, the bundle carries that executable.
 """
 
 from __future__ import annotations
@@ -27,26 +27,28 @@ from keystone import log, run
 from keystone.bundle.model import Digest
 from keystone.bundle.trust import build_floor
 from keystone.errors import ConfigurationError, UsageError
+from keystone.files import settle
 from keystone.packager.sources import cache
 
 SOURCE = "built:installer"
 PYTHONS = ("3.11", "3.12", "3.13")
 PLATFORMS = ("manylinux2014_x86_64", "manylinux_2_17_x86_64", "manylinux_2_28_x86_64")
 EPOCH = "1767225600"
-"""2026-01-01: the time that every file in the executable has, so that bytes repeat."""
+"""2026-01-01: the mtime of every file in the executable, so that builds are reproducible."""
 UNUSED = ("ansible_test", "ansible/galaxy/data", "bin")
 """Parts of our dependencies that no installation runs."""
 
 
 def source(day: date) -> str:
-    """How a lock names the executable with this build floor."""
+    """Return the name in a lock of the executable with this build floor."""
     return f"{SOURCE}@{day.isoformat()}"
 
 
 def for_lock(previous: tuple[str, Digest] | None, today: date) -> tuple[Path, str]:
-    """The executable and its source for a new lock.
+    """Return the executable and its source for a new lock.
 
-    previous: source and digest in the lock before. While it is made of the same, it keeps its day.
+    previous: source and digest in the lock before. The day stays the same while that source still
+    gives that digest.
     """
     if previous is not None:
         path = executable(previous[0])
@@ -58,9 +60,10 @@ def for_lock(previous: tuple[str, Digest] | None, today: date) -> tuple[Path, st
 
 
 def executable(source: str) -> Path:
-    """The file. Raises ConfigurationError when this code is neither a checkout nor packed.
+    """Return the executable, building it if needed.
 
-    source: as a lock has it; without a day in it, the one of this checkout.
+    source: as in a lock; without a day, the build floor is that of a checkout. Raises
+    ConfigurationError when this code is neither a checkout nor a packed executable.
     """
     if (own := _packed()) is not None:
         return own
@@ -74,31 +77,36 @@ def executable(source: str) -> Path:
     try:
         day = date.fromisoformat(text) if text else build_floor.CHECKOUT
     except ValueError as error:
-        raise ConfigurationError(f"{source}: no day in it: {error}", hint="lock again") from error
+        raise ConfigurationError(
+            f"{source}: no valid date after @: {error}",
+            hint="lock again: keystone-install bundle lock",
+        ) from error
     return build(checkout, cache.root(), day)
 
 
 def file_digest(path: Path) -> Digest:
-    """SHA-256 of a file."""
+    """Return the SHA-256 of a file."""
     with path.open("rb") as file:
         return Digest(hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def _packed() -> Path | None:
-    """The executable that runs, if it is one."""
+    """Return the packed executable that this process runs from; None in a checkout."""
     own = Path(sys.argv[0])
     return own.resolve() if own.is_file() and zipfile.is_zipfile(own) else None
 
 
 def build(checkout: Path, kept: Path, day: date) -> Path:
-    """The executable for this checkout, from the cache when its inputs are unchanged.
+    """Return the executable for a checkout, from the cache when its inputs are unchanged.
 
-    kept: the cache. day: its build floor; no clock before it is believed.
-    Raises UsageError outside a source tree, CommandError when a wheel cannot be had.
+    kept: the cache folder. day: the build floor; the executable rejects a clock before it.
+    Raises UsageError outside a source tree, CommandError when pip cannot get a wheel.
     """
     lock = checkout / "requirements.lock"
     if not lock.is_file():
-        raise UsageError(f"{lock}: not there", hint="an installer is built from a source tree")
+        raise UsageError(
+            f"{lock}: does not exist", hint="build the installer from a Keystone source tree"
+        )
     target = kept / "installer" / key(checkout, day) / "keystone-install"
     if target.is_file():
         return target
@@ -111,7 +119,7 @@ def build(checkout: Path, kept: Path, day: date) -> Path:
         shutil.copytree(_dependencies(lock, kept), tree)
         _add_ourselves(checkout, tree, Path(scratch))
         build_floor.write(tree / "keystone", day)
-        _forget_where(tree)
+        _normalize(tree)
         half = Path(scratch) / "keystone-install"
         run.run(
             [sys.executable, "-m", "shiv", "--site-packages", tree, "-e", "keystone.cli:main",
@@ -119,12 +127,12 @@ def build(checkout: Path, kept: Path, day: date) -> Path:
             env={"SOURCE_DATE_EPOCH": EPOCH},
         )  # fmt: skip
         half.chmod(0o755)
-        half.rename(target)
+        settle(half, target)
     return target
 
 
 def key(checkout: Path, day: date) -> str:
-    """Names everything that the executable is made of."""
+    """Return a hash over all inputs of the executable."""
     digest = hashlib.sha256(f"{PYTHONS}{PLATFORMS}{EPOCH}{UNUSED}{day}".encode())
     files = [checkout / "pyproject.toml", checkout / "requirements.lock"]
     for top in ("installer", "roles", "playbooks", "share"):
@@ -136,7 +144,7 @@ def key(checkout: Path, day: date) -> str:
 
 
 def _dependencies(lock: Path, kept: Path) -> Path:
-    """One merged tree of the locked wheels for every Python; kept as long as the lock is."""
+    """Return one merged tree of the locked wheels for every Python, cached until they change."""
     text = lock.read_text() + (lock.parent / "pyproject.toml").read_text()
     name = hashlib.sha256(f"{text}{PYTHONS}{PLATFORMS}{UNUSED}".encode()).hexdigest()[:32]
     target = kept / "installer" / f"dependencies-{name}"
@@ -153,7 +161,8 @@ def _dependencies(lock: Path, kept: Path) -> Path:
             shutil.copytree(one, half, dirs_exist_ok=True)
         for unused in UNUSED:
             shutil.rmtree(half / unused, ignore_errors=True)
-        half.rename(target)
+        run.run(["sync", "--file-system", half])
+        settle(half, target, synced=True)
     return target
 
 
@@ -165,7 +174,7 @@ def _requirements(checkout: Path) -> list[str]:
 
 
 def _pins(lock: str) -> str:
-    """name==version lines without hashes and continuation: pip's constraints take no hashes."""
+    """Return name==version lines: pip's constraints accept neither hashes nor continuations."""
     return "\n".join(re.findall(r"^[A-Za-z0-9._-]+==[^ \\;\n]+", lock, re.MULTILINE)) + "\n"
 
 
@@ -194,8 +203,8 @@ def _add_ourselves(checkout: Path, tree: Path, scratch: Path) -> None:
     )  # fmt: skip
 
 
-def _forget_where(tree: Path) -> None:
-    """Drop what differs from build to build: pip's notes of its folder, modes by the umask."""
+def _normalize(tree: Path) -> None:
+    """Remove differences between builds: pip's records of paths, and modes set by the umask."""
     for name in ("direct_url.json", "RECORD"):
         for path in tree.glob(f"keystone-*.dist-info/{name}"):
             path.unlink()
@@ -204,6 +213,6 @@ def _forget_where(tree: Path) -> None:
 
 
 def _pip_environment() -> dict[str, str]:
-    """Pip's and the proxy's settings of this machine: where packages come from is its business."""
+    """Return this machine's pip, proxy and TLS variables, which decide where packages come from."""
     kept = ("PIP_", "HTTP", "http", "NO_PROXY", "no_proxy", "SSL_", "REQUESTS_")
     return {key: value for key, value in os.environ.items() if key.startswith(kept)}

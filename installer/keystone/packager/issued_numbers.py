@@ -1,7 +1,7 @@
-"""Which numbers were given to which content: the packager's side of "never the same number twice".
+"""Record which content each bundle number was signed for, so that no number is signed twice.
 
-DIR/issued.json beside the release key. A host refuses a number that it accepted with other content,
-but by then the bundle has travelled; whoever signs notices at once.
+The record is DIR/issued.json beside the release key. A host refuses a number that it accepted with
+other content, but only after the bundle was carried there; this record tells the signer at once.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ FILE = "issued.json"
 
 
 def claim(folder: Path, lock: Lock) -> None:
-    """Write down that this lock's number is this lock's content. Again the same is nothing new.
+    """Record that this lock's number stands for its content. Claiming it again changes nothing.
 
-    Raises ConfigurationError when the number is taken, or below one that was given already.
+    Raises ConfigurationError when the number was used for other content, or is smaller than one
+    that was used already.
     """
     path = folder / FILE
-    with roots.turn(folder):
+    with roots.locked(folder):
         issued = _read(path)
         ours = issued.setdefault(lock.name, {})
         if _is_free(ours, lock):
@@ -38,16 +39,17 @@ def claim(folder: Path, lock: Lock) -> None:
             return
     highest = _highest(ours)
     raise ConfigurationError(
-        f"bundle {lock.name} number {lock.number}: number {highest} was signed already, "
-        f"with other content ({path}); hosts would refuse this one",
-        hint=f"lock again with --keys {folder}, or set spec.number to {highest + 1} first",
+        f"bundle {lock.name} number {lock.number}: number {highest} was signed already with other "
+        f"content ({path}); hosts would refuse this bundle",
+        hint=f"lock again with --keys {folder}, or first set spec.number to {highest + 1}",
     )
 
 
 def renumbered(folder: Path, lock: Lock) -> Lock:
-    """The lock itself when its number can be claimed, else with the lowest number that can.
+    """Return the lock, with the lowest number that can be claimed when its own cannot.
 
-    Raises ConfigurationError when there is no such folder or its issued.json cannot be read.
+    folder: of the keys. Raises ConfigurationError when it does not exist or its issued.json cannot
+    be read.
     """
     roots.require(folder)
     ours = _read(folder / FILE).get(lock.name, {})
@@ -70,6 +72,6 @@ def _read(path: Path) -> dict[str, dict[str, str]]:
     except (ValueError, AttributeError) as error:
         raise ConfigurationError(
             f"{path}: cannot be read: {error}",
-            hint="restore it; if it is lost, remove it and take a number higher than any you gave",
+            hint="restore it; if it is lost, remove it and set spec.number above all used numbers",
         ) from error
     return issued

@@ -1,9 +1,10 @@
-"""Kernel modules as Debian packages: compiled once here, so that no host carries a compiler.
+"""Build kernel modules as Debian packages, once on the packager: no host needs a compiler.
 
-`build("zfs", suite, kernel)` compiles Debian's zfs-dkms for one kernel in a throw-away root
-(mmdebstrap(1), dkms(8)) and packs the modules as `zfs-modules-<kernel>`, which Provides what
-zfsutils-linux and zfs-zed ask for. The result is kept by content: kernel, version of the source
-and this recipe. A build that was cut leaves no mount and is begun again.
+`build("zfs", suite, kernel)` compiles Debian's zfs-dkms for one kernel in a temporary root file
+system (mmdebstrap(1), dkms(8)) and packs the modules as `zfs-modules-<kernel>`, which Provides what
+zfsutils-linux and zfs-zed depend on. The cache keeps the result by its inputs: the kernel, the
+source's version and this recipe. An interrupted build leaves no mounts and starts from the
+beginning.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 from keystone import log
 from keystone.bundle.formats import deb822
 from keystone.errors import ConfigurationError, KeystoneError
+from keystone.files import settle
 from keystone.lockfile import only_one
 from keystone.run import CommandError, run
 from keystone.sandbox import ALONE, as_root
@@ -30,26 +32,27 @@ ARCHITECTURE = "amd64"
 KERNEL_PACKAGE = "linux-image-amd64"
 KERNEL_RELEASE = re.compile(r"\d+\.\d+\.\d+[a-z0-9.+-]*-amd64")
 SOURCES = {"zfs": ("zfs-dkms", ("spl", "zfs"))}
-"""Module family: its DKMS package and the modules that it makes."""
+"""Module family: its DKMS package and the modules that the package builds."""
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 EPOCH = 1_735_689_600
-"""Time stamps inside the packages (2025-01-01), so that equal input gives equal bytes."""
+"""Timestamp of files in the packages (2025-01-01), so that equal input gives equal bytes."""
 RECIPE = "1"
-"""Raised when `_compile` or `_pack` would make other bytes of the same input."""
+"""Increment it when a change to `_compile` or `_pack` gives other bytes for the same input."""
 COMPILE_SECONDS = 3 * 3600
 
 
 def build(name: str = "zfs", suite: str = "trixie", kernel: str = "current") -> list[Path]:
-    """The packages that hold module family `name` for a kernel release, built when not cached.
+    """Return the packages with module family `name` for a kernel release, built unless cached.
 
-    kernel: "6.12.57+deb13-amd64", or "current" for the one that the suite's linux-image-amd64
-    means now. Needs root, the Debian archive (main and contrib) and some 8 CPU minutes when the
-    cache is cold. Raises ConfigurationError on an unknown family or kernel, CommandError when
-    the compilation fails.
+    kernel: such as "6.12.57+deb13-amd64", or "current" for the one that the suite's
+    linux-image-amd64 depends on now. A build needs root, the Debian archive (main and contrib) and
+    about 8 CPU minutes. Raises ConfigurationError for an unknown family or kernel, CommandError
+    when the compilation fails.
     """
     if name not in SOURCES:
         raise ConfigurationError(
-            f"kernelModules: {name!r} cannot be built", hint=f"known: {', '.join(sorted(SOURCES))}"
+            f"kernelModules: unknown module family {name!r}",
+            hint=f"choose one of: {', '.join(sorted(SOURCES))}",
         )
     source, modules = SOURCES[name]
     archive = _Archive(suite)
@@ -70,22 +73,22 @@ def build(name: str = "zfs", suite: str = "trixie", kernel: str = "current") -> 
 
 
 def resolve_kernel(suite: str, kernel: str) -> str:
-    """The kernel release that `kernel` means in a suite: "current" is asked of the archive.
+    """Return the kernel release for `kernel`; for "current", look it up in the archive.
 
-    Raises ConfigurationError when it is not the name of a Debian kernel.
+    Raises ConfigurationError when it is not the release name of a Debian kernel.
     """
     if kernel == "current":
         return kernel_of(_Archive(suite).show(KERNEL_PACKAGE))
     if not KERNEL_RELEASE.fullmatch(kernel):
         raise ConfigurationError(
-            f"kernelModules: {kernel!r} is no kernel release of Debian",
-            hint='give what `uname -r` says, such as "6.12.57+deb13-amd64", or "current"',
+            f"kernelModules: {kernel!r} is not a kernel release of Debian",
+            hint='use the output of `uname -r`, such as "6.12.57+deb13-amd64", or "current"',
         )
     return kernel
 
 
 def kernel_of(shown: str) -> str:
-    """The kernel release out of `apt-cache show linux-image-amd64` (deb822).
+    """Return the kernel release in the output of `apt-cache show linux-image-amd64` (deb822).
 
     Raises KeystoneError when its Depends names no kernel.
     """
@@ -95,12 +98,13 @@ def kernel_of(shown: str) -> str:
         if found:
             return found.group(1)
     raise KeystoneError(
-        f"{KERNEL_PACKAGE}: its Depends names no kernel", hint=f"apt-cache show {KERNEL_PACKAGE}"
+        f"{KERNEL_PACKAGE}: its Depends names no kernel",
+        hint=f"look at it: apt-cache show {KERNEL_PACKAGE}",
     )
 
 
 class _Archive:
-    """The Debian archive as this machine reaches it, with the suite put in its place."""
+    """The Debian archive at this machine's own addresses, for another suite."""
 
     def __init__(self, suite: str) -> None:
         self.suite = suite
@@ -108,7 +112,7 @@ class _Archive:
         self._fresh = False
 
     def lines(self) -> list[str]:
-        """sources.list(5) lines: this machine's own Debian addresses, main and contrib."""
+        """Return sources.list(5) lines: this machine's Debian addresses, main and contrib."""
         shown = run(
             ["apt-get", "indextargets", "--format", "$(REPO_URI) $(CODENAME) $(COMPONENT)",
              "Created-By: Packages"]
@@ -119,20 +123,20 @@ class _Archive:
         found = source_lines(shown, own.group(1) if own else "", self.suite)
         if not found:
             raise ConfigurationError(
-                "/etc/apt: no source for Debian's main component",
+                "/etc/apt has no source for Debian's main component",
                 hint="add a line such as: deb <your Debian mirror> trixie main",
             )
         return found
 
     def version(self, package: str) -> str:
-        """The version that the suite has of a package now."""
+        """Return the current version of a package in the suite."""
         found = re.search(r"^Version: (\S+)$", self.show(package), re.MULTILINE)
         if not found:
             raise KeystoneError(f"{package}: {self.suite} has no such package (main, contrib)")
         return found.group(1)
 
     def show(self, package: str) -> str:
-        """`apt-cache show` of the candidate, in a package state of its own."""
+        """Return `apt-cache show` of the candidate, independent of this machine's package state."""
         options = self._options()
         try:
             if not self._fresh:
@@ -140,7 +144,7 @@ class _Archive:
         except CommandError as error:
             if not any((self._root / "lists").glob("*Packages*")):
                 raise
-            log.warn(f"archive not reached, its last answer is used: {error.message}")
+            log.warn(f"cannot update the archive's index, using the last one: {error.message}")
         self._fresh = True
         return run(["apt-cache", *options, "show", "--no-all-versions", package]).stdout
 
@@ -159,10 +163,10 @@ class _Archive:
 
 
 def source_lines(targets: str, codename: str, suite: str) -> list[str]:
-    """The machine's Debian sources with `codename` replaced by `suite`, contrib enabled.
+    """Return the machine's Debian sources with `codename` replaced by `suite`, contrib enabled.
 
-    targets: lines "<URI> <suite> <component>" of `apt-get indextargets`. Base, updates and
-    security are taken; backports are not: their kernel is not the suite's current one.
+    targets: lines "<URI> <suite> <component>" of `apt-get indextargets`. Includes base, updates and
+    security, but not backports: their kernel is not the suite's current one.
     """
     wanted = {codename: suite, f"{codename}-updates": f"{suite}-updates",
               f"{codename}-security": f"{suite}-security"}  # fmt: skip
@@ -172,14 +176,14 @@ def source_lines(targets: str, codename: str, suite: str) -> list[str]:
 
 
 def _compile(archive: _Archive, source: str, release: str, work: Path) -> Path:
-    """Compile in a throw-away root; returns the folder of bare .ko files.
+    """Compile in a temporary root file system; return the folder of uncompressed .ko files.
 
-    mmdebstrap mounts in a namespace of its own, so a build that is killed leaves none behind.
+    mmdebstrap mounts in its own mount namespace, so a killed build leaves no mounts.
     """
     done = work / "modules"
     if done.is_dir():
         return done
-    if work.exists():  # of a build that was cut; a plain user's has files of ids lent to him
+    if work.exists():  # of an interrupted build; without root, its files belong to subordinate ids
         run([*as_root(), "rm", "-rf", "--one-file-system", work])
     half = work / "partial"
     half.mkdir(parents=True)
@@ -198,23 +202,23 @@ def _compile(archive: _Archive, source: str, release: str, work: Path) -> Path:
             *as_root(), *ALONE, "nice",
             "mmdebstrap", "--mode=root", "--variant=essential", "--format=null",
             f"--architectures={ARCHITECTURE}", f"--include={include}",
-            # Compiled once, by us, below: not by the package's own script.
+            # The hook below compiles the modules; without this, the package's script does so too.
             "--essential-hook=mkdir -p $1/etc/dkms && touch $1/etc/dkms/no-autoinstall",
             f"--chrooted-customize-hook={script}",
             f"--customize-hook=copy-out /out {half}",
-            # In a user namespace /dev/null is a mount, and what dkms leaves running holds it.
+            # In a user namespace /dev/null is a mount, and processes that dkms leaves keep it busy.
             "--customize-hook=umount --lazy $1/dev/null 2>/dev/null || :",
             archive.suite, "/dev/null", *archive.lines(),
         ],
         env={"TMPDIR": str(work)},
         timeout=COMPILE_SECONDS,
     )  # fmt: skip
-    (half / "out").rename(done)
+    settle(half / "out", done)
     return done
 
 
 def _pack(name: str, release: str, version: str, made: Mapping[str, Path], deb: Path) -> None:
-    """Make the package with dpkg-deb(1); equal modules give equal bytes."""
+    """Build the package with dpkg-deb(1); equal modules give equal bytes."""
     tree = deb.parent / "work" / "tree"
     if tree.exists():
         shutil.rmtree(tree)
@@ -222,7 +226,7 @@ def _pack(name: str, release: str, version: str, made: Mapping[str, Path], deb: 
     place.mkdir(parents=True)
     for module, path in made.items():
         if not path.is_file():
-            raise KeystoneError(f"{name} {version}: dkms made no {module}.ko for {release}")
+            raise KeystoneError(f"{name} {version}: dkms did not build {module}.ko for {release}")
         packed = lzma.compress(path.read_bytes(), check=lzma.CHECK_CRC32, preset=9)
         (place / f"{module}.ko.xz").write_bytes(packed)
     size = sum(path.stat().st_size for path in place.iterdir()) // 1024 + 1
@@ -236,7 +240,7 @@ def _pack(name: str, release: str, version: str, made: Mapping[str, Path], deb: 
             f"\tdepmod -a {release}\nfi\n"
         )
         (control / script).chmod(0o755)
-    # dpkg-deb clamps times that are later than the epoch; these are, all of them.
+    # dpkg-deb only clamps times after SOURCE_DATE_EPOCH, so set all of them here.
     for path in sorted(tree.rglob("*")):
         os.utime(path, (EPOCH, EPOCH))
     half = deb.with_suffix(".partial")
@@ -244,15 +248,14 @@ def _pack(name: str, release: str, version: str, made: Mapping[str, Path], deb: 
         ["dpkg-deb", "--root-owner-group", "-Zxz", "-z1", "--build", tree, half],
         env={"SOURCE_DATE_EPOCH": str(EPOCH)},
     )
-    with half.open("rb") as file:
-        os.fsync(file.fileno())
-    half.rename(deb)
+    settle(half, deb)
 
 
 def control_text(name: str, release: str, version: str, size: int) -> str:
-    """The control file (deb-control(5)); `size` in KiB.
+    """Return the control file (deb-control(5)). size: installed size in KiB.
 
-    It does not depend on the kernel: the host has one, and the bundle need not carry another.
+    It does not depend on the kernel package: the host has that kernel, so the bundle need not
+    carry it.
     """
     return deb822.paragraph(
         {
@@ -278,5 +281,5 @@ def _cache() -> Path:
 
 
 def _key(*parts: str) -> str:
-    """What names a build: the recipe and its inputs."""
+    """Return the cache key of a build: a hash of the recipe and its inputs."""
     return hashlib.sha256("\0".join([RECIPE, *parts]).encode()).hexdigest()[:16]

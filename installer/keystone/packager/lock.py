@@ -1,14 +1,14 @@
-"""X.lock.json: exactly which bytes a bundle is made of, and from where. Same lock, same bundle.
+"""X.lock.json: the digests of all bytes in a bundle and their sources. Same lock, same bundle.
 
 A blob's source is one of
   registry:<host>/<repository>   a manifest or blob of that repository, by its digest
   https://... (or http)          a URL
-  file:/<path>                   a file of an archive of packages on this machine, as apt names it
+  file:/<path>                   a file in an apt archive on this machine, as apt writes it
   local:<path>                   a file, relative to the lock's folder
-  archive:<path>#<member>        a member of a tar there, which is relative to the lock's folder too
-  built:<what>                   made on this machine by the lock verb; kept in the cache
+  archive:<path>#<member>        a member of a tar file; its path is relative to the lock's folder
+  built:<what>                   built on this machine by `bundle lock` and kept in the cache
   inline:<text>                  the text itself
-  base64:<text>                  the bytes themselves: a chart that was put together from a folder
+  base64:<text>                  the bytes themselves: a chart that was packed from a folder
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class LockedBlob:
-    """One blob: digest, size in bytes, source as above, media type of OCI content."""
+    """One blob: digest, size in bytes, source (see the module), media type of OCI content."""
 
     digest: Digest
     size: int
@@ -45,7 +45,7 @@ class LockedBlob:
 
 @dataclass(frozen=True)
 class Lock:
-    """A resolved definition. created: when; it dates everything in the bundle."""
+    """A resolved definition. created: when it was locked; it dates everything in the bundle."""
 
     name: str
     number: int
@@ -56,7 +56,7 @@ class Lock:
     blobs: tuple[LockedBlob, ...]
 
     def blob(self, digest: Digest) -> LockedBlob:
-        """The blob with this digest. Raises KeyError when the lock has none."""
+        """Return the blob with this digest. Raises KeyError when the lock has none."""
         for blob in self.blobs:
             if blob.digest == digest:
                 return blob
@@ -64,12 +64,12 @@ class Lock:
 
 
 def dump(lock: Lock) -> bytes:
-    """The file: readable JSON with sorted keys."""
+    """Serialize a lock for its file: indented JSON with sorted keys."""
     return (json.dumps(_document(lock), indent=1, sort_keys=True) + "\n").encode()
 
 
 def digest(lock: Lock) -> str:
-    """SHA-256 (hex) of what `dump` gives, which is never whole in memory."""
+    """SHA-256 (hex) of what `dump` returns, computed without all of it in memory."""
     seen = hashlib.sha256()
     for text in json.JSONEncoder(indent=1, sort_keys=True).iterencode(_document(lock)):
         seen.update(text.encode())
@@ -100,23 +100,24 @@ def _document(lock: Lock) -> dict[str, Any]:
 
 
 def load(path: Path) -> Lock:
-    """Raises ConfigurationError when the file is not a lock of this version."""
+    """Read a lock. Raises ConfigurationError when the file is not a lock of this version."""
     try:
         document = foreign_json.loads(path.read_bytes(), _object)
         require_kind(document, KIND)
         return _parse(document)
     except OSError as error:
         raise ConfigurationError(
-            f"{path}: {error.strerror}", hint="make it: keystone-install bundle lock"
+            f"{path}: {error.strerror}", hint="create it: keystone-install bundle lock"
         ) from error
     except foreign_json.WRONG as error:
         raise ConfigurationError(
-            f"{path}: not a lock that this version understands: {error}", hint="lock again"
+            f"{path}: not a lock that this version understands: {error}",
+            hint="lock again: keystone-install bundle lock",
         ) from error
 
 
 def _object(value: dict[str, Any]) -> Any:  # noqa: ANN401 any JSON value
-    """Items and blobs as they are read: as dictionaries 20,000 of them take 15 MiB more."""
+    """Convert items and blobs while parsing: 20,000 of them as dictionaries take 15 MiB more."""
     if value.keys() == BLOB:
         return LockedBlob(
             Digest.parse(value["digest"]), int(value["size"]), value["source"], value["mediaType"]
@@ -131,19 +132,19 @@ def _parse(document: Mapping[str, Any]) -> Lock:
         created=datetime.fromisoformat(document["created"]),
         valid_days=int(document["validDays"]),
         architectures=tuple(document["architectures"]),
-        items=tuple(_made(Item, value) for value in document["items"]),
-        blobs=tuple(_made(LockedBlob, value) for value in document["blobs"]),
+        items=tuple(_require(Item, value) for value in document["items"]),
+        blobs=tuple(_require(LockedBlob, value) for value in document["blobs"]),
     )
 
 
-def _made(kind: type[T], value: object) -> T:
+def _require(kind: type[T], value: object) -> T:
     if not isinstance(value, kind):
-        raise TypeError(f"{value!r:.90} has not the fields that it should have")
+        raise TypeError(f"{value!r:.90} does not have the fields of a {kind.__name__}")
     return value
 
 
 def differences(old: Lock | None, new: Lock) -> Iterator[str]:
-    """What changed, a line each: "+" came, "-" went, "~" another version or other bytes."""
+    """Yield one line per change: "+" added, "-" removed, "~" other version or other bytes."""
     before = {_key(item): item for item in old.items} if old else {}
     after = {_key(item): item for item in new.items}
     for key in sorted(before.keys() | after.keys()):
@@ -161,17 +162,17 @@ def differences(old: Lock | None, new: Lock) -> Iterator[str]:
 
 
 def same_content(old: Lock, new: Lock) -> bool:
-    """Whether two locks differ in nothing but when they were made."""
+    """Whether two locks are equal except for the time at which they were made."""
     first, second = _document(old), _document(new)
     del first["created"], second["created"]
     return first == second
 
 
 def numbered(new: Lock, old: Lock | None) -> Lock:
-    """The new lock with a number that no bundle with other content had.
+    """Return the new lock with a number that the old lock does not use for other content.
 
-    The definition's number is the least. When content changed since the last lock, the number is
-    above the last one's, for a host refuses a number that it accepted with other content.
+    The number is at least the definition's. When the content changed since the old lock, the number
+    is greater than the old one: a host refuses a number that it accepted with other content.
     """
     if old is None or new.number > old.number:
         return new
@@ -180,7 +181,7 @@ def numbered(new: Lock, old: Lock | None) -> Lock:
 
 
 def above(new: Lock, old: Lock | None) -> Lock:
-    """The new lock with a number above the old one's: its bundle will be another one."""
+    """Return the new lock with a number greater than the old one's: it makes another bundle."""
     if old is None or new.number > old.number:
         return new
     return replace(new, number=old.number + 1)

@@ -1,4 +1,4 @@
-"""From a definition to a lock: every name becomes a digest, every need of a package is found."""
+"""Resolve a definition to a lock: names to digests, packages to their dependencies."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 
 MAX_CHECKSUM_FILE = 1 << 20
 NO_CHECKSUM = frozenset({403, 404, 410})
-"""How file servers say that there is none (object stores: 403)."""
+"""Statuses with which file servers answer when there is no such file (object stores: 403)."""
 SEED = "seed"
 FILE_NAME = re.compile(r"[A-Za-z0-9._+@-]+(/[A-Za-z0-9._+@-]+)*")
 
 
 @dataclass
 class _Found:
-    """What was resolved so far, in the order in which an installation needs it."""
+    """Items and blobs resolved so far, in the order in which an installation needs them."""
 
     items: list[Item] = field(default_factory=list)
     blobs: dict[Digest, LockedBlob] = field(default_factory=dict)
@@ -55,9 +55,10 @@ def resolve(
     definition: Definition, sources: Sources, folder: Path, created: datetime,
     previous: Lock | None = None,
 ) -> Lock:  # fmt: skip
-    """Ask every upstream. folder: of the lock file; local paths are kept relative to it.
+    """Resolve everything in a definition, asking the upstreams.
 
-    previous: the lock before; what was built for it and would be the same is kept.
+    folder: of the lock file; the lock keeps local paths relative to it. previous: the lock before
+    this one; what was built for it is kept when a new build would be the same.
 
     Raises SourceError, ConfigurationError.
     """
@@ -110,7 +111,7 @@ def _installer(found: _Found, previous: Lock | None, created: datetime) -> None:
 
 
 def _debs(found: _Found, debs: Debs, definition: Definition, sources: Sources) -> None:
-    """Packages of every architecture; what is for all of them is carried once."""
+    """Add the packages of every architecture; "Architecture: all" packages are added once."""
     packages: dict[str, Deb] = {}
     groups: dict[str, dict[str, None]] = {}
     required: set[str] = set()
@@ -144,7 +145,7 @@ def _tree(debs: Debs, architecture: str, sources: Sources) -> AbstractContextMan
     fitting = [archive for archive in archives if archive.has(architecture)]
     if not fitting:
         raise ConfigurationError(
-            f"{debs.suite}: no archive for {architecture}",
+            f"{debs.suite}: no apt archive provides {architecture}",
             hint=f"add one to spec.debs[].sources, with architectures: [{architecture}]",
         )
     return apt.Tree.ready(fitting, architecture, sources)
@@ -200,7 +201,7 @@ def _binary(found: _Found, binary: Binary, sources: Sources) -> None:
 
 
 def _published(url: str, sources: Sources) -> tuple[Digest, int]:
-    """The digest that upstream publishes beside the file, or else of the file itself."""
+    """Return the digest that upstream publishes beside the file, else hash the file itself."""
     try:
         text = sources.read(f"{url}.sha256", limit=MAX_CHECKSUM_FILE).decode(errors="replace")
     except StatusError as error:
@@ -210,7 +211,7 @@ def _published(url: str, sources: Sources) -> tuple[Digest, int]:
         return sources.digest_of(url)
     match = re.match(r"\s*([0-9a-f]{64})\b", text)
     if not match:
-        raise SourceError(f"{url}.sha256: no SHA-256 in it", hint="give sha256 in the definition")
+        raise SourceError(f"{url}.sha256: contains no SHA-256", hint="set sha256 in the definition")
     digest = Digest(match[1])
     return digest, sources.size_of(url, digest)
 
@@ -224,9 +225,10 @@ def _file(found: _Found, file: File, folder: Path) -> None:
 
 
 def _files_below(name: str, path: Path) -> Iterator[tuple[str, Path]]:
-    """The file itself, or each file of a folder as name/path, in the order of their names.
+    """Yield the file itself, or each file of a folder as name/path, sorted by path.
 
-    Raises ConfigurationError with everything that cannot be carried: links, devices, odd names.
+    Raises ConfigurationError that lists everything that a bundle cannot carry: links, devices, file
+    names with other characters than FILE_NAME has.
     """
     if path.is_file():
         yield name, path
@@ -235,14 +237,17 @@ def _files_below(name: str, path: Path) -> Iterator[tuple[str, Path]]:
     for inner in path.rglob("*"):
         place = inner.relative_to(path).as_posix()
         if inner.is_symlink() or not (inner.is_dir() or inner.is_file()):
-            wrong.append(Mistake(str(inner), "neither a file nor a folder", "put a file there"))
+            mistake = "neither a regular file nor a folder"
+            wrong.append(Mistake(str(inner), mistake, "replace it with a file"))
         elif not FILE_NAME.fullmatch(place):
-            wrong.append(Mistake(str(inner), "a name with other than A-Z a-z 0-9 . _ + @ -"))
+            wrong.append(Mistake(str(inner), "its name has characters other than A-Za-z0-9._+@-"))
         elif inner.is_file():
             files.append((place, inner))
     if wrong:
         wrong.sort(key=lambda mistake: mistake.where)
-        raise ConfigurationError(f"{path}: cannot be carried whole", mistakes=wrong)
+        raise ConfigurationError(
+            f"{path}: a bundle cannot carry everything in this folder", mistakes=wrong
+        )
     for place, inner in sorted(files):
         yield f"{name}/{place}", inner
 
@@ -265,7 +270,7 @@ def _wheels(found: _Found, wheels: Wheels, definition: Definition, sources: Sour
 
 
 def _unique(items: Iterable[Item]) -> None:
-    """A role asks for an item by kind and name: two answers would be a guess."""
+    """Require unique items: roles look them up by kind and name. Raises ConfigurationError."""
     seen: dict[tuple[str, ...], Item] = {}
     for item in items:
         labels = item.labels
@@ -276,8 +281,8 @@ def _unique(items: Iterable[Item]) -> None:
                labels.get("architecture", ""))  # fmt: skip
         if key in seen and seen[key].digest != item.digest:
             raise ConfigurationError(
-                f"two of {item.kind} {item.name}: {seen[key].version} and {item.version}",
-                hint="name each thing once in the definition",
+                f"{item.kind} {item.name} is there twice: {seen[key].version} and {item.version}",
+                hint="list each item once in the definition",
             )
         seen[key] = item
 

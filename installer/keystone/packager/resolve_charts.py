@@ -1,4 +1,4 @@
-"""Charts of a definition: each becomes an item with its archive, and says which images it needs."""
+"""Resolve charts: fetch each chart, make its item, and render it to find the images it needs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ANNOTATION = "org.opencontainers.image"
 
 @dataclass(frozen=True)
 class Resolved:
-    """What charts add to a bundle, and the images that they ask for, with the chart's group."""
+    """The items of charts and their blobs; the images that they need, with the chart's group."""
 
     items: tuple[tuple[Item, tuple[LockedBlob, ...]], ...] = ()
     needs: tuple[tuple[Need, str], ...] = ()
@@ -46,7 +46,7 @@ class Resolved:
 def resolve(definition: Definition, sources: Sources, folder: Path) -> Resolved:
     """Fetch and render every chart. folder: of the lock file, for local sources.
 
-    Raises ConfigurationError without a usable helm, SourceError when a chart is not to be had.
+    Raises ConfigurationError without a usable helm, SourceError when a chart cannot be fetched.
     """
     if not definition.charts:
         return Resolved()
@@ -69,7 +69,7 @@ def resolve(definition: Definition, sources: Sources, folder: Path) -> Resolved:
 def _chart(
     wanted: Chart, found: Fetched, signer: str, kube_version: str
 ) -> tuple[Item, tuple[LockedBlob, ...]]:
-    """The chart as helm would have pushed it, or as the registry holds it already."""
+    """Make a chart's item: as the registry has it, or as `helm push` would write it."""
     root, *others = _from_registry(found) if found.upstream else _composed(found)
     labels = {
         "group": wanted.group,
@@ -91,7 +91,7 @@ def _chart(
 
 
 def _repository(wanted: Chart) -> str:
-    """Where the chart lies in a registry: the repository's address without its scheme.
+    """Return the chart's name in a registry: the repository's address without its scheme.
 
     Names in a registry are lower case (distribution-spec, "Pulling manifests").
     """
@@ -111,7 +111,7 @@ def _from_registry(found: Fetched) -> Iterator[LockedBlob]:
 
 
 def _composed(found: Fetched) -> Iterator[LockedBlob]:
-    """Manifest, configuration, archive, provenance (https://helm.sh/docs/topics/registries)."""
+    """Yield manifest, configuration, archive, provenance (helm.sh/docs/topics/registries)."""
     source = found.origin or f"base64:{b64encode(found.data).decode()}"
     config = json.dumps(found.chart.metadata, sort_keys=True)
     layers = [LockedBlob(digest_of(found.data), len(found.data), source, CONTENT)]
@@ -144,7 +144,7 @@ def _descriptor(blob: LockedBlob) -> dict[str, object]:
 
 
 def _values(wanted: Chart, folder: Path) -> Iterator[tuple[Item, tuple[LockedBlob, ...]]]:
-    """What the chart was rendered with, one item each, in the order of helm's --values."""
+    """Yield the values that the chart is rendered with, one item per helm --values, in order."""
     for number, source in enumerate(_values_sources(wanted, folder), 1):
         data, text = source
         blob = LockedBlob(digest_of(data), len(data), text, "application/yaml")
@@ -161,7 +161,7 @@ def _values_sources(wanted: Chart, folder: Path) -> Iterator[tuple[bytes, str]]:
 
 
 def _given(wanted: Chart) -> dict[str, Any]:
-    """All values of the definition in one mapping, to judge conditions of annotations by."""
+    """Merge all values of the definition, to evaluate the conditions of annotations."""
     given: dict[str, Any] = {}
     texts = [(str(file), file.read_text()) for file in wanted.values_files]
     for where, text in [*texts, (f"values of chart {wanted.source.name}", wanted.values)]:
@@ -169,16 +169,17 @@ def _given(wanted: Chart) -> dict[str, Any]:
             (values,) = references.load(text) or [{}]
             given = discovery.over(given, values)
         except (ValueError, AttributeError) as error:
-            raise ConfigurationError(f"{where}: no values: {error}") from error
+            raise ConfigurationError(f"{where}: not valid chart values: {error}") from error
     return given
 
 
 def _needs(
     running: Helm, fetched: Sequence[tuple[Chart, Fetched]], kube_version: str
 ) -> Iterator[tuple[Need, str]]:
-    """From each chart alone; then again with the APIs that all of them bring, and as an upgrade.
+    """Yield the images that charts need, rendering each chart several times.
 
-    Templates ask for both: what they guard by an API or by .Release.IsUpgrade comes out only then.
+    First alone, then with the APIs that all charts add, then as an upgrade: templates can make
+    images depend on an API (.Capabilities) or on .Release.IsUpgrade.
     """
     found: list[tuple[Chart, Need]] = []
     apis: set[str] = set()
@@ -208,11 +209,13 @@ def _needs(
 def _upgrade(
     running: Helm, wanted: Chart, got: Fetched, words: Sequence[str], kube_version: str
 ) -> Iterator[str]:
-    """The chart as an upgrade renders it. Some ask for passwords then, which nobody gave."""
+    """Render the chart as an upgrade. Warn on failure: some require passwords for upgrades."""
     try:
         yield _template(running, wanted, got, [*words, "--is-upgrade"], kube_version)
     except SourceError as error:
-        log.warn(f"{error.message}\nas an upgrade: images that only upgrades use are not known")
+        log.warn(
+            f"{error.message}\nrendered as an upgrade: images that only upgrades use are not known"
+        )
 
 
 def _matches(image: ImageName, pattern: str) -> bool:
@@ -239,10 +242,10 @@ def _template(
     if kube_version:
         words += ["--kube-version", kube_version]
     try:
-        # CRDs are the same each time; the first rendering has shown them.
+        # CRDs are the same in each rendering, so only the first one includes them.
         return running.template(chart, wanted.release, words, crds=not more)
     except run.CommandError as error:
         raise SourceError(
-            f"chart {wanted.source.name} {got.chart.version} does not render: {error.message}",
-            hint="give what it needs under values or apiVersions in the definition",
+            f"chart {wanted.source.name} {got.chart.version} cannot be rendered: {error.message}",
+            hint="set what it requires under values or apiVersions in the definition",
         ) from error

@@ -1,4 +1,4 @@
-"""From an image in a definition to digests: the image, what is attached to it, who signed it."""
+"""Resolve images to digests: each image, its attachments, and whether its signatures verify."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Locked = tuple[Item, tuple[LockedBlob, ...]]
 
 @dataclass(frozen=True)
 class ImageResolver:
-    """What all images of a definition share. folder: of the lock; architectures: the bundle's."""
+    """Settings for all images of a definition. folder: of the lock. architectures: the bundle's."""
 
     sources: Sources
     folder: Path
@@ -35,9 +35,10 @@ class ImageResolver:
     policies: tuple[SignaturePolicy, ...] = ()
 
     def resolve_all(self, images: Sequence[Image]) -> list[Locked]:
-        """Every image with its attachments, in the definition's order, several asked at a time.
+        """Resolve every image and its attachments, several in parallel, in the definition's order.
 
-        Raises SourceError, ConfigurationError, UntrustedBundleError where a policy is not met.
+        Raises SourceError, ConfigurationError, and UntrustedBundleError when an image lacks a
+        signature that a policy requires.
         """
         keys = [(policy, [cosign.load_key(path) for path in policy.keys])
                 for policy in self.policies]  # fmt: skip
@@ -69,7 +70,9 @@ class ImageResolver:
         except SourceError as error:
             if image.why:
                 error.message = f"{image.reference}, because {image.why}: {error.message}"
-                error.hint = error.hint or "if the site needs it not: excludeImages of that chart"
+                error.hint = (
+                    error.hint or "if the site does not need it: excludeImages of that chart"
+                )
             raise
         wanted = [each for policy, each in keys if policy.covers(image.reference.name)]
         attached: tuple[Attachment, ...] = ()

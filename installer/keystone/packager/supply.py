@@ -1,9 +1,10 @@
-"""The bytes of what a lock names, checked, in the lock's order, while later ones are on their way.
+"""Deliver the blobs of a lock, verified and in the lock's order, while fetching later ones ahead.
 
-What is far away goes through the cache on disk, several at a time: a slow line is kept busy, a run
-that was cut finds whole blobs again, and the next bundle finds what did not change. What is near
-(loopback, files here) is read ahead in memory, a few blobs with a few chunks each. Either way the
-reader hashes nothing: threads here did, and raise where the bytes are not the lock's.
+Remote blobs are downloaded into the cache on disk, several at a time: this uses a slow link fully,
+an interrupted run finds complete blobs again, and the next bundle finds unchanged ones. Near blobs
+(loopback, local files) are read ahead into memory, a few blobs with a few chunks each. In both
+cases the threads in this module hash the bytes, and raise when they are not the lock's; the reader
+need not hash them again.
 """
 
 from __future__ import annotations
@@ -38,22 +39,22 @@ if TYPE_CHECKING:
     from keystone.packager.sources.upstream import Sources
 
 CHUNK = 1 << 19
-"""Bytes; each costs a turn of Python's lock, for which the readers here wait for each other."""
+"""Bytes. Each chunk acquires Python's interpreter lock, so small chunks make readers contend."""
 FAR = 6
-"""Downloads at a time."""
+"""Parallel downloads."""
 NEAR = 2
-"""Blobs read ahead in memory: a core hashes faster than most disks write."""
+"""Blobs read ahead into memory: one core hashes faster than most disks write."""
 DEPTH = 2
-"""Chunks of each that may wait: NEAR * DEPTH * CHUNK bytes in all."""
-BEGUN = 256
-"""Blobs that are begun and not opened yet: what waits costs memory for each."""
-LOOK = 0.2
-"""Seconds after which a thread that waits for room looks whether anybody still reads."""
+"""Chunks that may wait per blob: NEAR * DEPTH * CHUNK bytes in all."""
+SUBMITTED = 256
+"""Blobs submitted to the threads and not opened yet: each of them costs memory."""
+POLL = 0.2
+"""Seconds after which a thread that waits for room in a queue checks whether to stop."""
 
 
 @dataclass
 class _Ahead:
-    """One near blob: chunks, then None; or what went wrong."""
+    """One near blob: a queue of its chunks, ended by None or by the error that occurred."""
 
     chunks: queue.Queue[bytes | BaseException | None] = field(
         default_factory=lambda: queue.Queue(DEPTH)
@@ -61,7 +62,7 @@ class _Ahead:
 
 
 class Supply:
-    """Where the blobs of a lock come from. folder: of the lock file, for local sources."""
+    """Reads the blobs of a lock from their sources. folder: of the lock, for local sources."""
 
     def __init__(self, folder: Path, sources: Sources) -> None:
         self._folder = folder
@@ -73,24 +74,27 @@ class Supply:
         self._stop = Event()
 
     def open(self, blob: LockedBlob) -> Iterator[bytes]:
-        """The bytes. Raises WrongContentError, ConfigurationError when they are not the lock's."""
+        """Return the bytes of a blob, verified while they are read.
+
+        Raises WrongContentError, ConfigurationError when they are not what the lock names.
+        """
         future, ahead = self._far.pop(blob.digest, None), self._near.pop(blob.digest, None)
         self._begin()
         if future:
             future.result()
             return self._checked(blob, _file(cache.path(blob.digest)))
         if ahead:
-            return _drained(ahead)
+            return _queued_chunks(ahead)
         return self._direct(blob)
 
     @contextmanager
     def ahead(self, blobs: Iterable[LockedBlob]) -> Iterator[None]:
-        """While the block runs, fetch these ahead; each is to be opened once, in this order."""
+        """Fetch these ahead while the block runs. Open each of them once, in this order."""
         far, near = ThreadPoolExecutor(jobs(FAR)), ThreadPoolExecutor(min(jobs(NEAR), NEAR))
         waiting = iter(blobs)
 
         def begin() -> None:
-            for blob in islice(waiting, BEGUN - len(self._far) - len(self._near)):
+            for blob in islice(waiting, SUBMITTED - len(self._far) - len(self._near)):
                 if self._is_far(blob):
                     self._far[blob.digest] = far.submit(self._download, blob)
                 else:
@@ -130,7 +134,7 @@ class Supply:
     def _put(self, ahead: _Ahead, value: bytes | BaseException | None) -> None:
         while not self._stop.is_set():
             try:
-                ahead.chunks.put(value, timeout=LOOK)
+                ahead.chunks.put(value, timeout=POLL)
             except queue.Full:
                 continue
             return
@@ -138,16 +142,16 @@ class Supply:
     def _stoppable(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         for chunk in chunks:
             if self._stop.is_set():
-                raise InterruptedRunError("nobody waits for this any more")
+                raise InterruptedRunError("download stopped: its result is no longer needed")
             yield chunk
 
     def _direct(self, blob: LockedBlob) -> Iterator[bytes]:
-        """From where the lock says, or from the cache, without anything ahead."""
+        """Read a blob from its source or from the cache, without fetching ahead."""
         here = self._here(blob)
         return self._fetched(blob) if here is None else self._checked(blob, here)
 
     def _here(self, blob: LockedBlob) -> Iterator[bytes] | None:
-        """The bytes that this machine has, unchecked; None when they are to be fetched."""
+        """Return the blob's bytes from this machine, unverified; None when they must be fetched."""
         kind, _, rest = blob.source.partition(":")
         local = local_file(blob.source, self._folder)
         found: Iterator[bytes] | None = None
@@ -167,8 +171,8 @@ class Supply:
             found = _file(executable(blob.source))
         elif kind == "built":
             raise ConfigurationError(
-                f"{rest} was built when the lock was made and is no longer in {cache.root()}",
-                hint="lock again: it is built again",
+                f"{rest} was built when the lock was made, but is no longer in {cache.root()}",
+                hint="lock again, which builds it again: keystone-install bundle lock",
             )
         return found
 
@@ -193,13 +197,13 @@ class Supply:
         if count != blob.size or seen.hexdigest() != blob.digest.hex:
             where = blob.source.partition("\n")[0][:200]
             raise ConfigurationError(
-                f"{where}: has other bytes than {blob.digest}, {blob.size} bytes, that the lock "
-                f"names (sha256:{seen.hexdigest()}, {count} bytes)",
-                hint="lock again",
+                f"{where}: the lock names {blob.digest}, {blob.size} bytes, but the source has "
+                f"sha256:{seen.hexdigest()}, {count} bytes",
+                hint="lock again: keystone-install bundle lock",
             )
 
 
-def _drained(ahead: _Ahead) -> Iterator[bytes]:
+def _queued_chunks(ahead: _Ahead) -> Iterator[bytes]:
     while (value := ahead.chunks.get()) is not None:
         if isinstance(value, BaseException):
             raise value

@@ -1,84 +1,80 @@
-"""From a lock to the bundle: a deterministic stream of bytes, resumed where it was cut.
+"""Write the bundle of a lock: deterministic bytes, resumable after an interruption.
 
-All digests and sizes are in the lock, so the signed head is known before the first blob is
-fetched: blobs go from their source into the archive in one pass. While it is written the file is
-called `<name>.part`; a run that was cut re-hashes what it finds there and goes on after the last
-whole member.
+The lock contains all digests and sizes, so the signed head is known before the first blob is
+fetched, and blobs go from their source into the archive in one pass. The file is named
+`<name>.part` until it is complete. A run that finds the part file of an interrupted one re-hashes
+it and continues after the last complete member.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from keystone import log
-from keystone.bundle import manifest, media, referrers
-from keystone.bundle.format import (
-    CHUNK,
-    INSTALLER,
-    INSTALLER_MODE,
-    MANIFEST,
-    METADATA,
-    OCI_LAYOUT,
-    Target,
-    member_name,
-)
+from keystone.bundle.format import CHUNK, INSTALLER, METADATA
 from keystone.bundle.formats import tar
-from keystone.bundle.model import OCI_KINDS, Digest, Manifest
 from keystone.files import (
-    Flusher,
-    again,
+    EARLY,
     half_made,
+    open_own,
+    reopened,
     require_room,
-    sync_directory,
+    settle,
     write_all,
     writing,
 )
-from keystone.packager.keys import keys
-from keystone.packager.supply import Supply
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
     from io import FileIO
     from pathlib import Path
+    from typing import Self
 
-    from keystone.packager.lock import Lock, LockedBlob
-    from keystone.packager.sources.upstream import Sources
-
-ARTIFACT = "application/vnd.keystone.content.v1"
-TITLE = "org.opencontainers.image.title"
-REF = "org.opencontainers.image.ref.name"
+    from keystone.packager.lock import Lock
+    from keystone.packager.members import Part
+    from keystone.packager.supply import Supply
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A member to write: its name, what it must be, and what gives its bytes, which are checked.
+class Flusher:
+    """Sync a large file in the background while it is written, not only at its end.
 
-    open: called with the blob, where there is one; so one function does for all blobs.
+    Use it as a context manager and call `wrote` after each write. It does not replace the last
+    fsync, which also reports errors of the disk.
     """
 
-    name: str
-    target: Target
-    open: Callable[..., Iterator[bytes]]
-    mode: int = 0o644
-    blob: LockedBlob | None = None
+    def __init__(self, handle: int) -> None:
+        self._handle, self._count = reopened(handle), 0
+        self._pool = ThreadPoolExecutor(1, "flush")
 
-    def read(self) -> Iterator[bytes]:
-        """Its bytes from their start."""
-        return self.open(self.blob) if self.blob is not None else self.open()
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        os.close(self._handle)
+
+    def wrote(self, count: int) -> None:
+        """Count bytes that were written; every `EARLY` bytes, start a sync."""
+        self._count += count
+        if self._count >= EARLY:
+            self._count = 0
+            self._pool.submit(os.fdatasync, self._handle)
 
 
 @dataclass(frozen=True)
 class Created:
-    """What `create` did. size of the bundle in bytes; digest names it.
+    """The result of `create`.
 
-    fingerprint: of its root; installer: SHA-256 of its keystone-install, "" when it has none. Both
-    in hexadecimal, for operators to compare, who get them by another way.
+    changed: False when the file was there already. digest: of targets.json; it identifies the
+    bundle. size: of the bundle in bytes. fingerprint: of its root. installer: SHA-256 of its
+    keystone-install, "" when it has none. fingerprint and installer are in hexadecimal, for
+    operators to compare with those they received out of band.
     """
 
     changed: bool
@@ -88,27 +84,10 @@ class Created:
     installer: str = ""
 
 
-@dataclass(frozen=True)
-class Signing:
-    """The folder with the keys, and what opens them."""
-
-    folder: Path
-    passphrase: str | None = None
-
-
-def create(lock: Lock, folder: Path, output: Path, signing: Signing, sources: Sources) -> Created:
-    """Write the bundle. folder: of the lock file, for local sources.
-
-    Raises SourceError when an upstream gives other bytes than the lock names.
-    """
-    supply = Supply(folder, sources)
-    return write(plan(lock, signing, supply), lock, output, supply)
-
-
 def write(parts: list[Part], lock: Lock, output: Path, supply: Supply) -> Created:
-    """Write these members, the signed head first, dated as the lock is.
+    """Write these members in their order, with the lock's time as mtime.
 
-    supply: what the members with a blob are read from.
+    parts: the signed head first. supply: fetches the blobs of members ahead.
     """
     digests = {part.name: part.target.digest for part in parts}
     installer = digests.get(INSTALLER)
@@ -126,91 +105,6 @@ def write(parts: list[Part], lock: Lock, output: Path, supply: Supply) -> Create
     return done
 
 
-def plan(lock: Lock, signing: Signing, supply: Supply) -> list[Part]:
-    """Every member in order: signed head, contents, installer, layout, then blobs."""
-    table = Manifest(lock.name, lock.number, lock.items)
-    generated, index = _layout(lock)
-    parts = [_bytes(MANIFEST, manifest.dump(table))]
-    from_supply = supply.open
-    blobs = [_blob(blob, table, from_supply) for blob in lock.blobs]
-    parts += [part for part in blobs if part.name == INSTALLER]
-    parts += [_bytes("oci-layout", OCI_LAYOUT), _bytes("index.json", index)]
-    known = {part.name for part in blobs}
-    parts += [part for part in generated if part.name not in known]
-    parts += [part for part in blobs if part.name != INSTALLER]
-    signed = keys.sign(
-        signing.folder,
-        {part.name: part.target for part in parts},
-        number=lock.number,
-        created=lock.created,
-        valid_days=lock.valid_days,
-        passphrase=signing.passphrase,
-    )
-    return [*(_bytes(METADATA + name, data) for name, data in signed.items()), *parts]
-
-
-def _blob(
-    blob: LockedBlob, table: Manifest, from_supply: Callable[[LockedBlob], Iterator[bytes]]
-) -> Part:
-    name = member_name(blob.digest, table)
-    mode = INSTALLER_MODE if name == INSTALLER else 0o644
-    target = Target(blob.size, blob.digest)
-    return Part(name, target, from_supply, mode, blob)
-
-
-def _bytes(name: str, data: bytes) -> Part:
-    target = Target(len(data), Digest(hashlib.sha256(data).hexdigest()))
-    return Part(name, target, lambda: iter([data]))
-
-
-def _layout(lock: Lock) -> tuple[list[Part], bytes]:
-    """index.json, and an OCI artifact for what is no image, so that every blob is reachable."""
-    index = []
-    for item in lock.items:
-        if item.kind in OCI_KINDS:
-            ref = f"{item.repository}{'@' if ':' in item.tag else ':'}{item.tag}"
-            kind = item.labels["mediaType"]
-            index.append(_descriptor(kind, item.digest, item.size, {REF: ref}))
-    left_out = referrers.DESCRIBING | OCI_KINDS | {"installer"}
-    others = [item for item in lock.items if item.kind not in left_out]
-    empty = _bytes(f"blobs/sha256/{hashlib.sha256(media.EMPTY).hexdigest()}", media.EMPTY)
-    config = _descriptor(media.EMPTY_TYPE, empty.target.digest, len(media.EMPTY), {})
-    layers = [
-        _descriptor(
-            "application/octet-stream", item.digest, item.size,
-            {TITLE: f"{item.kind}/{item.labels.get('filename', item.name)}"},
-        )
-        for item in others
-    ]  # fmt: skip
-    artifact = {
-        "schemaVersion": 2,
-        "mediaType": media.MANIFEST,
-        "artifactType": ARTIFACT,
-        "config": config,
-        "layers": layers or [config],
-    }
-    data = json.dumps(artifact, sort_keys=True).encode()
-    part = _bytes(f"blobs/sha256/{hashlib.sha256(data).hexdigest()}", data)
-    ref = f"keystone.local/{lock.name}:{lock.number}"
-    content = _descriptor(media.MANIFEST, part.target.digest, len(data), {REF: ref})
-    index.append(content)
-    generated = [empty, part]
-    for kind, data in referrers.manifests(lock.items, content, config):
-        part = _bytes(f"blobs/sha256/{hashlib.sha256(data).hexdigest()}", data)
-        generated.append(part)
-        entry = _descriptor(media.MANIFEST, part.target.digest, len(data), {})
-        index.append({**entry, "artifactType": kind})
-    document = {"schemaVersion": 2, "mediaType": media.INDEX, "manifests": index}
-    return generated, json.dumps(document, sort_keys=True).encode()
-
-
-def _descriptor(
-    media_type: str, digest: Digest, size: int, annotations: dict[str, str]
-) -> dict[str, object]:
-    value: dict[str, object] = {"mediaType": media_type, "digest": str(digest), "size": size}
-    return {**value, "annotations": annotations} if annotations else value
-
-
 def _placed(parts: Iterable[Part], lock: Lock) -> Iterator[tar.Placed]:
     mtime = int(lock.created.timestamp())
     return tar.place(tar.Member(p.name, p.target.size, p.mode, mtime) for p in parts)
@@ -222,7 +116,7 @@ def _size(parts: list[Part], lock: Lock) -> int:
 
 
 def _is_there(output: Path, parts: list[Part], size: int, lock: Lock) -> bool:
-    """Whether the file is this very bundle: its signed head is, and it got its final name."""
+    """Whether the output is this bundle: same signed head. Its final name means it is complete."""
     if not output.is_file() or output.stat().st_size != size:
         return False
     head = [part for part in parts if part.name.startswith(METADATA)]
@@ -238,8 +132,8 @@ def _write(parts: list[Part], lock: Lock, output: Path, size: int, supply: Suppl
     part_file = output.with_name(f"{output.name}.part")
     output.parent.mkdir(parents=True, exist_ok=True)
     require_room(output, size, part_file.stat().st_size if part_file.exists() else 0)
-    handle = again(part_file, os.O_RDWR | os.O_CREAT, 0o644)
-    # Unbuffered: what was written survives a kill, so no whole member is fetched again.
+    handle = open_own(part_file, os.O_RDWR | os.O_CREAT, 0o644)
+    # Unbuffered: written bytes survive a kill, so no complete member is fetched again.
     with (
         half_made(part_file, output, goes_on=True),
         open(handle, "r+b", buffering=0) as file,  # noqa: PTH123 a handle has no path
@@ -259,8 +153,7 @@ def _write(parts: list[Part], lock: Lock, output: Path, size: int, supply: Suppl
         write_all(file, bytes(tar.end_bytes(position)))
         bar.advance(size - position)
         os.fsync(file.fileno())
-    part_file.replace(output)
-    sync_directory(output.parent)
+    settle(part_file, output, synced=True)
 
 
 def _append(file: FileIO, part: Part, place: tar.Placed, flusher: Flusher) -> None:
@@ -272,12 +165,12 @@ def _append(file: FileIO, part: Part, place: tar.Placed, flusher: Flusher) -> No
 
 
 def _whole(file: FileIO, parts: list[Part], lock: Lock) -> tuple[int, int]:
-    """How many members the unfinished file holds whole, from its start, and where they end."""
+    """Return how many complete members the unfinished file starts with, and where they end."""
     file.seek(0)
     end = 0
     for index, (part, place) in enumerate(zip(parts, _placed(parts, lock), strict=True)):
         prefix = place.prefix
-        if file.read(len(prefix)) != prefix:  # a regular file gives all it has
+        if file.read(len(prefix)) != prefix:  # reads of a regular file are short only at its end
             return index, end
         seen, left = hashlib.sha256(), part.target.size
         while left and (chunk := file.read(min(CHUNK, left))):

@@ -1,1 +1,1 @@
-"""The site's authorities and certificates."""
+"""The trust tree of a site: its authorities, certificates and keys."""

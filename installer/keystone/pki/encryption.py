@@ -1,10 +1,10 @@
-"""Secrets are encrypted in etcd: the key in the trust tree, and how a running site begins with it.
+"""Encryption of secrets in etcd: the key in the trust tree, and its introduction on a running site.
 
-The tree's file is an EncryptionConfiguration (apiserver.config.k8s.io/v1), equal on all control
-planes. What it says first is what API servers write with; each thing that it says can be read. A
-new site writes and reads with the key alone. A site whose secrets lie there in plain text takes
-three stages, each safe to stop in: all API servers can read what the key encrypts, all write with
-it, and, once every secret was written again, none reads plain text.
+The tree's file is an EncryptionConfiguration (apiserver.config.k8s.io/v1), the same on all control
+planes. API servers write with its first provider and read with all of them. A new site writes and
+reads only with the key. A site whose secrets are in plain text goes through three stages, and can
+safely stop in each: all API servers can read with the key; all write with it; and, after every
+secret was written again, none reads plain text.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 FILE = "encryption.yaml"
 PLACE = "/etc/kubernetes/pki/encryption.yaml"
 READABLE, WRITTEN, REQUIRED = "readable", "written", "required"
-"""The stages, in their order: by which providers the file names, first the one that writes."""
+"""The stages, in order. Each has its list of providers, of which the first one writes."""
 _PROVIDERS = {
     READABLE: ("identity", "secretbox"),
     WRITTEN: ("secretbox", "identity"),
@@ -35,11 +35,11 @@ _PROVIDERS = {
 
 
 def ensure(directory: Path, stage: str, *, in_use: Path = Path(PLACE)) -> None:
-    """Make the file when the tree has none: with the key that this host's API server uses, if any.
+    """Make the file when the tree has none, with the key that this host's API server uses, if any.
 
-    stage: of a new key's file. in_use: what the role `trust` placed earlier. Raises RefusedError
-    where that is there and has no key: a new one in its place would make the loss final. Whether
-    another Primer has one, `standing.secrets` asks before.
+    stage: of the file if the key is new. in_use: the file that the role `trust` placed earlier.
+    Raises RefusedError when that file exists without a key: a new key would overwrite it and make
+    the loss permanent. `standing.secrets` checks before whether another Primer has a key.
     """
     file = directory / FILE
     if file.exists():
@@ -49,7 +49,7 @@ def ensure(directory: Path, stage: str, *, in_use: Path = Path(PLACE)) -> None:
         return
     if not _keys(in_use):
         raise RefusedError(
-            f"{in_use}: has no key of secrets in etcd, and {file} is not there",
+            f"{in_use}: has no key for secrets in etcd, and {file} does not exist",
             hint=f"copy {PLACE} of another control plane, or the copy beside your snapshots, to "
             f"{file}: with another key no secret of the cluster can be read",
         )
@@ -57,7 +57,7 @@ def ensure(directory: Path, stage: str, *, in_use: Path = Path(PLACE)) -> None:
 
 
 def document(key: bytes, stage: str) -> str:
-    """The file's YAML. key: 32 bytes (XSalsa20 and Poly1305, NaCl's secretbox)."""
+    """Return the file's YAML. key: 32 bytes (XSalsa20 and Poly1305, NaCl's secretbox)."""
     keys = [{"name": "key1", "secret": base64.b64encode(key).decode()}]
     return _dump({"secretbox": {"keys": keys}, "identity": {}}, stage)
 
@@ -79,31 +79,32 @@ def _dump(providers: Mapping[str, object], stage: str) -> str:
 
 
 def stage(directory: Path) -> str:
-    """READABLE, WRITTEN or REQUIRED. Raises RefusedError for a file that says something else."""
+    """Return READABLE, WRITTEN or REQUIRED. Raises RefusedError for other lists of providers."""
     names = tuple(_providers(directory / FILE))
     for found, providers in _PROVIDERS.items():
         if names == providers:
             return found
     raise RefusedError(
-        f"{directory / FILE}: names the providers {', '.join(names) or 'none'}",
-        hint="it names secretbox alone, or with identity before or after it",
+        f"{directory / FILE}: has unexpected providers: {', '.join(names) or 'none'}",
+        hint="Keystone writes secretbox alone, or with identity before or after it; restore the "
+        "file from a copy",
     )
 
 
 def advance(directory: Path, to: str) -> None:
-    """Go on to a stage with the same keys."""
+    """Write the file for the stage `to`, with the same keys."""
     file = directory / FILE
     providers = {"identity": {}, **_providers(file)}
     write_whole(file, _dump(providers, to).encode(), 0o600)
 
 
 def digest(directory: Path) -> str:
-    """As an API server names the file that it has loaded: "sha256:...", in hexadecimal."""
+    """Return the hash by which an API server names the file that it loaded: "sha256:<64 hex>"."""
     return f"sha256:{hashlib.sha256((directory / FILE).read_bytes()).hexdigest()}"
 
 
 def keys(directory: Path) -> tuple[str, ...]:
-    """SHA-256 of each key, as the probe names those of a host (`StandingFacts.keys`)."""
+    """Return the SHA-256 of each key, as the probe does for a host (`StandingFacts.keys`)."""
     return tuple(hashlib.sha256(key.encode()).hexdigest() for key in _keys(directory / FILE))
 
 
@@ -121,6 +122,6 @@ def _providers(file: Path) -> dict[str, Any]:
         return {name: value for entry in entries for name, value in entry.items()}
     except (yaml.YAMLError, LookupError, TypeError, AttributeError) as error:
         raise RefusedError(
-            f"{file}: not an EncryptionConfiguration that Keystone made: {error!r}",
-            hint=f"every control plane has the last good one as {PLACE}",
+            f"{file}: not an EncryptionConfiguration of Keystone: {error!r}",
+            hint=f"restore it from a control plane: each has the last valid one as {PLACE}",
         ) from error

@@ -1,8 +1,8 @@
-"""What was ever issued: JSON lines, each holding the SHA-256 of the line before it.
+"""The log of all issued certificates: JSON lines, each with the SHA-256 of the line before it.
 
-Nothing is issued that is not in here first, so a certificate that is seen and not listed is not
-ours. A line can be neither changed nor taken out without breaking every later one; the last one may
-have been cut short by a power cut, and then its certificate never got its name.
+A certificate is logged before it is written, so a certificate that is not in the log is not ours.
+Nobody can change or remove a line without invalidating all later ones. A power cut may leave the
+last line incomplete; its certificate was then never written.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 from typing import TYPE_CHECKING
 
 from keystone.errors import RefusedError
-from keystone.files import again
+from keystone.files import open_own
 from keystone.pki import certificates
 
 if TYPE_CHECKING:
@@ -26,17 +26,19 @@ _FIRST = "0" * 64
 
 
 class IssueLog:
-    """The log in one file, which need not exist yet."""
+    """A log in a file, which may not exist yet."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
 
     def add(self, certificate: x509.Certificate) -> None:
-        """Append one line and sync it. Raises RefusedError when the chain is already broken."""
-        lines = self._whole_lines()
+        """Append a line and sync it. Raises RefusedError when the chain of hashes is broken."""
+        lines = self._complete_lines()
         found = _problems(self._file, lines)
         if found:
-            raise RefusedError(found[0], hint="someone changed the log: compare it with a copy")
+            raise RefusedError(
+                found[0], hint="somebody changed the log: compare it with a backup copy"
+            )
         entry = {
             "number": len(lines) + 1,
             "previous": _hash(lines[-1]) if lines else _FIRST,
@@ -49,7 +51,7 @@ class IssueLog:
             "sha256": certificates.fingerprint(certificate),
         }
         line = json.dumps(entry, sort_keys=True).encode() + b"\n"
-        descriptor = again(self._file, os.O_WRONLY | os.O_CREAT)
+        descriptor = open_own(self._file, os.O_WRONLY | os.O_CREAT)
         with os.fdopen(descriptor, "wb") as stream:
             stream.seek(sum(map(len, lines)))
             stream.truncate()
@@ -58,10 +60,10 @@ class IssueLog:
             os.fsync(stream.fileno())
 
     def problems(self) -> list[str]:
-        """What is wrong with the chain, as sentences."""
-        return _problems(self._file, self._whole_lines())
+        """Return what is wrong with the chain of hashes, one line each."""
+        return _problems(self._file, self._complete_lines())
 
-    def _whole_lines(self) -> list[bytes]:
+    def _complete_lines(self) -> list[bytes]:
         if not self._file.exists():
             return []
         return [

@@ -1,4 +1,4 @@
-"""Which certificates a site shall have, and which are due: pure, from the site file and a clock."""
+"""Plan the certificates of a site: which it needs, and which are due. Pure."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from keystone.pki import certificates
 from keystone.pki.encryption import REQUIRED
+from keystone.pki.rotation import Rotations
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,23 +17,11 @@ if TYPE_CHECKING:
     from keystone.site.model import Node, Site
 
 ROOT_LIFETIME = dt.timedelta(days=20 * 365)
-ISSUING_LIFETIME = dt.timedelta(days=3 * 365)
-LEAF_LIFETIME = dt.timedelta(days=90)
-
-ISSUING: Mapping[str, tuple[str, ...]] = {
-    "etcd-peer": ("server", "client"),
-    "etcd-client": ("client",),
-    "kubernetes": ("server", "client"),
-    "front-proxy": ("client",),
-    "site": ("server",),
-}
-"""Issuing CAs and the only purposes each may sign for. Separate ones for etcd's peers and clients:
-a leaked client certificate can never join as a peer."""
 
 
 @dataclass(frozen=True)
 class CertificateSpec:
-    """A leaf that a host shall have."""
+    """A leaf certificate that a host needs."""
 
     host: str
     name: str
@@ -42,9 +31,10 @@ class CertificateSpec:
 
 @dataclass(frozen=True)
 class Issued:
-    """A leaf that exists, as far as planning needs to know it.
+    """A leaf certificate that exists.
 
-    sound: certificate and key belong together and its issuing CA signed it.
+    sound: certificate and key match, and the issuing CA signed it. as_wanted: it has the name,
+    usages and addresses of the site file.
     """
 
     host: str
@@ -53,63 +43,69 @@ class Issued:
     not_after: dt.datetime
     fingerprint: str
     sound: bool = True
-    as_asked: bool = True
+    as_wanted: bool = True
 
 
 @dataclass(frozen=True)
 class TrustFacts:
-    """What the tree's directory holds.
+    """The content of the trust tree's folder.
 
-    incomplete: names of what init has still to make. deployed: SHA-256 of each host's deployment
-    file, of those that hold what the leaves are now. complete: nothing was due when it was looked
-    at. root: certificate of the root (PEM), "" when there is none yet.
+    incomplete: names of files that init must still make. leaves: as they are on the hosts, if these
+    were observed, else as the tree last issued them. wanted: digest of the files that each host
+    should have (`host_files.wanted`); empty until the tree is complete. due: hosts with leaves to
+    issue. root: certificate of the root (PEM), "" when there is none yet.
     """
 
     incomplete: tuple[str, ...] = ()
     leaves: tuple[Issued, ...] = ()
-    deployed: Mapping[str, str] = field(default_factory=dict)
-    complete: bool = False
+    wanted: Mapping[str, str] = field(default_factory=dict)
+    due: frozenset[str] = frozenset()
     root: str = ""
     encryption: str = REQUIRED
-    """The stage of the file that encrypts secrets, or that it will be made with."""
+    """The stage of the file that encrypts secrets, or the stage for a new file."""
     keys: tuple[str, ...] = ()
     """SHA-256 of each key in that file; empty when there is no file."""
-    outside: tuple[str, ...] = ()
-    """Authorities that are not valid by this machine's clock, each with its time."""
+    outside_validity: tuple[str, ...] = ()
+    """Authorities that are not valid by this machine's clock, each with its validity."""
+    rotations: Rotations = field(default_factory=Rotations)
+    """What is being replaced, or was."""
 
     @property
-    def outside_said(self) -> str:
-        """The first of them, and how many more there are."""
-        first, *more = self.outside
+    def complete(self) -> bool:
+        """True if all authorities and the key of secrets exist: only leaves may be missing."""
+        return not self.incomplete and bool(self.keys)
+
+    @property
+    def outside_validity_line(self) -> str:
+        """The first authority of `outside_validity`, and the number of others."""
+        first, *more = self.outside_validity
         return f"{first} and {len(more)} more" if more else first
 
 
 @dataclass(frozen=True)
 class Missing:
-    """What a run would do: `authorities` need the root key, `leaves` only the issuing CAs.
-
-    deployments: hosts whose deployment file has to be written again.
-    """
+    """The missing parts of a tree: `authorities` need the root key, `leaves` only issuing CAs."""
 
     authorities: tuple[str, ...] = ()
     leaves: tuple[CertificateSpec, ...] = ()
-    deployments: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.authorities or self.leaves or self.deployments)
+        return bool(self.authorities or self.leaves)
 
 
 JOIN_USER = "keystone:join"
-"""The join service to the API server; what it may do: roles/addons, join.yaml.j2."""
+"""User name of the join service for the API server; its rights: roles/addons, join.yaml.j2."""
 _LOOPBACK = IPv4Address("127.0.0.1")
 
 
 def desired(site: Site) -> tuple[CertificateSpec, ...]:
-    """Every leaf of the site. Names and addresses come from the site file, never from a request."""
-    return tuple(spec for node in site.primers for spec in _leaves(site, node))
+    """Return all leaves of the site, with names and addresses of the site file only."""
+    return tuple(spec for node in site.primers for spec in leaves(site, node))
 
 
-def _leaves(site: Site, node: Node) -> list[CertificateSpec]:
+def leaves(site: Site, node: Node) -> list[CertificateSpec]:
+    """Return the leaves of one host."""
+
     def spec(
         name: str,
         issuer: str,
@@ -129,14 +125,14 @@ def _leaves(site: Site, node: Node) -> list[CertificateSpec]:
                 common_name,
                 organization,
                 usages,
-                LEAF_LIFETIME,
+                site.trust.certificate_lifetime,
                 addresses=(node.address, *loopback) if serves else (),
                 dns_names=(node.name, *(("localhost",) if local else ())) if serves else (),
             ),
         )
 
     found = [
-        # etcd checks a dialling peer's address against the IP SANs: no loopback here.
+        # etcd compares the address of a connecting peer with the IP SANs: no loopback here.
         spec("etcd-peer", "etcd-peer", ("server", "client"), node.name),
         spec("etcd-server", "etcd-peer", ("server", "client"), node.name, local=True),
         spec("etcd-client", "etcd-client", ("client",), f"{node.name} health check"),
@@ -144,30 +140,30 @@ def _leaves(site: Site, node: Node) -> list[CertificateSpec]:
     ]
     if node.control_plane:
         found.append(spec("apiserver-etcd-client", "etcd-client", ("client",), "kube-apiserver"))
-        # To the API server an organization is a group: a site's name must not be one.
+        # The API server takes an organization for a group, so it must not be the site's name.
         found.append(spec("join", "kubernetes", ("client",), JOIN_USER, organization=JOIN_USER))
     return found
 
 
 def plan_trust(site: Site, observed: TrustFacts, now: dt.datetime) -> Missing:
-    """What has to be made: pure.
+    """Return what must be made. Pure.
 
-    A leaf is due when absent, unsound, changed, not valid yet, or past 2/3 of its life.
+    A leaf is due when it is missing, not sound, not as wanted, not valid yet, or past 2/3 of its
+    lifetime.
     """
     existing = {(leaf.host, leaf.name): leaf for leaf in observed.leaves}
-    due = tuple(
-        spec for spec in desired(site) if _is_due(existing.get((spec.host, spec.name)), now)
+    due = (
+        spec for spec in desired(site) if is_due(existing.get((spec.host, spec.name)), spec, now)
     )
-    stale = {spec.host for spec in due} | {node.name for node in site.primers}.difference(
-        observed.deployed
-    )
-    hosts = tuple(node.name for node in site.primers if node.name in stale)
-    return Missing(observed.incomplete, due, hosts)
+    return Missing(observed.incomplete, tuple(due))
 
 
-def _is_due(leaf: Issued | None, now: dt.datetime) -> bool:
-    if leaf is None or not leaf.sound or not leaf.as_asked:
+def is_due(leaf: Issued | None, spec: CertificateSpec, now: dt.datetime) -> bool:
+    """Return whether a leaf must be issued (again), as `plan_trust` says."""
+    if leaf is None or not leaf.sound or not leaf.as_wanted:
         return True
-    if now < leaf.not_before:  # made while the clock was ahead: nobody believes it yet
+    if now < leaf.not_before:  # made while the clock was ahead: verifiers refuse it for now
         return True
-    return leaf.not_after - now < (leaf.not_after - leaf.not_before) / 3
+    # A lifetime that was shortened in the site file counts for leaves of before, too.
+    end = min(leaf.not_after, leaf.not_before + spec.profile.lifetime + certificates.BACKDATE)
+    return end - now < (end - leaf.not_before) / 3

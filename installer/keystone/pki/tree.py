@@ -1,23 +1,26 @@
 """The trust tree of a site: an offline root, five issuing CAs, short-lived leaves for every Primer.
 
-Everything lies in one directory on the first Primer, mode 0700:
+It is in one folder, mode 0700, on every Primer, so that any one may be lost and each can renew its
+own leaves. A Primer has of `leaves` and `deploy` only what it issued itself, and its own log:
 
-    root.crt                    the offline root; its key is in the operator's file only
+    root.crt                    the offline root; its key is only in the operator's file
     <ca>.key  <ca>.crt          an issuing CA, signed by the root
-    <ca>-anchor.crt             the same key and name, signed by itself: what verifiers load
-    sa.key  sa.pub              signs service account tokens
+    <ca>-anchor.crt             the same key and name, self-signed: verifiers load it
+    sa.key  sa.pub              key that signs service account tokens
     leaves/<host>/<name>.{crt,key}
-    deploy/<host>.json          what the host gets, as the role `trust` places it
-    root-key-file               where that file is, so that a run can say it still lies here
-    encryption.yaml             the key of secrets in etcd (keystone.pki.encryption)
-    issued.jsonl                every certificate ever issued, each line hashing the one before
+    deploy/<host>.json          files for a host, which the role `trust` places; of an installed
+                                tree in memory, /run/keystone/deploy
+    root-key-file               path of the operator's file, so that a run can remind of it
+    encryption.yaml             the key for secrets in etcd (keystone.pki.encryption)
+    rotation.json               what is being replaced (keystone.pki.rotation)
+    issued.jsonl                all certificates ever issued, each line with the hash of the last
 
-Anchors exist because TLS stacks differ: Go takes any certificate as a trust anchor, OpenSSL before
-its callers set X509_V_FLAG_PARTIAL_CHAIN wants a self-signed one. A verifier that loads one anchor
-trusts one CA, not all that the root ever signed (docs/adr/0010-trust-tree.md).
+Anchors are needed because TLS stacks differ: Go accepts any certificate as a trust anchor; OpenSSL,
+unless its caller sets X509_V_FLAG_PARTIAL_CHAIN, requires a self-signed one. A verifier that loads
+one anchor trusts one CA, not all CAs that the root ever signed (docs/adr/0010-trust-tree.md).
 
-Order makes it safe to cut: a key is on disk before its certificate, a certificate is in the log
-before it has its name, and a run believes only what is complete.
+The order of writes makes interruptions safe: a key is on disk before its certificate, a certificate
+is in the log before it is renamed to its final name, and a run uses only complete files.
 """
 
 from __future__ import annotations
@@ -31,27 +34,34 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from keystone.errors import RefusedError
 from keystone.files import write_whole
-from keystone.lockfile import only_one
-from keystone.pki import certificates, encryption, root_key
-from keystone.pki.host_files import deployment, deployment_digest, deployment_file, is_deployed
+from keystone.pki import (
+    authorities,
+    brought,
+    certificates,
+    encryption,
+    leaf_files,
+    root_key,
+    rotation,
+    seal,
+)
+from keystone.pki.authorities import ISSUING
+from keystone.pki.host_files import authority_files, deployment, deployment_file, wanted
 from keystone.pki.issue_log import IssueLog
 from keystone.pki.plan import (
-    ISSUING,
-    ISSUING_LIFETIME,
     CertificateSpec,
     Issued,
     Missing,
     TrustFacts,
     desired,
+    is_due,
     plan_trust,
 )
+from keystone.pki.rotate import locked, problems
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextlib import AbstractContextManager
 
     from cryptography import x509
-    from cryptography.hazmat.primitives.asymmetric import ec
 
     from keystone.site.model import Site
 
@@ -74,33 +84,52 @@ __all__ = [
 
 DIRECTORY = Path("/var/lib/keystone/pki")
 BUILD_FLOOR = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
-"""No honest clock is earlier than this program: a dead clock battery must not backdate a CA."""
+"""No valid clock is earlier than this program: an empty clock battery must not backdate a CA."""
 
 
-def observe(site: Site, directory: Path = DIRECTORY, now: dt.datetime | None = None) -> TrustFacts:
-    """Read the directory. Raises RefusedError for a file that is not what its name says."""
-    incomplete = tuple(name for name in _authority_files() if not (directory / name).exists())
-    leaves = [leaf for spec in desired(site) if (leaf := _observe_leaf(directory, spec))]
-    deployed, has_key = {}, (directory / encryption.FILE).exists()
-    if not incomplete and has_key and len(leaves) == len(desired(site)):
-        deployed = {
-            node.name: deployment_digest(directory, node.name)
-            for node in site.primers
-            if is_deployed(directory, node)
-        }
-    root = directory / root_key.CERTIFICATE
-    pem = root.read_text() if root.exists() else ""
-    made_with = encryption.REQUIRED if incomplete else encryption.READABLE
-    stage = encryption.stage(directory) if has_key else made_with
-    keys = encryption.keys(directory) if has_key else ()
-    found = TrustFacts(incomplete, tuple(leaves), deployed, root=pem, encryption=stage, keys=keys)
+def observe(
+    site: Site,
+    directory: Path = DIRECTORY,
+    now: dt.datetime | None = None,
+    placed: leaf_files.Placed | None = None,
+) -> TrustFacts:
+    """Read the folder. now: for tests. Raises RefusedError for a file with invalid content.
+
+    placed: leaves are judged by what these hosts have, and only theirs; by default by what the tree
+    last issued for each host.
+    """
+    for name in (*authority_files(), encryption.FILE):
+        seal.require_open(directory / name)
+    incomplete = tuple(name for name in authority_files() if not (directory / name).exists())
+    has_key = (directory / encryption.FILE).exists()
+    specs = [spec for spec in desired(site) if placed is None or spec.host in placed]
+    read = (
+        leaf_files.judge(directory, spec, *leaf_files.staged(directory, spec))
+        if placed is None
+        else leaf_files.judge(directory, spec, *leaf_files.of_host(site, placed[spec.host], spec))
+        for spec in specs
+    )
+    found = TrustFacts(
+        incomplete,
+        tuple(leaf for leaf in read if leaf),
+        {n.name: wanted(directory, site, n) for n in site.primers if not incomplete and has_key},
+        root=leaf_files.text(directory / root_key.CERTIFICATE),
+        encryption=encryption.stage(directory) if has_key else _first_stage(incomplete),
+        keys=encryption.keys(directory) if has_key else (),
+        rotations=rotation.read(directory),
+    )
     moment = _moment(now)
-    due, outside = plan_trust(site, found, moment), _outside(directory, moment)
-    return replace(found, complete=not due, outside=outside)
+    hosts = {spec.host for spec in specs}
+    due = frozenset(s.host for s in plan_trust(site, found, moment).leaves if s.host in hosts)
+    return replace(found, due=due, outside_validity=_outside(directory, moment))
+
+
+def _first_stage(incomplete: tuple[str, ...]) -> str:
+    return encryption.REQUIRED if incomplete else encryption.READABLE
 
 
 def _outside(directory: Path, now: dt.datetime) -> tuple[str, ...]:
-    files = (directory / name for name in _authority_files() if name.endswith(".crt"))
+    files = (directory / name for name in authority_files() if name.endswith(".crt"))
     lives = ((file.name, _life(file)) for file in files if file.exists())
     return tuple(
         f"{name} (valid from {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC)"
@@ -115,35 +144,12 @@ def _life(file: Path) -> tuple[dt.datetime, dt.datetime]:
 
 
 def _require_valid(observed: TrustFacts) -> None:
-    if observed.outside:
+    if observed.outside_validity:
         raise RefusedError(
-            f"not valid by this machine's clock: {observed.outside_said}",
-            hint="compare the clock with a watch and set it: what these sign now nobody believes",
+            f"not valid by this machine's clock: {observed.outside_validity_line}",
+            hint="compare the clock with a watch and set it: verifiers would refuse certificates "
+            "that these authorities sign now",
         )
-
-
-def _authority_files() -> tuple[str, ...]:
-    issuing = (f"{name}{end}" for name in ISSUING for end in (".key", ".crt", "-anchor.crt"))
-    return ("root.crt", *issuing, "sa.key", "sa.pub")
-
-
-def _observe_leaf(directory: Path, spec: CertificateSpec) -> Issued | None:
-    certificate_file, key_file = _leaf_files(directory, spec)
-    anchor_file = directory / f"{spec.issuer}-anchor.crt"
-    if not (certificate_file.exists() and key_file.exists() and anchor_file.exists()):
-        return None
-    certificate = _certificate(certificate_file)
-    key = _key(key_file)
-    return Issued(
-        spec.host,
-        spec.name,
-        certificate.not_valid_before_utc,
-        certificate.not_valid_after_utc,
-        certificates.fingerprint(certificate),
-        sound=certificates.same_key(certificate, key)
-        and certificates.issued_by(certificate, _certificate(anchor_file)),
-        as_asked=certificates.matches(certificate, spec.profile),
-    )
 
 
 def init(
@@ -152,40 +158,45 @@ def init(
     root_key_file: Path,
     passphrase: str | Callable[[], str],
     now: dt.datetime | None = None,
+    given: brought.Given | None = None,
 ) -> bool:
-    """Make the tree, leaves included, or finish what a cut run began; True when it did anything.
+    """Make the tree with its leaves, or finish an interrupted run; return whether it changed.
 
-    The root key goes, encrypted, to `root_key_file` (PEM: the PKCS#8 key and the root certificate)
-    before anything else exists, and nowhere else. Once the authorities are there neither that file
-    nor the passphrase (asked for when it is callable) is looked at. Raises RefusedError when they
-    are not and the root key is not at hand, is another site's, or would be left in the directory;
-    and when an authority is not valid now.
+    given: authorities of the operator, in place of a root of our own.
+
+    The root key is written, encrypted, only to `root_key_file` (PEM: the PKCS#8 key and the root
+    certificate), before any other file. Once all authorities exist, neither that file nor the
+    passphrase (called if it is callable) is used. Raises RefusedError when authorities are missing
+    and the root key is missing, is another site's, or would be in the tree's folder; and when an
+    authority is not valid now.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     directory.chmod(0o700)
-    with _alone(directory):
+    with locked(directory):
+        if given:
+            brought.require_same(directory, given)
         before = observe(site, directory, now)
         _require_valid(before)
-        if before.complete:
+        if before.complete and not before.due:
             return False
         if before.incomplete:
-            _require_outside(root_key_file, directory)
-            words = passphrase if isinstance(passphrase, str) else passphrase()
-            _init_authorities(site, directory, root_key_file, words, _start(now))
-        _issue(site, directory, now)
+            if given:
+                brought.write(directory, given)
+            else:
+                _require_outside(root_key_file, directory)
+                words = passphrase if isinstance(passphrase, str) else passphrase()
+                _init_authorities(site, directory, root_key_file, words, _start(now))
+            encryption.ensure(directory, encryption.REQUIRED)
+            _service_account_key(directory)
+        _issue(site, directory, now, None)
         return True
-
-
-def _alone(directory: Path) -> AbstractContextManager[None]:
-    """Two at once would each make a root, and the tree would be of one, the key of the other."""
-    return only_one(directory / ".lock", f"the trust tree in {directory}")
 
 
 def _require_outside(root_key_file: Path, directory: Path) -> None:
     if root_key_file.is_dir() or root_key_file.resolve().is_relative_to(directory.resolve()):
         raise RefusedError(
-            f"{root_key_file}: the offline root's key needs a file outside {directory}",
-            hint="set spec.trust.rootKeyFile to a file that you carry away",
+            f"{root_key_file}: the file of the offline root's key must be outside {directory}",
+            hint="set spec.trust.rootKeyFile to the path of a file that you can carry away",
         )
 
 
@@ -199,8 +210,6 @@ def _init_authorities(
         write_whole(directory / "root.crt", certificates.certificate_pem(root.certificate), 0o644)
     for name in ISSUING:
         _issuing_authority(site, directory, name, root, log, start)
-    encryption.ensure(directory, encryption.REQUIRED)
-    _service_account_key(directory)
 
 
 def _issuing_authority(
@@ -215,9 +224,7 @@ def _issuing_authority(
     if not key_file.exists():
         write_whole(key_file, certificates.key_pem(certificates.new_key()), 0o600)
     key = _key(key_file)
-    profile = certificates.Profile(
-        f"Keystone {name}", site.name, ISSUING[name], ISSUING_LIFETIME, path_length=0
-    )
+    profile = authorities.profile(site, name)
     for file, issuer in ((f"{name}.crt", root), (f"{name}-anchor.crt", None)):
         if not (directory / file).exists():
             certificate = certificates.sign(profile, key, issuer, start)
@@ -233,72 +240,77 @@ def _service_account_key(directory: Path) -> None:
 
 
 def issue(
-    site: Site, directory: Path = DIRECTORY, now: dt.datetime | None = None
+    site: Site,
+    directory: Path = DIRECTORY,
+    now: dt.datetime | None = None,
+    placed: leaf_files.Placed | None = None,
 ) -> tuple[CertificateSpec, ...]:
-    """Issue every leaf that is due, from the issuing CAs alone; returns what was issued.
+    """Issue the leaves that are due, with the issuing CAs only; return them.
 
-    Then writes the deployment file of every host where it differs. Raises RefusedError when the
-    tree is not complete, or an authority not valid now.
+    Then write each deployment file that differs. placed: only for these hosts, and never an older
+    leaf than the host has. Raises RefusedError when the tree is incomplete, or an authority is not
+    valid now.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _alone(directory):
-        return _issue(site, directory, now)
+    with locked(directory):
+        return _issue(site, directory, now, placed)
 
 
-def _issue(site: Site, directory: Path, now: dt.datetime | None) -> tuple[CertificateSpec, ...]:
+def _issue(
+    site: Site, directory: Path, now: dt.datetime | None, placed: leaf_files.Placed | None
+) -> tuple[CertificateSpec, ...]:
+    rotation.settle(directory)
     observed = observe(site, directory, now)
     if observed.incomplete:
         raise RefusedError(
-            f"{directory}: the trust tree is not complete: {', '.join(observed.incomplete)}",
-            hint="run trust init first",
+            f"{directory}: the trust tree is incomplete, missing: {', '.join(observed.incomplete)}",
+            hint="run keystone-install trust init first",
         )
     _require_valid(observed)
     encryption.ensure(directory, encryption.READABLE)
-    due = plan_trust(site, observed, _moment(now)).leaves
+    hosts = [node for node in site.primers if placed is None or node.name in placed]
+    names = {node.name for node in hosts}
+    staged = {(leaf.host, leaf.name): leaf for leaf in observed.leaves}
+    old = leaf_files.newer_on_hosts(site, directory, staged.values(), placed or {})
+    due = tuple(
+        spec
+        for spec in desired(site)
+        if spec.host in names
+        and (is_due(staged.get(key := (spec.host, spec.name)), spec, _moment(now)) or key in old)
+    )
     log = IssueLog(directory / "issued.jsonl")
     for spec in due:
-        _issue_leaf(directory, spec, log, _start(now))
-    for node in site.primers:
-        if not is_deployed(directory, node):
-            write_whole(deployment_file(directory, node.name), deployment(directory, node), 0o600)
+        leaf_files.issue(directory, spec, log, _start(now))
+    for node in hosts:
+        file, content = deployment_file(directory, node.name), deployment(directory, node)
+        if not file.exists() or file.read_bytes() != content:
+            write_whole(file, content, 0o600)
     return due
 
 
-def _issue_leaf(directory: Path, spec: CertificateSpec, log: IssueLog, start: dt.datetime) -> None:
-    authority = _certificate(directory / f"{spec.issuer}.crt")
-    issuer = certificates.Pair(authority, _key(directory / f"{spec.issuer}.key"))
-    certificate_file, key_file = _leaf_files(directory, spec)
-    key = certificates.new_key()
-    certificate = certificates.sign(spec.profile, key, issuer, start)
-    log.add(certificate)
-    # A cut between the two leaves a pair that does not match: unsound, so the next run reissues.
-    write_whole(key_file, certificates.key_pem(key), 0o600)
-    write_whole(certificate_file, certificates.certificate_pem(certificate, authority), 0o644)
+def verify(
+    site: Site,
+    directory: Path = DIRECTORY,
+    now: dt.datetime | None = None,
+    placed: leaf_files.Placed | None = None,
+) -> list[str]:
+    """Return all that is wrong with the tree, one line each; empty when it is valid.
 
-
-def verify(site: Site, directory: Path = DIRECTORY, now: dt.datetime | None = None) -> list[str]:
-    """Everything that is wrong with the tree, as sentences; empty when it is sound."""
+    placed: check the leaves that these hosts have; by default those that the tree last issued.
+    """
     moment = now or dt.datetime.now(dt.UTC)
-    observed = observe(site, directory, moment)
+    observed = observe(site, directory, moment, placed)
     wrong = [f"{name}: missing" for name in observed.incomplete]
     if not wrong:
-        wrong += _verify_authorities(directory, moment)
+        wrong += [*_verify_authorities(directory, moment), *problems(directory)]
         for file in root_key.left(site, directory):
             wrong += root_key.differing(directory, file)
     if not wrong and not (directory / encryption.FILE).exists():
         wrong.append(f"{encryption.FILE}: missing")
     existing = {(leaf.host, leaf.name): leaf for leaf in observed.leaves}
     for spec in desired(site):
-        leaf, label = existing.get((spec.host, spec.name)), f"{spec.host}/{spec.name}"
-        if leaf is None:
-            wrong.append(f"{label}: missing")
-        elif not leaf.sound:
-            wrong.append(f"{label}: certificate, key and {spec.issuer} CA do not belong together")
-        elif not leaf.as_asked:
-            wrong.append(f"{label}: not what the site file asks for")
-        elif not leaf.not_before <= moment < leaf.not_after:
-            span = f"from {leaf.not_before:%Y-%m-%d %H:%M} to {leaf.not_after:%Y-%m-%d %H:%M} UTC"
-            wrong.append(f"{label}: not valid now ({span})")
+        if placed is None or spec.host in placed:
+            wrong += leaf_files.problems(spec, existing.get((spec.host, spec.name)), moment)
     return [*wrong, *IssueLog(directory / "issued.jsonl").problems()]
 
 
@@ -312,13 +324,13 @@ def _verify_authorities(directory: Path, now: dt.datetime) -> list[str]:
             if not certificates.issued_by(certificate, issuer or certificate):
                 wrong.append(f"{file}: not signed by {'the root' if issuer else 'itself'}")
             if not certificates.same_key(certificate, key):
-                wrong.append(f"{file}: {name}.key is another key")
-    return wrong + [f"{said}: not valid now" for said in _outside(directory, now)]
+                wrong.append(f"{file}: {name}.key is not its key")
+    return wrong + [f"{authority}: not valid now" for authority in _outside(directory, now)]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One certificate of the tree, for people."""
+    """One certificate of the tree, for people. rotation: its part in one, "" if it has none."""
 
     path: str
     subject: str
@@ -326,23 +338,38 @@ class Entry:
     not_after: dt.datetime
     fingerprint: str
     pin: str
+    rotation: str = ""
 
 
 def tree(directory: Path = DIRECTORY) -> tuple[Entry, ...]:
-    """Every certificate, root first. Raises RefusedError when there is no tree."""
+    """Return all certificates, the root first. Raises RefusedError when there is no tree."""
     if not (directory / "root.crt").exists():
-        raise RefusedError(f"{directory}: no trust tree here", hint="trust init makes one")
+        raise RefusedError(
+            f"{directory}: no trust tree", hint="make one: keystone-install trust init"
+        )
     files = [directory / "root.crt"]
     files += [file for name in ISSUING if (file := directory / f"{name}.crt").exists()]
     files += [file for name in ISSUING if (file := directory / f"{name}-anchor.crt").exists()]
     files += sorted(directory.glob("leaves/*/*.crt"))
-    return tuple(_entry(directory, file) for file in files)
+    found = [_entry(str(file.relative_to(directory)), _certificate(file)) for file in files]
+    return (*found, *_rotating(directory))
 
 
-def _entry(directory: Path, file: Path) -> Entry:
-    certificate = _certificate(file)
+def _rotating(directory: Path) -> list[Entry]:
+    """Return the anchors that are trusted beside those that sign now."""
+    entries = []
+    for name, one in rotation.read(directory).running.items():
+        part, pem = ("new", one.verifier) if one.stage == rotation.TRUSTED else ("old", one.old)
+        if pem and name != rotation.SERVICE_ACCOUNTS:
+            path = f"{rotation.FILE}: {name}"
+            entry = _entry(path, certificates.load_certificate(pem.encode(), path))
+            entries.append(replace(entry, rotation=f"{part}, {one.stage} since {one.began}"))
+    return entries
+
+
+def _entry(path: str, certificate: x509.Certificate) -> Entry:
     return Entry(
-        str(file.relative_to(directory)),
+        path,
         certificate.subject.rfc4514_string(),
         certificate.issuer.rfc4514_string(),
         certificate.not_valid_after_utc,
@@ -352,11 +379,6 @@ def _entry(directory: Path, file: Path) -> Entry:
 
 
 # Files
-
-
-def _leaf_files(directory: Path, spec: CertificateSpec) -> tuple[Path, Path]:
-    stem = directory / "leaves" / spec.host / spec.name
-    return stem.with_suffix(".crt"), stem.with_suffix(".key")
 
 
 def _certificate(file: Path) -> x509.Certificate:

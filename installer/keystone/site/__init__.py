@@ -1,1 +1,1 @@
-"""The site file."""
+"""The site file: its model, its checks, a template, and the introductions of its Primers."""

@@ -1,8 +1,9 @@
-"""What hosts of a site can be asked to do: one profile for machines, one for trial sites.
+"""Profiles of what Keystone may configure on hosts: one for machines, one for trial sites.
 
-A container has its host's kernel: what it cannot load, set or lower stands here and nowhere else.
-Inventory functions and preflight read it; roles are told by variables and know no kinds of machine.
-A trial site on virtual machines has the trial profile too, so nothing in it may need a container.
+A container uses its host's kernel. Only this module lists what a container cannot load, set or
+lower. Inventory functions and preflight read the profile; roles get variables and do not know kinds
+of machines. A trial site of virtual machines has the trial profile, too, so the profile must not
+require containers.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ def _nothing() -> Mapping[str, object]:
 
 @dataclass(frozen=True)
 class HostProfile:
-    """What may be counted on.
+    """Settings that Keystone may change on a host.
 
-    containers: a machine may be one, and its cgroups may be version 1. own_kernel: modules can be
-    loaded and every setting is the machine's own; without it a module that cannot be loaded stops
-    nothing, and only settings of the network namespace (net.*) are made. sets_clock: the clock is
-    the machine's own. own_memory: swap is the machine's to turn off, and oom scores its to lower.
+    containers: the host may be a container, and may have cgroups of version 1. own_kernel: modules
+    can be loaded and all settings belong to the host; if False, a module that cannot be loaded is
+    no error, and only settings of the network namespace (net.*) are set. sets_clock: the host may
+    set its clock. own_memory: the host may turn swap off and lower oom scores.
     """
 
     containers: bool = False
@@ -36,24 +37,24 @@ class HostProfile:
     sets_clock: bool = True
     own_memory: bool = True
     kubelet: Mapping[str, object] = field(default_factory=_nothing)
-    """Keys of KubeletConfiguration, over the usual ones."""
+    """Keys of KubeletConfiguration that override the usual ones."""
     proxy: Mapping[str, object] = field(default_factory=_nothing)
     """Keys of KubeProxyConfiguration."""
     ignored_preflight: tuple[str, ...] = ()
     """Names of kubeadm's preflight checks whose errors are ignored (nodeRegistration)."""
     shown_settings: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
-    """Kernel settings by name that kubelet is shown where /proc/sys is read-only."""
+    """Values of kernel settings that kubelet sees where /proc/sys is read-only."""
 
     housekeeping: int = 0
-    """Seconds between two looks of kubelet at what each container uses; 0 is kubelet's own ten."""
+    """Seconds between two measurements of each container by kubelet; 0: kubelet's default, 10."""
     environment: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    """For Go's runtime, of the static pods and of etcd, containerd and kubelet."""
+    """Variables of Go's runtime for the static pods, etcd, containerd and kubelet."""
 
     sink: str = "type dummy"
-    """Words of ip-link(8) for a network device that leads nowhere."""
+    """Arguments of ip-link(8) for a network device that drops all packets."""
 
     def settings(self, wanted: Mapping[str, int]) -> dict[str, int]:
-        """Those of some kernel settings (sysctl names) that are made on such a host."""
+        """Return the kernel settings (by sysctl name) of `wanted` that such a host can set."""
         own = self.own_kernel
         return {name: value for name, value in wanted.items() if own or name.startswith("net.")}
 
@@ -67,10 +68,10 @@ TRIAL = HostProfile(
     kubelet=MappingProxyType({
         "failCgroupV1": False,
         "failSwapOn": False,
-        # In a user namespace: what kubelet cannot set there is no error. Elsewhere it says nothing.
+        # In a user namespace kubelet then ignores settings that it cannot set; else no effect.
         "featureGates": {"KubeletInUserNamespace": True},
-        # The disk is the host's, with much that is not ours on it. Above 85 % kubelet would remove
-        # every image that no pod uses just then, and a registry that runs as a pod with them.
+        # The disk is the host's, full of other data. Above 85 % kubelet would remove every image
+        # that no pod uses at that time, also that of a registry that runs as a pod.
         "imageGCHighThresholdPercent": 100,
         "imageGCLowThresholdPercent": 99,
         # 0 % turns a threshold off; a quantity of 0 is refused (eviction/helpers.go).
@@ -84,11 +85,11 @@ TRIAL = HostProfile(
     }),
     # 0: leave nf_conntrack_max and its hash table as they are; they are the host's.
     proxy=MappingProxyType({"conntrack": {"maxPerCore": 0, "min": 0}}),
-    # One check of kubeadm's for kernel and cgroups: it wants cgroup v2 since kubelet 1.35, whatever
-    # failCgroupV1 says, and the kernel's configuration in a file, which a container has not.
+    # kubeadm's check of kernel and cgroups: since kubelet 1.35 it requires cgroup v2 despite
+    # failCgroupV1, and a file with the kernel's configuration, which containers do not have.
     ignored_preflight=("SystemVerification",),
-    # kubelet ends when one of these is another and cannot be set (cm/container_manager_linux.go);
-    # KubeletInUserNamespace forgives it in a user namespace only.
+    # kubelet exits when one of these differs and cannot be set (cm/container_manager_linux.go);
+    # KubeletInUserNamespace ignores that in a user namespace only.
     shown_settings=MappingProxyType({
         "vm.overcommit_memory": 1,
         "vm.panic_on_oom": 0,
@@ -97,16 +98,16 @@ TRIAL = HostProfile(
         "kernel.keys.root_maxkeys": 1_000_000,
         "kernel.keys.root_maxbytes": 25_000_000,
     }),
-    # All machines of a trial site share one host's processors. With these two an idle site of four
-    # took a third less of them (measured).
+    # All machines of a trial site share one host's processors. These two lowered the load of an
+    # idle site of four machines by a third (measured).
     housekeeping=60,
     environment=MappingProxyType({"GOMAXPROCS": "1"}),
-    # Not every host's kernel has dummy devices; a bridge is there wherever pods are. Without ports
-    # it leads nowhere, without ARP it does not ask for an address first.
+    # Some hosts' kernels have no dummy devices, but all that run pods have bridges. A bridge
+    # without ports drops all packets; without ARP it sends no requests first.
     sink="arp off type bridge",
 )  # fmt: skip
 
 
 def of(site: Site) -> HostProfile:
-    """The profile of a site's hosts, its workers among them."""
+    """Return the profile of a site's hosts, workers included."""
     return TRIAL if site.trial else MACHINE

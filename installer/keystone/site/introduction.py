@@ -1,14 +1,13 @@
-"""The Primers of a site, introduced to each other before they are there.
+"""Introductions: keys by which the Primers of a site know each other before they are installed.
 
-`site introduce` makes a folder that travels beside the site file. In it each Primer has its ssh
-host key and the host keys of all, and the first one the key with which it reaches the others and
-what an installation without a person needs. So nobody is trusted because he answered first. The
-folder holds private keys: whoever has the stick has the site until it is installed.
+`site introduce` makes a folder that is carried beside the site file. It has an ssh host key for
+each Primer. For the first Primer it also has all public host keys, the key to log in to the others,
+and secrets for an unattended installation. So no Primer trusts a machine because it answered first.
+The folder has private keys: anyone who has the stick controls the site until it is installed.
 """
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,9 +20,8 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from keystone import host_keys
+from keystone import files, host_keys
 from keystone.errors import ConfigurationError, RefusedError
-from keystone.files import require_ours, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,7 +34,8 @@ CLIENT_KEY = "id_ed25519"
 KNOWN_HOSTS = "known_hosts"
 ALLOWED = "authorized_keys"
 FINGERPRINT, PASSPHRASE = "root-fingerprint", "passphrase"
-"""Of the first Primer: the bundle's trust root, and what guards the site's root key."""
+"""Files of the first Primer: the fingerprint of the bundle's trust root, and the passphrase of the
+site's root key."""
 CONFIG = "etc/keystone"
 PLACES = {
     HOST_KEY: (f"etc/ssh/{HOST_KEY}", 0o600),
@@ -47,13 +46,13 @@ PLACES = {
     FINGERPRINT: (f"{CONFIG}/{FINGERPRINT}", 0o644),
     PASSPHRASE: (f"{CONFIG}/{PASSPHRASE}", 0o600),
 }
-"""Where a Primer's state has what is in its folder, and with which mode."""
+"""For each file of a Primer's folder, its path and mode in the Primer's state."""
 
 
 def make(site: Site, fingerprint: str, passphrase: str) -> Mapping[str, Mapping[str, str]]:
-    """New keys for every Primer: texts by file name, by Primer.
+    """Make new keys for every Primer; return texts by file name, by Primer.
 
-    fingerprint, passphrase: for the first one; "" to leave them out.
+    fingerprint, passphrase: files for the first Primer; "" for none.
     """
     first = site.primers[0].name
     client = new_pair(f"keystone@{first}")
@@ -65,27 +64,27 @@ def make(site: Site, fingerprint: str, passphrase: str) -> Mapping[str, Mapping[
 
 
 def require_alone(site: Site) -> None:
-    """Raises ConfigurationError where the first Primer would ask for what it has been given."""
+    """Raise ConfigurationError if the first Primer would still ask for the passphrase."""
     kept = f"/{CONFIG}/{PASSPHRASE}"
     if site.trust.passphrase_file != kept or not site.trust.root_key_file:
         raise ConfigurationError(
-            "the first Primer would ask for the passphrase of the site's root key: the one that is "
-            f"given here will be {kept}",
-            hint="say so in spec of the site file: "
+            "the first Primer would ask for the passphrase of the site's root key: --passphrase-"
+            f"file becomes {kept} there, which the site file does not name",
+            hint="set in spec of the site file: "
             f"trust: {{rootKeyFile: /root/site-root.key, passphraseFile: {kept}}}",
         )
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A key as OpenSSH has it: the private file, and the public line."""
+    """An SSH key in OpenSSH's formats: the private file, and the public line."""
 
     private: str
     public: str
 
 
 def new_pair(comment: str) -> Pair:
-    """A new Ed25519 key."""
+    """Make a new Ed25519 key."""
     key = Ed25519PrivateKey.generate()
     private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
     public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
@@ -93,12 +92,12 @@ def new_pair(comment: str) -> Pair:
 
 
 def host_files(pair: Pair, client: str) -> dict[str, str]:
-    """What every Primer has: its own key, and the public line of who may log in."""
+    """Return the files of every Primer: its host key, and the public line that may log in."""
     return {HOST_KEY: pair.private, f"{HOST_KEY}.pub": pair.public, ALLOWED: client}
 
 
 def first_files(client: Pair, known: str, fingerprint: str, passphrase: str) -> dict[str, str]:
-    """What the first Primer has besides."""
+    """Return the additional files of the first Primer."""
     texts = {FINGERPRINT: fingerprint, PASSPHRASE: passphrase}
     return {
         CLIENT_KEY: client.private,
@@ -108,7 +107,7 @@ def first_files(client: Pair, known: str, fingerprint: str, passphrase: str) -> 
 
 
 def known_hosts(site: Site, public: Mapping[str, str]) -> str:
-    """The file by which the first Primer knows all. public: host keys' public lines by Primer."""
+    """Return known_hosts of the first Primer. public: host keys (public lines) by Primer."""
     return "".join(
         f"{host_keys.place(str(node.address), site.ssh.port)} {host_keys.key(public[node.name])}\n"
         for node in site.primers
@@ -116,28 +115,28 @@ def known_hosts(site: Site, public: Mapping[str, str]) -> str:
 
 
 def save(made: Mapping[str, Mapping[str, str]], folder: Path) -> Path:
-    """Write them to `folder`/introductions, which must not be there. Raises RefusedError."""
+    """Write the files to `folder`/introductions. Raises RefusedError when that exists already."""
     place = folder / FOLDER
     if place.exists():
         raise RefusedError(
-            f"{place} is there already: machines may know its keys",
-            hint="use it, or remove it before any machine is installed with it",
+            f"{place} exists already: machines may have its keys",
+            hint="use it, or, if no machine was installed with it yet, remove it",
         )
     folder.mkdir(parents=True, exist_ok=True)
-    require_ours(folder)
-    half = Path(tempfile.mkdtemp(dir=folder, prefix=f"{FOLDER}-"))
-    for name, files in made.items():
-        (half / name).mkdir()
-        for file, text in files.items():
-            write_whole(half / name / file, text.encode(), 0o600)
-    half.rename(place)
+    files.require_ours(folder)
+    with files.made(place, 0o700, synced=True) as half:
+        for name, texts in made.items():
+            (half / name).mkdir()
+            for file, text in texts.items():
+                files.write_whole(half / name / file, text.encode(), 0o600)
+        files.sync_directory(half)
     return place
 
 
 def read(site_file: Path, node: Node) -> Mapping[str, str]:
-    """What the folder beside a site file has for a Primer; nothing when there is no such folder.
+    """Return a Primer's files in the introductions beside a site file; none if there are none.
 
-    Raises ConfigurationError when there is one without this Primer, or with what does not belong.
+    Raises ConfigurationError when the introductions do not have this Primer, or have other files.
     """
     folder = site_file.parent / FOLDER
     if not folder.is_dir():
@@ -145,15 +144,15 @@ def read(site_file: Path, node: Node) -> Mapping[str, str]:
     mine = folder / node.name
     if not mine.is_dir():
         raise ConfigurationError(
-            f"{folder}: nothing for {node.name}",
-            hint="make it anew from this site file: keystone-install site introduce",
+            f"{folder}: no introduction for {node.name}",
+            hint="make a new one from this site file: keystone-install site introduce",
         )
-    # What begins with a dot is of a desktop on which the stick was looked at.
+    # Files that begin with a dot come from desktops on which somebody opened the stick.
     names = {file.name for file in mine.iterdir() if file.name[0] != "." and file.is_file()}
     foreign = sorted(names - PLACES.keys())
     if foreign:
         raise ConfigurationError(
-            f"{mine / foreign[0]}: nothing that an introduction has", hint="take it out"
+            f"{mine / foreign[0]}: not a file of an introduction", hint="remove it"
         )
     return {name: _text(mine / name) for name in names}
 
@@ -163,14 +162,15 @@ def _text(file: Path) -> str:
         return file.read_text()
     except UnicodeDecodeError as error:
         raise ConfigurationError(
-            f"{file}: not a text", hint="make it anew: keystone-install site introduce"
+            f"{file}: not a text file", hint="make new ones: keystone-install site introduce"
         ) from error
 
 
 def state(site: Site, found: Mapping[str, str], text: str) -> dict[str, tuple[str, int]]:
-    """What a Primer's state begins with out of its folder: text and mode by path.
+    """Return the files for a Primer's state from its introduction: text and mode by path.
 
-    text: the site file, for the first Primer, which goes on with it; "" for the others.
+    found: from `read`. text: the site file for the first Primer, which installs the site; "" for
+    the others.
     """
     if not found:
         return {}
@@ -178,7 +178,7 @@ def state(site: Site, found: Mapping[str, str], text: str) -> dict[str, tuple[st
     keys = "".join(f"{key}\n" for key in site.ssh.authorized_keys)
     place, mode = PLACES[ALLOWED]
     files[place] = (keys + found.get(ALLOWED, ""), mode)
-    if KNOWN_HOSTS in found:  # for a person's ssh it lies in root's home, too
+    if KNOWN_HOSTS in found:  # a copy of the file in root's home, which people's ssh uses
         files[f"{CONFIG}/{KNOWN_HOSTS}"] = (found[KNOWN_HOSTS], 0o644)
     if text:
         files[f"{CONFIG}/site.yaml"] = (text, 0o644)

@@ -1,7 +1,8 @@
-"""The site file: what a person asks for. Frozen; loading returns a Site or all the mistakes."""
+"""The model of a site file: frozen types. Loading returns a Site, or raises with all mistakes."""
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
@@ -12,28 +13,28 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from keystone import documents
 from keystone.errors import UsageError
 from keystone.files import write_whole
-from keystone.site import checks
+from keystone.site import backup, checks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
 INSTALLED = Path("/var/lib/keystone/site.yaml")
-"""The site file that was applied last, on the Primer that the installer ran on; root reads it."""
+"""The site file that was applied last, on the Primer that ran the installer; only root reads it."""
 PODS = IPv4Network("10.244.0.0/16")
 SERVICES = IPv4Network("10.96.0.0/16")
 
 
 @dataclass(frozen=True)
 class Disk:
-    """One disk that may be used, named by what does not change: its serial number."""
+    """A disk that Keystone may use, identified by its serial number, which never changes."""
 
     serial: str
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What a machine that was started from a medium is known by: its serial number, or a MAC."""
+    """How to identify a machine that was started from a medium: its serial number, or a MAC."""
 
     serial: str = ""
     macs: tuple[str, ...] = ()
@@ -41,12 +42,12 @@ class Machine:
 
 @dataclass(frozen=True)
 class Node:
-    """A Primer: a machine of the root of trust, the quorum and the store.
+    """A Primer: a machine that holds the site's trust root, quorum and store.
 
-    control_plane: it runs an API server. kubelet: it is a node of the cluster too. machine and
-    system_disk (a serial number): for the installer medium, None and "" where it is not used.
-    host_key: its SSH host key as a public line, or that one's fingerprint ("SHA256:..."); "" where
-    the site file does not say.
+    control_plane: it runs an API server. kubelet: it is also a node of the cluster. machine and
+    system_disk (a serial number): for the installer medium; None and "" if that is not used.
+    host_key: its SSH host key as a public line, or the fingerprint ("SHA256:..."); "" if the site
+    file does not have it.
     """
 
     where: ClassVar[str] = "the site file: primers[]"
@@ -62,9 +63,9 @@ class Node:
 
 @dataclass(frozen=True)
 class Ssh:
-    """How the first Primer reaches the others.
+    """How the first Primer logs in to the others.
 
-    authorized_keys: public keys that may log in to what the installer medium writes.
+    authorized_keys: public keys that may log in to systems that the installer medium writes.
     """
 
     user: str = "root"
@@ -75,7 +76,7 @@ class Ssh:
 
 @dataclass(frozen=True)
 class Networks:
-    """Address ranges; they must not overlap. `nodes` holds every Primer and LAN worker."""
+    """Address ranges, which must not overlap. nodes: of all Primers and workers of the LAN."""
 
     nodes: IPv4Network
     pods: IPv4Network = PODS
@@ -88,7 +89,7 @@ class Networks:
 class Storage:
     """The pool on every Primer. layout: "mirror" (2 disks) or "single" (1, with a warning).
 
-    Layout "directory" is for trial sites: folders in place of the pool's datasets, and no disks.
+    Layout "directory" is for trial sites: folders instead of the pool's datasets, and no disks.
     """
 
     pool: str = "keystone"
@@ -97,27 +98,31 @@ class Storage:
 
     @property
     def on_pool(self) -> bool:
-        """Whether there is a pool: its datasets are mount points, folders are none."""
+        """True for a pool, whose datasets are mount points; False for folders."""
         return self.layout != "directory"
 
 
 @dataclass(frozen=True)
 class Trust:
-    """Where the offline root's encrypted key is put for the operator to carry away.
+    """Where the offline root's encrypted key is written, for the operator to carry away.
 
-    passphrase_file: read once, never copied; without it the passphrase is asked for.
+    passphrase_file: read once, never copied; "" to ask for the passphrase. certificate_lifetime: of
+    all leaf certificates; each is renewed after two thirds of it. seal: "peers" if the keys on a
+    Primer's disk can be opened only with the help of another Primer, "none" if they are plain.
     """
 
     root_key_file: str = ""
     passphrase_file: str = ""
+    certificate_lifetime: dt.timedelta = dt.timedelta(days=90)
+    seal: str = "peers"
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How patient the cluster's parts are with slow machines: "normal" or "emulated".
+    """The profile of leases, probes and timeouts: "normal" or "emulated".
 
-    Emulated machines lose leases and fail probes under load: longer deadlines, no leader election
-    where there is one replica.
+    Emulated machines lose leases and fail probes under load, so "emulated" has longer deadlines,
+    and no leader election for single replicas.
     """
 
     profile: str = "normal"
@@ -125,10 +130,11 @@ class Patience:
 
 @dataclass(frozen=True)
 class Site:
-    """One site, as its file says it. network_boot: machines may start from its Primers.
+    """One site, as in its file. network_boot: machines may start from its Primers' network boot.
 
-    trial: for trying and testing, never for production; its machines may be containers
-    (keystone.site.host_profile).
+    backup: None for a site without sealed backups.
+    system_floor: the lowest version of the system that an installer medium may write; 0 for any.
+    trial: for tests, never for production; machines may be containers (keystone.site.host_profile).
     """
 
     name: str
@@ -142,71 +148,78 @@ class Site:
     system_floor: int = 0
     network_boot: bool = False
     trial: bool = False
+    backup: backup.Backup | None = None
 
     @property
     def control_planes(self) -> tuple[Node, ...]:
-        """The Primers that run an API server, first one first."""
+        """The Primers that run an API server, in the order of the site file."""
         return tuple(node for node in self.primers if node.control_plane)
 
 
 def load(path: Path | str) -> Site:
-    """From a file, or from standard input ("-").
+    """Load a site from a file, or from standard input ("-").
 
-    Raises ConfigurationError with all the mistakes in it, each with its line.
+    Raises ConfigurationError with all mistakes, each with its line.
     """
     return from_document(read(path))
 
 
 def read(path: Path | str) -> documents.Document:
-    """The document that `load` makes a site of; raises what that raises."""
+    """Read the document of a site file. Raises ConfigurationError as `load` does."""
     return documents.load(path, kind="Site", schema=schema(), check=checks.check)
 
 
 def installed() -> Path:
-    """The file of the site that is installed here. Raises UsageError when there is none."""
+    """Return the file of the site that is installed here. Raises UsageError if there is none."""
     if not INSTALLED.exists():
         raise UsageError(
-            f"no site file is given, and none was applied on this machine ({INSTALLED})",
-            hint="run this on the Primer that keystone-install ran on, or add --site FILE",
+            f"no --site was given, and no site was installed from this machine ({INSTALLED})",
+            hint="run this on the Primer where keystone-install ran, or add --site FILE",
         )
     return INSTALLED
 
 
-def keep(document: documents.Document) -> None:
-    """Make it the installed one: the same document, in JSON, whose relative paths are absolute."""
+def installed_text(document: documents.Document) -> str:
+    """Return a document as the installed site file has it: as JSON, with absolute paths."""
     spec = json.loads(json.dumps(document.spec))
     for section, key in (("ssh", "keyFile"), ("trust", "rootKeyFile"), ("trust", "passphraseFile")):
         if key in spec.get(section, {}):
             spec[section][key] = _resolved(document, spec[section][key])
-    whole = {
+    backup.resolve(spec, lambda path: _resolved(document, path))
+    absolute = {
         "apiVersion": documents.API_VERSION,
         "kind": document.kind,
         "metadata": {"name": document.name},
         "spec": spec,
     }
+    return json.dumps(absolute, indent=1) + "\n"
+
+
+def keep(document: documents.Document) -> None:
+    """Keep a document as the installed site file of this machine."""
     INSTALLED.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    write_whole(INSTALLED, json.dumps(whole, indent=1).encode() + b"\n", 0o600)
+    write_whole(INSTALLED, installed_text(document).encode(), 0o600)
 
 
 def schema() -> dict[str, Any]:
-    """The published JSON Schema of the whole document."""
+    """Return the published JSON Schema of the whole document."""
     return documents.packaged_schema("site")
 
 
 def to_json(site: Site) -> dict[str, Any]:
-    """As plain JSON values, in the order of the fields; equal sites give equal text."""
+    """Return a site as plain JSON values, in the order of the fields; equal sites, equal text."""
     plain: dict[str, Any] = json.loads(json.dumps(asdict(site), default=str))
     return plain
 
 
 def digest(site: Site) -> str:
-    """Hash of everything that the site asks for: "sha256:...", in hexadecimal."""
+    """Return the SHA-256 of all settings of a site: "sha256:" and 64 hexadecimal digits."""
     text = json.dumps(to_json(site), sort_keys=True, separators=(",", ":"))
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def from_document(document: documents.Document) -> Site:
-    """From a document that is valid; relative paths become absolute."""
+    """Make a Site of a valid document; relative paths become absolute."""
     spec = document.spec
     networks, storage, trust = spec["networks"], spec.get("storage", {}), spec.get("trust", {})
     ssh = spec.get("ssh", {})
@@ -230,12 +243,17 @@ def from_document(document: documents.Document) -> Site:
         trust=Trust(
             root_key_file=_resolved(document, trust.get("rootKeyFile", "")),
             passphrase_file=_resolved(document, trust.get("passphraseFile", "")),
+            certificate_lifetime=checks.duration(trust.get("certificateLifetime", "90d")),
+            seal=trust.get("seal", "peers"),
         ),
         patience=Patience(**spec.get("patience", {})),
         time_sources=tuple(spec.get("time", {}).get("sources", [])),
         system_floor=spec.get("systemFloor", Site.system_floor),
         network_boot=spec.get("networkBoot", Site.network_boot),
         trial=spec.get("trial", Site.trial),
+        backup=backup.from_spec(spec["backup"], lambda path: _resolved(document, path))
+        if "backup" in spec
+        else None,
     )
 
 
@@ -253,12 +271,12 @@ def _node(primer: Mapping[str, Any]) -> Node:
 
 
 def machine(fields: Mapping[str, Any]) -> Machine:
-    """What a document says of a machine."""
+    """Make a Machine of its mapping in a document."""
     return Machine(fields.get("serial", ""), tuple(fields.get("macs", [])))
 
 
 def _resolved(document: documents.Document, path: str) -> str:
-    """Relative paths mean relative to the file's folder, wherever the command is run."""
+    """Return an absolute path; relative paths are relative to the folder of the document."""
     if not path:
         return ""
     folder = document.path.parent if document.path else Path()

@@ -1,4 +1,4 @@
-"""A commented site file to begin with: `keystone-install site init`."""
+"""A commented site file to start from: `keystone-install site init`."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 SERIAL = r"[A-Za-z0-9_.:-]{1,64}"
-"""What the schema takes for a disk's serial number."""
+"""Serial numbers of disks that the schema accepts."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """What the template is filled in with. disks: serial number and a comment for each."""
+    """Values for the template. disks: serial number and comment of each. others: comments."""
 
     name: str
     address: IPv4Interface
@@ -40,21 +40,21 @@ EXAMPLE = Start(
 
 PODS = ("10.244.0.0/16", "172.20.0.0/16")
 SERVICES = ("10.96.0.0/16", "172.21.0.0/16")
-"""What a site has by default, and what it has where its machines are in 10.0.0.0/8."""
+"""Default networks, and those for a site whose machines' network overlaps the default ones."""
 
 
 def example() -> str:
-    """Filled in with an example."""
+    """Return the template with example values."""
     return render(EXAMPLE)
 
 
 def probed() -> str:
-    """Filled in with this machine: its name, address and blank disks. Raises HostError."""
+    """Return the template with this machine's name, address and blank disks. Raises HostError."""
     return render(start(observe.probe(Host("this machine", "127.0.0.1", local=True))))
 
 
 def start(seen: HostFacts) -> Start:
-    """The parts of a machine that a site file names. Pure."""
+    """Choose the values of a machine for a site file. Pure."""
     name = re.sub(r"[^a-z0-9-]+", "-", seen.hostname.partition(".")[0].lower()).strip("-")
     same = twins(seen.disks)
     blank = [disk for disk in seen.disks if _blank(disk) and disk.serial not in same]
@@ -64,8 +64,7 @@ def start(seen: HostFacts) -> Start:
         address=ours[0] if ours else EXAMPLE.address,
         disks=tuple((d.serial, _about(d)) for d in blank[:2]) or EXAMPLE.disks,
         others=tuple(
-            _about(d, serial=True)
-            + (", not the only one of its serial" if d.serial in same else "")
+            _about(d, serial=True) + (", serial number not unique" if d.serial in same else "")
             for d in seen.disks
             if d not in blank[:2]
         ),
@@ -73,7 +72,7 @@ def start(seen: HostFacts) -> Start:
 
 
 def _blank(disk: DiskFacts) -> bool:
-    """Whether a pool may be made of it, and a site file can name it."""
+    """Return whether a pool may use a disk, and a site file can name it."""
     named = re.fullmatch(SERIAL, disk.serial) is not None
     return named and disk.blank and not (disk.read_only or disk.portable)
 
@@ -83,17 +82,17 @@ def _interfaces(seen: HostFacts) -> list[IPv4Interface]:
 
 
 def usable(interface: IPv4Interface) -> bool:
-    """Whether a site can be there: no address of one link alone, and room for machines."""
+    """Return whether a site can use an interface: not link-local, and room for machines."""
     return not interface.is_link_local and interface.network.prefixlen <= LARGEST_PREFIX["nodes"]
 
 
 def apart(nodes: IPv4Network, choices: Sequence[str]) -> str:
-    """The first of these networks that has no address in common with the machines' own."""
+    """Return the first of `choices` that does not overlap the machines' network."""
     return next((text for text in choices if not nodes.overlaps(IPv4Network(text))), choices[0])
 
 
 def _about(disk: DiskFacts, *, serial: bool = False) -> str:
-    """For a comment: one line, whatever the hardware says of itself."""
+    """Describe a disk in a one-line comment, whatever the hardware reports."""
     first = f"{disk.serial or 'no serial'}: " if serial else ""
     unread = f"cannot be read: {disk.unreadable}" if disk.unreadable else ""
     state = unread or ("blank" if disk.blank else "not blank")
@@ -103,44 +102,44 @@ def _about(disk: DiskFacts, *, serial: bool = False) -> str:
 
 
 def render(with_: Start) -> str:
-    """The file's text."""
+    """Return the text of the site file."""
     layout = "mirror" if len(with_.disks) > 1 else "single"
     return f"""\
-# What one site asks of Keystone. Check it with: keystone-install site check FILE
+# The site file of one site. Check it with: keystone-install site check FILE
 apiVersion: keystone/v1alpha1
 kind: Site
 metadata:
   name: site
 spec:
-  # trial: true                    # for trying and testing, never for production: machines may
-  #                                # be containers, layout may be directory (folders, no disks)
+  # trial: true                    # for tests, never for production: machines may be
+  #                                # containers, layout may be directory (folders, no disks)
   # How this machine, the first Primer, logs in to the others.
   ssh:
     user: root
     port: 22
-    # keyFile: ./id_ed25519        # relative to this file; default: OpenSSH's own
-  # Three ranges with no address in common. Every Primer and LAN worker is in nodes.
+    # keyFile: ./id_ed25519        # relative to this file; default: OpenSSH's keys
+  # Three ranges that do not overlap. All Primers and LAN workers are in nodes.
   networks:
     nodes: {with_.address.network}
     pods: {apart(with_.address.network, PODS)}
     services: {apart(with_.address.network, SERVICES)}
     clusterDomain: cluster.local
-  # One ZFS pool on each Primer. mirror takes two disks, single one (and is lost with it).
+  # One ZFS pool on each Primer. mirror needs two disks; single needs one, without redundancy.
   storage:
     pool: keystone
     layout: {layout}
     ashift: 12                     # 4096-byte sectors; cannot be changed later
-  # The offline root's key is made on the first Primer; carry it away afterwards.
+  # The first Primer makes the offline root's key; carry it away afterwards.
   trust:
     rootKeyFile: ./site-root.key
-    # passphraseFile: ./passphrase # without it you are asked
-  # emulated: for virtual machines without hardware help
+    # passphraseFile: ./passphrase # default: keystone-install asks
+  # emulated: for virtual machines without hardware acceleration
   patience:
     profile: normal
-  # Clocks inside the gap; with none the Primers' own clocks are the site's time.
+  # Time servers inside the air gap; with none, the Primers' clocks are the site's time.
   time:
     sources: []
-  # 1, 3 or 5 machines; the first is the one that keystone-install runs on.
+  # 1, 3 or 5 machines; keystone-install runs on the first one.
   primers:
 {_primers(with_)}"""
 
@@ -149,7 +148,7 @@ def _primers(with_: Start) -> str:
     disks = "\n".join(
         f"        - serial: {_quoted(serial)}  # {about}" for serial, about in with_.disks
     )
-    others = "".join(f"      # also there: {line}\n" for line in with_.others)
+    others = "".join(f"      # other disk: {line}\n" for line in with_.others)
     return f"""\
     - name: {_quoted(with_.name)}
       address: {with_.address.ip}

@@ -1,1 +1,1 @@
-"""Disks to pools to datasets."""
+"""Storage of a Primer: a ZFS pool on its disks, with datasets."""

@@ -1,4 +1,4 @@
-"""Disks to a pool to its datasets, on this host: look, plan, do, until nothing is left to do."""
+"""Create the pool and datasets of this host: observe, plan, apply, until the plan is empty."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 LOCK = Path("/run/keystone-storage.lock")
 ROUNDS = 3
-"""Import, then the datasets that it showed to be missing, then nothing."""
+"""Rounds at most: import the pool, create its missing datasets, find nothing to do."""
 
 
 @dataclass(frozen=True)
 class Observed:
-    """What storage looks at, of this host, now."""
+    """The storage of this host."""
 
     disks: tuple[DiskFacts, ...]
     pools: tuple[PoolFacts, ...]
@@ -33,7 +33,7 @@ class Observed:
 
 
 def observe() -> Observed:
-    """Look at this host. Raises HostError: what cannot be looked at is not taken for blank."""
+    """Observe this host. Raises HostError on failure: an unobserved disk is not blank."""
     try:
         return Observed(hosts.disks(), zfs.pools(), zfs.datasets())
     except CommandError as error:
@@ -41,20 +41,21 @@ def observe() -> Observed:
 
 
 def converge(spec: Spec, approved: str | None) -> tuple[Observed, tuple[StorageAction, ...]]:
-    """Make what is missing; a second run makes nothing. What was seen first, and what was done.
+    """Create the missing pool and datasets; return the first observation and the applied actions.
 
-    approved: a plan's id, or None: whatever is planned, as long as the disks are provably blank.
-    Raises RefusedError for a plan that writes to disks and is not approved, HostError when a step
-    fails or the host is not as it should be after the last round.
+    A second run changes nothing. approved: id of the approved plan; None approves any plan (a new
+    pool is planned on provably blank disks only). Raises RefusedError for a plan that writes to
+    disks and is not approved, HostError when an action fails or the plan is not empty after the
+    last round.
     """
     with only_one(LOCK, "the disks of this host"):
-        # What was seen before the lock was held may be another's half-made pool.
+        # Observe only with the lock held: before, another process may be creating the pool.
         seen = first = observe()
         actions = done = storage.plan(spec, seen, zfs.read_intent())
         _require_approval(actions, storage.plan_id(spec, seen, actions), approved)
         for _ in range(ROUNDS):
             if any(pool.name == spec.pool for pool in seen.pools):
-                # Before the first dataset: a pool with data in it is never made again.
+                # Before the first dataset exists: a pool with data is never created again.
                 zfs.forget_intent()
             for action in actions:
                 _apply(action)
@@ -64,9 +65,9 @@ def converge(spec: Spec, approved: str | None) -> tuple[Observed, tuple[StorageA
                 return first, done
             done = (*done, *actions)
     raise HostError(
-        "storage does not converge; still missing: "
+        f"storage is not converged after {ROUNDS} rounds; still to do: "
         + "; ".join(action.describe() for action in actions),
-        hint="look: zpool status; zfs list",
+        hint="find the cause: zpool status; zfs list",
     )
 
 
@@ -77,7 +78,7 @@ def _require_approval(
     if destructive and approved not in {None, wanted}:
         raise RefusedError(
             f"plan {wanted} writes to disks and is not approved: " + "; ".join(destructive),
-            hint=f"look at it with `storage plan`, then: storage apply --approve {wanted}",
+            hint=f"review it with storage plan, then run storage apply --approve {wanted}",
         )
 
 
@@ -87,5 +88,5 @@ def _apply(action: StorageAction) -> None:
     except CommandError as error:
         raise HostError(
             f"{action.describe()}: {error.message}",
-            hint="look: zpool import; zpool status. Then run the same command again",
+            hint="find the cause (zpool import; zpool status), then run the same command again",
         ) from error

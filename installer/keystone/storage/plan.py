@@ -1,8 +1,8 @@
-"""Disks to pool to datasets: what must be done, and when to refuse. Pure; zfs.py acts.
+"""Plan the pool and datasets of a host, or refuse. Pure; zfs.py applies the plan.
 
-A disk is named by its serial number and used only when it is provably blank. What Keystone began
-and did not finish is known by its intent file (see `Intent`); anything else found on a disk is
-somebody's data. Terms: zpoolconcepts(7), zpoolprops(7), zfsprops(7).
+A disk is identified by its serial number and used only when it is provably blank. The intent file
+(see `Intent`) shows that Keystone began to create a pool and did not finish; any other content of a
+disk is somebody's data. Terms: zpoolconcepts(7), zpoolprops(7), zfsprops(7).
 """
 
 from __future__ import annotations
@@ -31,15 +31,16 @@ ROOT_PROPERTIES = MappingProxyType(
         "dnodesize": "auto", "canmount": "off", "mountpoint": "none",
     }
 )  # fmt: skip
-"""Of the pool's root dataset; the others inherit the first five. Values as zfs-get(8) shows."""
+"""Properties of the pool's root dataset; the others inherit the first five. Values: zfs-get(8)."""
 
 
 @dataclass(frozen=True)
 class Intent:
-    """Keystone's note, synced to the host's disk before `zpool create` and removed after it.
+    """Keystone's record that it is creating a pool.
 
-    While it is there the disks of these serials were blank and were ours to write, and nothing of
-    value can be in the pool: datasets are made only once the note is gone.
+    It is synced to the host's disk before `zpool create` and removed afterwards. While it exists,
+    the disks of these serials were blank and approved, and the pool cannot have data: datasets are
+    created only after the record is removed.
     """
 
     pool: str
@@ -47,7 +48,7 @@ class Intent:
 
 
 class StorageFacts(Protocol):
-    """The part of HostFacts that storage looks at."""
+    """The part of HostFacts that storage uses."""
 
     @property
     def disks(self) -> tuple[DiskFacts, ...]: ...  # noqa: D102 see HostFacts
@@ -59,7 +60,7 @@ class StorageFacts(Protocol):
 
 @dataclass(frozen=True)
 class CreatePool:
-    """Make the pool. half_made: over what our own create left when it was cut."""
+    """Create the pool. half_made: overwrite the remains of our own interrupted `zpool create`."""
 
     pool: str
     layout: str
@@ -70,14 +71,14 @@ class CreatePool:
     destructive: ClassVar[bool] = True
 
     def describe(self) -> str:
-        """One line for people."""
-        again = " (its creation was cut off before)" if self.half_made else ""
+        """Describe the action in one line."""
+        again = " (its creation was interrupted before)" if self.half_made else ""
         return f"create pool {self.pool}, {self.layout} of {', '.join(self.paths)}{again}"
 
 
 @dataclass(frozen=True)
 class ImportPool:
-    """Import our pool, which is on exactly these disks, never by force."""
+    """Import our pool, which is on exactly these disks, without force."""
 
     pool: str
     guid: int
@@ -85,13 +86,13 @@ class ImportPool:
     destructive: ClassVar[bool] = False
 
     def describe(self) -> str:
-        """One line for people."""
+        """Describe the action in one line."""
         return f"import pool {self.pool} from {', '.join(self.paths)}"
 
 
 @dataclass(frozen=True)
 class CreateDataset:
-    """Make and mount a file system."""
+    """Create and mount a file system."""
 
     name: str
     mountpoint: str
@@ -99,7 +100,7 @@ class CreateDataset:
     destructive: ClassVar[bool] = False
 
     def describe(self) -> str:
-        """One line for people."""
+        """Describe the action in one line."""
         return f"create dataset {self.name} at {self.mountpoint}"
 
 
@@ -112,7 +113,7 @@ class MountDataset:
     destructive: ClassVar[bool] = False
 
     def describe(self) -> str:
-        """One line for people."""
+        """Describe the action in one line."""
         return f"mount dataset {self.name} at {self.mountpoint}"
 
 
@@ -126,20 +127,20 @@ class SetProperties:
     destructive: ClassVar[bool] = False
 
     def describe(self) -> str:
-        """One line for people."""
+        """Describe the action in one line."""
         pairs = ", ".join(f"{key}={value}" for key, value in sorted(self.properties.items()))
         return f"set on {self.kind} {self.name}: {pairs}"
 
 
 @dataclass(frozen=True)
 class MakeFolder:
-    """Make a folder in the place of a dataset, by the role `storage`: there is no ZFS to ask."""
+    """Make a folder instead of a dataset; the role `storage` does it, without ZFS."""
 
     path: str
     destructive: ClassVar[bool] = False
 
     def describe(self) -> str:
-        """One line for people."""
+        """Describe the action in one line."""
         return f"make folder {self.path}"
 
 
@@ -147,7 +148,7 @@ StorageAction = CreatePool | ImportPool | CreateDataset | MountDataset | SetProp
 
 
 def spec_of(storage: Storage, node: Node) -> Spec:
-    """The host's document out of the site's."""
+    """Return the storage spec of a host of a site."""
     serials = tuple(disk.serial for disk in node.disks)
     return Spec(storage.pool, storage.layout, storage.ashift, serials)
 
@@ -155,17 +156,17 @@ def spec_of(storage: Storage, node: Node) -> Spec:
 def plan(
     spec: Spec, facts: StorageFacts, intent: Intent | None = None
 ) -> tuple[StorageAction, ...]:
-    """What is missing; empty when all is as the spec says.
+    """Return the actions that are needed; empty when the host matches the spec.
 
-    Raises RefusedError, naming every serial and what was found, when a disk is missing, named
-    twice, in use or not blank, or when a pool of that name is not the one that the spec means.
+    Raises RefusedError, with every serial and what was found on it, when a disk is missing, named
+    twice, in use or not blank, or when the pool of that name is not the one of the spec.
     """
     disks = by_serial(spec.serials, facts.disks)
     pool = next((pool for pool in facts.pools if pool.name == spec.pool), None)
     if pool is None:
         _require_free(spec, facts)
         first = _obtain(spec, disks, intent)
-        # What an exported pool holds is known once it is imported: plan again then.
+        # The datasets of an exported pool are known after the import: the next round plans them.
         return (first,) if isinstance(first, ImportPool) else (first, *_datasets(spec, {}))
     pool_members.require_same(spec, pool, disks, facts.disks)
     seen = {dataset.name: dataset for dataset in facts.datasets}
@@ -179,9 +180,9 @@ def plan(
 
 
 def plan_folders(spec: Spec, there: Iterable[str]) -> tuple[MakeFolder, ...]:
-    """What is missing of layout "directory": a folder in the place of each dataset.
+    """Return the folders to make for layout "directory": one instead of each dataset.
 
-    there: those of the mount points that are folders. Making one destroys nothing.
+    there: mount points that exist as folders. Making a folder destroys nothing.
     """
     known = set(there)
     wanted = (dataset.mountpoint for dataset in spec.datasets)
@@ -189,7 +190,7 @@ def plan_folders(spec: Spec, there: Iterable[str]) -> tuple[MakeFolder, ...]:
 
 
 def plan_id(spec: Spec, facts: StorageFacts, actions: Sequence[StorageAction]) -> str:
-    """What an operator approves: the spec, the very disks that were seen, and what will be done."""
+    """Return the id that an operator approves: a hash of spec, observed disks and actions."""
     disks = [d for d in facts.disks if d.serial in spec.serials]
     seen = sorted((d.serial, d.model, d.size, d.by_id) for d in disks)
     text = json.dumps(
@@ -199,7 +200,7 @@ def plan_id(spec: Spec, facts: StorageFacts, actions: Sequence[StorageAction]) -
 
 
 def actions_to_json(actions: Iterable[StorageAction]) -> list[dict[str, Any]]:
-    """For --json: kind, text, destructive and the fields of each action."""
+    """Return the actions for --json: kind, text, destructive and fields of each."""
     return [
         {
             "action": type(action).__name__,
@@ -213,20 +214,20 @@ def actions_to_json(actions: Iterable[StorageAction]) -> list[dict[str, Any]]:
 
 
 OWN_NAMES = ("wwn-", "nvme-eui.", "nvme-uuid.", "scsi-3", "dm-uuid-mpath-")
-"""Links to what a disk carries in itself; others without its serial may name a bay or a port."""
+"""Prefixes of links by the disk's own id; other links without its serial may name a bay or port."""
 
 
 def _names_serial(name: str, serial: str) -> bool:
-    """Whether a link ends in the serial number (and a namespace, or a unit behind a bridge)."""
+    """Return whether a link ends with the serial (and a namespace, or a unit behind a bridge)."""
     ending = re.escape(re.sub(r"[^A-Za-z0-9#+.:=@_-]", "_", serial))
     return re.search(rf"[-_]{ending}(_\d+|-\d+:\d+)?$", name) is not None
 
 
 def stable_path(disk: DiskFacts) -> str:
-    """The link that zpool is given: "/dev/disk/by-id/nvme-<model>_<serial>".
+    """Return the link to pass to zpool: "/dev/disk/by-id/nvme-<model>_<serial>".
 
     udev also makes "..._<serial>_<namespace>" and eui and wwn links; which of them exist differs
-    between versions of udev, so the shortest name that holds the serial is taken.
+    between versions of udev, so this is the shortest name that has the serial.
     Raises RefusedError when there is no link.
     """
     names = [link.rpartition("/")[2] for link in disk.by_id]
@@ -237,14 +238,14 @@ def stable_path(disk: DiskFacts) -> str:
     if not best:
         raise RefusedError(
             f"disk {disk.serial} ({disk.path}): no link in /dev/disk/by-id",
-            hint="a name such as /dev/nvme0n1 can mean another disk after a restart; "
-            f"look: udevadm info {disk.path}",
+            hint="a name such as /dev/nvme0n1 can refer to another disk after a restart; find out "
+            f"why udev made no link: udevadm info {disk.path}",
         )
     return f"/dev/disk/by-id/{best[0]}"
 
 
 def by_serial(serials: Iterable[str], disks: Sequence[DiskFacts]) -> tuple[DiskFacts, ...]:
-    """These disks, each found exactly once. Raises RefusedError with all that are not."""
+    """Return the disks of these serials. Raises RefusedError with all not found exactly once."""
     problems = []
     found = []
     for serial in serials:
@@ -256,8 +257,8 @@ def by_serial(serials: Iterable[str], disks: Sequence[DiskFacts]) -> tuple[DiskF
         elif len(same) > 1:
             paths = ", ".join(disk.path for disk in same)
             problems.append(
-                f"disk {serial}: {len(same)} disks have this serial: {paths}; one disk by several "
-                "paths, or disks that are not told apart"
+                f"disk {serial}: {len(same)} disks have this serial: {paths}; this is one disk on "
+                "several paths, or disks without unique serials"
             )
         else:
             found.append(same[0])
@@ -272,7 +273,7 @@ def by_serial(serials: Iterable[str], disks: Sequence[DiskFacts]) -> tuple[DiskF
 def _obtain(
     spec: Spec, disks: Sequence[DiskFacts], intent: Intent | None
 ) -> CreatePool | ImportPool:
-    """The pool is not there: make it, make it again, or import it."""
+    """Return the action for a missing pool: create it, finish its creation, or import it."""
     paths = tuple(stable_path(disk) for disk in disks)
     require_sectors(spec.ashift, disks)
     create = CreatePool(spec.pool, spec.layout, spec.ashift, paths, spec.serials)
@@ -283,8 +284,8 @@ def _obtain(
         return CreatePool(spec.pool, spec.layout, spec.ashift, paths, spec.serials, half_made=True)
     labels = {disk.zpool_label for disk in disks if disk.zpool_label}
     guids = {label.guid for label in labels}
-    whole = all(disk.zpool_label and _only_ours(disk, spec.pool) for disk in disks)
-    if whole and len(guids) == 1:
+    complete = all(disk.zpool_label and _only_ours(disk, spec.pool) for disk in disks)
+    if complete and len(guids) == 1:
         return ImportPool(spec.pool, guids.pop(), paths)
     problems = [
         f"disk {disk.serial} ({disk.path}): {why}"
@@ -295,47 +296,47 @@ def _obtain(
 
 
 def way_out(disks: Sequence[DiskFacts]) -> str:
-    """What somebody can do about disks of which one at least is not taken."""
+    """Return the hint for disks of which at least one cannot be used."""
     bad = [disk.serial for disk in disks if disk.unreadable or disk.read_only]
     if bad:
         return f"replace {', '.join(bad)} or remove its write protection, or name other disks"
     return (
-        "Keystone uses blank disks only. If nothing on it is needed, empty it yourself, "
-        f"then re-run: {'; '.join(emptied(disk) for disk in disks if found_on(disk))}"
+        "Keystone uses blank disks only. If you do not need the data, wipe the disks yourself and "
+        f"run again: {'; '.join(emptied(disk) for disk in disks if found_on(disk))}"
     )
 
 
 def require_sectors(ashift: int, disks: Sequence[DiskFacts]) -> None:
-    """Raise RefusedError where a disk's sectors are larger than the pool's (zpoolprops(7))."""
+    """Raise RefusedError when a disk's sectors are larger than the pool's (zpoolprops(7))."""
     if small := [disk for disk in disks if too_small(ashift, disk)]:
         shown = ", ".join(f"disk {d.serial} of {d.logical_sector} bytes" for d in small)
         raise RefusedError(
-            f"ashift {ashift} makes sectors of {1 << ashift} bytes, smaller than those of {shown}",
+            f"ashift {ashift} means sectors of {1 << ashift} bytes, smaller than those of {shown}",
             hint=f"set ashift: {fitting_ashift(max(disk.logical_sector for disk in small))} "
             "(spec.storage in the site file)",
         )
 
 
 def fitting_ashift(sector: int) -> int:
-    """The least that a new pool on sectors of so many bytes should have."""
+    """Return the smallest ashift for a new pool. sector: size of a disk's sectors, in bytes."""
     return max(12, (sector - 1).bit_length())
 
 
 def too_small(ashift: int, disk: DiskFacts) -> bool:
-    """Whether ZFS would refuse the disk: it addresses no sector so small."""
+    """Return whether ZFS would refuse the disk because its sectors are larger than the pool's."""
     return 1 << ashift < disk.logical_sector
 
 
 def emptied(disk: DiskFacts) -> str:
-    """The command that empties a disk, for somebody to decide on: each node by its whole name.
+    """Return the command that wipes a disk, for a person to run, with each device's full name.
 
-    With a star behind it /dev/sda would be /dev/sdaa too.
+    A pattern such as /dev/sda* would also match /dev/sdaa.
     """
     return " ".join(["wipefs --all", *(f"/dev/{name}" for name in disk.partitions), disk.path])
 
 
 def _require_free(spec: Spec, facts: StorageFacts) -> None:
-    """Raise RefusedError where another pool has one of the disks, whatever its bytes say."""
+    """Raise RefusedError when another imported pool uses one of the disks, even without labels."""
     taken = [
         f"disk {serial}: belongs to pool {pool.name} (guid {pool.guid}), which is imported"
         for pool in facts.pools
@@ -343,11 +344,13 @@ def _require_free(spec: Spec, facts: StorageFacts) -> None:
         if serial in spec.serials
     ]
     if taken:
-        raise RefusedError("\n".join(taken), hint="name other disks, or look: zpool status")
+        raise RefusedError(
+            "\n".join(taken), hint="name other disks; zpool status shows the pool's disks"
+        )
 
 
 def _only_ours(disk: DiskFacts, pool: str) -> bool:
-    """Nothing but ZFS labels of our pool and the partitions that ZFS makes, and not in use."""
+    """Return whether a disk has only ZFS labels of our pool and ZFS partitions, and is unused."""
     foreign = [s for s in disk.signatures if not s.endswith("zfs_member")]
     label = disk.zpool_label
     used = disk.mounted or disk.holders or disk.read_only or disk.unreadable
@@ -355,7 +358,7 @@ def _only_ours(disk: DiskFacts, pool: str) -> bool:
 
 
 def found_on(disk: DiskFacts) -> str:
-    """What is on a disk, in words; empty when it is blank."""
+    """Describe what is on a disk; "" when it is blank."""
     label = disk.zpool_label
     parts = [
         f"cannot be read: {disk.unreadable}" if disk.unreadable else "",
@@ -388,7 +391,7 @@ def _shown(dataset: DatasetFacts) -> dict[str, str]:
 
 
 def _drift(wanted: Mapping[str, str], seen: Mapping[str, str]) -> dict[str, str]:
-    """The wanted properties that are observed to differ."""
+    """Return the wanted properties whose observed values differ."""
     same = {"on": "sa"}  # zfs-get shows xattr=sa under either name, by version
     return {
         key: value

@@ -1,4 +1,4 @@
-"""Which disks an imported pool is on, and whether it is the one that a site means. Pure."""
+"""Find the disks of an imported pool, and check that it is the pool of the spec. Pure."""
 
 from __future__ import annotations
 
@@ -17,36 +17,39 @@ if TYPE_CHECKING:
 def require_same(
     spec: Spec, pool: PoolFacts, disks: Sequence[DiskFacts], every: Sequence[DiskFacts]
 ) -> None:
-    """Raise RefusedError where the imported pool of that name is not the one the spec means."""
+    """Raise RefusedError when the imported pool of the spec's name is not the pool of the spec.
+
+    disks: those of the spec. every: all disks of the host.
+    """
     wanted = sorted(disk.serial for disk in disks)
     held = sorted(members(pool, every, wanted))
     kinds = {vdev.kind for vdev in pool.vdevs}
     kind = "disk" if spec.layout == "single" else spec.layout
     problems = []
     if held != wanted:
-        problems.append(f"is on {', '.join(held)}, the spec names {', '.join(wanted)}")
+        problems.append(f"is on {', '.join(held)}, but the spec names {', '.join(wanted)}")
     if kinds != {kind}:
-        problems.append(f"is made of {', '.join(sorted(kinds))}, the spec wants {spec.layout}")
+        problems.append(f"has layout {', '.join(sorted(kinds))}, but the spec has {spec.layout}")
     if pool.ashift != spec.ashift:
-        problems.append(f"has ashift {pool.ashift}, the spec wants {spec.ashift}")
+        problems.append(f"has ashift {pool.ashift}, but the spec has {spec.ashift}")
     if problems:
         raise RefusedError(
             f"pool {pool.name} (guid {pool.guid}) {'; '.join(problems)}",
-            hint=f"correct the site file: zpool status {pool.name} shows the pool. Only if it is "
-            f"none of this site's, move it away: zpool export {pool.name}",
+            hint=f"correct the site file: zpool status {pool.name} shows the pool. Only if it does "
+            f"not belong to this site, export it: zpool export {pool.name}",
         )
 
 
 def members(pool: PoolFacts, every: Sequence[DiskFacts], wanted: Container[str]) -> tuple[str, ...]:
-    """Serial numbers of the disks of a pool, one for each place; a path where none is known.
+    """Return the serial numbers of a pool's disks, one per member; a path if it is unknown.
 
-    While one disk takes over for another both hold the place: the one that is wanted counts.
+    While a disk replaces another one, both are one member: this returns the one in `wanted`.
     """
-    names = {_whole(name): disk.serial for disk in every for name in (disk.path, *_links(disk))}
+    names = {_disk(name): disk.serial for disk in every for name in (disk.path, *_links(disk))}
     found = []
     for vdev in pool.vdevs:
         for place in vdev.places:
-            serials = [names.get(_whole(path), path) for path in place]
+            serials = [names.get(_disk(path), path) for path in place]
             found.append(next((s for s in serials if s in wanted), serials[-1]))
     return tuple(found)
 
@@ -56,7 +59,7 @@ def _links(disk: DiskFacts) -> Iterator[str]:
         yield f"/dev/disk/by-id/{link.rpartition('/')[2]}"
 
 
-def _whole(path: str) -> str:
-    """The disk of ZFS's data partition: ".../nvme-X_S-part1" and "/dev/nvme0n1p1" without it."""
+def _disk(path: str) -> str:
+    """Return the disk of a partition: ".../nvme-X_S-part1" or "/dev/nvme0n1p1" without suffix."""
     by_id = re.sub(r"-part\d+$", "", path)
     return re.sub(r"^(/dev/(?:nvme\d+n\d+(?=p)|[sv]d[a-z]+(?=\d)))p?\d+$", r"\1", by_id)

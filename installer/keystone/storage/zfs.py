@@ -1,15 +1,17 @@
-"""ZFS on this host: pools by zpool(8), which alone can make them, datasets by libzfs_core.
+"""Observe and change ZFS on this host: pools with zpool(8), datasets with libzfs_core.
 
-libzfs_core makes a dataset with all its properties in one transaction of the pool and does not
-mount it. Debian's python3-pyzfs brings it; it is imported when a dataset is made.
+Only zpool(8) can create pools. libzfs_core creates a dataset with all its properties in one
+transaction and does not mount it. Debian's python3-pyzfs has it; it is imported when needed.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import importlib
 import json
 import os
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,19 +53,20 @@ INDEXES: Mapping[str, Mapping[str, int]] = {
     "sync": {"standard": 0, "always": 1, "disabled": 2},
     "compression": {"on": 1, "off": 2, "lz4": 15, "zstd": 16},
 }
-"""The kernel takes these as numbers (module/zcommon/zfs_prop.c, include/sys/fs/zfs.h of 2.3)."""
+"""Numbers that the kernel uses for values (module/zcommon/zfs_prop.c, include/sys/fs/zfs.h, 2.3).
+"""
 
 
 def _any_pool() -> bool:
-    """Whether there is a pool to ask about; without the module there is none.
+    """Return whether any pool is imported; without the module none is.
 
-    Asked apart: with no pool at all the JSON forms answer in prose.
+    Needed because, without any pool, the commands with -j print text that is not JSON.
     """
     return MODULE.is_dir() and bool(run(["zpool", "list", "-H", "-o", "name"]).stdout.split())
 
 
 def pools() -> tuple[PoolFacts, ...]:
-    """The imported pools. Raises CommandError when zpool fails."""
+    """Return the imported pools. Raises CommandError when zpool fails."""
     if not _any_pool():
         return ()
     listed = _json(["zpool", "get", "-j", "--json-int", "ashift,autotrim,health,guid"])
@@ -72,7 +75,7 @@ def pools() -> tuple[PoolFacts, ...]:
 
 
 def parse_pools(listed: Mapping[str, Any], status: Mapping[str, Any]) -> tuple[PoolFacts, ...]:
-    """From `zpool get -j` and `zpool status -j -P` (OpenZFS 2.3)."""
+    """Parse `zpool get -j` and `zpool status -j -P` (OpenZFS 2.3)."""
     found = []
     for name, pool in listed.get("pools", {}).items():
         values = {key: str(entry["value"]) for key, entry in pool["properties"].items()}
@@ -90,8 +93,66 @@ def parse_pools(listed: Mapping[str, Any], status: Mapping[str, Any]) -> tuple[P
     return tuple(found)
 
 
+@dataclass(frozen=True)
+class PoolUse:
+    """How an imported pool is. size, allocated: bytes. errors: files that are damaged.
+
+    scrubbed: when all of it was read and compared last; None if never, or if that is unknown.
+    """
+
+    name: str
+    health: str
+    size: int
+    allocated: int
+    errors: int = 0
+    scrubbed: dt.datetime | None = None
+
+
+def usage(seconds: float) -> tuple[PoolUse, ...]:
+    """Return the imported pools and how full they are.
+
+    Raises CommandError when zpool fails, or takes longer than these seconds: it waits for disks.
+    """
+    if not MODULE.is_dir():
+        return ()
+
+    def ask(*words: str) -> str:
+        return run(["zpool", *words], timeout=seconds).stdout
+
+    if not ask("list", "-H", "-o", "name").split():
+        return ()
+    got = json.loads(ask("get", "-j", "-p", "--json-int", "size,allocated,health"))
+    return parse_usage(got, json.loads(ask("status", "-j", "--json-int", "-P")))
+
+
+def parse_usage(got: Mapping[str, Any], status: Mapping[str, Any]) -> tuple[PoolUse, ...]:
+    """Parse `zpool get -j -p` and `zpool status -j --json-int` (OpenZFS 2.3)."""
+    found = []
+    for name, pool in sorted(got.get("pools", {}).items()):
+        values = {key: entry["value"] for key, entry in pool["properties"].items()}
+        state = status.get("pools", {}).get(name, {})
+        found.append(PoolUse(
+            name, str(values["health"]), int(values["size"]), int(values["allocated"]),
+            int(state.get("error_count", 0)), _scrubbed(state.get("scan_stats", {})),
+        ))  # fmt: skip
+    return tuple(found)
+
+
+def _scrubbed(scan: Mapping[str, Any]) -> dt.datetime | None:
+    """Return when the last scrub ended: seconds since 1970 with --json-int, else ctime(3)."""
+    if (scan.get("function"), scan.get("state")) != ("SCRUB", "FINISHED"):
+        return None
+    ended = str(scan.get("end_time", ""))
+    if ended.isdecimal():
+        return dt.datetime.fromtimestamp(int(ended), dt.UTC)
+    try:
+        return dt.datetime.strptime(ended, "%a %b %d %H:%M:%S %Y").astimezone(dt.UTC)
+    except ValueError:
+        return None
+
+
 def datasets() -> tuple[DatasetFacts, ...]:
-    """All file systems of imported pools. Raises CommandError when zfs fails."""
+    """Return all file systems of imported pools. Raises CommandError when zfs fails."""
     if not _any_pool():
         return ()
     argv = ["zfs", "get", "-j", "--json-int", "-p", "-t", "filesystem", ",".join(SEEN)]
@@ -99,7 +160,7 @@ def datasets() -> tuple[DatasetFacts, ...]:
 
 
 def parse_datasets(got: Mapping[str, Any]) -> tuple[DatasetFacts, ...]:
-    """From `zfs get -j -p` (OpenZFS 2.3)."""
+    """Parse `zfs get -j -p` (OpenZFS 2.3)."""
     found = []
     for name, dataset in got.get("datasets", {}).items():
         values = {key: str(entry["value"]) for key, entry in dataset["properties"].items()}
@@ -109,7 +170,7 @@ def parse_datasets(got: Mapping[str, Any]) -> tuple[DatasetFacts, ...]:
 
 
 def apply(action: StorageAction) -> None:
-    """Do one action. Raises CommandError, HostError, or RefusedError for a full mount point."""
+    """Apply one action. Raises CommandError, HostError; RefusedError if a mount point has files."""
     with log.step(action.describe()):
         match action:
             case CreatePool():
@@ -129,22 +190,22 @@ def apply(action: StorageAction) -> None:
 
 
 def read_intent() -> Intent | None:
-    """The note of a pool creation that was begun, if there is one."""
+    """Return the record of an unfinished creation of a pool, or None."""
     if not INTENT.is_file():
         return None
-    note = json.loads(INTENT.read_text())
-    return Intent(note["pool"], tuple(note["serials"]))
+    record = json.loads(INTENT.read_text())
+    return Intent(record["pool"], tuple(record["serials"]))
 
 
 def forget_intent() -> None:
-    """The pool is whole: from now on nothing on its disks may be written over."""
+    """Remove the record: the pool is complete, and nothing may overwrite its disks from now on."""
     INTENT.unlink(missing_ok=True)
     _sync_directory(INTENT.parent)
 
 
 def _create_pool(action: CreatePool) -> None:
     if not HOSTID.is_file():
-        # The pool remembers it; without one every import after a restart would look foreign.
+        # The pool stores the host id; without one, imports after a restart would need force.
         run(["zgenhostid"])
     _write_intent(Intent(action.pool, action.serials))
     options = [word for key, value in {"ashift": str(action.ashift), **POOL_PROPERTIES,
@@ -153,22 +214,22 @@ def _create_pool(action: CreatePool) -> None:
     options += [w for key, value in ROOT_PROPERTIES.items() for w in ("-O", f"{key}={value}")]
     force = ["-f"] if action.half_made else []
     layout = [] if action.layout == "single" else [action.layout]
-    with patient_with_links():
+    with longer_open_timeout():
         run(["zpool", "create", *force, *options, action.pool, *layout, *action.paths])
     forget_intent()
 
 
 @contextmanager
-def patient_with_links() -> Iterator[None]:
-    """Let the kernel wait for the partitions' by-id links while a pool is made.
+def longer_open_timeout() -> Iterator[None]:
+    """Let the kernel wait up to 60 s for the partitions' by-id links while a pool is created.
 
-    zpool partitions the disks and hands the kernel the new links, which udev takes away and makes
-    again as it sees each change. The kernel looks for one second only (zfs(4),
-    zfs_vdev_open_timeout_ms); a busy host needs longer and would say "one or more devices is
-    currently unavailable". Not for good: at an import a disk that is gone would cost that wait. A
-    run that is killed in here leaves it so until the host's next start.
+    zpool partitions the disks and passes the new links to the kernel, while udev removes and makes
+    them again for each change. The kernel waits 1 s only (zfs(4), zfs_vdev_open_timeout_ms); on a
+    busy host zpool would fail with "one or more devices is currently unavailable". The block
+    restores the old value, because an import would wait this long for each missing disk. A run
+    that is killed inside the block leaves the longer timeout until the host's next start.
     """
-    if not OPEN_TIMEOUT.exists():  # a parameter of the module: another version may do without
+    if not OPEN_TIMEOUT.exists():  # another version of the module may not have the parameter
         yield
         return
     usual = OPEN_TIMEOUT.read_text()
@@ -193,19 +254,21 @@ def _create_dataset(action: CreateDataset) -> None:
     try:
         core.lzc_create(action.name.encode(), "zfs", wanted)
     except core.exceptions.FilesystemExists:
-        log.debug(f"{action.name}: is there already")
+        log.debug(f"{action.name}: exists already")
     except core.exceptions.ZFSError as error:
-        raise HostError(f"dataset {action.name}: {error}", hint="zfs list; zpool status") from error
+        raise HostError(
+            f"dataset {action.name}: {error}", hint="find the cause: zfs list; zpool status"
+        ) from error
     _mount(action.name, action.mountpoint)
 
 
 def _mount(name: str, mountpoint: str) -> None:
-    """Mount over an empty directory only: files below would be hidden, not lost, and forgotten."""
+    """Mount over an empty folder only: a mount would hide files, and people would forget them."""
     place = Path(mountpoint)
     if place.is_dir() and any(place.iterdir()):
         raise RefusedError(
             f"dataset {name}: its mount point {mountpoint} is not empty",
-            hint=f"move what is in {mountpoint} away, then re-run",
+            hint=f"move the files in {mountpoint} elsewhere, then run again",
         )
     run(["zfs", "mount", name])
 
@@ -215,7 +278,10 @@ def _json(argv: list[str]) -> dict[str, Any]:
     try:
         value: dict[str, Any] = json.loads(shown) if shown.strip() else {}
     except json.JSONDecodeError as error:
-        raise CommandError(f"{' '.join(argv)}: no JSON: {error}", hint="OpenZFS 2.3?") from error
+        raise CommandError(
+            f"{' '.join(argv)}: the output is not JSON: {error}",
+            hint="install OpenZFS 2.3 or newer",
+        ) from error
     return value
 
 

@@ -1,1 +1,1 @@
-"""What a site does with a bundle inside: taken in, held, published, served."""
+"""The store of a Primer: ingest, keep, publish and serve a bundle."""

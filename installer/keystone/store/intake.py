@@ -1,8 +1,8 @@
-"""Taking members in: a member gets its final name after its hash was compared and its bytes synced.
+"""Write members to disk. A member gets its final name after its digest check and its sync.
 
-Where members can be read side by side (a file), each is read, hashed and written by a thread of
-its own from end to end: nothing is handed from thread to thread but whole members. What comes in
-one stream is read, hashed and written where it is read. Either way the syncs wait elsewhere.
+If members can be read in parallel (from a file), one thread reads, hashes and writes each complete
+member. Members from a stream are read, hashed and written by the calling thread. In both cases
+other threads wait for the syncs.
 """
 
 from __future__ import annotations
@@ -26,18 +26,19 @@ if TYPE_CHECKING:
     from keystone.bundle.format import Target
 
 LANES = 4
-"""Members that are read side by side at most."""
+"""Maximum members that are read in parallel."""
 SYNCERS = 4
-"""Threads that wait for the disk; the file system commits what they ask for together."""
+"""Threads that wait for syncs; the file system commits parallel syncs together."""
 OPEN = 64
-"""Members that wait for a lane or for their sync at most."""
+"""Maximum members that wait for a thread or for their sync."""
 
 
 @dataclass(frozen=True)
 class Arrival:
-    """A member that comes: what it must be, where it is written, and its name when it is whole.
+    """A member to write: its signed digest and size, and its temporary and final path.
 
-    temporary and final are on one file system. owner: what it belongs to, for messages.
+    Both paths are on one file system. owner: the item that it belongs to, for messages. mode: of
+    the final file.
     """
 
     name: str
@@ -49,7 +50,7 @@ class Arrival:
 
 
 class Intake:
-    """`take` members, `settle` when all came, `close` in any case."""
+    """Writes members: call `take` for each, `settle` after the last, and `close` in any case."""
 
     def __init__(self) -> None:
         lanes = min(LANES, jobs(len(os.sched_getaffinity(0))))
@@ -59,33 +60,33 @@ class Intake:
         self._failure: Exception | None = None
 
     def take(
-        self, chunks: Iterable[bytes | memoryview], arrival: Arrival, *, apart: bool = False
+        self, chunks: Iterable[bytes | memoryview], arrival: Arrival, *, parallel: bool = False
     ) -> None:
-        """Have one member hashed, written, synced and named.
+        """Hash, write and sync one member, and give it its final name.
 
-        apart: `chunks` may be read by another thread, later. Raises what went wrong with this
-        member or an earlier one: DamagedBundleError (KSB-08) for bytes that were not signed,
-        OSError when the disk does not take them.
+        parallel: another thread may read `chunks` later. Raises the error of this member or of an
+        earlier one: DamagedBundleError (KSB-08) for bytes other than the signed ones, OSError when
+        the disk is full or cannot be written.
         """
         self._report()
         self._slots.acquire()
-        if apart:
+        if parallel:
             self._lanes.submit(self._guarded, chunks, arrival)
             return
         self._receive(chunks, arrival)
 
     def settle(self) -> None:
-        """Wait until everything that was taken is in its place. Raises as `take`."""
+        """Wait until all members have their final names. Raises as `take` does."""
         self.close()
         self._report()
 
     def close(self) -> None:
-        """Wait for the threads; nothing more can be taken."""
+        """Wait for the threads. No member can be taken afterwards."""
         for pool in (self._lanes, self._syncers):
             pool.shutdown()
 
     def _guarded(self, chunks: Iterable[bytes | memoryview], arrival: Arrival) -> None:
-        """What fails in a thread is raised in the caller's. After it nothing more is begun."""
+        """Keep an error for the caller's thread. After an error, no other member is started."""
         if self._failure is not None:
             self._slots.release()
             return
@@ -95,7 +96,7 @@ class Intake:
             self._fail(error)
 
     def _receive(self, chunks: Iterable[bytes | memoryview], arrival: Arrival) -> None:
-        """Write to the temporary name; a syncer does the rest when the bytes are the signed."""
+        """Write to the temporary path and check the digest; a sync thread does the rest."""
         handle = -1
         try:
             handle = os.open(arrival.temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -109,12 +110,12 @@ class Intake:
         self._syncers.submit(self._name, handle, arrival)
 
     def _write(self, chunks: Iterable[bytes | memoryview], size: int, handle: int) -> str:
-        """The digest (hex) of what was written; "" when it is not of that size."""
+        """Write the chunks. Returns their digest (hex); "" when their size is not `size`."""
         seen, left, early = hashlib.sha256(), size, 0
         for chunk in chunks:
             left -= len(chunk)
             if left < 0:
-                break  # nobody may fill the disk with what will be refused
+                break  # do not fill the disk with bytes that will be refused
             seen.update(chunk)
             view = memoryview(chunk)
             while view:
@@ -126,7 +127,7 @@ class Intake:
         return "" if left else seen.hexdigest()
 
     def _flush(self, handle: int) -> None:
-        """Set the disk to work; whether it took the bytes is seen at their last sync."""
+        """Start to write data to the disk early; the last sync reports write errors reliably."""
         try:
             os.fdatasync(handle)
         except OSError as error:

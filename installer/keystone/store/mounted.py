@@ -1,8 +1,8 @@
-"""What a bundle publishes, as a read-only file system over the bundle's own file: nothing copied.
+"""A read-only file system with the paths that a bundle publishes, read from the bundle's own file.
 
-FUSE through mfusepy and the host's libfuse, in a mount namespace of this process. So it needs no
-set-uid helper, nobody else sees it, and the kernel takes it away with its last process, however
-that ends (ADR 0047; user_namespaces(7), mount_namespaces(7)).
+It uses FUSE through mfusepy and the host's libfuse, in a private mount namespace. So it copies
+nothing, needs no set-uid helper, is invisible to other processes, and the kernel removes it with
+the last process, however that ends (ADR 0047; user_namespaces(7), mount_namespaces(7)).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 FUSE_DEVICE = Path("/dev/fuse")
 FOREVER = 86400
-"""Seconds the kernel may keep what it knows of names and sizes: nothing here ever changes."""
+"""Seconds for which the kernel may cache names and sizes; they never change."""
 
 CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
 MS_NOSUID, MS_NODEV, MS_REC, MS_PRIVATE, MNT_DETACH = 2, 4, 16384, 1 << 18, 2
@@ -37,7 +37,7 @@ MS_NOSUID, MS_NODEV, MS_REC, MS_PRIVATE, MNT_DETACH = 2, 4, 16384, 1 << 18, 2
 
 @dataclass(frozen=True)
 class File:
-    """One file of the tree: `size` bytes of the bundle from `offset`, or `data` itself."""
+    """One file of the tree: `size` bytes of the bundle from `offset`, or the bytes `data`."""
 
     size: int
     offset: int = 0
@@ -45,9 +45,9 @@ class File:
 
 
 def tree(bundle: Bundle) -> dict[str, File]:
-    """Path -> file: what `publish` would link, by where its bytes stand in the bundle.
+    """The files that `publish` would link, by path, with their positions in the bundle.
 
-    Raises DamagedBundleError for a bundle that leaves out what its receiver has.
+    Raises DamagedBundleError for a delta, which lacks the blobs it leaves out.
     """
     members = {
         target.digest: File(target.size, bundle.offsets[name])
@@ -62,14 +62,15 @@ def tree(bundle: Bundle) -> dict[str, File]:
             found[name] = members[planned.link]
         else:
             raise DamagedBundleError(
-                f"{bundle.path}: {bundle.manifest.owner(planned.link)} is named but not inside",
-                hint="a delta can be served once it is in a store: keystone-install store ingest",
+                f"{bundle.path}: {bundle.manifest.owner(planned.link)} is not in the bundle",
+                hint="bring a delta into a store before you serve it: keystone-install store "
+                "ingest",
             )
     return found
 
 
 class _Blobs:
-    """What the plan reads: small blobs, hashed again."""
+    """The small blobs that the plan reads; each is hashed again."""
 
     def __init__(self, bundle: Bundle, members: Mapping[Digest, File]) -> None:
         self._bundle, self._members = bundle, members
@@ -86,10 +87,9 @@ class _Blobs:
 
 
 class Operations:
-    """The file system's answers, as mfusepy asks for them (libfuse's high-level API).
+    """The operations of the file system, as mfusepy calls them (libfuse's high-level API).
 
-    changed: called once when the file is no longer the one that was verified; from then on no
-    byte is given out.
+    changed: called when the bundle's file changed after verification; from then on all reads fail.
     """
 
     use_ns = True
@@ -113,7 +113,7 @@ class Operations:
             name = parent or "/"
 
     def getattr(self, path: str, _file: int | None = None) -> dict[str, int]:
-        """What stat(2) says."""
+        """Attributes of a file or folder (stat(2))."""
         number = self._numbers.get(path)
         if number is not None:
             return {"st_mode": stat.S_IFREG | 0o444, "st_nlink": 1,
@@ -127,7 +127,7 @@ class Operations:
         return [".", "..", *self._folders[path]]
 
     def open(self, path: str, _flags: int) -> int:
-        """The number by which `read` knows the file."""
+        """The file handle for `read`."""
         return self._numbers[path]
 
     def read(self, _path: str | None, size: int, offset: int, number: int) -> bytes:
@@ -137,23 +137,23 @@ class Operations:
             return file.data[offset : offset + size]
         count = max(min(size, file.size - offset), 0)
         data = os.pread(self._file, count, file.offset + offset)
-        # After reading: what was written before is in the stamp by now.
+        # Check after the read: the stamp then covers every write that the read could see.
         if stamp(self._file) != self._was:
             self._changed()
-            raise OSError(errno.EIO, "changed since it was verified")
+            raise OSError(errno.EIO, "changed after verification")
         return data
 
 
 def stamp(file: int) -> tuple[int, ...]:
-    """What tells that a regular file was written to: times in nanoseconds, size, which file."""
+    """Values that change when a regular file is written: times in ns, size, device, inode."""
     found = os.fstat(file)
     return (found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_dev, found.st_ino)
 
 
 def isolate() -> None:
-    """Put this process into a mount namespace of its own, and a user namespace unless it is root.
+    """Move this process into a new mount namespace, and a new user namespace unless it is root.
 
-    It must have one thread. Raises PreflightError where the kernel or its settings forbid it.
+    The process must have one thread. Raises PreflightError when the kernel forbids it.
     """
     uid, gid = os.geteuid(), os.getegid()
     ordinary = uid != 0
@@ -169,7 +169,7 @@ def isolate() -> None:
 
 @contextmanager
 def scratch(folder: Path, mode: str) -> Iterator[Path]:
-    """An empty file system in memory on `folder`, which nobody else sees."""
+    """Mount an empty file system in memory on `folder`, invisible to other processes."""
     _mount("tmpfs", str(folder), "tmpfs", MS_NOSUID | MS_NODEV, f"mode={mode}")
     try:
         yield folder
@@ -179,11 +179,11 @@ def scratch(folder: Path, mode: str) -> Iterator[Path]:
 
 @contextmanager
 def mounted(operations: Operations, folder: Path) -> Iterator[None]:
-    """The file system on `folder` while the block runs. Raises PreflightError without FUSE."""
+    """Mount the file system on `folder` during the block. Raises PreflightError without FUSE."""
     if not os.access(FUSE_DEVICE, os.R_OK | os.W_OK):
         raise PreflightError(
-            f"{FUSE_DEVICE}: not there or not for this user",
-            hint="load the module (modprobe fuse), or run this as root",
+            f"{FUSE_DEVICE}: does not exist, or this user may not use it",
+            hint="load the module (modprobe fuse), or run this command as root",
         )
     failed: list[BaseException] = []
     thread = Thread(target=_serve, args=(operations, folder, failed), name="fuse", daemon=True)
@@ -194,8 +194,8 @@ def mounted(operations: Operations, folder: Path) -> Iterator[None]:
             thread.join(0.01)
         if not thread.is_alive():
             raise PreflightError(
-                f"the bundle cannot be mounted: {failed[0] if failed else 'libfuse gave up'}",
-                hint="run it as root; --debug says more",
+                f"cannot mount the bundle: {failed[0] if failed else 'libfuse failed'}",
+                hint="run the command as root; --debug shows details",
             )
         yield
     finally:
@@ -217,13 +217,14 @@ def _serve(operations: Operations, folder: Path, failed: list[BaseException]) ->
 
 
 def _library() -> Any:  # noqa: ANN401 mfusepy has no types for what we use
-    """Mfusepy, which looks for libfuse when it is imported."""
+    """Import mfusepy, which loads libfuse."""
     try:
         import mfusepy  # noqa: PLC0415
     except OSError as error:
         raise PreflightError(
-            "libfuse is not on this machine", hint="apt-get install libfuse3-3 (Debian 12), "
-            "libfuse3-4 (Debian 13), or your distribution's fuse3",
+            "libfuse is not installed on this machine",
+            hint="install it: apt-get install libfuse3-3 (Debian 12), libfuse3-4 (Debian 13), "
+            "or your distribution's fuse3",
         ) from error  # fmt: skip
     return mfusepy
 
@@ -243,7 +244,8 @@ def _unmount(folder: Path) -> None:
 
 def _forbidden(what: str) -> PreflightError:
     return PreflightError(
-        f"{what}: {os.strerror(ctypes.get_errno())}: this user may make no namespaces here",
-        hint="run it as root, or allow them: sysctl kernel.unprivileged_userns_clone=1 (Debian), "
+        f"{what}: {os.strerror(ctypes.get_errno())}: this user may not create namespaces here",
+        hint="run the command as root, or allow namespaces: sysctl "
+        "kernel.unprivileged_userns_clone=1 (Debian), "
         "kernel.apparmor_restrict_unprivileged_userns=0 (Ubuntu)",
     )

@@ -1,7 +1,7 @@
-"""The programs that serve a bundle: the bundle's own where it carries them, else the host's.
+"""Find the programs that serve a bundle: in the bundle, or else on this host.
 
-A bundle's nginx is a package of another release than this host's, maybe. It runs with the loader
-and libraries that the bundle carries for it, so it runs on any distribution.
+The nginx in a bundle may be a package of another Debian release than this host's. It is started
+with the loader and libraries from the bundle, so it runs on any distribution.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 import platform
 import re
 import shutil
-import tarfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from keystone import log
-from keystone.bundle.formats import deb822
-from keystone.errors import PreflightError
+from keystone.bundle.formats import deb822, foreign_tar
+from keystone.bundle.formats.compressed import expanded
+from keystone.bundle.formats.pieces import UnreadableError, of_file
+from keystone.errors import DamagedBundleError, PreflightError
 from keystone.run import environment, run
 
 if TYPE_CHECKING:
@@ -30,25 +31,22 @@ LIBRARIES = "libs"
 
 
 def registry(bundle: Bundle, folder: Path) -> list[str]:
-    """The words that start CNCF distribution; unpacked into `folder` when it is the bundle's.
+    """The command line that starts CNCF distribution. folder: to unpack the bundle's program.
 
-    Raises PreflightError when neither has it.
+    Raises PreflightError when neither the bundle nor the host has it.
     """
     for item in bundle.manifest.of_kind("binary"):
         if item.name == "registry" and _runs_here(item):
-            with bundle.open(item.digest) as archive, tarfile.open(fileobj=archive) as members:
-                program = members.extractfile("registry")
-                if program is not None:
-                    target = folder / "registry"
-                    with target.open("wb") as file:
-                        shutil.copyfileobj(program, file)
-                    target.chmod(0o755)
-                    return [str(target)]
+            target = folder / "registry"
+            with bundle.open(item.digest) as archive, target.open("wb") as file:
+                _copy_out(archive, "registry", file)
+            target.chmod(0o755)
+            return [str(target)]
     return _on_path("registry", "CNCF distribution (Debian: docker-registry; or its release file)")
 
 
 def nginx(bundle: Bundle, folder: Path) -> list[str]:
-    """The words that start nginx; see `registry`."""
+    """The command line that starts nginx; see `registry`."""
     debs = {item.name: item for item in bundle.manifest.of_kind("deb") if _runs_here(item)}
     if "nginx" in debs and shutil.which("dpkg-deb", path=environment()["PATH"]):
         suite = debs["nginx"].labels.get("suite", "")
@@ -59,7 +57,7 @@ def nginx(bundle: Bundle, folder: Path) -> list[str]:
 
 
 def closure(name: str, packages: Mapping[str, Mapping[str, str]]) -> frozenset[str]:
-    """A package and the libraries it loads: dependencies in section "libs", and theirs."""
+    """A package with its dependencies in section "libs", recursively. packages: fields by name."""
     found, left = {name}, [name]
     while left:
         fields = packages.get(left.pop(), {})
@@ -70,6 +68,18 @@ def closure(name: str, packages: Mapping[str, Mapping[str, str]]) -> frozenset[s
                 found.add(needed)
                 left.append(needed)
     return frozenset(found)
+
+
+def _copy_out(archive: IO[bytes], name: str, target: IO[bytes]) -> None:
+    """The one member of this name out of upstream's archive. Raises DamagedBundleError."""
+    try:
+        source = expanded(of_file(archive))
+        if foreign_tar.copy_out(source, lambda member: member == name, target.write):
+            return
+        said = "it is not in it"
+    except UnreadableError as error:
+        said = str(error)
+    raise DamagedBundleError(f"binary {name}: {said}", hint="lock and create the bundle again")
 
 
 def _packages(bundle: Bundle, suite: str) -> dict[str, dict[str, str]]:
@@ -91,7 +101,7 @@ def _unpack(bundle: Bundle, item: Item, folder: Path) -> None:
 
 
 def _loader(folder: Path) -> list[str]:
-    """The dynamic linker out of the bundle's libc6 and where its libraries are (ld.so(8))."""
+    """The dynamic linker from the bundle's libc6, with its library path (ld.so(8))."""
     loaders = sorted(folder.glob("usr/lib/*/ld-linux-*.so.*"))
     if not loaders:
         return []
@@ -108,7 +118,7 @@ def _on_path(name: str, what: str) -> list[str]:
     if found is None:
         raise PreflightError(
             f"{name}: neither in the bundle nor on this machine",
-            hint=f"install {what}, or let the bundle's definition carry it",
+            hint=f"install {what}, or add it to the bundle's definition",
         )
-    log.debug(f"{name}: {found}, as the bundle has none")
+    log.debug(f"{name}: using {found}, because the bundle does not carry it")
     return [found]

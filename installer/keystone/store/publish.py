@@ -1,12 +1,12 @@
-"""From the store to what services serve: a registry, apt repositories, files; all by hard link.
+"""Publish the store for the services: a registry, apt repositories and files, by hard link.
 
-The plan (served.py) is a pure function of the bundle's contents; applying it compares names, inodes
-and bytes, so a published store plans to nothing. Packages and files that an older bundle published
-and this one does not are removed. Its images stay: nodes, and workloads that are not running now,
-ask for them by name until they were brought to the new ones (docs/adr/0068-names-stay-served.md).
+The plan (served.py) is a pure function of the bundle's contents. Applying it compares names, inodes
+and bytes, so publishing a second time changes nothing. It removes packages and files that only an
+older bundle published. It keeps older images: nodes, and workloads that are not running now, refer
+to them by name until they are updated (docs/adr/0068-names-stay-served.md).
 
-registry/: the filesystem storage of CNCF distribution v3 ("docker/registry/v2/..."): blobs by link,
-and small `link` files that hold a digest. Names keep the upstream host.
+registry/: the file system storage of CNCF distribution v3 ("docker/registry/v2/..."): hard links to
+blobs, and small `link` files that contain a digest. Names keep the upstream host.
 apt/<codename>/: a flat repository (debs, Packages, Release).
 files/: binaries and files by name and under sha256/<hex>; the installer as keystone-install.
 """
@@ -25,7 +25,7 @@ from keystone.bundle.read.blobs import blob_path
 from keystone.bundle.served import plan
 from keystone.bundle.trust.verify import stored_targets
 from keystone.errors import DamagedBundleError
-from keystone.files import half_made, new, writing
+from keystone.files import create, half_made, writing
 from keystone.store.store import load_manifest
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ AREAS = ("registry", "apt", "files")
 
 @dataclass(frozen=True)
 class Published:
-    """What `publish` did: names made or replaced, names removed."""
+    """Result of `publish`. made: names that were created or replaced; removed: names."""
 
     changed: bool
     made: int
@@ -49,7 +49,8 @@ class Published:
 def publish(store: Path) -> Published:
     """Fill registry/, apt/ and files/ from the store.
 
-    Raises DamagedBundleError for a lost blob, HostError when the disk does not take it.
+    Raises DamagedBundleError for a missing blob, HostError when the disk is full or cannot be
+    written.
     """
     wanted = dict(plan(load_manifest(store), _Stored(store)))
     made = 0
@@ -73,7 +74,7 @@ class _Stored:
             return blob_path(self._store, digest).read_bytes()
         except FileNotFoundError as error:
             raise DamagedBundleError(
-                f"{self._store}: blob {digest} is gone",
+                f"{self._store}: blob {digest} is missing",
                 hint="bring the bundle in again: keystone-install store ingest",
             ) from error
 
@@ -87,7 +88,7 @@ class _Stored:
 
 
 def _place(store: Path, path: Path, planned: Planned) -> int:
-    """Make one path what it should be; 1 when it was not."""
+    """Give one path its planned content. Returns 1 when that changed it, else 0."""
     if planned.link is None:
         return int(_write(path, planned.data))
     blob = blob_path(store, planned.link)
@@ -95,7 +96,7 @@ def _place(store: Path, path: Path, planned: Planned) -> int:
         wanted = blob.stat()
     except FileNotFoundError as error:
         raise DamagedBundleError(
-            f"{blob}: gone", hint="bring the bundle in again: keystone-install store ingest"
+            f"{blob}: missing", hint="bring the bundle in again: keystone-install store ingest"
         ) from error
     try:
         found = path.lstat()
@@ -109,7 +110,7 @@ def _place(store: Path, path: Path, planned: Planned) -> int:
 
 
 def _write(path: Path, data: bytes) -> bool:
-    """Small files are not synced one by one: `publish` syncs once, and a re-run repairs."""
+    """Write a small file without a sync: `publish` syncs once at the end, and a re-run repairs."""
     try:
         if path.read_bytes() == data:
             return False
@@ -117,14 +118,14 @@ def _write(path: Path, data: bytes) -> bool:
         path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     with half_made(part, path):
-        with os.fdopen(new(part, 0o644), "wb") as file:
+        with os.fdopen(create(part, 0o644), "wb") as file:
             file.write(data)
         part.replace(path)
     return True
 
 
 def _remove_others(store: Path, wanted: Mapping[str, Planned]) -> int:
-    """Remove what is not wanted; of the registry only what a run that was cut left half-made."""
+    """Remove unplanned files; in the registry, only temporary files of an interrupted run."""
     removed = 0
     for area in AREAS:
         for folder, _, names in os.walk(store / area, topdown=False):

@@ -1,8 +1,8 @@
-"""A verified bundle as what a Primer would serve of it: registry, apt repositories, files.
+"""Serve a verified bundle like a Primer: a registry, apt repositories and files.
 
-One address: nginx serves packages and files and hands /v2/ to CNCF distribution behind a Unix
-socket. Both read a file system over the bundle's own file (`mounted`). Everything else that is
-needed lies in memory in a mount namespace of this process, so nothing can be left behind.
+nginx listens on one address, serves packages and files, and forwards /v2/ to CNCF distribution on
+a Unix socket. Both read a file system that maps the bundle's own file (`mounted`). All other files
+are in memory in a mount namespace of this process, so nothing remains afterwards.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ if TYPE_CHECKING:
     from subprocess import Popen  # noqa: TID251 the type of what run.spawned gives
 
 WORK = Path("/mnt")
-"""Everybody has it (FHS 3.0, 3.12); only this process and its children see what we put on it."""
+"""Exists on every host (FHS 3.0, 3.12). Only this process and its children see our mounts on it."""
 NOBODY = 65534
 START_SECONDS = 60
 CERTIFICATE, KEY = "site.crt", "site.key"
 
 NGINX = """\
 daemon off;
-# One process: the kernel ends it with us. Workers of a master that was killed would stay.
+# One process, which the kernel ends with its parent. Workers of a killed master would remain.
 master_process off;
 pid {run}/nginx.pid;
 error_log stderr warn;
@@ -90,9 +90,9 @@ TLS = """ ssl;
 
 @dataclass(frozen=True)
 class Listen:
-    """Where to serve. site: folder with site.crt and site.key, for TLS as on a Primer.
+    """The address to serve on. site: folder with site.crt and site.key, for TLS as on a Primer.
 
-    plain: plain HTTP even where others than this machine can reach it.
+    plain: use plain HTTP even when other machines can reach the address.
     """
 
     host: str
@@ -102,22 +102,30 @@ class Listen:
 
     @classmethod
     def parse(cls, text: str, site: Path | None = None, *, plain: bool = False) -> Listen:
-        """From "127.0.0.1:0" or "[::1]:8080". Raises UsageError, or RefusedError without TLS."""
+        """Parse "127.0.0.1:0" or "[::1]:8080".
+
+        Raises UsageError for another text, RefusedError for an address that other machines can
+        reach, without TLS and without `plain`.
+        """
         host, _, port = text.rpartition(":")
         host = host.removeprefix("[").removesuffix("]")
         if not host or not port.isdecimal() or int(port) > 65535:  # noqa: PLR2004 RFC 9293
-            raise UsageError(f"{text}: not an address and a port", hint="like 127.0.0.1:8080")
+            raise UsageError(
+                f"{text}: not an address and a port", hint="name both, like 127.0.0.1:8080"
+            )
         here = cls(host, int(port), site, plain)
         if site is None and not plain and not here.loopback:
             raise RefusedError(
-                f"{text}: others could change what they let clients get over plain HTTP",
-                hint=f"give --site-dir with {CERTIFICATE} and {KEY}, or say --plain-http",
+                f"{text}: other machines can reach this address, and anyone on the network could "
+                "alter content sent over plain HTTP",
+                hint=f"name a folder with {CERTIFICATE} and {KEY} by --site-dir, or accept the "
+                "risk with --plain-http",
             )
         return here
 
     @property
     def loopback(self) -> bool:
-        """Whether only this machine reaches it."""
+        """Whether only this machine can reach the address."""
         try:
             return self.host == "localhost" or ip_address(self.host).is_loopback
         except ValueError:
@@ -125,25 +133,25 @@ class Listen:
 
     @property
     def address(self) -> str:
-        """As clients and nginx write it."""
+        """Host and port, as clients and nginx write them."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
     def url(self) -> str:
-        """What every address that is served starts with."""
+        """The base URL of everything that is served."""
         return f"{'https' if self.site else 'http'}://{self.address}"
 
 
 @dataclass(frozen=True)
 class Served:
-    """What is being served, and from which address."""
+    """A bundle that is being served, with its address and apt suites."""
 
     bundle: Bundle
     listen: Listen
     suites: tuple[str, ...]
 
     def as_json(self) -> dict[str, object]:
-        """For --json: where each part is."""
+        """For --json: the address of each part."""
         url = self.listen.url
         images = [
             f"{self.listen.address}/{item.name}{'@' if ':' in item.version else ':'}{item.version}"
@@ -165,35 +173,38 @@ class Served:
 def verified(
     path: Path, *, fingerprint: str | None, confirm: Callable[[str], bool] | None
 ) -> Iterator[tuple[Bundle, int]]:
-    """A bundle of which every byte was checked, and the very file that was, opened.
+    """Verify every byte of a bundle. Yields the bundle and the open file that was verified.
 
-    Raises UntrustedBundleError, DamagedBundleError.
+    Raises UntrustedBundleError or DamagedBundleError.
     """
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise DamagedBundleError(
-            f"{path}: cannot be opened: {error.strerror}", hint="give the bundle's file or device"
+            f"{path}: cannot open: {error.strerror}", hint="name the bundle's file or device"
         ) from error
     try:
         before = mounted.stamp(file)
         bundle = open_verified(path, fingerprint=fingerprint, confirm=confirm)
         after = path.stat()
         if mounted.stamp(file) != before or (after.st_dev, after.st_ino) != before[-2:]:
-            raise DamagedBundleError(f"{path}: written to while it was verified")
+            raise DamagedBundleError(
+                f"{path}: changed during verification",
+                hint="serve it after its copy is complete",
+            )
         yield bundle, file
     finally:
         os.close(file)
 
 
 def serve(bundle: Bundle, file: int, listen: Listen, ready: Callable[[Served], None]) -> None:
-    """Serve until SIGINT, SIGTERM or SIGHUP; `ready` is called when clients may come.
+    """Serve until SIGINT, SIGTERM or SIGHUP. ready: called when clients can connect.
 
-    file: the bundle's, opened before it was verified. Raises HostError when a program ends,
-    DamagedBundleError when the file is written to meanwhile.
+    file: the bundle's file, opened before verification. Raises HostError when a program ends,
+    DamagedBundleError when the file changes meanwhile.
     """
     listen = _with_port(listen)
-    with log.step("lay the bundle out"):
+    with log.step("plan the paths to serve"):
         files = mounted.tree(bundle)
     signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM))
     secrets = _credentials(listen)
@@ -206,7 +217,7 @@ def serve(bundle: Bundle, file: int, listen: Listen, ready: Callable[[Served], N
             (work / name).mkdir()
         operations = mounted.Operations(file, files, lambda: os.eventfd_write(changed, 1))
         stack.enter_context(mounted.mounted(operations, work / "tree"))
-        # By its handle: WORK may hide the file, and libfuse has changed the working directory.
+        # Open it by its descriptor: WORK may hide the path, and libfuse changes the directory.
         inside = replace(bundle, path=Path(f"/proc/self/fd/{file}"))
         running = _start(inside, listen, secrets, work, stack)
         suites = sorted({name.split("/")[1] for name in files if name.startswith("apt/")})
@@ -217,7 +228,7 @@ def serve(bundle: Bundle, file: int, listen: Listen, ready: Callable[[Served], N
 def _start(
     bundle: Bundle, listen: Listen, secrets: dict[str, bytes], work: Path, stack: ExitStack
 ) -> dict[str, tuple[Popen[bytes], Path]]:
-    """Both servers; each with its log. They answer when this returns."""
+    """Start both servers, each with a log file, and wait until they accept connections."""
     place = work / "run"
     for name, data in secrets.items():
         (place / name).write_bytes(data)
@@ -242,7 +253,7 @@ def _start(
     running = {}
     for name, argv in commands.items():
         output = work / f"{name}.log"
-        # It would otherwise send traces to a collector that nobody runs.
+        # By default, the registry sends traces to a collector, which does not exist here.
         quiet = {"OTEL_TRACES_EXPORTER": "none"}
         process = stack.enter_context(run.spawned(_bound(argv), env=quiet, log_file=output))
         running[name] = (process, output)
@@ -252,7 +263,10 @@ def _start(
 
 
 def _registry(work: Path) -> dict[str, object]:
-    """distribution.github.io/distribution/about/configuration; as on a Primer, behind nginx."""
+    """The registry's configuration, as on a Primer behind nginx.
+
+    Source: distribution.github.io/distribution/about/configuration.
+    """
     return {
         "version": 0.1,
         "log": {"level": "warn", "accesslog": {"disabled": True}},
@@ -267,7 +281,7 @@ def _registry(work: Path) -> dict[str, object]:
 
 
 def _bound(argv: list[str]) -> list[str]:
-    """Ended by the kernel when we end; and nobody, when we are root."""
+    """The command, ended by the kernel when we end, and run as user nobody when we are root."""
     if os.geteuid() != 0 or not run.SETPRIV.exists():
         return run.bound(argv)
     user = [f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--no-new-privs"]
@@ -275,7 +289,7 @@ def _bound(argv: list[str]) -> list[str]:
 
 
 def _credentials(listen: Listen) -> dict[str, bytes]:
-    """The certificate and key, read before nginx becomes nobody."""
+    """Read certificate and key, before nginx runs as user nobody. Raises UsageError."""
     if listen.site is None:
         return {}
     pair = (listen.site / CERTIFICATE, listen.site / KEY)
@@ -285,21 +299,22 @@ def _credentials(listen: Listen) -> dict[str, bytes]:
     except OSError as error:
         raise UsageError(
             f"{listen.site}: {CERTIFICATE} and {KEY} are not a certificate and its key: {error}",
-            hint="give a Primer's /etc/keystone/pki, or a folder with such files",
+            hint="name a Primer's /etc/keystone/pki, or another folder with these two files",
         ) from error
 
 
 def _with_port(listen: Listen) -> Listen:
-    """The same with a free port where 0 was asked for. Raises UsageError for a foreign address."""
+    """Choose a free port for port 0. Raises UsageError when the address cannot be used."""
     family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
     with socket.socket(family) as probe:
-        # As nginx does: a connection of a run before, in TIME_WAIT, does not hold the port.
+        # Like nginx: a connection of an earlier run in TIME_WAIT does not block the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((listen.host, listen.port))
         except OSError as error:
             raise UsageError(
-                f"{listen.address}: {error.strerror}", hint="give an address and a free port of it"
+                f"{listen.address}: cannot listen: {error.strerror}",
+                hint="name an address of this machine and a free port",
             ) from error
         return Listen(listen.host, probe.getsockname()[1], listen.site, listen.plain)
 
@@ -307,11 +322,14 @@ def _with_port(listen: Listen) -> Listen:
 def _answering(
     where: str | tuple[str, int], name: str, process: Popen[bytes], output: Path
 ) -> None:
-    """Until the program takes connections. Raises HostError when it ends or takes too long."""
+    """Wait until the program accepts connections.
+
+    Raises HostError when it ends, or after START_SECONDS.
+    """
     ended = os.pidfd_open(process.pid)
     try:
         for _ in range(START_SECONDS * 20):
-            if _takes(where):
+            if _accepts(where):
                 return
             if select.select([ended], [], [], 0.05)[0]:
                 break
@@ -320,7 +338,7 @@ def _answering(
         os.close(ended)
 
 
-def _takes(where: str | tuple[str, int]) -> bool:
+def _accepts(where: str | tuple[str, int]) -> bool:
     local = isinstance(where, str)
     family = socket.AF_UNIX if local else socket.AF_INET6 if ":" in where[0] else socket.AF_INET
     with socket.socket(family) as client:
@@ -328,7 +346,10 @@ def _takes(where: str | tuple[str, int]) -> bool:
 
 
 def _wait(running: dict[str, tuple[Popen[bytes], Path]], changed: int, path: Path) -> None:
-    """Until a signal; a program's end or a change of the file is an error."""
+    """Wait for a signal.
+
+    Raises HostError when a program ends, DamagedBundleError when the file changes.
+    """
     ends = {os.pidfd_open(process.pid): name for name, (process, _) in running.items()}
     try:
         ready = select.select([changed, *ends], [], [])[0]
@@ -339,7 +360,7 @@ def _wait(running: dict[str, tuple[Popen[bytes], Path]], changed: int, path: Pat
             os.close(handle)
     if changed in ready:
         raise DamagedBundleError(
-            f"{path}: written to while it was served; nothing of that was given out",
+            f"{path}: changed while it was served; no changed byte was sent to a client",
             hint="verify it again: keystone-install bundle verify",
         )
     name = ends[ready[0]]
@@ -347,5 +368,8 @@ def _wait(running: dict[str, tuple[Popen[bytes], Path]], changed: int, path: Pat
 
 
 def _failed(name: str, output: Path) -> HostError:
-    said = "\n".join(output.read_text(errors="replace").splitlines()[-10:])
-    return HostError(f"{name}: ended or does not answer\n{said}", hint="re-run with --debug")
+    last = "\n".join(output.read_text(errors="replace").splitlines()[-10:])
+    return HostError(
+        f"{name}: ended or does not answer; its last output:\n{last}",
+        hint="run the command again with --debug",
+    )

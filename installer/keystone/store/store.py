@@ -1,8 +1,8 @@
-"""The content store of a host: an OCI image layout whose blobs were hashed before they got a name.
+"""The content store of a host: an OCI image layout whose blobs are hashed before they get a name.
 
 `ingest` reads a bundle once, from a file, a device or a pipe: read, hash, write, sync, rename.
-A blob that has its final name was whole when it got it, so a run that was cut goes on.
-`metadata/targets.json` is written last: while it is there, what it lists is there too.
+A blob with its final name is complete, so a run after an interruption writes only the rest.
+`metadata/targets.json` is written last: when it exists, all blobs that it lists exist too.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from keystone.bundle.read.stream import Members, TarStream
 from keystone.bundle.trust import verify
 from keystone.bundle.trust.verify import stored_targets
 from keystone.errors import DamagedBundleError, HostError, RefusedError
-from keystone.files import refusal, sync_directory, write_file
+from keystone.files import refusal, settle, sync_directory, write_file
 from keystone.lockfile import only_one
 from keystone.store.intake import Arrival, Intake
 
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ingested:
-    """What `ingest` did. blobs and bytes count what was written, not what was there."""
+    """Result of `ingest`. blobs, bytes: what this run wrote, without existing blobs."""
 
     changed: bool
     bundle: str
@@ -62,7 +62,7 @@ class Ingested:
 
 @dataclass(frozen=True)
 class Status:
-    """What a store holds. complete: every blob of the bundle is there in its full size."""
+    """Content of a store. complete: every blob of the bundle exists with its signed size."""
 
     bundle: str
     number: int
@@ -74,14 +74,15 @@ class Status:
 
 
 class Writer:
-    """The only way into a store. Verified metadata opens it, for what they list and no byte else.
+    """The only way to write to a store: requires verified metadata, and writes only what it lists.
 
-    A context: `take` each member, then `commit`. What a run that was cut left is cleared or used.
+    A context manager: `take` each member, then `commit`. Reuses complete blobs of an interrupted
+    run and removes its temporary files.
     """
 
     def __init__(self, store: Path, verified: verify.Verified) -> None:
         if not isinstance(verified, verify.Verified):
-            raise TypeError("a store is written from a verified bundle only")
+            raise TypeError("a store can only be written from a verified bundle")
         self._store, self._verified = store, verified
         self._incoming = store / "incoming"
         _clear(store)
@@ -92,7 +93,7 @@ class Writer:
 
     def __exit__(self, *_: object) -> None:
         self._intake.close()
-        with suppress(OSError):  # what is whole has its place among the blobs
+        with suppress(OSError):  # complete blobs already have their final names
             for left in self._incoming.iterdir():
                 left.unlink()
 
@@ -102,38 +103,41 @@ class Writer:
         chunks: Iterable[bytes | memoryview],
         owner: str = "the bundle",
         *,
-        apart: bool = False,
+        parallel: bool = False,
     ) -> None:
-        """Keep one member; its final name comes after its last byte was hashed and synced.
+        """Write one member; it gets its final name after all its bytes were hashed and synced.
 
-        owner: what it belongs to, for messages. apart: `chunks` may be read by another thread.
-        Raises DamagedBundleError for a name that nobody signed, and for other bytes than those
-        that were signed under it: then, or at a later `take` or at `settle`.
+        owner: the item it belongs to, for messages. parallel: another thread may read `chunks`.
+        Raises DamagedBundleError for a name that is not signed, and for bytes that differ from the
+        signed ones: now, at a later `take`, or at `settle`.
         """
         target = self._verified.targets.get(name)
         if target is None:
-            raise DamagedBundleError(f"{name}: nobody signed it", hint=COPY_AGAIN, code="KSB-19")
+            raise DamagedBundleError(
+                f"{name}: not in the signed list", hint=COPY_AGAIN, code="KSB-19"
+            )
         loose = name == MANIFEST or name in LOOSE
         final = self._incoming / name if loose else blob_path(self._store, target.digest)
         mode = INSTALLER_MODE if name == INSTALLER else 0o644
         temporary = self._incoming / f"{name.replace('/', '-')}.part"
-        self._intake.take(chunks, Arrival(name, target, owner, temporary, final, mode), apart=apart)
+        arrival = Arrival(name, target, owner, temporary, final, mode)
+        self._intake.take(chunks, arrival, parallel=parallel)
 
     def has(self, name: str) -> bool:
-        """Whether the store holds this blob whole already."""
+        """Whether the store already has this complete blob."""
         target = self._verified.targets.get(name)
         if target is None or name == MANIFEST or name in LOOSE:
             return False
         return is_there(blob_path(self._store, target.digest), target.size)
 
     def settle(self) -> None:
-        """Wait until all that was taken is in its place; raises what `take` could not yet."""
+        """Wait until all members have their final names. Raises as `take` does."""
         self._intake.settle()
 
     def commit(self, manifest: Manifest) -> None:
-        """Look into what came, then name the bundle's own files.
+        """Check the content, then give the bundle's own files their final names.
 
-        `metadata/targets.json` comes last: what it lists is there and was looked at.
+        `metadata/targets.json` is last, so everything that it lists exists and is checked.
         """
         self.settle()
         sync_directory(self._store / "blobs/sha256")
@@ -141,10 +145,10 @@ class Writer:
         layout.check(manifest, self._verified.targets, self._read, blobs)
         publishable.check(manifest, blobs, self._verified.created)
         for name in LOOSE:
-            (self._incoming / name).replace(self._store / name)
+            settle(self._incoming / name, self._store / name, synced=True)
         metadata = self._store / "metadata"
         metadata.mkdir(exist_ok=True)
-        (self._incoming / MANIFEST).replace(metadata / MANIFEST)
+        settle(self._incoming / MANIFEST, metadata / MANIFEST, synced=True)
         for name, data in self._verified.files.items():
             write_file(metadata / name, data)
         self._incoming.rmdir()
@@ -157,12 +161,12 @@ class Writer:
 def ingest(
     stream: BinaryIO, store: Path, pin: verify.Pin, *, exact: bool = True
 ) -> tuple[Ingested, verify.Verified]:
-    """Bring a bundle into the store in one pass; nothing is kept of what was not signed.
+    """Bring a bundle into the store in one pass; only signed content is kept.
 
-    A delta brings the bundle that it makes together with the store: the one whose metadata it
-    carries, verified like its own. exact: the stream ends where the archive does.
-    Raises UntrustedBundleError before anything is written, DamagedBundleError for content (whole
-    blobs that came before it stay), HostError when the store cannot be written.
+    A delta brings in the full bundle that it makes together with the store; that bundle's metadata
+    is verified like the delta's own. exact: nothing may follow the archive in the stream.
+    Raises UntrustedBundleError before anything is written, DamagedBundleError for wrong content
+    (complete blobs before it stay), HostError when the store cannot be written.
     """
     carried = TarStream(stream)
     archive: Members = carried
@@ -185,7 +189,7 @@ def ingest(
 
 
 def _receive(archive: Members, head: Head, store: Path, *, exact: bool) -> tuple[int, int]:
-    """Every member into its place; how many were written, and their bytes."""
+    """Write every member that is missing. Returns the number of blobs written, and their bytes."""
     targets = head.verified.targets
     written = blobs = 0
     total = sum(target.size for target in targets.values())
@@ -199,7 +203,8 @@ def _receive(archive: Members, head: Head, store: Path, *, exact: bool) -> tuple
             if writer.has(content.name):
                 content.skip()
             else:
-                writer.take(content.name, content.taken(), content.owner, apart=content.apart)
+                chunks = content.detach()
+                writer.take(content.name, chunks, content.owner, parallel=content.parallel)
                 written += content.target.size
                 blobs += 1
             bar.advance(content.target.size)
@@ -208,7 +213,7 @@ def _receive(archive: Members, head: Head, store: Path, *, exact: bool) -> tuple
 
 
 def status(store: Path) -> Status:
-    """What the store holds, by names and sizes: a name is only ever given to hashed bytes."""
+    """Content of the store by names and sizes, without hashing: only hashed blobs get a name."""
     try:
         targets_bytes = (store / "metadata/targets.json").read_bytes()
         manifest = load_manifest(store)
@@ -233,15 +238,18 @@ def load_manifest(store: Path) -> Manifest:
 
 
 def mark(store: Path, digest: str, *, complete: bool) -> None:
-    """Write state.json, which the facts probe reads: which bundle, and whether it is served."""
+    """Write state.json, which the facts probe reads. digest: of the bundle.
+
+    complete: the store has all of the bundle and publishes it.
+    """
     document = {"bundle": digest, "complete": complete}
     write_file(store / "state.json", (json.dumps(document, sort_keys=True) + "\n").encode())
 
 
 def marked(store: Path) -> str:
-    """The bundle that state.json says is here and served ("sha256:..."); empty when there is none.
+    """The digest of the complete, published bundle in state.json ("sha256:...").
 
-    So it is, too, when the file is not whole: nothing is built on it then.
+    "" when there is none, or when the file is damaged: the caller then relies on nothing.
     """
     try:
         document = strict_json.loads((store / "state.json").read_bytes())
@@ -251,9 +259,9 @@ def marked(store: Path) -> str:
 
 
 def holds(store: Path, verified: verify.Verified) -> bool:
-    """Whether all of this bundle is here: the same signed list, and each blob in its full size.
+    """Whether the store has all of this bundle: the same signed list, each blob with its full size.
 
-    A name is only ever given to hashed bytes; whether they are still the same is not asked.
+    Does not hash the blobs again: only hashed blobs get a name.
     """
     if marked(store) != str(verified.digest):
         return False
@@ -271,13 +279,18 @@ def as_json(value: Ingested | Status) -> dict[str, object]:
     return asdict(value)
 
 
-def _there(store: Path, name: str, target: Target) -> bool:
+def place(store: Path, name: str, target: Target) -> Path:
+    """Return the path in a store of a member of its bundle."""
     if name == MANIFEST:
-        return is_there(store / "metadata" / name, target.size)
+        return store / "metadata" / name
+    return store / name if name in LOOSE else blob_path(store, target.digest)
+
+
+def _there(store: Path, name: str, target: Target) -> bool:
+    path = place(store, name, target)
     if name in LOOSE:
-        path = store / name
         return path.is_file() and _sha256(path.read_bytes()) == target.digest.hex
-    return is_there(blob_path(store, target.digest), target.size)
+    return is_there(path, target.size)
 
 
 def _require_space(store: Path, head: Head) -> None:
@@ -289,8 +302,8 @@ def _require_space(store: Path, head: Head) -> None:
     free = found.f_bavail * found.f_frsize
     if free < needed:
         raise HostError(
-            f"{store}: {log.size(needed)} are needed, {log.size(free)} are free",
-            hint="make room or use larger disks; nothing was written",
+            f"{store}: needs {log.size(needed)}, only {log.size(free)} are free",
+            hint="free some space or use larger disks; nothing was written",
         )
 
 
@@ -306,18 +319,19 @@ def _result(head: Head, *, blobs: int, written: int, changed: bool) -> Ingested:
 
 
 def _drain(stream: BinaryIO) -> None:
-    """Read a pipe to its end, so that the program before us does not die of SIGPIPE."""
+    """Read a pipe to its end, so that the program that writes to it does not fail with SIGPIPE."""
     if not stream.seekable():
         while stream.read(CHUNK):
             pass
 
 
 def _clear(store: Path) -> None:
-    """Remove what a run that was cut left behind; we hold the lock, so it is nobody's."""
+    """Remove temporary files of an interrupted run. We hold the lock, so nobody else uses them."""
     for name in ("incoming", "blobs", "blobs/sha256", "metadata"):
         if (store / name).is_symlink():
             raise RefusedError(
-                f"{store / name}: a link, not a folder", hint="look who made it, and remove it"
+                f"{store / name}: a link, not a folder",
+                hint="find out who created the link, and remove it",
             )
     incoming = store / "incoming"
     incoming.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What the role addons leaves: pods have a network, names and a place for their data."""
+"""The role addons: pods have a network, DNS and storage."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ asked.connect((sys.argv[1], 53))
 asked.send(b"KS" + bytes([1, 0, 0, 1, 0, 0, 0, 0, 0, 0]) + labels + bytes([0, 0, 1, 0, 1]))
 print(socket.inet_ntoa(asked.recv(512)[-4:]))
 """
-"""A name server's first address for a name (RFC 1035): the last four bytes of a short answer."""
+"""Queries a name server (RFC 1035) and prints the last four bytes of the answer: the address."""
 
 
-def test_the_node_is_ready_and_all_workloads_have_their_pods(host: Host) -> None:
+def test_node_is_ready_and_all_workloads_are_available(host: Host) -> None:
     host.check_output(f"{KUBECTL} wait --for=condition=Ready node --all --timeout={SECONDS}s")
     listed = host.check_output(f"{KUBECTL} get deployments,daemonsets -A -o json")
     found = {
@@ -35,14 +35,18 @@ def test_the_node_is_ready_and_all_workloads_have_their_pods(host: Host) -> None
         host.check_output(f"{KUBECTL} {status}")
 
 
-def test_a_service_has_its_name(host: Host, told: dict[str, Any]) -> None:
-    name = f"kubernetes.default.svc.{told['addons_cluster_domain']}"
+def test_cluster_dns_resolves_the_name_of_a_service(
+    host: Host, role_variables: dict[str, Any]
+) -> None:
+    name = f"kubernetes.default.svc.{role_variables['addons_cluster_domain']}"
     service = f"{KUBECTL} get service kubernetes -o jsonpath='{{.spec.clusterIP}}'"
-    answer = host.check_output("python3 -c %s %s %s", ASK, told["addons_dns_address"], name)
+    answer = host.check_output(
+        "python3 -c %s %s %s", ASK, role_variables["addons_dns_address"], name
+    )
     assert answer == host.check_output(service)
 
 
-def test_there_is_one_default_storage_class(host: Host) -> None:
+def test_exactly_one_storage_class_is_the_default(host: Host) -> None:
     key = "storageclass.kubernetes.io/is-default-class"
     classes = json.loads(host.check_output(f"{KUBECTL} get storageclasses -o json"))["items"]
     assert [c["metadata"].get("annotations", {}).get(key) for c in classes].count("true") == 1

@@ -1,4 +1,4 @@
-"""The cluster that the main job makes, asked on the first Primer."""
+"""The cluster that the main job installs, observed on the first Primer."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_etcd_has_three_healthy_members(host: Host) -> None:
     assert [e["health"] for e in json.loads(host.check_output(command))] == [True] * 3
 
 
-def test_every_workload_has_what_it_wants(host: Host) -> None:
+def test_every_workload_is_available(host: Host) -> None:
     for deployment in items(host, "deployments"):
         wanted = deployment["spec"]["replicas"]
         assert deployment["status"].get("availableReplicas", 0) == wanted, deployment["metadata"]
@@ -44,13 +44,13 @@ def test_every_workload_has_what_it_wants(host: Host) -> None:
         assert status["numberAvailable"] == status["desiredNumberScheduled"], daemon["metadata"]
 
 
-def test_there_is_one_default_storage_class(host: Host) -> None:
+def test_exactly_one_storage_class_is_the_default(host: Host) -> None:
     key = "storageclass.kubernetes.io/is-default-class"
     classes = items(host, "storageclasses")
     assert [c["metadata"].get("annotations", {}).get(key) for c in classes].count("true") == 1
 
 
-def test_every_image_was_pulled_from_a_primer(host: Host) -> None:
-    """The machine has no other way: its mirrors name every upstream, and DNS answers nothing."""
+def test_images_can_come_only_from_a_primer(host: Host) -> None:
+    """containerd has mirrors for every upstream, and DNS resolves no upstream."""
     assert host.run("getent hosts registry.k8s.io").rc != 0
     assert host.check_output("ls /etc/containerd/certs.d") != ""

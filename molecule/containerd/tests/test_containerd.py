@@ -1,4 +1,4 @@
-"""What the role containerd leaves: images come from the Primers, or not at all; containers run."""
+"""The role containerd: images come only from the Primers; containers run."""
 
 from __future__ import annotations
 
@@ -11,25 +11,31 @@ PULL = "ctr --namespace k8s.io images pull --hosts-dir /etc/containerd/certs.d"
 BUSYBOX = "docker.io/library/busybox:1.37"
 
 
-def test_an_image_comes_from_a_primer_and_runs(host: Host) -> None:
+def test_image_is_pulled_from_a_primer_and_runs(host: Host) -> None:
     host.check_output(f"{PULL} {BUSYBOX}")
     run = "ctr --namespace k8s.io run --rm --runc-systemd-cgroup"
-    said = host.check_output(f"{run} --cgroup system.slice:molecule:one {BUSYBOX} one echo it runs")
-    assert said == "it runs"
+    printed = host.check_output(
+        f"{run} --cgroup system.slice:molecule:one {BUSYBOX} one echo it runs"
+    )
+    assert printed == "it runs"
 
 
-def test_what_the_bundle_does_not_hold_is_nowhere(host: Host) -> None:
+def test_image_that_is_not_in_the_bundle_is_not_found(host: Host) -> None:
     answer = host.run(f"{PULL} docker.io/library/alpine:latest")
     assert answer.rc != 0
     assert "not found" in answer.stderr
 
 
-def test_the_sandbox_is_the_bundles(host: Host, told: dict[str, Any]) -> None:
+def test_configuration_has_the_sandbox_image_of_the_bundle(
+    host: Host, role_variables: dict[str, Any]
+) -> None:
     dumped = host.check_output("containerd config dump")
-    assert told["containerd_sandbox_image"] in dumped
-    assert "restrict_oom_score_adj = true" in dumped or told["containerd_lowers_oom_score"]
+    assert role_variables["containerd_sandbox_image"] in dumped
+    assert (
+        "restrict_oom_score_adj = true" in dumped or role_variables["containerd_lowers_oom_score"]
+    )
 
 
-def test_network_plugins_are_there(host: Host) -> None:
+def test_cni_plugins_are_installed(host: Host) -> None:
     for name in ("bridge", "host-local", "loopback", "portmap"):
         assert host.file(f"/opt/cni/bin/{name}").mode == 0o755

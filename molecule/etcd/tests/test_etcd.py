@@ -1,4 +1,4 @@
-"""What the role etcd leaves on three Primers: a quorum that speaks TLS only with who it knows."""
+"""The role etcd on three Primers: a quorum that requires mutual TLS."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ETCDCTL = "set -a; . /etc/etcd/etcdctl.env; set +a; /usr/local/bin/etcdctl"
 MEMBERS = 3
 
 
-def test_the_service_runs_and_starts_at_boot(host: Host) -> None:
+def test_service_runs_and_is_enabled(host: Host) -> None:
     assert host.service("etcd").is_running
     assert host.service("etcd").is_enabled
 
@@ -28,7 +28,7 @@ def test_no_member_is_a_learner(host: Host) -> None:
     assert not any(member.get("isLearner") for member in members)
 
 
-def test_without_a_certificate_it_is_refused(host: Host) -> None:
+def test_request_without_certificate_is_refused(host: Host) -> None:
     command = (
         "/usr/local/bin/etcdctl --endpoints https://127.0.0.1:2379 "
         "--cacert /etc/etcd/pki/peer-ca.crt --command-timeout 20s get a"
@@ -36,16 +36,16 @@ def test_without_a_certificate_it_is_refused(host: Host) -> None:
     assert host.run(command).rc != 0
 
 
-def test_plain_text_is_refused(host: Host) -> None:
+def test_request_without_tls_is_refused(host: Host) -> None:
     command = "/usr/local/bin/etcdctl --endpoints http://127.0.0.1:2379 --command-timeout 20s get a"
     assert host.run(command).rc != 0
 
 
-def test_what_one_member_takes_all_members_tell(host: Host) -> None:
+def test_value_written_to_one_member_is_readable_on_all(host: Host) -> None:
     name = host.check_output("hostname")
     host.check_output(f"{ETCDCTL} put molecule/{name} {name}")
     members = json.loads(host.check_output(f"{ETCDCTL} member list -w json"))["members"]
     for member in members:
-        # etcdctl refuses a flag that says what its environment says too.
+        # etcdctl refuses a flag that is also set by its environment.
         one = ETCDCTL.replace("set +a", f"ETCDCTL_ENDPOINTS={member['clientURLs'][0]}; set +a")
         assert host.check_output(f"{one} get molecule/{name} --print-value-only") == name

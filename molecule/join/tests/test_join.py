@@ -1,4 +1,4 @@
-"""What the role join leaves on a Primer: who has a token is answered, everybody else is refused."""
+"""The role join on a Primer: requests with a valid token are answered, all others refused."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ if TYPE_CHECKING:
 HOST = "https://127.0.0.1:8444"
 
 
-def test_it_answers(host: Host, http_get: Callable[..., str]) -> None:
+def test_health_check_is_answered(host: Host, http_get: Callable[..., str]) -> None:
     assert json.loads(http_get(f"{HOST}/v1/health")) == {"status": "ok"}
     assert host.service("keystone-join").is_enabled
 
 
-def test_a_request_that_is_none_is_refused(http_status: Callable[..., str]) -> None:
+def test_malformed_request_is_refused(http_status: Callable[..., str]) -> None:
     assert http_status(f"{HOST}/v1/join", "--data", "{}") == "400"
 
 
-def test_an_unknown_token_is_refused(host: Host, http_status: Callable[..., str]) -> None:
+def test_unknown_token_is_refused(host: Host, http_status: Callable[..., str]) -> None:
     token = f"ks1.{'0' * 12}.{'0' * 40}.{'0' * 64}"
     csr = host.check_output("keystone-install node-identity request w1")
-    asked = json.dumps({"token": token, "hostname": "w1", "csr": csr})
-    assert http_status(f"{HOST}/v1/join", "--data", asked) == "403"
+    request = json.dumps({"token": token, "hostname": "w1", "csr": csr})
+    assert http_status(f"{HOST}/v1/join", "--data", request) == "403"
 
 
-def test_a_token_names_this_primer_and_the_sites_authority(host: Host) -> None:
+def test_join_command_has_this_primers_address_and_the_ca_pin(host: Host) -> None:
     created = host.check_output("keystone-install token create --role worker --json")
     command = json.loads(created)["command"]
     assert host.check_output("hostname -I").split()[0] in command
@@ -38,11 +38,11 @@ def test_a_token_names_this_primer_and_the_sites_authority(host: Host) -> None:
     assert f".{hashlib.sha256(authority).hexdigest()} | python3" in command
 
 
-def test_tokens_are_for_root_only(host: Host) -> None:
+def test_folder_of_tokens_is_not_readable_by_others(host: Host) -> None:
     assert host.file("/var/lib/keystone/join/tokens").mode == 0o2750
 
 
-def test_the_service_is_nobody(host: Host) -> None:
+def test_service_has_no_capabilities(host: Host) -> None:
     (process, *_) = host.process.filter(user="keystone-join")
     status = host.file(f"/proc/{process.pid}/status").content_string
     assert "CapEff:\t0000000000000000" in status

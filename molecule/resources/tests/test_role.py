@@ -1,4 +1,4 @@
-"""What every role leaves: a record of what it converged, and a machine with nothing that failed."""
+"""For every role: it writes a correct marker, and no unit of the machine fails."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ if TYPE_CHECKING:
 ROLE = os.environ["MOLECULE_SCENARIO_NAME"]
 
 
-def test_its_record_is_of_what_it_was_told(host: Host, told: dict[str, Any]) -> None:
-    assert record(host)["inputs"] == told[f"{ROLE}_inputs"]
+def test_marker_has_the_inputs_of_the_role(host: Host, role_variables: dict[str, Any]) -> None:
+    assert marker(host)["inputs"] == role_variables[f"{ROLE}_inputs"]
 
 
-def test_its_files_are_the_ones_in_its_record(host: Host) -> None:
-    files = record(host)["files"]
+def test_files_match_the_marker(host: Host) -> None:
+    files = marker(host)["files"]
     assert {path: host.file(path).sha256sum for path in files} == files
 
 
-def test_its_units_run(host: Host) -> None:
-    units = record(host)["units"]
+def test_units_of_the_marker_run(host: Host) -> None:
+    units = marker(host)["units"]
     assert {unit: host.service(unit).is_running for unit in units} == dict.fromkeys(units, True)
 
 
@@ -30,7 +30,7 @@ def test_no_unit_of_the_machine_failed(host: Host) -> None:
     assert host.check_output("systemctl list-units --failed --plain --no-legend") == ""
 
 
-def record(host: Host) -> dict[str, Any]:
+def marker(host: Host) -> dict[str, Any]:
     text = host.file(f"/var/lib/keystone/state/{ROLE}.json").content_string
     found: dict[str, Any] = json.loads(text)
     return found

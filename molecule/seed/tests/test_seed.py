@@ -1,4 +1,4 @@
-"""What the role seed leaves: the packages that cannot wait for the store, and nothing running."""
+"""The role seed: the packages that are needed before the store exists; no service runs."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ ZFS_FILES = (
 )
 
 
-def test_what_it_was_told_is_installed(host: Host, told: dict[str, Any]) -> None:
-    assert "chrony" in told["seed_packages"]
-    assert [n for n in told["seed_packages"] if not host.package(n).is_installed] == []
+def test_packages_are_installed(host: Host, role_variables: dict[str, Any]) -> None:
+    assert "chrony" in role_variables["seed_packages"]
+    assert [n for n in role_variables["seed_packages"] if not host.package(n).is_installed] == []
 
 
-def test_the_clock_waits_for_its_configuration(host: Host) -> None:
+def test_chrony_does_not_run_before_it_is_configured(host: Host) -> None:
     assert not host.service("chrony").is_running
 
 
-def test_zfs_is_configured_where_there_is_a_pool_to_come(host: Host, told: dict[str, Any]) -> None:
+def test_zfs_is_configured_only_if_the_site_has_a_pool(
+    host: Host, role_variables: dict[str, Any]
+) -> None:
     there = [host.file(path).exists for path in ZFS_FILES]
-    assert there == [told["seed_zfs"]] * len(ZFS_FILES)
+    assert there == [role_variables["seed_zfs"]] * len(ZFS_FILES)

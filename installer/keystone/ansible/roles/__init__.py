@@ -1,8 +1,8 @@
-"""What each role is told: one file a role, one pure function `variables(context)`.
+"""The variables of each role: one module a role, with one pure function `variables(context)`.
 
-Python decides topology, names and paths; a role only converges the host it runs on. Every value
-here is complete: roles look up nothing on other hosts. tests/unit/test_contracts.py compares the
-result with each role's argument_specs, both ways.
+Python decides topology, names and paths; a role only converges the host it runs on. The values
+are complete: roles look up nothing on other hosts. tests/unit/ansible/test_contracts.py compares
+them with each role's argument_specs: no variable may be missing or superfluous.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ from keystone.ansible.roles import (
     control_plane,
     endpoint,
     etcd,
+    follow,
     join,
     kernel,
+    maintain,
     mirror,
     names,
     node,
     packages,
     registry,
+    seal,
     seed,
     storage,
     time,
@@ -41,13 +44,16 @@ MODULES = (
     control_plane,
     endpoint,
     etcd,
+    follow,
     join,
     kernel,
+    maintain,
     mirror,
     names,
     node,
     packages,
     registry,
+    seal,
     seed,
     storage,
     time,
@@ -59,13 +65,13 @@ ROLES: MappingProxyType[str, Callable[[Context], dict[str, object]]] = MappingPr
 
 
 def variables(role: str, context: Context) -> dict[str, object]:
-    """Every variable of the role on the context's host but `<role>_inputs`, by name.
+    """Return the role's variables for the context's host by name, without `<role>_inputs`.
 
-    Raises ConfigurationError for a role that this program does not know.
+    Raises ConfigurationError for an unknown role.
     """
     if role not in ROLES:
         raise ConfigurationError(
-            f"role {role}: this program does not know it",
-            hint="run the keystone-install that the bundle carries",
+            f"role {role}: unknown to this version of keystone-install",
+            hint="run the keystone-install of the bundle",
         )
     return ROLES[role](context)

@@ -1,4 +1,4 @@
-"""What the role `addons` is told: pod network, cluster DNS, storage class."""
+"""Variables of the role `addons`: pod network, cluster DNS, storage class."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ IMAGES = {
 
 
 def variables(context: Context) -> dict[str, object]:
-    """Every variable of the role but `addons_inputs`."""
+    """Return the role's variables, without `addons_inputs`."""
     site = context.site
     slow = site.patience.profile == "emulated"
     return {

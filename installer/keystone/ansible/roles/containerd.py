@@ -1,4 +1,4 @@
-"""What the role `containerd` is told: its programs, and the Primers as the only registries."""
+"""Variables of the role `containerd`: its programs, and the Primers as the only registries."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CNI_PLUGINS = ("bridge", "host-local", "loopback", "portmap")
 
 
 def variables(context: Context) -> dict[str, object]:
-    """Every variable of the role but `containerd_inputs`."""
+    """Return the role's variables, without `containerd_inputs`."""
     profile = context.site.patience.profile
     slow = profile == "emulated"
     can = host_profile.of(context.site)
@@ -41,7 +41,7 @@ def variables(context: Context) -> dict[str, object]:
                     "/etc/cni", "/etc/cni/net.d", "/opt/cni", "/opt/cni/bin",
                 )
             ),
-            # containerd itself sets this at each start (cmd/containerd/server/server.go).
+            # containerd sets this mode at each start (cmd/containerd/server/server.go).
             {"path": ROOT, "mode": "0700"},
         ],
         "containerd_sandbox_image": kubeadm.image_ref(context.bundle, "registry.k8s.io/pause"),
@@ -62,15 +62,15 @@ def _has_pool(context: Context) -> bool:
 
 
 def upstream_hosts(context: Context) -> list[str]:
-    """The registries that the bundle's images are named after."""
+    """Return the upstream registries in the names of the bundle's images."""
     return sorted({item.name.split("/", 1)[0] for item in context.bundle.of_kind("image")})
 
 
 def mirrors(context: Context) -> dict[str, str]:
-    """hosts.toml by upstream host (containerd, docs/hosts.md).
+    """Return the text of hosts.toml by upstream host (containerd, docs/hosts.md).
 
-    `server` is a Primer too: nothing ever falls through to the upstream itself. `_default` catches
-    every other registry, and ends at a Primer that answers 404.
+    `server` is a Primer too, so containerd never contacts the upstream itself. `_default` applies
+    to every other registry: it points to a Primer, which answers 404.
     """
     order = primers_for(context)
     found = {name: _hosts(order, f"/v2/{name}", override=True) for name in upstream_hosts(context)}
@@ -78,7 +78,7 @@ def mirrors(context: Context) -> dict[str, str]:
 
 
 def primers_for(context: Context) -> list[Node]:
-    """All Primers, this one first; each worker starts at another one, to spread the load."""
+    """Return all Primers: on a Primer, itself first; workers start at different ones."""
     primers = list(context.site.primers)
     if context.host in primers:
         start = primers.index(context.host)
@@ -92,7 +92,7 @@ def _hosts(order: list[Node], path: str, *, override: bool) -> str:
     options = ['capabilities = ["pull", "resolve"]', 'ca = "/etc/keystone/pki/site-ca.crt"']
     if override:
         options.append("override_path = true")
-    # The server is tried after all hosts: the last Primer, so that each is asked once.
+    # containerd tries `server` after all hosts: the last Primer, so that each is tried once.
     lines = [f'server = "{urls[-1]}"', *options]
     for url in urls[:-1]:
         lines += ["", f'[host."{url}"]', *(f"  {line}" for line in options)]

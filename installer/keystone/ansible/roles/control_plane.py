@@ -1,4 +1,4 @@
-"""What the role `control_plane` is told: kubeadm's documents, and who starts the cluster."""
+"""Variables of the role `control_plane`: kubeadm's documents; one host starts the cluster."""
 
 from __future__ import annotations
 
@@ -12,24 +12,22 @@ if TYPE_CHECKING:
 
 
 def variables(context: Context) -> dict[str, object]:
-    """Every variable of the role but `control_plane_inputs`."""
-    first = context.host == context.site.control_planes[0]
+    """Return the role's variables, without `control_plane_inputs`."""
     config = kubeadm.CONFIG
     documents = {
         f"{config}/kubeadm.yaml": kubeadm.init_documents(context),
+        f"{config}/join.yaml": kubeadm.join_document(context, control_plane=True),
         audit.policy_path(): audit.policy(),
     }
     for name, text in kubeadm.patches(context.site).items():
         documents[f"{config}/patches/{name}"] = text
-    if not first:
-        documents[f"{config}/join.yaml"] = kubeadm.join_document(context, control_plane=True)
     return {
         "control_plane_programs": programs(context),
         "control_plane_files": [
             *kubelet_files(context),
             *({"path": path, "mode": "0600", "content": text} for path, text in documents.items()),
         ],
-        "control_plane_first": first,
+        "control_plane_first": context.starts_cluster,
         "control_plane_name": context.host.name,
         "control_plane_config": config,
         "control_plane_lock_seconds": kubeadm.patience_of(context.site).wait * 2,

@@ -1,4 +1,4 @@
-"""What the role `endpoint` is told: where the API servers are, and where haproxy comes from."""
+"""Variables of the role `endpoint`: addresses of the API servers, source of haproxy's package."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KUBERNETES_CA = "/etc/keystone/pki/kubernetes-ca.crt"
 
 
 def variables(context: Context) -> dict[str, object]:
-    """Every variable of the role but `endpoint_inputs`."""
+    """Return the role's variables, without `endpoint_inputs`."""
     slow = context.site.patience.profile == "emulated"
     source, ca_file = package_source(context)
     return {
@@ -25,7 +25,7 @@ def variables(context: Context) -> dict[str, object]:
         "endpoint_package_source": source,
         "endpoint_package_ca_file": ca_file,
         "endpoint_ca_file": KUBERNETES_CA,
-        # A worker's is in the answer to its request (keystone.join.server).
+        # A worker gets it in the answer to its join request (keystone.join.server).
         "endpoint_ca": "",
         "endpoint_listen": kubeadm.ENDPOINT,
         "endpoint_servers": [
@@ -39,9 +39,9 @@ def variables(context: Context) -> dict[str, object]:
 
 
 def package_source(context: Context) -> tuple[str, str]:
-    """Where the host takes packages from, and the CA file to check that against.
+    """Return the host's package source, and the CA file to verify it with.
 
-    A Primer takes them from its own store, any other host from a Primer.
+    A Primer installs packages from its own store, any other host from a Primer.
     """
     if context.host in context.site.primers:
         return f"directory:{STORE}/apt/{CODENAME}", ""
@@ -49,6 +49,6 @@ def package_source(context: Context) -> tuple[str, str]:
 
 
 def apt_line(context: Context) -> str:
-    """The apt source of a host that has no store: one Primer, over TLS."""
+    """Return the apt source of a host without a store: one Primer, over TLS."""
     address = primers_for(context)[0].address
     return f"deb [trusted=yes] https://{address}:8443/apt/{CODENAME} ./"

@@ -1,4 +1,4 @@
-"""What the role `join` is told: all that the join service knows of site and bundle."""
+"""Variables of the role `join`: the join service's configuration, from site and bundle."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from keystone.cluster.context import Context
 
 CREDENTIALS = "/run/credentials/keystone-join.service"
-"""Where systemd hands the service its key (systemd.exec(5), LoadCredential)."""
+"""The folder in which systemd gives the service its key (systemd.exec(5), LoadCredential)."""
 
 
 def variables(context: Context) -> dict[str, object]:
-    """Every variable of the role but `join_inputs`."""
+    """Return the role's variables, without `join_inputs`."""
     slow = context.site.patience.profile == "emulated"
     return {
         "join_config": join_config.dump(context),
@@ -31,7 +31,7 @@ def variables(context: Context) -> dict[str, object]:
 
 
 def kubeconfig(server: str = f"https://{kubeadm.ENDPOINT}", folder: str = CREDENTIALS) -> str:
-    """The service's own user to kubectl (JSON is YAML); its key is not in it."""
+    """Return a kubeconfig with the service's user (JSON is YAML), but without its key."""
     user = {"client-certificate": f"{folder}/join.crt", "client-key": f"{folder}/join.key"}
     cluster = {"server": server, "certificate-authority": kubeadm.AUTHORITY}
     document = {

@@ -1,4 +1,4 @@
-"""What the role `kernel` is told: modules and settings of every node."""
+"""Variables of the role `kernel`: modules and settings of every node."""
 
 from __future__ import annotations
 
@@ -22,6 +22,6 @@ SYSCTLS = {
 
 
 def variables(context: Context) -> dict[str, object]:
-    """Every variable of the role but `kernel_inputs`. images/*/image.yaml say the same."""
+    """Return the role's variables, without `kernel_inputs`; images/*/image.yaml must agree."""
     settings = host_profile.of(context.site).settings(SYSCTLS)
     return {"kernel_modules": list(MODULES), "kernel_sysctls": settings}

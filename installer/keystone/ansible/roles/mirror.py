@@ -1,10 +1,11 @@
-"""What the role `mirror` is told: what it serves to the site's machines, and where."""
+"""Variables of the role `mirror`: the content it serves to the site's machines, its ports."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from keystone.bundle.model import STORE
+from keystone.pki.host_files import ANCHORS_FILE
 
 if TYPE_CHECKING:
     from keystone.cluster.context import Context
@@ -12,13 +13,13 @@ if TYPE_CHECKING:
 PORT = 8443
 BOOT_PORT = 8080
 BOOT = "/var/lib/keystone/boot/served"
-"""What is served over plain HTTP for network boot: what `image serve` put there, or nothing."""
+"""Files for network boot, served over plain HTTP; `image serve` writes them."""
 CERTIFICATE = "/etc/keystone/pki/site.crt"
 SUITE = "trixie"
 
 
 def variables(context: Context) -> dict[str, object]:
-    """Every variable of the role but `mirror_inputs`."""
+    """Return the role's variables, without `mirror_inputs`."""
     return {
         "mirror_packages": ["nginx"],
         "mirror_package_source": f"directory:{STORE}/apt/{SUITE}",
@@ -29,6 +30,7 @@ def variables(context: Context) -> dict[str, object]:
         "mirror_files_dir": f"{STORE}/files",
         "mirror_join_script": "/var/lib/keystone/join/join.py",
         "mirror_ca_file": "/etc/keystone/pki/site-ca.crt",
+        "mirror_anchors_file": ANCHORS_FILE,
         "mirror_network_boot": context.site.network_boot,
         "mirror_boot_port": BOOT_PORT,
         "mirror_boot_dir": BOOT,

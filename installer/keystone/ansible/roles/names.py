@@ -1,4 +1,4 @@
-"""What the role `names` is told: the machines of the site that this one has to know by name."""
+"""Variables of the role `names`: the machines of the site that the host must resolve."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ if TYPE_CHECKING:
 
 
 def variables(context: Context) -> dict[str, object]:
-    """Every variable of the role but `names_inputs`: all Primers, and the machine itself."""
+    """Return the role's variables, without `names_inputs`: all Primers, and the host itself."""
     nodes = dict.fromkeys((*context.site.primers, context.host))
     return {"names_lines": [f"{node.address} {node.name}" for node in nodes]}

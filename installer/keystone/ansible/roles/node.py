@@ -1,4 +1,4 @@
-"""What the role `node` is told: kubelet, and kubeadm's join document. Nothing in it is secret."""
+"""Variables of the role `node`: kubelet, and kubeadm's join document. None is secret."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SERVICE_ROUTE_UNIT = """\
 [Unit]
 Description=Keep packets for the cluster's services on this machine
 # Until kube-proxy has its rules, a packet for a service would follow the default route and leave
-# the site. It ends in a device that leads nowhere; with the rules it is redirected before that.
+# the site. This route discards it; once the rules exist, they redirect packets before routing.
 Before=kubelet.service
 After=network-online.target
 Wants=network-online.target
@@ -36,7 +36,7 @@ Documentation=https://kubernetes.io/docs/
 Wants=network-online.target
 Requires=keystone-service-route.service{requires}
 After=network-online.target containerd.service keystone-service-route.service{requires}
-# kubeadm writes it; until then there is nothing to run.
+# kubeadm writes this file; before that kubelet cannot run.
 ConditionPathExists=/var/lib/kubelet/config.yaml
 
 [Service]
@@ -57,9 +57,10 @@ WantedBy=multi-user.target
 SETTINGS_UNIT = """\
 [Unit]
 Description=Show kubelet the kernel settings and the kernel log that it wants
-# It makes the settings itself where it can. Where they are another machine's and read-only it would
-# end, so it is shown a file of ours in the place of each; nothing in the kernel changes. It would
-# end without a log to watch, too: where there is none, an empty one.
+# kubelet makes these settings itself if it can. In a container they belong to another machine and
+# are read-only, and kubelet would exit: so a file with the wanted value is mounted over each;
+# nothing in the kernel changes. kubelet would also exit without /dev/kmsg: if it is missing, a
+# substitute is made.
 ConditionPathIsReadWrite=!/proc/sys/kernel
 Before=kubelet.service
 
@@ -70,11 +71,11 @@ ExecStart=/bin/sh -c '[ -e /dev/kmsg ] || mknod -m 600 /dev/kmsg c 1 3'
 {commands}"""
 SETTINGS_UNIT_NAME = "keystone-kernel-settings.service"
 SETTINGS = "/usr/local/lib/keystone/kernel-settings"
-RESOLV_CONF = "# Written by Keystone: pods ask the cluster's DNS and nobody else.\n"
+RESOLV_CONF = "# Written by Keystone: pods use only the DNS of the cluster.\n"
 
 
 def variables(context: Context) -> dict[str, object]:
-    """Every variable of the role but `node_inputs`; the identity is placed by join.identity."""
+    """Return the role's variables, without `node_inputs`; join.identity places the identity."""
     return {
         "node_name": context.host.name,
         "node_programs": programs(context),
@@ -85,7 +86,7 @@ def variables(context: Context) -> dict[str, object]:
 
 
 def programs(context: Context) -> list[dict[str, str]]:
-    """kubelet, kubeadm and kubectl, as keystone_host takes files."""
+    """Return kubelet, kubeadm and kubectl in the format of keystone_host's files."""
     return [
         {"path": f"/usr/local/bin/{name}", "mode": "0755",
          "source": context.bundle.item("binary", name).path}
@@ -94,7 +95,7 @@ def programs(context: Context) -> list[dict[str, str]]:
 
 
 def kubelet_files(context: Context) -> list[dict[str, str]]:
-    """The unit of kubelet, the route that it needs, and the resolver that it hands to pods."""
+    """Return kubelet's unit, the route that it needs, and the resolv.conf that it gives pods."""
     profile = host_profile.of(context.site)
     route = SERVICE_ROUTE_UNIT.format(
         services=context.site.networks.services,
@@ -116,7 +117,7 @@ def kubelet_files(context: Context) -> list[dict[str, str]]:
 
 
 def _settings_files(settings: Mapping[str, int]) -> dict[str, str]:
-    """A unit that binds one file over each setting, and those files; none for no settings."""
+    """Return a unit that binds a file over each setting, and those files; none for no settings."""
     if not settings:
         return {}
     places = {f"{SETTINGS}.{name}": f"/proc/sys/{name.replace('.', '/')}" for name in settings}

@@ -1,4 +1,4 @@
-"""What the role `packages` is told: a worker's packages come from a Primer."""
+"""Variables of the role `packages`: a worker installs packages from a Primer."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 def variables(context: Context) -> dict[str, object]:
-    """Every variable of the role but `packages_inputs`."""
+    """Return the role's variables, without `packages_inputs`."""
     return {
-        # The clock first: certificates are judged by it. The other roles bring their own.
+        # Only the clock, which certificates need to be valid. Other roles install their own.
         "packages_names": ["chrony"],
         "packages_source": apt_line(context),
         "packages_server": str(primers_for(context)[0].address),

@@ -1,4 +1,4 @@
-"""What the role `registry` is told: which program, which store, which certificate."""
+"""Variables of the role `registry`: its program, store and certificate."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PORT = 5000
 
 
 def variables(context: Context) -> dict[str, object]:
-    """Every variable of the role but `registry_inputs`."""
+    """Return the role's variables, without `registry_inputs`."""
     return {
         "registry_archive": context.bundle.item("binary", "registry").path,
         "registry_archive_member": "registry",

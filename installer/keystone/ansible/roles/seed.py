@@ -1,4 +1,4 @@
-"""Role seed: the few packages that must be there before the pool is, or the folders."""
+"""Variables of the role `seed`: the few packages that are needed before the store exists."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from keystone.cluster.context import Context
 
 DIRECTORY = "/var/lib/keystone/seed"
-"""A flat repository on the host (*.deb, Packages), put there by the engine."""
+"""A flat repository on the host (*.deb, Packages); the engine copies it there."""
 PACKAGES = ("chrony",)
 ZFS_PACKAGES = ("nvme-cli", "python3-pyzfs", "zfsutils-linux")
 MODULES = "zfs-modules-"
@@ -17,7 +17,7 @@ SMALL_ARC = 256 * 1024**2
 
 
 def variables(context: Context) -> dict[str, object]:
-    """Every module package of the bundle is installed: each is used by its own kernel only."""
+    """Return the role's variables. All module packages are installed, one for each kernel."""
     modules = [item.name for item in context.bundle.of_kind("deb") if item.name.startswith(MODULES)]
     emulated = context.site.patience.profile == "emulated"
     zfs = context.site.storage.on_pool

@@ -1,4 +1,4 @@
-"""Role storage: the pool on this host's disks and its datasets, or folders in their place."""
+"""Variables of the role `storage`: the pool on this host's disks and its datasets, or folders."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def variables(context: Context) -> dict[str, object]:
-    """storage_spec: the document that `keystone-install storage apply` reads on the host."""
+    """Return the role's variables. storage_spec: the input of `keystone-install storage apply`."""
     spec = spec_of(context.site.storage, context.host)
     on_pool = context.site.storage.on_pool
     folders = [] if on_pool else [wanted.mountpoint for wanted in spec.datasets]

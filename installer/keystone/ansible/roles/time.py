@@ -1,4 +1,4 @@
-"""Role time: the Primers are the site's clock."""
+"""Variables of the role `time`: the Primers are the site's clock."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def variables(context: Context) -> dict[str, object]:
-    """Primers are peers of each other and serve the nodes' network; all others follow them."""
+    """Return the role's variables: Primers are peers and serve the nodes' network."""
     others = [str(primer.address) for primer in context.site.primers if primer != context.host]
     primer = context.host in context.site.primers
     return {

@@ -1,6 +1,6 @@
-"""The guided way from the installer medium to a Primer or worker: answers that are a file.
+"""Guided installation from the installer medium: a person's answers become a file on the stick.
 
-draft.py is what a Primer's answers are, worker.py a worker's, answers.py what is shown and said,
-questions.py what is asked and in which order, screens.py how it looks on a terminal, session.py
-what it reads and writes on this machine and on the stick.
+answers.py has the types, draft.py a Primer's answers as a site file, worker.py a worker's answers
+as a join.yaml. questions.py asks the questions in their order, screens.py draws them on a terminal,
+and session.py reads and writes this machine and the stick.
 """

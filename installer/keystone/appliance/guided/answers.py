@@ -1,4 +1,4 @@
-"""What a person is shown and asked on a medium: a Screen, what is Seen, and the Answers."""
+"""Types of a guided installation: the Screen, what was Seen of the machine, and the Answers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOST = 5
 
 @dataclass(frozen=True)
 class Field:
-    """One line to fill in. value: what it holds at first. secret: not shown."""
+    """One line to fill in. value: its initial text. secret: the text is not shown."""
 
     key: str
     label: str
@@ -30,17 +30,17 @@ class Field:
 
 
 class Screen(Protocol):
-    """A terminal. Each method gives None when the person wants to go back."""
+    """A terminal. Each method returns None, and `show` False, to go back."""
 
     def choose(
         self, title: str, text: str, options: Sequence[tuple[str, str]], default: str
     ) -> str | None:
-        """One of the options: value and label."""
+        """Ask for one of the options, each a value and a label."""
 
     def mark(
         self, title: str, text: str, options: Sequence[tuple[str, str]], marked: Sequence[str]
     ) -> tuple[str, ...] | None:
-        """Any of the options."""
+        """Ask for any number of the options."""
 
     def fill(
         self,
@@ -49,21 +49,21 @@ class Screen(Protocol):
         fields: Sequence[Field],
         wrong: Callable[[dict[str, str]], str],
     ) -> dict[str, str] | None:
-        """All fields by key; asked until `wrong` has nothing to say."""
+        """Ask for all fields, by key, until `wrong` returns "" for them."""
 
     def show(self, title: str, text: str, button: str, back: str = "Back") -> bool:
-        """Text to read; False to go back. back: how that is called, "" where there is no way."""
+        """Show a text; False to go back. back: the label of that button, "" for no such button."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What this machine and the stick are.
+    """What was observed of this machine and its stick.
 
-    stick: where it is, "" without one. draft: what it has of the site already. join: its join.yaml,
-    None without one. keys: public keys that were found on it. fingerprint: of the bundle's trust
-    root, "" without a bundle. unusable: why the one that is there cannot be used. cards: of the
-    network, by MAC, in words. vouched: one line of who vouches for the running system. begun: disks
-    with our mark on them, by serial number. uefi: this machine was started by UEFI, not by a BIOS.
+    stick: its mount point, "" without one. draft: the draft or site file on it, empty without one.
+    join: its join.yaml, None without one. keys: the public keys on it. fingerprint: of the bundle's
+    trust root, "" without a bundle. unusable: why the bundle cannot be used, "" if it can. cards:
+    network cards by MAC. vouched: one line on who vouches for the running system. begun: serial
+    numbers of disks with our write mark. uefi: UEFI started this machine, not a BIOS.
     """
 
     here: Hardware
@@ -82,10 +82,10 @@ class Seen:
 
 @dataclass(frozen=True)
 class Answers:
-    """Everything that was answered.
+    """All answers of a person at one machine.
 
-    whole: the draft with this machine in it. join: join.yaml with it, for a worker. what: WRITE the
-    disk, or only SAVE what was said.
+    whole: the draft including this machine. join: for a worker, the join.yaml including it. what:
+    WRITE the disk, or only SAVE the answers on the stick.
     """
 
     draft: Document = field(default_factory=dict)
@@ -102,8 +102,8 @@ class Answers:
     join: Join | None = None
 
 
-def few(lines: Sequence[str]) -> str:
-    """As many as a screen of 24 lines bears beside what must be read on it."""
+def first_lines(lines: Sequence[str]) -> str:
+    """The first MOST lines and a count of the others, so that a page of 24 lines has room."""
     shown = [f"  {line}" for line in lines[:MOST]]
     if len(lines) > MOST:
         shown.append(f"  and {len(lines) - MOST} more")

@@ -1,8 +1,8 @@
-"""A site file that grows from machine to machine, on the stick that is carried between them. Pure.
+"""The draft of a site file, completed machine by machine on the stick. Pure functions.
 
-The first Primer is described last: then the site is whole, and it goes on to install it. A draft is
-a site document as people write it, with as many Primers as have been described; or one that was
-written at a desk, whose Primers without `machine` wait for somebody to stand before them.
+A draft is a site document with the Primers that have been described so far; or a complete site file
+written at a desk, in which Primers without `machine` have yet to be described at their machines.
+The first Primer is described last: then the site is complete, and the first Primer installs it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PASSPHRASE = f"/{introduction.CONFIG}/{introduction.PASSPHRASE}"
 
 @dataclass(frozen=True)
 class Primer:
-    """One machine's answers. system, pool: serial numbers of disks. card: its MAC, or ""."""
+    """Answers for one machine. system, pool: serial numbers of disks. card: its MAC, or ""."""
 
     name: str
     address: str
@@ -51,7 +51,7 @@ class Primer:
 def begin(
     name: str, nodes: str, gateway: str, *, layout: str = "mirror", keys: Sequence[str] = ()
 ) -> Document:
-    """A site without a Primer. gateway: "" for none. keys: lines of OpenSSH public keys."""
+    """A draft without Primers. gateway: "" for none. keys: lines of OpenSSH public keys."""
     return {
         "apiVersion": documents.API_VERSION,
         "kind": "Site",
@@ -67,18 +67,18 @@ def begin(
 
 
 def from_desk(content: str, name: str, keys: Sequence[str]) -> Document:
-    """The draft that a whole site file is, with what the guided way counts on. name: the file's.
+    """A site file from a desk as a draft, with the defaults that a guided installation needs.
 
-    Primers without `machine` need no `disks`. keys: as of `begin`, where the file names none.
-    Raises ConfigurationError with every mistake.
+    Primers without `machine` need no `disks`. name: of the file, for messages. keys: lines of
+    OpenSSH public keys, used if the file has none. Raises ConfigurationError with every mistake.
     """
     return _complete(_plain(content, name), parse(_with_disks(content, name), name), keys)
 
 
 def saved(content: str, name: str, keys: Sequence[str]) -> Document:
-    """A draft as `text` writes it, which somebody may have changed since. Arguments: from_desk's.
+    """A draft that `text` wrote and that somebody may have edited. Arguments as of `from_desk`.
 
-    It need not have as many Primers as a site has. Raises ConfigurationError with every mistake.
+    It may have fewer Primers than a complete site. Raises ConfigurationError with every mistake.
     """
     whole = _with_disks(content, name)
     documents.loads(whole, kind="Site", schema=site.schema(), name=name)
@@ -88,7 +88,7 @@ def saved(content: str, name: str, keys: Sequence[str]) -> Document:
 
 
 def _plain(content: str, name: str) -> Document:
-    """As `begin` makes it; aliases, tags and deep nesting are refused."""
+    """Parse a document of kind Site; refuses YAML aliases, tags and deep nesting."""
     found = documents.loads(content, kind="Site", schema={}, name=name)
     metadata, spec = {"name": found.name}, dict(found.spec)
     return {
@@ -97,7 +97,7 @@ def _plain(content: str, name: str) -> Document:
 
 
 def _complete(draft: Document, wanted: Site, keys: Sequence[str]) -> Document:
-    """The same draft, with what the guided way counts on. wanted: what it says of the site."""
+    """Fill in the defaults that a guided installation needs. wanted: the site that was parsed."""
     spec = draft["spec"]
     for entry in spec["primers"]:
         entry.setdefault("disks", [])
@@ -108,8 +108,8 @@ def _complete(draft: Document, wanted: Site, keys: Sequence[str]) -> Document:
 
 
 def _with_disks(content: str, name: str) -> str:
-    """The same file with disks for Primers of which nobody knows any: all the rest is checked."""
-    _plain(content, name)  # what safe_load had better not see is refused
+    """The file with placeholder disks for Primers without any, so that all the rest is checked."""
+    _plain(content, name)  # refuses what yaml.safe_load must not parse
     try:
         document = yaml.safe_load(content)
         spec = document["spec"]
@@ -117,35 +117,35 @@ def _with_disks(content: str, name: str) -> str:
         bare = [one for one in primers if not (one.get("machine") or one.get("disks"))]
         needed = checks.DISKS[spec.get("storage", {}).get("layout", "mirror")]
     except (yaml.YAMLError, AttributeError, KeyError, TypeError):
-        return content  # it is parsed next, which says what is wrong
+        return content  # the caller parses it next and reports what is wrong
     for number, entry in enumerate(bare):
         entry["disks"] = [{"serial": f"UNKNOWN-{number}-{one}"} for one in range(needed)]
     return text(document) if bare else content
 
 
 def waiting(draft: Document, *, first: bool) -> tuple[Document, ...]:
-    """Primers that nobody stood before yet; of a site's first one only when it is asked for."""
+    """Primers that are not described yet. first: include the first Primer of the file."""
     primers = draft["spec"]["primers"]
     return tuple(entry for entry in primers[0 if first else 1 :] if "machine" not in entry)
 
 
 def described(draft: Document, here: Hardware) -> tuple[Document, ...]:
-    """The Primer that this machine was said to be, when it was."""
+    """The Primers whose `machine` is this machine."""
     mine = machine_of(here)
-    return tuple(p for p in draft["spec"]["primers"] if _one(p.get("machine", {}), mine))
+    return tuple(p for p in draft["spec"]["primers"] if _same_machine(p.get("machine", {}), mine))
 
 
 def free_name(draft: Document, *, first: bool) -> str:
-    """For a Primer that nobody has named; p1 is the first one's."""
+    """A name that no Primer of the draft has; p1 is reserved for the first Primer."""
     taken = {entry["name"] for entry in draft["spec"]["primers"]}
     return next(name for n in count(1 if first else 2) if (name := f"p{n}") not in taken)
 
 
 def add(draft: Document, primer: Primer, here: Hardware, *, first: bool) -> Document:
-    """The draft with this machine in it, instead of what was said of it before.
+    """The draft with this machine as `primer`, replacing an earlier description of it.
 
-    A site file's other words of that Primer stay, and so does its place. Another of its Primers
-    that this machine was taken for waits for its own machine again.
+    The Primer keeps its position and its other fields from a site file. If this machine was
+    described as another Primer of that file before, that Primer has to be described again.
     """
     grown = deepcopy(draft)
     primers = grown["spec"]["primers"]
@@ -161,16 +161,16 @@ def add(draft: Document, primer: Primer, here: Hardware, *, first: bool) -> Docu
         "systemDisk": primer.system,
         "disks": [{"serial": serial} for serial in primer.pool],
     }
-    place = next((n for n, known in enumerate(primers) if _same(known, entry)), len(primers))
-    before = [known for known in primers[:place] if not _same(known, entry)]
-    after = [known for known in primers[place:] if not _same(known, entry)]
+    place = next((n for n, known in enumerate(primers) if _same_primer(known, entry)), len(primers))
+    before = [known for known in primers[:place] if not _same_primer(known, entry)]
+    after = [known for known in primers[place:] if not _same_primer(known, entry)]
     entries = [entry, *before, *after] if first else [*before, entry, *after]
     grown["spec"]["primers"] = entries
     return grown
 
 
 def with_keys(draft: Document, keys: Sequence[str]) -> Document:
-    """The draft with these public keys, where it names none: some come to the stick late."""
+    """The draft with these public keys if it has none: keys may be added to the stick later."""
     ssh = draft["spec"].get("ssh", {})
     if ssh.get("authorizedKeys"):
         return draft
@@ -179,40 +179,40 @@ def with_keys(draft: Document, keys: Sequence[str]) -> Document:
 
 
 def login(keys: int) -> str:
-    """How one logs in to what is written. keys: how many public keys are known."""
+    """How to log in to the written system. keys: the number of known public keys."""
     if not keys:
-        return "nobody can: put your public key on the stick first, as me.pub"
+        return "not possible: put your public key on the stick first, as me.pub"
     return f"as root, with {keys} public key{'s' * (keys > 1)}; there is no password"
 
 
 def _forget(entry: Document) -> None:
-    """All that was found on a machine which is another Primer after all."""
+    """Remove what was observed on a machine that turned out to be another Primer."""
     entry.pop("machine")
     entry.pop("systemDisk", None)
     entry["disks"] = []
 
 
 def alone(draft: Document, name: str) -> Document:
-    """The same site with one Primer only, which is all that its own disk is written from."""
-    cut = deepcopy(draft)
-    cut["spec"]["primers"] = [p for p in cut["spec"]["primers"] if p["name"] == name]
-    return cut
+    """The same site with this Primer only: its own disk is written from no more than that."""
+    reduced = deepcopy(draft)
+    reduced["spec"]["primers"] = [p for p in reduced["spec"]["primers"] if p["name"] == name]
+    return reduced
 
 
 def text(draft: Document) -> str:
-    """As the file's text."""
+    """The draft as YAML."""
     return yaml.safe_dump(draft, sort_keys=False, default_flow_style=False, width=100)
 
 
 def parse(content: str, name: str = "the site") -> Site:
-    """The site that a whole draft is. Raises ConfigurationError with every mistake."""
+    """Parse a complete draft as a site. Raises ConfigurationError with every mistake."""
     return site.from_document(
         documents.loads(content, kind="Site", schema=site.schema(), check=checks.check, name=name)
     )
 
 
 def mistakes(draft: Document) -> tuple[str, ...]:
-    """What is wrong with a whole draft, in words."""
+    """The mistakes in a complete draft, each with its hint."""
     try:
         parse(text(draft))
     except ConfigurationError as error:
@@ -224,18 +224,18 @@ def mistakes(draft: Document) -> tuple[str, ...]:
 
 
 def wrong_site(name: str, nodes: str, gateway: str) -> str:
-    """What is wrong with these answers; "" when nothing is."""
+    """What is wrong with the name, network and gateway of a site; "" if nothing is."""
     try:
         network = IPv4Network(nodes)
     except ValueError:
-        return f"{nodes or 'nothing'} is no network; one looks like 10.77.0.0/24"
+        return f"{nodes or 'nothing'} is not a network; an example is 10.77.0.0/24"
     trial = begin(name, nodes, gateway)
     trial["spec"]["primers"] = [_any_primer(trial, network)]
     return _first(mistakes(trial))
 
 
 def wrong_primer(draft: Document, name: str, address: str, here: Hardware) -> str:
-    """What is wrong with a Primer's name or address; "" when nothing is."""
+    """What is wrong with a Primer's name or address; "" if nothing is."""
     network = IPv4Network(draft["spec"]["networks"]["nodes"])
     trial = deepcopy(draft)
     mine = {**_any_primer(draft, network), "name": name, "address": address}
@@ -245,38 +245,39 @@ def wrong_primer(draft: Document, name: str, address: str, here: Hardware) -> st
         return found
     machine = machine_of(here)
     for known in draft["spec"]["primers"]:
-        if _one(known.get("machine", {}), machine):
+        if _same_machine(known.get("machine", {}), machine):
             continue
         if known["name"] == name:
-            return f"{name} is another Primer already"
+            return f"the name {name} is another Primer's already"
         if known["address"] == address:
-            return f"{address} is {known['name']}'s already"
+            return f"the address {address} is {known['name']}'s already"
     return ""
 
 
 def wrong_pool(draft: Document, pool: Sequence[str]) -> str:
-    """What is wrong with so many disks; "" when nothing is."""
+    """What is wrong with the number of disks marked for a pool; "" if nothing is."""
     layout = draft["spec"]["storage"]["layout"]
     needed = checks.DISKS[layout]
     if len(pool) == needed:
         return ""
-    return f"pools of this site are {layout}, of {needed} disks each; {len(pool)} are marked"
+    disks, verb = "disk" if needed == 1 else "disks", "is" if len(pool) == 1 else "are"
+    return f"a pool of layout {layout} needs {needed} {disks}; {len(pool)} {verb} marked"
 
 
 def wrong_whole(draft: Document) -> str:
-    """Whether the site can be installed with the Primers that it has; "" when it can."""
+    """Why the site cannot be installed with the Primers it has; "" if it can."""
     count = len(draft["spec"]["primers"])
     if count not in QUORUMS:
         return (
             f"a site has {', '.join(map(str, QUORUMS[:-1]))} or {QUORUMS[-1]} Primers, not {count}"
         )
     if others := [entry["name"] for entry in waiting(draft, first=True)]:
-        return f"nobody stood before {', '.join(others)} yet"
+        return f"{', '.join(others)} {'is' if len(others) == 1 else 'are'} not described yet"
     return _first(mistakes(draft))
 
 
 def usable(disks: Sequence[DiskFacts]) -> tuple[DiskFacts, ...]:
-    """Those that a pool may be made of: blank, built in, with a serial number."""
+    """The disks that a pool may use: blank, built in, with a unique serial number."""
     same = twins(disks)
     return tuple(disk for disk in disks if not unusable(disk) and disk.serial not in same)
 
@@ -284,10 +285,10 @@ def usable(disks: Sequence[DiskFacts]) -> tuple[DiskFacts, ...]:
 def unusable(
     disk: DiskFacts, least: int = 0, begun: frozenset[str] = frozenset(), *, system: bool = False
 ) -> str:
-    """Why a disk is not offered; "" when it is. least: the bytes that it must have.
+    """Why a disk is not offered; "" if it is. least: its smallest size in bytes.
 
-    system: for the system, not for a pool. begun: serial numbers of those on which a write of ours
-    was begun; half a table there is ours.
+    system: for the system, not for a pool. begun: serial numbers of disks with our write mark; an
+    incomplete partition table on them is ours.
     """
     if not disk.serial:
         return "no serial number"
@@ -302,8 +303,8 @@ def unusable(
 
 
 def about(disk: DiskFacts, begun: frozenset[str] = frozenset()) -> str:
-    """One line for a list: what it is, how large, what is on it."""
-    why = unusable(disk, 0, begun) or ("begun by us" if storage.found_on(disk) else "blank")
+    """One line for a list: serial number, size, model and content of a disk."""
+    why = unusable(disk, 0, begun) or ("incomplete write" if storage.found_on(disk) else "blank")
     size, model = log.size(disk.size), disk.model or "-"
     return f"{disk.serial or '?':<20.20} {size:>9}  {model:<16.16} {why}"
 
@@ -312,20 +313,20 @@ SYSTEM_LEAST = disk_layout.SMALLEST_MIB * disk_layout.MIB
 
 
 def machine_of(here: Hardware, card: str = "") -> Mapping[str, Any]:
-    """What a machine is known by. card: the one that has its address, "" for all of them."""
+    """The `machine` entry of a site file. card: MAC of the card with the address, "" for all."""
     macs = [card] if card else list(here.macs)
     if not here.serial:
         return {"macs": macs}
     return {"serial": here.serial, **({"macs": macs} if macs else {})}
 
 
-def _same(known: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
+def _same_primer(known: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
     machine = known.get("machine", {})
-    return bool(_one(machine, entry["machine"]) or known["name"] == entry["name"])
+    return bool(_same_machine(machine, entry["machine"]) or known["name"] == entry["name"])
 
 
-def _one(known: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
-    """Whether two descriptions are of one machine, whichever of its cards they name."""
+def _same_machine(known: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
+    """Whether two `machine` entries describe one machine, whichever of its cards they name."""
     serials = known.get("serial"), here.get("serial")
     if all(serials):
         return serials[0] == serials[1]
@@ -333,7 +334,7 @@ def _one(known: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
 
 
 def _any_primer(draft: Document, network: IPv4Network) -> Document:
-    """One that is right, to try the rest of a site with."""
+    """A valid Primer, to check the rest of a site with."""
     gateway = draft["spec"]["networks"].get("gateway", "")
     address = next((str(host) for host in network.hosts() if str(host) != gateway), "")
     needed = checks.DISKS[draft["spec"]["storage"]["layout"]]

@@ -1,4 +1,4 @@
-"""What is asked of every machine, whatever it becomes: its network card and its system's disk."""
+"""Questions for every machine, Primer or worker: its network card and the disk for its system."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from keystone import log
 from keystone.appliance import write as writing
 from keystone.appliance.guided import draft as drafts
-from keystone.appliance.guided.answers import few
+from keystone.appliance.guided.answers import first_lines
 from keystone.hosts.facts import twins
 from keystone.storage import plan as storage
 
@@ -21,16 +21,17 @@ if TYPE_CHECKING:
 
 
 def card(screen: Screen, seen: Seen, answers: Answers, nodes: object) -> Answers | None:
-    """Which card has the address: there is nothing to ask where there is only one.
+    """Ask which network card gets the address, unless there is only one card.
 
-    nodes: the site's network.
+    nodes: the site's network, to be shown.
     """
     if len(seen.cards) <= 1:
         return answers
     known = answers.card if answers.card in seen.cards else _with_cable(seen.cards)
     chosen = screen.choose(
         "The network card",
-        f"{answers.address or 'The address of DHCP'} is given to the card that is in {nodes}.",
+        f"Choose the card that is connected to {nodes}. It gets "
+        f"{answers.address or 'its address from DHCP'}.",
         [(mac, f"{mac}  {card.describe()}") for mac, card in seen.cards.items()],
         known,
     )
@@ -38,20 +39,21 @@ def card(screen: Screen, seen: Seen, answers: Answers, nodes: object) -> Answers
 
 
 def _with_cable(cards: Mapping[str, Card]) -> str:
-    """The first one with a cable, else the first."""
+    """The first card with a cable, else the first card."""
     plugged = [mac for mac, card in cards.items() if card.cable]
     return (plugged or list(cards))[0]
 
 
 def system(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
-    """Which disk the system is written to: a blank one, or one on which a write of ours was cut."""
-    usable = [disk for disk in seen.disks if not _why(seen, disk)]
+    """Ask for the disk for the system: blank, or with an incomplete write of ours."""
+    usable = [disk for disk in seen.disks if not _unusable(seen, disk)]
     if not usable:
         screen.show(
             "The system's disk",
-            f"No disk can be written. One that is blank and has {log.size(drafts.SYSTEM_LEAST)} "
-            f"or more is needed:\n\n{_refused(seen)}\n\n"
-            "If nothing on one of them is needed, empty it in the shell: wipefs --all /dev/...",
+            f"No disk can be used. The system needs a blank disk of "
+            f"{log.size(drafts.SYSTEM_LEAST)} or more:\n\n{_refused(seen)}\n\n"
+            "If you need nothing on one of these disks, erase its signatures in the shell (F2): "
+            "wipefs --all /dev/...",
             "Back",
         )
         return None
@@ -59,28 +61,32 @@ def system(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
     default = answers.system if answers.system in dict(options) else options[-1][0]
     chosen = screen.choose(
         "The system's disk",
-        "Keystone's own system is written to it. Not offered, because it is not blank or not "
-        f"fit:\n{_refused(seen) or '  nothing'}",
+        "Keystone's system is written to this disk. Not offered, because not blank or not "
+        f"suitable:\n{_refused(seen) or '  none'}",
         options,
         default,
     )
     return None if chosen is None else replace(answers, system=chosen)
 
 
-def was(seen: Seen, serial: str) -> str:
-    """What is on the disk that was chosen, for the last page."""
+def content(seen: Seen, serial: str) -> str:
+    """What is on the chosen disk now, for the last page."""
     (disk,) = (disk for disk in seen.disks if disk.serial == serial)
-    return "a write of ours was cut" if storage.found_on(disk) else "it is blank"
+    return "incomplete write" if storage.found_on(disk) else "blank"
 
 
 def _refused(seen: Seen) -> str:
-    return few(
-        [f"{disk.serial or disk.path}: {why}" for disk in seen.disks if (why := _why(seen, disk))]
+    return first_lines(
+        [
+            f"{disk.serial or disk.path}: {why}"
+            for disk in seen.disks
+            if (why := _unusable(seen, disk))
+        ]
     )
 
 
-def _why(seen: Seen, disk: DiskFacts) -> str:
-    """Why the system cannot be on this disk; "" when it can."""
+def _unusable(seen: Seen, disk: DiskFacts) -> str:
+    """Why the system cannot be written to this disk; "" if it can."""
     if disk.serial and disk.serial in twins(seen.disks):
         return "another disk has the same serial number"
     return drafts.unusable(

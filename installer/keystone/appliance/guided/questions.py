@@ -1,8 +1,8 @@
-"""What is asked on a medium, and in which order. It asks a Screen and decides; nothing is touched.
+"""The questions of a guided installation and their order. This module changes nothing.
 
-Each step takes the answers so far and gives the answers with its own, or None to go back one step.
-What was answered before is the default, so going back and forth loses nothing. What is asked of a
-worker is in worker.py, of every machine in machine.py.
+Each step takes the answers so far and returns them with its own added, or None to go back one step.
+Earlier answers are the defaults, so going back and forth loses nothing. The questions for workers
+only are in worker.py, those for every machine in machine.py.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from keystone.appliance.guided.answers import (
     WRITE,
     Answers,
     Field,
-    few,
+    first_lines,
 )
 from keystone.appliance.guided.draft import Primer
 
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     from keystone.appliance.guided.answers import Screen, Seen
     from keystone.appliance.identity import Hardware
 
-LOOK_AGAIN = "Look again"
-"""On the first page, in the place of Back: the stick may have been put in meanwhile."""
+RESCAN = "Rescan"
+"""The first page has this button instead of Back: a stick may have been inserted meanwhile."""
 
 
 def ask(screen: Screen, seen: Seen) -> Answers | None:
-    """All of it; None when the person leaves the first page: the machine is looked at again."""
+    """Ask all questions; None if the person chooses Rescan on the first page."""
     primer = (_site, _machine, _card, machine.system, _pool, _trust, _bundle, _review)
     answers = Answers(draft=seen.draft, fingerprint=seen.fingerprint)
     done: list[int] = []
@@ -51,50 +51,52 @@ def ask(screen: Screen, seen: Seen) -> Answers | None:
                 return None
             number = done.pop()
             continue
-        if given is not answers:  # a step that has nothing to ask here is not gone back to
+        if given is not answers:  # going back skips a step that had nothing to ask
             done.append(number)
         answers, number = given, number + 1
 
 
 def _welcome(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
-    disks = few([drafts.about(disk, seen.begun) for disk in seen.disks]) or "  none"
-    stick = f"on the stick {seen.stick}" if seen.stick else "no stick labelled KEYSTONE: take one"
+    disks = first_lines([drafts.about(disk, seen.begun) for disk in seen.disks]) or "  none"
+    stick = f"on the stick {seen.stick}" if seen.stick else "no stick labelled KEYSTONE: insert one"
     primers = answers.draft["spec"]["primers"] if answers.draft else ()
-    known = [entry["name"] + ("" if "machine" in entry else " (not yet)") for entry in primers]
+    known = [
+        entry["name"] + ("" if "machine" in entry else " (not described yet)") for entry in primers
+    ]
     text = (
         f"This machine: {seen.here.describe()}\n"
-        f"{_known_by(seen.here)}"
+        f"{_identified_by(seen.here)}"
         f"{seen.vouched}\n"
         f"Site so far:  {', '.join(known) or 'nothing'} ({stick})\n"
         f"Disks:\n{disks}\n\n"
-        "Nothing is written before you have seen all of it on the last page.\n"
-        "Describe the joining Primers first, each at its own machine, with the same stick; the "
-        "first Primer comes last and installs the site; then workers."
+        "Nothing is written until you confirm it on the last page.\n"
+        "Describe the joining Primers first, each at its own machine with the same stick, then the "
+        "first Primer, which installs the site. Add workers last."
     )
-    return replace(answers) if screen.show("Keystone", text, "Go on", LOOK_AGAIN) else None
+    return replace(answers) if screen.show("Keystone", text, "Continue", RESCAN) else None
 
 
-def _known_by(here: Hardware) -> str:
-    """A line of what a machine without a serial number is known by; "" for one that has it."""
+def _identified_by(here: Hardware) -> str:
+    """A line on how the site file identifies a machine without a serial number; else ""."""
     if here.serial:
         return ""
     if here.macs:
-        return "The site file names it by its MAC addresses instead: they are enough.\n"
+        return "The site file identifies it by its MAC addresses instead, which is sufficient.\n"
     return (
-        "So a site file cannot name it: put in a network card or set a serial number in its "
-        "firmware, then look again.\n"
+        "A site file cannot identify it: install a network card or set a serial number in its "
+        "firmware, then choose Rescan.\n"
     )
 
 
 def _role(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
     likely = WORKER if seen.join and not answers.draft else _likely(answers.draft)
     role = screen.choose(
-        "What this machine is",
-        "A site has 1, 3 or 5 Primers. Workers join when it runs: from here with a token on the "
-        "stick, or any Linux by one command.",
+        "Role of this machine",
+        "A site has 1, 3 or 5 Primers. Workers join the running site: from this medium with a "
+        "token on the stick, or from any Linux with one command.",
         (
             (JOINING, "a joining Primer"),
-            (FIRST, "the first Primer: all others are described, it installs the site"),
+            (FIRST, "the first Primer: installs the site (describe all others before)"),
             (WORKER, "a worker"),
         ),
         answers.role or likely,
@@ -103,7 +105,7 @@ def _role(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
 
 
 def _likely(draft: drafts.Document) -> str:
-    """The first Primer, when a site file's others are all described; else a joining one."""
+    """The first Primer if the site file's other Primers are all described, else a joining one."""
     waiting = drafts.waiting(draft, first=True) if draft else ()
     return FIRST if len(waiting) == 1 and waiting[0] is draft["spec"]["primers"][0] else JOINING
 
@@ -115,13 +117,13 @@ def _site(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
     networks = known["spec"]["networks"]
     given = screen.fill(
         "The site",
-        "The network is the one that all Primers are in. Leave the gateway empty without one.",
+        "The network contains all Primers. Leave the gateway empty if there is none.",
         (
             Field("name", "Site", known["metadata"]["name"]),
             Field("nodes", "Network", networks["nodes"]),
             Field("gateway", "Gateway", networks.get("gateway", "")),
         ),
-        lambda said: drafts.wrong_site(said["name"], said["nodes"], said["gateway"]),
+        lambda fields: drafts.wrong_site(fields["name"], fields["nodes"], fields["gateway"]),
     )
     if given is None:
         return None
@@ -129,8 +131,8 @@ def _site(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
         "Pools",
         "Every Primer has one ZFS pool for etcd, images and volumes.",
         (
-            ("mirror", "two disks in each Primer, a mirror: one may fail"),
-            ("single", "one disk in each Primer: the pool is lost with it"),
+            ("mirror", "two disks in each Primer (mirror): one may fail"),
+            ("single", "one disk in each Primer: if it fails, the pool is lost"),
         ),
         known["spec"]["storage"]["layout"],
     )
@@ -146,35 +148,38 @@ def _machine(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
     draft, first = answers.draft, answers.role == FIRST
     own, waiting = drafts.described(draft, seen.here), drafts.waiting(draft, first=first)
     if waiting or (own and drafts.waiting(draft, first=True)):
-        return _expected(screen, answers, own, waiting)
+        return _from_site_file(screen, answers, own, waiting)
     known = own[0] if own else {"name": drafts.free_name(draft, first=first), "address": ""}
     given = screen.fill(
         "This machine",
-        f"Its name, and its address in {draft['spec']['networks']['nodes']}.",
+        f"The name of this machine, and its address in {draft['spec']['networks']['nodes']}.",
         (
             Field("name", "Name", answers.name or known["name"]),
             Field("address", "Address", answers.address or known["address"]),
         ),
-        lambda said: drafts.wrong_primer(draft, said["name"], said["address"], seen.here),
+        lambda fields: drafts.wrong_primer(draft, fields["name"], fields["address"], seen.here),
     )
     return None if given is None else replace(answers, name=given["name"], address=given["address"])
 
 
-def _expected(
+def _from_site_file(
     screen: Screen,
     answers: Answers,
     own: Sequence[drafts.Document],
     waiting: Sequence[drafts.Document],
 ) -> Answers | None:
-    """Which of the Primers that the site file has. What it says of disks is marked beforehand.
+    """Ask which Primer of the site file this machine is; its disks in the file are the defaults.
 
-    own: those that this machine was said to be.
+    own: the Primers that the site file already assigns to this machine.
     """
     by_name = {entry["name"]: entry for entry in (*own, *waiting)}
-    what = f"says that this is {own[0]['name']}" if own else "does not say which one this is"
+    if own:
+        what = f"says that this machine is {own[0]['name']}"
+    else:
+        what = "does not say which Primer this machine is"
     name = screen.choose(
         "This machine",
-        f"The site file {what}. What you choose is written into it.",
+        f"The site file {what}. Your choice is written to the site file.",
         [(name, f"{name:<16} {entry['address']}") for name, entry in by_name.items()],
         answers.name if answers.name in by_name else next(iter(by_name)),
     )
@@ -196,7 +201,7 @@ def _card(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
 
 def _pool(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
     usable = [disk for disk in drafts.usable(seen.disks) if disk.serial != answers.system]
-    text = "The pool is made of what you mark. Blank disks only."
+    text = "Mark the disks for the pool. Only blank disks are listed."
     while True:
         marked = screen.mark(
             "The pool's disks",
@@ -210,21 +215,22 @@ def _pool(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
         answers = replace(answers, pool=marked)
         if not wrong:
             return answers
-        text = f"Not yet: {wrong}."
+        text = f"Not accepted: {wrong}."
 
 
 def _trust(screen: Screen, _seen: Seen, answers: Answers) -> Answers | None:
     if answers.role != FIRST:
         return answers
 
-    def wrong(said: dict[str, str]) -> str:
-        if said["passphrase"] != said["again"]:
-            return "the two are not the same"
-        return passphrase.wrong(said["passphrase"])
+    def wrong(fields: dict[str, str]) -> str:
+        if fields["passphrase"] != fields["again"]:
+            return "the two passphrases are not the same"
+        return passphrase.wrong(fields["passphrase"])
 
     given = screen.fill(
         "The root of trust",
-        "A passphrase guards the site's root key, which is made here and then carried away.",
+        "This passphrase encrypts the site's root key. The key is made on this machine; move it "
+        "elsewhere after the first run.",
         (
             Field("passphrase", "Passphrase", answers.passphrase, secret=True),
             Field("again", "Again", answers.passphrase, secret=True),
@@ -240,21 +246,22 @@ def _bundle(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
     if not seen.fingerprint:
         why = seen.unusable or "There is no bundle offline.tar on the stick or the medium."
         text = (
-            f"{why}\n\nThe machine is written all the same; when a stick labelled KEYSTONE with a "
-            "bundle is put in, you install it by hand, for nobody vouches for that bundle now."
+            f"{why}\n\nYou can write this machine without a bundle. Later, insert a stick labelled "
+            "KEYSTONE with a bundle and run the installation by hand: nobody has confirmed the "
+            "fingerprint of that bundle yet."
         )
-        return replace(answers) if screen.show("The bundle", text, "Go on") else None
-    said = screen.choose(
+        return replace(answers) if screen.show("The bundle", text, "Continue") else None
+    answer = screen.choose(
         "The bundle",
-        "Its trust root has the fingerprint\n\n"
+        "The fingerprint of its trust root is\n\n"
         f"  {seen.fingerprint}\n\n"
-        "Is that what its makers told you, by another way than this stick?",
-        (("no", "no, or I do not know: do not trust it"), ("yes", "yes, letter by letter")),
+        "Is it the fingerprint that the packager gave you out of band, not on this stick?",
+        (("no", "no, or I do not know: do not trust it"), ("yes", "yes, every character matches")),
         "no",
     )
-    if said is None:
+    if answer is None:
         return None
-    return replace(answers, fingerprint=seen.fingerprint if said == "yes" else "")
+    return replace(answers, fingerprint=seen.fingerprint if answer == "yes" else "")
 
 
 def _review(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
@@ -263,7 +270,7 @@ def _review(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
     whole = drafts.add(draft, primer, seen.here, first=answers.role == FIRST)
     if answers.role == FIRST and (wrong := drafts.wrong_whole(whole)):
         screen.show(
-            "Not complete",
+            "Site incomplete",
             f"This site cannot be installed yet: {wrong}.\n\nGo back and make this machine a "
             "joining Primer, or describe the others first, each at its own machine.",
             "Back",
@@ -277,8 +284,8 @@ def _review(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
     nodes = whole["spec"]["networks"]["nodes"]
     text = (
         f"Site {whole['metadata']['name']}, network {nodes}\n{primers}\n\n"
-        f"Now written:  disk {answers.system}, all of it ({machine.was(seen, answers.system)})\n"
-        f"Later:        the pool on {', '.join(answers.pool)}, when the site is installed\n"
+        f"Written now:  all of disk {answers.system} ({machine.content(seen, answers.system)})\n"
+        f"Later:        pool on {', '.join(answers.pool)}, when the site is installed\n"
         f"Log in:       {drafts.login(len(whole['spec']['ssh']['authorizedKeys']))}\n"
     )
     what = screen.choose(

@@ -1,8 +1,8 @@
-"""How the questions look on a terminal, a serial line of 80 x 24 included: keys only, no mouse.
+"""Draw the questions on a terminal, at least a serial line of 80 x 24: keyboard only, no mouse.
 
-A page is a box of 80 x 24 at most, in the middle of a larger screen. Enter takes what is marked,
-Tab moves, Esc goes back, F2 or Ctrl-T opens a shell. The widgets are prompt_toolkit's, which draws
-what has changed only.
+A page is a box of at most 80 x 24, centred on a larger screen. Enter accepts the selection, Tab
+moves the focus, Esc goes back, F2 or Ctrl-T opens a shell. The widgets are prompt_toolkit's, which
+redraws only the cells that changed.
 """
 
 from __future__ import annotations
@@ -36,14 +36,15 @@ if TYPE_CHECKING:
     from keystone.appliance.guided.answers import Field
 
 WIDTH, HEIGHT = 80, 24
-"""Of a page, at most: what a serial line has."""
+"""Largest size of a page, in columns and lines: the size of a serial line."""
 TALLEST = 15
-"""Lines of a page's text where there is something to choose below it."""
+"""Most lines of text on a page that also has a list or fields."""
 LIST_AND_TEXT = HEIGHT - 7
-"""Lines that the text, a list and the blank line between them have in the box."""
+"""Lines in the box for the text, a blank line and a list."""
 BACK = "Back"
 ESCAPE_SECONDS = 0.5
-"""A slow line may bring the bytes of one key in pieces; Esc alone is a key after this long."""
+"""Seconds after which Esc counts as a key of its own: on a slow line the bytes of one key sequence
+arrive one by one."""
 T = TypeVar("T")
 TEXT, MARKED = "fg:ansiwhite bg:ansiblue", "fg:ansiblack bg:ansigray"
 STYLE = Style.from_dict({
@@ -53,13 +54,13 @@ STYLE = Style.from_dict({
     "text-area": "fg:ansiwhite bg:ansiblack", "scrollbar.arrow": f"noinherit {TEXT}",
     "scrollbar.background": TEXT, "scrollbar.button": MARKED,
 })  # fmt: skip
-"""Of the 16 colours that each terminal has, with both text and background named: a terminal's own
-may be light or dark. Nothing is underlined, which Linux draws in cyan, nor black and bold, which it
-draws in grey (console_codes(4))."""
+"""Only the 16 colours that every terminal has. Text and background are both set, since a terminal's
+default background may be light or dark. Nothing is underlined, because Linux draws that in cyan,
+and nothing is bold black, because Linux draws that in grey (console_codes(4))."""
 
 
 class Terminal:
-    """questions.Screen on a terminal. shell: what F2 starts."""
+    """answers.Screen on a terminal. shell: the command that F2 starts."""
 
     def __init__(
         self,
@@ -72,7 +73,7 @@ class Terminal:
     def choose(
         self, title: str, text: str, options: Sequence[tuple[str, str]], default: str
     ) -> str | None:
-        """One of the options."""
+        """Ask for one of the options; None to go back."""
         listed: RadioList[str] = RadioList(
             list(options), default=default, select_on_focus=True, open_character="",
             close_character="", select_character=">", show_scrollbar=not _fits(text, options),
@@ -82,12 +83,12 @@ class Terminal:
     def mark(
         self, title: str, text: str, options: Sequence[tuple[str, str]], marked: Sequence[str]
     ) -> tuple[str, ...] | None:
-        """Any of the options, marked by the space bar."""
+        """Ask for any number of the options, each marked with the space bar; None to go back."""
         if not options:
-            self.show(title, f"{text}\n\nThere is no disk to mark.", BACK)
+            self.show(title, f"{text}\n\nNo disk is available.", BACK)
             return None
         known = [value for value, _ in options]
-        text += "\n(Space marks.)"
+        text += "\n(Space: mark or unmark)"
         listed: CheckboxList[str] = CheckboxList(
             list(options), default_values=[value for value in marked if value in known]
         )
@@ -101,7 +102,7 @@ class Terminal:
         fields: Sequence[Field],
         wrong: Callable[[dict[str, str]], str],
     ) -> dict[str, str] | None:
-        """All fields; Enter in the last one takes them when nothing is wrong."""
+        """Ask for all fields; Enter in the last one accepts them if `wrong` returns ""."""
         areas = {
             field.key: TextArea(field.value, multiline=False, password=field.secret)
             for field in fields
@@ -114,7 +115,7 @@ class Terminal:
             for field in fields
         ]
 
-        def said() -> dict[str, str] | None:
+        def entered() -> dict[str, str] | None:
             values = {
                 field.key: areas[field.key].text if field.secret else areas[field.key].text.strip()
                 for field in fields
@@ -124,10 +125,10 @@ class Terminal:
             return None if found else values
 
         body = HSplit([*rows, Window(height=1), complaint])
-        return self._run(title, text, body, said, list(areas.values()))
+        return self._run(title, text, body, entered, list(areas.values()))
 
     def show(self, title: str, text: str, button: str, back: str = BACK) -> bool:
-        """Text to read; False to go back. back: how that is called, "" where there is no way."""
+        """Show a text; False to go back. back: the label of that button, "" for no such button."""
         return bool(self._run(title, text, None, lambda: True, [], button, back))
 
     def _run(
@@ -137,13 +138,13 @@ class Terminal:
         body: AnyContainer | None,
         value: Callable[[], T | None],
         controls: Sequence[RadioList[str] | CheckboxList[str] | TextArea],
-        button: str = "Go on",
+        button: str = "Continue",
         back: str = BACK,
     ) -> T | None:
         def accept() -> None:
-            taken = value()
-            if taken is not None:
-                get_app().exit(result=taken)
+            accepted = value()
+            if accepted is not None:
+                get_app().exit(result=accepted)
 
         buttons = [Button(button, accept, width=12)]
         if back not in {button, ""}:
@@ -193,14 +194,14 @@ class Terminal:
 def _page(
     title: str, text: str, body: AnyContainer | None, buttons: Sequence[Button], back: str
 ) -> AnyContainer:
-    """The box: text, what is asked, the buttons at its bottom, and a line of the keys."""
+    """The box with the text, the body and a row of buttons, and below it the line of keys."""
     about = Window(
         FormattedTextControl(wrapped(text)), wrap_lines=True, dont_extend_height=True,
         height=Dimension(max=TALLEST) if body else None,
     )  # fmt: skip
     row = VSplit(buttons, padding=1, align=HorizontalAlign.CENTER, key_bindings=_arrows(buttons))
-    asked = [Window(height=1), body] if body else []
-    inside = Box(HSplit([about, *asked, Window(), row]), Dimension(preferred=1, max=1))
+    below = [Window(height=1), body] if body else []
+    inside = Box(HSplit([about, *below, Window(), row]), Dimension(preferred=1, max=1))
     return HSplit(
         [Frame(inside, title), Window(FormattedTextControl(_keys_line(back)), height=1,
                                       style="class:keys")],
@@ -214,12 +215,12 @@ def _centred(page: AnyContainer) -> AnyContainer:
 
 
 def _keys_line(back: str) -> str:
-    way = f"Esc: {back.lower()}" if back else ""
-    return "   ".join(filter(None, ("Enter: take it", "Tab: next", way, "F2 or Ctrl-T: shell")))
+    escape = f"Esc: {back.lower()}" if back else ""
+    return "   ".join(filter(None, ("Enter: accept", "Tab: next", escape, "F2 or Ctrl-T: shell")))
 
 
 def _arrows(buttons: Sequence[Button]) -> KeyBindings:
-    """Left and right between the buttons, and no further."""
+    """Bind left and right to move between the buttons, without wrapping around."""
     keys = KeyBindings()
     keys.add("left", filter=~has_focus(buttons[0]))(focus_previous)
     keys.add("right", filter=~has_focus(buttons[-1]))(focus_next)
@@ -227,19 +228,19 @@ def _arrows(buttons: Sequence[Button]) -> KeyBindings:
 
 
 def _show_focus(control: RadioList[str] | CheckboxList[str] | TextArea) -> None:
-    """The marked line of a list is a bar while keys go there; the buttons have theirs then."""
+    """Highlight the current line of a list only while the list, not a button, has the focus."""
     if isinstance(control, (RadioList, CheckboxList)):
         control.window.style = lambda: "class:focused" if has_focus(control)() else ""
 
 
 def _fits(text: str, options: Sequence[object]) -> bool:
-    """Whether a list is shown whole below the text: it needs no scroll bar then."""
+    """Whether the whole list fits below the text, so that it needs no scroll bar."""
     lines = min(wrapped(text).count("\n") + 1, TALLEST)
     return lines + 1 + len(options) <= LIST_AND_TEXT
 
 
 def wrapped(text: str, width: int = WIDTH - 6) -> str:
-    """Lines of at most so many columns, broken between words; an indented line stays indented."""
+    """Wrap the text between words to lines of `width` columns, keeping each line's indentation."""
     lines = []
     for line in text.split("\n"):
         indent = " " * (len(line) - len(line.lstrip()))

@@ -1,4 +1,4 @@
-"""The guided way on this machine: look, ask, save on the stick, write the disk."""
+"""Run a guided installation on this machine: observe, ask, save to the stick, write the disk."""
 
 from __future__ import annotations
 
@@ -27,48 +27,49 @@ if TYPE_CHECKING:
     from keystone.hosts.facts import DiskFacts
 
     Beginning = tuple[Place, Member, Mapping[str, tuple[str, int]]]
-    """What a machine becomes a part of, what of it, and what its state begins with for that."""
+    """The site or join.yaml, this machine's entry in it, the first files on its state partition."""
 
-AGAIN = "Go on"
+CONTINUE = "Continue"
 
 
 def main() -> None:
-    """Ask until the machine is written and restarted, or the person leaves."""
+    """Ask until the disk is written and the machine restarts; show each error and ask again."""
     now, screen = writing.observe(), Terminal()
     why = discover.REFUSED.read_text() if discover.REFUSED.is_file() else ""
     if why:
-        screen.show("Not done unattended", why, AGAIN, "")
+        screen.show("Not installed unattended", why, CONTINUE, "")
     while True:
         try:
-            if _once(now, screen):
+            if _ask_and_apply(now, screen):
                 run.run(["systemctl", "--no-block", "reboot"])
                 return
         except KeystoneError as error:
-            screen.show("This did not work", discover.reason(error), AGAIN, "")
-        except OSError as error:  # a stick that is full, or was pulled
+            screen.show("Error", discover.reason(error), CONTINUE, "")
+        except OSError as error:  # the stick is full or was removed
             where = f"{error.filename}: " if error.filename else ""
-            text = f"{where}{error.strerror}\n\nLook at the stick, put it in again, and go on."
-            screen.show("This did not work", text, AGAIN, "")
+            text = f"{where}{error.strerror}\n\nCheck the stick, insert it again, then continue."
+            screen.show("Error", text, CONTINUE, "")
 
 
-def _once(now: Running, screen: Screen) -> bool:
-    """Whether the machine shall restart now."""
-    with log.step("look at disks, network cards and sticks"):
+def _ask_and_apply(now: Running, screen: Screen) -> bool:
+    """Ask all questions and carry out the answers; True if the machine is to restart now."""
+    with log.step("find disks, network cards and sticks"):
         place = discover.stick()
-        seen = look(now, place)
+        seen = survey(now, place)
     answers = questions.ask(screen, seen)
     if answers is None:
         return False
     if place is None:
         raise PreflightError(
-            "no stick labelled KEYSTONE to save this on",
-            hint="put one in (FAT or ext4, with that label) and go on",
+            "no stick labelled KEYSTONE to save the answers on",
+            hint="insert one (FAT or ext4, with that label), then continue",
         )
     with writable(place):
         file = _save(place, answers)
     log.info(f"saved: {file}")
     if answers.what != WRITE:
-        screen.show("Saved", f"{file.name} is on the stick. Nothing else was written.", AGAIN, "")
+        text = f"{file.name} is on the stick. Nothing else was written."
+        screen.show("Saved", text, CONTINUE, "")
         return False
     _write(now, answers, file)
     return bool(screen.show("Done", _next(answers), "Restart"))
@@ -76,24 +77,24 @@ def _once(now: Running, screen: Screen) -> bool:
 
 def _save(place: Path, answers: Answers) -> Path:
     if answers.role == WORKER:
-        assert answers.join, "a worker's answers are one"
+        assert answers.join, "the answers for a worker include a join.yaml"
         return stick.save_join(place, answers.join)
     check_keys(place, answers)
     return stick.save(place, answers)
 
 
 def check_keys(place: Path, answers: Answers) -> None:
-    """Raises PreflightError where a site that is whole now lacks keys of others."""
+    """Raise PreflightError if the site is complete but the stick lacks keys of other Primers."""
     lost = stick.missing(place, drafts_without(answers)) if answers.role == FIRST else ()
     if lost:
         raise PreflightError(
             f"the keys of {', '.join(lost)} are not on this stick",
-            hint="take the stick on which they were described, or describe them again",
+            hint="insert the stick on which they were described, or describe them again",
         )
 
 
-def look(now: Running, place: Path | None) -> Seen:
-    """What this machine is and what the stick has."""
+def survey(now: Running, place: Path | None) -> Seen:
+    """Observe this machine and read the stick mounted at `place`, None without one."""
     seen = observe.disks()
     fingerprint, unusable = _bundle()
     return Seen(
@@ -113,7 +114,7 @@ def look(now: Running, place: Path | None) -> Seen:
 
 
 def _begun(disk: DiskFacts) -> bool:
-    """Whether our mark is on a disk. One that cannot be read is listed as it is."""
+    """Whether a disk has our write mark; False, with a warning, if the disk cannot be read."""
     if not disk.serial or disk.size < write_mark.AT + write_mark.SIZE:
         return False
     try:
@@ -124,10 +125,10 @@ def _begun(disk: DiskFacts) -> bool:
 
 
 def _bundle() -> tuple[str, str]:
-    """Fingerprint of the bundle's own trust root, to be shown: nothing is trusted by that.
+    """The fingerprint of the bundle's own trust root, and why the bundle cannot be used.
 
-    "" without a bundle, and with the reason where it cannot be used: the first Primer alone needs
-    it.
+    The fingerprint is only shown; showing it trusts nothing. Both are "" without a bundle. An
+    unusable bundle is no error here, because only the first Primer needs one.
     """
     try:
         found = discover.bundle_file()
@@ -143,7 +144,7 @@ def _bundle() -> tuple[str, str]:
 
 @contextmanager
 def writable(place: Path) -> Iterator[None]:
-    """The stick is mounted read-only but for this."""
+    """Mount the stick writable inside the block; it is read-only at all other times."""
     run.run(["mount", "-o", "remount,rw", place])
     try:
         yield
@@ -153,7 +154,7 @@ def writable(place: Path) -> Iterator[None]:
 
 
 def drafts_without(answers: Answers) -> drafts.Document:
-    """The Primers that were described before this one."""
+    """The draft without this machine's Primer."""
     spec = {**answers.whole["spec"]}
     spec["primers"] = [entry for entry in spec["primers"] if entry["name"] != answers.name]
     return {**answers.whole, "spec": spec}
@@ -162,8 +163,8 @@ def drafts_without(answers: Answers) -> drafts.Document:
 def _write(now: Running, answers: Answers, file: Path) -> None:
     place, node, files = _worker(answers) if answers.role == WORKER else _primer(answers, file)
     plan = installing.plan(now, place, node, answers.system)
-    log.info(plan.describe(str(node.address or "an address of DHCP")))
-    writing.check_medium(now)  # once more: since it was started, hours may have gone
+    log.info(plan.describe(str(node.address or "an address from DHCP")))
+    writing.check_medium(now)  # again: the medium may have been verified hours ago
     installing.write_system(now, place, node, files, plan)
 
 
@@ -177,7 +178,7 @@ def _primer(answers: Answers, file: Path) -> Beginning:
 
 
 def _worker(answers: Answers) -> Beginning:
-    assert answers.join, "a worker's answers are one"
+    assert answers.join, "the answers for a worker include a join.yaml"
     mine = next(worker for worker in answers.join.workers if worker.name == answers.name)
     return answers.join, mine, installing.worker_files(answers.join, mine)
 
@@ -185,16 +186,16 @@ def _worker(answers: Answers) -> Beginning:
 def _next(answers: Answers) -> str:
     if answers.role == WORKER:
         return (
-            "Take the medium and the stick out: the next worker takes the next token on it. This "
-            "machine starts from its disk now and joins by itself; its console says how that goes, "
-            "and on a Primer `kubectl get nodes` shows it."
+            "Remove the medium and the stick: the next worker takes the next token on the stick. "
+            "This machine now starts from its disk and joins by itself. Its console shows the "
+            "progress; on a Primer, `kubectl get nodes` shows the node."
         )
     if answers.role == FIRST:
         return (
-            "This machine starts from its disk now and installs the site: leave the stick with the "
-            "bundle in, take the medium out, and watch its console."
+            "Leave the stick with the bundle inserted, and remove the medium. This machine now "
+            "starts from its disk and installs the site; its console shows the progress."
         )
     return (
-        "Take the medium and the stick out and carry them to the next machine. This one starts "
-        "from its disk now and waits for the first Primer."
+        "Remove the medium and the stick and take them to the next machine. This machine now "
+        "starts from its disk and waits for the first Primer."
     )

@@ -1,12 +1,13 @@
-"""What the guided way leaves on the stick: the draft, the keys, and at last the whole site file.
+"""Files of a guided installation on the stick: the draft, the keys, finally the whole site file.
 
-    site-draft.yaml              the site so far; site.yaml when the first Primer is described
-    introductions/<primer>/      as introduction.py has it
-    introductions/.client/       the first Primer's key, until it is known who that is
-    join.yaml                    the workers' tokens, and which machine took which
+    site-draft.yaml              the site so far; site.yaml once the first Primer is described
+    introductions/<primer>/      the files that introduction.py defines
+    introductions/.client/       the first Primer's key, until the first Primer is described
+    join.yaml                    the workers' tokens, and the machine that took each
 
-Keys are written before the draft that needs them: what was cut is done again and loses nothing.
-Keys without a draft are made anew: of a first call that was cut, or somebody else knows them.
+Keys are written before the draft that needs them, so an interrupted save can be repeated without
+loss. Keys without a draft are replaced: an interrupted first save left them, or somebody else put
+them there and may know the private ones.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ CLIENT = ".client"
 
 
 def read(stick: Path) -> Document:
-    """The draft that a stick has, or the site file that is there; empty without.
+    """Read the draft on a stick, or else the site file there; empty without both.
 
-    Raises ConfigurationError for one that is not a draft, or with the mistakes of the site file.
+    Raises ConfigurationError for an invalid draft, or with the mistakes of the site file.
     """
     whole, file = stick / freight.SITE, stick / DRAFT
     if not file.is_file():
@@ -50,51 +51,53 @@ def read(stick: Path) -> Document:
         return drafts.saved(_text(file), str(file), public_keys(stick))
     except ConfigurationError as error:
         raise ConfigurationError(
-            f"{file}: not as the guided way writes it: {error.message}",
+            f"{file}: not a draft of a guided installation: {error.message}",
             mistakes=error.mistakes,
-            hint="take another stick, or move that file away and describe the site anew",
+            hint="use another stick, or move that file away and describe the site again",
         ) from error
 
 
 def read_join(stick: Path) -> Join | None:
-    """Its join.yaml; None without one. Raises ConfigurationError with every mistake."""
+    """Read the join.yaml on a stick; None without one. Raises ConfigurationError."""
     file = stick / freight.JOIN
     return join_yaml.load(file) if file.is_file() else None
 
 
 def save_join(stick: Path, whole: Join) -> Path:
-    """Write join.yaml with what a worker's answers made of it."""
+    """Write the join.yaml that includes a worker's answers. Returns its path."""
     file = stick / freight.JOIN
     write_whole(file, join_yaml.text(whole).encode(), 0o600)
     return file
 
 
 def public_keys(stick: Path) -> tuple[str, ...]:
-    """Lines of the public keys (*.pub) at the top of a stick: who may log in."""
-    # macOS puts "._name" beside each file on FAT.
+    """Read the public keys (*.pub) in the top folder of a stick: who may log in."""
+    # On FAT, macOS writes a file "._name" beside each file.
     files = sorted(file for file in stick.glob("[!.]*.pub") if file.is_file())
     lines = [line.strip() for file in files for line in _text(file).splitlines()]
     return tuple(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
 
 
 def _text(file: Path) -> str:
-    with file.open("rb") as opened:
-        data = opened.read(documents.MAX_BYTES + 1)
+    with file.open("rb") as stream:
+        data = stream.read(documents.MAX_BYTES + 1)
     if len(data) > documents.MAX_BYTES:
         raise ConfigurationError(
-            f"{file}: longer than {documents.MAX_BYTES >> 20} MiB", hint="take it off the stick"
+            f"{file}: larger than {documents.MAX_BYTES >> 20} MiB", hint="remove it from the stick"
         )
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigurationError(
-            f"{file}: not text in UTF-8", hint="save it anew as UTF-8, or take it off the stick"
+            f"{file}: not UTF-8 text", hint="save it as UTF-8, or remove it from the stick"
         ) from error
 
 
 def save(stick: Path, answers: Answers) -> Path:
-    """Write what was answered; the site file or the draft that it became."""
-    drafts.parse(drafts.text(drafts.alone(answers.whole, answers.name)))  # or nothing is written
+    """Write the answers to the stick. Returns the path of the site file or draft."""
+    drafts.parse(
+        drafts.text(drafts.alone(answers.whole, answers.name))
+    )  # raises before anything is written
     folder = stick / FOLDER
     folder.mkdir(exist_ok=True)
     require_ours(folder)
@@ -124,7 +127,7 @@ def save(stick: Path, answers: Answers) -> Path:
 
 
 def missing(stick: Path, draft: Document) -> tuple[str, ...]:
-    """Primers of a draft whose keys are not on the stick: another stick described them."""
+    """Primers of a draft whose keys are not on this stick: they were described on another."""
     folder = stick / FOLDER
     needed = (f"{HOST_KEY}.pub", ALLOWED)
     return tuple(
@@ -136,7 +139,7 @@ def missing(stick: Path, draft: Document) -> tuple[str, ...]:
 
 
 def _pair(folder: Path, name: str, comment: str, *, kept: bool) -> Pair:
-    """The key in a folder, made when it is not there, or not one that we would have kept."""
+    """Read the key pair in a folder. Makes a new pair without one, or unless `kept`."""
     private, public = folder / name, folder / f"{name}.pub"
     if not (kept and private.is_file() and public.is_file()):
         pair = introduction.new_pair(comment)

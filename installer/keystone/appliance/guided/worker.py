@@ -1,7 +1,7 @@
-"""What is asked of a worker. The answers are an entry of the join.yaml that is on the stick.
+"""Questions for a worker. The answers become an entry of the join.yaml on the stick.
 
-The entry takes one of the file's tokens, so the next machine takes the next one, and the same stick
-makes the same worker unattended.
+The entry takes one of the file's tokens, so the next machine takes the next token, and the same
+stick installs the same worker unattended.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ HOW = (
     "  mount /dev/disk/by-label/KEYSTONE /mnt\n"
     "  keystone-install token create --to /mnt\n"
     "  umount /mnt\n\n"
-    "Once for each worker. Then come back here with the stick. Whoever has it can join as a worker "
-    "until the tokens are used or expire."
+    "Run `token create` once for each worker. Then insert the stick here again. Anyone who has the "
+    "stick can join a machine as a worker until its tokens are used or expire."
 )
 
 
 def entry_of(known: Join, here: Hardware) -> Worker | None:
-    """The entry that describes this machine, or the first one that any machine may take."""
+    """The entry that describes this machine, or else the first one that any machine may take."""
     mine = [worker for worker in known.workers if identity.is_it(worker, here)]
     return next(iter((*mine, *known.free)), None)
 
 
 def member(entry: Worker, answers: Answers, here: Hardware) -> Worker:
-    """The entry with what was answered. Raises AddressValueError."""
+    """The entry with the answers in it. Raises AddressValueError for an invalid address."""
     return replace(
         entry,
         name=answers.name,
@@ -54,28 +54,28 @@ def member(entry: Worker, answers: Answers, here: Hardware) -> Worker:
 
 
 def wrong(known: Join, entry: Worker, answers: Answers, here: Hardware) -> str:
-    """What is wrong with a worker's name or address; "" when nothing is."""
+    """What is wrong with a worker's name or address; "" if nothing is."""
     if not answers.name:
-        return "a worker needs a name, as w1"
+        return "a worker needs a name, for example w1"
     if answers.address == entry.primer:
-        return f"{answers.address} is the Primer's"
+        return f"the address {answers.address} is the Primer's"
     try:
         trial = join_yaml.taken(known, entry, member(entry, answers, here))
         join_yaml.parse(join_yaml.text(trial))
     except AddressValueError:
-        return f"{answers.address} is no IPv4 address; one looks like 10.77.0.21"
+        return f"{answers.address} is not an IPv4 address; an example is 10.77.0.21"
     except ConfigurationError as error:
         first = error.mistakes[0]
         return ": ".join(filter(None, (first.text, first.hint)))
     return ""
 
 
-def _invited(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
-    """Whether there is a token for this machine: there is nothing to ask then."""
+def _token(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
+    """Ask nothing if there is a token for this machine, else show how to make one."""
     if seen.join and entry_of(seen.join, seen.here):
         return answers
     what = (
-        f"Every token in {join_yaml.NAME} on the stick is another machine's."
+        f"Every token in {join_yaml.NAME} on the stick belongs to another machine."
         if seen.join
         else f"A worker needs a token, and there is no {join_yaml.NAME} on the stick."
     )
@@ -83,26 +83,26 @@ def _invited(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
     return None
 
 
-def _named(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
+def _name(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
     known, entry = _known(seen)
 
-    def said(values: Mapping[str, str]) -> Answers:
+    def with_fields(values: Mapping[str, str]) -> Answers:
         return replace(answers, name=values["name"], address=values["address"])
 
     again = bool(answers.name)
     given = screen.fill(
         "This machine",
-        f"Its name, and its address in {known.networks.nodes}. Leave the address empty for DHCP, "
-        "which must give it the same one always.",
+        f"The name of this machine, and its address in {known.networks.nodes}. Leave the address "
+        "empty for DHCP, which must always assign the same one.",
         (
             Field("name", "Name", answers.name or entry.name),
             Field("address", "Address", answers.address if again else str(entry.address or "")),
         ),
-        lambda values: wrong(known, entry, said(values), seen.here),
+        lambda values: wrong(known, entry, with_fields(values), seen.here),
     )
     if given is None:
         return None
-    return replace(said(given), system=answers.system or entry.system_disk)
+    return replace(with_fields(given), system=answers.system or entry.system_disk)
 
 
 def _card(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
@@ -113,17 +113,17 @@ def _review(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
     known, entry = _known(seen)
     worker = member(entry, answers, seen.here)
     token = tokens.Token.parse(entry.token)
-    until = f", good until {entry.expires}" if entry.expires else ""
+    until = f", valid until {entry.expires}" if entry.expires else ""
     card = f", card {answers.card}" if answers.card else ""
     keys = tuple(dict.fromkeys((*known.ssh.authorized_keys, *seen.keys)))
     text = (
         f"Site {known.name}, network {known.networks.nodes}\n"
-        f"  Primer asked:  {entry.primer}\n"
+        f"  Primer:        {entry.primer}\n"
         f"  CA pin:        {known.pin[: join_yaml.SHOWN]}...\n"
         f"  token:         {token.id}{until}\n"
-        f"  this worker:   {answers.name}, {answers.address or 'address of DHCP'}{card}\n\n"
-        f"Now written:  disk {answers.system}, all of it ({machine.was(seen, answers.system)})\n"
-        f"Later:        it joins by itself when it starts from the disk\n"
+        f"  this worker:   {answers.name}, {answers.address or 'address from DHCP'}{card}\n\n"
+        f"Written now:  all of disk {answers.system} ({machine.content(seen, answers.system)})\n"
+        f"Later:        the worker joins by itself when it starts from its disk\n"
         f"Log in:       {drafts.login(len(keys))}\n"
     )
     what = screen.choose(
@@ -135,15 +135,15 @@ def _review(screen: Screen, seen: Seen, answers: Answers) -> Answers | None:
     if what is None:
         return None
     whole = replace(join_yaml.taken(known, entry, worker), ssh=site.Ssh(authorized_keys=keys))
-    join_yaml.parse(join_yaml.text(whole))  # a file that cannot be read again is not written
+    join_yaml.parse(join_yaml.text(whole))  # raises if the file could not be read again
     return replace(answers, what=what, join=whole)
 
 
 def _known(seen: Seen) -> tuple[Join, Worker]:
-    assert seen.join, "_invited asks for it"
+    assert seen.join, "_token ran before"
     entry = entry_of(seen.join, seen.here)
-    assert entry, "_invited asks for it"
+    assert entry, "_token ran before"
     return seen.join, entry
 
 
-STEPS = (_invited, _named, _card, machine.system, _review)
+STEPS = (_token, _name, _card, machine.system, _review)

@@ -1,1 +1,1 @@
-"""A bundle that carries only what a store does not hold."""
+"""Deltas: bundles that carry only the blobs that a store lacks."""

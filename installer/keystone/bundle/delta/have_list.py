@@ -1,15 +1,15 @@
-"""What a site has, as a small signed file that travels back to the packager.
+"""The have-list: a small signed file that tells the packager which blobs a site's store has.
 
-One line of JSON says whose it is and what follows: the bundle that the host accepted last, how
-many blobs, the size of each section. Then comes one zstd frame (RFC 8878) of these sections:
+The first line is JSON: the site's key, the bundle that the host accepted last, the number of blobs
+and the size of each section. One zstd frame (RFC 8878) with these sections follows:
 
     blobs           the digests of all blobs in the store, sorted, 64 hex digits and a newline each
-    index.json      the index, the table of contents and the signed list of that bundle: a delta
-    keystone.json   says of them only what changed
+    index.json      index, table of contents and signed list of that bundle: a delta contains only
+    keystone.json   their changes
     targets.json
 
-The line is signed with an Ed25519 key (RFC 8032) that the site makes at its first have-list; it
-names the SHA-256 of the frame. A forged list can only make a delta that the site refuses.
+The site creates an Ed25519 key (RFC 8032) with its first have-list and signs the line with it; the
+line contains the SHA-256 of the frame. A forged list only leads to a delta that the site refuses.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from keystone.bundle.read.held_file import open_medium
 from keystone.bundle.trust import tuf_shape, verify
 from keystone.bundle.trust.verify import stored_targets
 from keystone.errors import ConfigurationError, DamagedBundleError, UntrustedBundleError
-from keystone.files import half_made, new, sync_directory, write_chunks, write_file, writing
+from keystone.files import create, half_made, sync_directory, write_chunks, write_file, writing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -47,29 +47,29 @@ if TYPE_CHECKING:
 KIND = "BundleHave"
 KEY_FILE = "have.pem"
 MAX_BLOBS = 100_000
-"""Digests in one list; one bundle has 22,000 at most."""
+"""Maximum digests in one list; one bundle has at most 22,000."""
 MAX_LINE = 4096
 _WINDOW = 24
 _LINE = 65
 _CHUNK = 1 << 20
-_MOST = {
+_MAX_SECTION = {
     "blobs": MAX_BLOBS * _LINE,
-    "index.json": media.MAX_MANIFEST,
+    "index.json": media.MAX_OCI_MANIFEST,
     "keystone.json": MAX_MANIFEST // 2,
     "targets.json": MAX_BYTES["targets"],
 }
-"""Bytes of each section: what a packager's memory has room for beside each other."""
+"""Maximum bytes of each section; all of them must fit into a packager's memory."""
 MAX_CONTENT = 8 << 20
-"""Bytes of the frame: half of the digests, and the rest is made of them and of words."""
+"""Maximum bytes of the frame: digests compress to half, and the heads repeat them."""
 _BLOBS = re.compile(rb"(?:[0-9a-f]{64}\n)*")
 
 
 @dataclass(frozen=True)
 class Source:
-    """What a have-list is made from. blobs: all digests in hex, in any order.
+    """The input of a have-list. blobs: all digests in hex, in any order.
 
-    heads: index.json, keystone.json and targets.json as they are there: they nearly always change,
-    and change little. Empty when no bundle is complete.
+    number, digest: of the last accepted bundle. heads: the store's index.json, keystone.json and
+    targets.json, which nearly always change, but only a little; empty when no bundle is complete.
     """
 
     number: int
@@ -80,10 +80,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Have:
-    """A have-list that was checked. key: of the site that signed it, 64 hex digits.
+    """A verified have-list. key: public key of the site that signed it, 64 hex digits.
 
-    table, sizes: what keystone.json and targets.json among the heads say; None and nothing when
-    they are not there.
+    table, sizes: parsed from keystone.json and targets.json in the heads; None and empty when they
+    are missing. sizes: in bytes.
     """
 
     number: int
@@ -101,7 +101,7 @@ class Have:
 
 @dataclass(frozen=True)
 class Written:
-    """What `write` did. key: the site's public key, as the packager pins it; size in bytes."""
+    """Result of `write`. key: the site's public key, for the packager to pin; size: in bytes."""
 
     number: int
     digest: str
@@ -111,7 +111,7 @@ class Written:
 
 
 def of_store(store: Path, trust_folder: Path) -> Source:
-    """Of a host's store: a blob there was hashed before it got its name.
+    """The source from a host's store, whose blobs were hashed before they got their names.
 
     Raises ConfigurationError when this host has accepted no bundle yet.
     """
@@ -119,8 +119,8 @@ def of_store(store: Path, trust_folder: Path) -> Source:
     folder = store / "blobs/sha256"
     if accepted is None or not folder.is_dir():
         raise ConfigurationError(
-            f"{store}: no bundle was brought in here yet",
-            hint="the first bundle is a whole one; run this on a Primer, or name a --store",
+            f"{store}: contains no bundle yet",
+            hint="bring in a full bundle first; or run this on a Primer, or name a --store",
         )
     paths = {
         "targets.json": store / "metadata/targets.json",
@@ -134,11 +134,15 @@ def of_store(store: Path, trust_folder: Path) -> Source:
 
 
 def of_bundle(path: Path, fingerprint: str | None, trust_folder: Path) -> Source:
-    """Of a bundle file whose every byte is verified now."""
+    """The source from a bundle file; verifies every byte of it.
+
+    fingerprint: SHA-256 of the trust root in hex, or None for the root that the host pinned.
+    Raises UntrustedBundleError or DamagedBundleError.
+    """
     with open_medium(path) as medium:
         archive = stream.TarStream(medium.stream)
         head = read_head(archive, verify.host_pin(trust_folder, fingerprint=fingerprint))
-        Bundle(path, head.manifest, head.verified, {}).require_whole()
+        Bundle(path, head.manifest, head.verified, {}).require_full()
         targets = head.verified.targets
         heads = {
             "targets.json": head.verified.files["targets.json"],
@@ -155,9 +159,9 @@ def of_bundle(path: Path, fingerprint: str | None, trust_folder: Path) -> Source
 
 
 def write(source: Source, output: Path, key_folder: Path) -> Written:
-    """Write the list. The key is made in `key_folder` when none is there.
+    """Write the list. Creates the key in `key_folder` when there is none.
 
-    Raises HostError when the disk does not take it.
+    Raises HostError when the disk is full or cannot be written.
     """
     with writing(output):
         return _write(source, output, key_folder)
@@ -166,8 +170,9 @@ def write(source: Source, output: Path, key_folder: Path) -> Written:
 def _write(source: Source, output: Path, key_folder: Path) -> Written:
     key = _key(key_folder)
     public = key.public_key().public_bytes_raw().hex()
-    # What does not fit is carried again: heads of huge bundles, and blobs of those before the last.
-    heads = {name: data for name, data in source.heads.items() if len(data) <= _MOST[name]}
+    # The delta will carry again what exceeds the limits: large heads, and, of too many blobs, those
+    # that the last bundle does not name.
+    heads = {name: data for name, data in source.heads.items() if len(data) <= _MAX_SECTION[name]}
     blobs = sorted(source.blobs)
     if len(blobs) > MAX_BLOBS:
         named = {t.digest.hex for t in stored_targets(source.heads["targets.json"]).values()}
@@ -176,7 +181,7 @@ def _write(source: Source, output: Path, key_folder: Path) -> Written:
     content = output.with_name(f".{output.name}.content")
     output.parent.mkdir(parents=True, exist_ok=True)
     seen = hashlib.sha256()
-    with half_made(content, output), os.fdopen(new(content), "wb") as file:
+    with half_made(content, output), os.fdopen(create(content), "wb") as file:
         for piece in _frame(blobs, heads):
             seen.update(piece)
             file.write(piece)
@@ -192,17 +197,18 @@ def _write(source: Source, output: Path, key_folder: Path) -> Written:
     signed = {**statement, "signature": key.sign(_canonical(statement)).hex()}
     line = json.dumps(signed, sort_keys=True).encode() + b"\n"
     with half_made(content, output):
-        write_chunks(output, _line_then(line, content), output.with_name(f".{output.name}.part"))
+        chunks = _line_and_content(line, content)
+        write_chunks(output, chunks, output.with_name(f".{output.name}.part"))
     sync_directory(output.parent)
     content.unlink()
     return Written(source.number, source.digest, len(blobs), public, len(line) + size)
 
 
 def read(path: Path, site_key: str | None) -> Have:
-    """Check a list and read it. site_key: what the site's operator told, 64 hex digits.
+    """Verify and read a list. site_key: the key that the site's operator told, 64 hex digits.
 
-    Raises UntrustedBundleError for a signature that does not fit or a key that nobody vouched
-    for, DamagedBundleError for anything else that is not a have-list.
+    Raises UntrustedBundleError for an invalid signature (KSB-07) or another key than site_key
+    (KSB-02), DamagedBundleError for anything else that is not a valid have-list.
     """
     with open_medium(path) as medium:
         line = b"".join(medium.chunks(0, MAX_LINE)).partition(b"\n")[0]
@@ -219,36 +225,36 @@ def read(path: Path, site_key: str | None) -> Have:
                 f"{path}: {error.message}", hint=error.hint, code=error.code
             ) from error
         except (ValueError, KeyError, TypeError, AttributeError, EOFError, zstd.ZstdError) as error:
-            raise _not_known(path, error) from error
+            raise _invalid(path, error) from error
 
 
-def _not_known(path: Path, error: Exception) -> DamagedBundleError:
+def _invalid(path: Path, error: Exception) -> DamagedBundleError:
     return DamagedBundleError(
-        f"{path}: not a have-list that this version understands ({strict_json.brief(error)})",
-        hint="copy it again, or make it again inside the gap",
+        f"{path}: not a valid have-list for this version ({strict_json.brief(error)})",
+        hint="copy it again, or make it again on the site",
         code="KSB-23",
     )
 
 
 def _content(medium: Medium, start: int, signed: dict[str, Any]) -> bytes:
-    """What follows the line, when it is what was signed."""
+    """The bytes after the line. Raises ValueError when they are not the signed ones."""
     size = _count(signed["size"], MAX_CONTENT)
     content = b"".join(medium.chunks(start, size + 1))
     if len(content) != size or _sha256(content) != signed["sha256"]:
-        raise ValueError("its content is not what was signed")
+        raise ValueError("its content differs from the signed one")
     return content
 
 
 def _have(statement: dict[str, Any], sections: dict[str, bytes]) -> Have:
-    """The list, of sections that were signed. What they say is the site's to say, and bounded."""
-    # The largest first: what it was read from is gone before the next.
+    """Make the list from signed sections. The site decides what they contain, within limits."""
+    # The largest section first, so its parsed document is freed before the next one.
     table, targets = sections.get("keystone.json"), sections.get("targets.json")
     manifest = contents_file.load(table) if table else None
     sizes = {Digest(name): size for name, size in _listed(targets).items()}
     blobs = sections.pop("blobs")
     lines = [blobs[at : at + _LINE - 1] for at in range(0, len(blobs), _LINE)]
     if not _BLOBS.fullmatch(blobs) or any(one >= two for one, two in pairwise(lines)):
-        raise ValueError("digests that are none, or out of order")
+        raise ValueError("digests are invalid or not in order")
     bundle = statement["bundle"]
     return Have(
         number=_count(bundle["number"], MAX_NUMBER),
@@ -262,7 +268,7 @@ def _have(statement: dict[str, Any], sections: dict[str, bytes]) -> Have:
 
 
 def _listed(targets: bytes | None) -> dict[str, int]:
-    """Size in bytes of everything in a bundle's signed list, by digest (hex)."""
+    """The size in bytes of each member in a bundle's signed list, by digest (hex)."""
     if not targets:
         return {}
     try:
@@ -287,8 +293,9 @@ def _authenticate(path: Path, statement: dict[str, Any], site_key: str | None) -
     key = str(statement["key"])
     if site_key is None or site_key.strip().lower() != key:
         raise UntrustedBundleError(
-            f"{path}: signed by site key {key}, not by {site_key or 'one that you named'}",
-            hint="compare it with what `bundle have` printed on the site: --site-key KEY",
+            f"{path}: signed by site key {key}, you named {site_key or 'no key'}",
+            hint="compare it with the key that `bundle have` printed on the site, and name that "
+            "key: --site-key KEY",
             code="KSB-02",
         )
     signature = bytes.fromhex(statement["signature"])
@@ -299,38 +306,38 @@ def _authenticate(path: Path, statement: dict[str, Any], site_key: str | None) -
         )
     except InvalidSignature as error:
         raise UntrustedBundleError(
-            f"{path}: its signature does not fit",
-            hint="make it again inside the gap",
+            f"{path}: the signature is invalid",
+            hint="make the have-list again on the site",
             code="KSB-07",
         ) from error
 
 
 def _sections(content: bytes, sizes: dict[str, int]) -> dict[str, bytes]:
-    if "blobs" not in sizes or set(sizes) - _MOST.keys():
-        raise ValueError("sections that no have-list has")
+    if "blobs" not in sizes or set(sizes) - _MAX_SECTION.keys():
+        raise ValueError("unknown sections, or no section blobs")
     for name, size in sizes.items():
-        _count(size, _MOST[name])
-    # How much it becomes is bounded below; blocks say no more than that they are 128 KiB at most.
+        _count(size, _MAX_SECTION[name])
+    # The sizes of the sections limit the output below. Block headers only show at most 128 KiB.
     most = zstd.MAX_BLOCKS * zstd.MAX_BLOCK
     zstd.require_one(lambda at, n: content[at : at + n], len(content), most, _WINDOW)
     options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: _WINDOW}
     engine = zstd.ZstdDecompressor(options=options)
     found = {}
     for name in sorted(sizes):
-        # One after the other, so that nothing is there twice.
+        # One section at a time, so that no data is in memory twice.
         found[name] = engine.decompress(content, sizes[name]) if sizes[name] else b""
         content = b"" if sizes[name] else content
         if len(found[name]) != sizes[name]:
-            raise ValueError("sections of another size")
+            raise ValueError("a section has a wrong size")
     if not engine.eof and (engine.decompress(content, 1) or not engine.eof):
-        raise ValueError("sections of another size")
+        raise ValueError("bytes after the last section")
     return found
 
 
 def _frame(blobs: list[str], heads: Mapping[str, bytes]) -> Iterator[bytes]:
     options: dict[int, int] = {
         zstd.CompressionParameter.compression_level: 6,
-        # The digests come again in the heads: the window must reach back to the list.
+        # The heads repeat the digests, so the window must reach back to the list.
         zstd.CompressionParameter.window_log: _WINDOW,
     }
     engine = zstd.ZstdCompressor(options=options)
@@ -343,7 +350,7 @@ def _frame(blobs: list[str], heads: Mapping[str, bytes]) -> Iterator[bytes]:
     yield engine.flush()
 
 
-def _line_then(line: bytes, content: Path) -> Iterator[bytes]:
+def _line_and_content(line: bytes, content: Path) -> Iterator[bytes]:
     yield line
     with content.open("rb") as file:
         while chunk := file.read(_CHUNK):
@@ -368,7 +375,8 @@ def _key(folder: Path) -> Ed25519PrivateKey:
     key = serialization.load_pem_private_key(path.read_bytes(), None)
     if not isinstance(key, Ed25519PrivateKey):
         raise ConfigurationError(
-            f"{path}: not an Ed25519 key", hint="remove it: another one is made"
+            f"{path}: not an Ed25519 key",
+            hint="remove the file, and run the command again: it creates a new key",
         )
     return key
 

@@ -1,8 +1,8 @@
-"""Fill the gaps of a delta from what a store has: out comes what the full bundle would have given.
+"""Combine a delta with a store: the result reads like the full bundle.
 
-The delta's own metadata says that its maker signed it; the full bundle's, which it carries, says
-what the store must be afterwards. Both are verified before a blob is touched, and everything that
-is rebuilt is compared with the full bundle's signed list, as if it had been carried.
+The delta's own metadata proves who signed the delta. It carries the full bundle's metadata, which
+defines the content of the store afterwards. Both are verified before a blob is touched. Everything
+that is rebuilt is compared with the full bundle's signed list, as if it had been carried.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import IO, TYPE_CHECKING
 
+from keystone import log
 from keystone.bundle.format import (
     CHUNK,
     COPY_AGAIN,
@@ -44,15 +45,15 @@ if TYPE_CHECKING:
     from keystone.bundle.read.delta_description import Delta, Encoded, HeadFile
 
 SHOWN = 20
-"""How many missing blobs a message names; `bundle have` tells the packager all."""
+"""Maximum missing blobs in a message; `bundle have` lists the store's blobs for the packager."""
 FRESH = "make a have-list of this store (keystone-install bundle have) and ask for a new delta"
 
 
 @dataclass(frozen=True)
 class Filled:
-    """What a delta and a store give together: the full bundle's head, and how to get the rest.
+    """A delta combined with a store: the full bundle's head, and where to get the blobs.
 
-    loose: the files of the head that are no metadata, by name.
+    loose: content of oci-layout and index.json, by name.
     """
 
     description: Delta
@@ -62,18 +63,18 @@ class Filled:
 
     @cached_property
     def encoded(self) -> dict[str, Encoded]:
-        """What comes as a patch, by the name of the patch."""
+        """The patched members, by the name of the patch."""
         return {entry.member: entry for entry in self.description.encoded}
 
     @cached_property
     def patched(self) -> dict[str, Encoded]:
-        """The same by the name of what the patch makes."""
+        """The patched members, by the name of the member that the patch makes."""
         return {entry.name: entry for entry in self.description.encoded}
 
 
 @dataclass
 class Archive:
-    """The members of the full bundle, as a TarStream gives them: carried, rebuilt, left out."""
+    """The members of the full bundle, like a TarStream: carried and rebuilt ones, then the rest."""
 
     carried: TarStream
     outer: Mapping[str, Target]
@@ -117,21 +118,21 @@ class Archive:
                     yield memoryview(chunk)
 
     @property
-    def apart(self) -> bool:
-        """Never: what is rebuilt comes in the order of what is carried."""
+    def parallel(self) -> bool:
+        """Always False: members are rebuilt in the order in which the delta carries them."""
         return False
 
     def piece(self) -> Iterator[memoryview]:
-        """As `apart` says, there is none."""
-        raise RuntimeError("the members of a delta come in order")
+        """Not supported, because `parallel` is False."""
+        raise RuntimeError("the members of a delta can only be read in order")
 
     def skip(self) -> None:
-        """Pass the current member: the store has it."""
+        """Skip the current member, because the store has it."""
         if self._rest is None:
             self.carried.skip()
 
     def end(self, *, exact: bool) -> None:
-        """Check that the delta ends where it should."""
+        """Check the end of the delta. exact: nothing may follow it."""
         self.carried.end(exact=exact)
 
     def _gives(self, member: tar.Member) -> tar.Member:
@@ -140,7 +141,7 @@ class Archive:
         return member
 
     def _full(self, member: tar.Member) -> tar.Member:
-        """What a member of the delta stands for."""
+        """The member of the full bundle that a member of the delta gives."""
         if self._entry is None:
             return member
         return tar.Member(
@@ -153,7 +154,7 @@ class Archive:
                 yield tar.Member(name, target.size)
 
     def _rebuilt(self, entry: Encoded) -> Iterator[bytes]:
-        """The full member from its patch, which is compared with the signed list first."""
+        """Rebuild a member from its patch, after comparing the patch with the signed list."""
         with tempfile.TemporaryFile(dir=SCRATCH) as kept:
             target = self.outer[entry.member]
             for chunk in stream.checked(self.carried, entry.member, target, "a patch"):
@@ -163,9 +164,9 @@ class Archive:
 
 
 def rebuild(entry: Encoded, kept: IO[bytes], filled: Filled) -> Iterator[bytes]:
-    """A blob from the old one in the store and a patch whose bytes were checked.
+    """Rebuild a blob from the old blob in the store and a checked patch.
 
-    Never more bytes than were signed of it; whoever takes them compares their digest.
+    Yields at most the signed size; the caller compares the digest.
     """
     left = filled.head.verified.targets[entry.name].size
     try:
@@ -176,11 +177,11 @@ def rebuild(entry: Encoded, kept: IO[bytes], filled: Filled) -> Iterator[bytes]:
             for piece in unfold.folded(entry.form, patch.apply(before, kept)):
                 left -= len(piece)
                 if left < 0:
-                    raise ValueError("it becomes more than was signed")
+                    raise ValueError("the result is larger than the signed size")
                 yield piece
     except ValueError as error:
         raise DamagedBundleError(
-            f"{entry.name}: cannot be rebuilt from {entry.source} ({error})",
+            f"{entry.name}: cannot rebuild it from {entry.source} ({error})",
             hint=FRESH,
             code="KSB-08",
         ) from error
@@ -188,42 +189,43 @@ def rebuild(entry: Encoded, kept: IO[bytes], filled: Filled) -> Iterator[bytes]:
 
 @contextmanager
 def _source(store: Path, entry: Encoded) -> Iterator[IO[bytes]]:
-    """The old blob, which is a file of the store itself. Raises DamagedBundleError (KSB-31)."""
+    """Open the old blob without following a link. Raises DamagedBundleError (KSB-31)."""
     path = blob_path(store, entry.source)
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         raise DamagedBundleError(
-            f"{path}: a patch of {entry.name} needs it: {error.strerror}", hint=FRESH, code="KSB-31"
+            f"{path}: cannot open, needed by the patch of {entry.name}: {error.strerror}",
+            hint=FRESH,
+            code="KSB-31",
         ) from error
     with os.fdopen(handle, "rb") as file:
         yield file
 
 
 def over(carried: TarStream, outer: Head, store: Path, pin: verify.Pin) -> tuple[Archive, Head]:
-    """The members and the head of the full bundle that a delta and a store give together."""
+    """Combine a delta and a store: returns the members and the head of the full bundle."""
     filled = fill(carried, outer, store, pin)
     return Archive(carried, outer.verified.targets, filled), filled.head
 
 
 def fill(archive: TarStream, outer: Head, store: Path, pin: verify.Pin) -> Filled:
-    """Read a delta's description and head, which stand after its table of contents.
+    """Read a delta's description and head, which follow its table of contents.
 
-    The full bundle's metadata are verified as the delta's were: by what this host accepted, and by
-    the root that the delta led to. So none of it can hold from before a rotation.
-    Raises UntrustedBundleError; DamagedBundleError, of class KSB-31 when the store is another one
-    than the delta was made for.
+    The full bundle's metadata is verified like the delta's: against what this host accepted, and
+    under the newest root of the delta, so metadata from before a root rotation is refused.
+    Raises UntrustedBundleError; DamagedBundleError, with code KSB-31 when the delta was made for
+    another store.
     """
     description = delta_description.load(_member(archive, outer, DELTA))
     delta_description.check(description, outer.verified.targets, outer.manifest)
     files = _head(description, _member(archive, outer, delta_description.HEAD), outer, store)
     metadata = {n.removeprefix(METADATA): d for n, d in files.items() if n.startswith(METADATA)}
-    verified = opened.believe(metadata, replace(pin, root=outer.verified.root, confirm=None))
+    verified = opened.verify_files(metadata, replace(pin, root=outer.verified.root, confirm=None))
     ours = (description.digest, outer.verified.number, outer.verified.created)
     if (verified.digest, verified.number, verified.created) != ours:
         raise UntrustedBundleError(
-            f"{delta_description.HEAD}: the metadata of another bundle "
-            "than this delta says that it makes",
+            f"{delta_description.HEAD}: its metadata belongs to another bundle than {DELTA} names",
             hint=FRESH,
             code="KSB-06",
         )
@@ -234,7 +236,7 @@ def fill(archive: TarStream, outer: Head, store: Path, pin: verify.Pin) -> Fille
             target is None or hashlib.sha256(data).hexdigest() != target.digest.hex
         ):
             raise DamagedBundleError(
-                f"{name}: its bytes are not the ones that were signed", hint=FRESH, code="KSB-08"
+                f"{name}: its bytes differ from the signed ones", hint=FRESH, code="KSB-08"
             )
     table = files[MANIFEST]
     head = Head(verified, opened.contents(table, verified), table)
@@ -245,24 +247,24 @@ def fill(archive: TarStream, outer: Head, store: Path, pin: verify.Pin) -> Fille
 
 
 def _member(archive: TarStream, outer: Head, name: str) -> bytes:
-    """The next member of the delta's head, checked."""
+    """Read and check the next member of the delta's head."""
     member = archive.next()
     target = outer.verified.targets.get(name)
     if member is None or target is None or member.name != name or member.size != target.size:
         raise DamagedBundleError(
-            f"no {name} at the head of the delta", hint=COPY_AGAIN, code="KSB-19"
+            f"no {name} of the signed size in the delta", hint=COPY_AGAIN, code="KSB-19"
         )
     described = name == DELTA
     limit = delta_description.MAX_DESCRIPTION if described else delta_description.MAX_HEAD
     if target.size > limit:
         raise DamagedBundleError(
-            f"{name}: larger than any honest one", hint=COPY_AGAIN, code="KSB-20"
+            f"{name}: {target.size} bytes, the limit is {limit}", hint=COPY_AGAIN, code="KSB-20"
         )
     return b"".join(bytes(chunk) for chunk in stream.checked(archive, name, target, "the delta"))
 
 
 def _head(description: Delta, frames: bytes, outer: Head, store: Path) -> dict[str, bytes]:
-    """Every file of the full bundle's head, each compared with its digest."""
+    """Rebuild every file of the full bundle's head and compare it with its digest."""
     files: dict[str, bytes] = {}
     at = 0
     for file in description.head:
@@ -271,12 +273,12 @@ def _head(description: Delta, frames: bytes, outer: Head, store: Path) -> dict[s
         data = _head_file(file, frame, outer, store)
         if hashlib.sha256(data).hexdigest() != file.digest.hex:
             raise DamagedBundleError(
-                f"{file.name}: rebuilt with other bytes", hint=FRESH, code="KSB-08"
+                f"{file.name}: the rebuilt file has a wrong digest", hint=FRESH, code="KSB-08"
             )
         files[file.name] = data
     if at != len(frames) or not {MANIFEST, *LOOSE} <= set(files):
         raise DamagedBundleError(
-            f"{delta_description.HEAD}: not the head that {DELTA} describes",
+            f"{delta_description.HEAD}: does not match its description in {DELTA}",
             hint=FRESH,
             code="KSB-19",
         )
@@ -284,7 +286,7 @@ def _head(description: Delta, frames: bytes, outer: Head, store: Path) -> dict[s
 
 
 def _head_file(file: HeadFile, frame: bytes, outer: Head, store: Path) -> bytes:
-    """A file from the delta, or the store's own when a cut run had brought it, or rebuilt."""
+    """A file of the head: the delta's, or the store's after an interrupted run, or rebuilt."""
     own = outer.verified.files.get(file.name.removeprefix(METADATA), b"")
     here = _stored(store, file.name)
     for data in (own, here):
@@ -293,7 +295,7 @@ def _head_file(file: HeadFile, frame: bytes, outer: Head, store: Path) -> bytes:
     old = here if file.source else b""
     if file.source and hashlib.sha256(old).hexdigest() != file.source.hex:
         raise DamagedBundleError(
-            f"the store's {file.name} is not the one that this delta was made for",
+            f"this delta was made for another version of the store's {file.name}",
             hint=FRESH,
             code="KSB-31",
         )
@@ -301,7 +303,7 @@ def _head_file(file: HeadFile, frame: bytes, outer: Head, store: Path) -> bytes:
         return patch.apply_bytes(old, frame, file.size)
     except ValueError as error:
         raise DamagedBundleError(
-            f"{file.name}: cannot be rebuilt ({error})", hint=FRESH, code="KSB-08"
+            f"{file.name}: cannot rebuild it ({error})", hint=FRESH, code="KSB-08"
         ) from error
 
 
@@ -311,7 +313,7 @@ def _stored(store: Path, name: str) -> bytes:
 
 
 def _require_left_out(filled: Filled, outer: Head) -> None:
-    """Raises DamagedBundleError with the blobs that the store lacks."""
+    """Raise DamagedBundleError (KSB-31) with the list of blobs that the store lacks."""
     verified, table = filled.head.verified, filled.head.manifest
     missing = []
     for name, target in verified.targets.items():
@@ -327,8 +329,9 @@ def _require_left_out(filled: Filled, outer: Head) -> None:
     if missing:
         shown = "\n  ".join(missing[:SHOWN])
         more = f"\n  and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
+        count = log.count(len(missing), "blob")
         raise DamagedBundleError(
-            f"{filled.store}: lacks {len(missing)} blobs that this delta leaves out "
+            f"{filled.store}: lacks {count} that this delta leaves out "
             f"(it was made for bundle number {filled.description.base_number}):\n  {shown}{more}",
             hint=FRESH,
             code="KSB-31",
@@ -337,7 +340,7 @@ def _require_left_out(filled: Filled, outer: Head) -> None:
 
 @dataclass(frozen=True)
 class OverStore(Bundle):
-    """A verified delta together with the store of this host: to be used as the full bundle."""
+    """A verified delta with the store of this host, for use as the full bundle."""
 
     filled: Filled
     outer: Bundle
@@ -356,7 +359,7 @@ class OverStore(Bundle):
         if seen.hexdigest() != digest.hex:
             raise DamagedBundleError(
                 f"{name} ({self.manifest.owner(digest)}): damaged in {self.filled.store}",
-                hint="keystone-install store status; bring the full bundle in again",
+                hint="run keystone-install store status, then bring in the full bundle again",
                 code="KSB-08",
             )
 
@@ -372,9 +375,10 @@ class OverStore(Bundle):
 
 
 def over_store(bundle: Bundle, store: Path, directory: Path = verify.TRUST) -> Bundle:
-    """A verified bundle as it is; a verified delta as the full bundle that it makes of `store`.
+    """Return a full bundle unchanged; combine a delta with `store` to the full bundle.
 
-    directory: where this host keeps what it accepted. Raises as `fill` does.
+    bundle: verified. directory: the folder of this host's pinned root and last accepted bundle.
+    Raises as `fill` does, and DamagedBundleError (KSB-30) when the file changed.
     """
     if not bundle.is_delta:
         return bundle
@@ -384,8 +388,8 @@ def over_store(bundle: Bundle, store: Path, directory: Path = verify.TRUST) -> B
         outer = read_head(archive, pin)
         if outer.verified.digest != bundle.verified.digest:
             raise DamagedBundleError(
-                f"{bundle.path}: changed since verified",
-                hint="look at the medium; do not swap it during an installation",
+                f"{bundle.path}: changed after verification",
+                hint="check the medium; do not swap it during an installation",
                 code="KSB-30",
             )
         filled = fill(archive, outer, store, pin)

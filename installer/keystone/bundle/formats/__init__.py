@@ -1,1 +1,1 @@
-"""Formats of files and bytes, each read in one way only."""
+"""File and byte formats, each with exactly one accepted encoding."""

@@ -1,6 +1,6 @@
-"""The codes of deflate: which numbers they stand for, and how they are made (RFC 1951, 3.2).
+"""Huffman codes of deflate: how to build them, and the values that they encode (RFC 1951, 3.2).
 
-Codes are text of the digits 0 and 1, first bit first, or tables for reading.
+A code is a string of the digits 0 and 1, first bit first. For decoding there are lookup tables.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 Table = list[tuple[int, int] | None]
-"""For every number of as many bits as the longest code: the symbol and its code's length."""
+"""Symbol and code length in bits, indexed by the next bits (as many as the longest code has)."""
 EXTRA_LENGTH = [0] * 8 + [n for n in range(1, 6) for _ in range(4)] + [0]
 EXTRA_LENGTH[27] = 5
 BASE_LENGTH = [3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 23, 27, 31, 35, 43, 51, 59, 67, 83,
@@ -22,25 +22,25 @@ EXTRA_DISTANCE = [0, 0] + [n for n in range(14) for _ in range(2)]
 BASE_DISTANCE = [1, 2, 3, 4, 5, 7, 9, 13, 17, 25, 33, 49, 65, 97, 129, 193, 257, 385, 513, 769,
                   1025, 1537, 2049, 3073, 4097, 6145, 8193, 12289, 16385, 24577]  # fmt: skip
 LITERALS = 286
-"""Symbols of literals, of the end of a block, and of lengths."""
+"""Number of symbols for literals, the end of a block, and copy lengths."""
 _FIXED_LENGTHS = [8] * 144 + [9] * 112 + [7] * 24 + [8] * 8
 
 
 def fixed() -> tuple[list[int], list[int]]:
-    """The lengths of the fixed codes (3.2.6)."""
+    """The code lengths of the fixed codes (3.2.6)."""
     return _FIXED_LENGTHS, [5] * 30
 
 
 @cache
 def fixed_tables() -> tuple[Table, Table]:
-    """Their tables: a file may change to them every ten bits."""
+    """The tables of the fixed codes; cached, because a file may switch to them every ten bits."""
     literals, distances = fixed()
     return table(literals), table(distances)
 
 
 @cache
 def fixed_codes() -> tuple[list[str], list[str]]:
-    """The codes as `codes` gives them."""
+    """The fixed codes, as `codes` returns them."""
     return codes(fixed())
 
 
@@ -52,14 +52,14 @@ def _canonical(lengths: Sequence[int]) -> Iterator[tuple[int, str]]:
         for symbol, own in enumerate(lengths):
             if own == length:
                 if code >> length:
-                    raise ValueError("more codes than there can be")
+                    raise ValueError("the code lengths are over-subscribed")
                 yield symbol, f"{code:0{length}b}"
                 code += 1
         code <<= 1
 
 
 def table(lengths: Sequence[int]) -> Table:
-    """For every number of as many bits as the longest code: the symbol and its code's length."""
+    """Build the decoding table of the canonical codes with these lengths."""
     most = max(max(lengths, default=0), 1)
     found: Table = [None] * (1 << most)
     for symbol, code in _canonical(lengths):
@@ -86,7 +86,7 @@ _LENGTH_EXTRA = [
 
 @cache
 def distances() -> list[tuple[int, str]]:
-    """For each distance up to 32768: its symbol, and its extra bits as digits."""
+    """Symbol and extra bits (as digits) of each distance up to 32768."""
     return [(0, "")] + [
         (symbol, _reversed(distance - low, EXTRA_DISTANCE[symbol]))
         for symbol, (low, high) in enumerate(pairwise([*BASE_DISTANCE, 32769]))
@@ -95,9 +95,9 @@ def distances() -> list[tuple[int, str]]:
 
 
 def codes(lengths: tuple[list[int], list[int]]) -> tuple[list[str], list[str]]:
-    """The codes of literals and of distances; behind the 286 literals those of each copy's length.
+    """The codes of literals and of distances. The 286 literals are followed by the copy lengths.
 
-    A copy of 258 bytes gets its own symbol, as every compressor writes it.
+    A copy of 258 bytes has its own symbol, as every compressor writes it.
     """
     literals, distances = [""] * 288, [""] * 32
     for found, own in ((literals, lengths[0]), (distances, lengths[1])):

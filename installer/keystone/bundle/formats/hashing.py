@@ -1,7 +1,7 @@
-"""SHA-256 of many pieces of one file, on all cores.
+"""Compute the SHA-256 of many pieces of one file, on all cores.
 
-hashlib lets other threads run while it works (buffers beyond 2 KiB), and so does reading; each
-thread has one buffer, so memory does not grow with the file.
+hashlib (for buffers above 2 KiB) and file reads release the GIL. Each thread has one buffer, so
+memory use does not grow with the file.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ JOBS = "KEYSTONE_JOBS"
 
 
 def jobs(usual: int) -> int:
-    """How many things are done side by side: `usual`, or what the environment says.
+    """The number of parallel jobs: KEYSTONE_JOBS from the environment, or else `usual`.
 
-    It never changes what comes out.
+    The number never changes any result.
     """
     wanted = os.environ.get(JOBS, "")
     return int(wanted) if wanted.isdigit() and int(wanted) else usual
@@ -37,10 +37,10 @@ def digests(
     pieces: Mapping[str, tuple[int, int]],
     advance: Callable[[int], None] = lambda _: None,
 ) -> Iterator[tuple[str, str]]:
-    """Name and digest (hex) of each piece, as they are ready.
+    """Yield name and digest (hex) of each piece, in the order in which they are finished.
 
-    pieces: name to offset and size in bytes. advance: told how many more bytes were hashed.
-    Raises as `piece`.
+    pieces: name to offset and size in bytes. advance: called with the number of bytes hashed.
+    Raises DamagedBundleError as `piece` does.
     """
     threads = min(MAX_THREADS, jobs(len(os.sched_getaffinity(0))), max(len(pieces), 1))
     lock = Lock()
@@ -49,17 +49,17 @@ def digests(
         with lock:
             advance(amount)
 
-    # The largest first: a long one that starts last would leave the other cores without work.
+    # The largest piece first: if it started last, the other cores would be idle meanwhile.
     left = iter(sorted(pieces, key=lambda name: -pieces[name][1]))
     found: SimpleQueue[tuple[str, str] | Exception] = SimpleQueue()
 
     def work() -> None:
-        """One thread takes name after name: a future for each of 20,000 would cost 30 MiB."""
+        """Each thread takes the next name: a future for each of 20,000 would take 30 MiB."""
         buffer = bytearray(CHUNK)
         try:
             for name in left:
                 found.put((name, _digest(piece(handle, name, *pieces[name], buffer), count)))
-        except Exception as error:  # noqa: BLE001 raised again by who asked
+        except Exception as error:  # noqa: BLE001 raised again in the caller's thread
             found.put(error)
 
     with ThreadPoolExecutor(threads) as pool:
@@ -73,7 +73,7 @@ def digests(
                 yield value
         finally:
             for _ in left:
-                pass  # nobody begins another one
+                pass  # empty the iterator, so no thread starts another piece
 
 
 def _digest(chunks: Iterable[memoryview], count: Callable[[int], None]) -> str:
@@ -87,10 +87,11 @@ def _digest(chunks: Iterable[memoryview], count: Callable[[int], None]) -> str:
 def piece(
     handle: int, name: str, offset: int, size: int, buffer: bytearray | None = None
 ) -> Iterator[memoryview]:
-    """A piece of an open file, wherever others read it; each view is valid until the next one.
+    """Read a piece of an open file, independent of the file position.
 
-    Memory is taken when the first view is asked for, not before. Raises DamagedBundleError
-    (KSB-09, KSB-30) when the file ends early or cannot be read.
+    offset, size: in bytes. Each view is valid until the next one is requested. The buffer is
+    allocated with the first view. Raises DamagedBundleError (KSB-09, KSB-30) when the file ends
+    early or cannot be read.
     """
     view, done = memoryview(buffer or bytearray(min(size, CHUNK))), 0
     while done < size:
@@ -98,13 +99,15 @@ def piece(
             got = os.preadv(handle, [view[: min(len(view), size - done)]], offset + done)
         except OSError as error:
             raise DamagedBundleError(
-                f"{name}: cannot be read at byte {offset + done}: {error.strerror}",
-                hint="look at the medium and its cable, or copy the bundle to another one",
+                f"{name}: cannot read at byte {offset + done}: {error.strerror}",
+                hint="check the medium and its cable, or copy the bundle to another medium",
                 code="KSB-30",
             ) from error
         if not got:
             raise DamagedBundleError(
-                f"{name}: the bundle ends inside", hint="copy it again", code="KSB-09"
+                f"{name}: the bundle ends inside this member: it is truncated",
+                hint="copy the bundle again",
+                code="KSB-09",
             )
         yield view[:got]
         done += got

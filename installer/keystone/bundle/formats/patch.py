@@ -1,13 +1,14 @@
-"""A new file as what it shares with an old one, plus the rest: zstd with the old file as prefix.
+"""Binary patches: a new file as a zstd-compressed difference from an old file.
 
-`zstd --patch-from` wants both files in memory. Ours walks the new one in segments; each is a zstd
-frame (RFC 8878) of its own whose prefix is the region of the old file that looks alike, so making
-and applying take the same small memory whatever the size. Layout, integers little-endian:
+`zstd --patch-from` needs both files in memory. This module splits the new file into segments. Each
+segment is a separate zstd frame (RFC 8878) whose prefix is the similar region of the old file, so
+making and applying a patch need little memory, whatever the file size. Layout, little-endian:
 
-    16 bytes a segment: offset and length of the prefix in the old file (u64, u32), length of the
-    frame (u32); then the frame, which holds at most SEGMENT bytes. The end of the file ends it.
+    16 bytes per segment: offset and length of the prefix in the old file (u64, u32), length of
+    the frame (u32); then the frame, which decompresses to at most SEGMENT bytes. The patch ends
+    at the end of the file.
 
-Whoever applies a patch has checked its digest before, and checks what comes out after.
+The caller of `apply` checks the digest of the patch before, and the digest of the result after.
 """
 
 from __future__ import annotations
@@ -24,35 +25,35 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 VERSION = f"1-{zstd.zstd_version}"
-"""What the bytes of a patch depend on beside the two files."""
+"""Format and zstd version: together with the two files they determine the bytes of a patch."""
 SEGMENT = 2 << 20
 """Bytes of the new file in one frame."""
 REACH = 1 << 20
-"""How many bytes of the old file before and after the matching place a segment may draw from."""
+"""Bytes before and after the matching region of the old file that the prefix includes."""
 LIMIT = SEGMENT + 2 * REACH
-"""Bytes of the longest prefix."""
+"""Maximum bytes of a prefix."""
 _HEADER = struct.Struct("<QII")
 _PROBES = 16
 _PROBE = 32
 _NEAR = 256 << 10
 _WINDOW = 23
-"""log2 of the largest window that is read or written: prefix and segment fit into it."""
+"""log2 of the largest window that is read or written; prefix and segment fit into it."""
 _OPTIONS: dict[int, int] = {
-    # Level 9 searches rows of a hash table: beside level 16 it takes a tenth of the time for the
-    # same size. 4 Mi entries hold every position of a prefix; with fewer the oldest are forgotten.
+    # Level 9 (row-based match finder) takes a tenth of the time of level 16 for the same size.
+    # 4 Mi hash entries cover every position of a prefix; with fewer, zstd drops the oldest.
     zstd.CompressionParameter.compression_level: 9,
     zstd.CompressionParameter.window_log: _WINDOW,
     zstd.CompressionParameter.hash_log: 22,
 }
 _CHEAP: dict[int, int] = {zstd.DecompressionParameter.window_log_max: _WINDOW}
 _HEAD_WINDOW = 24
-"""The same of a file of a head, of which old and new have 8 MB at most (reader.MAX_MANIFEST)."""
+"""The same for files of a head: old and new have at most 8 MB each (format.MAX_MANIFEST)."""
 _SHORTEST = 8
-"""Bytes of the shortest prefix that zstd takes."""
+"""Minimum bytes of a prefix for zstd."""
 
 
 def make(old: IO[bytes], new: IO[bytes]) -> Iterator[bytes]:
-    """The patch from `old` to `new`, piece by piece. Same files and zstd release, same bytes."""
+    """Yield the patch from `old` to `new`. Equal files and zstd release give equal bytes."""
     size = os.fstat(old.fileno()).st_size
     shift = start = 0
     new.seek(0)
@@ -67,35 +68,35 @@ def make(old: IO[bytes], new: IO[bytes]) -> Iterator[bytes]:
 
 
 def apply(old: IO[bytes], patch: IO[bytes]) -> Iterator[bytes]:
-    """The new file. Raises DamagedBundleError when the patch does not fit the old file."""
+    """Yield the new file. Raises DamagedBundleError (KSB-08) when the patch does not apply."""
     patch.seek(0)
     most = os.fstat(old.fileno()).st_size
     while header := patch.read(_HEADER.size):
         try:
             offset, length, size = _HEADER.unpack(header)
             if length > LIMIT or size > 2 * SEGMENT or offset + length > most:
-                raise ValueError("larger than any patch is, or than the old file")
+                raise ValueError("a segment exceeds the limit or the old file")
             data = _decompress(patch.read(size), _read(old, offset, length), _CHEAP, SEGMENT)
             if not data:
-                raise ValueError("a frame of nothing")
+                raise ValueError("an empty frame")
             yield data
         except (struct.error, ValueError, zstd.ZstdError) as error:
             raise DamagedBundleError(
-                f"a patch that does not fit what it is for ({error})",
-                hint="have a full bundle made, and say so to whoever made this one",
+                f"the patch does not apply to the old file ({error})",
+                hint="ask the packager for a full bundle, and report this delta to them",
                 code="KSB-08",
             ) from error
 
 
 def is_prefix(old: bytes) -> bool:
-    """Whether zstd takes this as what a file is compared with."""
+    """Whether zstd accepts `old` as a prefix."""
     return len(old) >= _SHORTEST
 
 
 def patch_bytes(old: bytes, new: bytes) -> bytes:
-    """One frame for data that is in memory anyway; `old` may be empty, or else as is_prefix says.
+    """Make one frame from data in memory. old: empty, or accepted by is_prefix.
 
-    Together at most 16 MiB.
+    Both together may have at most 16 MiB.
     """
     log = min(max((len(old) + len(new)).bit_length(), 10), _HEAD_WINDOW)
     options = {**_OPTIONS, zstd.CompressionParameter.window_log: log}
@@ -105,11 +106,14 @@ def patch_bytes(old: bytes, new: bytes) -> bytes:
 
 
 def apply_bytes(old: bytes, frame: bytes, size: int) -> bytes:
-    """The data of `patch_bytes`; size: what it must have, in bytes. Raises ValueError."""
+    """Apply a frame of `patch_bytes`. size: the required result in bytes.
+
+    Raises ValueError when the frame does not give exactly `size` bytes.
+    """
     options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: _HEAD_WINDOW}
     data = _decompress(frame, old, options, size)
     if len(data) != size:
-        raise ValueError("a frame of another length")
+        raise ValueError("a frame has a wrong length")
     return data
 
 
@@ -122,7 +126,7 @@ def _compress(data: bytes, prefix: bytes) -> bytes:
 
 
 def _decompress(frame: bytes, prefix: bytes, options: dict[int, int], most: int) -> bytes:
-    """What a frame holds, `most` bytes at most. Raises ValueError for anything else."""
+    """Decompress exactly one frame of at most `most` bytes. Raises ValueError otherwise."""
     try:
         dictionary = zstd.ZstdDict(prefix, is_raw=True).as_prefix if prefix else None
         engine = zstd.ZstdDecompressor(zstd_dict=dictionary, options=options)
@@ -130,15 +134,16 @@ def _decompress(frame: bytes, prefix: bytes, options: dict[int, int], most: int)
     except zstd.ZstdError as error:
         raise ValueError(str(error)) from error
     if not engine.eof or engine.unused_data or len(data) > most:
-        raise ValueError("a frame of another length")
+        raise ValueError("a frame has a wrong length")
     return data
 
 
 def _shift(old: IO[bytes], size: int, segment: bytes, start: int, last: int) -> int:
-    """About how much further in the old file this segment's content stands, in bytes.
+    """Estimate how far the content of this segment is displaced in the old file, in bytes.
 
-    Looks for samples near where the last segment's were, and everywhere when half of them are not
-    there: what is inserted or removed moves everything after it by the same amount.
+    Searches for samples near the displacement of the last segment, because an insertion or removal
+    moves everything after it by the same amount. Searches the whole old file when less than half
+    of the samples are found there.
     """
     step = max(len(segment) // _PROBES, 1)
     probes = {at: segment[at : at + _PROBE] for at in range(0, len(segment), step)}

@@ -1,8 +1,8 @@
-"""JSON that can be read in one way only, for bytes that came from outside.
+"""Parse untrusted JSON that has only one possible meaning.
 
-RFC 8259 leaves open what duplicate names, huge numbers, NaN and lone surrogates mean, and readers
-differ; whoever signs and whoever reads must see the same document. So those are refused, and so is
-a byte order mark, a fraction (nothing of ours has one) and nesting deeper than any honest file.
+RFC 8259 leaves the meaning of duplicate names, huge numbers, NaN and lone surrogates open, and
+parsers differ; signer and reader must see the same document. So this parser refuses them. It also
+refuses a byte order mark, fractions (Keystone's formats have none) and nesting above MAX_DEPTH.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import Any, NoReturn
 
 MAX_DEPTH = 16
 MAX_INTEGER = 2**53 - 1
-"""The largest integer that every JSON reader keeps exact (RFC 8259, 6)."""
+"""The largest integer that every JSON parser represents exactly (RFC 8259, 6)."""
 MAX_VALUES = 400_000
-"""Members and elements in one document; 30,000 blobs with names and sizes are half of that."""
+"""Members and elements of one document; 30,000 blobs with names and sizes take half of them."""
 SHOWN = 200
 _DIGITS = len(str(MAX_INTEGER))
 
 
 def loads(data: bytes) -> Any:  # noqa: ANN401 any JSON value
-    """The value. Raises ValueError, which says what is wrong, for anything that is not plain."""
+    """Parse a document. Raises ValueError, with the reason, when it is invalid or ambiguous."""
     if sum(map(data.count, (b",", b"[", b"{"))) > MAX_VALUES:
         raise ValueError(f"more than {MAX_VALUES} values")
     try:
@@ -34,13 +34,13 @@ def loads(data: bytes) -> Any:  # noqa: ANN401 any JSON value
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 at byte {error.start}") from error
     except RecursionError as error:
-        raise ValueError(f"nested deeper than {MAX_DEPTH}") from error
-    _plain(value)
+        raise ValueError(f"nested deeper than {MAX_DEPTH} levels") from error
+    _limit_depth(value)
     return value
 
 
 def brief(error: Exception) -> str:
-    """A parser's words, short enough for a message: they may quote megabytes."""
+    """The text of an error, truncated for a message: it may quote megabytes of input."""
     text = str(error)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
@@ -50,14 +50,14 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{twice[:80]!r} is there twice in one object")
+        raise ValueError(f"{twice[:80]!r} appears twice in one object")
     return found
 
 
 def _integer(text: str) -> int:
-    # Length first: turning a million digits into a number takes quadratic time.
+    # Check the length first: int() of a million digits takes quadratic time.
     if len(text.lstrip("-")) > _DIGITS or abs(int(text)) > MAX_INTEGER:
-        raise ValueError(f"the number {text[:20]} is outside what JSON keeps exact (2^53)")
+        raise ValueError(f"the number {text[:20]} is outside the exact range of JSON (2^53)")
     return int(text)
 
 
@@ -65,8 +65,11 @@ def _refused(text: str) -> NoReturn:
     raise ValueError(f"the number {text[:20]} is not an integer")
 
 
-def _plain(value: object) -> None:
-    """Depth, and text that UTF-8 can write; level by level, so that no stack can overflow."""
+def _limit_depth(value: object) -> None:
+    """Check the nesting depth, and that UTF-8 can encode all text.
+
+    Goes level by level, so deep nesting cannot overflow the stack. Raises ValueError.
+    """
     level = [value]
     for _ in range(MAX_DEPTH + 1):
         below: list[object] = []
@@ -80,4 +83,4 @@ def _plain(value: object) -> None:
         if not below:
             return
         level = below
-    raise ValueError(f"nested deeper than {MAX_DEPTH}")
+    raise ValueError(f"nested deeper than {MAX_DEPTH} levels")

@@ -1,12 +1,12 @@
-"""The one tar dialect of a bundle: POSIX USTAR, regular files only, data aligned to 4 KiB.
+"""The tar dialect of a bundle: POSIX USTAR, regular files only, data aligned to 4 KiB.
 
 Layout (IEEE 1003.1-2017, pax, "ustar Interchange Format"): a header block of 512 bytes, the data,
-zeros up to the next block. Before a member whose data would not start on a multiple of 4096 stands
-a member `.padding` that fills the gap exactly; plain tar unpacks all of them to one small file of
-zeros. The archive ends with at least two zero blocks, up to the next multiple of 4096.
+zeros up to the next block. When a member's data would not start at a multiple of 4096, a member
+`.padding` before it fills the gap exactly; plain tar unpacks these to one small file of zeros. The
+archive ends with at least two zero blocks, up to the next multiple of 4096.
 
-A header has one legal form: it is parsed, built again, and must be equal byte for byte. So there
-is nothing in it that two readers could understand differently.
+Each header has exactly one valid encoding: the reader parses it, builds it again and requires equal
+bytes. So two readers cannot interpret a header differently.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ BLOCK = 512
 ALIGN = 4096
 PADDING = ".padding"
 MAX_SIZE = 8**11 - 1
-"""Bytes of the largest member: eleven octal digits."""
+"""Maximum bytes of a member: eleven octal digits."""
 NAME_BYTES = 100
 NAME = re.compile(r"\.padding|(?:[A-Za-z0-9_][A-Za-z0-9._+~-]*/)*[A-Za-z0-9_][A-Za-z0-9._+~-]*")
-"""Names that a reader takes: plain relative paths, no segment empty or starting with a dot."""
+"""Accepted names: relative paths in which no segment is empty or starts with a dot."""
 EXTENDING = b"LKxgXA"
-"""Type flags of members that change what the next one is: GNU's long names, pax and Solaris."""
+"""Type flags of headers that modify the next member: GNU long names, pax and Solaris."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A member, the offset in bytes at which its data starts, and the padding before it."""
+    """A member, the offset of its data in bytes, and the padding member before it."""
 
     member: Member
     offset: int
@@ -52,19 +52,19 @@ class Placed:
 
     @property
     def prefix(self) -> bytes:
-        """What stands between the end of the member before and this one's data."""
+        """The bytes between the end of the previous member and this member's data."""
         pad = self.padding
         filling = header(pad) + bytes(pad.size) if pad else b""
         return filling + header(self.member)
 
     @property
     def end(self) -> int:
-        """Where the next member may start."""
+        """The offset in bytes at which the next member may start."""
         return self.offset + padded(self.member.size)
 
 
 def header(member: Member) -> bytes:
-    """The header block. Raises ValueError for what the dialect cannot say."""
+    """Build the header block. Raises ValueError when a value does not fit into the dialect."""
     name = member.name.encode("ascii")
     fits = all(0 <= number <= MAX_SIZE for number in (member.size, member.mtime))
     if not fits or not 0 < len(name) <= NAME_BYTES:
@@ -88,10 +88,10 @@ def header(member: Member) -> bytes:
 
 
 def parse(block: bytes, offset: int) -> Member:
-    """A member from its header block. Raises DamagedBundleError for any other dialect.
+    """Parse a header block. Raises DamagedBundleError for any other dialect.
 
-    Its code says what is foreign: KSB-18 a header that changes the next one, KSB-15 a link, a
-    device or another dialect, KSB-12 a size that is no plain number, KSB-14 a name.
+    Codes: KSB-18 for a header that modifies the next member, KSB-15 for a link, a device or another
+    dialect, KSB-12 for an invalid size, KSB-14 for an invalid name.
     """
     try:
         member = Member(
@@ -116,7 +116,7 @@ def parse(block: bytes, offset: int) -> Member:
 
 
 def _foreign(block: bytes) -> str:
-    """Which code fits a header that is not ours: what a person should look at first."""
+    """The error code for an invalid header."""
     if block[156:157] in EXTENDING:
         return "KSB-18"
     if block[156:157] != b"0" or not block.startswith(b"ustar\00000", 257):
@@ -128,23 +128,23 @@ def _foreign(block: bytes) -> str:
 
 
 def padding_before(position: int, mtime: int) -> Member | None:
-    """The padding member that must stand at `position` so that the next data is aligned."""
+    """The padding member that must follow at `position` to align the next data, if any."""
     gap = (ALIGN - BLOCK - position) % ALIGN
     return Member(PADDING, gap - BLOCK, 0o644, mtime) if gap else None
 
 
 def padded(size: int) -> int:
-    """Bytes that data of this size takes, up to the next block."""
+    """Bytes that data of this size takes in the archive, including zeros up to the next block."""
     return -(-size // BLOCK) * BLOCK
 
 
 def end_bytes(position: int) -> int:
-    """How many zeros end the archive when its last member ends at `position`."""
+    """The number of zeros at the end of an archive whose last member ends at `position`."""
     return 2 * BLOCK + -(position + 2 * BLOCK) % ALIGN
 
 
 def place(members: Iterable[Member]) -> Iterator[Placed]:
-    """Where each member's data goes; padding members are not listed."""
+    """Compute the position of each member's data. Padding members are not listed separately."""
     position = 0
     for member in members:
         pad = padding_before(position, member.mtime)

@@ -1,7 +1,7 @@
-"""In which form two blobs are compared: as they are, or with their compression taken off.
+"""The forms in which two blobs are compared: unchanged, or with their gzip coding removed.
 
-A patch between compressed files is as large as the files: one changed byte changes all that
-follow. Most image layers and archives are gzip, so they are compared unfolded (see deflate.py).
+A patch between two compressed files is as large as the files, because one changed byte changes all
+that follow. Most image layers and archives are gzip, so they are compared unfolded (deflate.py).
 """
 
 from __future__ import annotations
@@ -18,37 +18,37 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 RAW, GZIP = "raw", "gzip"
-MOST_GZIP = 256 << 20
-"""Bytes of the largest gzip file that is unfolded: a site spends 0.4 s a MiB on making it again."""
-MOST_UNFOLDED = 1 << 30
-"""Bytes of what a gzip file may become beside the disk's other uses; honest layers triple."""
+MAX_GZIP = 256 << 20
+"""Maximum bytes of a gzip file to unfold: a site needs 0.4 s per MiB to restore it."""
+MAX_UNFOLDED = 1 << 30
+"""Maximum bytes of an unfolded file on disk; real layers grow to about three times their size."""
 KNOWN = frozenset({RAW, GZIP})
 
 
 def shared(old: IO[bytes], new: IO[bytes]) -> str:
-    """The form in which both are best compared."""
+    """The best form to compare two blobs: gzip when both are, else raw."""
     return GZIP if all(_is_gzip(file) for file in (old, new)) else RAW
 
 
 @contextmanager
 def unfolded(form: str, blob: IO[bytes], folder: Path) -> Iterator[IO[bytes]]:
-    """A blob in a form, as a file; a nameless one in `folder` if it needs one.
+    """Open a blob in the given form. folder: for an unnamed temporary file, if one is needed.
 
     Raises DamagedBundleError for a form that this version does not know, ValueError for a blob
-    that does not have it.
+    that does not have this form.
     """
     size = blob.seek(0, 2)
     blob.seek(0)
     if form == RAW:
         yield blob
     elif form == GZIP:
-        if size > MOST_GZIP:
-            raise ValueError("larger than what is unfolded")
+        if size > MAX_GZIP:
+            raise ValueError(f"the gzip file has more than {MAX_GZIP} bytes")
         with tempfile.TemporaryFile(dir=folder) as kept:
             for record in deflate.unfold(blob):
                 kept.write(record)
-                if kept.tell() > MOST_UNFOLDED:
-                    raise ValueError("it becomes more than any honest one")
+                if kept.tell() > MAX_UNFOLDED:
+                    raise ValueError(f"it unfolds to more than {MAX_UNFOLDED} bytes")
             kept.flush()
             yield kept
     else:
@@ -56,7 +56,7 @@ def unfolded(form: str, blob: IO[bytes], folder: Path) -> Iterator[IO[bytes]]:
 
 
 def folded(form: str, pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """The blob again, from its pieces in that form. Raises ValueError when they are none."""
+    """Restore the blob from its pieces in the given form. Raises ValueError when invalid."""
     if form == RAW:
         return pieces
     if form == GZIP:
@@ -67,13 +67,13 @@ def folded(form: str, pieces: Iterator[bytes]) -> Iterator[bytes]:
 def _is_gzip(file: IO[bytes]) -> bool:
     file.seek(0)
     start = file.read(len(deflate.MAGIC))
-    return start == deflate.MAGIC and file.seek(0, 2) <= MOST_GZIP
+    return start == deflate.MAGIC and file.seek(0, 2) <= MAX_GZIP
 
 
 def unknown(form: str) -> DamagedBundleError:
-    """What to say of a form that only a newer version has."""
+    """The error for a form that this version does not know."""
     return DamagedBundleError(
-        f"form {form!r:.40} of a patch is not known here",
-        hint="use the keystone-install of whoever made the delta",
+        f"this version does not know the patch form {form!r:.40}",
+        hint="use the keystone-install version that made the delta",
         code="KSB-23",
     )

@@ -1,6 +1,7 @@
-"""zstd: the standard library's since Python 3.14 (PEP 784), and its backport before.
+"""zstd from the standard library (Python 3.14, PEP 784), or from its backport for older Python.
 
-And how much a frame can become, by its headers alone (RFC 8878, 3.1.1): that unpacks nothing.
+Also computes the maximum size of a frame's content from its headers (RFC 8878, 3.1.1), without
+decompressing it.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ __all__ = [
 
 MAGIC = b"\x28\xb5\x2f\xfd"
 WINDOW_LOG = 23
-"""8 MiB: what a decoder must be able to hold (RFC 8878, 3.1.1.1.2)."""
+"""8 MiB: the window that every decoder should support (RFC 8878, 3.1.1.1.2)."""
 MAX_BLOCK = 128 << 10
 MAX_BLOCKS = 4096
 
@@ -59,10 +60,11 @@ MAX_BLOCKS = 4096
 def require_one(
     read: Callable[[int, int], bytes], size: int, most: int, window_log: int = WINDOW_LOG
 ) -> None:
-    """Exactly one frame, which can become at most `most` bytes. Raises ValueError.
+    """Require exactly one frame whose content has at most `most` bytes. Raises ValueError.
 
-    window_log: of the largest window. Refused: skippable and concatenated frames, dictionaries,
-    larger windows, a frame without end.
+    read: returns bytes for offset and count; size: of the frame in bytes; window_log: log2 of the
+    largest window. Refuses skippable and concatenated frames, dictionaries, larger windows and
+    incomplete frames.
     """
     head = read(0, 14)
     if head[:4] != MAGIC or len(head) < 6:  # noqa: PLR2004 magic, descriptor, one byte more
@@ -71,7 +73,7 @@ def require_one(
     if descriptor & 0b1000:
         raise ValueError("a reserved bit of the zstd frame is set")
     if descriptor & 0b11:
-        raise ValueError("the zstd frame wants a dictionary")
+        raise ValueError("the zstd frame needs a dictionary")
     single = bool(descriptor & 0b100000)
     field = (int(single), 2, 4, 8)[descriptor >> 6]
     at = 5
@@ -82,14 +84,14 @@ def require_one(
         at = 6
     content = int.from_bytes(head[at : at + field], "little") + (256 if field == 2 else 0)  # noqa: PLR2004
     if max(window, content if single else 0) > 1 << window_log or (field and content > most):
-        raise ValueError("the zstd frame wants more memory than any honest one")
+        raise ValueError("the zstd frame needs more memory than the limit")
     end = _blocks(read, at + field, size, most) + (4 if descriptor & 0b100 else 0)
     if end != size:
-        raise ValueError("the zstd frame does not end where its bytes do")
+        raise ValueError("the zstd frame has trailing bytes or is incomplete")
 
 
 def _blocks(read: Callable[[int, int], bytes], at: int, size: int, most: int) -> int:
-    """Where the last block ends."""
+    """The offset after the last block."""
     total = 0
     for _ in range(MAX_BLOCKS):
         if at + 3 > size:
@@ -97,11 +99,11 @@ def _blocks(read: Callable[[int, int], bytes], at: int, size: int, most: int) ->
         header = int.from_bytes(read(at, 3), "little")
         last, kind, length = header & 1, header >> 1 & 3, header >> 3
         if kind == 3 or length > MAX_BLOCK:  # noqa: PLR2004 reserved
-            raise ValueError("a zstd block that no encoder writes")
-        total += length if kind < 2 else MAX_BLOCK  # noqa: PLR2004 raw and RLE say their size
+            raise ValueError("an invalid zstd block")
+        total += length if kind < 2 else MAX_BLOCK  # noqa: PLR2004 raw and RLE blocks contain their size
         if total > most + MAX_BLOCK:
-            raise ValueError("the zstd frame becomes more than any honest one")
+            raise ValueError("the zstd frame can exceed the size limit")
         at += 3 + (1 if kind == 1 else length)
         if last:
             return at
-    raise ValueError("the zstd frame has no end")
+    raise ValueError("the zstd frame is incomplete or has too many blocks")

@@ -1,1 +1,1 @@
-"""A bundle in parts that fit on media, verified one by one."""
+"""Split a bundle into parts that fit on media and that are verified one by one."""

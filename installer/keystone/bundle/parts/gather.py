@@ -1,4 +1,4 @@
-"""Which parts of one bundle lie on these media, beside what else lies there."""
+"""Find the parts of one bundle on media that may contain other files too."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 
 def gather(paths: Iterable[Path], *, strict: bool = False) -> list[Part]:
-    """The parts that these files are and these folders hold, of one bundle.
+    """Open all parts of one bundle. paths: files of parts, or folders that contain parts.
 
-    What other systems left on a medium is passed over with a warning, and a part whose description
-    is damaged; strict: that is an error, and so is what has the name of a part and is none.
-    Raises DamagedBundleError, also for parts of different bundles.
+    Skips other files, and parts with a damaged description, with a warning. strict: raises for a
+    part with a damaged description, and for another file that has the name of a part.
+    Raises DamagedBundleError: also KSB-19 when there is no part, KSB-06 for parts of different
+    bundles.
     """
     found: list[Part] = []
     refused: dict[Path, DamagedBundleError] = {}
@@ -38,11 +39,11 @@ def gather(paths: Iterable[Path], *, strict: bool = False) -> list[Part]:
         named = file.stem in numbered and _is_number(file)
         if (strict and (named or not found)) or (file.is_dir() and not found):
             raise why
-        log.warn(f"{why.message}: passed over")
+        log.warn(f"{why.message}: skipped")
     if not found:
         raise DamagedBundleError(
-            "no usable part of a bundle among these",
-            hint="name parts, or folders with parts",
+            "found no usable part of a bundle",
+            hint="name parts, or folders that contain parts",
             code="KSB-19",
         )
     _require_one(found)
@@ -50,7 +51,7 @@ def gather(paths: Iterable[Path], *, strict: bool = False) -> list[Part]:
 
 
 def _files(paths: Iterable[Path], refused: dict[Path, DamagedBundleError]) -> Iterator[Path]:
-    """What is named, and what has begin or name of a part in folders that are named."""
+    """The named files, and in named folders the files that start or are named like a part."""
     for path in paths:
         try:
             inside = _inside(path) if path.is_dir() else ()
@@ -65,7 +66,7 @@ def _files(paths: Iterable[Path], refused: dict[Path, DamagedBundleError]) -> It
 
 
 def _is_number(file: Path) -> bool:
-    """Whether it is called as `split` calls a part: "offline.tar.003"."""
+    """Whether its name is one that `split` gives to a part: "offline.tar.003"."""
     return re.fullmatch(r"\.[0-9]{3}", file.suffix) is not None
 
 
@@ -74,8 +75,8 @@ def _inside(folder: Path) -> list[Path]:
         return sorted(folder.iterdir())
     except OSError as error:
         raise DamagedBundleError(
-            f"{folder}: cannot be read: {error.strerror}",
-            hint="look at the medium, or copy the parts to another one",
+            f"{folder}: cannot read: {error.strerror}",
+            hint="check the medium, or copy the parts to another one",
             code="KSB-30",
         ) from error
 
@@ -86,13 +87,13 @@ def _require_one(found: Sequence[Part]) -> None:
         sets.setdefault(part.set, []).append(part)
     if len(sets) > 1:
         lines = [
-            f"bundle {one.digest} number {one.number} in {one.data} parts of {one.part_bytes} "
-            f"bytes: {', '.join(str(part.path) for part in several)}"
+            f"bundle {one.digest} number {one.number}, data parts: {one.data}, each of "
+            f"{one.part_bytes} bytes: {', '.join(str(part.path) for part in several)}"
             for one, several in sets.items()
         ]
         raise DamagedBundleError(
-            "parts of different bundles, or of one that was split twice with other sizes:\n  "
-            + "\n  ".join(lines),
-            hint="join those of one line",
+            "found parts of different bundles, or of one bundle that was split with different "
+            "sizes:\n  " + "\n  ".join(lines),
+            hint="join only parts of one line",
             code="KSB-06",
         )

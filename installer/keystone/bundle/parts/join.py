@@ -1,9 +1,9 @@
-"""Join parts from any number of media, in any order, a chunk at a time.
+"""Join parts from any number of media, in any order, chunk by chunk.
 
-A chunk comes from a part that has it whole, from another copy of that part, or out of parity.
-Into a file: what is whole is kept in `<output>.join` until nothing is missing, so media may come
-one after the other and a run that was cut goes on; only then does the file get its name. Into a
-pipe: everything must be at hand at once.
+A chunk comes from an undamaged copy of its part, or is restored from parity.
+Into a file: valid chunks are kept in `<output>.join` until none is missing, so the media may be
+inserted one after the other, and an interrupted run can continue. Only a complete file gets its
+final name. Into a pipe: all parts must be available at once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from keystone.bundle.parts import parity
 from keystone.bundle.parts import part as parts
 from keystone.bundle.parts.part import CHUNK, DIGEST, Part, Range, Set
 from keystone.errors import DamagedBundleError, RefusedError
-from keystone.files import again, require_room, sync_directory, write_file, writing
+from keystone.files import open_own, require_room, settle, write_file, writing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -34,7 +34,7 @@ SHOWN = 20
 
 @dataclass(frozen=True)
 class Joined:
-    """What `join` did. repaired: bytes that came out of parity."""
+    """Result of a join. size: of the bundle in bytes; repaired: bytes restored from parity."""
 
     bundle: str
     number: int
@@ -44,7 +44,7 @@ class Joined:
 
 @dataclass(frozen=True)
 class Region:
-    """A data part as far as it was joined already: a place in the unfinished file."""
+    """A data part in the unfinished file, with the chunks that earlier runs have joined."""
 
     file: int
     set: Set
@@ -52,7 +52,7 @@ class Region:
     chunks: bytes
 
     def read(self, row: int) -> bytes | None:
-        """A chunk; None when it is not there yet."""
+        """Read a chunk. Returns None when it is not joined yet."""
         size = self.set.chunk_length(self.number, row)
         data = os.pread(self.file, size, (self.number - 1) * self.set.part_bytes + row * CHUNK)
         return data if parts.is_chunk(data, self.chunks, row) else None
@@ -60,41 +60,42 @@ class Region:
 
 @dataclass
 class Collection:
-    """All copies of all parts that are at hand.
+    """All available copies of all parts.
 
-    known: digests of the chunks of data parts; sums: of parity parts.
+    known: digests of the chunks of data parts; parity_known: of parity parts. repaired: bytes
+    restored from parity.
     """
 
     set: Set
     copies: dict[int, list[Part | Region]] = field(default_factory=dict)
     known: dict[int, bytes] = field(default_factory=dict)
-    sums: dict[int, bytes] = field(default_factory=dict)
+    parity_known: dict[int, bytes] = field(default_factory=dict)
     repaired: int = 0
 
     def add(self, part: Part | Region, where: str) -> None:
-        """One more copy of a part. Raises DamagedBundleError when it contradicts another one."""
+        """Add a copy of a part. Raises DamagedBundleError (KSB-06) when digests contradict."""
         self.copies.setdefault(part.number, []).append(part)
         if part.number <= self.set.data:
-            self._know(self.known, part.number, part.chunks, where)
+            self._record(self.known, part.number, part.chunks, where)
         elif isinstance(part, Part):
-            self._know(self.sums, part.number, part.chunks, where)
+            self._record(self.parity_known, part.number, part.chunks, where)
             each = self.set.rows(1) * DIGEST
             for number in range(1, self.set.data + 1):
                 chunks = part.all_chunks[(number - 1) * each : number * each]
-                self._know(self.known, number, chunks, where)
+                self._record(self.known, number, chunks, where)
 
-    def _know(self, known: dict[int, bytes], number: int, chunks: bytes, where: str) -> None:
-        """Damage does not look like this: what says other digests was made to say them."""
+    def _record(self, known: dict[int, bytes], number: int, chunks: bytes, where: str) -> None:
+        """Store digests. Contradicting ones are manipulation: damage cannot cause them."""
         if known.setdefault(number, chunks) != chunks:
             raise DamagedBundleError(
-                f"{where}: says of part {number} something else than the other parts here do",
-                hint="verify each part by itself (keystone-install bundle verify PART), and leave "
-                "out what does not come from whoever split the bundle",
+                f"{where}: its digests of part {number} contradict those of the other parts",
+                hint="verify each part alone (keystone-install bundle verify PART), and leave out "
+                "parts that do not come from the person who split the bundle",
                 code="KSB-06",
             )
 
     def chunk(self, number: int, row: int) -> bytes | None:
-        """A chunk of a data part, from a copy or out of parity; None when there is no way."""
+        """A chunk of a data part, from a copy or restored from parity; None if impossible."""
         data = self._copy(number, row)
         if data is None and number in self.known:
             data = self._repair(number, row)
@@ -113,7 +114,7 @@ class Collection:
         for other in [n for n in range(1, found.total + 1) if n != number]:
             if len(have) == found.data:
                 break
-            # Behind its end a data part counts as zeros.
+            # After its end, a data part counts as zeros.
             data = self._copy(other, row) if found.chunk_length(other, row) else b""
             if data is not None:
                 have[other] = data
@@ -132,7 +133,11 @@ class Collection:
 
 
 def join_to_pipe(found: Sequence[Part], sink: IO[bytes]) -> Joined:
-    """Write the bundle to a pipe. Raises DamagedBundleError before the first missing byte."""
+    """Write the bundle to a pipe.
+
+    Raises DamagedBundleError (KSB-19) before it writes anything when a part is missing, and at the
+    first chunk that cannot be restored.
+    """
     collection = _collection(found)
     wanted = collection.set
     absent = [n for n in range(1, wanted.data + 1) if n not in collection.known]
@@ -150,10 +155,11 @@ def join_to_pipe(found: Sequence[Part], sink: IO[bytes]) -> Joined:
 
 
 def join_to_file(found: Sequence[Part], output: Path) -> Joined:
-    """Write the bundle, or as much of it as can be had.
+    """Write the bundle to a file, or as much of it as is available.
 
-    Raises DamagedBundleError when something is missing: the next call goes on, with other parts.
-    Raises HostError when the disk does not take it.
+    Raises DamagedBundleError (KSB-19) when chunks are missing; the next call can add other parts.
+    Raises HostError when the disk is full or cannot be written, RefusedError when another file
+    exists at `output` or another process joins there.
     """
     with writing(output, found[0].set.size):
         return _join_to_file(found, output)
@@ -165,7 +171,8 @@ def _join_to_file(found: Sequence[Part], output: Path) -> Joined:
     if output.exists():
         if not _is_joined(_collection(found), output, folder):
             raise RefusedError(
-                f"{output}: something else is there", hint="remove it, or choose another name"
+                f"{output}: exists, but is not this bundle",
+                hint="remove it, or choose another name",
             )
         shutil.rmtree(folder, ignore_errors=True)
         return Joined(wanted.digest, wanted.number, wanted.size, 0)
@@ -183,14 +190,13 @@ def _join_to_file(found: Sequence[Part], output: Path) -> Joined:
             raise _missing(found[0], holes, folder)
         os.ftruncate(file, wanted.size)
         os.fsync(file)
-        (folder / "data").replace(output)
-        sync_directory(output.parent)
+        settle(folder / "data", output, synced=True)
         shutil.rmtree(folder)
     return Joined(wanted.digest, wanted.number, wanted.size, collection.repaired)
 
 
 def _is_joined(collection: Collection, output: Path, folder: Path) -> bool:
-    """Whether a file is the joined bundle already, as far as all its chunks are known."""
+    """Whether the file is the complete joined bundle. Requires the digests of all its chunks."""
     wanted = collection.set
     if output.stat().st_size != wanted.size:
         return False
@@ -204,7 +210,7 @@ def _is_joined(collection: Collection, output: Path, folder: Path) -> bool:
 
 
 def _fill(collection: Collection, file: int, seen: dict[int, bytes]) -> list[Range]:
-    """Write every chunk that can be had; returns where those lie that cannot."""
+    """Write every available chunk. Returns the ranges of the missing ones."""
     wanted = collection.set
     holes: list[Range] = []
     with log.progress("join", wanted.size) as bar:
@@ -215,7 +221,7 @@ def _fill(collection: Collection, file: int, seen: dict[int, bytes]) -> list[Ran
                 data = collection.chunk(number, row)
                 if data is None:
                     start, end = wanted.place(number, row)
-                    # What is missing is missing in a row, often by thousands.
+                    # Merge adjacent missing chunks: there are often thousands in a row.
                     last = holes.pop() if holes and holes[-1][1] == start else (start, end)
                     holes.append((last[0], end))
                     continue
@@ -245,28 +251,32 @@ def _places(wanted: Set) -> Iterator[tuple[int, int]]:
 
 
 def _stretch(wanted: Set, number: int) -> Range:
-    """All of a data part."""
+    """The range of the bundle that a data part covers."""
     start = (number - 1) * wanted.part_bytes
     return start, start + wanted.length(number)
 
 
 @contextmanager
 def _unfinished(folder: Path, wanted: Set) -> Iterator[int]:
-    """The unfinished file, for one process at a time and one set of parts."""
+    """Open and lock the unfinished file, for one process and one set of parts.
+
+    Raises RefusedError when another process holds the lock, or for another set.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    file = again(folder / "data", os.O_RDWR | os.O_CREAT, 0o644)
+    file = open_own(folder / "data", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise RefusedError(
-                f"{folder}: another keystone-install is joining here", hint="wait for it to end"
+                f"{folder}: another keystone-install is joining here",
+                hint="wait until it ends, and run the same command again",
             ) from error
         document = json.dumps(asdict(wanted), sort_keys=True).encode()
         kept = folder / "set.json"
         if kept.exists() and kept.read_bytes() != document:
             raise RefusedError(
-                f"{folder}: holds what was joined of another bundle or split",
+                f"{folder}: contains chunks of another bundle, or of a split with other sizes",
                 hint="remove the folder, or choose another --output",
             )
         write_file(kept, document)
@@ -276,7 +286,7 @@ def _unfinished(folder: Path, wanted: Set) -> Iterator[int]:
 
 
 def _journal(folder: Path, wanted: Set) -> Iterator[tuple[int, bytes]]:
-    """Parts that were joined from before: the digests of their chunks."""
+    """The parts that earlier runs have joined from, with the digests of their chunks."""
     for path in sorted(folder.iterdir()):
         if re.fullmatch(r"[0-9]{3}", path.name):
             number, chunks = int(path.name), path.read_bytes()
@@ -285,7 +295,7 @@ def _journal(folder: Path, wanted: Set) -> Iterator[tuple[int, bytes]]:
 
 
 def _missing(part: Part, holes: Sequence[Range], folder: Path | None = None) -> DamagedBundleError:
-    """Which parts and which blobs are not whole."""
+    """The error that names incomplete parts and blobs."""
     wanted = part.set
     numbers = sorted(
         {
@@ -297,26 +307,26 @@ def _missing(part: Part, holes: Sequence[Range], folder: Path | None = None) -> 
     names = names_in(part, holes)
     shown = "\n  ".join(names[:SHOWN])
     more = f"\n  and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    kept = f"; what was whole is kept in {folder}" if folder else ""
+    kept = f"; valid chunks are kept in {folder}" if folder else ""
     return DamagedBundleError(
         f"missing or damaged: part {', '.join(map(str, numbers))} of {wanted.data} "
-        f"(and {wanted.parity} for parity); in it:\n  {shown}{more}",
-        hint=f"bring another copy, or as many parity parts, and run the same again{kept}",
+        f"(and {wanted.parity} for parity); affected:\n  {shown}{more}",
+        hint="bring another copy, or as many parity parts, and run the same command again" + kept,
         code="KSB-19",
     )
 
 
 def names_in(part: Part, holes: Iterable[Range]) -> list[str]:
-    """The members of the bundle of which some data lies in these places, by name and owner."""
+    """The members of the bundle with data in these ranges, by name and owner."""
     owner = _owners(part)
     names: dict[str, None] = {}
-    for start, end in parts.joined(holes):
+    for start, end in parts.merged(holes):
         names.update(dict.fromkeys(parts.touching(part.layout, start, end)))
     return [f"{name} ({owner.get(name, 'the bundle itself')})" for name in names]
 
 
 def _owners(part: Part) -> dict[str, str]:
-    """What each blob belongs to, for messages only: the head is not verified here."""
+    """The owner of each blob. For messages only, because the head is not verified here."""
     from keystone.bundle import manifest  # noqa: PLC0415
     from keystone.bundle.read import stream  # noqa: PLC0415
 

@@ -1,9 +1,9 @@
-"""Reed-Solomon across parts: any of them may be lost, as many as there are parity parts.
+"""Reed-Solomon parity across parts: as many parts may be lost as there are parity parts.
 
-The code is the systematic one over GF(256) that reedsolo defines; with one parity part it is
-plain XOR. reedsolo works out the coefficients on words of a few bytes, both ways. What is long is
-done by bytes.translate (multiply by a constant) and by XOR of large integers, both in C: faster
-than SHA-256, in any Python, with no compiled library to carry across the gap.
+The code is reedsolo's systematic code over GF(256); with one parity part it equals XOR. reedsolo
+computes the coefficients, on words of a few bytes, for encoding and for recovery. The bulk data is
+processed with bytes.translate (multiplication by a constant) and XOR of large integers. Both run in
+C and are faster than SHA-256, so no compiled library has to cross the air gap.
 """
 
 from __future__ import annotations
@@ -12,33 +12,34 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
 
-MOST = 255
-"""Data and parity parts together: the length of a word of the code."""
-MOST_PARITY = 32
-"""Each takes a chunk of memory while parity is made."""
+MAX_PARTS = 255
+"""Maximum number of data and parity parts together: the length of a code word."""
+MAX_PARITY = 32
+"""Maximum number of parity parts; each needs one chunk of memory while parity is computed."""
 
 
 @cache
 def coefficients(data: int, parity: int) -> tuple[tuple[int, ...], ...]:
-    """For each parity part: the factor of each data part in it."""
+    """For each parity part, the factor of each data part. data, parity: numbers of parts."""
     codec = _codec(parity)
     columns = [codec.encode(_unit(data, index))[data:] for index in range(data)]
     return tuple(tuple(column[row] for column in columns) for row in range(parity))
 
 
 def recovery(data: int, parity: int, using: tuple[int, ...], lost: int) -> tuple[int, ...]:
-    """The factor of each part of `using` in the part `lost`; parts count from 0, parity last.
+    """The factors with which the parts `using` give the part `lost`.
 
-    using: as many parts as there are data parts, `lost` not among them.
+    Parts count from 0, parity parts last. using: as many parts as there are data parts, without
+    `lost`.
     """
     return tuple(word[lost] for word in _words(data, parity, using))
 
 
 @lru_cache(maxsize=16)
 def _words(data: int, parity: int, using: tuple[int, ...]) -> tuple[bytes, ...]:
-    """For each part of `using`: its factor in every part. Half a second for 223 and 32.
+    """For each part of `using`, its factor in every part. Takes 0.5 s for 223 + 32 parts.
 
-    Kept for a few patterns of loss only: damage may make another one of every row.
+    Cached for a few patterns of loss only, because damage can cause another pattern in every row.
     """
     codec = _codec(parity)
     erased = [index for index in range(data + parity) if index not in using]
@@ -49,12 +50,12 @@ def _words(data: int, parity: int, using: tuple[int, ...]) -> tuple[bytes, ...]:
 
 @dataclass
 class Sum:
-    """A sum over GF(256) of chunks times factors; shorter chunks end in zeros."""
+    """A sum over GF(256) of chunks times factors; shorter chunks are padded with zeros."""
 
     value: int = 0
 
     def add(self, factor: int, chunk: bytes) -> None:
-        """Add one chunk."""
+        """Add one chunk, multiplied by `factor`."""
         if factor:
             product = chunk if factor == 1 else chunk.translate(_table(factor))
             self.value ^= int.from_bytes(product, "little")
@@ -66,7 +67,7 @@ class Sum:
 
 @cache
 def _table(factor: int) -> bytes:
-    import reedsolo  # noqa: PLC0415 only who makes or needs parity pays for its tables
+    import reedsolo  # noqa: PLC0415 builds tables that only parity needs
 
     reedsolo.init_tables()
     return bytes(reedsolo.gf_mul(factor, value) for value in range(256))

@@ -1,17 +1,17 @@
-"""A bundle cut into parts: each says what it is, and whether it is whole, without the others.
+"""The format of a part of a bundle: each part describes itself and can be checked alone.
 
-A part is a tar of the bundle's own dialect, so plain tar gets at its bytes too:
+A part is a tar of the bundle's own dialect, so plain tar can extract its members:
 
-    part-<SHA-256 of its bytes>.json   the set: bundle, sizes, number of parts; and which this is
+    part-<SHA-256 of its bytes>.json   the set (bundle, sizes, number of parts); this part's number
     head        the first bytes of the bundle: its signed metadata and table of contents
-    layout      a line a member of the bundle: offset and size of its data in bytes, its name
+    layout      one line per member of the bundle: offset and size of its data in bytes, its name
     chunks      SHA-256 of each 256 KiB of `data`, 32 bytes each
-    all-chunks  parity parts only: the same for all data parts, one after the other
+    all-chunks  only in parity parts: the same for all data parts, concatenated
     data        the bundle's bytes from (part - 1) x partBytes on; or parity over all data parts
 
-Equal bundles and sizes give equal parts, so parts of two runs go together. The digests show
-damage; against malice they stand only as far as blobs lie whole inside a part, which are compared
-with the signed list. The joined bundle is verified as any bundle is.
+Equal bundles and sizes give equal parts, so parts of two runs can be combined. The digests detect
+damage. They detect manipulation only for blobs that are completely inside one part, because these
+are compared with the signed list. The joined bundle is verified like any bundle.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from keystone.bundle.format import COPY_AGAIN
 from keystone.bundle.formats import strict_json, tar
 from keystone.bundle.manifest import API_VERSION, MAX_NUMBER, require_kind
 from keystone.bundle.model import Digest
-from keystone.bundle.parts.parity import MOST, MOST_PARITY
+from keystone.bundle.parts.parity import MAX_PARITY, MAX_PARTS
 from keystone.bundle.read.held_file import open_medium
 from keystone.bundle.read.stream import TarStream
 from keystone.errors import DamagedBundleError
@@ -40,20 +40,20 @@ if TYPE_CHECKING:
 
 KIND = "BundlePart"
 CHUNK = 256 << 10
-"""Bytes of data under one digest: how closely damage is located, and repaired."""
+"""Bytes of data per digest: the unit in which damage is located and repaired."""
 DIGEST = 32
 MAX_DESCRIPTION = 64 << 10
 MAX_HEAD = 32 << 20
-"""Bytes of the most roots, lists and contents that a reader takes, and the gaps between."""
+"""Maximum bytes of a head: all roots, lists and contents that a reader accepts, and padding."""
 MAX_LAYOUT = 4_000_000
-"""As many members as there can be, with their offsets and sizes."""
+"""Maximum bytes of a layout: one line for each possible member."""
 MAX_BUNDLE = 128 << 30
-"""Bytes of a bundle that is split: the digests of all its chunks are 16 MiB then."""
+"""Maximum bytes of a bundle to split; the digests of its chunks then take 16 MiB."""
 START = b"part-"
 Layout = tuple[tuple[int, int, str], ...]
-"""Every member of a bundle: offset and size of its data in bytes, its name."""
+"""Every member of a bundle: offset and size of its data in bytes, and its name."""
 Range = tuple[int, int]
-"""A stretch of a bundle: first byte, and the one behind the last."""
+"""A byte range of a bundle: offset of its first byte, and offset after its last byte."""
 _NUMBER = "0|[1-9][0-9]{0,12}"
 _LINE = re.compile(rf"({_NUMBER}) ({_NUMBER}) ({tar.NAME.pattern})")
 _NAME = re.compile(r"part-([0-9a-f]{64})\.json")
@@ -61,10 +61,10 @@ _NAME = re.compile(r"part-([0-9a-f]{64})\.json")
 
 @dataclass(frozen=True)
 class Set:
-    """What all parts of a bundle agree on. Sizes in bytes.
+    """The description that all parts of a bundle share. Sizes are in bytes.
 
-    digest names the bundle; part_bytes: data of each part, the last one has the rest; head,
-    layout: SHA-256 of these members, hex.
+    digest: names the bundle. part_bytes: data of each part; the last data part has the rest. data,
+    parity: numbers of parts. head, layout: SHA-256 of these members, in hex.
     """
 
     digest: str
@@ -78,40 +78,41 @@ class Set:
 
     @property
     def total(self) -> int:
-        """How many parts there are, with parity."""
+        """Number of parts, including parity parts."""
         return self.data + self.parity
 
     def length(self, part: int) -> int:
-        """Bytes of data in a part; parts count from 1, parity parts follow the data parts."""
+        """Bytes of data in a part. Parts count from 1; parity parts follow the data parts."""
         if part > self.data:
             return min(self.part_bytes, self.size)
         return min(self.part_bytes, self.size - (part - 1) * self.part_bytes)
 
     def rows(self, part: int) -> int:
-        """How many chunks a part has."""
+        """Number of chunks in a part."""
         return -(-self.length(part) // CHUNK)
 
     @property
     def all_rows(self) -> int:
-        """How many chunks all data parts have together."""
+        """Number of chunks in all data parts together."""
         return (self.data - 1) * self.rows(1) + self.rows(self.data)
 
     def place(self, part: int, row: int) -> Range:
-        """Where a chunk of a data part lies in the bundle."""
+        """The range of the bundle that a chunk of a data part covers."""
         start = (part - 1) * self.part_bytes + row * CHUNK
         return start, start + self.chunk_length(part, row)
 
     def chunk_length(self, part: int, row: int) -> int:
-        """Bytes of a chunk; 0 behind the part's end."""
+        """Bytes of a chunk; 0 after the end of the part."""
         return max(min(CHUNK, self.length(part) - row * CHUNK), 0)
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part on a medium; its description was checked, its data not yet.
+    """A part on a medium. Its description is checked, its data is not.
 
-    chunks: the digests of its own chunks; all_chunks: of all data parts, parity parts only. head,
-    offset: where the data of these members starts in the file, in bytes.
+    chunks: digests of its own chunks. all_chunks: digests of the chunks of all data parts; empty in
+    data parts. head, offset: offsets in the file at which the head's and the part's data start, in
+    bytes.
     """
 
     path: Path
@@ -130,13 +131,13 @@ class Part:
 
     @contextmanager
     def open_head(self) -> Iterator[TarStream]:
-        """The bundle's first members, whose digest was checked when the part was opened."""
+        """The first members of the bundle; their digest was checked when the part was opened."""
         with open_medium(self.path) as medium:
             medium.stream.seek(self.head)
             yield TarStream(medium.stream)
 
     def ends(self) -> bool:
-        """Whether the file ends as a part does: zeros, as many as belong there, and no more."""
+        """Whether the file ends correctly: exactly the required zeros, and nothing after them."""
         data = self.set.length(self.number)
         end = self.offset + tar.padded(data)
         rest = self.offset + data, end + tar.end_bytes(end)
@@ -145,7 +146,7 @@ class Part:
         return tail == bytes(rest[1] - rest[0])
 
     def read(self, row: int) -> bytes | None:
-        """A chunk; None when it is damaged or cannot be read."""
+        """Read a chunk. Returns None when it is damaged or cannot be read."""
         size = self.set.chunk_length(self.number, row)
         try:
             with self.path.open("rb", buffering=0) as file:
@@ -154,17 +155,17 @@ class Part:
                 while len(data) < size and (more := file.read(size - len(data))):
                     data += more
         except OSError:
-            return None  # the caller asks other copies or parity, and says what is missing
+            return None  # the caller tries other copies or parity, and reports missing chunks
         return data if is_chunk(data, self.chunks, row) else None
 
 
 def is_chunk(data: bytes, digests: bytes, row: int) -> bool:
-    """Whether these bytes are the chunk that the list of digests has at `row`."""
+    """Whether the digest of `data` equals the digest at `row`."""
     return hashlib.sha256(data).digest() == digests[row * DIGEST : (row + 1) * DIGEST]
 
 
 def describe(found: Set, number: int, chunks: bytes, every: bytes) -> tuple[str, bytes]:
-    """Name and bytes of a part's description. every: what `all-chunks` holds, if it is there."""
+    """Name and bytes of a part's description. every: content of `all-chunks`, or empty."""
     document = {
         "apiVersion": API_VERSION,
         "kind": KIND,
@@ -185,19 +186,19 @@ def describe(found: Set, number: int, chunks: bytes, every: bytes) -> tuple[str,
 
 
 def is_part(path: Path) -> bool:
-    """Whether a file starts as a part does."""
+    """Whether a file starts like a part."""
     try:
         with open_medium(path) as medium:
             # The first member's header ends where its aligned data starts.
             return b"".join(medium.chunks(tar.ALIGN - tar.BLOCK, len(START))) == START
     except DamagedBundleError:
-        return False  # whoever opens it next says why
+        return False  # open_part reports the reason
 
 
 def open_part(path: Path, shared: dict[str, bytes] | None = None) -> Part:
-    """Read and check everything of a part but its data. Raises DamagedBundleError.
+    """Read and check a part, except for its data. Raises DamagedBundleError.
 
-    shared: what several parts repeat, by its digest: kept once.
+    shared: content that several parts repeat, by its digest, to keep it in memory only once.
     """
     with open_medium(path) as medium:
         archive = TarStream(medium.stream)
@@ -205,7 +206,7 @@ def open_part(path: Path, shared: dict[str, bytes] | None = None) -> Part:
             return _read(path, archive, {} if shared is None else shared)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedBundleError(
-                f"{path}: its description is damaged ({strict_json.brief(error)})",
+                f"{path}: the description of the part is damaged ({strict_json.brief(error)})",
                 hint=COPY_AGAIN,
                 code="KSB-23",
             ) from error
@@ -219,18 +220,18 @@ def _read(path: Path, archive: TarStream, shared: dict[str, bytes]) -> Part:
     member = archive.next()
     match = _NAME.fullmatch(member.name) if member else None
     if member is None or match is None:
-        raise ValueError("it is not a part of a bundle")
+        raise ValueError("not a part of a bundle")
     text = _bytes(archive, member, MAX_DESCRIPTION, match[1])
     document = strict_json.loads(text)
     require_kind(document, KIND)
     found, number = _set(document["set"]), document["part"]
     if type(number) is not int or not 1 <= number <= found.total:
-        raise ValueError("a number that the set does not have")
+        raise ValueError("the part's number is not in the set")
     head = _pass_head(archive, found.head)
     layout = _member(archive, "layout", MAX_LAYOUT, found.layout)
     layout = shared.setdefault(found.layout, layout)
     if any(offset + size > found.size for offset, size, _ in parse_layout(layout)[-1:]):
-        raise ValueError("a layout that is longer than the bundle")
+        raise ValueError("the layout is longer than the bundle")
     size = found.rows(number) * DIGEST
     chunks = _member(archive, "chunks", size, document["chunks"])
     every = b""
@@ -238,12 +239,12 @@ def _read(path: Path, archive: TarStream, shared: dict[str, bytes]) -> Part:
         every = _member(archive, "all-chunks", found.all_rows * DIGEST, document["allChunks"])
         every = shared.setdefault(document["allChunks"], every)
     elif document["allChunks"] != hashlib.sha256(b"").hexdigest():
-        raise ValueError("digests of all parts that are not there")
+        raise ValueError("a data part must not have all-chunks")
     if len(chunks) != size or (number > found.data and len(every) != found.all_rows * DIGEST):
         raise ValueError("too few digests")
     data = archive.next()
     if data is None or data.name != "data" or data.size != found.length(number):
-        raise ValueError("no data of the right size")
+        raise ValueError("data is missing or has a wrong size")
     return Part(path, found, number, chunks, every, layout, head, archive.position)
 
 
@@ -261,30 +262,30 @@ def _set(value: dict[str, Any]) -> Set:
     )
     numbers = (found.number, found.size, found.part_bytes, found.data, found.parity)
     if any(type(one) is not int or one < 0 for one in numbers):
-        raise ValueError("what should be a number is none")
-    if found.total > MOST or found.parity > MOST_PARITY:
-        raise ValueError("more parts than there can be")
+        raise ValueError("a number is negative or not an integer")
+    if found.total > MAX_PARTS or found.parity > MAX_PARITY:
+        raise ValueError(f"more than {MAX_PARTS} parts or {MAX_PARITY} parity parts")
     if found.size > MAX_BUNDLE or found.part_bytes > tar.MAX_SIZE or found.number > MAX_NUMBER:
-        raise ValueError("larger than any bundle that is split")
+        raise ValueError("a size or number exceeds the limit")
     if found.part_bytes < 1 or found.part_bytes % CHUNK or not found.size:
-        raise ValueError("parts that are no chunks")
+        raise ValueError("the size of a part is not a multiple of the chunk size")
     if found.data != -(-found.size // found.part_bytes):
-        raise ValueError("numbers that do not fit together")
+        raise ValueError("the number of parts does not match their sizes")
     return found
 
 
 def _member(archive: TarStream, name: str, limit: int, digest: str) -> bytes:
     member = archive.next()
     if member is None or member.name != name:
-        raise ValueError(f"no {name} where it should be")
+        raise ValueError(f"{name} is missing")
     return _bytes(archive, member, limit, digest)
 
 
 def _pass_head(archive: TarStream, digest: str) -> int:
-    """Check the head without keeping it; where its data starts."""
+    """Check the head without keeping it in memory. Returns the offset of its data."""
     member = archive.next()
     if member is None or member.name != "head" or member.size > MAX_HEAD:
-        raise ValueError("no head where it should be, or one larger than any honest one")
+        raise ValueError("head is missing or exceeds the size limit")
     start, seen = archive.position, hashlib.sha256()
     for chunk in archive.chunks():
         seen.update(chunk)
@@ -295,7 +296,7 @@ def _pass_head(archive: TarStream, digest: str) -> int:
 
 def _bytes(archive: TarStream, member: tar.Member, limit: int, digest: str) -> bytes:
     if member.size > limit:
-        raise ValueError(f"{member.name} is larger than any honest one")
+        raise ValueError(f"{member.name} has {member.size} bytes, the limit is {limit}")
     data = b"".join(bytes(chunk) for chunk in archive.chunks())
     if hashlib.sha256(data).hexdigest() != digest:
         raise ValueError(f"{member.name} is damaged")
@@ -304,23 +305,23 @@ def _bytes(archive: TarStream, member: tar.Member, limit: int, digest: str) -> b
 
 @lru_cache(maxsize=1)
 def parse_layout(text: bytes) -> Layout:
-    """The lines of `layout`, in order and apart from each other. Raises ValueError.
+    """Parse `layout`. Raises ValueError for invalid lines, wrong order or overlapping members.
 
-    All parts of a set repeat the same, so the last one is kept.
+    All parts of a set repeat the same layout, so the last result is cached.
     """
     found = []
     after = 0
     for line in text.decode("ascii").removesuffix("\n").split("\n"):
         match = _LINE.fullmatch(line)
         if match is None or int(match[1]) < after or len(match[3]) > tar.NAME_BYTES:
-            raise ValueError(f"{line!r:.90} does not belong to a layout")
+            raise ValueError(f"{line!r:.90} is not valid in a layout")
         found.append((int(match[1]), int(match[2]), match[3]))
         after = int(match[1]) + int(match[2])
     return tuple(found)
 
 
 def touching(layout: Layout, start: int, end: int) -> Iterator[str]:
-    """The names of the members of which some data lies between two offsets of the bundle."""
+    """The names of the members with data between two offsets of the bundle."""
     first = bisect_right(layout, start, key=lambda member: member[0] + member[1])
     for offset, size, name in layout[first:]:
         if offset >= end:
@@ -329,8 +330,8 @@ def touching(layout: Layout, start: int, end: int) -> Iterator[str]:
             yield name
 
 
-def joined(ranges: Iterable[Range]) -> list[Range]:
-    """The same stretches, those that meet made one."""
+def merged(ranges: Iterable[Range]) -> list[Range]:
+    """Merge ranges that touch or overlap."""
     found: list[Range] = []
     for start, end in sorted(ranges):
         if found and start <= found[-1][1]:

@@ -1,4 +1,7 @@
-"""Cut a bundle into parts. A part that has its final name is whole; a run that was cut goes on."""
+"""Split a bundle into parts.
+
+A part with its final name is complete. After an interruption, the next run makes only the rest.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +22,15 @@ from keystone.bundle.read.held_file import open_medium
 from keystone.bundle.read.stream import TarStream, read_metadata
 from keystone.bundle.trust import tuf_shape
 from keystone.errors import DamagedBundleError, HostError, RefusedError, UsageError
-from keystone.files import free, new, require_room, sync_directory, writing
+from keystone.files import create, free, require_room, settle, sync_directory, writing
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Cut:
-    """What `split` did. size: of the largest part, in bytes; made: parts that were not there."""
+class SplitResult:
+    """Result of `split`. size: bytes of the largest part; made: number of parts this run wrote."""
 
     bundle: str
     parts: tuple[str, ...]
@@ -39,7 +42,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class _Source:
-    """The bundle and what each part repeats of it."""
+    """The bundle, and the content of it that each part repeats."""
 
     path: Path
     set: Set
@@ -48,7 +51,7 @@ class _Source:
     mtime: int
 
     def place(self, number: int, chunks: bytes, every: bytes) -> list[tuple[tar.Placed, bytes]]:
-        """The members of a part, with their bytes; data comes last, without any."""
+        """The members of a part with their content; `data` is last, with empty content."""
         every = every if number > self.set.data else b""
         name, description = parts.describe(self.set, number, chunks, every)
         small = {name: description, "head": self.head, "layout": self.layout, "chunks": chunks}
@@ -60,7 +63,7 @@ class _Source:
 
     @property
     def no_digests(self) -> bytes:
-        """As long as the digests of all data parts that a parity part carries."""
+        """Zeros, as many as the all-chunks of a parity part have bytes."""
         has_parity = self.set.parity > 0
         return bytes(self.set.all_rows * parts.DIGEST if has_parity else 0)
 
@@ -71,19 +74,19 @@ class _Source:
         return end + tar.end_bytes(end)
 
 
-def split(bundle: Path, folder: Path, size: int, extra: int = 0) -> Cut:
-    """Cut `bundle` into files of at most `size` bytes in `folder`, and `extra` parity parts.
+def split(bundle: Path, folder: Path, size: int, extra: int = 0) -> SplitResult:
+    """Split `bundle` into files of at most `size` bytes in `folder`, plus `extra` parity parts.
 
-    The bundle's bytes are not verified here: each reader of a part and of the joined bundle does.
-    Raises UsageError when no part of this size can hold anything, HostError when the disk does not
-    take them.
+    Does not verify the bundle: every reader of a part and of the joined bundle does that.
+    Raises UsageError when `size` is too small for any data, HostError when the disk is full or
+    cannot be written, RefusedError when another file has the name of a part.
     """
     with writing(folder):
         return _split(bundle, folder, size, extra)
 
 
-def _split(bundle: Path, folder: Path, size: int, extra: int) -> Cut:
-    source = _fit(_look(bundle), size, extra)
+def _split(bundle: Path, folder: Path, size: int, extra: int) -> SplitResult:
+    source = _fit(_scan(bundle), size, extra)
     names = [folder / f"{bundle.name}.{n:03d}" for n in range(1, source.set.total + 1)]
     folder.mkdir(parents=True, exist_ok=True)
     missing = [n for n, path in enumerate(names, 1) if not _is_there(path, source, n)]
@@ -101,25 +104,25 @@ def _split(bundle: Path, folder: Path, size: int, extra: int) -> Cut:
             _parity(source, file, names[source.set.data :], b"".join(every))
         bar.advance(sum(source.set.length(n) for n in range(source.set.data + 1, len(names) + 1)))
     sync_directory(folder)
-    return Cut(
+    return SplitResult(
         source.set.digest, tuple(str(path) for path in names), source.set.data, source.set.parity,
         max(path.stat().st_size for path in names), len(missing),
     )  # fmt: skip
 
 
 def _require_room(source: _Source, names: list[Path], missing: list[int]) -> None:
-    """Raise HostError where the missing parts have no room, each for itself or all of them."""
+    """Raise HostError when there is no room for one of the missing parts or for all of them."""
     sizes = [source.file_size(number) for number in missing]
     require_room(names[0], max(sizes, default=0))
     if (left := free(names[0])) < sum(sizes):
         raise HostError(
-            f"{names[0].parent}: {log.size(sum(sizes))} are needed, {log.size(left)} are free",
-            hint="make room, or choose another folder",
+            f"{names[0].parent}: needs {log.size(sum(sizes))}, only {log.size(left)} are free",
+            hint="free some space, or choose another folder",
         )
 
 
-def _look(path: Path) -> _Source:
-    """Walk over the bundle's headers."""
+def _scan(path: Path) -> _Source:
+    """Read the headers of all members of the bundle."""
     with open_medium(path) as medium:
         archive = TarStream(medium.stream)
         files = read_metadata(archive)
@@ -130,12 +133,12 @@ def _look(path: Path) -> _Source:
         while (member := archive.next()) is not None:
             lines.write(f"{archive.position} {member.size} {member.name}\n".encode())
             if lines.tell() > parts.MAX_LAYOUT:
-                raise _no_bundle(path, "more members than any bundle has", "KSB-20")
+                raise _invalid(path, "too many members for a bundle", "KSB-20")
             archive.skip()
             if member.name == MANIFEST:
                 head_end, mtime = archive.position, member.mtime
         if not 0 < head_end <= parts.MAX_HEAD:
-            raise _no_bundle(path, f"no {MANIFEST} at its head", "KSB-19")
+            raise _invalid(path, f"no {MANIFEST} at its head", "KSB-19")
         archive.end(exact=medium.exact)
         size = archive.position
         medium.stream.seek(0)
@@ -145,42 +148,45 @@ def _look(path: Path) -> _Source:
     found = Set(digest, number, size, size, 1, 0, _sha256(head), _sha256(layout))
     if size > parts.MAX_BUNDLE:
         raise UsageError(
-            f"{path}: {log.size(size)}; parts are made of at most {log.size(parts.MAX_BUNDLE)}",
-            hint="make two bundles of the definition",
+            f"{path}: {log.size(size)}, the limit for parts is {log.size(parts.MAX_BUNDLE)}",
+            hint="divide the definition into two bundles",
         )
     return _Source(path, found, head, layout, mtime)
 
 
-def _no_bundle(path: Path, why: str, code: str) -> DamagedBundleError:
+def _invalid(path: Path, why: str, code: str) -> DamagedBundleError:
     return DamagedBundleError(
         f"{path}: {why}", hint="verify it first: keystone-install bundle verify", code=code
     )
 
 
 def _fit(source: _Source, size: int, extra: int) -> _Source:
-    """How many chunks a part may hold so that its file is at most `size`."""
+    """Choose the most chunks per part for which its file has at most `size` bytes."""
     for chunks in range(min(size, tar.MAX_SIZE) // CHUNK, 0, -1):
         part_bytes = chunks * CHUNK
         data = -(-source.set.size // part_bytes)
         found = replace(source.set, part_bytes=part_bytes, data=data, parity=extra)
-        if found.total > parity.MOST or extra > parity.MOST_PARITY:
+        if found.total > parity.MAX_PARTS or extra > parity.MAX_PARITY:
             raise UsageError(
-                f"{found.total} parts, {extra} of them parity: at most {parity.MOST} and "
-                f"{parity.MOST_PARITY} work",
+                f"{found.total} parts, {extra} of them parity: the limits are "
+                f"{parity.MAX_PARTS} and {parity.MAX_PARITY}",
                 hint="choose a larger --size or less --parity",
             )
         fitted = replace(source, set=found)
         if max(fitted.file_size(1), fitted.file_size(found.total)) <= size:
             return fitted
     raise UsageError(
-        f"--size: {log.size(size)} is too small: a part repeats "
+        f"--size: {log.size(size)} is too small: each part repeats "
         f"{log.size(len(source.head) + len(source.layout))} of the bundle's head",
         hint="choose a larger --size",
     )
 
 
 def _is_there(path: Path, source: _Source, number: int) -> bool:
-    """Whether this very part has its final name already."""
+    """Whether this part exists already under its final name.
+
+    Raises RefusedError when the file is something else.
+    """
     if not path.exists():
         return False
     try:
@@ -189,13 +195,14 @@ def _is_there(path: Path, source: _Source, number: int) -> bool:
         found = None
     if found is None or found.set != source.set or found.number != number:
         raise RefusedError(
-            f"{path}: something else is there", hint="remove it, or choose another --output folder"
+            f"{path}: exists, but is not this part",
+            hint="remove it, or choose another --output folder",
         )
     return path.stat().st_size == source.file_size(number)
 
 
 def _data(source: _Source, file: IO[bytes], number: int, path: Path) -> bytes:
-    """Write a data part; returns the digests of its chunks."""
+    """Write a data part and return the digests of its chunks."""
     with _Writer(source, number, path) as writer:
         for row in range(source.set.rows(number)):
             writer.add(_chunk(source, file, number, row))
@@ -238,8 +245,8 @@ def _exactly(file: IO[bytes], size: int) -> bytes:
         piece = file.read(size - data.tell())
         if not piece:
             raise DamagedBundleError(
-                "the bundle became shorter while it was split",
-                hint="split it again when its copy is complete",
+                "the bundle became shorter during the split",
+                hint="split it again after its copy is complete",
                 code="KSB-30",
             )
         data.write(piece)
@@ -247,12 +254,12 @@ def _exactly(file: IO[bytes], size: int) -> bytes:
 
 
 class _Writer:
-    """A part under its temporary name: data first, what describes it when that is known."""
+    """Writes a part under a temporary name: first its data, then its description."""
 
     def __init__(self, source: _Source, number: int, path: Path) -> None:
         self._source, self._number, self._path = source, number, path
         self._part = path.with_name(f"{path.name}.part")
-        self._file = os.fdopen(new(self._part, 0o644), "w+b")
+        self._file = os.fdopen(create(self._part, 0o644), "w+b")
         self.chunks = bytearray()
         chunks = bytes(source.set.rows(number) * parts.DIGEST)
         self._file.seek(source.place(number, chunks, source.no_digests)[-1][0].offset)
@@ -264,16 +271,16 @@ class _Writer:
         try:
             self._file.close()
         finally:
-            with suppress(OSError):  # what is whole has its final name
+            with suppress(OSError):  # a complete part already has its final name
                 self._part.unlink(missing_ok=True)
 
     def add(self, chunk: bytes) -> None:
-        """The next chunk of data."""
+        """Write the next chunk of data."""
         self.chunks += hashlib.sha256(chunk).digest()
         self._file.write(chunk)
 
     def finish(self, every: bytes) -> None:
-        """Write what stands before and after the data, sync, and give the part its name."""
+        """Write the members before the data and the end, sync, and give the part its final name."""
         placed = self._source.place(self._number, bytes(self.chunks), every)
         end = placed[-1][0].end
         length = self._source.set.length(self._number)
@@ -286,7 +293,7 @@ class _Writer:
                 self._file.write(bytes(tar.padded(len(data)) - len(data)))
         self._file.flush()
         os.fsync(self._file.fileno())
-        self._part.replace(self._path)
+        settle(self._part, self._path, synced=True)
 
 
 def _sha256(data: bytes) -> str:

@@ -1,4 +1,4 @@
-"""Look at parts without joining them: which are whole, what is damaged, what is missing."""
+"""Check parts without joining them: find damaged and missing parts."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Checked:
-    """One part. damaged: what is hit, with its owners; chunks: which of its chunks are not whole.
+    """Result for one part. damaged: affected members with owners; chunks: its damaged chunks.
 
-    Its end, behind all chunks, may be damaged alone.
+    `damaged` without `chunks` means that only the end of the part, after its chunks, is damaged.
     """
 
     file: str
@@ -36,7 +36,10 @@ class Checked:
 
 @dataclass(frozen=True)
 class Report:
-    """What `verify` found. missing: parts that were not given; joinable: with what is here."""
+    """Result of `verify`. missing: numbers of parts that were not given.
+
+    joinable: whether the given parts are sufficient for a join.
+    """
 
     bundle: str
     number: int
@@ -54,16 +57,17 @@ class Report:
 
 
 def verify(found: Sequence[Part], pin: trust.Pin) -> Report:
-    """Check who signed the bundle, every chunk, and every blob that lies whole inside a part.
+    """Check the bundle's signatures, every chunk, and every blob that is completely in one part.
 
-    Raises UntrustedBundleError when the bundle's signature is not to be believed.
+    found: parts of one bundle. Raises UntrustedBundleError when the signatures are not trusted,
+    DamagedBundleError when the layout is not the signed one.
     """
     one = found[0].set
     with found[0].open_head() as archive:
         head = read_head(archive, pin)
     if str(head.verified.digest) != one.digest:
         raise UntrustedBundleError(
-            f"{found[0].path}: carries the signed metadata of another bundle",
+            f"{found[0].path}: contains the signed metadata of another bundle",
             hint="split the bundle again",
             code="KSB-06",
         )
@@ -101,9 +105,9 @@ def as_json(report: Report) -> dict[str, object]:
 
 
 def _require_layout(part: Part, verified: trust.Verified) -> None:
-    """Names and sizes in it are the signed ones, and each member lies where the format has it.
+    """Check that the layout has the signed names and sizes, and the offsets of the format.
 
-    Raises DamagedBundleError: by a layout that lies a changed blob could pass unseen.
+    Raises DamagedBundleError (KSB-19): with a wrong layout, a changed blob could go unnoticed.
     """
     sizes = {name: target.size for name, target in verified.targets.items()}
     metadata = [tar.Member(METADATA + name, len(data)) for name, data in verified.files.items()]
@@ -117,14 +121,14 @@ def _require_layout(part: Part, verified: trust.Verified) -> None:
         or end + tar.end_bytes(end) != part.set.size
     ):
         raise DamagedBundleError(
-            f"{part.path}: its layout is not that of the bundle that was signed",
+            f"{part.path}: its layout is not the layout of the signed bundle",
             hint=COPY_AGAIN,
             code="KSB-19",
         )
 
 
 def _check(part: Part, targets: Mapping[str, Target], bar: log.Bar) -> Checked:
-    """Every chunk of a part, and the blobs inside it as far as they are whole in it."""
+    """Check every chunk of a part, and the blobs that are completely in it."""
     start = (part.number - 1) * part.set.part_bytes
     end = start + part.set.length(part.number)
     inside = [
@@ -149,14 +153,14 @@ def _check(part: Part, targets: Mapping[str, Target], bar: log.Bar) -> Checked:
     for offset, size, name in blobs.wrong:
         rows = range((offset - start) // CHUNK, (offset + size - start - 1) // CHUNK + 1)
         if not broken & set(rows):
-            # The chunk says it is whole, the signed list says otherwise: someone changed both.
+            # The chunk digest is right, the signed digest is not: someone changed data and digest.
             broken |= set(rows)
-            hit.append(f"{name}: its bytes are not the ones that were signed")
+            hit.append(f"{name}: its bytes differ from the signed ones")
     return Checked(str(part.path), part.number, tuple(dict.fromkeys(hit)), frozenset(broken))
 
 
 class _Blobs:
-    """Hash the blobs in a stretch of the bundle as it passes."""
+    """Hashes the blobs in a range of the bundle while it is read."""
 
     def __init__(self, inside: list[tuple[int, int, str]], targets: Mapping[str, Target]) -> None:
         self._left = [entry for entry in inside if entry[1]]
@@ -165,7 +169,7 @@ class _Blobs:
         self.wrong: list[tuple[int, int, str]] = []
 
     def feed(self, at: int, data: bytes) -> None:
-        """The next bytes of the bundle, which stand at offset `at`."""
+        """Hash the next bytes of the bundle. at: their offset."""
         while self._left:
             offset, size, name = self._left[0]
             if offset >= at + len(data):
@@ -180,7 +184,7 @@ class _Blobs:
 
 
 def _joinable(found: Sequence[Part], checked: Sequence[Checked]) -> bool:
-    """Whether each chunk of the bundle is there or can be had from parity."""
+    """Whether each chunk of the bundle is valid or can be restored from parity."""
     one = found[0].set
     good: dict[int, list[frozenset[int]]] = {}
     for part in checked:

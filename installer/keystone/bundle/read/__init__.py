@@ -1,1 +1,1 @@
-"""A bundle from its bytes to its content."""
+"""Read and verify a bundle."""

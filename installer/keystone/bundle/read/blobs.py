@@ -1,4 +1,4 @@
-"""Blobs that can be looked into, wherever they lie: in a bundle's file or in a store."""
+"""Random access to blobs in a bundle's file or in a store."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ if TYPE_CHECKING:
     from keystone.bundle.model import Digest
 
 MAX_READ = 4 << 20
+"""Maximum bytes of one read."""
 
 
 class Blobs(Protocol):
-    """What looks into content needs to know of blobs."""
+    """Access to blobs, as the checks of content need it."""
 
     def size(self, digest: Digest) -> int | None:
-        """Bytes; None when the blob is not here."""
+        """Size in bytes; None when the blob is missing."""
 
     def read(self, digest: Digest, offset: int, count: int) -> bytes:
-        """At most `count` bytes from `offset`; fewer at the blob's end."""
+        """At most `count` bytes from `offset`; fewer at the end of the blob, at most MAX_READ."""
 
 
 @dataclass(frozen=True)
 class InFile:
-    """Blobs in an open bundle. places: digest to the offset of its data and its size, in bytes."""
+    """Blobs in an open bundle. places: digest to offset and size of the data, in bytes."""
 
     handle: int
     places: Mapping[Digest, tuple[int, int]]
@@ -45,14 +46,14 @@ class InFile:
 
 
 def blob_path(store: Path, digest: Digest) -> Path:
-    """Where a blob lies in a store."""
+    """The path of a blob in a store."""
     return store / "blobs/sha256" / digest.hex
 
 
 def is_there(path: Path, size: int | None = None) -> bool:
-    """Whether a file stands there itself, of that size in bytes; no link to one, no folder.
+    """Whether `path` is a regular file, of `size` bytes if given; False for links and folders.
 
-    Blobs get their names by rename, so whatever else has one was not put there by a store.
+    The store creates blobs by rename, so it did not create anything else that has such a name.
     """
     try:
         found = path.lstat()
@@ -63,7 +64,7 @@ def is_there(path: Path, size: int | None = None) -> bool:
 
 @dataclass(frozen=True)
 class InFolder:
-    """Blobs as files called by their digest."""
+    """Blobs as files that are named by their digest in hex."""
 
     folder: Path
 

@@ -1,4 +1,4 @@
-"""A bundle that was opened: its metadata verified, or its every byte."""
+"""Open a bundle and verify its metadata, or every byte."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Head:
-    """The signed head of a bundle: what a reader knows before it reads the first blob."""
+    """The signed head of a bundle: metadata and table of contents, which precede the blobs."""
 
     verified: verify.Verified
     manifest: Manifest
@@ -43,10 +43,10 @@ def read_head(archive: TarStream, pin: verify.Pin) -> Head:
 
     Raises UntrustedBundleError or DamagedBundleError.
     """
-    verified = believe(stream.read_metadata(archive), pin)
+    verified = verify_files(stream.read_metadata(archive), pin)
     if archive.time != int(verified.created.timestamp()):
         raise DamagedBundleError(
-            "its members have another time than the signed metadata",
+            "the modification time of its members differs from the signed metadata",
             hint=COPY_AGAIN,
             code="KSB-15",
         )
@@ -54,22 +54,22 @@ def read_head(archive: TarStream, pin: verify.Pin) -> Head:
     return Head(verified, contents(data, verified), data)
 
 
-def believe(files: Mapping[str, bytes], pin: verify.Pin) -> verify.Verified:
-    """Verify metadata and the form of their files. Raises UntrustedBundleError."""
+def verify_files(files: Mapping[str, bytes], pin: verify.Pin) -> verify.Verified:
+    """Verify metadata files and their canonical encoding. Raises UntrustedBundleError."""
     verified = verify.verify(files, pin)
     canonical.require(verified.files)
     return verified
 
 
 def contents(data: bytes, verified: verify.Verified) -> Manifest:
-    """The table of contents that belongs to this metadata, from its checked bytes.
+    """Parse the table of contents of this metadata from its checked bytes.
 
-    Raises UntrustedBundleError or DamagedBundleError.
+    Raises UntrustedBundleError (KSB-06) for another number, or DamagedBundleError.
     """
     manifest = contents_file.load(data)
     if manifest.number != verified.number:
         raise UntrustedBundleError(
-            f"{MANIFEST} is of number {manifest.number}, what was signed is number "
+            f"{MANIFEST} has number {manifest.number}, but the signed metadata has number "
             f"{verified.number}",
             hint=ASK,
             code="KSB-06",
@@ -79,9 +79,9 @@ def contents(data: bytes, verified: verify.Verified) -> Manifest:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle on a file or a block device.
+    """A verified bundle in a file or on a block device.
 
-    offsets: where each blob's data starts, in bytes; empty when only the metadata was read.
+    offsets: start of each member's data in bytes; empty when only the metadata was read.
     """
 
     path: Path
@@ -91,45 +91,51 @@ class Bundle:
 
     @property
     def digest(self) -> str:
-        """Of the signed list of everything inside: it names the bundle ("sha256:...")."""
+        """The digest of the signed list (targets.json), which names the bundle ("sha256:...")."""
         return str(self.verified.digest)
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the trust root, as operators type it."""
+        """SHA-256 of the trust root in hex, as operators type it."""
         return self.verified.fingerprint
 
     @property
     def is_delta(self) -> bool:
-        """Whether it leaves out what its receiver has."""
+        """Whether it leaves out blobs that its receiver has."""
         return DELTA in self.verified.targets
 
     @property
     def was_read(self) -> bool:
-        """Whether every byte of its file was verified, not the signed head alone."""
+        """Whether every byte was verified, not only the signed head."""
         return bool(self.offsets)
 
-    def require_whole(self) -> None:
-        """Raises DamagedBundleError (KSB-31) for a delta: what it leaves out is not here."""
+    def require_full(self) -> None:
+        """Raise DamagedBundleError (KSB-31) for a delta, which lacks the blobs it leaves out."""
         if self.is_delta:
             raise DamagedBundleError(
-                f"{self.path}: a delta, which leaves out what its receiver has; this needs a "
-                "whole bundle",
-                hint="take the full bundle; or bring the delta into the store that it was made "
+                f"{self.path}: this is a delta, which leaves out blobs that its receiver has; "
+                "this command needs a full bundle",
+                hint="use the full bundle; or bring the delta into the store that it was made "
                 "for: keystone-install store ingest",
                 code="KSB-31",
             )
 
     def pin(self) -> None:
-        """Believe this bundle's root on this host from now on, and refuse older bundles."""
+        """Pin this bundle's root on this host, and refuse older bundles from now on."""
         verify.remember(self.verified)
 
     @contextmanager
-    def open(self, digest: Digest) -> Iterator[IO[bytes]]:
-        """A blob as a file of its own (it can be a process's standard input).
+    def archive(self) -> Iterator[IO[bytes]]:
+        """Open the whole bundle, to send it to another host's store."""
+        with self.path.open("rb") as file:
+            yield file
 
-        It is hashed again while it is copied: a stick can be swapped after the bundle was
-        verified. Raises DamagedBundleError when it is not what was signed.
+    @contextmanager
+    def open(self, digest: Digest) -> Iterator[IO[bytes]]:
+        """Copy a blob to a temporary file and open it (it can be a process's standard input).
+
+        The copy is hashed again, because a stick can be swapped after the bundle was verified.
+        Raises DamagedBundleError (KSB-30) when it is not what was signed.
         """
         with tempfile.TemporaryFile(dir=SCRATCH) as copy:
             self._copy(digest, copy)
@@ -138,7 +144,7 @@ class Bundle:
 
     @contextmanager
     def member(self, name: str) -> Iterator[IO[bytes]]:
-        """A member by its name, as a file of its own, hashed again as `open` does."""
+        """Copy a member to a temporary file, hash it again as `open` does, and open it."""
         with tempfile.TemporaryFile(dir=SCRATCH) as copy:
             self._copy_member(name, copy)
             copy.seek(0)
@@ -146,7 +152,7 @@ class Bundle:
 
     @contextmanager
     def seed_archive(self, kernel: str) -> Iterator[IO[bytes]]:
-        """A plain tar of a flat apt repository: what cannot wait for the store, and Packages.
+        """A plain tar of a flat apt repository: the debs needed before the store, and Packages.
 
         kernel: `uname -r` of the host; modules for other kernels are left out.
         """
@@ -164,7 +170,7 @@ class Bundle:
             yield archive
 
     def _packages(self, items: tuple[Item, ...]) -> bytes:
-        """The stanzas of these debs, out of the bundle's own package lists."""
+        """The stanzas of these debs, from the bundle's package lists."""
         names = {item.labels["filename"] for item in items}
         kept = []
         for listed in self.manifest.of_kind("packages"):
@@ -179,9 +185,9 @@ class Bundle:
 
     def _copy_member(self, name: str, sink: IO[bytes]) -> None:
         target = self.verified.targets.get(name)
-        owner = self.manifest.owner(target.digest) if target else "nothing signed"
+        owner = self.manifest.owner(target.digest) if target else "not signed"
         if target is None or name not in self.offsets:
-            raise DamagedBundleError(f"{name} ({owner}) is not inside", code="KSB-19")
+            raise DamagedBundleError(f"{name} ({owner}): not in the bundle", code="KSB-19")
         seen = hashlib.sha256()
         with open_medium(self.path) as medium:
             for chunk in medium.chunks(self.offsets[name], target.size):
@@ -189,8 +195,8 @@ class Bundle:
                 sink.write(chunk)
         if seen.hexdigest() != target.digest.hex:
             raise DamagedBundleError(
-                f"{name} ({owner}): changed on {self.path} since verified",
-                hint="look at the medium; do not swap it during an installation",
+                f"{name} ({owner}): changed on {self.path} after verification",
+                hint="check the medium; do not swap it during an installation",
                 code="KSB-30",
             )
 
@@ -216,9 +222,9 @@ def open_verified(
 ) -> Bundle:
     """Verify the metadata and every byte in one pass.
 
-    pinned_root: instead of the one this host pinned in `directory`. `confirm` is asked for the
-    fingerprint only when nothing is pinned and none is given. deltas: one is welcome too; who does
-    not say so gets whole bundles only.
+    pinned_root: replaces the root that this host pinned in `directory`. fingerprint: SHA-256 of a
+    root, in hex. confirm: asked about the fingerprint, only when no root is pinned and no
+    fingerprint is given. deltas: accept deltas too; by default only full bundles are accepted.
     Raises UntrustedBundleError (exit code 4) or DamagedBundleError (5).
     """
     pin = _pin(directory, pinned_root, fingerprint, confirm)
@@ -227,7 +233,7 @@ def open_verified(
         head = read_head(archive, pin)
         bundle = Bundle(path, head.manifest, head.verified, {})
         if not deltas:
-            bundle.require_whole()
+            bundle.require_full()
         offsets = _walk(archive, head, exact=medium.exact)
         handle = medium.stream.fileno()
         _hash_all(handle, head, offsets)
@@ -238,13 +244,13 @@ def open_verified(
                 description = delta_description.load(described)
             delta_description.check(description, head.verified.targets, head.manifest)
         else:
-            _look_inside(handle, head, offsets)
+            _check_content(handle, head, offsets)
         medium.require_unchanged()
     return bundle
 
 
 def _walk(archive: TarStream, head: Head, *, exact: bool) -> dict[str, int]:
-    """Headers, order and gaps of all members; where the data of each starts, in bytes."""
+    """Check headers, order and gaps of all members; return the data offset of each, in bytes."""
     offsets = {}
     for content in stream.contents(archive, head.verified.targets, head.manifest, exact=exact):
         offsets[content.name] = archive.position
@@ -253,7 +259,7 @@ def _walk(archive: TarStream, head: Head, *, exact: bool) -> dict[str, int]:
 
 
 def _hash_all(handle: int, head: Head, offsets: Mapping[str, int]) -> None:
-    """Hash every member, on all cores. Raises DamagedBundleError for one that is wrong."""
+    """Hash every member, on all cores. Raises DamagedBundleError for a wrong digest."""
     targets = head.verified.targets
     pieces = {name: (offset, targets[name].size) for name, offset in offsets.items()}
     total = sum(size for _, size in pieces.values())
@@ -263,7 +269,7 @@ def _hash_all(handle: int, head: Head, offsets: Mapping[str, int]) -> None:
             stream.require_digest(digest, name, target, head.manifest.owner(target.digest))
 
 
-def _look_inside(handle: int, head: Head, offsets: Mapping[str, int]) -> None:
+def _check_content(handle: int, head: Head, offsets: Mapping[str, int]) -> None:
     targets = head.verified.targets
     places = {targets[name].digest: (at, targets[name].size) for name, at in offsets.items()}
     blobs = InFile(handle, places)
@@ -283,7 +289,7 @@ def open_metadata(
     confirm: Callable[[str], bool] | None = None,
     directory: Path = verify.TRUST,
 ) -> Bundle:
-    """Verify the metadata only: enough to look at, not to install from."""
+    """Verify only the metadata: sufficient to inspect a bundle, not to install from it."""
     with open_medium(path) as medium:
         head = read_head(
             TarStream(medium.stream), _pin(directory, pinned_root, fingerprint, confirm)

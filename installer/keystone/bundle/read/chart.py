@@ -1,14 +1,14 @@
-"""A Helm chart's archive as Helm may safely open it: plain files of one folder, within bounds.
+"""Check that Helm can safely open a chart's archive: regular files in one folder, within limits.
 
-Helm's own limits hold where it has some (CVE-2025-32386: 100 MiB of all, 5 MiB of one file);
-links are refused altogether (CVE-2025-53547: a linked Chart.lock).
+The limits are Helm's own where it has some (CVE-2025-32386: 100 MiB in total, 5 MiB per file).
+All links are refused (CVE-2025-53547: a linked Chart.lock).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from keystone.bundle.formats import foreign_tar
+from keystone.bundle.formats import compressed, foreign_tar
 from keystone.bundle.formats.strict_json import brief
 from keystone.errors import DamagedBundleError
 
@@ -25,7 +25,7 @@ GZIP = b"\x1f\x8b"
 
 
 def check(item: Item, digest: Digest, blobs: Blobs) -> None:
-    """Look at the archive with this digest, which is the item's.
+    """Check the chart archive with this digest. item: for messages.
 
     Raises DamagedBundleError (KSB-26).
     """
@@ -34,11 +34,11 @@ def check(item: Item, digest: Digest, blobs: Blobs) -> None:
         if blobs.read(digest, 0, len(GZIP)) != GZIP:
             raise ValueError("not a gzip stream")
         parts = foreign_tar.plain(lambda at, count: blobs.read(digest, at, count), size)
-        _require_plain(foreign_tar.entries(foreign_tar.gunzip(parts), LIMITS))
+        _require_plain(foreign_tar.entries(compressed.gunzip(parts), LIMITS))
     except (ValueError, EOFError) as error:
         raise DamagedBundleError(
             f"chart {item.name} {item.version}: {brief(error)}",
-            hint="look at the chart before you use it; `helm package` makes none like this",
+            hint="inspect the chart before you use it; `helm package` does not make such archives",
             code="KSB-26",
         ) from error
 
@@ -51,10 +51,10 @@ def _require_plain(entries: Iterable[foreign_tar.Entry]) -> None:
             raise ValueError(f"{name!r:.90} is a {entry.kind}")
         parts = name.split("/")
         if not name.isprintable() or "\\" in name or {"", ".", ".."} & {*parts}:
-            raise ValueError(f"{name!r:.90} is no plain name")
+            raise ValueError(f"{name!r:.90} is not a plain relative path")
         if name in seen and entry.kind == "file":
-            raise ValueError(f"{name!r:.90} is there twice")
+            raise ValueError(f"{name!r:.90} appears twice")
         seen.add(name)
     tops = {name.partition("/")[0] for name in seen}
     if len(tops) != 1 or f"{min(tops)}/Chart.yaml" not in seen:
-        raise ValueError("not one folder with a Chart.yaml")
+        raise ValueError("must contain exactly one folder, with a Chart.yaml")

@@ -1,7 +1,7 @@
-"""What a bundle says of itself must be so: contents, OCI layout, charts and debs fit together.
+"""Check that the content of a bundle is consistent: table of contents, OCI layout, charts, debs.
 
-Bytes are the signed ones when this looks; it finds what a careless or bought signer let through
-before a registry, containerd, Helm or dpkg meets it. Decides only; `Blobs` brings the bytes.
+The bytes are already the signed ones. These checks find content that a careless or bribed signer
+signed, before a registry, containerd, Helm or dpkg reads it. `Blobs` supplies the bytes.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
     from keystone.bundle.read.blobs import Blobs
 
 FILES = frozenset({MANIFEST, INSTALLER, *LOOSE})
-"""Members that are not called by their digest."""
+"""Members that are not named by their digest."""
 MAX_DEPTH = 4
-"""Indexes within indexes; honest ones have two levels."""
-ASK = "ask whoever made the bundle: it was signed like this"
+"""Maximum depth of nested indexes; real ones have two levels."""
+ASK = "tell the packager who made the bundle: it was signed with this content"
 
 
 def check(
     manifest: Manifest, targets: Mapping[str, Target], read: Callable[[str], bytes], blobs: Blobs
 ) -> None:
-    """Look into everything that others will trust. read: gives oci-layout and index.json.
+    """Check all content that other programs will trust. read: returns oci-layout and index.json.
 
-    Raises DamagedBundleError: KSB-23 to KSB-27 for content of its kind, KSB-11 and KSB-19 for what
-    is not there or of another size.
+    Raises DamagedBundleError: KSB-23 to KSB-27 for invalid content, KSB-14 for a member's name,
+    KSB-11 for a wrong size, KSB-19 for missing content, KSB-20 for a file above its size limit.
     """
     _require_listed(manifest, targets)
     if read("oci-layout") != OCI_LAYOUT:
@@ -47,30 +47,34 @@ def check(
     seen: set[Digest] = set()
     for child in index.manifests:
         _walk("index.json", child, blobs, seen, 1)
-    for item in {_looked_at(item): item for item in manifest.items}.values():
-        _look(item, blobs, seen)
+    for item in {_key(item): item for item in manifest.items}.values():
+        _check_item(item, blobs, seen)
 
 
-def _looked_at(item: Item) -> tuple[str, ...]:
-    """What _look depends on: a thing with many names is looked at once."""
-    what = (item.kind, item.digest.hex, item.labels.get("mediaType", ""))
+def _key(item: Item) -> tuple[str, ...]:
+    """Everything that _check_item depends on: the same content under many names is checked once."""
+    key = (item.kind, item.digest.hex, item.labels.get("mediaType", ""))
     if item.kind != "deb":
-        return what
-    return (*what, item.name, item.version, item.labels.get("architecture", ""))
+        return key
+    return (*key, item.name, item.version, item.labels.get("architecture", ""))
 
 
 def _require_listed(manifest: Manifest, targets: Mapping[str, Target]) -> None:
-    """The table of contents and the signed list speak of the same things."""
+    """Check that the table of contents and the signed list agree on names and sizes."""
     for name, target in targets.items():
         if name not in FILES and name != f"blobs/sha256/{target.digest.hex}":
             raise DamagedBundleError(
-                f"{name}: no name that a bundle's member has", hint=ASK, code="KSB-14"
+                f"{name}: not a valid name of a bundle member", hint=ASK, code="KSB-14"
             )
     for name in LOOSE:
         if name not in targets:
-            raise DamagedBundleError(f"{name}: not inside", hint=ASK, code="KSB-19")
-        if targets[name].size > media.MAX_MANIFEST:
-            raise DamagedBundleError(f"{name}: huge", hint=ASK, code="KSB-20")
+            raise DamagedBundleError(f"{name}: missing in the bundle", hint=ASK, code="KSB-19")
+        if targets[name].size > media.MAX_OCI_MANIFEST:
+            raise DamagedBundleError(
+                f"{name}: {targets[name].size} bytes, the limit is {media.MAX_OCI_MANIFEST}",
+                hint=ASK,
+                code="KSB-20",
+            )
     sizes = {target.digest: target.size for target in targets.values()}
     for item in manifest.items:
         missing = [one for one in (item.digest, *item.blobs) if one not in sizes]
@@ -89,12 +93,12 @@ def _require_listed(manifest: Manifest, targets: Mapping[str, Target]) -> None:
             )
 
 
-def _look(item: Item, blobs: Blobs, seen: set[Digest]) -> None:
-    """One item by its kind."""
+def _check_item(item: Item, blobs: Blobs, seen: set[Digest]) -> None:
+    """Check the content of one item by its kind."""
     media_type = item.labels.get("mediaType")
     if item.kind in BY_TAG or (item.kind == "chart" and media_type is not None):
         root = media.Descriptor(media_type or media.MANIFEST, item.digest, item.size)
-        # Even when index.json has led here: this item may call it something else.
+        # Check it even if index.json refers to it: this item may give it another media type.
         seen.discard(item.digest)
         _walk(f"{item.kind} {item.name}", root, blobs, seen, 1)
         if item.kind == "chart":
@@ -108,10 +112,10 @@ def _look(item: Item, blobs: Blobs, seen: set[Digest]) -> None:
 
 
 def _walk(owner: str, found: Descriptor, blobs: Blobs, seen: set[Digest], depth: int) -> None:
-    """A manifest or index, and everything that it names."""
+    """Check a manifest or index, and everything that it refers to."""
     if found.media_type not in media.ACCEPTED or depth > MAX_DEPTH:
         raise DamagedBundleError(
-            f"{owner}: {found.digest} is a {found.media_type!r:.80} {depth} levels down",
+            f"{owner}: {found.digest} has media type {found.media_type!r:.80} at depth {depth}",
             hint=ASK,
             code="KSB-24",
         )
@@ -119,8 +123,13 @@ def _walk(owner: str, found: Descriptor, blobs: Blobs, seen: set[Digest], depth:
     if found.digest in seen:
         return
     seen.add(found.digest)
-    if found.size > media.MAX_MANIFEST:
-        raise DamagedBundleError(f"{owner}: {found.digest} is huge", hint=ASK, code="KSB-24")
+    if found.size > media.MAX_OCI_MANIFEST:
+        raise DamagedBundleError(
+            f"{owner}: {found.digest} has {found.size} bytes, "
+            f"the limit is {media.MAX_OCI_MANIFEST}",
+            hint=ASK,
+            code="KSB-24",
+        )
     parsed = _parse(f"{owner}: {found.digest}", blobs.read(found.digest, 0, MAX_READ))
     if parsed.media_type != found.media_type:
         raise DamagedBundleError(
@@ -129,7 +138,7 @@ def _walk(owner: str, found: Descriptor, blobs: Blobs, seen: set[Digest], depth:
             code="KSB-24",
         )
     for child in parsed.manifests:
-        # An index names all platforms; the bundle holds the ones its definition asks for.
+        # An index names all platforms; the bundle holds only those that its definition selects.
         if blobs.size(child.digest) is not None:
             _walk(owner, child, blobs, seen, depth + 1)
     _require_sizes(owner, parsed.blobs, blobs)
@@ -143,10 +152,12 @@ def _require_sizes(owner: str, found: Iterable[Descriptor], blobs: Blobs) -> Non
 def _require_size(owner: str, found: Descriptor, blobs: Blobs) -> None:
     size = blobs.size(found.digest)
     if size is None:
-        raise DamagedBundleError(f"{owner}: {found.digest} is not inside", hint=ASK, code="KSB-19")
+        raise DamagedBundleError(
+            f"{owner}: {found.digest} is not in the bundle", hint=ASK, code="KSB-19"
+        )
     if size != found.size:
         raise DamagedBundleError(
-            f"{owner}: {found.digest} has {size} bytes, {found.size} are written of it",
+            f"{owner}: {found.digest} has {size} bytes, its descriptor states {found.size}",
             hint=ASK,
             code="KSB-11",
         )

@@ -1,16 +1,17 @@
-"""What a delta is: a bundle that leaves out what its receiver has, and says how to fill the gaps.
+"""delta.json: describes how to make the full bundle from a delta and the receiver's store.
 
-A delta is a bundle of the same dialect with signed metadata of its own, so whoever can verify a
-bundle can verify a delta alone. Its members after the table of contents:
+A delta is a bundle of the same tar dialect with its own signed metadata, so it can be verified
+alone, like any bundle. Its members after the table of contents:
 
     delta.json              this description
-    head                    the full bundle's own signed metadata, contents and index, each a
-                            patch against the receiver's (frames one after the other)
-    keystone-install,       what is new, as in the full bundle
+    head                    the full bundle's signed metadata, contents and index, each as a patch
+                            against the receiver's file (concatenated frames)
+    keystone-install,       new members, as in the full bundle
     blobs/sha256/<hex>
-    patches/<hex>           what is new and like something the receiver has, by the patch's digest
+    patches/<hex>           new blobs as patches against the receiver's blobs, by the patch's digest
 
-What is in the full bundle's signed list and not here is left out: the receiver must have it.
+The delta leaves out all other members of the full bundle's signed list: the receiver must have
+them.
 """
 
 from __future__ import annotations
@@ -47,10 +48,10 @@ KIND = "BundleDelta"
 HEAD = "head"
 PATCHES = "patches/"
 MAX_DESCRIPTION = 2_000_000
-"""Of delta.json, in bytes."""
+"""Maximum size of delta.json in bytes."""
 MAX_HEAD = MAX_MANIFEST
-"""Of all frames of a head together, in bytes: what they make is as large at most, and changes
-little."""
+"""Maximum size of all frames of a head together, in bytes; they are small, because the files of the
+head change little."""
 MAX_PATCHES = 4096
 _IN_HEAD = re.compile(
     r"metadata/([1-9][0-9]*\.root|timestamp|snapshot|targets)\.json"
@@ -65,9 +66,10 @@ _PATCH = re.compile(rf"{PATCHES}[0-9a-f]{{64}}")
 
 @dataclass(frozen=True)
 class HeadFile:
-    """A file of the full bundle's head. source: what its frame is a patch against, if anything.
+    """A file of the full bundle's head.
 
-    frame: bytes of its frame in `head`; 0 when the delta's own metadata has the same file.
+    size: in bytes. source: the old file that its frame is a patch against, or None. frame: bytes of
+    its frame in `head`; 0 when the delta's own metadata contains the same file.
     """
 
     name: str
@@ -79,7 +81,10 @@ class HeadFile:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A member of the full bundle that comes as a patch. source: the old blob; form: see forms."""
+    """A member of the full bundle that the delta carries as a patch.
+
+    member: the patch's name. source: the old blob. form: of both blobs (formats/unfold.py).
+    """
 
     name: str
     member: str
@@ -89,7 +94,11 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Delta:
-    """The description. digest names the full bundle, base the one that the receiver had."""
+    """The content of delta.json.
+
+    digest names the full bundle, base the receiver's last bundle. left_out: number of blobs that
+    the delta leaves out; left_out_bytes: their size.
+    """
 
     name: str
     number: int
@@ -108,12 +117,12 @@ def in_head(name: str) -> bool:
 
 
 def is_delta(targets: Mapping[str, Target]) -> bool:
-    """Whether a signed list is a delta's."""
+    """Whether a signed list belongs to a delta."""
     return DELTA in targets
 
 
 def dump(delta: Delta) -> bytes:
-    """The file: JSON, UTF-8, sorted keys, so equal deltas are equal bytes."""
+    """Encode as JSON, UTF-8, with sorted keys: equal deltas give equal bytes."""
     document = {
         "apiVersion": API_VERSION,
         "kind": KIND,
@@ -144,91 +153,97 @@ def dump(delta: Delta) -> bytes:
 
 
 def load(data: bytes) -> Delta:
-    """From verified bytes.
+    """Parse verified bytes.
 
-    Raises DamagedBundleError: KSB-23 for no description that we know, KSB-20 for one that speaks of
-    more than any honest one, KSB-17 for one that speaks of something twice.
+    Raises DamagedBundleError: KSB-23 for an unknown or invalid description, KSB-20 for one that
+    exceeds a limit, KSB-17 for one that names something twice.
     """
     if len(data) > MAX_DESCRIPTION:
-        raise _huge(DELTA)
+        raise _too_large(DELTA)
     try:
         document = strict_json.loads(data)
         require_kind(document, KIND)
         found = _parse(document)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedBundleError(
-            f"{DELTA}: not a delta this version understands ({strict_json.brief(error)})",
-            hint="use the newer keystone-install that whoever made the delta used",
+            f"{DELTA}: this version cannot read the delta ({strict_json.brief(error)})",
+            hint="use the keystone-install version that made the delta",
             code="KSB-23",
         ) from error
-    _require_plain(found)
+    _require_limits(found)
     return found
 
 
 def check(description: Delta, targets: Mapping[str, Target], table: Manifest) -> None:
-    """A description fits the signed list and the table of contents that it stands behind.
+    """Check a description against the signed list and table of contents of its delta.
 
-    Raises DamagedBundleError: KSB-06 for another bundle's name or number, KSB-14 for a name that no
-    member of a delta has, KSB-19 for a member that is not there, KSB-20 for a head larger than any,
-    KSB-23 for a patch of another form.
+    Raises DamagedBundleError: KSB-06 for another bundle's name or number, KSB-14 for an invalid
+    name of a delta's member, KSB-19 for a missing member, KSB-20 for a head above the limit,
+    KSB-23 for an unknown form of a patch.
     """
     if (description.name, description.number) != (table.name, table.number):
-        raise _wrong(DELTA, f"of another bundle than {table.name} number {table.number}", "KSB-06")
+        raise _wrong(DELTA, f"belongs to a bundle other than {table.name} {table.number}", "KSB-06")
     for entry in description.encoded:
         if entry.form not in unfold.KNOWN:
             raise unfold.unknown(entry.form)
     patches = {entry.member for entry in description.encoded}
     for name in (HEAD, *patches):
         if name not in targets:
-            raise DamagedBundleError(f"{name:.90}: not inside", hint=COPY_AGAIN, code="KSB-19")
+            raise DamagedBundleError(
+                f"{name:.90}: missing in the delta", hint=COPY_AGAIN, code="KSB-19"
+            )
     if targets[HEAD].size > MAX_HEAD:
-        raise _huge(HEAD)
+        raise _too_large(HEAD)
     known = {MANIFEST, INSTALLER, DELTA, HEAD}
     for name, target in targets.items():
         legal = name in known or name == f"blobs/sha256/{target.digest.hex}"
         if not legal and not (name in patches and name == f"{PATCHES}{target.digest.hex}"):
             raise DamagedBundleError(
-                f"{name}: no name that a member of a delta has", hint=COPY_AGAIN, code="KSB-14"
+                f"{name}: not a valid name of a delta member", hint=COPY_AGAIN, code="KSB-14"
             )
 
 
 def check_made(
     description: Delta, made: Mapping[str, Target], carried: Mapping[str, Target]
 ) -> None:
-    """The list of the bundle that is made holds what is carried, patched or left out, as it may.
+    """Check that the full bundle's list contains each member that is carried or patched.
 
-    Raises DamagedBundleError: KSB-14 for a name that no member of a whole bundle has (so a delta
-    makes no delta), KSB-19 for what is carried and not part of it, KSB-17 for what is carried and
-    patched, KSB-11 for a patch that is not smaller than what it makes.
+    made: the full bundle's signed list; carried: the delta's.
+    Raises DamagedBundleError: KSB-14 for an invalid name of a full bundle's member (so a delta
+    cannot make a delta), KSB-19 for a carried or patched member that is not in the full bundle,
+    KSB-17 for one that is both carried and patched, KSB-11 for a patch that is not smaller than
+    its result.
     """
     for name, target in made.items():
-        whole = in_head(name) or name in {INSTALLER, f"blobs/sha256/{target.digest.hex}"}
-        if not whole:
-            raise _wrong(name, "no name that a member of a bundle has", "KSB-14")
+        valid = in_head(name) or name in {INSTALLER, f"blobs/sha256/{target.digest.hex}"}
+        if not valid:
+            raise _wrong(name, "not a valid name of a bundle member", "KSB-14")
     own = {MANIFEST, DELTA, HEAD, *(entry.member for entry in description.encoded)}
     for name, target in carried.items():
         if name not in own and made.get(name) != target:
-            raise _wrong(name, "carried, and not part of the bundle that is made", "KSB-19")
+            raise _wrong(name, "carried, but not part of the full bundle", "KSB-19")
     for entry in description.encoded:
         if entry.name not in made or in_head(entry.name):
-            raise _wrong(entry.name, "patched, and not part of the bundle that is made", "KSB-19")
+            raise _wrong(entry.name, "patched, but not part of the full bundle", "KSB-19")
         if entry.name in carried:
-            raise _wrong(entry.name, "carried, and a patch of it too", "KSB-17")
+            raise _wrong(entry.name, "both carried and patched", "KSB-17")
         if carried[entry.member].size >= made[entry.name].size:
-            raise _wrong(entry.member, "not smaller than what it makes", "KSB-11")
+            raise _wrong(entry.member, "the patch is not smaller than its result", "KSB-11")
 
 
-def _require_plain(found: Delta) -> None:
-    """Nothing twice, and no more than an honest one has."""
+def _require_limits(found: Delta) -> None:
+    """Check that nothing appears twice and that no limit is exceeded."""
     if len(found.head) > MAX_ROOTS + len(MAX_BYTES) + len(LOOSE):
-        raise _huge(HEAD)
+        raise _too_large(HEAD)
     if len(found.encoded) > MAX_PATCHES:
-        raise _huge(PATCHES)
+        raise _too_large(PATCHES)
     for file in found.head:
         role = file.name.removesuffix(".json").split(".")[-1].removeprefix(METADATA)
-        most = MAX_MANIFEST if file.name == MANIFEST else MAX_BYTES.get(role, media.MAX_MANIFEST)
+        most = (
+            MAX_MANIFEST if file.name == MANIFEST else MAX_BYTES.get(role, media.MAX_OCI_MANIFEST)
+        )
         if file.size > most:
-            raise _huge(file.name)
+            raise _too_large(file.name)
     for names in (
         [file.name for file in found.head],
         [entry.name for entry in found.encoded],
@@ -236,15 +251,15 @@ def _require_plain(found: Delta) -> None:
     ):
         if len(set(names)) != len(names):
             twice = next(name for name in names if names.count(name) > 1)
-            raise _wrong(twice, f"twice in {DELTA}", "KSB-17")
+            raise _wrong(twice, f"appears twice in {DELTA}", "KSB-17")
 
 
-def _huge(name: str) -> DamagedBundleError:
-    return _wrong(name, "larger or more than any honest one", "KSB-20")
+def _too_large(name: str) -> DamagedBundleError:
+    return _wrong(name, "exceeds the limit of size or number", "KSB-20")
 
 
 def _wrong(name: str, why: str, code: str) -> DamagedBundleError:
-    hint = "have a full bundle made, and say so to whoever made this one"
+    hint = "ask the packager for a full bundle, and report this delta to them"
     return DamagedBundleError(f"{name:.120}: {why}", hint=hint, code=code)
 
 
@@ -282,7 +297,7 @@ def _parse(document: dict[str, Any]) -> Delta:
 
 def _text(value: object, pattern: re.Pattern[str]) -> str:
     if not isinstance(value, str) or not pattern.fullmatch(value):
-        raise ValueError(f"{value!r:.90} has no place here")
+        raise ValueError(f"{value!r:.90} is not valid here")
     return value
 
 

@@ -1,7 +1,7 @@
-"""The file or device that a bundle is read from: opened once, looked at, and held.
+"""Open the file or device that contains a bundle once, and keep it open while it is read.
 
-What a name leads to may change between two looks, so everything is asked of the open handle, and
-whoever believed what was read asks at the end whether it is still what was opened.
+A path can lead to another file at any time, so all checks use the open file descriptor. Callers
+check at the end that the path still leads to the unchanged file (`Medium.require_unchanged`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from keystone.bundle.format import CHUNK
-from keystone.errors import DamagedBundleError
+from keystone.errors import DamagedBundleError, UntrustedBundleError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +29,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Medium:
-    """An open bundle. exact: it ends where the archive does; a block device is larger."""
+    """An open bundle. exact: nothing may follow the archive; False for a block device."""
 
     path: Path
     stream: BinaryIO
@@ -37,9 +37,9 @@ class Medium:
     _opened: os.stat_result
 
     def chunks(self, offset: int, size: int) -> Iterator[bytes]:
-        """`size` bytes from `offset` on, fewer where the file ends.
+        """Yield `size` bytes from `offset`; fewer when the file ends.
 
-        Raises DamagedBundleError when the medium cannot be read there.
+        Raises DamagedBundleError (KSB-30) when the medium cannot be read there.
         """
         try:
             self.stream.seek(offset)
@@ -47,44 +47,50 @@ class Medium:
                 size -= len(chunk)
                 yield chunk
         except OSError as error:
-            raise _refused(self.path, f"cannot be read: {error.strerror}") from error
+            raise _refused(self.path, f"cannot read: {error.strerror}") from error
 
     def require_unchanged(self) -> None:
-        """Raises DamagedBundleError when the file changed, or its name leads to another one now.
+        """Raise DamagedBundleError (KSB-30) when the file changed or was replaced.
 
-        A file that is still being copied, or that somebody exchanges, is no bundle yet.
+        This includes a file that is still being copied.
         """
         try:
             seen = [os.fstat(self.stream.fileno()), self.path.stat()]
         except OSError as error:
-            raise _refused(self.path, f"went away while it was read: {error.strerror}") from error
+            raise _refused(self.path, f"disappeared during the read: {error.strerror}") from error
         if any(_identity(found) != _identity(self._opened) for found in seen):
-            raise _refused(self.path, "changed while it was read")
+            raise _refused(self.path, "changed during the read")
 
 
 @contextmanager
 def open_medium(path: Path) -> Iterator[Medium]:
-    """A regular file or a block device, for reading.
+    """Open a regular file or a block device for reading.
 
-    Raises DamagedBundleError (KSB-30) for anything else; a pipe with no writer does not block.
+    Raises DamagedBundleError (KSB-30) for anything else, without blocking on a pipe. An error about
+    the bundle that is raised while it is open gets the name of the file.
     """
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise DamagedBundleError(
-            f"{path}: cannot be opened: {error.strerror}",
-            hint="give the bundle's file or device",
+            f"{path}: cannot open: {error.strerror}",
+            hint="name the bundle's file or device",
             code="KSB-30",
         ) from error
     found = os.fstat(handle)
     kind = stat.S_IFMT(found.st_mode)
     if kind not in {stat.S_IFREG, stat.S_IFBLK}:
         os.close(handle)
-        raise _refused(path, f"is {KINDS.get(kind, 'no file')}, not a bundle")
+        raise _refused(path, f"is {KINDS.get(kind, 'not a file')}, not a bundle")
     os.set_blocking(handle, True)
-    # Unbuffered, it is a raw stream, which typeshed does not call a BinaryIO.
+    # An unbuffered file is a raw stream, which typeshed does not accept as BinaryIO.
     with cast("BinaryIO", os.fdopen(handle, "rb", buffering=0)) as stream:
-        yield Medium(path, stream, kind == stat.S_IFREG, found)
+        try:
+            yield Medium(path, stream, kind == stat.S_IFREG, found)
+        except (DamagedBundleError, UntrustedBundleError) as error:
+            if str(path) not in error.message:
+                error.message = f"{path}: {error.message}"
+            raise
 
 
 def _identity(found: os.stat_result) -> tuple[int, ...]:
@@ -96,6 +102,6 @@ def _identity(found: os.stat_result) -> tuple[int, ...]:
 def _refused(path: Path, why: str) -> DamagedBundleError:
     return DamagedBundleError(
         f"{path}: {why}",
-        hint="give the bundle's own file or device, when its copy is complete; a pipe goes to `-`",
+        hint="name the bundle's file or device, after its copy is complete; name a pipe as `-`",
         code="KSB-30",
     )

@@ -1,8 +1,8 @@
-"""The strict reader: signed metadata first, then only what it names. Reject, never repair.
+"""The strict reader: reads the signed metadata, then only the members that it names.
 
-One pass over a file, a pipe or a block device, with bounded memory. Every byte that a caller gets
-to keep was compared with the signed list; a caller that reads a member to its end without an
-error holds exactly what was signed.
+It rejects any error and never repairs. It needs one pass over a file, a pipe or a block device, and
+limited memory. All content is compared with the signed list: a caller that reads a member to its
+end without an error has exactly the bytes that were signed.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from keystone.bundle.format import Target
     from keystone.bundle.model import Manifest
 
-ASK = "ask whoever made the bundle for a signed one"
+ASK = "ask the packager who made the bundle for a signed one"
 
 
 class Members(Protocol):
-    """What gives the members of a bundle in order: an archive, or a delta and a store together."""
+    """A source of a bundle's members in order: an archive, or a delta together with a store."""
 
     def next(self) -> tar.Member | None:
         """The next member, or None at the end."""
@@ -45,37 +45,38 @@ class Members(Protocol):
         """The data of the current member."""
 
     @property
-    def apart(self) -> bool:
-        """Whether members can be read side by side."""
+    def parallel(self) -> bool:
+        """Whether members can be read in parallel."""
 
     def piece(self) -> Iterator[memoryview]:
-        """The data of the current member, to be read whenever; only where they lie `apart`."""
+        """The data of the current member, readable at any time; requires `parallel`."""
 
     def skip(self) -> None:
-        """Pass the current member's data."""
+        """Skip the current member's data."""
 
     def end(self, *, exact: bool) -> None:
-        """Check the end."""
+        """Check the end. exact: nothing may follow the archive."""
 
 
 @dataclass
 class TarStream:
-    """Members of a bundle in order. `position` counts bytes from the start of the archive.
+    """Members of a bundle in order. position: bytes from the start of the archive.
 
-    Every DamagedBundleError has a code: KSB-09 for an archive that ends early, KSB-30 for a medium
-    that cannot be read, KSB-22 for bytes where zeros belong, others as `tar.parse`.
+    Codes of DamagedBundleError: KSB-09 for an incomplete archive, KSB-30 for a medium that cannot
+    be read, KSB-22 for other bytes where zeros are required, KSB-15 for a wrong mode or time, and
+    those of `tar.parse`.
     """
 
     stream: BinaryIO
     position: int = 0
     time: int | None = None
-    """The one modification time of all members, in seconds since 1970."""
+    """The modification time that all members share, in seconds since 1970."""
     _current: tar.Member | None = None
     _left: int = 0
     _buffer: bytearray = field(default_factory=lambda: bytearray(CHUNK), repr=False)
 
     def next(self) -> tar.Member | None:
-        """The next member, or None at the end of the archive. Padding is checked and passed."""
+        """The next member, or None at the end of the archive. Checks and skips padding."""
         if self._left:
             raise RuntimeError(f"{self._current}: not read to its end")
         member = self._header()
@@ -93,16 +94,16 @@ class TarStream:
             member = self._header()
         if member is None or member.name == tar.PADDING:
             raise DamagedBundleError(
-                f"at byte {self.position}: padding that pads nothing",
+                f"at byte {self.position}: padding that is not needed",
                 hint=COPY_AGAIN,
                 code="KSB-22",
             )
-        self._one_form(member)
+        self._require_mode_and_time(member)
         self._current, self._left = member, member.size
         return member
 
     def chunks(self) -> Iterator[memoryview]:
-        """The data of the current member; each view is valid until the next one is asked for."""
+        """The data of the current member; each view is valid until the next one is requested."""
         member = self._current
         if member is None:
             raise RuntimeError("no current member")
@@ -115,19 +116,19 @@ class TarStream:
         self._zeros(tar.padded(member.size) - member.size, f"the block after {member.name}")
 
     @property
-    def apart(self) -> bool:
-        """Whether the archive lies in a file that several threads can read at once."""
+    def parallel(self) -> bool:
+        """Whether the archive is a file that several threads can read at once."""
         return isinstance(self.stream, FileIO) and self.stream.seekable()
 
     def piece(self) -> Iterator[memoryview]:
-        """The data of the current member, to be read whenever; only where it lies `apart`."""
+        """The data of the current member, readable at any time; requires `parallel`."""
         if self._current is None:
             raise RuntimeError("no current member")
         name, size, at = self._current.name, self._current.size, self.position
         return hashing.piece(self.stream.fileno(), name, at, size)
 
     def skip(self) -> None:
-        """Pass the current member's data unread where the stream can seek."""
+        """Skip the current member's data, without reading it if the stream can seek."""
         member = self._current
         if member is None:
             raise RuntimeError("no current member")
@@ -136,7 +137,7 @@ class TarStream:
                 pass
             return
         if self._left:
-            # The last byte is read, so that a file cut inside this member does not pass.
+            # Read the last byte, to detect a file that ends inside this member.
             self.stream.seek(self._left - 1, 1)
             self.position += self._left - 1
             self._fill(memoryview(bytearray(1)))
@@ -144,7 +145,7 @@ class TarStream:
         self._zeros(tar.padded(member.size) - member.size, f"the block after {member.name}")
 
     def end(self, *, exact: bool) -> None:
-        """Check the zeros that end the archive; exact: nothing may follow them."""
+        """Check the zeros at the end of the archive. exact: nothing may follow them."""
         self._zeros(tar.end_bytes(self.position - tar.BLOCK) - tar.BLOCK, "the end")
         if exact and self._read(memoryview(bytearray(1))):
             raise DamagedBundleError(
@@ -153,14 +154,14 @@ class TarStream:
                 code="KSB-22",
             )
 
-    def _one_form(self, member: tar.Member) -> None:
-        """Mode and time are not signed one by one: they follow from the name and the first."""
+    def _require_mode_and_time(self, member: tar.Member) -> None:
+        """Check mode and time, which are not signed: the name and the first member define them."""
         if self.time is None:
             self.time = member.mtime
         mode = INSTALLER_MODE if member.name == INSTALLER else 0o644
         if (member.mode, member.mtime) != (mode, self.time):
             raise DamagedBundleError(
-                f"{member.name}: another mode or time than a bundle's members have",
+                f"{member.name}: wrong mode or modification time for a bundle member",
                 hint=COPY_AGAIN,
                 code="KSB-15",
             )
@@ -174,12 +175,12 @@ class TarStream:
     def _fill(self, view: memoryview) -> None:
         done = 0
         while done < len(view):
-            # A pipe gives what it has; only nothing at all is the end.
+            # A pipe can return less than requested; only an empty read is the end.
             count = self._read(view[done:])
             if not count:
                 where = f" inside {self._current.name}" if self._current and self._left else ""
                 raise DamagedBundleError(
-                    f"the bundle ends at byte {self.position + done}{where}: it is truncated",
+                    f"the bundle ends before byte {self.position + done}{where}: it is truncated",
                     hint=COPY_AGAIN,
                     code="KSB-09",
                 )
@@ -191,8 +192,8 @@ class TarStream:
             count: int | None = self.stream.readinto(view)  # type: ignore[attr-defined]
         except OSError as error:
             raise DamagedBundleError(
-                f"the bundle cannot be read at byte {self.position}: {error.strerror}",
-                hint="look at the medium and its cable, or copy the bundle to another one",
+                f"cannot read the bundle at byte {self.position}: {error.strerror}",
+                hint="check the medium and its cable, or copy the bundle to another medium",
                 code="KSB-30",
             ) from error
         return count or 0
@@ -202,15 +203,15 @@ class TarStream:
         self._fill(memoryview(data))
         if any(data):
             raise DamagedBundleError(
-                f"{what}: bytes that should be zero are not", hint=COPY_AGAIN, code="KSB-22"
+                f"{what}: must contain only zeros", hint=COPY_AGAIN, code="KSB-22"
             )
 
 
 def read_metadata(archive: TarStream) -> dict[str, bytes]:
-    """The TUF files at the head of a bundle by file name, unverified but within caps.
+    """The TUF files at the head of a bundle by file name, unverified but within size limits.
 
     Order: 1.root.json, 2.root.json ..., timestamp.json, snapshot.json, targets.json.
-    Raises UntrustedBundleError when the archive does not start with them.
+    Raises UntrustedBundleError (KSB-01, KSB-17, KSB-20) when the archive does not start with them.
     """
     files: dict[str, bytes] = {}
     rest = ["timestamp.json", "snapshot.json", "targets.json"]
@@ -220,7 +221,7 @@ def read_metadata(archive: TarStream) -> dict[str, bytes]:
         is_root = name.endswith(".root.json") and rest[0] == "timestamp.json"
         if member is None or name == member.name or not (is_root or name == rest[0]):
             raise UntrustedBundleError(
-                "the bundle has no complete signed metadata at its head: it is not signed",
+                "the bundle does not start with complete signed metadata: it is not signed",
                 hint=ASK,
                 code="KSB-01",
             )
@@ -228,10 +229,14 @@ def read_metadata(archive: TarStream) -> dict[str, bytes]:
         too_many = is_root and len(files) >= MAX_ROOTS
         if member.size > MAX_BYTES[role] or too_many:
             raise UntrustedBundleError(
-                f"{member.name}: larger or more than any honest metadata", hint=ASK, code="KSB-20"
+                f"{member.name}: exceeds the limit of {MAX_ROOTS} roots"
+                if too_many
+                else f"{member.name}: {member.size} bytes, the limit is {MAX_BYTES[role]}",
+                hint=ASK,
+                code="KSB-20",
             )
         if name in files:
-            raise UntrustedBundleError(f"{member.name}: inside twice", hint=ASK, code="KSB-17")
+            raise UntrustedBundleError(f"{member.name}: appears twice", hint=ASK, code="KSB-17")
         files[name] = b"".join(bytes(chunk) for chunk in archive.chunks())
         if not is_root:
             rest.pop(0)
@@ -239,14 +244,14 @@ def read_metadata(archive: TarStream) -> dict[str, bytes]:
 
 
 def checked(archive: Members, name: str, target: Target, owner: str) -> Iterator[memoryview]:
-    """The current member's data; raises DamagedBundleError at its end when it is not `target`."""
+    """Yield the current member's data. Raises DamagedBundleError as `hashed` does."""
     yield from hashed(archive.chunks(), name, target, owner)
 
 
 def hashed(
     chunks: Iterable[memoryview], name: str, target: Target, owner: str
 ) -> Iterator[memoryview]:
-    """The same chunks; raises DamagedBundleError at their end when they are not `target`."""
+    """Yield `chunks`; at their end, raise DamagedBundleError when they do not match `target`."""
     digest, left = hashlib.sha256(), target.size
     for chunk in chunks:
         digest.update(chunk)
@@ -258,13 +263,13 @@ def hashed(
 
 
 def require_digest(found: str, name: str, target: Target, owner: str) -> None:
-    """Raises DamagedBundleError (KSB-08) when these are not the bytes that were signed.
+    """Raise DamagedBundleError (KSB-08) when the digest is not the signed one.
 
-    found: the digest of what came, in hex.
+    found: the digest of the bytes that were read, in hex.
     """
     if found != target.digest.hex:
         raise DamagedBundleError(
-            f"{name} ({owner}): its bytes are not the ones that were signed",
+            f"{name} ({owner}): its bytes differ from the signed ones",
             hint=COPY_AGAIN,
             code="KSB-08",
         )
@@ -272,10 +277,10 @@ def require_digest(found: str, name: str, target: Target, owner: str) -> None:
 
 @dataclass(frozen=True)
 class Content:
-    """One declared member: `chunks` must be read to the end, or `skip` or `taken` called instead.
+    """One declared member. The caller must read `chunks` to the end, or call `skip` or `detach`.
 
-    chunks: the data, checked. raw: the same unchecked, for who checks it while writing.
-    apart: whether members can be read side by side, since they lie in a file.
+    chunks: the data, checked. raw: the same, unchecked, for a caller that checks it while writing.
+    parallel: whether members can be read in parallel, because they are in a file.
     """
 
     name: str
@@ -284,12 +289,12 @@ class Content:
     skip: Callable[[], None]
     raw: Callable[[], Iterator[memoryview]]
     owner: str
-    apart: bool
+    parallel: bool
     _piece: Callable[[], Iterator[memoryview]]
 
-    def taken(self) -> Iterator[memoryview]:
-        """The data, unchecked. `apart`: to be read whenever and by whatever thread; else now."""
-        if not self.apart:
+    def detach(self) -> Iterator[memoryview]:
+        """The data, unchecked. If `parallel`, any thread can read it later; else read it now."""
+        if not self.parallel:
             return self.raw()
         found = self._piece()
         self.skip()
@@ -297,12 +302,14 @@ class Content:
 
 
 def read_manifest(archive: TarStream, targets: Mapping[str, Target]) -> bytes:
-    """The table of contents, which stands right after the metadata; its bytes are checked."""
+    """Read the table of contents, which follows the metadata, and check its digest."""
     member = archive.next()
     target = targets.get(MANIFEST)
     if member is None or target is None or member.name != MANIFEST or target.size > MAX_MANIFEST:
         raise DamagedBundleError(
-            f"no {MANIFEST} after the metadata", hint=COPY_AGAIN, code="KSB-19"
+            f"no {MANIFEST} within its size limit after the metadata",
+            hint=COPY_AGAIN,
+            code="KSB-19",
         )
     _same_size(member, target, "table of contents")
     parts = checked(archive, MANIFEST, target, "table of contents")
@@ -312,10 +319,10 @@ def read_manifest(archive: TarStream, targets: Mapping[str, Target]) -> bytes:
 def contents(
     archive: Members, targets: Mapping[str, Target], manifest: Manifest, *, exact: bool = True
 ) -> Iterator[Content]:
-    """Every declared member after the manifest, each once, and then the end of the archive.
+    """Yield every declared member after the manifest once, then check the end of the archive.
 
-    Raises DamagedBundleError for an undeclared, repeated, missing, cut or changed member.
-    exact: the stream must end where the archive does (a block device is larger).
+    exact: nothing may follow the archive (False for a block device).
+    Raises DamagedBundleError for an undeclared, repeated, missing, incomplete or changed member.
     """
     wanted = {name: target for name, target in targets.items() if name != MANIFEST}
     while (member := archive.next()) is not None:
@@ -323,9 +330,9 @@ def contents(
         target = wanted.pop(name, None)
         if target is None:
             twice = name in targets
-            kind = "twice" if twice else "but the signed metadata does not name it"
+            why = "appears twice" if twice else "the signed metadata does not name this member"
             code = "KSB-17" if twice else "KSB-19"
-            raise DamagedBundleError(f"{name}: inside {kind}", hint=COPY_AGAIN, code=code)
+            raise DamagedBundleError(f"{name}: {why}", hint=COPY_AGAIN, code=code)
         owner = manifest.owner(target.digest)
         _same_size(member, target, owner)
         yield Content(
@@ -335,13 +342,13 @@ def contents(
             archive.skip,
             archive.chunks,
             owner,
-            archive.apart,
+            archive.parallel,
             archive.piece,
         )
     archive.end(exact=exact)
     for name, target in wanted.items():
         raise DamagedBundleError(
-            f"{name} ({manifest.owner(target.digest)}) is missing from the bundle",
+            f"{name} ({manifest.owner(target.digest)}): missing in the bundle",
             hint=COPY_AGAIN,
             code="KSB-19",
         )
@@ -350,7 +357,7 @@ def contents(
 def _same_size(member: tar.Member, target: Target, owner: str) -> None:
     if member.size != target.size:
         raise DamagedBundleError(
-            f"{member.name} ({owner}): {member.size} bytes, {target.size} were signed",
+            f"{member.name} ({owner}): {member.size} bytes, the signed size is {target.size}",
             hint=COPY_AGAIN,
             code="KSB-11",
         )

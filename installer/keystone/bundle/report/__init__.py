@@ -1,1 +1,1 @@
-"""A bundle shown to people and programs."""
+"""Reports about a bundle for people and programs."""

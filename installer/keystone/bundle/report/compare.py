@@ -1,4 +1,4 @@
-"""What is new in one bundle against another: items as a reviewer reads them, bytes to carry."""
+"""Compare two bundles: changed items for a reviewer, and bytes to carry."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Change:
-    """mark: "+" came, "-" went, "~" changed. before, after: versions, "" where there is none.
+    """One difference between two bundles.
 
-    new: bytes of this item that the old bundle does not hold. other_bytes: the version is the same.
+    mark: "+" added, "-" removed, "~" changed. before, after: versions, "" when there is none.
+    new: bytes of this item that the old bundle does not contain. other_bytes: the version is the
+    same, but the content differs.
     """
 
     mark: str
@@ -33,7 +35,11 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """changes in order of kind and name; carried: bytes of members that are new; kept: not new."""
+    """The differences between two bundles.
+
+    changes: sorted by kind and name. unchanged: items. carried: bytes of new members; kept: bytes
+    of members that the old bundle contains too.
+    """
 
     old: str
     new: str
@@ -48,9 +54,9 @@ class Comparison:
 
 
 def compare(old: Bundle, new: Bundle) -> Comparison:
-    """Pure: from two verified tables of contents. Raises DamagedBundleError for a delta."""
-    old.require_whole()
-    new.require_whole()
+    """Compare two verified tables of contents. Pure. Raises DamagedBundleError for a delta."""
+    old.require_full()
+    new.require_full()
     held = {target.digest for target in old.verified.targets.values()}
     sizes = {target.digest: target.size for target in new.verified.targets.values()}
     changes = tuple(_changes(old.manifest.items, new.manifest.items, held, sizes))
@@ -89,7 +95,7 @@ def _changes(
 
 
 def _paired(went: list[Item], came: list[Item]) -> Iterator[tuple[Item | None, Item | None]]:
-    """The same version first; then, in order, what may be one thing at another version."""
+    """Pair items of the same version first; then pair the rest in order, as changed versions."""
     for was in list(went):
         same = next((now for now in came if now.version == was.version), None)
         if same:

@@ -1,4 +1,4 @@
-"""A report as one HTML file: no network, no script, light and dark."""
+"""Write a report as one HTML file without network access or scripts, in light and dark."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from keystone.bundle.report.report import Report
 
 COLOURS = 10
-"""How many the template's palette has."""
+"""Number of colours in the template's palette."""
 
 
 def write(report: Report, path: Path) -> None:
-    """Replace the file."""
+    """Write the report to `path` and replace an existing file."""
     write_file(path, render(report).encode())
 
 
 def render(report: Report) -> str:
-    """The page. Every value is escaped; StrictUndefined makes a misspelt one an error."""
+    """Render the page. All values are escaped, and StrictUndefined refuses misspelt names."""
     from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 slow to import
 
     environment = Environment(

@@ -1,4 +1,4 @@
-"""A bundle as a report: what `bundle show` prints, writes as a page or gives as JSON. Pure."""
+"""Make the report of a bundle that `bundle show` gives as text, HTML page or JSON. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from keystone.bundle.model import Digest, Item
-    from keystone.bundle.report.preview import Looked
+    from keystone.bundle.report.preview import Preview
 
 NOT_STATED = "not stated"
 OWN_INDEX = "table of contents"
@@ -26,7 +26,7 @@ OWN_INDEX = "table of contents"
 
 @dataclass(frozen=True)
 class Row:
-    """A share of the bundle: bytes that no row before has, so that rows add up to the bundle."""
+    """A share of the bundle. size: bytes that no earlier row counts, so all rows add up to 100%."""
 
     kind: str
     group: str
@@ -36,7 +36,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Shared:
-    """One blob that several images have. saved: bytes that are not carried again."""
+    """One blob that several items share. size: in bytes."""
 
     digest: str
     size: int
@@ -44,13 +44,13 @@ class Shared:
 
     @property
     def saved(self) -> int:
-        """Bytes."""
+        """Bytes that the bundle does not carry again."""
         return self.size * (len(self.owners) - 1)
 
 
 @dataclass(frozen=True)
 class Line:
-    """One item. size: of all that belongs to it, in bytes; shared: of which others have too."""
+    """One item. size: bytes of all its blobs; shared: bytes that other items have too."""
 
     item: Item
     size: int
@@ -59,16 +59,16 @@ class Line:
 
     @property
     def why(self) -> str:
-        """Why it is inside, where the definition or a chart says so."""
+        """The reason to carry it, if the definition or a chart states one."""
         return self.item.labels.get("why", "")
 
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that is shown of one bundle.
+    """All data of a report.
 
-    licences: how many things name each; things: of how many. installer: SHA-256 of its
-    keystone-install in hexadecimal, "" when it has none.
+    licences: each licence and the number of components that state it; components: the number of
+    all of them. installer: SHA-256 of its keystone-install in hex, "" when it has none.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Report:
     shared: tuple[Shared, ...]
     lines: tuple[Line, ...]
     licences: tuple[tuple[str, int], ...]
-    things: int
+    components: int
     against: Comparison | None = None
     installer: str = ""
 
@@ -113,11 +113,14 @@ class Report:
         }
 
 
-def make(looked: Looked, against: Looked | None = None) -> Report:
-    """Raises DamagedBundleError when the bundle's SBOM is not what it should be."""
-    bundle = looked.bundle
+def make(preview: Preview, against: Preview | None = None) -> Report:
+    """Make a report. against: an older bundle to compare with.
+
+    Raises DamagedBundleError when the bundle's SBOM is invalid.
+    """
+    bundle = preview.bundle
     sizes = {target.digest: target.size for target in bundle.verified.targets.values()}
-    stated = _stated(looked.document("sbom.cdx.json"))
+    stated = _stated(preview.document("sbom.cdx.json"))
     items = bundle.manifest.items
     owners = _owners(items)
     first = bundle.verified.targets.get(INSTALLER)
@@ -127,14 +130,14 @@ def make(looked: Looked, against: Looked | None = None) -> Report:
         digest=bundle.digest,
         fingerprint=bundle.fingerprint,
         created=bundle.verified.created.isoformat(),
-        expires=looked.expires,
-        keys=looked.keys,
+        expires=preview.expires,
+        keys=preview.keys,
         size=sum(target.size for target in bundle.verified.targets.values()),
         rows=tuple(_rows(items, sizes, sum(sizes.values()))),
         shared=tuple(_shared(owners, sizes)),
         lines=tuple(_line(item, sizes, owners, stated) for item in items),
         licences=tuple(_licences(stated.values())),
-        things=len(stated),
+        components=len(stated),
         against=compare(against.bundle, bundle) if against else None,
         installer=first.digest.hex if first else "",
     )
@@ -189,7 +192,7 @@ def _line(
 
 
 def _stated(sbom: bytes | None) -> dict[str, str]:
-    """From CycloneDX: licence by digest of an item, or by bom-ref of what was found inside."""
+    """Licences from CycloneDX, by an item's digest or by the bom-ref of a component inside."""
     if sbom is None:
         return {}
     try:
@@ -205,7 +208,7 @@ def _stated(sbom: bytes | None) -> dict[str, str]:
 
 
 def _licences(texts: Iterable[str]) -> list[tuple[str, int]]:
-    """How many things name each licence; a thing with three counts for each of them."""
+    """Licences by number of components; a component with three licences counts for each."""
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update({one for part in text.split("; ") for one in _names(part)})
@@ -213,13 +216,13 @@ def _licences(texts: Iterable[str]) -> list[tuple[str, int]]:
 
 
 def _names(text: str) -> list[str]:
-    """The licences of an SPDX expression; other words stay as they are."""
+    """The licences of an SPDX expression; any other text is returned unchanged."""
     return [one.strip() for one in re.split(r" AND | OR |[()]", text) if one.strip()]
 
 
 def _licence(component: dict[str, Any]) -> str:
-    said = [
+    names = [
         one.get("expression") or one["license"].get("id") or one["license"]["name"]
         for one in component.get("licenses", ())
     ]
-    return "; ".join(map(str, said)) or NOT_STATED
+    return "; ".join(map(str, names)) or NOT_STATED

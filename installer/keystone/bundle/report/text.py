@@ -1,4 +1,4 @@
-"""A report as text: tables that say where the bytes are, what they are and what is new."""
+"""Print a report as text tables: sizes, licences, items and changes."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ if TYPE_CHECKING:
     from keystone.bundle.report.report import Report
 
 WIDTH = 24
-MOST = 12
-"""Rows of a summary; the page and --json have all."""
+MAX_ROWS = 12
+"""Maximum rows of a summary; the page and --json have all rows."""
 
 
 def print_report(report: Report) -> None:
-    """On standard output."""
+    """Print a report on standard output."""
     log.out(log.plain(f"{report.name} number {report.number}, {log.size(report.size)}"))
     log.out(f"locked   {report.created}")
-    log.out(f"signed   until {report.expires} by {', '.join(key[:12] for key in report.keys)}")
+    log.out(f"signed   by {', '.join(key[:12] for key in report.keys)}, expires {report.expires}")
     log.out(f"digest   {report.digest}")
     log.out(f"root     {report.fingerprint}")
-    log.out(f"first    {installer_line(report.installer) if report.installer else 'none inside'}\n")
+    log.out(
+        f"first    {installer_line(report.installer) if report.installer else 'no installer'}\n"
+    )
     log.table(
         ("kind", "group", "items", "size", "share"),
         [
@@ -37,9 +39,13 @@ def print_report(report: Report) -> None:
     _print_shared(report)
     if report.licences:
         log.out("")
-        log.table(("licence, as stated", "things"), report.licences[:MOST], numbers=(1,))
-        more = f", {len(report.licences) - MOST} more licences" if report.licences[MOST:] else ""
-        log.out(f"of {report.things} things{more}; one that names several counts for each")
+        log.table(("licence, as stated", "components"), report.licences[:MAX_ROWS], numbers=(1,))
+        left = len(report.licences) - MAX_ROWS
+        more = f", {log.count(left, 'more licence')}" if left > 0 else ""
+        log.out(
+            f"components: {report.components}{more}; "
+            "a component with several licences counts for each"
+        )
     log.out("")
     _print_items(report)
     if report.against:
@@ -48,7 +54,7 @@ def print_report(report: Report) -> None:
 
 
 def installer_line(digest: str) -> str:
-    """The program that runs first, as sha256sum(1) writes it and `sha256sum -c` reads it."""
+    """Digest and name of the installer in the format of sha256sum(1), for `sha256sum -c`."""
     return f"{digest}  {INSTALLER}"
 
 
@@ -56,12 +62,14 @@ def _print_shared(report: Report) -> None:
     if not report.shared:
         return
     saved = sum(one.saved for one in report.shared)
-    log.out(f"\n{len(report.shared)} blobs belong to several items: {log.size(saved)} saved")
+    count = len(report.shared)
+    blobs = "1 blob belongs" if count == 1 else f"{count} blobs belong"
+    log.out(f"\n{blobs} to several items: {log.size(saved)} saved")
     log.table(
         ("blob", "size", "used by"),
         [
             (one.digest[:19], log.size(one.size), _some(one.owners))
-            for one in report.shared[:MOST]
+            for one in report.shared[:MAX_ROWS]
             if one.saved
         ],
         numbers=(1,),
@@ -86,7 +94,7 @@ def _print_items(report: Report) -> None:
 
 
 def print_comparison(comparison: Comparison) -> None:
-    """Like a diff: a line for each item that came, went or changed."""
+    """Print a line for each item that was added, removed or changed, like a diff."""
     log.out(log.plain(f"--- {comparison.old}\n+++ {comparison.new}"))
     log.table(
         ("", "kind", "name", "version", "new bytes"),
@@ -102,19 +110,19 @@ def print_comparison(comparison: Comparison) -> None:
     )  # fmt: skip
     log.out(
         f"{len(comparison.changes)} changed, {comparison.unchanged} unchanged; "
-        f"{log.size(comparison.carried)} to carry, {log.size(comparison.kept)} are there already"
+        f"{log.size(comparison.carried)} to carry, {log.size(comparison.kept)} already there"
     )
 
 
 def versions(change: Change) -> str:
-    """From which to which."""
+    """Old and new version of a change."""
     if change.other_bytes:
         return f"{change.after} (same version, other bytes)"
     return " -> ".join(filter(None, (change.before, change.after)))
 
 
 def bar(part: int, whole: int) -> str:
-    """A share as blocks and per cent."""
+    """A share as a bar and in per cent."""
     share = part / whole if whole else 0
     return f"{'█' * round(share * WIDTH):<{WIDTH}} {share:5.1%}"
 

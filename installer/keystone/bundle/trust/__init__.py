@@ -1,1 +1,1 @@
-"""Whose bundle it is: signatures, versions and dates (TUF)."""
+"""Trust in a bundle: signatures, versions and dates (TUF)."""

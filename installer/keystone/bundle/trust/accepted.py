@@ -1,7 +1,7 @@
-"""What a host remembers of the bundles it accepted, and what it therefore refuses.
+"""Remember the newest bundle that a host accepted, to refuse older ones (rollback protection).
 
-TUF keeps the last timestamp and snapshot for that (5.4.3, 5.5.5, 5.6.4). All roles of a bundle
-have one version, its number, so number and digest say the same, and a person can read them.
+TUF keeps the last timestamp and snapshot for this purpose (5.4.3, 5.5.5, 5.6.4). All roles of a
+bundle have one version, its number, so number and digest are equivalent, and people can read them.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ FILE = "accepted.json"
 class Accepted:
     """The newest bundle that a host accepted.
 
-    digest: of its targets.json, "sha256:...". created: when it was locked. seen: the newest signed
-    time of all that were accepted; time does not go back behind it. keys: public keys (hex) that
-    could sign then; when one of them is no longer good, what was accepted proves nothing any more.
+    created: time of its lock. digest: of its targets.json, "sha256:...". seen: newest signed time
+    of all accepted bundles; the host's time never goes back before it. keys: public keys (hex) that
+    were allowed to sign it; when one of them is withdrawn, this record no longer counts.
     """
 
     number: int
@@ -37,28 +37,28 @@ class Accepted:
 
     @property
     def newest_time(self) -> datetime:
-        """The newest signed time."""
+        """The newest signed time of all accepted bundles."""
         return max(self.created, self.seen or self.created)
 
     def survives(self, keys: frozenset[str]) -> bool:
-        """Whether this still counts under a root that trusts `keys`.
+        """Whether this record still counts under a root that trusts `keys` (hex).
 
-        TUF 5.3.11: after a release key was withdrawn, forget what it signed. Otherwise a thief who
-        signed number 2^53-1, or the year 2099, would have locked out every bundle to come.
+        TUF 5.3.11: forget what a withdrawn release key signed. Otherwise a thief who signed number
+        2^53-1, or the year 2099, would have locked out all later bundles.
         """
         return self.keys <= keys
 
     def refuse_older(self, number: int, created: datetime, digest: str) -> None:
-        """Raises UntrustedBundleError (KSB-28) for a smaller number, or the same with other bytes.
+        """Raise UntrustedBundleError (KSB-28) for a smaller number, or the same with other bytes.
 
-        A higher number with an earlier date is new: versions count, dates do not.
+        A higher number with an earlier date is newer: only the number counts.
         """
         ours = f"number {self.number} of {self.created.isoformat()}, which this host accepted"
         theirs = f"bundle number {number} of {created.isoformat()}"
         if number < self.number:
             raise UntrustedBundleError(
                 f"{theirs} is older than {ours}",
-                hint="use the newest bundle; going back is an attack or a mix-up of files",
+                hint="use the newest bundle; an older one is an attack (rollback) or a mix-up",
                 code="KSB-28",
             )
         if number == self.number and digest != self.digest:
@@ -72,9 +72,10 @@ class Accepted:
 
 
 def load(directory: Path) -> Accepted | None:
-    """What this host accepted; None when it never did.
+    """The newest bundle that this host accepted; None if it has accepted none.
 
-    Raises UntrustedBundleError when the file cannot be read: guessing would forget a rollback.
+    Raises UntrustedBundleError (KSB-28) when the file cannot be read, because without it a rollback
+    would go unnoticed.
     """
     path = directory / FILE
     try:
@@ -91,14 +92,14 @@ def load(directory: Path) -> Accepted | None:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UntrustedBundleError(
-            f"{path}: cannot be read ({error})",
-            hint="restore it from another Primer: without it a rollback cannot be noticed",
+            f"{path}: cannot read ({error})",
+            hint="restore it from another Primer: without it, a rollback cannot be detected",
             code="KSB-28",
         ) from error
 
 
 def save(accepted: Accepted, directory: Path) -> None:
-    """Durably."""
+    """Write the record durably to `directory`."""
     document = {
         "number": accepted.number,
         "created": accepted.created.isoformat(),

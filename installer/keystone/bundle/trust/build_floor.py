@@ -1,8 +1,9 @@
-"""The build floor: a moment that no honest clock is before.
+"""The build floor: a date before which no correct clock can be.
 
-A machine whose battery died says 1970; then expiry would never come. So an installer carries the
-day from which it was made. The packed executable has it in a file (`bundle lock` decides it, and
-the lock says it, so the same lock gives the same executable); a checkout has the constant.
+The clock of a machine with a dead battery shows 1970, so nothing would ever expire. So the
+installer contains the day of its build. A packed executable has it in a file (`bundle lock` chooses
+the day and writes it into the lock, so equal locks give equal executables); a checkout has the
+constant.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ from pathlib import Path
 import keystone
 
 CHECKOUT = date(2026, 11, 1)
-"""This code was written after that day."""
+"""The build floor of a checkout: this code was written later."""
 FILE = "_data/build-floor"
-"""Inside the package, in a packed executable: one line, ISO 8601 day."""
+"""File in the package of a packed executable: one line, an ISO 8601 date."""
 
 
 def build_floor(package: Path | None = None) -> datetime:
-    """Midnight UTC of the day this installer was made from. package: folder of the package.
+    """Midnight UTC of the installer's build day. package: folder of the package.
 
-    Raises ValueError when the file is there and is no day: such an installer is damaged.
+    Raises ValueError when the file exists and is not a date: the installer is damaged.
     """
     path = (package or Path(keystone.__file__).parent) / FILE
     day = date.fromisoformat(path.read_text().strip()) if path.exists() else CHECKOUT
@@ -29,7 +30,7 @@ def build_floor(package: Path | None = None) -> datetime:
 
 
 def write(package: Path, day: date) -> None:
-    """Put the day into a package that is being packed."""
+    """Write the day into a package that is being packed. package: its folder."""
     path = package / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"{day.isoformat()}\n")

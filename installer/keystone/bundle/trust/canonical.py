@@ -1,9 +1,9 @@
-"""The one form that a TUF file may have in a bundle, so that no byte of it is anybody's to choose.
+"""Require the canonical encoding of the TUF files in a bundle, so that nobody can alter a byte.
 
-TUF signs what python-tuf makes of a file, not the file: spaces, the order of keys, "12:00:0Z" for
-"12:00:00Z", and more signatures beside the good ones could all be changed by whoever carries the
-bundle. Of snapshot and targets the file above names the digest; here the same is done for the
-roots and the timestamp: they are exactly what python-tuf writes, signed by the role's keys alone.
+A TUF signature covers the parsed content of a file, not its bytes. A carrier of the bundle could
+change spaces, the order of keys, "12:00:00Z" to "12:00:0Z", or add signatures. The digests in the
+metadata protect snapshot and targets. This module protects the roots and the timestamp: they must
+be exactly what python-tuf writes, and signed only by keys of their role.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 def require(files: Mapping[str, bytes]) -> None:
-    """Check all files of a bundle that was verified, oldest root first.
+    """Check all metadata files of a verified bundle, oldest root first.
 
-    Raises UntrustedBundleError: KSB-23 for another form, KSB-02 for a stranger's signature beside
-    the good ones.
+    Raises UntrustedBundleError: KSB-23 for another encoding, KSB-02 for an additional signature by
+    a key that does not belong to the role.
     """
     from tuf.api.metadata import Metadata  # noqa: PLC0415 slow to import
 
@@ -34,7 +34,7 @@ def require(files: Mapping[str, bytes]) -> None:
             metadata: Metadata[Any] = Metadata.from_bytes(data)
             if metadata.to_bytes() != data:
                 raise UntrustedBundleError(
-                    f"{name}: not in the form that was signed", hint=ASK, code="KSB-23"
+                    f"{name}: not in canonical encoding", hint=ASK, code="KSB-23"
                 )
         document = json.loads(data)
         if is_root:
@@ -44,9 +44,9 @@ def require(files: Mapping[str, bytes]) -> None:
             allowed, keys = keys | mine, mine
         else:
             allowed = set(roles[name.removesuffix(".json")]["keyids"])
-        if strangers := {str(one["keyid"]) for one in document["signatures"]} - allowed:
+        if others := {str(one["keyid"]) for one in document["signatures"]} - allowed:
             raise UntrustedBundleError(
-                f"{name}: also signed by a key that is not this role's: {min(strangers)}",
+                f"{name}: also signed by a key that does not belong to its role: {min(others)}",
                 hint=ASK,
                 code="KSB-02",
             )

@@ -1,11 +1,11 @@
-"""Who signed this, and may we believe it now: TUF by python-tuf, with no network.
+"""Verify a bundle's TUF metadata with python-tuf, without a network.
 
-A bundle carries every root since the first, then timestamp, snapshot and targets (TUF 1.0.33).
-A host trusts a root that it pinned: at first use by the fingerprint that a person typed or
-confirmed (SHA-256 of the root's file), later by the chain of rotations from that one.
-Expiry is judged by the latest of build floor, newest signed time seen and system clock, so a
-machine whose battery died does not accept what has expired. Nothing is "verified if possible":
-a `Verified` is made here and nowhere else, and only with one can a store be written.
+A bundle carries all roots since the first, then timestamp, snapshot and targets (TUF 1.0.33). A
+host trusts the root that it pinned: on first use by a fingerprint (SHA-256 of the root's file) that
+a person typed or confirmed, later by the chain of rotations from that root.
+Expiry is judged by the latest of build floor, newest signed time and system clock, so a machine
+with a dead battery does not accept expired metadata. Verification is never optional: only this
+module creates a `Verified`, and a store can only be written with one.
 """
 
 from __future__ import annotations
@@ -38,17 +38,18 @@ if TYPE_CHECKING:
 __all__ = ["Accepted", "Pin", "Verified", "fingerprint", "host_pin", "remember", "verify"]
 
 TRUST = Path("/var/lib/keystone/trust")
-"""Where a host keeps its pinned root (root.json) and what it last accepted (accepted.json)."""
+"""Folder of a host's pinned root (root.json) and last accepted bundle (accepted.json)."""
 CONTENT = ("timestamp", "snapshot", "targets")
 _SEAL = object()
 
 
 @dataclass(frozen=True)
 class Pin:
-    """What the caller trusts beforehand. Without root and fingerprint, `confirm` is asked.
+    """The root that the caller trusts. Without root and fingerprint, `confirm` is called.
 
-    root: bytes of the pinned root; fingerprint: 64 hex digits; confirm: gets the fingerprint of
-    the newest root inside and says whether a person vouches for it.
+    root: bytes of the pinned root. fingerprint: 64 hex digits. confirm: gets the fingerprint of the
+    newest root in the bundle and returns whether a person confirms it. accepted: the last accepted
+    bundle, for rollback protection.
     """
 
     root: bytes | None = None
@@ -59,10 +60,11 @@ class Pin:
 
 @dataclass(frozen=True)
 class Verified:
-    """Metadata whose signatures, chain, expiry and version hold. Only `verify` makes one.
+    """Metadata with valid signatures, root chain, expiry and version. Only `verify` creates it.
 
-    files: the bytes that were verified, by name. root: the newest root's bytes, to be pinned.
-    digest: of targets.json; it names the bundle. keys: public keys (hex) that may sign bundles.
+    files: the verified bytes, by name. root: bytes of the newest root, to be pinned. digest: of
+    targets.json; names the bundle. created: time of the lock. keys: public keys (hex) that may sign
+    bundles.
     """
 
     files: Mapping[str, bytes]
@@ -76,7 +78,7 @@ class Verified:
 
     def __post_init__(self, seal: object) -> None:
         if seal is not _SEAL:
-            raise TypeError("only keystone.bundle.trust.verify.verify makes a Verified")
+            raise TypeError("only keystone.bundle.trust.verify.verify may create a Verified")
 
     @property
     def fingerprint(self) -> str:
@@ -85,15 +87,15 @@ class Verified:
 
 
 def fingerprint(root: bytes) -> str:
-    """How a person names a root: the SHA-256 of its file, in hex."""
+    """The fingerprint of a root, as people compare it: SHA-256 of its file, in hex."""
     return hashlib.sha256(root).hexdigest()
 
 
 def verify(files: Mapping[str, bytes], pin: Pin, clock: datetime | None = None) -> Verified:
-    """Follow the TUF client workflow (5.3 to 5.6) over the files that a bundle carries.
+    """Apply the TUF client workflow (5.3 to 5.6) to the metadata files of a bundle.
 
-    clock: what the system clock says; now by default.
-    Raises UntrustedBundleError; its message says which file and why, its code the class.
+    clock: the time of the system clock; by default now.
+    Raises UntrustedBundleError that names the file and the reason, with an error code.
     """
     start, later = _anchor(_chain(files), pin)
     trusted, newest = _follow(start, later)
@@ -125,7 +127,7 @@ def verify(files: Mapping[str, bytes], pin: Pin, clock: datetime | None = None) 
 
 
 def _chain(files: Mapping[str, bytes]) -> list[bytes]:
-    """The roots that a bundle carries, oldest first; each file is called by its version."""
+    """The roots in a bundle, oldest first. Each file must be named by its version."""
     roots, before = [], 0
     for name, data in files.items():
         if not name.endswith("root.json"):
@@ -133,7 +135,7 @@ def _chain(files: Mapping[str, bytes]) -> list[bytes]:
         version = tuf_shape.check(name, "root", data)["signed"]["version"]
         if name != f"{version}.root.json" or (before and version != before + 1):
             raise UntrustedBundleError(
-                f"{name}: holds root version {version}; every root must be there, in order",
+                f"{name}: contains root version {version}; all roots must be present, in order",
                 hint=ASK,
                 code="KSB-28",
             )
@@ -141,17 +143,17 @@ def _chain(files: Mapping[str, bytes]) -> list[bytes]:
         before = version
     if not roots:
         raise UntrustedBundleError(
-            "the bundle carries no root: it is not signed", hint=ASK, code="KSB-01"
+            "the bundle contains no root: it is not signed", hint=ASK, code="KSB-01"
         )
     if len(roots) > MAX_ROOTS:
         raise UntrustedBundleError(
-            f"{len(roots)} roots, at most {MAX_ROOTS} are read", hint=ASK, code="KSB-20"
+            f"{len(roots)} roots, the limit is {MAX_ROOTS}", hint=ASK, code="KSB-20"
         )
     return roots
 
 
 def _anchor(roots: list[bytes], pin: Pin) -> tuple[bytes, list[bytes]]:
-    """The root to start from, and the carried ones that may follow it."""
+    """The trusted root to start from, and the later roots in the bundle."""
     prints = [fingerprint(root) for root in roots]
     wanted = re.sub(r"[:\s]", "", pin.fingerprint or "").lower()
     if pin.root is not None:
@@ -160,15 +162,15 @@ def _anchor(roots: list[bytes], pin: Pin) -> tuple[bytes, list[bytes]]:
         if wanted not in prints:
             raise UntrustedBundleError(
                 f"the bundle is signed under root {prints[-1]}, not under {wanted}",
-                hint="compare the fingerprint with the one that the packager gave you",
+                hint="compare the fingerprint with the one that the packager told you",
                 code="KSB-02",
             )
         at = prints.index(wanted)
         return roots[at], roots[at + 1 :]
     if pin.confirm is None or not pin.confirm(prints[-1]):
         raise UntrustedBundleError(
-            f"nothing vouches for the bundle's root {prints[-1]}",
-            hint="give the fingerprint that you got from the packager: --root-fingerprint SHA256",
+            f"the bundle's root is not confirmed: {prints[-1]}",
+            hint="pass the fingerprint that the packager told you: --root-fingerprint SHA256",
             code="KSB-02",
         )
     return roots[-1], []
@@ -183,7 +185,7 @@ def _from_pinned(
     if carried.get(version, pinned) != pinned or min(carried) > version + 1:
         raise UntrustedBundleError(
             f"the bundle is signed under another root: {prints[-1]}; this host pinned {known}",
-            hint=f"{ASK}; a host changes its root by a signed rotation only",
+            hint=f"{ASK}; a host changes its root only by a signed rotation",
             code="KSB-02",
         )
     if wanted and wanted != known and wanted not in prints:
@@ -199,11 +201,11 @@ def _version(name: str, data: bytes) -> int:
 
 
 def _follow(start: bytes, later: list[bytes]) -> tuple[TrustedMetadataSet, bytes]:
-    """TUF 5.3: each root is signed by the threshold of the one before and by its own.
+    """TUF 5.3: thresholds of the previous root and of the new root must sign each root.
 
-    The client's workflow by itself is private in python-tuf (7.0). Its public Updater takes its
-    time from the system's clock alone, and reads and writes files; ours judges by the latest time
-    known, in memory. The alternative is to write the workflow again on tuf.api.metadata.
+    Uses TrustedMetadataSet, which is private in python-tuf (7.0). The public Updater uses only the
+    system clock, and reads and writes files; this module needs the latest known time, and works in
+    memory. The alternative would be to implement the workflow again with tuf.api.metadata.
     """
     from tuf.api.exceptions import RepositoryError  # noqa: PLC0415 slow to import
     from tuf.ngclient._internal.trusted_metadata_set import (  # noqa: PLC0415
@@ -234,18 +236,18 @@ def _load(
     *,
     withdrawn: frozenset[str],
 ) -> datetime:
-    """TUF 5.4 to 5.6; returns when the content was locked."""
+    """TUF 5.4 to 5.6. Returns the time of the lock."""
     from tuf.api.exceptions import RepositoryError  # noqa: PLC0415 slow to import
 
     for role in CONTENT:
         name = f"{role}.json"
         if name not in files:
-            raise UntrustedBundleError(f"{name}: not in the bundle", hint=ASK, code="KSB-01")
+            raise UntrustedBundleError(f"{name}: missing in the bundle", hint=ASK, code="KSB-01")
         try:
             tuf_shape.check(name, role, files[name])
             getattr(trusted, f"update_{role}")(files[name])
             if role == "timestamp":
-                # Time does not go back behind what is signed here; the next step looks again.
+                # Time never goes back before a signed time; the next steps judge expiry by it.
                 created = _created(trusted.timestamp.unrecognized_fields)
                 trusted.reference_time = max(trusted.reference_time, created)
         except RepositoryError as error:
@@ -258,7 +260,7 @@ def _load(
     numbers = {role: trusted[role].version for role in CONTENT}
     if len(set(numbers.values())) != 1:
         raise UntrustedBundleError(
-            f"the metadata is of several bundles: {numbers}", hint=ASK, code="KSB-06"
+            f"the metadata belongs to several bundles: {numbers}", hint=ASK, code="KSB-06"
         )
     return _created(trusted.timestamp.unrecognized_fields)
 
@@ -271,13 +273,13 @@ def _created(fields: Mapping[str, Any]) -> datetime:
 
 
 def _content_keys(root: Root) -> frozenset[str]:
-    """Public keys (hex) that may sign what a bundle holds."""
+    """Public keys (hex) that may sign the content of a bundle."""
     ids = {keyid for role in CONTENT for keyid in root.roles[role].keyids}
     return frozenset(str(root.keys[keyid].keyval["public"]) for keyid in ids)
 
 
 def _withdrawn(chain: list[bytes], newest: Root) -> frozenset[str]:
-    """Ids of keys that an earlier root trusted and the newest does not."""
+    """Ids of keys that an earlier root trusted and the newest root does not."""
     earlier: set[str] = set()
     for data in chain:
         earlier |= tuf_shape.check("root.json", "root", data)["signed"]["keys"].keys()
@@ -287,19 +289,22 @@ def _withdrawn(chain: list[bytes], newest: Root) -> frozenset[str]:
 def _why_not(
     error: Exception, role: str, data: bytes, root: Root, withdrawn: frozenset[str]
 ) -> str:
-    """The class of a refusal, which python-tuf says in words only."""
+    """The error code of a refusal; python-tuf gives only a text."""
     from tuf.api.exceptions import ExpiredMetadataError  # noqa: PLC0415 slow to import
 
     if isinstance(error, ExpiredMetadataError):
         return "KSB-29"
-    # Well signed, but not what the file above it names: it is of another bundle.
+    # Correctly signed, but not the file that the metadata above names: from another bundle.
     return _why_unsigned(data, role, root, withdrawn) or "KSB-06"
 
 
 def _why_unsigned(
     data: bytes, role: str, root: Root | None, withdrawn: frozenset[str] = frozenset()
 ) -> str:
-    """Why a file has no threshold of good signatures; "" when it has. root: None is itself."""
+    """The error code for missing signatures; "" when the threshold is reached.
+
+    root: the root that lists the keys; None when the file itself is that root.
+    """
     from tuf.api.exceptions import RepositoryError  # noqa: PLC0415 slow to import
     from tuf.api.metadata import Metadata  # noqa: PLC0415
 
@@ -325,7 +330,7 @@ def _refusal(
     if code == "KSB-29":
         return UntrustedBundleError(
             f"{name}: expired ({error}; judged at {judged.isoformat(timespec='seconds')}, "
-            f"this machine's clock says {clock.isoformat(timespec='seconds')})",
+            f"this machine's clock shows {clock.isoformat(timespec='seconds')})",
             hint="get a newer bundle, or set the clock if it is ahead",
             code=code,
         )
@@ -338,7 +343,10 @@ def host_pin(
     fingerprint: str | None = None,
     confirm: Callable[[str], bool] | None = None,
 ) -> Pin:
-    """What this host trusts: its pinned root and the newest bundle it accepted, if any."""
+    """The host's pinned root and newest accepted bundle, if any.
+
+    directory: folder of both. fingerprint, confirm: as in Pin.
+    """
     root = directory / "root.json"
     return Pin(
         root=root.read_bytes() if root.exists() else None,
@@ -351,7 +359,7 @@ def host_pin(
 def remember(verified: Verified, directory: Path = TRUST) -> None:
     """Pin the bundle's root on this host and refuse older bundles from now on.
 
-    Raises UntrustedBundleError when another run accepted a newer bundle meanwhile.
+    Raises UntrustedBundleError (KSB-28) when another run accepted a newer bundle meanwhile.
     """
     before = memory.load(directory)
     seen = verified.created
@@ -365,9 +373,9 @@ def remember(verified: Verified, directory: Path = TRUST) -> None:
 
 
 def stored_targets(data: bytes) -> dict[str, Target]:
-    """The signed list, from a targets.json that was verified when it came.
+    """Parse the signed list in a store's targets.json, which was verified when it was stored.
 
-    Raises DamagedBundleError when it has changed since.
+    Raises DamagedBundleError when it is invalid now.
     """
     try:
         entries = strict_json.loads(data)["signed"]["targets"]

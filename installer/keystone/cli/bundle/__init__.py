@@ -1,4 +1,4 @@
-"""`keystone-install bundle ...`: the one signed file that crosses the gap."""
+"""`keystone-install bundle ...`: the one signed file that crosses the air gap."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import click
 from keystone.cli.lazy import Verbs
 
 SUMMARIES = {
-    "check": "whether all that anything inside asks for is inside",
-    "create": "write the bundle of a lock; same lock, same bytes",
-    "diff": "what came, went or changed between two bundles",
-    "have": "what this host has: a packager makes a delta from it",
-    "join": "make the bundle of its parts, in any order",
-    "keys": "the packager's signing keys",
-    "lock": "resolve a definition to digests, say what changed",
+    "check": "check that no reference leads out of the bundle",
+    "create": "create the bundle of a lock; same lock, same bytes",
+    "diff": "list items added, removed or changed",
+    "have": "list this host's content for a delta",
+    "join": "join parts, in any order, into a bundle",
+    "keys": "manage the packager's signing keys",
+    "lock": "resolve a definition to digests, list the changes",
     "sbom": "print an SBOM or the provenance",
-    "serve": "serve images, packages and files, to try them",
-    "show": "what is inside: sizes, licences, what is shared",
-    "split": "cut a bundle into parts that are verified alone",
+    "serve": "serve images, packages and files, to test them",
+    "show": "show sizes, licences and shared content",
+    "split": "split a bundle into parts that are verified alone",
     "verify": "check signatures, versions, expiry and every byte",
 }
 MODULES = {name: f"{__name__}.{name}:verb" for name in SUMMARIES if name != "keys"} | {
@@ -27,4 +27,4 @@ MODULES = {name: f"{__name__}.{name}:verb" for name in SUMMARIES if name != "key
 
 @click.group(cls=Verbs, summaries=SUMMARIES, modules=MODULES)
 def group() -> None:
-    """Make, check and look at bundles: the one signed file that crosses the gap."""
+    """Create, verify and inspect bundles: the one signed file that crosses the air gap."""

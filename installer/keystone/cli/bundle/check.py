@@ -1,4 +1,4 @@
-"""`keystone-install bundle check`: whether anything inside asks for something outside."""
+"""`keystone-install bundle check`: find references that lead out of a bundle."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from keystone.errors import DamagedBundleError
 @click.command("check")
 @click.argument("file", type=FILE)
 @fingerprint_option
-@click.option("--mirrors", type=FILE, help="For a lock: which address stands for which upstream.")
-@click.option("--ca-file", type=FILE, help="For a lock: authorities (PEM) of upstreams.")
+@click.option("--mirrors", type=FILE, help="For a lock: addresses that replace upstreams.")
+@click.option("--ca-file", type=FILE, help="For a lock: CA certificates (PEM) of upstreams.")
 @json_option
 def verb(
     file: Path,
@@ -27,11 +27,11 @@ def verb(
     ca_file: Path | None,
     as_json: bool,
 ) -> None:
-    """Follow every reference inside a bundle (or a *.lock.json before it is created).
+    """Follow every reference inside a bundle (or inside a *.lock.json before `bundle create`).
 
-    Images by tag and digest, charts, packages, wheels, kernel modules, and what roles, units and
-    scripts run. Exit code 5 when anything is missing. kubeadm and helm are run out of the bundle,
-    so the bundle is verified first.
+    Checks images by tag and digest, charts, packages, wheels, kernel modules, and the programs
+    that roles, units and scripts run. Exit code 5 when anything is missing. Runs kubeadm and helm
+    of the bundle, so it verifies the bundle first.
     """
     if file.name.endswith(".json"):
         inside = content.read_lock(file, mirrors, ca_file)
@@ -47,6 +47,7 @@ def verb(
         lead = "reference leads" if count == 1 else "references lead"
         raise DamagedBundleError(
             f"{file}: {count} {lead} out of the bundle",
-            hint="add what is missing to the definition, then lock and create again",
+            hint="add the missing items to the definition, then run bundle lock and bundle create "
+            "again",
         )
-    log.info(f"{file}: whole: nothing inside asks for anything outside")
+    log.info(f"{file}: complete: no reference leads out of the bundle")

@@ -1,4 +1,4 @@
-"""`keystone-install bundle create`: a lock becomes a bundle, or a delta for one site."""
+"""`keystone-install bundle create`: create the bundle of a lock, or a delta for one site."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ from keystone.cli.options import (
     passphrase_option,
 )
 from keystone.packager import definition as definitions
-from keystone.packager import issued_numbers, writer
 from keystone.packager import lock as locks
+from keystone.packager import members, pack
 from keystone.packager.delta import Receiver
-from keystone.packager.sbom import describe as sbom
 from keystone.packager.sources.upstream import Sources
 
 
 @click.command("create")
 @click.argument("source", type=FILE)
 @click.option("-o", "--output", type=FILE, required=True, help="The bundle to write.")
-@click.option("--keys", type=FILE_OR_FOLDER, required=True, help="`bundle keys init`.")
+@click.option("--keys", type=FILE_OR_FOLDER, required=True,
+              help="Folder with the release key, made by `bundle keys init`.")  # fmt: skip
 @mirrors_option
 @ca_file_option
 @passphrase_option
 @click.option(
     "--base", type=FILE, multiple=True,
-    help="An older bundle: what is like something in it comes as a patch. Repeatable.",
+    help="An older bundle: blobs that resemble one of its blobs become patches. Repeatable.",
 )  # fmt: skip
-@click.option("--site-key", help="Who signed it, as `bundle have` printed it on the site.")
-@click.option("--have", type=FILE, help="Leave out what this have-list names.")
+@click.option("--site-key", help="Key that signed the have-list: `bundle have` printed it.")
+@click.option("--have", type=FILE, help="Create a delta without the blobs of this have-list.")
 @json_option
 def verb(
     source: Path, output: Path, keys: Path, mirrors: Path | None, ca_file: Path | None,
     passphrase_file: Path | None, as_json: bool,
     **receiver: Any,  # noqa: ANN401 --have, --site-key and --base
 ) -> None:  # fmt: skip
-    """Write the bundle of a lock (or of the lock beside a definition). Same lock, same bytes."""
+    """Create the bundle of a lock (or of the lock beside a definition). Same lock, same bytes."""
     delta = _receiver(**receiver)
     path = source if source.name.endswith(".json") else source.with_suffix(".lock.json")
     definition = definitions.beside(path) if path == source else definitions.load(source)
@@ -57,14 +57,11 @@ def verb(
         definition.token_servers if definition else {},
     )
     wanted = locks.load(path)
-    signing = writer.Signing(keys, passphrases.of_key(keys / "release.pem", passphrase_file))
-    issued_numbers.claim(keys, wanted)
-    sbom.restore(wanted, path.parent, sources)
-    make = delta.create if delta else writer.create
-    done = make(wanted, path.parent, output, signing, sources)
-    state = "written" if done.changed else "is there already, unchanged"
+    signing = members.Signing(keys, passphrases.of_key(keys / "release.pem", passphrase_file))
+    done = pack.create(wanted, path.parent, output, signing, sources, delta)
+    state = "written" if done.changed else "exists already, unchanged"
     log.info(f"{output}: {state}, {log.size(done.size)}, {done.digest}")
-    log.info("tell operators, by another way than the bundle's:")
+    log.info("tell operators out of band:")
     log.info(f"  root fingerprint  {done.fingerprint}")
     if done.installer:
         log.info(f"  {installer_line(done.installer)}")
@@ -73,9 +70,9 @@ def verb(
 
 
 def _receiver(have: Path | None, site_key: str | None, base: tuple[Path, ...]) -> Receiver | None:
-    """For whom a delta shall be made; None when it shall be a whole bundle."""
+    """Return the site that a delta is made for; None for a full bundle."""
     if have is None:
         if site_key or base:
-            raise click.UsageError("--site-key and --base belong to --have")
+            raise click.UsageError("--site-key and --base need --have")
         return None
     return Receiver(haves.read(have, site_key), base)

@@ -1,4 +1,4 @@
-"""`keystone-install bundle diff`: what is new in one bundle against another."""
+"""`keystone-install bundle diff`: compare the items of two bundles."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from keystone import log
+from keystone.bundle.report import preview
 from keystone.bundle.report.compare import compare
-from keystone.bundle.report.preview import look
 from keystone.bundle.report.text import print_comparison
 from keystone.cli.options import FILE, json_option
 
@@ -18,8 +18,8 @@ from keystone.cli.options import FILE, json_option
 @click.argument("new", type=FILE)
 @json_option
 def verb(old: Path, new: Path, as_json: bool) -> None:
-    """Items that came, went or changed between two bundles, and how much is to be carried."""
-    found = compare(look(old).bundle, look(new).bundle)
+    """List items added, removed or changed between two bundles, and the bytes to carry."""
+    found = compare(preview.load(old).bundle, preview.load(new).bundle)
     if as_json:
         log.out_json(found.as_document())
     else:

@@ -1,4 +1,4 @@
-"""`keystone-install bundle have`: what a site has, for whoever makes its next delta."""
+"""`keystone-install bundle have`: write the have-list from which a packager makes a delta."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from keystone.cli.options import FILE, FOLDER, json_option
 @click.command("have")
 @click.argument("source", metavar="[BUNDLE]", type=FILE, required=False)
 @click.option("-o", "--output", type=FILE, required=True, help="The have-list to write.")
-@click.option("--store", type=FOLDER, default=STORE, show_default=True)
+@click.option("--store", type=FOLDER, default=STORE, show_default=True, help="Folder of the store.")
 @click.option(
     "--trust", "trust_folder", type=FOLDER, default="/var/lib/keystone/trust", show_default=True,
-    help="Where the root is pinned; the site's key is made there.",
+    help="Folder with the pinned root; the site's key is made there.",
 )  # fmt: skip
 @click.option("--root-fingerprint", help="SHA-256 of the trust root of BUNDLE.")
 @json_option
@@ -28,7 +28,7 @@ def verb(
     source: Path | None, output: Path, store: Path, trust_folder: Path,
     root_fingerprint: str | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Write what this host's store has (or BUNDLE holds): a packager makes a delta from it."""
+    """Write a have-list of this host's store, or of BUNDLE: a packager makes a delta from it."""
     found: Any = (
         haves.of_bundle(source, root_fingerprint, trust_folder)
         if source
@@ -36,8 +36,8 @@ def verb(
     )
     done = haves.write(found, output, trust_folder)
     log.info(
-        f"{output}: {done.blobs} blobs, bundle number {done.number}, {log.size(done.size)}; "
-        "carry it to the packager and tell them the site's key:"
+        f"{output}: {log.count(done.blobs, 'blob')}, bundle number {done.number}, "
+        f"{log.size(done.size)}; carry it to the packager, and tell them the site's key:"
     )
     if as_json:
         log.out_json(asdict(done))

@@ -1,4 +1,4 @@
-"""`keystone-install bundle join`: the bundle of its parts."""
+"""`keystone-install bundle join`: join parts into a bundle."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from keystone.cli.options import FILE_OR_FOLDER, json_option
 @click.option("-o", "--output", required=True, help="The bundle to write, or - for a pipe.")
 @json_option
 def verb(source: tuple[Path, ...], output: str, as_json: bool) -> None:
-    """Make the bundle of its parts, from several media, in any order, at once or one by one."""
+    """Join parts into a bundle, from several media, in any order, at once or one by one."""
     if output != "-" and Path(output).is_dir():
         raise click.UsageError(
-            f"{output or '.'} is a folder: give the bundle's file, as {Path(output, 'offline.tar')}"
+            f"{output or '.'} is a folder: name a file, such as {Path(output, 'offline.tar')}"
         )
     found = gather.gather(source)
     if output == "-":
@@ -31,7 +31,7 @@ def verb(source: tuple[Path, ...], output: str, as_json: bool) -> None:
         done = parts_join.join_to_pipe(found, sys.stdout.buffer)
     else:
         done = parts_join.join_to_file(found, Path(output))
-    repaired = f", {log.size(done.repaired)} of it out of parity" if done.repaired else ""
+    repaired = f", {log.size(done.repaired)} of it from parity parts" if done.repaired else ""
     log.info(f"{output}: {log.size(done.size)}{repaired}; bundle {done.bundle}")
     if as_json:
         log.out_json(asdict(done))

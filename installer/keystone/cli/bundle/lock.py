@@ -1,4 +1,4 @@
-"""`keystone-install bundle lock`: a definition becomes digests."""
+"""`keystone-install bundle lock`: resolve a definition to digests."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from keystone.packager.sources.upstream import Sources
 @mirrors_option
 @ca_file_option
 @click.option(
-    "--keys", type=FOLDER, help="Take a number above all that were signed with these keys."
+    "--keys", type=FOLDER, help="Use a number above all that were signed with these keys."
 )
-@click.option("--no-sbom", is_flag=True, help="Leave SBOMs and provenance out.")
+@click.option("--no-sbom", is_flag=True, help="Omit SBOMs and provenance.")
 def verb(
     definition: Path, output: Path | None, mirrors: Path | None, ca_file: Path | None,
     keys: Path | None, no_sbom: bool,
 ) -> None:  # fmt: skip
-    """Resolve a definition to digests and say what changed since the last lock."""
+    """Resolve a definition to digests and list what changed since the last lock."""
     wanted = definitions.load(definition)
     path = output or definition.with_suffix(".lock.json")
     old = locks.load(path) if path.exists() else None
@@ -56,4 +56,5 @@ def verb(
     new = new if no_sbom else sbom.describe(new, path.parent, sources)
     write_file(path, locks.dump(new))
     total = sum(blob.size for blob in new.blobs)
-    log.info(f"{path}: {len(new.items)} items, {len(new.blobs)} blobs, {log.size(total)}")
+    items, blobs = log.count(len(new.items), "item"), log.count(len(new.blobs), "blob")
+    log.info(f"{path}: {items}, {blobs}, {log.size(total)}")

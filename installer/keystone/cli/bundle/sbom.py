@@ -1,4 +1,4 @@
-"""`keystone-install bundle sbom`: the SBOMs and the provenance that a bundle carries."""
+"""`keystone-install bundle sbom`: print the SBOMs and the provenance of a bundle."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from keystone import log
-from keystone.bundle.report.preview import look
+from keystone.bundle.report import preview
 from keystone.cli.options import FILE
 from keystone.files import write_file
 from keystone.packager.sbom import documents
@@ -17,12 +17,13 @@ NAMES = {"spdx": "sbom.spdx.json", "cyclonedx": "sbom.cdx.json", "provenance": "
 
 @click.command("sbom")
 @click.argument("file", type=FILE)
-@click.option("--format", "form", type=click.Choice(sorted(NAMES)), default="spdx")
-@click.option("-o", "--output", type=FILE, help="Where to write it; standard output by default.")
+@click.option("--format", "form", type=click.Choice(sorted(NAMES)), default="spdx",
+              show_default=True, help="Which document.")  # fmt: skip
+@click.option("-o", "--output", type=FILE, help="File to write; standard output by default.")
 @click.option("--validate", is_flag=True, help="Check it against its schema instead.")
 def verb(file: Path, form: str, output: Path | None, validate: bool) -> None:
-    """Print a document about a bundle, its digest compared with the signed one. All are JSON."""
-    data = documents.of(look(file), NAMES[form])
+    """Print an SBOM or the provenance of a bundle (JSON), after comparing its signed digest."""
+    data = documents.of(preview.load(file), NAMES[form])
     if validate:
         documents.validate(NAMES[form], data)
         log.info(f"{file}: {NAMES[form]} is valid, {log.size(len(data))}")

@@ -1,4 +1,4 @@
-"""`keystone-install bundle show`: a report of what is inside."""
+"""`keystone-install bundle show`: print a report about the content of a bundle."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from keystone.cli.options import FILE, json_option
 
 @click.command("show")
 @click.argument("file", type=FILE)
-@click.option("--against", type=FILE, help="An older bundle: say what is new.")
-@click.option("--html", type=FILE, help="Write the report as one file for a browser.")
+@click.option("--against", type=FILE, help="An older bundle: show what is new since then.")
+@click.option("--html", type=FILE, help="Write the report as one HTML file.")
 @json_option
 def verb(file: Path, against: Path | None, html: Path | None, as_json: bool) -> None:
-    """What is inside: sizes, licences, what is shared. Looks only; `verify` is what proves it."""
-    made = report.make(preview.look(file), preview.look(against) if against else None)
+    """Show sizes, licences and shared content of a bundle. Does not verify it: see `verify`."""
+    made = report.make(preview.load(file), preview.load(against) if against else None)
     if html:
         page.write(made, html)
         log.info(f"{html}: written")

@@ -1,4 +1,4 @@
-"""`keystone-install bundle verify`: of a bundle, a delta or parts."""
+"""`keystone-install bundle verify`: verify a bundle, a delta or parts."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from keystone.errors import DamagedBundleError
 @fingerprint_option
 @json_option
 def verb(files: tuple[Path, ...], root_fingerprint: str | None, as_json: bool) -> None:
-    """Check signatures, versions, expiry and every byte: of a bundle, a delta or parts."""
+    """Check signatures, versions, expiry and every byte of a bundle, a delta or parts."""
     if len(files) > 1 or files[0].is_dir() or parts.is_part(files[0]):
         _verify_parts(files, root_fingerprint, as_json=as_json)
         return
     (file,) = files
     found = open_verified(file, fingerprint=root_fingerprint, confirm=confirm_root, deltas=True)
-    log.info(f"{file}: {found.manifest.name} number {found.manifest.number}: every byte is signed")
+    log.info(f"{file}: {found.manifest.name} number {found.manifest.number}: all bytes verified")
     _explain(found)
     if as_json:
         log.out_json({"digest": found.digest, "fingerprint": found.fingerprint,
@@ -39,26 +39,26 @@ def verb(files: tuple[Path, ...], root_fingerprint: str | None, as_json: bool) -
 
 
 def _explain(found: Bundle) -> None:
-    """Say of a verified delta what it needs; nothing of a whole bundle."""
+    """Log what a verified delta needs; log nothing for a full bundle."""
     if not found.is_delta:
         return
     with found.member(DELTA) as file:
         known = delta_description.load(file.read())
     log.info(
-        f"  a delta: it needs the store of bundle number {known.base_number}, of which it leaves "
-        f"out {known.left_out} blobs, {log.size(known.left_out_bytes)}; "
-        f"{len(known.encoded)} blobs come as patches"
+        f"  a delta: it needs the store of bundle number {known.base_number}; it leaves out "
+        f"{log.count(known.left_out, 'blob')}, {log.size(known.left_out_bytes)}, and has "
+        f"{log.count(len(known.encoded), 'patch', 'patches')}"
     )
 
 
 def _verify_parts(files: tuple[Path, ...], fingerprint: str | None, *, as_json: bool) -> None:
-    """Say of each part whether it is whole. Raises DamagedBundleError when one is not."""
+    """Print the state of each part. Raises DamagedBundleError when one is damaged."""
     found = gather.gather(files, strict=True)
     pin = trust.host_pin(fingerprint=fingerprint, confirm=confirm_root)
     report = parts_verify.verify(found, pin)
     rows = [
         (part.file, f"{part.part} of {report.data}+{report.parity}",
-         "damaged" if part.damaged or part.chunks else "whole")
+         "damaged" if part.damaged or part.chunks else "complete")
         for part in report.parts
     ]  # fmt: skip
     if as_json:
@@ -66,12 +66,16 @@ def _verify_parts(files: tuple[Path, ...], fingerprint: str | None, *, as_json: 
     else:
         log.table(("file", "part", ""), rows, title=f"bundle {report.bundle}")
     if report.missing:
-        log.info(f"not given: part {', '.join(map(str, report.missing))}")
-    log.info(f"enough to join: {'yes' if report.joinable else 'no'}")
+        log.info(f"missing: part {', '.join(map(str, report.missing))}")
+    log.info(f"enough parts to join: {'yes' if report.joinable else 'no'}")
     if report.damaged:
         names = [name for part in report.parts for name in part.damaged]
         raise DamagedBundleError(
             "damaged:\n  " + "\n  ".join(names[: parts_join.SHOWN]),
-            hint="join works around it" if report.joinable else "copy the damaged parts again",
+            hint=(
+                "bundle join repairs this from parity parts"
+                if report.joinable
+                else "copy the damaged parts again"
+            ),
             code="KSB-08",
         )

@@ -1,4 +1,4 @@
-"""`keystone-install image ...`: appliance images, made and used."""
+"""`keystone-install image ...`: build and use appliance images."""
 
 from __future__ import annotations
 
@@ -7,33 +7,25 @@ import click
 from keystone.cli.lazy import Verbs
 
 SUMMARIES = {
-    "bless": "Call the version that runs good; the machine does it by itself when it came up well.",
-    "build": "Make an image of a recipe and its lock.",
-    "continue": (
-        "Go on from a disk's first start: the first Primer to the running site, a worker into it."
-    ),
-    "guided": (
-        "Ask, on this terminal, what a site file would say; save it, and write this machine's disk."
-    ),
-    "install": (
-        "Make this machine, started from a medium, the Primer or worker that a file says it is."
-    ),
+    "bless": "Mark the running version as good.",
+    "build": "Build an image from a recipe and its lock.",
+    "continue": "Continue the installation after the first start from disk.",
+    "guided": "Install this machine by answering questions here.",
+    "install": "Install this machine as the Primer or worker in a file.",
     "keys": "Make keys for Secure Boot in FOLDER: PK, KEK and db.",
-    "lock": "Resolve a recipe's packages to digests and say what changed.",
-    "serve": "Serve FILE, of `image build --format pxe`, to machines that start over the network.",
-    "status": "Say which system runs on this machine, and what firmware and TPM have seen of it.",
-    "upgrade": "Write the version of IMAGE, an installer ISO, to the slot that is not running.",
-    "verify": "Read an installer medium whole, an ISO file or the stick it was written to.",
-    "write": (
-        "Write the system that runs from a medium to this machine's disk, which must be blank."
-    ),
+    "lock": "Resolve a recipe's packages to digests and list what changed.",
+    "serve": "Serve network boot files from this Primer.",
+    "status": "Show which system runs on this machine.",
+    "upgrade": "Write another version to the slot that is not running.",
+    "verify": "Check every byte of an installer medium.",
+    "write": "Write the system of a medium to a blank disk.",
 }
 MODULES = {name: f"{__name__}.{name}:verb" for name in (*SUMMARIES, "converge")} | {
     "continue": f"{__name__}.continue_:verb"
 }
-"""`converge` is run by a build, in the tree that it makes; it is not listed."""
+"""`image build` runs `converge` in the tree that it makes: --help omits it."""
 
 
 @click.group(cls=Verbs, summaries=SUMMARIES, modules=MODULES)
 def group() -> None:
-    """Appliance images out of recipes: the installer ISO, disks, network boot files."""
+    """Build, write, upgrade and inspect appliance images: ISO, disk, network boot."""

@@ -1,4 +1,4 @@
-"""`keystone-install image bless`: the running version is good."""
+"""`keystone-install image bless`: mark the running version as good."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ from keystone.appliance import upgrade as upgrading
 
 @click.command("bless")
 def verb() -> None:
-    """Call the version that runs good; the machine does it by itself when it came up well."""
+    """Mark the running version as good. The machine does this itself after a good start."""
     log.info(upgrading.bless())

@@ -1,4 +1,4 @@
-"""`keystone-install image build`: a recipe and its lock become an image."""
+"""`keystone-install image build`: build an image from a recipe and its lock."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from keystone.packager.sources.upstream import Sources
     show_default=True,
     help="iso, raw, qcow2, vagrant, pxe, uki or oci.",
 )
-@click.option("-o", "--output", type=FILE, required=True)
+@click.option("-o", "--output", type=FILE, required=True, help="The image to write.")
 @click.option(
     "--secure-boot", "keys", type=EXISTING_FOLDER, help="Sign with the keys of `image keys`."
 )
 @click.option(
     "--carry",
     type=EXISTING_FOLDER,
-    help="Folder with what an ISO carries: site.yaml, introductions, join.yaml, offline.tar.",
+    help="Folder of files to put on the ISO: site.yaml, introductions, join.yaml, offline.tar.",
 )
 @mirrors_option
 @ca_file_option
@@ -50,22 +50,23 @@ def verb(
     recipe: Path, kind: str, output: Path, keys: Path | None, carry: Path | None,
     mirrors: Path | None, ca_file: Path | None, *, as_json: bool,
 ) -> None:  # fmt: skip
-    """Make an image of a recipe and its lock. Same lock and recipe, same bytes."""
+    """Build an image from a recipe and its lock. Same recipe and lock, same bytes."""
     sandbox.become_root()
     file = recipes.file_of(recipe)
     path = file.with_suffix(".lock.json")
     if not path.exists():
         raise ConfigurationError(
-            f"{path}: there is no lock", hint=f"make it: keystone-install image lock {recipe}"
+            f"{path}: the lock does not exist",
+            hint=f"create it: keystone-install image lock {recipe}",
         )
     sources = Sources(definitions.load_mirrors(mirrors), ca_file)
     materials = Materials(locks.load(path), path.parent, sources)
     signers = secureboot.load(keys.resolve()) if keys else None
     done = builds.build(recipes.load(file), materials, kind, output, signers, carry)
     log.info(f"{done.file}: {log.size(done.size)}")
-    log.info(f"  release, which people name: {done.release}")
-    log.info(f"  root hash of its system: {done.system}")
-    log.info(f"  a TPM that measured it has in PCR 11: {done.register}")
+    log.info(f"  release, to compare out of band: {done.release}")
+    log.info(f"  root hash of the system: {done.system}")
+    log.info(f"  PCR 11 of a TPM that measured it: {done.register}")
     if as_json:
         log.out_json({"file": str(done.file), "size": done.size, "system": done.system,
                       "release": done.release, "pcr11": done.register})  # fmt: skip

@@ -1,4 +1,4 @@
-"""`keystone-install image continue`: the first start of a disk goes on."""
+"""`keystone-install image continue`: continue after the first start from disk."""
 
 from __future__ import annotations
 
@@ -9,5 +9,8 @@ from keystone.appliance import first_start
 
 @click.command("continue")
 def verb() -> None:
-    """Go on from a disk's first start: the first Primer to the running site, a worker into it."""
+    """Continue the installation after the first start from disk.
+
+    The first Primer installs the site, a worker joins it.
+    """
     first_start.main()

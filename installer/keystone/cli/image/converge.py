@@ -1,4 +1,4 @@
-"""`keystone-install image converge`: run by a build, in the tree that it makes."""
+"""`keystone-install image converge`: `image build` runs it in the tree that it makes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from keystone.image import converge as converging
 
 
 @click.command("converge", hidden=True)
-@click.option("--logs", type=EXISTING_FOLDER, required=True, help="Folder for Ansible's own log.")
+@click.option("--logs", type=EXISTING_FOLDER, required=True, help="Folder for Ansible's log.")
 def verb(logs: Path) -> None:
-    """Apply the roles on standard input in the tree that a build runs this in."""
+    """Apply the roles from standard input to the tree that `image build` runs this in."""
     converging.here(sys.stdin.read(), logs)

@@ -1,4 +1,4 @@
-"""`keystone-install image guided`: an installation by questions on this terminal."""
+"""`keystone-install image guided`: install by answering questions on this terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from keystone.errors import UsageError
 
 @click.command("guided")
 def verb() -> None:
-    """Ask, on this terminal, what a site file would say; save it, and write this machine's disk."""
+    """Install this machine by answering questions here.
+
+    Saves the answers as a site file, then writes this machine's disk.
+    """
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise UsageError("this asks on a terminal", hint="unattended: a site file on the medium")
+        raise UsageError(
+            "this command needs a terminal",
+            hint="to install unattended, put a site file on the medium",
+        )
     session.main()

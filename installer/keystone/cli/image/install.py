@@ -1,4 +1,4 @@
-"""`keystone-install image install`: a machine becomes what a file says it is."""
+"""`keystone-install image install`: install this machine as a file describes it."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from keystone.files import write_whole
     "--join", "join_file", type=click.Path(path_type=Path), help="join.yaml, for a worker."
 )
 @plan_option
-@click.option("--restart", is_flag=True, help="Start from the disk when it is written.")
+@click.option("--restart", is_flag=True, help="Restart from the disk after writing it.")
 def verb(site_file: Path | None, join_file: Path | None, *, plan_only: bool, restart: bool) -> None:
-    """Make this machine, started from a medium, the Primer or worker that a file says it is.
+    """Install this machine as the Primer or worker in a file.
 
-    Without --site and --join both files are looked for on the medium and on sticks.
+    Start the machine from an installer medium first. Without --site and --join, looks for both
+    files on the medium and on sticks.
     """
     try:
         unattended.main(site_file, join_file, plan_only=plan_only, restart=restart)
     except (KeystoneError, OSError) as error:
-        if restart:  # nobody is at hand: whoever comes to a console is told
+        if restart:  # unattended: save the reason, and consoles show it
             why = discover.reason(error) if isinstance(error, KeystoneError) else str(error)
             write_whole(discover.REFUSED, why.encode(), 0o644)
         raise

@@ -1,4 +1,4 @@
-"""`keystone-install image keys`: keys for Secure Boot."""
+"""`keystone-install image keys`: make keys for Secure Boot."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from keystone.image import secureboot
 
 @click.command("keys")
 @click.argument("folder", type=FOLDER)
-@click.option("--name", default="Keystone", show_default=True, help="Whose: in the certificates.")
+@click.option(
+    "--name", default="Keystone", show_default=True, help="Name of the owner in the certificates."
+)
 def verb(folder: Path, name: str) -> None:
     """Make keys for Secure Boot in FOLDER: PK, KEK and db."""
     secureboot.make(folder, name, datetime.now(UTC))
     log.info(
-        f"{folder}: PK, KEK and db. Enrol the .cer files in the firmware's menu; keep the .key "
-        "files where the bundle's signing keys are."
+        f"{folder}: made PK, KEK and db. Enrol the .cer files in the firmware's menu; keep the "
+        ".key files with the bundle's signing keys."
     )

@@ -1,4 +1,4 @@
-"""`keystone-install image lock`: a recipe's packages become digests."""
+"""`keystone-install image lock`: resolve a recipe's packages to digests."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from keystone.packager.sources.upstream import Sources
     "--keep-packages",
     "keep",
     is_flag=True,
-    help="Only keystone-install with its roles anew: no package moves, nobody is asked.",
+    help="Update only keystone-install and its roles; keep all packages, query no upstream.",
 )
 @mirrors_option
 @ca_file_option
 def verb(recipe: Path, mirrors: Path | None, ca_file: Path | None, *, keep: bool) -> None:
-    """Resolve a recipe's packages to digests and say what changed."""
+    """Resolve a recipe's packages to digests and list what changed."""
     file = recipes.file_of(recipe)
     wanted, path = recipes.load(file), file.with_suffix(".lock.json")
     old = locks.load(path) if path.exists() else None
@@ -39,8 +39,8 @@ def verb(recipe: Path, mirrors: Path | None, ca_file: Path | None, *, keep: bool
     definition = wanted.definition()
     if keep and old is None:
         raise ConfigurationError(
-            f"{path}: there is no lock whose packages could be kept",
-            hint=f"make it: keystone-install image lock {recipe}",
+            f"{path}: the lock does not exist, so --keep-packages has no packages to keep",
+            hint=f"create it: keystone-install image lock {recipe}",
         )
     if keep and old is not None:
         relock.require_packages(old, wanted)
@@ -56,4 +56,4 @@ def verb(recipe: Path, mirrors: Path | None, ca_file: Path | None, *, keep: bool
         log.info(f"  {line}")
     write_file(path, locks.dump(new))
     total = sum(blob.size for blob in new.blobs)
-    log.info(f"{path}: {len(new.items)} items, {log.size(total)}")
+    log.info(f"{path}: {log.count(len(new.items), 'item')}, {log.size(total)}")

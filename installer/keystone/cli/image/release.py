@@ -1,4 +1,4 @@
-"""The release of an image: named beforehand, or asked for."""
+"""Compare the release of an image with the one that its makers told out of band."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from keystone import log
 from keystone.errors import RefusedError
 
 release_option = click.option(
-    "--release", "digest", help="Digest of its release, as its makers told you."
+    "--release", "digest", help="Release of the image, as its makers told you out of band."
 )
 
 
 def require_makers(file: Path, found: str, digest: str | None) -> None:
-    """Raises RefusedError unless `found` is the release that the makers of the file told.
+    """Raise RefusedError unless `found` is the release that the makers of the file told.
 
-    digest: as it was given; None to ask, where there is a terminal.
+    digest: of --release; None to ask, when standard input is a terminal.
     """
     if digest is None and sys.stdin.isatty():
-        log.info(f"Its release, which stands for every byte of it:\n  {found}")
-        digest = found if click.confirm("Is it what its makers told you?") else ""
+        log.info(f"Release of this image, a digest of all its bytes:\n  {found}")
+        digest = found if click.confirm("Is this the release that its makers told you?") else ""
     if digest != found:
         raise RefusedError(
-            f"{file}: its release is {found}, not the one that was named",
-            hint="--release DIGEST, as its makers told you by another way than this file",
+            f"{file}: its release is {found}, not the expected one",
+            hint="pass --release DIGEST, as its makers told you out of band",
         )

@@ -1,4 +1,4 @@
-"""`keystone-install image serve`: machines start from this Primer over the network."""
+"""`keystone-install image serve`: serve network boot files from this Primer."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from keystone.site import model as site
 @click.command("serve")
 @click.argument("file", type=EXISTING_FILE, required=False)
 @click.option(
-    "--site", "site_file", type=EXISTING_FILE, help="Site file that these machines shall follow."
+    "--site", "site_file", type=EXISTING_FILE, help="Site file for the machines that boot."
 )
 @release_option
-@click.option("--stop", is_flag=True, help="Serve nothing any more.")
+@click.option("--stop", is_flag=True, help="Stop serving, and remove the files.")
 def verb(file: Path | None, site_file: Path | None, digest: str | None, *, stop: bool) -> None:
-    """Serve FILE, of `image build --format pxe`, to machines that start over the network.
+    """Serve network boot files from this Primer.
 
-    Run it on a Primer of a site whose file says `networkBoot: true`.
+    FILE is the output of `image build --format pxe`. The site file must have `networkBoot: true`.
     """
     if stop == (file is not None):
-        raise UsageError("one of both: a file to serve, or --stop")
+        raise UsageError("give either a file to serve or --stop")
     if stop and site_file:
-        raise UsageError("--stop takes nothing else")
+        raise UsageError("--stop cannot be combined with --site")
     if file is None:
         serving.stop()
-        log.info("Nothing is served for network boot.")
+        log.info("Stopped serving files for network boot.")
         return
     serving.require_server()
     address = serving.address()
@@ -40,5 +40,5 @@ def verb(file: Path | None, site_file: Path | None, digest: str | None, *, stop:
         site.load(site_file)
     given = site_file.read_bytes() if site_file else None
     found = serving.serve(file, address, given, lambda named: require_makers(file, named, digest))
-    log.info(f"Served: version {found.version}, system {found.digest}")
+    log.info(f"Serving version {found.version}, system {found.digest}")
     log.out(serving.dhcp(address))

@@ -1,4 +1,4 @@
-"""`keystone-install image status`: which system runs on this machine."""
+"""`keystone-install image status`: show which system runs on this machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from keystone.cli.options import json_option
 @click.command("status")
 @json_option
 def verb(*, as_json: bool) -> None:
-    """Say which system runs on this machine, and what firmware and TPM have seen of it."""
+    """Show which system runs on this machine. Also shows what firmware and TPM report about it."""
     now = statuses.observe()
     if as_json:
         log.out_json(asdict(now))

@@ -1,4 +1,4 @@
-"""`keystone-install image upgrade`: the other slot gets another version."""
+"""`keystone-install image upgrade`: write another version to the other slot."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from keystone.image import release
 @release_option
 @plan_option
 def verb(image: Path, digest: str | None, *, plan_only: bool) -> None:
-    """Write the version of IMAGE, an installer ISO, to the slot that is not running."""
+    """Write another version to the slot that is not running.
+
+    IMAGE is an installer ISO with that version.
+    """
     now = writing.observe()
     disk, partitions = upgrading.observe(now)
     with upgrading.medium_of(image) as place:
@@ -30,4 +33,4 @@ def verb(image: Path, digest: str | None, *, plan_only: bool) -> None:
             return
         require_makers(image, release.digest(release.check(place / "boot")), digest)
         upgrading.apply(wanted, offer)
-    log.info(f"Done: version {wanted.version} is started next. Restart when it suits.")
+    log.info(f"Done: the next start uses version {wanted.version}. Restart when convenient.")

@@ -1,4 +1,4 @@
-"""`keystone-install image write`: the system that runs from a medium goes to a disk."""
+"""`keystone-install image write`: write the system that runs from a medium to a disk."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ from keystone.hosts import observe
 @click.command("write")
 @click.option("--disk", "serial", required=True, help="Serial number of the disk to write.")
 @plan_option
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for approval.")
 @json_option
 def verb(serial: str, *, plan_only: bool, yes: bool, as_json: bool) -> None:
-    """Write the system that runs from a medium to this machine's disk, which must be blank."""
+    """Write the system of a medium to a blank disk.
+
+    The medium is the one that this machine was started from.
+    """
     now = writing.observe()
     seen = observe.disks()
     begun = writing.begun(seen, serial)
@@ -32,8 +35,10 @@ def verb(serial: str, *, plan_only: bool, yes: bool, as_json: bool) -> None:
     writing.check_medium(now)
     if (
         not (wanted.done or yes)
-        and click.prompt("Type the serial number to write it", default="") != serial
+        and click.prompt("Type the disk's serial number to write it", default="") != serial
     ):
-        raise RefusedError("not approved", hint="type the serial number, or give --yes")
+        raise RefusedError(
+            "writing was not approved", hint="type the disk's serial number, or pass --yes"
+        )
     writing.write(now, wanted)
-    log.info("Done: take the medium out and restart.")
+    log.info("Done: remove the medium and restart.")

@@ -1,4 +1,4 @@
-"""`keystone-install lab ...`: machines to try everything on, with no way to the internet."""
+"""`keystone-install lab ...`: machines for tests, without access to the internet."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import click
 from keystone.cli.lazy import Verbs
 
 SUMMARIES = {
-    "base": "Build the base image unless it is there, and say where it lies.",
-    "connect": "Put MACHINE back on the network.",
-    "console": "Print what MACHINE said on its console.",
-    "disconnect": "Take MACHINE off the network.",
+    "base": "Build the base image if it does not exist, and print its path.",
+    "connect": "Connect MACHINE to the network again.",
+    "console": "Print the console output of MACHINE.",
+    "disconnect": "Disconnect MACHINE from the network.",
     "down": "Stop the machines and remove their network.",
-    "inventory": "Print the machines as an Ansible inventory (JSON, which is YAML).",
-    "off": "Power MACHINE off; `lab up --machines MACHINE` starts it again.",
-    "pause": "Stop everything on MACHINE where it is.",
-    "plug": "Carry FILES to MACHINE on a stick that it cannot write to.",
-    "pull": "Pull the stick out of MACHINE.",
-    "replay": "Show a run again that `lab run` kept as demo.jsonl.",
-    "restore": "Bring the whole site back to what was saved as NAME; what came after it is lost.",
-    "resume": "Let MACHINE go on after `pause`.",
-    "run": "Make the bundle, start machines, install a cluster, join a worker: `make demo`.",
-    "save": "Keep the whole site as NAME; its machines are cut off for a moment and start again.",
+    "inventory": "Print the machines as an Ansible inventory (JSON).",
+    "off": "Power MACHINE off.",
+    "pause": "Suspend all processes of MACHINE.",
+    "plug": "Plug a read-only stick with FILES into MACHINE.",
+    "pull": "Remove the stick from MACHINE.",
+    "replay": "Replay a run that `lab run` recorded in demo.jsonl.",
+    "restore": "Restore the whole site to the state saved as NAME.",
+    "resume": "Resume MACHINE after `pause`.",
+    "run": "Run the demo: bundle, machines, cluster, worker.",
+    "save": "Save the state of the whole site as NAME.",
     "ssh": "Open a shell on MACHINE, or run COMMAND there (after --).",
-    "status": "Which machines run, and which packets tried to leave.",
+    "status": "Show machines, and packets that tried to leave the lab.",
     "up": "Start machines and wait until they answer ssh.",
 }
 MODULES = {name: f"{__name__}.{name}:verb" for name in SUMMARIES}
@@ -31,4 +31,4 @@ MODULES = {name: f"{__name__}.{name}:verb" for name in SUMMARIES}
 
 @click.group("lab", cls=Verbs, summaries=SUMMARIES, modules=MODULES)
 def group() -> None:
-    """Machines on this host that reach each other and nothing else."""
+    """Manage machines on this host that can reach each other and nothing else."""

@@ -1,4 +1,4 @@
-"""`keystone-install lab connect`: a machine is put back on the network."""
+"""`keystone-install lab connect`: connect a machine to the network again."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ from keystone.cli.lab.options import machine_argument, name_option
 @name_option
 @machine_argument
 def verb(name: str, machine: str) -> None:
-    """Put MACHINE back on the network."""
+    """Connect MACHINE to the network again."""
     running(name, machine).connect()

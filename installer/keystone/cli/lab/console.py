@@ -1,4 +1,4 @@
-"""`keystone-install lab console`: what a machine said."""
+"""`keystone-install lab console`: print the console output of a machine."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from keystone.cli.lab.options import machine_argument, name_option
 @click.command("console")
 @name_option
 @machine_argument
-@click.option("--follow", is_flag=True, help="Go on with what it says.")
+@click.option("--follow", is_flag=True, help="Keep printing new output.")
 def verb(name: str, machine: str, follow: bool) -> None:
-    """Print what MACHINE said on its console."""
+    """Print the console output of MACHINE."""
     path = str(machine_of(name, machine).console)
     run.replace(["tail", "-n", "+1", "-F", path] if follow else ["cat", path])

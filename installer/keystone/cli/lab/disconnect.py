@@ -1,4 +1,4 @@
-"""`keystone-install lab disconnect`: a machine is taken off the network."""
+"""`keystone-install lab disconnect`: disconnect a machine from the network."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ from keystone.cli.lab.options import machine_argument, name_option
 @name_option
 @machine_argument
 def verb(name: str, machine: str) -> None:
-    """Take MACHINE off the network."""
+    """Disconnect MACHINE from the network."""
     running(name, machine).disconnect()

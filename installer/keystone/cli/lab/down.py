@@ -1,4 +1,4 @@
-"""`keystone-install lab down`: machines are stopped."""
+"""`keystone-install lab down`: stop machines."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import click
 
 from keystone import log
 from keystone.cli.lab.options import name_option
-from keystone.lab.machines import Lab
+from keystone.lab.machines.lab import Lab
 
 
 @click.command("down")
 @name_option
-@click.option("--purge", is_flag=True, help="Remove the machines' disks, keys and logs too.")
+@click.option("--purge", is_flag=True, help="Also remove the machines' disks, keys and logs.")
 def verb(name: str, purge: bool) -> None:
     """Stop the machines and remove their network. The base image stays in the cache."""
     with log.step("lab down"):

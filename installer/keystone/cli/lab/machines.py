@@ -1,4 +1,4 @@
-"""Which machines a verb means, and what is said when they have started."""
+"""Find the machines that a verb names, and print the machines that were started."""
 
 from __future__ import annotations
 
@@ -6,41 +6,41 @@ from collections.abc import Mapping
 
 from keystone import log
 from keystone.errors import UsageError
-from keystone.lab.machine import Machine
-from keystone.lab.machines import Lab
+from keystone.lab.machines.lab import Lab
+from keystone.lab.machines.machine import Machine
 
 
 def machine_of(name: str, machine: str) -> Machine:
-    """A machine that was started once. Raises UsageError for any other."""
+    """Return a machine that was started before. Raises UsageError for any other."""
     lab = Lab(name)
     if not lab.there:
-        hint = f"lab up --name {lab.settings.name}"
+        hint = f"start it: lab up --name {lab.settings.name}"
         raise UsageError(f"the lab {lab.settings.name} has no machines", hint=hint)
     target = lab.machine(machine)
     if not target.made():
-        hint = f"lab up --name {lab.settings.name} --machines {machine}"
+        hint = f"start it: lab up --name {lab.settings.name} --machines {machine}"
         raise UsageError(f"{machine} was never started", hint=hint)
     return target
 
 
 def running(name: str, machine: str) -> Machine:
-    """A machine that runs. Raises UsageError for any other."""
+    """Return a machine that runs. Raises UsageError for any other."""
     target = machine_of(name, machine)
     if not target.pid():
-        hint = f"lab up --name {Lab(name).settings.name} --machines {machine}"
-        raise UsageError(f"{machine} does not run", hint=hint)
+        hint = f"start it: lab up --name {Lab(name).settings.name} --machines {machine}"
+        raise UsageError(f"{machine} is not running", hint=hint)
     return target
 
 
 def names(machines: str) -> list[str]:
-    """Names in one text, with commas or spaces between."""
+    """Split names that are separated by commas or spaces."""
     return [word for word in machines.replace(",", " ").split() if word]
 
 
 def print_started(lab: Lab, times: Mapping[str, float], title: str) -> None:
-    """Print how long each machine took to start. times: seconds, 0 for one that ran already."""
+    """Print how long each machine took to start. times: seconds, 0 if it was running already."""
     rows = [
-        (name, lab.settings.machine(name).address, log.duration(taken) if taken else "ran already")
+        (name, lab.settings.machine(name).address, log.duration(taken) if taken else "was running")
         for name, taken in times.items()
     ]
     log.table(("machine", "address", "start"), rows, title=title)

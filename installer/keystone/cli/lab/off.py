@@ -1,4 +1,4 @@
-"""`keystone-install lab off`: a machine is powered off."""
+"""`keystone-install lab off`: power a machine off."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from keystone.cli.lab.options import machine_argument, name_option
 @click.command("off")
 @name_option
 @machine_argument
-@click.option("--cut", is_flag=True, help="Cut its power instead of asking it to power off.")
+@click.option("--cut", is_flag=True, help="Cut the power instead of shutting down.")
 def verb(name: str, machine: str, cut: bool) -> None:
-    """Power MACHINE off; `lab up --machines MACHINE` starts it again."""
+    """Power MACHINE off. `lab up --machines MACHINE` starts it again."""
     target = machine_of(name, machine)
-    with log.step(f"{machine} off"):
+    with log.step(f"power {machine} off"):
         if cut:
             target.power_cut()
         else:

@@ -1,4 +1,4 @@
-"""Options of several verbs of the lab."""
+"""Options that several verbs of `lab` share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ name_option = click.option(
 )
 kind_option = click.option(
     "--kind", default="auto", type=click.Choice(["auto", "virtual", "container"]),
-    help="virtual: QEMU; container: Debian in namespaces; auto: virtual where KVM works.",
+    help="virtual: QEMU; container: Debian in namespaces; auto: virtual if KVM works.",
     show_default=True,
 )  # fmt: skip
 machine_argument = click.argument("machine")

@@ -1,4 +1,4 @@
-"""`keystone-install lab pause`: a machine is stopped where it is."""
+"""`keystone-install lab pause`: suspend a machine."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ from keystone.cli.lab.options import machine_argument, name_option
 @name_option
 @machine_argument
 def verb(name: str, machine: str) -> None:
-    """Stop everything on MACHINE where it is."""
+    """Suspend all processes of MACHINE."""
     running(name, machine).pause()

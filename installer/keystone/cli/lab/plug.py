@@ -1,4 +1,4 @@
-"""`keystone-install lab plug`: a stick goes into a machine."""
+"""`keystone-install lab plug`: plug a stick into a machine."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ from keystone.cli.lab.options import machine_argument, name_option
 @machine_argument
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
 def verb(name: str, machine: str, files: Sequence[str]) -> None:
-    """Carry FILES to MACHINE on a stick that it cannot write to."""
+    """Plug a read-only stick with FILES into MACHINE."""
     paths = [Path(file).resolve() for file in files]
     log.out(running(name, machine).carry_in(paths))

@@ -1,4 +1,4 @@
-"""`keystone-install lab pull`: the stick is pulled out of a machine."""
+"""`keystone-install lab pull`: remove the stick from a machine."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ from keystone.cli.lab.options import machine_argument, name_option
 @name_option
 @machine_argument
 def verb(name: str, machine: str) -> None:
-    """Pull the stick out of MACHINE."""
+    """Remove the stick from MACHINE."""
     running(name, machine).pull()

@@ -1,4 +1,4 @@
-"""`keystone-install lab restore`: the whole site becomes what was saved."""
+"""`keystone-install lab restore`: restore the whole site to a saved state."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import click
 
 from keystone.cli.lab.machines import print_started
 from keystone.cli.lab.options import name_option
-from keystone.lab import saves
-from keystone.lab.machines import Lab
+from keystone.lab.machines import saves
+from keystone.lab.machines.lab import Lab
 
 
 @click.command("restore")
 @name_option
 @click.argument("what", metavar="NAME")
 def verb(name: str, what: str) -> None:
-    """Bring the whole site back to what was saved as NAME; what came after it is lost."""
+    """Restore the whole site to the state saved as NAME. Later changes are lost."""
     lab = Lab(name)
-    print_started(lab, saves.restore(lab, what), f"as it was saved as {what}")
+    print_started(lab, saves.restore(lab, what), f"restored {what}")

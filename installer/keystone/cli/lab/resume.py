@@ -1,4 +1,4 @@
-"""`keystone-install lab resume`: a paused machine goes on."""
+"""`keystone-install lab resume`: resume a paused machine."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ from keystone.cli.lab.options import machine_argument, name_option
 @name_option
 @machine_argument
 def verb(name: str, machine: str) -> None:
-    """Let MACHINE go on after `pause`."""
+    """Resume MACHINE after `pause`."""
     running(name, machine).resume()

@@ -1,4 +1,4 @@
-"""`keystone-install lab save`: the whole site is kept under a name."""
+"""`keystone-install lab save`: save the state of the whole site under a name."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import click
 
 from keystone.cli.lab.machines import print_started
 from keystone.cli.lab.options import name_option
-from keystone.lab import saves
-from keystone.lab.machines import Lab
+from keystone.lab.machines import saves
+from keystone.lab.machines.lab import Lab
 
 
 @click.command("save")
 @name_option
 @click.argument("what", metavar="NAME")
 def verb(name: str, what: str) -> None:
-    """Keep the whole site as NAME; its machines are cut off for a moment and start again."""
+    """Save the state of the whole site as NAME.
+
+    Its machines lose power for a moment and start again.
+    """
     lab = Lab(name)
     print_started(lab, saves.save(lab, what), f"saved as {what}")

@@ -1,4 +1,4 @@
-"""`keystone-install lab ssh`: a shell on a machine."""
+"""`keystone-install lab ssh`: open a shell on a machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`keystone-install lab status`: machines, and packets that tried to leave."""
+"""`keystone-install lab status`: show machines, and packets that tried to leave the lab."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import click
 from keystone import log
 from keystone.cli.lab.options import name_option
 from keystone.cli.options import json_option
-from keystone.lab import network, saves
-from keystone.lab.machines import Lab
+from keystone.lab.machines import network, saves
+from keystone.lab.machines.lab import Lab
 
 
 @click.command("status")
 @name_option
 @json_option
 def verb(name: str, as_json: bool) -> None:
-    """Which machines run, and which packets tried to leave."""
+    """Show machines, and packets that tried to leave the lab."""
     lab = Lab(name)
     machines = [machine.status() for machine in lab.machines()] if lab.there else []
     counters, leaked = network.counters(lab.settings), network.leaked(lab.settings)

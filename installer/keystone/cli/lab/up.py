@@ -1,4 +1,4 @@
-"""`keystone-install lab up`: machines are started."""
+"""`keystone-install lab up`: start machines."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from keystone import log
 from keystone.cli.lab.machines import names, print_started
 from keystone.cli.lab.options import kind_option, name_option
 from keystone.cli.options import json_option
-from keystone.lab.machines import Lab
+from keystone.lab.machines.lab import Lab
 
 
 @click.command("up")
 @name_option
 @kind_option
 @click.option(
-    "--machines", default="", help="Names with commas between.  [default: all in lab/lab.yaml]"
+    "--machines", default="", help="Names separated by commas.  [default: all in lab/lab.yaml]"
 )
-@click.option("--fresh", is_flag=True, help="Begin with new, empty machines.")
+@click.option("--fresh", is_flag=True, help="Start with new, empty machines.")
 @json_option
 def verb(name: str, kind: str, machines: str, fresh: bool, as_json: bool) -> None:
     """Start machines and wait until they answer ssh."""

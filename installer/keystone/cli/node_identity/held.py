@@ -1,4 +1,4 @@
-"""`keystone-install node-identity held`: whether the host is that node already."""
+"""`keystone-install node-identity held`: print whether the host has a node's identity."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ from keystone.join import identity
 @click.command("held")
 @click.argument("name")
 def verb(name: str) -> None:
-    """Print whether this host has that name's identity already: yes or no."""
+    """Print whether this host has the identity of node NAME: yes or no."""
     log.out("yes" if identity.held(name) else "no")

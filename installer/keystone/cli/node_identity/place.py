@@ -1,4 +1,4 @@
-"""`keystone-install node-identity place`: the certificate is put where kubelet looks."""
+"""`keystone-install node-identity place`: install the certificate for kubelet."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ _LIMIT = 64 * 1024
 
 @click.command("place")
 def verb() -> None:
-    """Take certificate and authority from standard input, JSON."""
+    """Install the certificate and authority from standard input (JSON)."""
     try:
         fields = json.loads(sys.stdin.buffer.read(_LIMIT))
         identity = join_identity.Identity(fields["certificate"], fields["authority"])
     except (ValueError, KeyError, TypeError) as error:
-        raise UsageError("standard input is not what the join answers") from error
+        raise UsageError(
+            "standard input: not a JSON object with certificate and authority"
+        ) from error
     join_identity.place(identity)

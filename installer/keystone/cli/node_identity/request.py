@@ -1,4 +1,4 @@
-"""`keystone-install node-identity request`: what a Primer's certificate is made from."""
+"""`keystone-install node-identity request`: print a certificate request of a Primer."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ from keystone.join import identity
 @click.command("request")
 @click.argument("name")
 def verb(name: str) -> None:
-    """Print the request for a certificate, PEM; the key stays here."""
+    """Print a certificate request (PEM) for node NAME; the key stays on this host."""
     log.out(identity.made(name).strip())

@@ -7,11 +7,9 @@ import click
 from keystone.cli.lazy import Verbs
 
 SUMMARIES = {
-    "check": "Read FILE (- for standard input) and list every mistake in it.",
-    "init": "Print a commented site file, filled in with this machine as the first Primer.",
-    "introduce": (
-        "Make the keys by which the Primers of FILE know each other, for machines to be installed."
-    ),
+    "check": "Check a site file and list all mistakes.",
+    "init": "Print a commented site file to start from.",
+    "introduce": "Make the keys by which Primers know each other.",
     "schema": "Print the JSON Schema of site files.",
 }
 MODULES = {name: f"{__name__}.{name}:verb" for name in SUMMARIES}

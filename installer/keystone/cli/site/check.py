@@ -1,4 +1,4 @@
-"""`keystone-install site check`: every mistake of a site file."""
+"""`keystone-install site check`: list all mistakes of a site file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from keystone.site import model as site
 @click.argument("file", type=click.Path(dir_okay=False, allow_dash=True))
 @click.option("--json", "as_json", is_flag=True, help="Print the site, or its mistakes, as JSON.")
 def verb(file: str, as_json: bool) -> None:
-    """Read FILE (- for standard input) and list every mistake in it."""
+    """Check a site file and list all mistakes. FILE may be - for standard input."""
     try:
         wanted = site.load(file)
     except ConfigurationError as error:
@@ -22,8 +22,8 @@ def verb(file: str, as_json: bool) -> None:
             log.out_json({"valid": False, "mistakes": [vars(mistake) for mistake in mistakes]})
         elif mistakes:
             rows = [(mistake.where, mistake.text, mistake.hint) for mistake in mistakes]
-            log.table(["where", "what is wrong", "hint"], rows)
-        # The table has said it all; the error line only counts.
+            log.table(["where", "mistake", "hint"], rows)
+        # The table has the mistakes already; this error only counts them.
         raise ConfigurationError(error.message, hint=error.hint) from error
     if as_json:
         log.out_json({"valid": True, "digest": site.digest(wanted), "site": site.to_json(wanted)})

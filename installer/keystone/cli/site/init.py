@@ -1,4 +1,4 @@
-"""`keystone-install site init`: a site file to begin with."""
+"""`keystone-install site init`: print a site file to start from."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from keystone.site import template
 
 
 @click.command("init")
-@click.option("--probe/--no-probe", default=True, help="Fill in what this machine is and has.")
+@click.option("--probe/--no-probe", default=True, help="Fill in the values of this machine.")
 def verb(probe: bool) -> None:
-    """Print a commented site file, filled in with this machine as the first Primer."""
+    """Print a commented site file to start from. This machine is the first Primer in it."""
     log.out(template.probed() if probe else template.example())

@@ -1,4 +1,4 @@
-"""`keystone-install site introduce`: keys by which Primers know each other."""
+"""`keystone-install site introduce`: make the keys by which Primers know each other."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from keystone.site import model as site
 @click.command("introduce")
 @click.argument("file", type=click.Path(dir_okay=False))
 @click.option("--to", "folder", type=FOLDER, required=True,
-              help="Folder of the stick that has the site file.")  # fmt: skip
+              help="Folder of the stick with the site file.")  # fmt: skip
 @click.option("--root-fingerprint", default="", help="SHA-256 of the trust root of the bundle.")
 @click.option("--passphrase-file", type=EXISTING_FILE,
-              help="What will guard the site's root key.")  # fmt: skip
+              help="File with the passphrase for the site's root key.")  # fmt: skip
 def verb(file: str, folder: Path, root_fingerprint: str, passphrase_file: Path | None) -> None:
-    """Make the keys by which the Primers of FILE know each other, for machines to be installed."""
+    """Make the keys by which Primers know each other.
+
+    Do this before the machines of site file FILE are installed.
+    """
     wanted = site.load(file)
     if passphrase_file:
         introduction.require_alone(wanted)
@@ -31,6 +34,6 @@ def verb(file: str, folder: Path, root_fingerprint: str, passphrase_file: Path |
     place = introduction.save(introduction.make(wanted, root_fingerprint, secret), folder)
     names = ", ".join(node.name for node in wanted.primers)
     log.out(
-        f"{place}: {names} know each other.\n"
-        "There are private keys in it: guard the stick, and empty it when the site runs."
+        f"{place}: written; with it {names} know each other.\n"
+        "It contains private keys: keep the stick safe, and erase it when the site runs."
     )

@@ -1,4 +1,4 @@
-"""`keystone-install site schema`: the JSON Schema of site files."""
+"""`keystone-install site schema`: print the JSON Schema of site files."""
 
 from __future__ import annotations
 

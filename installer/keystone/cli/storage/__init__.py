@@ -1,4 +1,4 @@
-"""`keystone-install storage ...`: the disks of the host it runs on."""
+"""`keystone-install storage ...`: the disks of this host."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import click
 from keystone.cli.lazy import Verbs
 
 SUMMARIES = {
-    "apply": "Make what is missing; a second run makes nothing.",
-    "plan": "Show what `apply` would do; changes nothing.",
+    "apply": "Create the missing pool and datasets; a second run changes nothing.",
+    "plan": "Show what `apply` would do; change nothing.",
     "probe": "Show the disks of this host and what is on them.",
 }
 MODULES = {name: f"{__name__}.{name}:verb" for name in SUMMARIES}
@@ -16,4 +16,4 @@ MODULES = {name: f"{__name__}.{name}:verb" for name in SUMMARIES}
 
 @click.group(cls=Verbs, summaries=SUMMARIES, modules=MODULES)
 def group() -> None:
-    """Look at this host's disks, plan its pool and datasets, make them."""
+    """Inspect this host's disks; plan and create its pool and datasets."""

@@ -1,4 +1,4 @@
-"""`keystone-install storage apply`: the pool and its datasets are made."""
+"""`keystone-install storage apply`: create the pool and its datasets."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from keystone.storage.converge import converge
 @click.command("apply")
 @spec_option
 @json_option
-@click.option("--approve", default="", help="The plan id that `plan` showed.")
-@click.option("--approve-blank", is_flag=True, help="A pool may be made on provably blank disks.")
+@click.option("--approve", default="", help="Id of the approved plan, from `storage plan`.")
+@click.option(
+    "--approve-blank", is_flag=True, help="Approve a new pool on disks that are provably blank."
+)
 def verb(spec_file: TextIO, approve: str, *, as_json: bool, approve_blank: bool) -> None:
-    """Make what is missing; a second run makes nothing."""
+    """Create the missing pool and datasets; a second run changes nothing."""
     spec = read(spec_file)
     first, done = converge(spec, None if approve_blank else approve)
     answer(spec, first, done, changed=bool(done), as_json=as_json)

@@ -1,4 +1,4 @@
-"""Options of several verbs about disks."""
+"""Options that several verbs of `storage` share."""
 
 from __future__ import annotations
 
@@ -8,4 +8,4 @@ spec_option = click.option(
     "--spec", "spec_file", required=True, type=click.File("r"),
     help="JSON: pool, layout, ashift, serials, datasets; - for standard input.",
 )  # fmt: skip
-json_option = click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

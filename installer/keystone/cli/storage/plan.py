@@ -1,4 +1,4 @@
-"""`keystone-install storage plan`: what would be done to the disks."""
+"""`keystone-install storage plan`: show what `storage apply` would do."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from keystone.storage.converge import observe
 @spec_option
 @json_option
 def verb(spec_file: TextIO, *, as_json: bool) -> None:
-    """Show what `apply` would do; changes nothing."""
+    """Show what `apply` would do; change nothing."""
     spec = read(spec_file)
     seen = observe()
     actions = storage.plan(spec, seen, zfs.read_intent())

@@ -1,4 +1,4 @@
-"""`keystone-install storage probe`: the disks of this host."""
+"""`keystone-install storage probe`: show the disks of this host."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `storage plan` and `storage apply` are given, and what they answer."""
+"""Read the spec of `storage plan` and `storage apply`, and print their result."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from keystone.storage.spec import Spec, parse_spec
 
 
 def read(spec_file: TextIO) -> Spec:
-    """The spec in `spec_file`. Raises ConfigurationError for what is none."""
+    """Read a storage spec (JSON). Raises ConfigurationError when it is invalid."""
     try:
         return parse_spec(json.load(spec_file))
     except json.JSONDecodeError as error:
         where = "standard input" if spec_file is sys.stdin else spec_file.name
-        raise ConfigurationError(f"storage spec: {where}: no JSON: {error}") from error
+        raise ConfigurationError(f"storage spec: {where}: not JSON: {error}") from error
 
 
 def answer(
     spec: Spec, seen: Observed, actions: tuple[StorageAction, ...], *, changed: bool, as_json: bool
 ) -> None:
-    """Print a plan: what is done, or was done, and the id by which it is approved."""
+    """Print the actions of a plan, and the plan id with which a person approves it."""
     plan_id = storage.plan_id(spec, seen, actions)
     if as_json:
         log.out_json(
@@ -35,4 +35,4 @@ def answer(
         return
     for action in actions:
         log.out(action.describe())
-    log.out(f"plan {plan_id}: {len(actions)} action(s)" if actions else "nothing to do")
+    log.out(f"plan {plan_id}: {log.count(len(actions), 'action')}" if actions else "nothing to do")

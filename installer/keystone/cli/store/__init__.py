@@ -1,4 +1,4 @@
-"""`keystone-install store ...`: a Primer's copy of the bundle, and what services serve of it."""
+"""`keystone-install store ...`: the bundle's content on a Primer, and what it serves."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import click
 from keystone.cli.lazy import Verbs
 
 SUMMARIES = {
-    "ingest": "Read a bundle once into the store, checking every byte; then publish it.",
+    "ingest": "Copy a bundle into the store and publish it.",
     "publish": "Make registry, apt repositories and files match the store.",
-    "status": "Which bundle the store holds, and whether all of it.",
+    "status": "Show which bundle the store holds, and whether it is complete.",
 }
 MODULES = {name: f"{__name__}.{name}:verb" for name in SUMMARIES}
 
 
 @click.group(cls=Verbs, summaries=SUMMARIES, modules=MODULES)
 def group() -> None:
-    """The bundle's content on this host."""
+    """Manage the bundle's content on this host."""

@@ -1,4 +1,4 @@
-"""`keystone-install store ingest`: a bundle is taken in."""
+"""`keystone-install store ingest`: copy a bundle into the store."""
 
 from __future__ import annotations
 
@@ -20,17 +20,20 @@ from keystone.store.publish import publish
 
 @click.command("ingest")
 @click.argument("source", metavar="BUNDLE|-")
-@click.option("--root-fingerprint", help="SHA-256 of the trust root.")
+@click.option("--root-fingerprint", help="SHA-256 of the bundle's trust root.")
 @click.option(
     "--trust", "trust_folder", type=click.Path(path_type=Path),
-    default="/var/lib/keystone/trust", show_default=True, help="Where the root is pinned.",
+    default="/var/lib/keystone/trust", show_default=True, help="Folder with the pinned root.",
 )  # fmt: skip
 @store_option
 @json_option
 def verb(
     source: str, root_fingerprint: str | None, trust_folder: Path, store: Path, as_json: bool
 ) -> None:
-    """Read a bundle once into the store, checking every byte; then publish it."""
+    """Copy a bundle into the store and publish it.
+
+    Checks every byte. The bundle is read once, so BUNDLE may be - for standard input.
+    """
     pin = verify.host_pin(trust_folder, fingerprint=root_fingerprint)
     with _stream(source) as (stream, exact):
         done, verified = stores.ingest(stream, store, pin, exact=exact)
@@ -40,7 +43,7 @@ def verb(
     changed = done.changed or published.changed
     log.info(
         f"{store}: {done.bundle} number {done.number}: "
-        f"{done.blobs} blobs written, {published.made} names published, "
+        f"{log.count(done.blobs, 'blob')} written, {log.count(published.made, 'name')} published, "
         f"{published.removed} removed"
     )
     if as_json:
@@ -49,7 +52,7 @@ def verb(
 
 @contextmanager
 def _stream(source: str) -> Iterator[tuple[BinaryIO, bool]]:
-    """The bundle's bytes, and whether they end where the archive does."""
+    """Open the bundle; yield its stream, and whether the stream must end where the archive does."""
     if source == "-":
         with open(0, "rb", buffering=0, closefd=False) as stream:
             yield cast("BinaryIO", stream), True

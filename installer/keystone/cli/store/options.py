@@ -1,4 +1,4 @@
-"""Options of several verbs about the store."""
+"""Options that several verbs of `store` share."""
 
 from __future__ import annotations
 
@@ -7,4 +7,6 @@ import click
 from keystone.bundle.model import STORE
 from keystone.cli.options import FOLDER
 
-store_option = click.option("--store", type=FOLDER, default=STORE, show_default=True)
+store_option = click.option(
+    "--store", type=FOLDER, default=STORE, show_default=True, help="Folder of the store."
+)

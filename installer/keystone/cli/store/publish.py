@@ -1,4 +1,4 @@
-"""`keystone-install store publish`: services get the names of what the store has."""
+"""`keystone-install store publish`: publish the content of the store under its names."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ from keystone.store import publish as publishing
 def verb(store: Path, as_json: bool) -> None:
     """Make registry, apt repositories and files match the store."""
     done = publishing.publish(store)
-    log.info(f"{store}: {done.made} names published, {done.removed} removed")
+    log.info(f"{store}: {log.count(done.made, 'name')} published, {done.removed} removed")
     if as_json:
         log.out_json({"changed": done.changed, "made": done.made, "removed": done.removed})

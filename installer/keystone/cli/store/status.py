@@ -1,4 +1,4 @@
-"""`keystone-install store status`: which bundle this host has."""
+"""`keystone-install store status`: show which bundle this host has."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from keystone.store import store as stores
 @store_option
 @json_option
 def verb(store: Path, as_json: bool) -> None:
-    """Which bundle the store holds, and whether all of it."""
+    """Show which bundle the store holds, and whether it is complete."""
     found = stores.status(store)
     if as_json:
         log.out_json(stores.as_json(found))

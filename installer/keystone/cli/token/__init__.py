@@ -1,4 +1,4 @@
-"""`keystone-install token ...`: let a machine in, once."""
+"""`keystone-install token ...`: manage join tokens."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ import click
 from keystone.cli.lazy import Verbs
 
 SUMMARIES = {
-    "create": (
-        "Print the one command to run as root on the machine that joins, or write --to a stick."
-    ),
+    "create": "Create a token with which one machine can join.",
     "list": "Show the tokens of this Primer.",
-    "revoke": "Make a token worthless, and the identity of the machine that joined with it.",
+    "revoke": "Revoke a token and the identity of its worker.",
 }
 MODULES = {name: f"{__name__}.{name}:verb" for name in SUMMARIES}
 

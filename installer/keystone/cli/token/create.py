@@ -1,4 +1,4 @@
-"""`keystone-install token create`: a machine is let in, once."""
+"""`keystone-install token create`: create a token with which one machine can join."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from keystone.join.join_yaml import Join, Worker
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _HOUR, _DAY = 3600, 86400
 _LONGEST = 7 * _DAY
-_HANDED = """{file}
-The CA pin of this site begins with {pin}: the guided way shows the same.
-Whoever has the stick can join with what is on it until then: guard it, and empty it afterwards."""
+_WRITTEN = """{file}
+The CA pin of this site starts with {pin}: the guided installation shows the same.
+Until then anyone who has the stick can join: keep it safe, and erase it afterwards."""
 
 
 class _Duration(click.ParamType[int]):
@@ -36,25 +36,29 @@ class _Duration(click.ParamType[int]):
         found = re.fullmatch(r"([1-9][0-9]{0,6})([smhd])", str(value))
         seconds = int(found[1]) * _UNITS[found[2]] if found else 0
         if not 0 < seconds <= _LONGEST:
-            self.fail(f"{value!r} is no time from 1s to 7d, like 30m or 1h", param, ctx)
+            self.fail(f"{value!r}: write a time from 1s to 7d, such as 30m or 1h", param, ctx)
         return seconds
 
 
 @click.command("create")
-@click.option("--role", type=click.Choice(join.ROLES), default="worker", show_default=True)
-@click.option("--ttl", type=_Duration(), help="At most 7d; by default 1h, with --to 1d.")
+@click.option(
+    "--role", type=click.Choice(join.ROLES), default="worker", show_default=True,
+    help="Role of the machine that joins.",
+)  # fmt: skip
+@click.option("--ttl", type=_Duration(), help="Validity, at most 7d; by default 1h, with --to 1d.")
 @click.option(
     "--to",
     "folder",
     type=EXISTING_FOLDER,
-    help="Stick labelled KEYSTONE: join.yaml on it gets the token, for the installer medium.",
+    help="Folder of a stick labelled KEYSTONE: write the token to its join.yaml, for the "
+    "installer medium.",
 )
-@click.option("--name", help="With --to: the worker's name.")
-@click.option("--machine-serial", help="With --to: the machine's serial number.")
-@click.option("--mac", multiple=True, help="With --to: the MAC of its network card.")
-@click.option("--address", help="With --to: its IPv4 address; without, DHCP gives one.")
+@click.option("--name", help="With --to: name of the worker.")
+@click.option("--machine-serial", help="With --to: serial number of the machine.")
+@click.option("--mac", multiple=True, help="With --to: MAC address of its network card.")
+@click.option("--address", help="With --to: its IPv4 address; without it, DHCP assigns one.")
 @click.option("--disk", help="With --to: serial number of its system disk.")
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def verb(
     role: str,
     ttl: int | None,
@@ -63,12 +67,15 @@ def verb(
     as_json: bool,
     **machine: Any,  # noqa: ANN401 click's own
 ) -> None:
-    """Print the one command to run as root on the machine that joins, or write --to a stick."""
+    """Create a token with which one machine can join.
+
+    Prints the command to run as root on the new worker, or writes the token --to a stick.
+    """
     about = _described(**machine)
     if folder is None and about:
         raise UsageError(
-            "--name, --machine-serial, --mac, --address and --disk go with --to",
-            hint="the printed command takes name and address of the machine on which it is run",
+            "--name, --machine-serial, --mac, --address and --disk need --to",
+            hint="the printed command uses the name and address of the machine where it is run",
         )
     config = join_config.load()
     ca = script.SITE_CA.read_text()
@@ -78,52 +85,56 @@ def verb(
     if folder is None:
         digest = script.write(config, ca_file=script.SITE_CA)
         tokens.add(record)
-        told = {
+        result = {
             "command": script.command(config, token, digest),
             "program": script.program(config, digest),
             "token": str(token),
         }
-        said, text = f"For one {role}, within {log.duration(ttl)}; run there as root:", "{command}"
+        headline = f"Within {log.duration(ttl)}, run this as root on the machine that joins:"
+        text = "{command}"
     else:
         entry = {**join_yaml.entry(token, record.expires, config), **about}
-        begun = join_yaml.begun(config, ca)
-        file = _hand_over(folder / join_yaml.NAME, begun, entry, tokens, record)
-        told = {"file": file, "pin": begun.pin[: join_yaml.SHOWN]}
-        said, text = f"A token for one {role}, within {log.duration(ttl)}:", _HANDED
+        empty = join_yaml.begun(config, ca)
+        file = _add_to_file(folder / join_yaml.NAME, empty, entry, tokens, record)
+        result = {"file": file, "pin": empty.pin[: join_yaml.SHOWN]}
+        headline, text = f"A token for one {role}, valid for {log.duration(ttl)}:", _WRITTEN
     if as_json:
-        log.out_json({"id": record.id, "expires": record.expires, **told})
+        log.out_json({"id": record.id, "expires": record.expires, **result})
         return
-    log.info(said)
-    log.out(text.format(**told))
+    log.info(headline)
+    log.out(text.format(**result))
 
 
 def _described(
     name: str | None, machine_serial: str | None, mac: tuple[str, ...], address: str | None,
     disk: str | None,
 ) -> dict[str, Any]:  # fmt: skip
-    """What the options say of a machine, as an entry of join.yaml has it."""
+    """Return the options that describe a machine as an entry of join.yaml."""
     known = {"serial": machine_serial, "macs": [address.lower() for address in mac]}
     machine = {key: value for key, value in known.items() if value}
-    said = {"name": name, "address": address, "machine": machine, "systemDisk": disk}
-    return {key: value for key, value in said.items() if value}
+    entry = {"name": name, "address": address, "machine": machine, "systemDisk": disk}
+    return {key: value for key, value in entry.items() if value}
 
 
-def _hand_over(
-    file: Path, begun: Join, entry: Mapping[str, Any], tokens: join.Tokens, record: join.Record
+def _add_to_file(
+    file: Path, empty: Join, entry: Mapping[str, Any], tokens: join.Tokens, record: join.Record
 ) -> str:
-    """Write join.yaml with one more token, without those that are worthless here by now."""
+    """Add a token to join.yaml and remove the tokens that are no longer valid here.
+
+    empty: the document to start from when the file does not exist. Returns the path.
+    """
     now = int(tokens.now())
 
-    def dead(worker: Worker) -> bool:
+    def no_longer_valid(worker: Worker) -> bool:
         known = tokens.find(join.Token.parse(worker.token).id)
         elsewhere = "unknown here" if worker.server == entry["server"] else "open"
         state = state_of(known, tokens.claimed(known.id), now) if known else elsewhere
         if state != "open":
-            log.info(f"  left out: {worker.name or 'a worker'}, whose token is {state}")
+            log.info(f"  removed the token of {worker.name or 'a worker'}: it is {state}")
         return state != "open"
 
-    known = join_yaml.load(file) if file.is_file() else begun
-    text = join_yaml.grown(begun, known, dead, entry)
-    tokens.add(record)  # before the file: a token that nobody knows admits nobody
+    known = join_yaml.load(file) if file.is_file() else empty
+    text = join_yaml.grown(empty, known, no_longer_valid, entry)
+    tokens.add(record)  # before the file is written: a token that is not recorded is invalid
     write_whole(file, text.encode(), 0o600)
     return str(file)

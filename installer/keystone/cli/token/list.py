@@ -1,4 +1,4 @@
-"""`keystone-install token list`: the tokens of this Primer."""
+"""`keystone-install token list`: list the tokens of this Primer."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from keystone.join import tokens as join
 
 
 @click.command("list")
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def verb(as_json: bool) -> None:
-    """Show the tokens of this Primer. Their secrets are not kept."""
+    """Show the tokens of this Primer. Their secrets are not stored, so not shown."""
     tokens = join.Tokens(join.DIRECTORY)
     rows = [(record, tokens.claimed(record.id)) for record in tokens.all()]
     now = int(tokens.now())

@@ -1,4 +1,4 @@
-"""`keystone-install token revoke`: a token, and the node that joined with it, are worthless."""
+"""`keystone-install token revoke`: revoke a token and remove the node that joined with it."""
 
 from __future__ import annotations
 
@@ -16,17 +16,20 @@ from keystone.join import tokens as join
 
 @click.command("revoke")
 @click.argument("token_id", required=False)
-@click.option("--node", "name", help="A worker by its name: its token was another Primer's.")
-@click.option("--yes", is_flag=True, help="Take the node out without a question.")
+@click.option(
+    "--node", "name", help="Remove the worker of this name: another Primer created its token."
+)
+@click.option("--yes", is_flag=True, help="Remove the node without asking.")
 def verb(token_id: str | None, name: str | None, *, yes: bool) -> None:
-    """Make a token worthless, and the identity of the machine that joined with it.
+    """Revoke a token and the identity of its worker.
 
-    The API server refuses the node's name from then on; node, pods and requests are deleted: that
-    is asked before.
+    From then on the API server refuses the node's name. The node, its pods and its certificate
+    requests are deleted; the command asks before.
     """
     if (token_id is None) == (name is None):
         raise UsageError(
-            "a token's id, or --node NAME", hint="keystone-install token list, kubectl get nodes"
+            "give either a token's id or --node NAME",
+            hint="list them: keystone-install token list, kubectl get nodes",
         )
     if name is not None:
         _require_named(name, yes=yes)
@@ -46,19 +49,21 @@ def verb(token_id: str | None, name: str | None, *, yes: bool) -> None:
 def _take_out(name: str) -> None:
     cluster.Cluster(cluster.Here()).revoke(name)
     log.info(
-        f"{name} is no node any more and its name is refused; what the machine has read "
-        "it knows: change the secrets of pods that ran there"
+        f"removed node {name}; the API server now refuses its name. The machine still knows all "
+        "that it has read: change the secrets of pods that ran there"
     )
 
 
 def _require_named(name: str, *, yes: bool) -> None:
-    """Raises UsageError for what is no worker's name, RefusedError where the node is to stay."""
+    """Raise UsageError when this is not a worker's name, RefusedError without approval."""
     if not identity.is_name(name) or name in _primers():
-        raise UsageError(f"--node {name[:80]}: no worker's name", hint="kubectl get nodes")
+        raise UsageError(
+            f"--node {name[:80]}: not the name of a worker", hint="list them: kubectl get nodes"
+        )
     if not _confirmed(yes=yes):
         raise RefusedError(
-            f"node {name} stays",
-            hint=f"to take it out: keystone-install token revoke --node {name} --yes",
+            f"node {name}: not removed",
+            hint=f"to remove it: keystone-install token revoke --node {name} --yes",
         )
 
 
@@ -67,30 +72,33 @@ def _primers() -> list[str]:
 
 
 def _confirmed(*, yes: bool) -> bool:
-    question = "Delete it and its pods, and refuse its name?"
+    question = "Delete the node and its pods, and refuse its name?"
     return yes or (sys.stdin.isatty() and click.confirm(question))
 
 
 def _require_worker(name: str) -> None:
-    """The service wrote the name, root acts on it. Raises RefusedError for a Primer's, or none."""
-    known = identity.is_name(name)  # an older site admitted names that this one refuses
+    """Raise RefusedError when the recorded name is a Primer's, or not the name of a node.
+
+    The unprivileged join service recorded the name; root would act on it.
+    """
+    known = identity.is_name(name)  # an older version admitted names that this one refuses
     if not known or name in _primers():
         raise RefusedError(
-            f"the token is revoked, and who used it is not known: {name[:80]!r} is what the join "
-            f"service wrote down, and that is {'a Primer' if known else 'no name of a node'}",
-            hint="look at `kubectl get nodes` for one that you do not know; somebody may have "
-            "changed /var/lib/keystone/join/claims: look at that Primer",
+            f"the token is revoked, but the machine that used it is unknown: the join service "
+            f"recorded {name[:80]!r}, which is {'a Primer' if known else 'not the name of a node'}",
+            hint="check `kubectl get nodes` for an unknown node; somebody may have changed "
+            "/var/lib/keystone/join/claims: examine this Primer",
         )
 
 
 def _require_meant(token_id: str, claim: join.Claim, *, yes: bool) -> None:
-    """Show the node that would go. Raises RefusedError where it is not to."""
+    """Show the node that would be removed. Raises RefusedError without approval."""
     since = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(claim.time))
     shown = f"node {claim.hostname} ({claim.address or 'address not known'}, joined {since})"
     log.info(f"used by {shown}")
     if _confirmed(yes=yes):
         return
     raise RefusedError(
-        f"{shown} stays; its token admits nobody any more",
-        hint=f"to take it out too: keystone-install token revoke {token_id} --yes",
+        f"{shown}: not removed; its token is revoked",
+        hint=f"to remove the node, too: keystone-install token revoke {token_id} --yes",
     )

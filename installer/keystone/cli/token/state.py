@@ -1,4 +1,4 @@
-"""What has become of a token."""
+"""The state of a token."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from keystone.join import tokens as join
 
 
 def state_of(record: join.Record, claim: join.Claim | None, now: int) -> str:
-    """Revoked, expired, used, or open: whoever has it can join. now: seconds since 1970."""
+    """Return revoked, expired, used, or open: a machine can still join. now: s since 1970."""
     if record.revoked:
         return "revoked"
     if now >= record.expires:

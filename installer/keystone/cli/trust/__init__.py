@@ -7,15 +7,21 @@ import click
 from keystone.cli.lazy import Verbs
 
 SUMMARIES = {
-    "init": "Make the trust tree, or finish one that was begun; a complete one stays as it is.",
-    "show": "List every certificate of the tree, with its end and its fingerprint.",
-    "verify": (
-        "Check every certificate, key, signature and the log; exit 7 when something is wrong."
-    ),
+    "init": "Make the trust tree, or finish an incomplete one.",
+    "follow": "Let this worker trust what the site trusts now.",
+    "revoke": "Let etcd refuse certificates whose key leaked.",
+    "rotate": "Replace a CA, the root, or the key of service accounts.",
+    "renew": "Renew what is past two thirds of its life on this Primer, as the timer does.",
+    "seal": "Seal what is in plain text of this Primer's keys, as the timer does.",
+    "show": "List every certificate with its expiry and fingerprint, and what was revoked.",
+    "unseal": "Open this Primer's sealed keys with the help of another Primer.",
+    "verify": "Check every certificate, key, signature and the log.",
 }
-MODULES = {name: f"{__name__}.{name}:verb" for name in SUMMARIES}
+MODULES = {
+    name: f"{__name__}.{name}:{'group' if name == 'rotate' else 'verb'}" for name in SUMMARIES
+}
 
 
 @click.group(cls=Verbs, summaries=SUMMARIES, modules=MODULES)
 def group() -> None:
-    """The site's certificates: who vouches for whom, and until when."""
+    """Make, show, verify, renew, revoke and rotate the site's certificates."""

@@ -1,4 +1,4 @@
-"""Options of all verbs about the trust tree."""
+"""Options that all verbs of `trust` share."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ directory_option = click.option(
     type=click.Path(path_type=Path),
     default=DIRECTORY,
     show_default=True,
-    help="Where the trust tree is.",
+    help="Folder of the trust tree.",
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""`keystone-install trust show`: every certificate of the tree."""
+"""`keystone-install trust show`: list every certificate of the tree."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import click
 
 from keystone import log
 from keystone.cli.trust.options import directory_option
+from keystone.pki import rotation
 from keystone.pki import tree as pki
 
 
 @click.command("show")
 @directory_option
-@click.option("--json", "as_json", is_flag=True, help="For machines; times in ISO 8601, UTC.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with times in ISO 8601, UTC.")
 def verb(directory: Path, as_json: bool) -> None:
-    """List every certificate of the tree, with its end and its fingerprint."""
+    """List every certificate with its expiry and fingerprint, and what was revoked."""
     entries = pki.tree(directory)
     if as_json:
         log.out_json(
@@ -25,7 +26,7 @@ def verb(directory: Path, as_json: bool) -> None:
         return
     now = dt.datetime.now(dt.UTC)
     log.table(
-        ("certificate", "issuer", "until (UTC)", "days left", "SHA-256"),
+        ("certificate", "issuer", "until (UTC)", "days left", "SHA-256", "rotation"),
         [
             (
                 entry.path,
@@ -33,7 +34,10 @@ def verb(directory: Path, as_json: bool) -> None:
                 f"{entry.not_after:%Y-%m-%d %H:%M}",
                 (entry.not_after - now).days,
                 entry.fingerprint[:16],
+                entry.rotation,
             )
             for entry in entries
         ],
     )
+    for one in rotation.read(directory).revoked:
+        log.info(f"revoked since {one.when}: {one.what}, serial {one.serial}, ends {one.until}")

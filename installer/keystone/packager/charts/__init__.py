@@ -1,1 +1,1 @@
-"""Helm charts, and the images that they name."""
+"""Helm charts, and the images that they need."""

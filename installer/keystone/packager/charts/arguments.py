@@ -1,4 +1,4 @@
-"""What containers are told: arguments and variables, as plain words, whatever they are about."""
+"""Arguments and environment variables of containers, as plain strings."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 VARIABLE = frozenset({
     "default", "description", "forceString", "name", "required", "type", "value", "valueFrom",
 })  # fmt: skip
-"""Fields of a variable, and of a parameter of Tekton's and of Argo CD's (forceString)."""
+"""Fields of an environment variable, or a parameter in Tekton and Argo CD (forceString)."""
 CONTAINER = {"container", "script", "stepTemplate"}
-"""One, of an Argo template or a Tekton task: where nothing but fields of a container is in it."""
+"""Keys of a single container, in an Argo template or a Tekton task (see `is_container`)."""
 FIELDS = frozenset({
     "args", "command", "computeResources", "env", "envFrom", "image", "imagePullPolicy",
     "lifecycle", "livenessProbe", "name", "ports", "readinessProbe", "resizePolicy", "resources",
@@ -24,13 +24,13 @@ FIELDS = frozenset({
     "terminationMessagePath", "terminationMessagePolicy", "tty", "volumeDevices", "volumeMounts",
     "workingDir",
 })  # fmt: skip
-"""Of a container (Kubernetes, core/v1); computeResources is Tekton's, source a script of Argo's."""
+"""Fields of a container (Kubernetes core/v1); computeResources is Tekton's, source is Argo's."""
 LONGEST = 512
-"""Characters of a variable that may be a part of an image's name; a longer one is not put in."""
+"""Characters; longer variables are not expanded, because they cannot be part of an image name."""
 
 
 def scalars(value: Mapping[str, Any]) -> dict[str, str]:
-    """The entries that are text or numbers, as text."""
+    """Return the non-empty entries that are strings or numbers, as strings."""
     return {
         str(key): str(entry)
         for key, entry in value.items()
@@ -39,28 +39,31 @@ def scalars(value: Mapping[str, Any]) -> dict[str, str]:
 
 
 def is_variable(entry: object) -> bool:
-    """Whether it is an entry of env: in a pod, or a parameter of a pipeline."""
+    """Whether this is an entry of a pod's env, or a parameter of a pipeline."""
     return isinstance(entry, Mapping) and "name" in entry and not entry.keys() - VARIABLE
 
 
 def is_container(key: str, entry: Mapping[str, Any]) -> bool:
-    """Whether whatever the image of this entry says will be pulled. A lone one may be a picture."""
+    """Whether this is a container, whose image will be pulled.
+
+    An entry with only an image may be a picture, so it does not count.
+    """
     if key not in CONTAINER or not isinstance(entry.get("image"), str):
         return False
     return entry.keys() <= FIELDS and (len(entry) > 1 or key == "stepTemplate")
 
 
-def given(entry: Mapping[str, Any]) -> str:
-    """The value of a variable; "" where it comes from elsewhere."""
+def value_of(entry: Mapping[str, Any]) -> str:
+    """Return the value or default of a variable; "" for valueFrom."""
     value = entry.get("value", entry.get("default"))
     return value if isinstance(value, str) else ""
 
 
 def expanded(container: Mapping[str, Any]) -> dict[str, Any]:
-    """With $(NAME) in arguments and variables replaced, as the kubelet does."""
+    """Return a container with $(NAME) expanded in arguments and variables, as the kubelet does."""
     listed = container.get("env")
     entries = listed if isinstance(listed, list) else []
-    variables = {str(e["name"]): given(e) for e in entries if is_variable(e)}
+    variables = {str(e["name"]): value_of(e) for e in entries if is_variable(e)}
     known = {name: value for name, value in variables.items() if 0 < len(value) <= LONGEST}
 
     def text(value: object) -> object:
@@ -82,13 +85,13 @@ def expanded(container: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def flag(word: str) -> str:
-    """The name of a flag or of an assignment; "" for any other word."""
+    """Return the name of a flag or of an assignment; "" for any other word."""
     name = word.partition("=")[0]
     return name.lstrip("-") if word.startswith("-") or "=" in word else ""
 
 
 def flags(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Each flag with its value, "--x=value" or "--x", "value"; assignments too."""
+    """Yield name and value of each flag ("--x=value" or "--x", "value") and each assignment."""
     for word, following in zip(argv, [*argv[1:], ""], strict=True):
         name, equals, rest = word.partition("=")
         if equals:
@@ -98,5 +101,5 @@ def flags(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def takes_image(before: str) -> bool:
-    """Whether what follows this word is an image: a flag, or `docker pull`."""
-    return before == "pull" or (before.startswith("-") and split_names.mentions(before))
+    """Whether the word after this one is an image: after an image flag, or `docker pull`."""
+    return before == "pull" or (before.startswith("-") and split_names.may_name_image(before))

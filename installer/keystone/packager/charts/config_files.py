@@ -1,7 +1,7 @@
-"""Files inside Kubernetes objects that are no YAML: TOML, INI, properties, XML, scripts.
+"""Read files inside Kubernetes objects that are not YAML: TOML, INI, properties, XML, scripts.
 
-They are read for two things: what is assigned to a key, and the words of a command line. No
-format is parsed in full: what is looked for is the same in all of them.
+This module extracts two things: assignments to keys, and the words of command lines. It does not
+fully parse any format but TOML, because these two look alike in all of them.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _INNER = re.compile(
     r"[\"'](\w*[iI]mage)[\"']\s*:\s*[\"']([^\"'\s]+)[\"']"
     r"|(?<![\w.-])(\w*[iI]mage)\s+=\s+[\"']([^\"'\s]+)[\"']"
 )
-"""Within a line: JSON with templates in it, HCL. PromQL's {image="x"} asks for nothing."""
+"""Within a line: JSON with templates in it, HCL. Not PromQL's {image="x"}, which is a selector."""
 _FROM = re.compile(r"(?m)^FROM[ \t]+(?:--\S+[ \t]+)*(\S+)")
 _TOKEN = re.compile(r"(?:\\.|[^\s\"'\\`;|&()<>]|\"(?:\\.|[^\"\\])*\"|'[^']*')+", re.DOTALL)
 _QUOTED = re.compile(r"\"([^\"]*)\"|'([^']*)'")
 
 
 def toml(text: str) -> dict[str, Any] | None:
-    """A file in TOML; None for anything else."""
+    """Parse TOML; return None for anything else."""
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError):
@@ -42,7 +42,7 @@ def toml(text: str) -> dict[str, Any] | None:
 
 
 def assignments(text: str) -> Iterator[Mapping[str, str]]:
-    """What is assigned to keys, line by line; the keys of one section of an INI file together."""
+    """Yield assignments line by line; those of one section of an INI file together."""
     section: dict[str, str] = {}
     for line in text.splitlines():
         match = _LINE.fullmatch(line)
@@ -62,29 +62,29 @@ def assignments(text: str) -> Iterator[Mapping[str, str]]:
     yield from ({"image": match[1]} for match in _FROM.finditer(text))
 
 
-def texts(value: object, *, coded: bool) -> dict[str, str]:
-    """What a ConfigMap or Secret carries, as far as it is text. coded: in Base64."""
+def texts(value: object, *, encoded: bool) -> dict[str, str]:
+    """Return the text entries of a ConfigMap or Secret. encoded: whether they are in Base64."""
     found = {}
     for key, text in value.items() if isinstance(value, Mapping) else ():
         if isinstance(text, str):
             with suppress(ValueError):
-                found[str(key)] = _decoded(text) if coded else text
+                found[str(key)] = _decoded(text) if encoded else text
     return found
 
 
 def _decoded(text: str) -> str:
-    plain = re.sub(r"[\r\n]", "", text)  # Kubernetes' decoder (Go's) passes over line breaks
+    plain = re.sub(r"[\r\n]", "", text)  # Go's decoder, which Kubernetes uses, skips line breaks
     return base64.b64decode(plain, validate=True).decode()
 
 
 def tokens(text: str) -> list[str]:
-    """The words of a shell script, without quotes; what an operator joins is two words."""
+    """Split a shell script into words without quotes; operators such as && separate words."""
     found = _TOKEN.findall(re.sub(r"\\\r?\n", " ", text))
     return [re.sub(r"\\(.)", r"\1", word.replace('"', "").replace("'", "")) for word in found]
 
 
 def _values(text: str) -> list[str]:
-    """The value of an assignment, or each of a list."""
+    """Return the value of an assignment, or each value of a list."""
     text = text.strip()
     if text.startswith("["):
         return [one or other for one, other in _QUOTED.findall(text)]

@@ -1,9 +1,9 @@
-"""Which images a chart can ask for, and why: what it renders, says of itself, and is said to need.
+"""Find the images that a chart needs, and why: rendered, annotated, or listed in the definition.
 
-Three sources, since none is complete: objects that an installation makes; the annotations
-`artifacthub.io/images` (https://artifacthub.io/docs/topics/annotations/helm) and `helm.sh/images`
-(Helm improvement proposal 15) of the chart and of the subcharts that render something; and images
-that a person says an operator asks for when it runs. Everything here is pure.
+There are three sources, since none is complete: the objects that an installation creates; the
+annotations `artifacthub.io/images` (https://artifacthub.io/docs/topics/annotations/helm) and
+`helm.sh/images` (Helm improvement proposal 15) of the chart and of the subcharts that render
+something; and the run-time images that the definition lists. All functions here are pure.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 ANNOTATIONS = ("artifacthub.io/images", "helm.sh/images")
 SHOWN = 3
-"""Objects that a reason names before it counts."""
+"""Maximum number of objects that a reason lists by name."""
 
 
 @dataclass(frozen=True, order=True)
 class Need:
-    """That a chart asks for an image. how: "renders", "annotation" or "run time"; what: details."""
+    """A chart needs an image. how: "renders", "annotation" or "run time"; what: details."""
 
     image: ImageName
     chart: str
@@ -38,26 +38,27 @@ class Need:
 
 
 def objects(chart: str, text: str) -> list[Any]:
-    """What `helm template` printed. Raises SourceError when that is no YAML."""
+    """Parse the output of `helm template`. Raises SourceError when it is not YAML."""
     try:
         return references.load(text)
     except ValueError as error:
-        raise SourceError(f"chart {chart}: renders what is no YAML: {error}") from error
+        raise SourceError(f"chart {chart}: its rendered output is not YAML: {error}") from error
 
 
 def rendered(chart: str, found: Sequence[Any]) -> Iterator[Need]:
-    """From the objects that it renders."""
+    """Yield the images in rendered objects. Raises SourceError."""
     try:
-        for asked in references.find(found):
-            place = asked.place
-            yield Need(asked.image, chart, "renders", f"{place.kind}/{place.name}")
+        for reference in references.find(found):
+            place = reference.place
+            yield Need(reference.image, chart, "renders", f"{place.kind}/{place.name}")
     except SourceError as error:
         raise SourceError(f"chart {chart}: {error.message}", hint=error.hint) from error
 
 
 def annotated(chart: Chart, values: Mapping[str, Any], text: str) -> Iterator[Need]:
-    """From annotations. values: as given to it; text: rendered, to see which subcharts take part.
+    """Yield the images in annotations of a chart and its enabled subcharts.
 
+    values: those given to the chart. text: the rendered chart, which shows the enabled subcharts.
     Raises SourceError for an annotation that cannot be read.
     """
     yield from _annotations(chart, chart.name, over(chart.values, values))
@@ -67,9 +68,9 @@ def annotated(chart: Chart, values: Mapping[str, Any], text: str) -> Iterator[Ne
 
 
 def apis(found: Sequence[Any]) -> Iterator[str]:
-    """The APIs that CustomResourceDefinitions in it add: "group/version" and with "/Kind".
+    """Yield the APIs that CustomResourceDefinitions add: "group/version", "group/version/Kind".
 
-    `helm template` renders what no cluster would take: such a definition adds nothing.
+    Skips invalid definitions: `helm template` renders them, but no cluster would accept them.
     """
     for value in found:
         if isinstance(value, dict) and value.get("kind") == "CustomResourceDefinition":
@@ -81,7 +82,7 @@ def apis(found: Sequence[Any]) -> Iterator[str]:
 
 
 def why(needs: Iterable[Need]) -> str:
-    """All reasons in one line: "chart x renders Deployment/a, Job/b; annotation ... of chart x"."""
+    """Join reasons in one line: "chart x renders Job/a, Job/b; annotation ... of chart x"."""
     reasons: dict[tuple[str, str], list[str]] = {}
     for need in needs:
         known = reasons.setdefault((need.chart, need.how), [])
@@ -98,8 +99,8 @@ def _reason(chart: str, how: str, what: list[str]) -> str:
         )
     if how == "annotation":
         return f"annotation {', '.join(what)} of chart {chart}"
-    said = ", ".join(filter(None, what))
-    return f"run-time image of chart {chart}" + (f": {said}" if said else "")
+    details = ", ".join(filter(None, what))
+    return f"run-time image of chart {chart}" + (f": {details}" if details else "")
 
 
 def _annotations(chart: Chart, owner: str, values: Mapping[str, Any]) -> Iterator[Need]:
@@ -107,18 +108,19 @@ def _annotations(chart: Chart, owner: str, values: Mapping[str, Any]) -> Iterato
         text = chart.annotations.get(key, "")
         try:
             for entry in (references.load(text) or [[]])[0]:
-                if _holds(str(entry.get("condition") or ""), values):
+                if _condition_holds(str(entry.get("condition") or ""), values):
                     image = ImageName.parse(str(entry["image"]))
                     yield Need(image, owner, "annotation", key)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise SourceError(
                 f"chart {chart.name} {chart.version}: annotation {key} cannot be read: {error}",
-                hint="tell its authors; until then take the images as runtimeImages from a copy",
+                hint="report it to the chart's authors; until then use a copy of the chart without "
+                "it, and list its images as runtimeImages",
             ) from error
 
 
-def _holds(condition: str, values: Mapping[str, Any]) -> bool:
-    """As helm takes conditions of dependencies: only an explicit false says no."""
+def _condition_holds(condition: str, values: Mapping[str, Any]) -> bool:
+    """Evaluate a condition as helm does for dependencies: only an explicit false is false."""
     value: object = values
     for key in condition.split(".") if condition else ():
         value = value.get(key) if isinstance(value, dict) else None
@@ -126,7 +128,7 @@ def _holds(condition: str, values: Mapping[str, Any]) -> bool:
 
 
 def over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Values laid over others, as helm does it with values files."""
+    """Merge values over others, as helm does with values files."""
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)

@@ -1,7 +1,7 @@
-"""Names of images, and what counts as one where: github.com/distribution/reference.
+"""Parse image names (github.com/distribution/reference), and decide which texts are image names.
 
-"busybox" is docker.io/library/busybox:latest. A rule takes a text and gives the image that it
-names there, or None.
+"busybox" is docker.io/library/busybox:latest. A rule takes a text and returns the image that it
+names, or None. Which rule applies depends on where the text is.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 
 HUB = "docker.io"
 HUB_NAMES = frozenset({HUB, "index.docker.io", "registry-1.docker.io"})
-"""Docker Hub; what goes by one of these names is there, whichever it was."""
+"""All of these names are Docker Hub."""
 OFFICIAL = "library/"
-"""Where Docker Hub keeps images whose name has one part."""
+"""Docker Hub's namespace for images whose name has a single part."""
 DIGEST = r"sha256:[0-9a-f]{64}"
 _LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
 _PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
@@ -26,7 +26,7 @@ _NAME = re.compile(
 )
 _SHA512 = re.compile(r"sha512:[0-9a-f]{128}")
 TRANSPORT = "docker://"
-"""How KubeVirt's importer and skopeo write "a registry's image" (containers-transports(5))."""
+"""KubeVirt's and skopeo's prefix for an image in a registry (containers-transports(5))."""
 _VERSION_WORDS = {"latest", "stable", "main", "master", "edge", "nightly"}
 _LOCAL_NAMES = (".svc", ".local", ".internal", ".localdomain")
 _TEMPLATE = re.compile(r"\{\{|\}\}|\$\(|\$\{|%s|<[a-zA-Z]")
@@ -35,7 +35,7 @@ _FILE = re.compile(r"\.(png|jpe?g|svg|gif|ico|webp|iso|img|raw|qcow2|vmdk|efi|[t
 
 @dataclass(frozen=True, order=True)
 class ImageName:
-    """An image as a node would pull it: host and repository always there, tag or digest or both."""
+    """An image as a node pulls it: with host and repository, and with tag, digest or both."""
 
     host: str
     repository: str
@@ -44,7 +44,7 @@ class ImageName:
 
     @property
     def name(self) -> str:
-        """Without tag and digest: "docker.io/library/busybox"."""
+        """The name without tag and digest: "docker.io/library/busybox"."""
         return f"{self.host}/{self.repository}"
 
     def __str__(self) -> str:
@@ -53,16 +53,16 @@ class ImageName:
 
     @classmethod
     def parse(cls, text: str) -> ImageName:
-        """From a full or a short name. Raises ValueError when no node could pull it."""
+        """Parse a full or a short name. Raises ValueError when a node could not pull it."""
         match = _NAME.fullmatch(text.strip())
         if match is None:
             raise ValueError(f"{text!r} is not the name of an image")
         host, repository = match["host"] or "", match["repository"]
         if not host and repository == "sha256":
-            raise ValueError(f"{text!r} is not the name of an image, but a digest")
+            raise ValueError(f"{text!r} is not the name of an image: it is a digest")
         if host and not ("." in host or ":" in host or host == "localhost"):
             if host != host.lower():
-                raise ValueError(f"{text!r} is not the name of an image: upper case")
+                raise ValueError(f"{text!r} is not the name of an image: it has upper-case letters")
             host, repository = "", f"{host}/{repository}"
         host = of_hub(host or HUB)
         if host == HUB and "/" not in repository:
@@ -72,13 +72,13 @@ class ImageName:
 
 
 def of_hub(name: str) -> str:
-    """A registry's name, or what begins with it; Docker Hub's by the one that is used here."""
+    """Replace any of Docker Hub's names at the start of `name` by docker.io."""
     host, slash, rest = name.partition("/")
     return f"{HUB if host in HUB_NAMES else host}{slash}{rest}"
 
 
 def spellings(name: str) -> frozenset[str]:
-    """Every host/repository that means this one: "docker.io/busybox" for library/busybox."""
+    """Return all spellings of a host/repository: "docker.io/busybox" for library/busybox."""
     host, _, repository = of_hub(name).partition("/")
     if host != HUB:
         return frozenset({name})
@@ -91,12 +91,12 @@ Rule = Callable[[str], ImageName | None]
 
 
 def anything(text: str) -> ImageName | None:
-    """The image of a container: whatever is written there will be pulled."""
+    """Rule for a container's image: a node pulls whatever name is there."""
     if _TEMPLATE.search(text):
         return None
     name, at, digest = text.strip().partition("@")
     try:
-        if at and _SHA512.fullmatch(digest):  # for whoever says that it cannot be carried
+        if at and _SHA512.fullmatch(digest):  # image_list reports that bundles do not support it
             found = ImageName.parse(name)
             return replace(
                 found, tag=found.tag if name.endswith(f":{found.tag}") else "", digest=digest
@@ -107,7 +107,7 @@ def anything(text: str) -> ImageName | None:
 
 
 def named(text: str) -> ImageName | None:
-    """Something that is called an image: it names a tag, a digest or a registry with a path."""
+    """Rule under image keys: the text has a tag, a digest, or a registry and a path."""
     image = anything(text)
     if image is None:
         return None
@@ -122,18 +122,18 @@ def named(text: str) -> ImageName | None:
 
 
 def transported(text: str) -> ImageName | None:
-    """The same behind TRANSPORT."""
+    """Rule `named`, after an optional TRANSPORT."""
     return named(text.removeprefix(TRANSPORT))
 
 
 def whole(text: str) -> ImageName | None:
-    """What is called the base of an image: an operator adds its own tag where there is none."""
+    """Rule under base image keys: only with tag or digest; else an operator adds its own tag."""
     image = named(text)
     return image if image and re.search(r":\w[\w.-]*$|@", text.strip()) else None
 
 
 def plain(text: str) -> ImageName | None:
-    """Any text: a registry's name, a path, and a tag that reads like a version, or a digest."""
+    """Rule for any other text: registry, path, and a digest or a tag that looks like a version."""
     image = anything(text) if "/" in text else None
     if image is None or not text.strip().startswith(f"{image.host}/"):
         return None

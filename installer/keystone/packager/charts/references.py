@@ -1,13 +1,13 @@
-"""Which images Kubernetes objects ask for, and where each one stands.
+"""Find the image references in Kubernetes objects, and where each one is.
 
-Objects are what YAML or JSON gives: plain dicts, lists and scalars. Three kinds of places differ in
-what counts as a reference, so that ordinary text is never taken for one:
+Objects are parsed YAML or JSON: plain dicts, lists and scalars. What counts as a reference depends
+on its place, so that ordinary text is never mistaken for one:
 
-  container  `image` of a container in any pod spec, or an image volume: whatever is written there
-  image      a key, flag or variable that speaks of an image: a name with host, tag or digest
+  container  `image` of a container in any pod spec, or an image volume: any image name
+  image      a key, flag or variable for an image: a name with host, tag or digest
   text       any other string: only host/path:tag with a tag like a version, or a digest
 
-What is a name says `image_names`, what keys mean `split_names`.
+`image_names` defines what a name is, `split_names` what keys mean.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ import yaml
 from keystone.errors import SourceError
 from keystone.packager.charts import arguments, config_files, image_names, split_names
 from keystone.packager.charts.image_names import ImageName
-from keystone.packager.charts.split_names import Around
+from keystone.packager.charts.split_names import Context
 
 CONTAINERS = re.compile(r".*[cC]ontainers|steps|sidecars")
-"""Of pods, of Tekton's tasks and Argo's workflows, and what operators add to pods."""
+"""Lists of containers in pods, Tekton tasks, Argo workflows, and additions of operators to pods."""
 FILES = {"data", "stringData", "binaryData"}
 _INSIDE = re.compile(r"\s*(?:[{\[]|[\"']?[\w.\-/]+[\"']?:\s)")
-"""How YAML or JSON inside a string begins."""
+"""The start of YAML or JSON inside a string."""
 _SPLIT = re.compile(r"[\s\"'`=,;|&()<>\[\]{}]+")
 _PROSE = {"description", "message", "summary", "title", "notes"}
 NO_YAML = (yaml.YAMLError, RecursionError, LookupError, AttributeError)
-"""What PyYAML raises; the last two for `!!bool x`, `!!int ""`, `!!timestamp x`."""
+"""PyYAML's exceptions; the last two for `!!bool x`, `!!int ""`, `!!timestamp x`."""
 _MAX_DEPTH = 100
-"""Keys and indexes of a place that is looked at."""
+"""Keys and indexes in the path of a place; deeper values are skipped."""
 MAX_NESTED = 500
-"""Mappings and lists in each other in one YAML text; libyaml's composer overflows the C stack."""
+"""Nesting depth of one YAML text; without a limit libyaml's composer overflows the C stack."""
 MAX_MERGED = 2_000_000
-"""Entries that mappings of one YAML text have in all, with what `<<` brings them."""
+"""Total number of entries of all mappings in one YAML text, including those merged by `<<`."""
 MAX_EFFORT = 5_000_000
-"""Nodes, and 16 characters of text each, in all: 10 MB; YAML aliases make any number."""
+"""Nodes to visit in all, 16 characters of text counting as one; YAML aliases can multiply both."""
 
 
 @dataclass(frozen=True, order=True)
 class Place:
-    """Where something stands. path: JSONPath (RFC 9535) from the object, "$.spec.image"."""
+    """The place of a value. path: JSONPath (RFC 9535) in the object, "$.spec.image"."""
 
     kind: str
     namespace: str
@@ -58,8 +58,8 @@ class Place:
 
 
 @dataclass(frozen=True, order=True)
-class Asked:
-    """One reference: the image, where it stands, as it is written, in what kind of place."""
+class Found:
+    """One reference: the image, its place, the text as written, and the kind of place (how)."""
 
     image: ImageName
     place: Place
@@ -68,31 +68,31 @@ class Asked:
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """YAML without dates and "=": kube manifests are read as JSON, which has neither.
+    """YAML without dates and "=": Kubernetes reads manifests as JSON, which has neither.
 
-    Strangers write it, so it neither nests nor merges without bounds.
+    Its input is untrusted, so nesting and merging have limits.
     """
 
     nested = merged = 0
 
     def descend_resolver(self, parent: object, index: object) -> None:
-        """The composer calls this before each node."""
+        """Count nesting. The composer calls this before each node."""
         self.nested += 1
         if self.nested > MAX_NESTED:
             raise yaml.YAMLError(f"nested deeper than {MAX_NESTED}")
         super().descend_resolver(parent, index)
 
     def ascend_resolver(self) -> None:
-        """And this after it."""
+        """Count nesting. The composer calls this after each node."""
         self.nested -= 1
         super().ascend_resolver()
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """The constructor calls this for each mapping, and for each that one takes in by `<<`."""
+        """Count entries. The constructor calls this for each mapping, also those merged by `<<`."""
         super().flatten_mapping(node)
         self.merged += len(node.value)
         if self.merged > MAX_MERGED:
-            raise yaml.YAMLError(f"mappings of more than {MAX_MERGED} entries")
+            raise yaml.YAMLError(f"its mappings have more than {MAX_MERGED} entries")
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -102,22 +102,22 @@ _Loader.yaml_implicit_resolvers = {
 
 
 def load(text: str) -> list[Any]:
-    """The documents of a YAML or JSON stream. Raises ValueError when it is neither."""
+    """Parse the documents of a YAML or JSON stream. Raises ValueError when it is neither."""
     try:
         return [value for value in yaml.load_all(text, _Loader) if value is not None]
     except NO_YAML as error:
         raise ValueError(str(error).replace("\n", " ")) from error
 
 
-def find(objects: Sequence[Any]) -> Iterator[Asked]:
-    """Every image reference in these objects, in their order; lists are opened.
+def find(objects: Sequence[Any]) -> Iterator[Found]:
+    """Yield every image reference in these objects and in List objects, in order.
 
-    Raises SourceError for what is made to be looked through for ever.
+    Raises SourceError for objects that would take more than MAX_EFFORT.
     """
     yield from _find(objects, _Effort())
 
 
-def _find(objects: Sequence[Any], effort: _Effort) -> Iterator[Asked]:
+def _find(objects: Sequence[Any], effort: _Effort) -> Iterator[Found]:
     for value in objects:
         owner = _owner(value if isinstance(value, Mapping) else {})
         effort.spend(owner, "$")
@@ -132,7 +132,7 @@ def _find(objects: Sequence[Any], effort: _Effort) -> Iterator[Asked]:
 
 
 def in_text(text: str) -> Iterator[str]:
-    """Full references that stand in prose or in a script, as they are written."""
+    """Yield the full references in prose or in a script, as written."""
     for word in _SPLIT.split(text):
         candidate = word.rstrip(".:")
         if image_names.plain(candidate) is not None:
@@ -147,56 +147,56 @@ def _owner(value: Mapping[str, Any]) -> Place:
 
 
 class _Effort:
-    """What may still be looked through."""
+    """The remaining number of nodes to visit."""
 
     def __init__(self) -> None:
         self.left = MAX_EFFORT
 
     def spend(self, owner: Place, at: str, text: str = "") -> None:
-        """One node, or a text, at this place. Raises SourceError when it is too much in all."""
+        """Count a node or a text. Raises SourceError when the total exceeds MAX_EFFORT."""
         self.left -= 1 + len(at) // 64 + len(text) // 16
         if self.left < 0:
             raise SourceError(
-                f"{owner} {at[:90]}: more to look through than in any honest chart",
-                hint="look at the object: YAML aliases make much of a few lines; tell its authors",
+                f"{owner} {at[:90]}: too large: more than {MAX_EFFORT} values to search",
+                hint="inspect the object: YAML aliases can multiply a few lines; tell its authors",
             )
 
 
 class _Walk:
-    """Goes through one object and remembers whose it is, and what holds where it is."""
+    """Walks through one object, with its owner and the context of the current mapping."""
 
     def __init__(self, owner: Place, effort: _Effort) -> None:
         self.owner = owner
         self.effort = effort
-        self.around = Around()
+        self.context = Context()
 
     def _too_deep(self, at: str) -> bool:
         self.effort.spend(self.owner, at)
         return at.count(".") + at.count("[") > _MAX_DEPTH
 
-    def mapping(self, value: Mapping[str, Any], at: str, key: str) -> Iterator[Asked]:
-        """A dict: first what its shape says, then what is in it."""
+    def mapping(self, value: Mapping[str, Any], at: str, key: str) -> Iterator[Found]:
+        """Search a mapping: first for names split over its fields, then in its entries."""
         if self._too_deep(at):
             return
-        fields, before = arguments.scalars(value), self.around
+        fields, before = arguments.scalars(value), self.context
         shared = value.get("global")
         if isinstance(shared, Mapping):
-            self.around = split_names.under(arguments.scalars(shared), before)
+            self.context = split_names.beside_global(arguments.scalars(shared), before)
         done: set[str] = set()
-        for joined in split_names.joined(fields, key, self.around):
+        for joined in split_names.joined(fields, key, self.context):
             done |= joined.keys
-            yield from self._give(joined.text, at, "image", image_names.named)
-        self.around = split_names.inside(fields, key, self.around)
+            yield from self._match(joined.text, at, "image", image_names.named)
+        self.context = split_names.nested(fields, key, self.context)
         for inner, child in value.items():
             name = str(inner)
-            # What stands in a status was asked for elsewhere.
+            # A status reports images; other fields ask for them.
             if name in done or name in _PROSE or (at == "$" and name == "status"):
                 continue
             yield from self._member(name, child, _step(at, name), key)
-        self.around = before
+        self.context = before
 
-    def _member(self, key: str, child: object, at: str, parent: str) -> Iterator[Asked]:
-        """One entry of a dict, by what its key says about it."""
+    def _member(self, key: str, child: object, at: str, parent: str) -> Iterator[Found]:
+        """Search one entry of a mapping, by the meaning of its key."""
         if CONTAINERS.fullmatch(key) and isinstance(child, list):
             yield from self._containers(child, at)
         elif key in {"args", "command"} and isinstance(child, list):
@@ -206,19 +206,19 @@ class _Walk:
         elif isinstance(child, Mapping) and arguments.is_container(key, child):
             yield from self._container(child, at)
         elif key in FILES and self.owner.kind in {"ConfigMap", "Secret"}:
-            coded = key == "binaryData" or (key == "data" and self.owner.kind == "Secret")
-            yield from self._files(child, at, coded=coded)
+            encoded = key == "binaryData" or (key == "data" and self.owner.kind == "Secret")
+            yield from self._files(child, at, encoded=encoded)
         elif key == "image" and isinstance(child, Mapping) and "reference" in child:
-            yield from self._give(
+            yield from self._match(
                 child["reference"], f"{at}.reference", "container", image_names.anything
             )
         elif isinstance(child, str) and split_names.words(parent)[-1:] == ["images"]:
-            # `images: {proxy: quay.io/x:v1}`: the name of the dict speaks for its entries.
+            # `images: {proxy: quay.io/x:v1}`: the mapping's key says that its entries are images.
             yield from self._text(child, at, "image", image_names.named)
         elif key != "labels" and not key.endswith("last-applied-configuration"):
             yield from self._value(child, at, key)
 
-    def _value(self, value: object, at: str, key: str) -> Iterator[Asked]:
+    def _value(self, value: object, at: str, key: str) -> Iterator[Found]:
         if isinstance(value, Mapping):
             yield from self.mapping(value, at, key)
         elif self._too_deep(at):
@@ -229,49 +229,49 @@ class _Walk:
             for index, entry in enumerate(value):
                 yield from self._value(entry, f"{at}[{index}]", key)
         elif isinstance(value, str):
-            speaks = split_names.speaks(key)
-            rule = _rule(key, speaks)
-            if (speaks or key == "url") and value.startswith(image_names.TRANSPORT):
+            about_image = split_names.is_image_key(key)
+            rule = _rule(key, about_image)
+            if (about_image or key == "url") and value.startswith(image_names.TRANSPORT):
                 rule = image_names.transported
-            yield from self._text(value, at, "image" if speaks else "text", rule)
+            yield from self._text(value, at, "image" if about_image else "text", rule)
 
-    def _text(self, text: str, at: str, how: str, rule: image_names.Rule) -> Iterator[Asked]:
-        """A value, a list of values, or a file."""
+    def _text(self, text: str, at: str, how: str, rule: image_names.Rule) -> Iterator[Found]:
+        """Search a text: one value, a list of values, or an embedded file."""
         self.effort.spend(self.owner, at, text)
-        found = list(self._give(text, at, how, rule))
+        found = list(self._match(text, at, how, rule))
         inside = not found and ("\n" in text or _INSIDE.match(text))
         for word in _SPLIT.split(text) if not found else ():
             if word != text and (rule is not image_names.plain or not inside):
-                found += self._give(word, at, how, rule)
+                found += self._match(word, at, how, rule)
         found += self._embedded(text, at) if inside else ()
-        yield from {asked.image: asked for asked in found}.values()
+        yield from {one.image: one for one in found}.values()
 
-    def _containers(self, value: Sequence[Any], at: str) -> Iterator[Asked]:
+    def _containers(self, value: Sequence[Any], at: str) -> Iterator[Found]:
         for index, container in enumerate(value):
             if isinstance(container, Mapping):
                 yield from self._container(container, f"{at}[{index}]")
 
-    def _container(self, container: Mapping[str, Any], at: str) -> Iterator[Asked]:
+    def _container(self, container: Mapping[str, Any], at: str) -> Iterator[Found]:
         image = container.get("image")
-        # Istio's webhook puts its own image where a chart writes "auto".
+        # Istio's webhook replaces the image "auto" by its own.
         if isinstance(image, str) and image != "auto":
-            yield from self._give(image, f"{at}.image", "container", image_names.anything)
+            yield from self._match(image, f"{at}.image", "container", image_names.anything)
         rest = {k: v for k, v in container.items() if k != "image" or not isinstance(v, str)}
         yield from self.mapping(arguments.expanded(rest), at, "")
 
-    def _arguments(self, argv: Sequence[str], places: Sequence[str]) -> Iterator[Asked]:
-        """Flags, "--x=value" or "--x", "value"; assignments; and scripts behind `sh -c`.
+    def _arguments(self, argv: Sequence[str], places: Sequence[str]) -> Iterator[Found]:
+        """Search flags, "--x=value" or "--x", "value"; assignments; and scripts after `sh -c`.
 
-        places: where each word stands.
+        places: the path of each word.
         """
         flags = dict(arguments.flags(argv))
         done: set[str] = set()
-        for joined in split_names.joined(flags, "", self.around):
+        for joined in split_names.joined(flags, "", self.context):
             done |= joined.keys
             at = next(
                 p for w, p in zip(argv, places, strict=True) if arguments.flag(w) in joined.keys
             )
-            yield from self._give(joined.text, at, "argument", image_names.named)
+            yield from self._match(joined.text, at, "argument", image_names.named)
         before = ""
         for word, at in zip(argv, places, strict=True):
             flag, equals, rest = word.partition("=")
@@ -280,7 +280,7 @@ class _Walk:
             ):
                 pass
             elif re.fullmatch(r"-*[A-Za-z_][\w.-]*", flag) and equals:
-                rule = _rule(flag, split_names.mentions(flag))
+                rule = _rule(flag, split_names.may_name_image(flag))
                 yield from self._text(rest, at, "argument", rule)
             elif arguments.takes_image(before) and not word.startswith("-"):
                 yield from self._text(word, at, "argument", _rule(before, True))
@@ -288,42 +288,42 @@ class _Walk:
                 yield from self._embedded(word, at)
             else:
                 for text in in_text(word):
-                    yield from self._give(text, at, "argument", image_names.plain)
+                    yield from self._match(text, at, "argument", image_names.plain)
             before = word
 
-    def _environment(self, value: Sequence[Any], at: str) -> Iterator[Asked]:
-        """Variables of a container, parameters of a pipeline: name, and value or default."""
-        texts = {str(entry["name"]): arguments.given(entry) for entry in value}
+    def _environment(self, value: Sequence[Any], at: str) -> Iterator[Found]:
+        """Search a container's variables or a pipeline's parameters: name, and value or default."""
+        texts = {str(entry["name"]): arguments.value_of(entry) for entry in value}
         places = {str(entry["name"]): index for index, entry in reversed([*enumerate(value)])}
         done: set[str] = set()
-        for joined in split_names.joined(texts, "", self.around):
+        for joined in split_names.joined(texts, "", self.context):
             done |= joined.keys
             index = min(places[key] for key in joined.keys)
-            yield from self._give(
+            yield from self._match(
                 joined.text, f"{at}[{index}].value", "environment", image_names.named
             )
         for index, entry in enumerate(value):
-            name, text = str(entry["name"]), arguments.given(entry)
+            name, text = str(entry["name"]), arguments.value_of(entry)
             if name in done or not text:
                 continue
-            rule = _rule(name, split_names.mentions(name))
+            rule = _rule(name, split_names.may_name_image(name))
             yield from self._text(text, f"{at}[{index}].value", "environment", rule)
 
-    def _files(self, value: object, at: str, *, coded: bool) -> Iterator[Asked]:
-        """What a ConfigMap or Secret carries: a value, a YAML or JSON file, a script."""
-        texts = config_files.texts(value, coded=coded)
+    def _files(self, value: object, at: str, *, encoded: bool) -> Iterator[Found]:
+        """Search the entries of a ConfigMap or Secret: values, YAML or JSON files, scripts."""
+        texts = config_files.texts(value, encoded=encoded)
         done: set[str] = set()
         lines = {key: text for key, text in texts.items() if "\n" not in text}
-        for joined in split_names.joined(lines, "", self.around):
+        for joined in split_names.joined(lines, "", self.context):
             done |= joined.keys
-            yield from self._give(joined.text, at, "image", image_names.named)
+            yield from self._match(joined.text, at, "image", image_names.named)
         for key, text in texts.items():
             if key not in done:
-                rule = _rule(key, split_names.speaks(key) or split_names.mentions(key))
+                rule = _rule(key, split_names.is_image_key(key) or split_names.may_name_image(key))
                 yield from self._text(text, _step(at, key), "image", rule)
 
-    def _embedded(self, text: str, at: str) -> Iterator[Asked]:
-        """A file inside an object. What does not parse is looked through line by line."""
+    def _embedded(self, text: str, at: str) -> Iterator[Found]:
+        """Search a file inside an object; line by line if it does not parse."""
         self.effort.spend(self.owner, at, text)
         try:
             documents = load(text)
@@ -333,29 +333,29 @@ class _Walk:
             if isinstance(value, Mapping | list):
                 yield from self._value(value, at, "")
             elif isinstance(value, str):
-                # One name often stands in a line and among a script's words.
+                # The same name is often found by line and again among a script's words.
                 found = [*self._lines(text, at), *self._script(text, at)]
-                yield from {asked.image: asked for asked in found}.values()
+                yield from {one.image: one for one in found}.values()
 
-    def _lines(self, text: str, at: str) -> Iterator[Asked]:
+    def _lines(self, text: str, at: str) -> Iterator[Found]:
         for fields in config_files.assignments(text):
             done: set[str] = set()
-            for joined in split_names.joined(fields, "", self.around):
+            for joined in split_names.joined(fields, "", self.context):
                 done |= joined.keys
-                yield from self._give(joined.text, at, "image", image_names.named)
+                yield from self._match(joined.text, at, "image", image_names.named)
             for key, value in fields.items():
-                if key not in done and split_names.speaks(key):
-                    yield from self._give(value, at, "image", _rule(key, True))
+                if key not in done and split_names.is_image_key(key):
+                    yield from self._match(value, at, "image", _rule(key, True))
 
-    def _script(self, text: str, at: str) -> Iterator[Asked]:
+    def _script(self, text: str, at: str) -> Iterator[Found]:
         argv = config_files.tokens(text)
         argv = [word for word in argv if not re.search(r"\s", word)]
         yield from self._arguments(argv, [at] * len(argv))
         for word in in_text(text):
-            yield from self._give(word, at, "image", image_names.plain)
+            yield from self._match(word, at, "image", image_names.plain)
 
-    def schema(self, value: object, at: str, key: str) -> Iterator[Asked]:
-        """A custom resource's schema asks for an image only by a default."""
+    def schema(self, value: object, at: str, key: str) -> Iterator[Found]:
+        """Search a custom resource's schema: only its defaults can ask for an image."""
         if self._too_deep(at):
             return
         if isinstance(value, list):
@@ -369,9 +369,9 @@ class _Walk:
             if isinstance(field, Mapping) and isinstance(field.get("default"), str | int | float)
         }
         done: set[str] = set()
-        for joined in split_names.joined(arguments.scalars(defaults), key, self.around):
+        for joined in split_names.joined(arguments.scalars(defaults), key, self.context):
             done |= joined.keys
-            yield from self._give(joined.text, at, "image", image_names.named)
+            yield from self._match(joined.text, at, "image", image_names.named)
         if "default" in value:
             yield from self._member(key, value["default"], f"{at}.default", "")
         for inner, child in value.items():
@@ -381,17 +381,17 @@ class _Walk:
             if inner not in {"default", "example", "enum", "description"}:
                 yield from self.schema(child, _step(at, str(inner)), name)
 
-    def _give(self, text: object, at: str, how: str, rule: image_names.Rule) -> Iterator[Asked]:
+    def _match(self, text: object, at: str, how: str, rule: image_names.Rule) -> Iterator[Found]:
         image = rule(text) if isinstance(text, str) else None
         if image is not None:
             owner = self.owner
             place = Place(owner.kind, owner.namespace, owner.name, at)
-            yield Asked(image, place, str(text).strip(), how)
+            yield Found(image, place, str(text).strip(), how)
 
 
-def _rule(key: str, speaks: bool) -> image_names.Rule:
-    """What counts under a key, flag or variable that speaks of an image, or does not."""
-    if not speaks:
+def _rule(key: str, about_image: bool) -> image_names.Rule:
+    """Return the rule for a key, flag or variable. about_image: whether it is for an image."""
+    if not about_image:
         return image_names.plain
     return image_names.whole if "base" in split_names.words(key) else image_names.named
 

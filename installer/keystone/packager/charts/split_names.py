@@ -1,9 +1,9 @@
-"""What keys say of images, and names that stand in several keys: repository here, tag there.
+"""Recognize keys for images, and join names that are split over keys, such as repository and tag.
 
-Keys are read by their words, however they are joined: "helperImage", "helper_image",
-"HELPER_IMAGE", "spark.helper.image". Which keys belong together their other words say:
-controllerImage and controllerImageVersion, AGENT_IMAGE_REPOSITORY and AGENT_IMAGE_TAG.
-Everything here is pure and knows text only; what a name is says `references`.
+Keys are split into words in any style: "helperImage", "helper_image", "HELPER_IMAGE",
+"spark.helper.image". Keys belong together when their other words are equal: controllerImage and
+controllerImageVersion, AGENT_IMAGE_REPOSITORY and AGENT_IMAGE_TAG. All functions here are pure and
+work on text only; `references` decides what is an image name.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 IMAGE = ("image", "images")
 CALLED = frozenset({"name", "names", "ref", "reference", "url", "uri", "default", "override"})
-"""Words after "image" that leave it an image's name."""
+"""Words after "image" in keys whose value is still an image's name."""
 SLOTS = {
     "registry": "prefix", "hub": "prefix",
     "repository": "repository", "repo": "repository", "name": "name",
@@ -27,12 +27,12 @@ SLOTS = {
 }  # fmt: skip
 VERSIONS = frozenset({"tag", "version", "digest"})
 KUBEADM = {"dns": "coredns", "local": "etcd"}
-"""What kubeadm puts behind imageRepository, in `dns` and in `etcd.local` of its configuration."""
+"""Names that kubeadm appends to imageRepository in `dns` and `etcd.local` of its configuration."""
 OTHER = frozenset({
     "address", "dir", "endpoint", "format", "host", "hub", "path", "policy", "port", "prefix",
     "registries", "secret", "secrets", "server", "size", "threshold", "type", *SLOTS,
 }) - CALLED  # fmt: skip
-"""Last words of a key that is about images and names none."""
+"""Last words of keys that are about images but whose value is not an image's name."""
 _IMAGE = re.compile("(images$|image)")
 _WORD = re.compile(r"[A-Z]+(?![a-z])\d*|[A-Z]?[a-z]+\d*|\d+")
 _KUSTOMIZE = {"newName": "name", "newTag": "tag"}
@@ -41,21 +41,21 @@ _HOST = re.compile(r"[\w-]+(\.[\w-]+)*(:\d+)?(/[\w./-]+)?")
 
 
 def words(key: str) -> list[str]:
-    """The words of a key in lower case: "helperImageName" is helper, image, name."""
+    """Return the words of a key in lower case: "helperImageName" is helper, image, name."""
     found = (part for word in _WORD.findall(key) for part in _IMAGE.split(word.lower()))
     return [part for part in found if part]
 
 
-def speaks(key: str) -> bool:
-    """Whether what stands under this key is called an image: "workerImage", "image_name"."""
+def is_image_key(key: str) -> bool:
+    """Whether the value of this key is an image: "workerImage", "image_name"."""
     found = words(key)
     while found and found[-1] in CALLED:
         found.pop()
     return bool(found) and found[-1] in IMAGE
 
 
-def mentions(key: str) -> bool:
-    """Whether a flag or variable may name an image: "RELATED_IMAGE_X", "--image-of-agent"."""
+def may_name_image(key: str) -> bool:
+    """Whether a flag or variable may have an image as value: "RELATED_IMAGE_X", "--agent-image"."""
     found = words(key)
     if found[:2] == ["related", "image"]:
         return True
@@ -63,10 +63,11 @@ def mentions(key: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Around:
-    """What mappings further out say: a registry and a tag for all, and that it is all images.
+class Context:
+    """Settings of the enclosing mappings.
 
-    every: the registry of all images, whatever registry stands beside one (global.imageRegistry).
+    prefix, tag: the default registry and tag. images: whether all values are images. every: the
+    registry of all images, overriding the one beside an image (global.imageRegistry).
     """
 
     prefix: str = ""
@@ -77,7 +78,7 @@ class Around:
 
 @dataclass(frozen=True)
 class Joined:
-    """A name put together, and the keys that it was made of."""
+    """A name that was joined from several keys."""
 
     text: str
     keys: frozenset[str]
@@ -85,7 +86,7 @@ class Joined:
 
 @dataclass
 class _Group:
-    """Keys with the same other words. values, keys: by slot. image: slots whose key says image."""
+    """Keys with the same other words. values, keys: by slot. image: slots with an image key."""
 
     values: dict[str, str] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
@@ -98,43 +99,43 @@ class _Group:
         self.image |= {slot} if image else set()
 
 
-def joined(fields: Mapping[str, str], key: str, around: Around) -> list[Joined]:
-    """Every name that is split over these fields. key: what the mapping itself stands under.
+def joined(fields: Mapping[str, str], key: str, context: Context) -> list[Joined]:
+    """Return every name that is split over these fields. key: the mapping's own key.
 
     {repository, tag}, {registry, repository, tag, digest}, {repository, image, version} (GPU
     operator), {hub, image, tag} (Istio), {base, image, tag}, {image, version} (Prometheus),
     {image, imageTag}, {name, newName, newTag} (Kustomize).
     """
-    about = speaks(key) or around.images
+    about = is_image_key(key) or context.images
     if about and _KUSTOMIZE.keys() & fields.keys():
-        renamed = joined(_kustomized(fields), key, around)
+        renamed = joined(_kustomized(fields), key, context)
         return [Joined(one.text, one.keys | _KUSTOMIZE.keys()) for one in renamed]
     if key in KUBEADM and "imageRepository" in fields:
         whole = f"{fields['imageRepository']}/{KUBEADM[key]}"
         fields = {**fields, "imageRepository": whole}
     groups = _groups(fields)
     plain = groups.get((), _Group())
-    if speaks(key):
+    if is_image_key(key):
         _addressed(plain, fields)
     _defaulted(groups, plain)
     named = [stem for stem, group in groups.items() if {"image", "repository"} & group.keys.keys()]
     made = []
     for stem, group in groups.items():
-        if stem and named == [stem]:  # {operatorImage, tag}: there is nothing else it could be
+        if stem and named == [stem]:  # {operatorImage, tag}: the tag can only be for this image
             slots = {"tag", "digest", "version" if stem == ("base",) else "tag"}
             for slot in slots & plain.values.keys():
                 group.put(slot, plain.keys[slot], plain.values[slot], image=slot in plain.image)
         prefix = group.values.get("prefix") or _registry(plain.values.get("prefix", ""))
-        if not speaks(key) and "/" not in group.values.get("name", ""):
+        if not is_image_key(key) and "/" not in group.values.get("name", ""):
             group.values.pop("name", None)
-        found = _join(group, prefix, around, about=about)
+        found = _join(group, prefix, context, about=about)
         if found:
             made.append(Joined(found, frozenset(group.keys.values())))
     return made
 
 
 def _addressed(plain: _Group, fields: Mapping[str, str]) -> None:
-    """`image: {url: quay.io/a/b, tag: v1}`, `image: {registry: "https://quay.io", ...}`."""
+    """Handle URLs: `image: {url: quay.io/a/b, tag: v1}`, `image: {registry: "https://quay.io"}`."""
     for key in ("url", "uri"):
         if key in fields and not {"image", "repository", "name"} & plain.values.keys():
             plain.put("image", key, fields[key], image=True)
@@ -144,7 +145,7 @@ def _addressed(plain: _Group, fields: Mapping[str, str]) -> None:
 
 
 def _defaulted(groups: Mapping[tuple[str, ...], _Group], plain: _Group) -> None:
-    """`{image: kserve/explainer, defaultImageVersion: v1}`: what holds where no tag is said."""
+    """Handle default tags: `{image: kserve/explainer, defaultImageVersion: v1}`."""
     default = groups.get(("default",), _Group())
     if "image" in plain.values and not VERSIONS & plain.values.keys():
         for slot in default.image if default.values.keys() <= VERSIONS else ():
@@ -152,26 +153,26 @@ def _defaulted(groups: Mapping[tuple[str, ...], _Group], plain: _Group) -> None:
 
 
 def _kustomized(fields: Mapping[str, str]) -> dict[str, str]:
-    """An entry of Kustomize's images, with what it puts in place of a name and its tag."""
+    """Return an entry of Kustomize's images with newName and newTag as name and tag."""
     kept = {key: value for key, value in fields.items() if key not in _KUSTOMIZE}
     return kept | {_KUSTOMIZE[key]: fields[key] for key in _KUSTOMIZE.keys() & fields.keys()}
 
 
-def inside(fields: Mapping[str, str], key: str, around: Around) -> Around:
-    """What holds for the mappings inside this one."""
+def nested(fields: Mapping[str, str], key: str, context: Context) -> Context:
+    """Return the context of the mappings inside this one."""
     plain = _groups(fields).get((), _Group()).values
     prefix = _registry(plain.get("prefix", ""))
-    images = around.images or words(key)[-1:] == ["images"]
+    images = context.images or words(key)[-1:] == ["images"]
     if prefix:
-        return Around(prefix, plain.get("tag", ""), images, around.every)
-    return replace(around, images=images)
+        return Context(prefix, plain.get("tag", ""), images, context.every)
+    return replace(context, images=images)
 
 
-def under(shared: Mapping[str, str], around: Around) -> Around:
-    """What holds beside `global`: its imageRegistry is that of all images (Bitnami's way)."""
+def beside_global(shared: Mapping[str, str], context: Context) -> Context:
+    """Return the context beside `global`, whose imageRegistry applies to all images (Bitnami)."""
     plain = _groups(shared).get((), _Group())
     every = _registry(plain.values["prefix"]) if "prefix" in plain.image else ""
-    return replace(around, every=every) if every else around
+    return replace(context, every=every) if every else context
 
 
 def _groups(fields: Mapping[str, str]) -> dict[tuple[str, ...], _Group]:
@@ -183,7 +184,7 @@ def _groups(fields: Mapping[str, str]) -> dict[tuple[str, ...], _Group]:
 
 
 def _slot(key: str) -> Iterator[tuple[tuple[str, ...], str, bool]]:
-    """Its other words, what it gives, and whether it speaks of an image."""
+    """Yield a key's other words, its slot, and whether it is about an image."""
     found = words(key)
     core = [word for word in found if word not in IMAGE]
     image = len(core) < len(found)
@@ -195,14 +196,14 @@ def _slot(key: str) -> Iterator[tuple[tuple[str, ...], str, bool]]:
     elif slot == "image" and not image:
         return
     elif slot:
-        # Airflow: worker_container_repository.
+        # "container" for Airflow's worker_container_repository.
         yield tuple(core[:-1]), slot, image or "container" in core
     elif image and found[-1] in IMAGE:
         yield tuple(core), "image", True
 
 
-def _join(group: _Group, prefix: str, around: Around, *, about: bool) -> str:
-    """The name of one group; "" where it is none, or whole already."""
+def _join(group: _Group, prefix: str, context: Context, *, about: bool) -> str:
+    """Join the name of one group; "" if there is none, or a single key has the whole name."""
     values = group.values
     about = about or bool({"tag", "digest"} & group.image)
     parts = [part for part in (values.get("repository"), values.get("image")) if part]
@@ -213,18 +214,18 @@ def _join(group: _Group, prefix: str, around: Around, *, about: bool) -> str:
     name = "/".join(part.strip("/") for part in parts if part)
     outer = ""
     sure = about or "image" in values or group.image
-    if sure and around.every and not _hosted(name):
-        prefix = around.every
+    if sure and context.every and not _hosted(name):
+        prefix = context.every
     if name and not prefix and not _hosted(name):
-        prefix = outer = around.prefix
+        prefix = outer = context.prefix
     if prefix and not f"{name}/".startswith(f"{prefix.strip('/')}/"):
         name = name and f"{prefix.strip('/')}/{name}"
-    # {repository, tag} alone may be a git repository, unless it starts with a registry.
+    # {repository, tag} without other signs may be a git repository, unless it has a registry.
     if not name or "://" in name or not (sure or prefix or _hosted(name)):
         return ""
     tag, digest = values.get("tag", ""), _digest(values.get("digest", ""))
     versioned = about or "version" in group.image or ("image" in values and "/" in name)
-    tag = tag or (values.get("version", "") if versioned else "") or (around.tag if outer else "")
+    tag = tag or (values.get("version", "") if versioned else "") or (context.tag if outer else "")
     if tag.startswith("sha256:"):
         tag, digest = "", tag
     if _TAGGED.search(name.rpartition("/")[2]):
@@ -235,7 +236,7 @@ def _join(group: _Group, prefix: str, around: Around, *, about: bool) -> str:
 
 
 def _digest(text: str) -> str:
-    """Prometheus has its digest without the algorithm."""
+    """Normalize a digest: Prometheus charts omit the algorithm."""
     bare = re.fullmatch(r"(?:sha256:)?([0-9a-f]{64})", text)
     return f"sha256:{bare[1]}" if bare else ""
 
@@ -246,5 +247,5 @@ def _hosted(name: str) -> bool:
 
 
 def _registry(text: str) -> str:
-    """A registry with or without a path; "" for what only has that name."""
+    """Return a registry, with or without a path; "" for values that are not one."""
     return text if _HOST.fullmatch(text) and re.search("[.:]", text) else ""

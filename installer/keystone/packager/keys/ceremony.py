@@ -1,9 +1,9 @@
-"""Changing the root: propose, sign apart, collect (TUF 6.1).
+"""Change the root: propose it, let holders sign it, collect the signatures (TUF 6.1).
 
-A root is proposed in the release folder, its holders sign copies of the proposal each on their own
-machine, which may have no network at all, and the signatures are collected. Only when enough of the
-holders before and enough of the new ones have signed does the root get its final name.
-Who calls these holds the folder (roots.turn).
+The packager proposes a root in the folder of keys. Each holder signs a copy of the proposal on
+their own machine, which needs no network. The packager collects the signatures. The root gets its
+final name only when the thresholds of the previous root's holders and of its own are both met.
+Callers hold the folder's lock (`roots.locked`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from keystone import files
 from keystone.bundle.format import MAX_ROOTS
 from keystone.bundle.trust.tuf_shape import MAX_KEYS
 from keystone.errors import ConfigurationError, RefusedError
@@ -30,15 +31,15 @@ SPEC_VERSION = "1.0.33"
 RELEASE, NEXT = "release.pem", "release.next.pem"
 RELEASE_PUBLIC, NEXT_PUBLIC = "release.pub", "release.next.pub"
 SHORTEST = 8
-"""Hex digits that name a key: fewer could be any."""
+"""Minimum number of hex digits that identify a key: fewer could match several."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """What the next root says otherwise. Without anything it is a renewal: a later expiry.
+    """The changes in the next root. Without any, it is a renewal with a later expiry.
 
     add_root, add_release: public key files. revoke: ids of keys, or their first 8 digits or more,
-    or their names. threshold: of root keys. years: how long the root is valid.
+    or their names. threshold: of root keys; None keeps it. years: how long the root is valid.
     """
 
     add_root: Sequence[Path] = ()
@@ -49,15 +50,15 @@ class Change:
 
 
 def propose(folder: Path, change: Change, now: datetime | None = None) -> Path:
-    """Write N.root.pending.json, signed by nobody. Returns its path.
+    """Write N.root.pending.json without signatures. Returns its path.
 
-    Raises RefusedError when another proposal waits, ConfigurationError for one that nobody could
-    ever sign (threshold above the number of keys, no release key).
+    Raises RefusedError when another proposal is pending, ConfigurationError for a root whose roles
+    can never reach their thresholds (threshold above the number of keys, no release key).
     """
     if (waiting := roots.pending(folder)) is not None:
         raise RefusedError(
-            f"{waiting}: a root is waiting for signatures already",
-            hint="collect its signatures, or remove the file to begin anew",
+            f"{waiting}: another root is already waiting for signatures",
+            hint="collect its signatures, or remove the file to start again",
         )
     from tuf.api.metadata import Metadata  # noqa: PLC0415 slow to import
 
@@ -83,8 +84,8 @@ def propose(folder: Path, change: Change, now: datetime | None = None) -> Path:
 def sign(path: Path, key: Path, passphrase: str | None) -> roots.State:
     """Add one holder's signature to a proposal. Signing again changes nothing.
 
-    A holder who leaves with this root signs too: then the root before must lie beside it.
-    Raises RefusedError for a key that is neither in this root nor in the one before.
+    A holder whom this root removes can sign too, if the previous root's file is beside `path`.
+    Raises RefusedError for a key that is neither in this root nor in the previous one.
     """
     metadata = roots.read(path)
     signer = keyfile.load(key, passphrase)
@@ -93,8 +94,8 @@ def sign(path: Path, key: Path, passphrase: str | None) -> roots.State:
     earlier = roots.read(previous).signed if previous.exists() else None
     if keyid not in own and (earlier is None or keyid not in earlier.roles["root"].keyids):
         raise RefusedError(
-            f"{key}: key {keyid[:16]} is no root key of {path.name}, nor of {previous.name}",
-            hint="take the right key; a holder who leaves needs the root before, beside this one",
+            f"{key}: key {keyid[:16]} is not a root key of {path.name}, nor of {previous.name}",
+            hint=f"use a root key; a holder who is removed needs {previous.name} beside this file",
         )
     metadata.sign(signer, append=True)
     write_file(path, metadata.to_bytes())
@@ -102,10 +103,10 @@ def sign(path: Path, key: Path, passphrase: str | None) -> roots.State:
 
 
 def collect(folder: Path, copies: Iterable[Path] = ()) -> roots.State:
-    """Bring signatures together; when there are enough, the root gets its final name.
+    """Collect signatures; when there are enough, give the root its final name.
 
-    copies: of the folder's proposal, as they came back from their holders. Raises RefusedError
-    when one is not a copy of it.
+    copies: signed copies of the folder's proposal, returned by holders. Raises RefusedError when a
+    file is not a copy of the proposal.
     """
     path = roots.pending(folder)
     if path is None:
@@ -118,8 +119,8 @@ def collect(folder: Path, copies: Iterable[Path] = ()) -> roots.State:
         other = roots.read(copy)
         if other.signed_bytes != metadata.signed_bytes:
             raise RefusedError(
-                f"{copy}: not a copy of {path}: something else was signed",
-                hint="compare `keys show` of both: their payload must be the same",
+                f"{copy}: not a copy of {path}: its signed content differs",
+                hint="run `bundle keys show` for both: they must have the same payload",
             )
         metadata.signatures.update(other.signatures)
     previous = roots.before(path, metadata.signed)
@@ -136,7 +137,7 @@ def collect(folder: Path, copies: Iterable[Path] = ()) -> roots.State:
 
 
 def _next(folder: Path) -> Root:
-    """The root to change: the newest with the next version, or an empty first one."""
+    """Return the root to change: the newest with the next version, or an empty first one."""
     from tuf.api.metadata import Root  # noqa: PLC0415 slow to import
 
     if not (folder / "1.root.json").exists():
@@ -144,8 +145,8 @@ def _next(folder: Path) -> Root:
     root = roots.newest(folder).signed
     if root.version >= MAX_ROOTS:
         raise RefusedError(
-            f"{folder}: {root.version} roots, and no host follows more than {MAX_ROOTS}",
-            hint="begin a new chain in another folder; hosts must pin its fingerprint anew",
+            f"{folder}: has {root.version} roots, and hosts follow at most {MAX_ROOTS}",
+            hint="start a new chain in another folder; hosts must pin its new fingerprint",
         )
     root.version += 1
     return root
@@ -153,7 +154,7 @@ def _next(folder: Path) -> Root:
 
 def _add(root: Root, key: Key, roles: Iterable[str]) -> None:
     if key.keyid in root.keys:
-        raise ConfigurationError(f"key {key.keyid[:16]} is in the root already")
+        raise ConfigurationError(f"key {key.keyid[:16]} is already in the root")
     for role in roles:
         root.add_key(key, role)
 
@@ -167,8 +168,8 @@ def _revoke(root: Root, word: str) -> None:
     ]
     if len(found) != 1:
         raise ConfigurationError(
-            f"{word!r} names {len(found)} keys of the root, not one",
-            hint="`keystone-install bundle keys show` lists their ids",
+            f"{word!r} matches {len(found)} keys of the root instead of 1",
+            hint="list their ids: keystone-install bundle keys show",
         )
     for name, role in root.roles.items():
         if found[0] in role.keyids:
@@ -179,17 +180,20 @@ def _require_possible(root: Root) -> None:
     for name, role in root.roles.items():
         if not 1 <= role.threshold <= len(role.keyids) or len(role.keyids) > MAX_KEYS:
             raise ConfigurationError(
-                f"role {name}: threshold {role.threshold} of {len(role.keyids)} keys "
-                f"(at least 1, at most as many as there are keys, at most {MAX_KEYS} keys)",
+                f"role {name}: threshold {role.threshold} of {len(role.keyids)} keys is impossible "
+                f"(at least 1, at most the number of keys; at most {MAX_KEYS} keys)",
                 hint="add keys, or give another --threshold",
             )
     shared = set(root.roles["root"].keyids) & set(root.roles["targets"].keyids)
     if shared:
-        raise ConfigurationError("one key is root key and release key: keep them apart")
+        raise ConfigurationError(
+            "the same key is a root key and the release key",
+            hint="use different keys: the release key must not be able to change the root",
+        )
 
 
 def _drop_bad(metadata: Metadata[Root], previous: Root | None) -> None:
-    """Keep only signatures that count: a verifier reads a limited number of them."""
+    """Remove invalid signatures: verifiers limit how many signatures they read."""
     payload, signatures = metadata.signed_bytes, metadata.signatures
     good: set[str] = set()
     for root in filter(None, (previous, metadata.signed)):
@@ -199,10 +203,10 @@ def _drop_bad(metadata: Metadata[Root], previous: Root | None) -> None:
 
 
 def settle(folder: Path) -> None:
-    """Let the next release key take the place of the old one, once the newest root names it."""
+    """Replace the release key by the next one, if the newest root names that."""
     following = folder / NEXT_PUBLIC
     if not following.exists() or not (folder / "1.root.json").exists():
         return
     if keyfile.load_public(following).keyid in roots.newest(folder).signed.roles["targets"].keyids:
-        (folder / NEXT).replace(folder / RELEASE)
-        following.replace(folder / RELEASE_PUBLIC)
+        files.settle(folder / NEXT, folder / RELEASE, synced=True)
+        files.settle(following, folder / RELEASE_PUBLIC, synced=True)

@@ -1,4 +1,4 @@
-"""Private keys at rest: Ed25519 in PKCS#8 PEM, encrypted as keystone.pkcs8 says."""
+"""Private key files: Ed25519 in PKCS#8 PEM, encrypted as described in keystone.pkcs8."""
 
 from __future__ import annotations
 
@@ -16,33 +16,36 @@ if TYPE_CHECKING:
     from securesystemslib.signer import CryptoSigner, SSlibKey
 
 NAME = "x-keystone-name"
-"""A field of a public key in a root: who holds it."""
+"""A field of a public key in a root: the name of its holder."""
 ENCRYPTED = b"BEGIN ENCRYPTED PRIVATE KEY"
 
 
 def generate(path: Path, passphrase: str | None) -> SSlibKey:
-    """Make a key at `path`, mode 0600, and its public half beside it (`.pub`).
+    """Make a private key at `path`, mode 0600, and its public key beside it (`.pub`).
 
-    Raises RefusedError when there is a key already: it is never overwritten.
+    Raises RefusedError when `path` exists: it never overwrites a key.
     """
     from cryptography.hazmat.primitives.asymmetric.ed25519 import (  # noqa: PLC0415 slow to import
         Ed25519PrivateKey,
     )
 
-    taken = RefusedError(f"{path}: there is a key here already", hint="choose another name")
+    taken = RefusedError(f"{path}: this key exists already", hint="choose another name")
     if path.exists():
         raise taken
     key = Ed25519PrivateKey.generate()
     try:
         write_new(path, _pem(key, passphrase), 0o600)
-    except FileExistsError as error:  # another run made one while this one encrypted
+    except FileExistsError as error:  # another run wrote it while this one encrypted its key
         raise taken from error
     write_file(path.with_suffix(".pub"), _public_pem(key))
     return load_public(path.with_suffix(".pub"))
 
 
 def ensure(path: Path, passphrase: str | None) -> None:
-    """The same, but a key that is there and can be opened is kept: a run that was cut goes on."""
+    """Make a key as `generate` does, or only its missing half: so an interrupted run can continue.
+
+    Raises ConfigurationError when the public key is missing and the private key cannot be opened.
+    """
     public = path.with_suffix(".pub")
     if not path.exists():
         generate(path, passphrase)
@@ -51,7 +54,7 @@ def ensure(path: Path, passphrase: str | None) -> None:
 
 
 def load(path: Path, passphrase: str | None) -> CryptoSigner:
-    """A key that can sign. Raises ConfigurationError."""
+    """Load a private key for signing. Raises ConfigurationError."""
     from securesystemslib.signer import CryptoSigner  # noqa: PLC0415 slow to import
 
     return CryptoSigner(_open(path, passphrase))
@@ -77,7 +80,10 @@ def _open(path: Path, passphrase: str | None) -> Ed25519PrivateKey:
 
 
 def load_public(path: Path, name: str = "") -> SSlibKey:
-    """A public key (SubjectPublicKeyInfo PEM). name: of its holder; as the file is, by default."""
+    """Load a public key (SubjectPublicKeyInfo PEM). Raises ConfigurationError.
+
+    name: of its holder; the file name without extension by default.
+    """
     from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 slow to import
     from cryptography.hazmat.primitives.asymmetric.ed25519 import (  # noqa: PLC0415
         Ed25519PublicKey,
@@ -87,30 +93,30 @@ def load_public(path: Path, name: str = "") -> SSlibKey:
     try:
         key = serialization.load_pem_public_key(_read(path, "public key"))
     except ValueError as error:
-        raise ConfigurationError(f"{path}: no public key in PEM: {error}") from error
+        raise ConfigurationError(f"{path}: not a public key in PEM: {error}") from error
     if not isinstance(key, Ed25519PublicKey):
         raise ConfigurationError(f"{path}: not an Ed25519 key")
     found = SSlibKey.from_crypto(key)
-    # How the bytes are written is ours to say: the same key always gives the same entry.
+    # Set the encoding here, so that the same key always gives the same entry.
     public = {"public": key.public_bytes_raw().hex()}
     return SSlibKey(found.keyid, "ed25519", "ed25519", public, {NAME: name or path.stem})
 
 
 def is_encrypted(path: Path) -> bool:
-    """Whether a private key needs a passphrase. Raises ConfigurationError when it is not there."""
+    """Whether a private key needs a passphrase. Raises ConfigurationError when it is missing."""
     return ENCRYPTED in _read(path, "private key")
 
 
 @dataclass(frozen=True)
 class Kept:
-    """A private key in a folder. encrypted: whether a passphrase is needed."""
+    """A private key in a folder. encrypted: whether it needs a passphrase."""
 
     path: Path
     encrypted: bool
 
 
 def kept(folder: Path) -> list[Kept]:
-    """The private keys that lie in a folder."""
+    """List the private keys in a folder."""
     return [
         Kept(path, ENCRYPTED in data)
         for path in sorted(folder.glob("*.pem"))
@@ -118,13 +124,13 @@ def kept(folder: Path) -> list[Kept]:
     ]
 
 
-def _read(path: Path, what: str) -> bytes:
+def _read(path: Path, kind: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
         raise ConfigurationError(
-            f"{path}: no {what}: {error.strerror}",
-            hint="make keys: keystone-install bundle keys init, or bundle keys new",
+            f"{path}: cannot read this {kind}: {error.strerror}",
+            hint="to make keys: keystone-install bundle keys init, or bundle keys new",
         ) from error
 
 

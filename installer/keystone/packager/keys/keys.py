@@ -1,8 +1,8 @@
-"""The packager's keys: a root that vouches for a release key, and what the release key signs.
+"""The packager's keys: make root and release keys, and sign bundles with the release key.
 
-DIR/release.pem signs bundles; DIR/N.root.json is the chain of roots, and the SHA-256 of the first
-is the fingerprint that operators type. Root keys are needed to change the root only and belong off
-line, each with its own holder; `init` without holders makes one beside the release key.
+DIR/release.pem signs bundles. DIR/N.root.json is the chain of roots; the SHA-256 of the first is
+the fingerprint that operators type. Root keys are needed only to change the root and belong
+offline, each with its own holder; `init` without holders makes one beside the release key.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ ROOT = "root.pem"
 
 
 def init(directory: Path, passphrase: str | None, now: datetime | None = None) -> str:
-    """Make a root key, a release key and the first root; returns its fingerprint.
+    """Make a root key, a release key and the first root; return the root's fingerprint.
 
-    Raises RefusedError when the directory has keys already: they are never overwritten.
+    Raises RefusedError when the directory has keys already: it never overwrites them.
     """
-    with _made(directory):
+    with _created(directory):
         _begin(directory, passphrase)
         keyfile.ensure(directory / ROOT, passphrase)
         if (pending := roots.pending(directory)) is None:
@@ -49,30 +49,31 @@ def init(directory: Path, passphrase: str | None, now: datetime | None = None) -
 def init_apart(
     directory: Path, holders: Sequence[Path], threshold: int, passphrase: str | None
 ) -> Path:
-    """Make a release key and propose a first root whose keys are elsewhere; returns the proposal.
+    """Make a release key and propose a first root, whose private keys are elsewhere.
 
-    holders: public keys, one of each holder. threshold: how many of them a root needs.
+    holders: public key files, one of each holder. threshold: how many of them must sign. Returns
+    the proposal's path. Raises RefusedError when the directory has keys or a proposal already.
     """
-    with _made(directory):
+    with _created(directory):
         if (waiting := roots.pending(directory)) is not None:
             raise RefusedError(
-                f"{waiting}: a first root waits for signatures already",
-                hint="collect them, or remove the file to begin anew",
+                f"{waiting}: a first root is already waiting for signatures",
+                hint="collect its signatures, or remove the file to start again",
             )
         _begin(directory, passphrase)
         return ceremony.propose(directory, _first(directory, holders, threshold))
 
 
-def _made(directory: Path) -> AbstractContextManager[None]:
-    """Make the folder and hold it (roots.turn)."""
+def _created(directory: Path) -> AbstractContextManager[None]:
+    """Create the folder and lock it (`roots.locked`)."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return roots.turn(directory)
+    return roots.locked(directory)
 
 
 def _begin(directory: Path, passphrase: str | None) -> None:
-    """A release key and no root yet; what a run that was cut left is used."""
+    """Make the release key, unless an interrupted run made it. Raises RefusedError with a root."""
     if (directory / "1.root.json").exists():
-        raise RefusedError(f"{directory}: there are keys here already", hint="choose another --dir")
+        raise RefusedError(f"{directory}: has keys already", hint="choose another --dir")
     directory.chmod(0o700)
     keyfile.ensure(directory / RELEASE, passphrase)
 
@@ -84,16 +85,16 @@ def _first(directory: Path, holders: Sequence[Path], threshold: int) -> ceremony
 
 
 def new_release_key(directory: Path, passphrase: str | None) -> tuple[Path, list[str]]:
-    """Make the next release key; returns its public file and the ids of those it replaces.
+    """Make the next release key; return its public key file and the ids of the keys it replaces.
 
-    The one in use stays until the root that names the new one is signed: call this and what
-    follows within one roots.turn.
-    Raises RefusedError while another root waits for signatures.
+    The current key stays in use until the root that names the new one is signed. Hold
+    `roots.locked` from this call until that root is proposed. Raises RefusedError while another
+    root is pending.
     """
     if (waiting := roots.pending(directory)) is not None:
         raise RefusedError(
-            f"{waiting}: a root is waiting for signatures already",
-            hint="collect its signatures, or remove the file to begin anew",
+            f"{waiting}: another root is already waiting for signatures",
+            hint="collect its signatures, or remove the file to start again",
         )
     ceremony.settle(directory)
     for left in (NEXT, NEXT_PUBLIC):
@@ -112,10 +113,11 @@ def sign(
     valid_days: int,
     passphrase: str | None,
 ) -> dict[str, bytes]:
-    """The TUF files of a bundle in their order inside it. Same input, same bytes (RFC 8032).
+    """Return the TUF files of a bundle, in their order in it. Same input, same bytes (RFC 8032).
 
-    number: the bundle's own, which becomes the version of all three roles.
-    Raises ConfigurationError when the newest root does not name the release key, or has expired.
+    targets: the bundle's members by name. number: the bundle's, and the version of all three roles.
+    created, valid_days: of the lock; they give the expiry. Raises ConfigurationError when the
+    newest root does not name the release key, or has expired.
     """
     from tuf.api.metadata import (  # noqa: PLC0415 slow to import
         MetaFile,
@@ -127,7 +129,8 @@ def sign(
 
     carried = roots.chain(directory)
     expires = created.astimezone(UTC) + timedelta(days=valid_days)
-    root = roots.parse(*list(carried.items())[-1]).signed  # a rotation may go on meanwhile
+    # The newest of `carried`, not of the folder: a rotation may add a root at the same time.
+    root = roots.parse(*list(carried.items())[-1]).signed
     _require_valid(root, created, expires)
     signer = _release_key(directory, root, passphrase)
     signed = Targets(number, SPEC_VERSION, expires)
@@ -152,21 +155,21 @@ def sign(
 
 
 def _require_valid(root: Root, created: datetime, expires: datetime) -> None:
-    """By the lock's own time, so that equal locks give equal answers."""
+    """Check the root's expiry against the lock's time, so that equal locks give equal results."""
     if root.expires <= created:
         raise ConfigurationError(
             f"root {root.version} expired on {root.expires.date()}: hosts would refuse the bundle",
-            hint="renew it: keystone-install bundle keys rotate",
+            hint="renew the root: keystone-install bundle keys rotate",
         )
     if root.expires < expires:
         log.warn(
-            f"root {root.version} expires on {root.expires.date()}, before the bundle does "
-            f"({expires.date()}): hosts refuse it from then on; renew the root in time"
+            f"root {root.version} expires on {root.expires.date()}, before the bundle "
+            f"({expires.date()}): hosts refuse the bundle from then on; renew the root before that"
         )
 
 
 def _release_key(directory: Path, root: Root, passphrase: str | None) -> CryptoSigner:
-    """The key that the newest root names. A run that was cut may have left it as the next one."""
+    """Load the key that the newest root names: after an interrupted rotation, that is NEXT."""
     ids = root.roles["targets"].keyids
     for name in (RELEASE, NEXT):
         if name == NEXT and not (directory / NEXT).exists():

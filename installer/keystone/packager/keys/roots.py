@@ -1,7 +1,8 @@
-"""The chain of roots in a folder of keys: who may sign, how many of them must, and until when.
+"""The chain of roots in a folder of keys: which keys may sign, the threshold, and the expiry.
 
-N.root.json are TUF root files, each signed by the threshold of the one before and its own.
-N.root.pending.json is the next one while its holders sign it; it never counts before it is whole.
+N.root.json are TUF root files, each signed by the threshold of the previous root and its own.
+N.root.pending.json is the next root while its holders sign it; it is not used before it is whole,
+which means that both thresholds are met.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ RELEASE_ROLES = ("timestamp", "snapshot", "targets")
 
 @dataclass(frozen=True)
 class Holder:
-    """One key of a root. signed: whether its signature is there and good.
+    """One key of a root. signed: whether the root has a valid signature of it.
 
-    role: root, release, or leaving: it was a root key before and may still sign this one change.
+    role: root, release, or leaving. A leaving key is a root key of the previous root only; it can
+    still sign this change.
     """
 
     keyid: str
@@ -42,11 +44,11 @@ class Holder:
 
 @dataclass(frozen=True)
 class State:
-    """A root for people.
+    """A root and its signatures, to show to people.
 
-    threshold: of root keys. missing_old, missing_new: good signatures that it still needs by the
-    rules of the root before and by its own. payload: SHA-256 of what is signed, in hex, for
-    comparing by telephone. fingerprint: of the file; it changes with every signature.
+    threshold: of root keys. missing_old, missing_new: how many valid signatures it still needs by
+    the rules of the previous root and by its own. payload: SHA-256 of the signed content, in hex,
+    for holders to compare out of band. fingerprint: of the file; it changes with every signature.
     """
 
     version: int
@@ -60,30 +62,31 @@ class State:
 
     @property
     def whole(self) -> bool:
-        """Whether old and new holders have signed."""
+        """Whether both thresholds are met: of the previous root's holders and of its own."""
         return self.missing_old == self.missing_new == 0
 
 
-def turn(folder: Path) -> AbstractContextManager[None]:
-    """Hold this while a folder of keys is changed, from the first look to the last file.
+def locked(folder: Path) -> AbstractContextManager[None]:
+    """Lock a folder of keys: hold this from the first read to the last write of a change.
 
-    Two at once would take each other's keys. Raises ConfigurationError without it.
+    Two concurrent runs would overwrite each other's keys. Raises ConfigurationError without the
+    folder.
     """
     require(folder)
     return only_one(folder / ".lock", f"the keys in {folder}")
 
 
 def require(folder: Path) -> None:
-    """Raises ConfigurationError when there is no such folder."""
+    """Raise ConfigurationError when there is no such folder."""
     if not folder.is_dir():
         raise ConfigurationError(
             f"{folder}: no such folder",
-            hint=f"make it (keystone-install bundle keys init --dir {folder}), or name another",
+            hint=f"create it: keystone-install bundle keys init --dir {folder}; or name another",
         )
 
 
 def chain(folder: Path) -> dict[str, bytes]:
-    """All whole roots by file name, oldest first: hosts that pinned an old one follow them.
+    """Return all whole roots by file name, oldest first: hosts that pinned one follow the chain.
 
     Raises ConfigurationError when there is none.
     """
@@ -92,25 +95,25 @@ def chain(folder: Path) -> dict[str, bytes]:
         found[path.name] = path.read_bytes()
     if not found:
         raise ConfigurationError(
-            f"{folder}: no 1.root.json: no keys here, or a root that is not signed yet",
-            hint=f"make them: keystone-install bundle keys init --dir {folder}",
+            f"{folder}: no 1.root.json: it has no keys, or its first root is not signed yet",
+            hint=f"make keys: keystone-install bundle keys init --dir {folder}",
         )
     return found
 
 
 def newest(folder: Path) -> Metadata[Root]:
-    """The newest whole root of a folder."""
+    """Return the newest whole root of a folder."""
     name, data = list(chain(folder).items())[-1]
     return parse(name, data)
 
 
 def pending(folder: Path) -> Path | None:
-    """The root that waits for signatures, if any."""
+    """Return the file of the root that waits for signatures; None without one."""
     return next(iter(sorted(folder.glob("*.root.pending.json"))), None)
 
 
 def read(path: Path) -> Metadata[Root]:
-    """A root file, whole or pending. Raises ConfigurationError."""
+    """Read a root file, whole or pending. Raises ConfigurationError, UntrustedBundleError."""
     try:
         return parse(str(path), path.read_bytes())
     except OSError as error:
@@ -118,7 +121,7 @@ def read(path: Path) -> Metadata[Root]:
 
 
 def parse(name: str, data: bytes) -> Metadata[Root]:
-    """Raises UntrustedBundleError for anything that a verifier would refuse by its shape."""
+    """Parse a root. Raises UntrustedBundleError for a structure that a verifier would refuse."""
     from tuf.api.metadata import Metadata  # noqa: PLC0415 slow to import
 
     tuf_shape.check(name, "root", data)
@@ -127,14 +130,14 @@ def parse(name: str, data: bytes) -> Metadata[Root]:
 
 
 def before(path: Path, root: Root) -> Root | None:
-    """The root before the one in `path`, from the same folder; None for the first."""
+    """Return the root before the one in `path`, from the same folder; None for the first."""
     if root.version == 1:
         return None
     return read(path.with_name(f"{root.version - 1}.root.json")).signed
 
 
 def state(metadata: Metadata[Root], previous: Root | None) -> State:
-    """What is said and what is missing. previous: the root before; itself for the first."""
+    """Describe a root and its missing signatures. previous: the root before it; None if first."""
     root, payload = metadata.signed, metadata.signed_bytes
     old = (previous or root).get_verification_result("root", payload, metadata.signatures)
     new = root.get_verification_result("root", payload, metadata.signatures)
@@ -151,7 +154,7 @@ def state(metadata: Metadata[Root], previous: Root | None) -> State:
 
 
 def describe(folder: Path) -> dict[str, Any]:
-    """A folder of keys as a JSON document: the chain, what is pending, which private keys lie here.
+    """Describe a folder of keys as a JSON document: chain, pending root, private keys.
 
     fingerprint: of the first root, which operators type. daysLeft: until the newest root expires.
     """
@@ -177,7 +180,7 @@ def describe(folder: Path) -> dict[str, Any]:
 
 
 def as_document(found: State) -> dict[str, Any]:
-    """One root for --json."""
+    """Describe one root as a JSON document, for --json."""
     return {
         "version": found.version,
         "expires": found.expires.isoformat(),

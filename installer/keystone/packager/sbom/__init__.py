@@ -1,6 +1,6 @@
-"""What every byte of a bundle is: inventories of blobs, and the documents made of them.
+"""Make SBOMs and provenance: inventories of a bundle's blobs, and the documents made from them.
 
-A blob is read once, as a stream, and what was found in it is kept by its digest (`inventories`).
-`describe` makes SPDX, CycloneDX and provenance of a lock and its inventories; they become locked
-blobs like any other. See docs/adr/0046-sbom-at-lock-time.md.
+Each blob is read once, as a stream, and its inventory is cached by its digest (`inventories`).
+`describe` makes SPDX, CycloneDX and provenance documents from a lock and the inventories; the
+documents become locked blobs like any other. See docs/adr/0046-sbom-at-lock-time.md.
 """

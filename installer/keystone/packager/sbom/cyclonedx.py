@@ -1,4 +1,4 @@
-"""CycloneDX 1.6 as JSON, written by cyclonedx-python-lib."""
+"""Write CycloneDX 1.6 as JSON, with cyclonedx-python-lib."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ NAMESPACE = uuid.UUID("a3d9c5f0-5a1e-5d38-9c52-6f0f3a0f5b1d")
 
 
 def dump(elements: Sequence[Element], identity: str, created: datetime, version: str) -> bytes:
-    """The document. identity: hex digest that its serial number is made from."""
+    """Return the document. identity: hex digest, from which its serial number is derived."""
     root, *others = elements
     tool = Component(name="keystone", version=version, type=ComponentType.APPLICATION)
     bom = Bom(
@@ -55,7 +55,7 @@ def dump(elements: Sequence[Element], identity: str, created: datetime, version:
         ),
     )
     head = json.loads(JsonV1Dot6(bom).output_as_string())
-    # In the library's order, which makes sets of everything and sorts them.
+    # Use the order of the library, which makes sets of all lists and sorts them.
     lists: dict[str, Iterator[dict[str, Any]]] = {
         "dependencies": map(_dependency, sorted(elements, key=lambda element: element.ref))
     }
@@ -65,7 +65,7 @@ def dump(elements: Sequence[Element], identity: str, created: datetime, version:
 
 
 def _order(element: Element) -> tuple[str, str, bool, str, str]:
-    """As the library compares components: by type, name, version (none comes last), reference."""
+    """Sort key like the library's: by type, name, version (none comes last), reference."""
     kind = TYPES.get(element.kind, ComponentType.FILE).value
     return kind, element.name, not element.version, element.version, element.ref
 
@@ -82,7 +82,7 @@ def _dependency(element: Element) -> dict[str, Any]:
 
 
 def validate(text: str) -> list[str]:
-    """What the 1.6 schema has against a document; empty for a valid one."""
+    """Validate a document against the 1.6 schema; return the errors, empty if it is valid."""
     from cyclonedx.schema import SchemaVersion  # noqa: PLC0415 only here
     from cyclonedx.validation.json import JsonStrictValidator  # noqa: PLC0415
 

@@ -1,7 +1,8 @@
-"""A lock's own documents: two SBOMs and the provenance, locked like everything else.
+"""Add documents to a lock: two SBOMs and the provenance, locked like all other items.
 
-They are made when the lock is, because every digest must be known before a bundle's first byte.
-They depend on nothing but the lock and the bytes that it names, so another machine makes the same.
+They are made together with the lock, because all digests must be known before the first byte of a
+bundle is written. They depend only on the lock and the bytes that it names, so another machine
+makes the same documents.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ if TYPE_CHECKING:
 
     from keystone.packager.sources.upstream import Sources
 
-NEEDED = ("cyclonedx", "debian", "license_expression", "packageurl", "spdx_tools", "zstandard")
+NEEDED = ("cyclonedx", "debian", "license_expression", "packageurl", "spdx_tools")
 GROUP = "description"
 
 
 @dataclass(frozen=True)
 class Document:
-    """One document: kind, name and version of its item, its media type, its bytes."""
+    """One document: kind, name and version of its item; its media type and bytes."""
 
     kind: str
     name: str
@@ -44,12 +45,12 @@ class Document:
 
     @property
     def digest(self) -> Digest:
-        """Of the bytes."""
+        """The digest of the bytes."""
         return Digest(hashlib.sha256(self.data).hexdigest())
 
 
 def bare(lock: Lock) -> Lock:
-    """The lock without its documents: what they describe."""
+    """Return the lock without its documents, which is what they describe."""
     documents = {item.digest for item in lock.items if item.kind in DESCRIBING}
     return replace(
         lock,
@@ -59,30 +60,31 @@ def bare(lock: Lock) -> Lock:
 
 
 def is_described(lock: Lock) -> bool:
-    """Whether the documents are in."""
+    """Whether the lock has documents."""
     return any(item.kind in DESCRIBING for item in lock.items)
 
 
 def may_stay(
     old: Lock | None, new: Lock, folder: Path, sources: Sources, *, documents: bool
 ) -> bool:
-    """Whether the old lock says all that the new, bare one does, and its documents can be had.
+    """Whether the old lock can be kept: same content as the new one, and its documents available.
 
-    documents: whether there should be any. Where this Keystone would write other ones than the
-    old lock names, it may not stay: `create` could not make them again.
+    new: without documents. documents: whether the lock should have any. If this version of Keystone
+    makes other documents than the old lock names, that lock cannot be kept unless they are cached:
+    `create` could not make them again.
     """
     if old is None or is_described(old) != documents or not locks.same_content(bare(old), new):
         return False
     try:
         restore(old, folder, sources)
     except ConfigurationError as error:
-        log.info(f"{error.message}; they are made anew")
+        log.info(f"{error.message}; making new documents")
         return False
     return True
 
 
 def describe(lock: Lock, folder: Path, sources: Sources) -> Lock:
-    """The lock with its documents, which are kept in the cache. Reads every blob once.
+    """Return the lock with its documents, and cache those. Reads every blob once.
 
     folder: of the lock file. Raises SourceError, ConfigurationError.
     """
@@ -97,9 +99,9 @@ def describe(lock: Lock, folder: Path, sources: Sources) -> Lock:
 
 
 def restore(lock: Lock, folder: Path, sources: Sources) -> None:
-    """Make the documents of a lock again where this machine does not have them.
+    """Make the documents of a lock again, unless they are in the cache.
 
-    Raises ConfigurationError when other bytes come out than the lock names.
+    Raises ConfigurationError when the new documents have other digests than the lock names.
     """
     wanted = [lock.blob(item.digest) for item in lock.items if item.kind in DESCRIBING]
     if all(cache.has(blob.digest, blob.size) for blob in wanted):
@@ -108,8 +110,9 @@ def restore(lock: Lock, folder: Path, sources: Sources) -> None:
     for blob in wanted:
         if blob.digest not in made:
             raise ConfigurationError(
-                f"{blob.source}: this machine makes other bytes of it than the lock names",
-                hint="use the Keystone that made the lock, with its libraries, or lock again",
+                f"{blob.source}: making it again gives other bytes than the lock names",
+                hint="use the version of Keystone and its libraries that made the lock, or lock "
+                "again: keystone-install bundle lock",
             )
 
 
@@ -117,8 +120,8 @@ def _make(lock: Lock, folder: Path, sources: Sources) -> list[Document]:
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigurationError(
-            f"SBOMs need Python packages that are not here: {', '.join(missing)}",
-            hint="install keystone[packager], or leave them out: bundle lock --no-sbom",
+            f"SBOMs need Python packages that are not installed: {', '.join(missing)}",
+            hint="install keystone[packager], or make no SBOMs: bundle lock --no-sbom",
         )
     found = inventories.take(lock, folder, sources)
     with log.step("write SBOMs and provenance"):

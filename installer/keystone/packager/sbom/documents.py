@@ -1,41 +1,43 @@
-"""The documents as they come out of a bundle: found, and checked against their schemas."""
+"""Read the SBOM and provenance documents in a bundle, and validate them against their schemas."""
 
 from __future__ import annotations
 
 import tempfile
 from typing import TYPE_CHECKING
 
+from keystone import log
 from keystone.errors import DamagedBundleError, UsageError
 
 if TYPE_CHECKING:
-    from keystone.bundle.report.preview import Looked
+    from keystone.bundle.report.preview import Preview
 
 MOST = 20
 
 
-def of(looked: Looked, name: str) -> bytes:
-    """The document's bytes. Raises UsageError when the bundle was made without."""
-    data = looked.document(name)
+def of(preview: Preview, name: str) -> bytes:
+    """Return a document's bytes. Raises UsageError when the bundle does not contain it."""
+    data = preview.document(name)
     if data is None:
         raise UsageError(
-            f"{looked.bundle.path}: no {name} inside",
-            hint="it was locked with --no-sbom or by an old Keystone, or it is cut",
+            f"{preview.bundle.path}: contains no {name}",
+            hint="it was locked with --no-sbom or by an old Keystone, or the file is incomplete",
         )
     return data
 
 
 def validate(name: str, data: bytes) -> None:
-    """Raises DamagedBundleError with the first mistakes of a document that breaks its schema."""
+    """Validate a document. Raises DamagedBundleError with the first MOST mistakes."""
     try:
         mistakes = _mistakes(name, data)
     except ImportError as error:
         raise UsageError(
-            f"to validate, Python packages are needed that are not here: {error.name}",
+            f"validation needs a Python package that is not installed: {error.name}",
             hint="install keystone[packager]",
         ) from error
     if mistakes:
         listed = "\n  ".join(mistake.partition("\n")[0][:200] for mistake in mistakes[:MOST])
-        raise DamagedBundleError(f"{name}: {len(mistakes)} mistakes:\n  {listed}")
+        count = log.count(len(mistakes), "mistake")
+        raise DamagedBundleError(f"{name}: {count}:\n  {listed}")
 
 
 def _mistakes(name: str, data: bytes) -> list[str]:

@@ -1,8 +1,8 @@
-"""The modules that a Go program was built from, out of its build information.
+"""Read the modules that a Go program was built from, from its build information.
 
-The linker puts a record into the data segment (cmd/link, debug/buildinfo): the magic, at a multiple
-of 16; a byte with the pointer size; flags; since Go 1.18 (flag 2) the version and the modules
-follow at offset 32 as strings, each after its length as a varint.
+The linker puts a record into the data segment (cmd/link, debug/buildinfo): the magic bytes, at a
+multiple of 16; a byte with the pointer size; flags. Since Go 1.18 (flag 2) the version and the
+modules follow at offset 32 as strings, each after its length as a varint.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ ALIGN = 16
 HEAD = 32
 INLINE = 2
 SENTINEL = 16
-"""Bytes of a mark before and after the list of modules."""
+"""Bytes of the marker before and after the list of modules."""
 MAX_RECORD = 1 << 20
 MAX_MODULES = 20_000
 MODULE = re.compile(r"\w[\w.~!/+-]{0,299}")
 
 
 def packages(pieces: Iterable[bytes | memoryview]) -> list[Package]:
-    """The modules of the program whose bytes these are; empty for any other. Reads to the end."""
+    """Return the modules of a Go program; empty for any other file. Reads all pieces."""
     source = iter(pieces)
     for record in _records(source):
         found = _parse(record)
@@ -39,7 +39,7 @@ def packages(pieces: Iterable[bytes | memoryview]) -> list[Package]:
 
 
 def _records(source: Iterator[bytes | memoryview]) -> Iterator[bytes]:
-    """What may be the record, wherever the magic stands at a multiple of 16, to its largest end."""
+    """Yield possible records: MAX_RECORD bytes from each MAGIC at a multiple of ALIGN."""
     window, start = bytearray(), 0
     for piece in source:
         window += piece
@@ -69,7 +69,7 @@ def _parse(record: bytes) -> list[Package]:
         kind, path, module_version, *_ = [*line.split("\t"), "", "", ""]
         module = _module(path, module_version) if kind in {"mod", "dep", "=>"} else None
         if kind == "=>" and module and len(found) > 1:
-            # It stood in for the module in the line before; a mere folder leaves that its name.
+            # It replaces the module of the line before; a local folder does not change its name.
             found.pop()
         if module:
             found.append(module)
@@ -84,9 +84,9 @@ def _module(path: str, version: str) -> Package | None:
 
 
 def _string(data: bytes, at: int) -> tuple[bytes, int]:
-    """A string after its length (unsigned varint, LEB128), and where it ends."""
+    """Read a string after its length (unsigned varint, LEB128); return it and its end offset."""
     length = shift = 0
-    while at < len(data) and shift < 35:  # noqa: PLR2004 five bytes hold any length there is
+    while at < len(data) and shift < 35:  # noqa: PLR2004 five bytes suffice for any length
         length |= (data[at] & 0x7F) << shift
         shift += 7
         at += 1

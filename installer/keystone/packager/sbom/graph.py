@@ -1,7 +1,7 @@
-"""The bundle as a graph of things that contain things: what both SBOM formats are written from.
+"""Build a graph of a bundle's elements and what they contain, from which both SBOMs are written.
 
-Pure: a lock and its inventories in, elements in a fixed order out. Each item is an element, each
-blob that is no item's root is one, each package found inside is one however often it is found.
+Pure: it turns a lock and its inventories into elements in a fixed order. Elements are the items,
+the blobs that are not the root of an item, and the packages found in blobs, each package once.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Element:
     """A bundle, item, blob or package.
 
     ref: its name in the document ([A-Za-z0-9.-]). kind: the item's kind, "bundle", "blob" or
-    "package". digest, size (bytes) and source (as in the lock) only where it is a blob.
-    contains: refs in order.
+    "package". digest, size (bytes) and source (as in the lock): only if it is a blob. contains:
+    refs in order.
     """
 
     ref: str
@@ -46,7 +46,7 @@ class Element:
 
 
 def build(lock: Lock, inventories: Mapping[Digest, Inventory]) -> tuple[Element, ...]:
-    """The bundle first, then items in the lock's order, blobs, packages."""
+    """Return the elements: the bundle, items in the lock's order, blobs, packages."""
     return _Builder(lock, inventories).elements()
 
 
@@ -56,7 +56,7 @@ class _Builder:
         self._inventories = inventories
         self._blobs = {blob.digest: blob for blob in lock.blobs}
         self._packages: dict[str, Element] = {}
-        # A blob is known by the first item that it is the root of, or else as itself.
+        # The ref of a blob is that of the first item whose root it is, else its own.
         self._refs = {digest: f"blob-{digest.hex}" for digest in self._blobs}
         for number, item in reversed(list(enumerate(lock.items, start=1))):
             self._refs[item.digest] = _item_ref(number, item)
@@ -99,12 +99,12 @@ class _Builder:
 
     def _blob(self, blob: LockedBlob) -> Element:
         owner = self._owners.get(blob.digest)
-        whose = f"{owner.kind} {owner.name} {owner.version}" if owner else "bundle"
+        owner_name = f"{owner.kind} {owner.name} {owner.version}" if owner else "bundle"
         inventory = self._inventories[blob.digest]
         return Element(
             ref=self._refs[blob.digest],
             kind="blob",
-            name=f"{whose} ({blob.media_type})",
+            name=f"{owner_name} ({blob.media_type})",
             version=str(blob.digest),
             digest=blob.digest,
             size=blob.size,
@@ -114,7 +114,7 @@ class _Builder:
         )
 
     def _inside(self, digest: Digest) -> tuple[str, ...]:
-        """The packages found in a blob; where two blobs say different things, a licence wins."""
+        """Return refs of the packages in a blob; keep the entry that states a licence."""
         found = []
         for package in self._inventories[digest].packages:
             name = purl.of_package(package, self._distributions.get(digest, ""))
@@ -141,7 +141,7 @@ def _full_name(package: Package) -> str:
 def _distributions(
     items: Iterable[Item], inventories: Mapping[Digest, Inventory]
 ) -> dict[Digest, str]:
-    """Which distribution's packages a blob has: what os-release says in it or in its image."""
+    """Return the distribution of each blob's packages: by os-release in it or in its image."""
     found: dict[Digest, str] = {}
     for item in items:
         blobs = (item.digest, *item.blobs)

@@ -1,4 +1,4 @@
-"""The inventory of every blob of a lock, made once and kept by the blob's digest."""
+"""Make the inventory of every blob of a lock, once, and cache it by the blob's digest."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ Inventories: TypeAlias = "Mapping[Digest, Inventory]"
 
 
 def take(lock: Lock, folder: Path, sources: Sources) -> Inventories:
-    """Every blob's inventory. folder: of the lock file, for local sources.
+    """Return every blob's inventory. folder: of the lock file, for local sources.
 
-    What is not known yet is read from its source; what came from far away stays in the cache, so
-    that `create` need not ask for it again. Raises SourceError or ConfigurationError.
+    Blobs without a cached inventory are read from their sources; remote blobs stay in the cache,
+    so that `create` does not download them again. Raises SourceError, ConfigurationError.
     """
     found = {blob.digest: _kept(blob.digest) for blob in lock.blobs}
     wanted = [blob for blob in lock.blobs if found[blob.digest] is None]
@@ -37,15 +37,15 @@ def take(lock: Lock, folder: Path, sources: Sources) -> Inventories:
     supply = Supply(folder, sources)
     with (
         supply.ahead(wanted),
-        log.progress(f"look into {len(wanted)} blobs", total) as bar,
+        log.progress(f"scan {log.count(len(wanted), 'blob')}", total) as bar,
     ):
         for blob in wanted:
-            found[blob.digest] = _look(blob, supply)
+            found[blob.digest] = _scan(blob, supply)
             bar.advance(blob.size)
     return {digest: inventory for digest, inventory in found.items() if inventory is not None}
 
 
-def _look(blob: LockedBlob, supply: Supply) -> Inventory:
+def _scan(blob: LockedBlob, supply: Supply) -> Inventory:
     inventory = scan.scan(supply.open(blob))
     for note in inventory.notes:
         log.warn(f"{blob.digest} ({blob.source.partition(chr(10))[0][:100]}): {note}")
@@ -64,5 +64,5 @@ def _kept(digest: Digest) -> Inventory | None:
     except FileNotFoundError:
         return None
     except foreign_json.WRONG as error:
-        log.debug(f"{_path(digest)}: made again: {error}")
+        log.debug(f"{_path(digest)}: not readable, scanning the blob again: {error}")
         return None

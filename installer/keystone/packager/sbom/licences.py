@@ -1,4 +1,4 @@
-"""Licences as they are stated: SPDX expressions where a standard says so, their words otherwise."""
+"""Read licences as stated: as SPDX expressions where a standard defines that, else as names."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 MAX_EXPRESSION = 2000
 MAX_NAMES = 60
 NAME_CHARACTERS = 120
-# Debian's machine-readable copyright format 1.0, "License specification", against the SPDX list.
-# "MIT" is not among them: the standard says that there are many, and calls SPDX's one Expat.
+# Debian's machine-readable copyright format 1.0, "License specification", mapped to the SPDX list.
+# "MIT" is missing: Debian's standard says that it is ambiguous, and calls SPDX's MIT Expat.
 DEBIAN = {
     "expat": "MIT",
     "artistic": "Artistic-1.0",
@@ -36,20 +36,20 @@ AS_IN_SPDX = re.compile(
 
 
 def spdx(text: str) -> Licence:
-    """What is stated as an SPDX expression; its words when it is none."""
+    """Parse an SPDX expression; return the text as a name if it is not one."""
     expression = canonical(text)
     return Licence(expression) if expression else stated([text])
 
 
 def stated(texts: Iterable[str]) -> Licence:
-    """Licences by other names, kept as words: they are not translated."""
+    """Make a licence from names that are not SPDX; they stay as written."""
     names = {" ".join(text.split())[:NAME_CHARACTERS] for text in texts}
     return Licence(names=tuple(sorted(names - {""})[:MAX_NAMES]))
 
 
 @cache
 def canonical(text: str) -> str:
-    """The expression with SPDX's spelling, "" when it is not one (SPDX 2.3, annex D)."""
+    """Return an expression in SPDX's spelling; "" if it is not one (SPDX 2.3, annex D)."""
     from license_expression import ExpressionError  # noqa: PLC0415 the packager's machine has it
 
     text = text.strip()
@@ -70,14 +70,14 @@ def _licensing() -> Licensing:
 
 
 def debian_copyright(text: str) -> Licence:
-    """Of a machine-readable debian/copyright (DEP-5): what all its files need together.
+    """Return the licence of all files together in a machine-readable debian/copyright (DEP-5).
 
-    One name that SPDX does not know makes a list of names of it, each in SPDX's spelling where it
-    has one. Any other text says nothing we read.
+    If SPDX lacks one of the names, the result is a list of names, in SPDX's spelling where it has
+    one. Any other text gives UNKNOWN.
     """
     from debian import copyright as dep5  # noqa: PLC0415 the packager's machine has it
 
-    # It tells of every old Format line on standard error.
+    # The library logs a warning for every outdated Format line.
     logging.getLogger("debian").setLevel(logging.CRITICAL)
 
     try:
@@ -97,7 +97,7 @@ def debian_copyright(text: str) -> Licence:
 
 @cache
 def _debian(synopsis: str) -> str:
-    """One License field as SPDX, "" when a word of it has no fixed meaning."""
+    """Convert one License field to SPDX; "" if a word in it is not defined by the standard."""
     words = synopsis.split()
     translated = []
     for word in words:

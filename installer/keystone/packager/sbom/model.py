@@ -1,4 +1,4 @@
-"""What can be known of a blob: packages inside it, licences as they are stated, never guessed."""
+"""Inventories of blobs: the packages in them, and licences as stated, never guessed."""
 
 from __future__ import annotations
 
@@ -9,22 +9,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-SCANNER = 1
-"""Raise when the scanners find more than before: inventories are made anew."""
-
-
-class UnreadableError(Exception):
-    """A blob is not what its first bytes promise, or larger than a reader may follow.
-
-    It stops the look into that blob only; the inventory says so in its notes.
-    """
+SCANNER = 2
+"""Increment it when the scanners find more than before, so that blobs are scanned again."""
 
 
 @dataclass(frozen=True, order=True)
 class Licence:
-    """expression: SPDX licence expression, "" where not all that is stated is SPDX's.
+    """A licence as stated.
 
-    names: what is stated then, each one as it is written.
+    expression: SPDX licence expression, "" if SPDX does not have all stated names. names: those
+    names then, as written.
     """
 
     expression: str = ""
@@ -39,7 +33,7 @@ UNKNOWN = Licence()
 
 @dataclass(frozen=True, order=True)
 class Package:
-    """A package by its package-url parts (purl-spec): kind is purl's type, "deb" or "golang"."""
+    """A package, by the parts of its package URL (purl-spec). kind: purl type, such as "deb"."""
 
     kind: str
     name: str
@@ -51,10 +45,11 @@ class Package:
 
 @dataclass(frozen=True)
 class Inventory:
-    """One blob. form: "deb", "tar", "elf", "zip", "json", "other".
+    """The inventory of one blob.
 
-    licence: of the blob itself. distribution: ID of os-release, where the blob has one.
-    labels: of an image configuration. notes: what could not be read, and why.
+    form: "deb", "tar", "elf", "zip", "json", "other". licence: of the blob itself. distribution: ID
+    in os-release, if the blob has one. labels: of an image configuration. notes: what the scanner
+    could not read, and why.
     """
 
     form: str = "other"
@@ -66,7 +61,7 @@ class Inventory:
 
 
 def to_json(inventory: Inventory) -> dict[str, Any]:
-    """A cache file's content."""
+    """Convert to the content of a cache file."""
     return {
         "form": inventory.form,
         "packages": [
@@ -81,7 +76,7 @@ def to_json(inventory: Inventory) -> dict[str, Any]:
 
 
 def from_json(value: dict[str, Any]) -> Inventory:
-    """Raises KeyError, TypeError or ValueError for anything else."""
+    """Convert from the content of a cache file. Raises KeyError, TypeError or ValueError."""
     return Inventory(
         form=str(value["form"]),
         packages=tuple(

@@ -1,7 +1,7 @@
-"""Package databases that are found inside images and archives, as their own manuals describe them.
+"""Parse the package databases in images and archives.
 
-Each function takes one file's text, which is a stranger's: odd lines are passed over, and no more
-than MAX_PACKAGES are taken.
+Each function takes the text of one file, which is untrusted: it skips invalid lines, and reads at
+most MAX_PACKAGES packages.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ OCI_LABEL = "org.opencontainers.image."
 
 
 def _stanzas(text: str) -> Iterator[dict[str, str]]:
-    """Paragraphs of apk's database: a letter, a colon, a value; upper and lower case differ."""
+    """Yield stanzas of apk's database: a letter, a colon, a value; letters are case-sensitive."""
     for block in islice(re.finditer(r"(?:[^\n]+(?:\n|$))+", text), MAX_PACKAGES):
         pairs = (line.partition(":") for line in block[0].splitlines() if line[:1] not in " \t")
         yield {key: value.strip() for key, _, value in pairs}
 
 
 def dpkg(text: str) -> list[Package]:
-    """Of dpkg's status, a distroless status.d file, or a deb's control file (deb-control(5))."""
+    """Parse dpkg's status, a distroless status.d file, or a deb's control file (deb-control(5))."""
     return [
         Package("deb", name, version, architecture=fields.get("architecture", ""))
         for fields in map(deb822.fields, islice(deb822.paragraphs(text), MAX_PACKAGES))
@@ -46,7 +46,7 @@ def dpkg(text: str) -> list[Package]:
 
 
 def apk(text: str) -> list[Package]:
-    """Of apk's database of installed packages (apk-package(5)): P, V, A and L lines."""
+    """Parse apk's database of installed packages (apk-package(5)): P, V, A and L lines."""
     return [
         Package("apk", name, version, architecture=fields.get("A", ""),
                 licence=licences.spdx(fields.get("L", "")))
@@ -57,9 +57,9 @@ def apk(text: str) -> list[Package]:
 
 
 def python(text: str) -> list[Package]:
-    """Of a distribution's METADATA or PKG-INFO (Python core metadata 2.4).
+    """Parse a Python distribution's METADATA or PKG-INFO (Python core metadata 2.4).
 
-    License-Expression is SPDX by PEP 639; License and classifiers are words.
+    License-Expression is SPDX (PEP 639); License and classifiers are names.
     """
     head = HeaderParser().parsestr(text.partition("\n\n")[0] + "\n\n")
     name, version = str(head.get("Name", "")), str(head.get("Version", ""))
@@ -69,21 +69,21 @@ def python(text: str) -> list[Package]:
     if expression:
         licence = Licence(expression)
     else:
-        said = str(head.get("License", "")).strip().split("\n")[0]
-        classified = [str(value) for value in head.get_all("Classifier", [])]
-        marks = [value.rpartition(" :: ")[2] for value in classified if value[:9] == "License :"]
-        licence = licences.stated([] if said == "UNKNOWN" else [said]) or licences.stated(marks)
+        field = str(head.get("License", "")).strip().split("\n")[0]
+        classifiers = [str(value) for value in head.get_all("Classifier", [])]
+        names = [value.rpartition(" :: ")[2] for value in classifiers if value[:9] == "License :"]
+        licence = licences.stated([] if field == "UNKNOWN" else [field]) or licences.stated(names)
     return [Package("pypi", re.sub(r"[-_.]+", "-", name).lower(), version, licence=licence)]
 
 
 def os_release(text: str) -> str:
-    """ID of os-release(5), "" without one."""
+    """Return ID of os-release(5); "" without one."""
     match = re.search(r'(?m)^ID="?([a-z0-9._-]{1,60})"?$', text)
     return match[1] if match else ""
 
 
 def image_labels(data: bytes) -> Mapping[str, str]:
-    """The OCI annotations among an image configuration's labels, without their prefix."""
+    """Return the OCI annotations in an image configuration's labels, without their prefix."""
     try:
         labels = json.loads(data)["config"]["Labels"]
         found = {

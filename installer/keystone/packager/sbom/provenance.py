@@ -1,4 +1,4 @@
-"""Where every byte came from: an in-toto Statement v1 with SLSA's provenance v1 predicate."""
+"""Write the source of every blob: an in-toto Statement v1 with SLSA's provenance v1 predicate."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "https://keystone.invalid/bundle-lock/v1"
 BUILDER = "https://keystone.invalid/keystone-install"
-"""Names, not addresses: .invalid is reserved for that (RFC 2606)."""
+"""Identifiers, not addresses: the domain .invalid is reserved (RFC 2606)."""
 
 
 def dump(
     lock: Lock, identity: str, version: str, byproducts: Sequence[tuple[str, Digest]]
 ) -> bytes:
-    """The statement. Its subjects are the bundle's items; byproducts: the SBOMs.
+    """Return the statement. Its subjects are the bundle's items.
 
-    identity: hex SHA-256 of the lock without its own documents; version: of Keystone.
+    identity: hex SHA-256 of the lock without its documents. version: of Keystone. byproducts: names
+    and digests of the SBOMs.
     """
     subjects = [(f"{item.kind}/{item.name}@{item.version}", item.digest) for item in lock.items]
     value = {
@@ -61,7 +62,7 @@ def dump(
 
 
 def location(source: str, digest: Digest | None) -> str:
-    """A lock's source as a URI."""
+    """Return a lock's source as a URI."""
     kind, _, rest = source.partition(":")
     if kind == "registry":
         host, _, repository = rest.partition("/")
@@ -69,9 +70,9 @@ def location(source: str, digest: Digest | None) -> str:
     if kind in {"local", "built"}:
         return f"urn:keystone:{kind}:{quote(rest)}"
     if kind == "inline":
-        # The text itself stands in the lock.
+        # The lock contains the text itself.
         return f"urn:keystone:inline:{digest}"
-    # Lock files stay with the packager, this crosses the gap: without user and password.
+    # Lock files stay with the packager, but this crosses the gap: remove user and password.
     return re.sub(r"^(\w+://)[^/@]*@", r"\1", source)
 
 
@@ -101,9 +102,9 @@ def _resource(name: str, digest: Digest) -> dict[str, Any]:
 
 
 def validate(data: bytes) -> list[str]:
-    """What our schema of both specifications has against a statement; empty for a valid one.
+    """Validate a statement; return the errors, empty if it is valid.
 
-    in-toto and SLSA publish protocol buffers, not JSON Schemas.
+    The schema is ours: in-toto and SLSA publish protocol buffers, not JSON Schemas.
     """
     from jsonschema import Draft202012Validator  # noqa: PLC0415 slow to import
 

@@ -1,4 +1,4 @@
-"""Package URLs (purl-spec 1.0): how tools that look for vulnerabilities name a thing."""
+"""Make package URLs (purl-spec 1.0), by which vulnerability scanners identify software."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ SUITES = {
     **dict.fromkeys(("bullseye", "bookworm", "trixie", "forky", "duke", "sid"), "debian"),
     **dict.fromkeys(("focal", "jammy", "noble", "plucky", "questing", "resolute"), "ubuntu"),
 }
-"""Whose releases these code names are; of others the vendor is left open."""
+"""The vendor of a release by its code name; package URLs for other suites have no vendor."""
 
 
 def generic(name: str, version: str, **qualifiers: str) -> str:
-    """What no package system knows."""
+    """Return the package URL of something that is in no package system."""
     return PackageURL("generic", None, name, version or None, qualifiers).to_string()
 
 
 def of_package(package: Package, distribution: str) -> str:
-    """A package found inside something; distribution: ID of the os-release beside it."""
+    """Return the package URL of a package in a blob. distribution: ID in its os-release."""
     qualifiers = {"arch": package.architecture} if package.architecture else {}
     namespace = package.namespace or (distribution if package.kind in {"deb", "apk"} else "")
     return PackageURL(
@@ -32,7 +32,7 @@ def of_package(package: Package, distribution: str) -> str:
 
 
 def of_item(item: Item) -> str:
-    """A thing that the bundle carries."""
+    """Return the package URL of an item in the bundle."""
     if item.kind == "image":
         where, name = item.name, item.name.rpartition("/")[2]
         tag = {} if item.version.startswith("sha256:") else {"tag": item.version}

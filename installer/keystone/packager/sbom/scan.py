@@ -1,7 +1,8 @@
-"""One blob, looked into while it streams past: what it is, and which packages are inside.
+"""Scan one blob as a stream: its format, and the packages in it.
 
-What a blob is, its first bytes say. Memory is bounded: only small files with a known place are
-read whole; of everything else pieces flow by. Nothing is written and no name becomes a path.
+The first bytes determine the format. Memory use is bounded: only small files at known paths are
+read whole, everything else in pieces. Only zips are written to disk, as an unnamed file; no name in
+an archive is used as a path.
 """
 
 from __future__ import annotations
@@ -14,19 +15,23 @@ from types import MappingProxyType
 from typing import IO, TYPE_CHECKING
 
 from keystone.bundle import media
-from keystone.packager.sbom import archive, golang, licences, packages
-from keystone.packager.sbom.model import Inventory, Licence, Package, UnreadableError
+from keystone.bundle.formats import ar, foreign_tar
+from keystone.bundle.formats.compressed import expanded
+from keystone.bundle.formats.foreign_tar import BLOCK
+from keystone.bundle.formats.pieces import Reader, UnreadableError
+from keystone.packager.sbom import golang, licences, packages
+from keystone.packager.sbom.model import Inventory, Licence, Package
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from keystone.packager.sbom.archive import Member
+    from keystone.bundle.formats.foreign_tar import Member
 
 ELF, ZIP, SCRIPT = b"\x7fELF", b"PK\x03\x04", b"#!"
 MAX_DATABASE = 16 << 20
-"""Bytes of a package database that is read whole; Debian's full desktop has 6 MB."""
+"""Maximum size in bytes of a package database; that of a full Debian desktop has 6 MB."""
 MAX_TEXT = 1 << 20
-"""Bytes of a licence text or a Python distribution's metadata."""
+"""Maximum size in bytes of a licence text or a Python distribution's metadata."""
 MAX_DIRECTORY = 32 << 20
 MAX_COPYRIGHTS = 20_000
 COPYRIGHT = re.compile(r"usr/share/doc/([a-z0-9][a-z0-9.+-]{1,100})/copyright")
@@ -38,7 +43,7 @@ PYTHON = re.compile(r"(.*/)?[^/]+(\.dist-info/METADATA|\.egg-info/PKG-INFO|\.egg
 
 @dataclass
 class _Found:
-    """What was seen so far in one blob."""
+    """The findings in one blob so far."""
 
     packages: set[Package] = field(default_factory=set)
     licences: dict[str, Licence] = field(default_factory=dict)
@@ -53,14 +58,14 @@ class _Found:
 
 
 def scan(pieces: Iterable[bytes]) -> Inventory:
-    """The inventory of a blob. Reads it to the end, and raises only what `pieces` raises."""
+    """Return the inventory of a blob. Reads all pieces, and raises only what `pieces` raises."""
     iterator = iter(pieces)
-    source = archive.Reader(iterator)
-    start = source.peek(archive.BLOCK)
+    source = Reader(iterator)
+    start = source.peek(BLOCK)
     found = _Found()
     form, labels = "other", dict[str, str]()
     try:
-        if start.startswith(archive.AR):
+        if start.startswith(ar.MAGIC):
             form = "deb"
             _deb(source, found)
         elif start.startswith(ELF):
@@ -71,10 +76,10 @@ def scan(pieces: Iterable[bytes]) -> Inventory:
             _zip(source, found)
         elif start[:1] == b"{":
             form = "json"
-            labels = dict(packages.image_labels(_whole(source, media.MAX_MANIFEST)))
+            labels = dict(packages.image_labels(_whole(source, media.MAX_OCI_MANIFEST)))
         else:
-            form = _archive(archive.expanded(source), found)
-    except UnreadableError as error:
+            form = _archive(expanded(source), found)
+    except (UnreadableError, MemoryError) as error:
         found.notes.append(f"not read to its end: {error}")
     while source.some():
         pass
@@ -82,7 +87,7 @@ def scan(pieces: Iterable[bytes]) -> Inventory:
 
 
 def _inventory(form: str, found: _Found, labels: Mapping[str, str]) -> Inventory:
-    """Licences go to the packages whose names their copyright files carry."""
+    """Assemble the inventory; the licence of a package comes from its copyright file."""
     own = [replace(p, licence=found.licences.get(p.name, p.licence)) for p in found.control]
     listed = {
         replace(p, licence=found.licences.get(p.name, p.licence)) if p.kind == "deb" else p
@@ -99,33 +104,34 @@ def _inventory(form: str, found: _Found, labels: Mapping[str, str]) -> Inventory
     )
 
 
-def _archive(source: archive.Reader, found: _Found) -> str:
-    """A tar, or one program, that may have been compressed; or nothing that is known."""
-    start = source.peek(archive.BLOCK)
-    if archive.is_tar(start):
+def _archive(source: Reader, found: _Found) -> str:
+    """Scan a decompressed tar or program; return its format, "other" if it is neither."""
+    start = source.peek(BLOCK)
+    if foreign_tar.is_tar(start):
         _tar(source, found)
         return "tar"
     if start.startswith(ELF):
         found.add(golang.packages(iter(source.some, b"")))
         return "elf"
-    if start == bytes(archive.BLOCK):
+    if start == bytes(BLOCK):
         return "tar"
     return "other"
 
 
-def _deb(source: archive.Reader, found: _Found) -> None:
-    for member in archive.ar_members(source):
+def _deb(source: Reader, found: _Found) -> None:
+    for member in ar.members(source):
         if member.name.startswith(("control.tar", "data.tar")):
-            _tar(archive.expanded(archive.Reader(member.data)), found)
+            _tar(expanded(Reader(member.data)), found)
 
 
-def _tar(source: archive.Reader, found: _Found) -> None:
-    for member in archive.tar_members(source):
-        _member(member, re.sub(r"^(\./|/)+", "", member.name), found)
+def _tar(source: Reader, found: _Found) -> None:
+    for member in foreign_tar.members(source):
+        if member.kind in {"file", "sparse"}:
+            _member(member, re.sub(r"^(\./|/)+", "", member.name), found)
 
 
 def _member(member: Member, name: str, found: _Found) -> None:
-    """One regular file: taken whole where its place says what it is, else tried as a program."""
+    """Scan one regular file: read it whole at a known path, else try it as a Go program."""
     if name == "control" or DPKG.fullmatch(name):
         listed = packages.dpkg(_text(member, MAX_DATABASE))
         if name == "control":
@@ -148,7 +154,7 @@ def _member(member: Member, name: str, found: _Found) -> None:
 
 
 def _program(member: Member, found: _Found) -> None:
-    source = archive.Reader(member.data)
+    source = Reader(member.data)
     if source.peek(len(ELF)) == ELF:
         found.add(golang.packages(iter(source.some, b"")))
 
@@ -159,8 +165,8 @@ def _text(member: Member, limit: int) -> str:
     return b"".join(member.data).decode(errors="replace")
 
 
-def _whole(source: archive.Reader, limit: int) -> bytes:
-    """All of it, or nothing where it is larger: no image configuration is."""
+def _whole(source: Reader, limit: int) -> bytes:
+    """Read everything; return b"" above `limit`, which no image configuration exceeds."""
     parts = bytearray()
     while part := source.some():
         parts += part
@@ -169,8 +175,8 @@ def _whole(source: archive.Reader, limit: int) -> bytes:
     return bytes(parts)
 
 
-def _zip(source: archive.Reader, found: _Found) -> None:
-    """A wheel, or a Python program packed as one. Zips are read from their end: needs a file."""
+def _zip(source: Reader, found: _Found) -> None:
+    """Scan a wheel or a packed Python program, through a file: zips are read from their end."""
     with tempfile.TemporaryFile(dir="/var/tmp") as file:
         while part := source.some():
             file.write(part)
@@ -193,7 +199,10 @@ def _zip(source: archive.Reader, found: _Found) -> None:
 
 
 def _directory_is_small(file: IO[bytes]) -> None:
-    """Zipfile reads the directory whole: its size stands in the last record (APPNOTE 4.3.16)."""
+    """Limit the zip directory, which zipfile reads whole: the last record has its size.
+
+    See APPNOTE 4.3.16. Raises UnreadableError.
+    """
     size = file.seek(0, 2)
     file.seek(max(0, size - (66 << 10)))
     tail = file.read()

@@ -1,4 +1,4 @@
-"""SPDX 2.3 as JSON, written by spdx-tools. What is not known is NOASSERTION."""
+"""Write SPDX 2.3 as JSON, with spdx-tools. Unknown values are NOASSERTION."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ PURPOSES = {
 
 
 def dump(elements: Sequence[Element], identity: str, created: datetime, version: str) -> bytes:
-    """The document. identity: hex digest that names it; version: of Keystone, its tool."""
+    """Return the document. identity: hex digest for its namespace. version: of Keystone."""
     root = elements[0]
     info = CreationInfo(
         spdx_version="SPDX-2.3",
@@ -58,8 +58,8 @@ def dump(elements: Sequence[Element], identity: str, created: datetime, version:
         creators=[Actor(ActorType.TOOL, f"keystone-{version}")],
         created=created.astimezone(UTC).replace(tzinfo=None),
     )
-    # Of the document nothing but its head: a converter that looked through all relationships for
-    # each package would take quadratic time.
+    # Convert only the head of the document: with all relationships in it, the converter would
+    # search them for each package and take quadratic time.
     document = Document(creation_info=info)
     value = DocumentConverter().convert(document)
     value["packages"] = (_package_json(element, document) for element in elements)
@@ -77,13 +77,13 @@ def _relationships(elements: Sequence[Element]) -> Iterator[Relationship]:
 def _package_json(element: Element, document: Document) -> dict[str, Any]:
     value: dict[str, Any] = PackageConverter().convert(_package(element), document)
     for reference in value.get("externalRefs", ()):
-        # spdx-tools 0.8.5 writes PACKAGE_MANAGER; the 2.3 schema knows PACKAGE-MANAGER only.
+        # spdx-tools 0.8.5 writes PACKAGE_MANAGER; the 2.3 schema has PACKAGE-MANAGER only.
         reference["referenceCategory"] = reference["referenceCategory"].replace("_", "-")
     return value
 
 
 def validate(path: str) -> list[str]:
-    """What the library's validator has against a document; empty for a valid one."""
+    """Validate a document with spdx-tools; return the errors, empty if it is valid."""
     from spdx_tools.spdx.parser.error import SPDXParsingError  # noqa: PLC0415 only here
     from spdx_tools.spdx.parser.json.json_parser import parse_from_file  # noqa: PLC0415
     from spdx_tools.spdx.validation.document_validator import (  # noqa: PLC0415
@@ -130,7 +130,7 @@ def _package(element: Element) -> Package:
 
 
 def _download(element: Element) -> str | SpdxNoAssertion:
-    """An address as SPDX takes it: hosts without a dot, and what is no URL, are NOASSERTION."""
+    """Return a URL that SPDX accepts; NOASSERTION for hosts without a dot, and non-URLs."""
     where = location(element.source, element.digest)
     is_url = where.startswith(("http://", "https://"))
     return where if is_url and not validate_url(where) else SpdxNoAssertion()

@@ -1,6 +1,6 @@
-"""JSON whose long lists are made while they are written.
+"""Write JSON whose long lists are generated while writing, to save memory.
 
-An object of the SBOM libraries takes 20 KiB of memory, its text less than one.
+An object of the SBOM libraries takes 20 KiB of memory, its text less than 1 KiB.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def dump(document: Mapping[str, Any], *, sort_keys: bool = False) -> bytes:
-    """As json.dumps with an indent of 1, and a line break. Iterators at the top become arrays."""
+    """Return json.dumps with an indent of 1, and a newline. Top-level iterators become arrays."""
     text = bytearray()
     for key in sorted(document) if sort_keys else document:
         text += b",\n " if text else b"{\n "
@@ -29,6 +29,6 @@ def dump(document: Mapping[str, Any], *, sort_keys: bool = False) -> bytes:
 
 
 def _indented(value: object, depth: int, *, sort_keys: bool) -> bytes:
-    """A line break of JSON is never inside a string, so each begins a line."""
+    """Dump a value, indented. JSON strings contain no line breaks, so each one ends a line."""
     text = json.dumps(value, indent=1, sort_keys=sort_keys)
     return text.replace("\n", "\n" + " " * depth).encode()

@@ -1,1 +1,1 @@
-"""Where upstream artefacts come from: the only door to the network."""
+"""Fetch upstream artefacts. Only this package uses the network for the packager."""

@@ -1,4 +1,4 @@
-"""Addresses as values: origins, which may be asked, and where a redirect may lead."""
+"""URLs: their origins, which ones need TLS, and which redirects are allowed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PORTS = {"http": 80, "https": 443}
 
 @dataclass(frozen=True)
 class Origin:
-    """Scheme, host and port (RFC 6454): what credentials are bound to."""
+    """Scheme, host and port (RFC 6454). Credentials are bound to an origin."""
 
     scheme: str
     host: str
@@ -21,30 +21,30 @@ class Origin:
 
     @classmethod
     def of(cls, url: str) -> Origin:
-        """Raises ConfigurationError for what is no http(s) address, or carries a password."""
+        """Parse a URL. Raises ConfigurationError unless it is http(s) and has no credentials."""
         try:
             parts = urlsplit(url)
             host, port = parts.hostname, parts.port
         except ValueError as error:
-            raise ConfigurationError(f"{url!r}: not an address: {error}") from error
+            raise ConfigurationError(f"{url!r}: not a URL: {error}") from error
         if parts.scheme not in PORTS or not host:
-            raise ConfigurationError(f"{url!r}: not an http or https address")
+            raise ConfigurationError(f"{url!r}: not an http or https URL")
         if parts.username is not None or parts.password is not None:
             raise ConfigurationError(
-                f"an address of {host} holds a user name",
-                hint="credentials belong into Docker's credential file: docker login, podman login",
+                f"a URL of {host} contains a user name",
+                hint="put credentials into Docker's credential file: docker login, podman login",
             )
         return cls(parts.scheme, host, port or PORTS[parts.scheme])
 
     @property
     def name(self) -> str:
-        """host, or host:port when it is not the scheme's own."""
+        """host, or host:port when the port is not the scheme's default."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == PORTS[self.scheme] else f"{host}:{self.port}"
 
     @property
     def loopback(self) -> bool:
-        """Whether it is this machine."""
+        """Whether the host is this machine."""
         try:
             return self.host == "localhost" or ip_address(self.host).is_loopback
         except ValueError:
@@ -52,7 +52,7 @@ class Origin:
 
     @property
     def private(self) -> bool:
-        """Whether nobody on the way can read or change what is said."""
+        """Whether nobody on the network can read or change the traffic: TLS or loopback."""
         return self.scheme == "https" or self.loopback
 
     def __str__(self) -> str:
@@ -60,11 +60,11 @@ class Origin:
 
 
 def require_private(address: str) -> None:
-    """Refuse plain HTTP, but for loopback. Raises ConfigurationError."""
+    """Refuse plain HTTP, except for loopback. Raises ConfigurationError."""
     if not Origin.of(address).private:
         raise ConfigurationError(
-            f"{address}: without TLS anybody on the way could choose its bytes",
-            hint="use https, or give its sha256 in the definition",
+            f"{address}: without TLS, anybody on the network path can replace the content",
+            hint="use https, or set its sha256 in the definition",
         )
 
 
@@ -74,19 +74,19 @@ def is_loopback(address: str) -> bool:
 
 
 def follow(url: str, location: str) -> str:
-    """Where a redirect leads (RFC 9110, 10.2.2).
+    """Return the target of a redirect (RFC 9110, 10.2.2).
 
-    Raises SourceError when it would leave TLS, or leads from far away to this machine.
+    Raises SourceError for a redirect from TLS to plain HTTP, or from another host to this machine.
     """
     try:
         target = urljoin(url, location)
         before, after = Origin.of(url), Origin.of(target)
     except (ValueError, ConfigurationError) as error:
-        raise SourceError(f"{url}: redirects to a bad address: {error}") from error
+        raise SourceError(f"{url}: redirects to an invalid URL: {error}") from error
     if before.private and not after.private:
         raise SourceError(
             f"{url}: redirects to {after}, without TLS",
-            hint="anybody on the way could choose its bytes: correct upstream or the mirror",
+            hint="anybody on the network path can replace the content: correct upstream or mirror",
         )
     if after.loopback and not before.loopback:
         raise SourceError(f"{url}: redirects to this machine ({after})")

@@ -1,9 +1,9 @@
-"""Debs and their closure, solved by apt itself in a tree of its own.
+"""Find debs and their dependencies with apt, in a separate state folder.
 
-Nothing of the packager's own package state is used: only its apt sources, with the suite replaced
-("bookworm-security" becomes "trixie-security"), its keyrings and its Acquire settings. Archive
-signatures are always checked. The closure of each group is solved from nothing at all, so a host
-of any point release and of the smallest variant finds everything it needs inside.
+The packager's own package state is not used, only its apt sources with the suite replaced
+("bookworm-security" becomes "trixie-security"), its keyrings and its Acquire settings. apt always
+verifies archive signatures. The closure of each group assumes no installed packages, so the bundle
+suffices for a host of any point release, even with the smallest installation.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ SYSTEM_CA = "/etc/ssl/certs/ca-certificates.crt"
 NAME = re.compile(
     r"(?P<name>[a-z0-9][a-z0-9+.-]+)(?::[a-z0-9-]+)?(?:=[A-Za-z0-9.+:~*-]+|/[A-Za-z0-9.~-]+)?"
 )
-"""A package as apt-get(8) takes one: name, :architecture, =version or /release."""
+"""A package as an argument of apt-get(8): name, :architecture, =version or /release."""
 
 
 @dataclass(frozen=True)
 class Deb:
-    """One package of an archive. control: its stanza, Filename being the bare file name."""
+    """One package of an archive. control: its stanza, with Filename reduced to the file name."""
 
     name: str
     version: str
@@ -55,7 +55,7 @@ class Deb:
 
 @dataclass(frozen=True)
 class Archive:
-    """One apt source: URIs, suite, components, Signed-By; architectures: empty for all.
+    """One apt source: URIs, suite, components, Signed-By. architectures: empty for all.
 
     Ubuntu keeps amd64 and arm64 in two archives (archive.ubuntu.com, ports.ubuntu.com).
     """
@@ -67,7 +67,7 @@ class Archive:
     architectures: tuple[str, ...] = ()
 
     def has(self, architecture: str) -> bool:
-        """Whether it is to be asked for this architecture."""
+        """Whether the archive provides this architecture."""
         return not self.architectures or architecture in self.architectures
 
     def __str__(self) -> str:
@@ -84,19 +84,19 @@ class Archive:
 
 @contextmanager
 def installed() -> Iterator[None]:
-    """While the block asks apt and dpkg. Raises ConfigurationError where this machine has none."""
+    """Raise ConfigurationError when the block finds no apt or dpkg on this machine."""
     try:
         yield
     except run.MissingProgramError as error:
         raise ConfigurationError(
-            f"packages are solved and read by apt and dpkg: {error.message}",
+            f"locking packages needs apt and dpkg: {error.message}",
             hint="run it on Debian or Ubuntu, or install apt and dpkg here",
         ) from error
 
 
 @dataclass(frozen=True)
 class Tree:
-    """apt's own world for one suite and architecture, below `root`."""
+    """apt's configuration, indexes and state for one suite and architecture, below `root`."""
 
     root: Path
     architecture: str
@@ -107,9 +107,9 @@ class Tree:
     def ready(
         cls, archives: Sequence[Archive], architecture: str, sources: Sources
     ) -> Iterator[Tree]:
-        """The tree with the archives' indexes, fetched through mirrors and checked.
+        """Provide a tree with the archives' indexes, fetched through mirrors and verified.
 
-        Who comes second waits: apt's own locks would make it fail.
+        A concurrent run waits; apt's own locks would make it fail.
         """
         text = "\n".join(
             str(replace(archive, uri=sources.rewrite(archive.uri))) for archive in archives
@@ -126,26 +126,28 @@ class Tree:
             yield tree
 
     def _update(self) -> None:
-        """Fetch and check the indexes; none may be missing, or be what was there before.
+        """Fetch and verify the indexes; a missing or outdated one is an error.
 
-        Raises UntrustedBundleError for a signature, SourceError for anything else.
+        Raises UntrustedBundleError when a signature does not verify, else SourceError.
         """
         result = self._apt("apt-get", "update", "-qq", check=False, timeout=1800)
         if result.returncode == 0:
             return
-        said = (result.stderr + result.stdout).strip()
-        if re.search(r"NO_PUBKEY|BADSIG|(EXP|REV)KEYSIG|is not signed|verification error", said):
+        text = (result.stderr + result.stdout).strip()
+        if re.search(r"NO_PUBKEY|BADSIG|(EXP|REV)KEYSIG|is not signed|verification error", text):
             raise UntrustedBundleError(
-                f"apt does not trust an archive:\n{said}",
+                f"apt does not trust an archive:\n{text}",
                 hint="correct signedBy in spec.debs[].sources (Signed-By in /etc/apt for the "
                 "machine's own), or the archive",
             )
-        raise SourceError(f"apt cannot read an archive:\n{said}", hint="then run it again")
+        raise SourceError(
+            f"apt cannot read an archive:\n{text}", hint="correct that, then run it again"
+        )
 
     def closure(self, names: Iterable[str]) -> tuple[Deb, ...]:
-        """Every package that installing `names` from nothing would need; no recommends.
+        """Return all packages needed to install `names` on an empty system, without Recommends.
 
-        Raises ConfigurationError with apt's own explanation when there is no solution.
+        Raises ConfigurationError with apt's explanation when there is no solution.
         """
         wanted = sorted(set(names))
         self._require_known(wanted)
@@ -155,17 +157,18 @@ class Tree:
         )  # fmt: skip
         if result.returncode != 0:
             raise ConfigurationError(
-                f"apt finds no solution for {' '.join(wanted)}:\n{_reasons(result)}",
+                f"apt cannot resolve the dependencies of {' '.join(wanted)}:\n{_reasons(result)}",
                 hint="correct the names in spec.debs, or the sources",
             )
         files = dict(_uris(result.stdout))
         return tuple(sorted(self._debs(files), key=lambda deb: (deb.name, deb.version)))
 
     def _require_known(self, wanted: Sequence[str]) -> None:
-        """Refuse what apt would take for something else than a package's name.
+        """Refuse arguments that apt would not interpret as a package name.
 
-        To apt "name-" is a removal, "name+" an installation, "a.b" a pattern, unless a package is
-        called so. Raises ConfigurationError with all that are no package, real or virtual.
+        For apt, "name-" is a removal, "name+" an installation and "a.b" a pattern, unless a package
+        has that name. Raises ConfigurationError that lists all names without a real or virtual
+        package.
         """
         names = {text: match["name"] for text in wanted if (match := NAME.fullmatch(text))}
         shown = self._apt("apt-cache", "showpkg", *names.values()).stdout if names else ""
@@ -175,11 +178,11 @@ class Tree:
             raise ConfigurationError(
                 f"there is no package {', '.join(wrong)} for {self.architecture}",
                 hint="correct the names in spec.debs, or the sources; "
-                "apt's name- for removal and its patterns are not taken",
+                "apt's syntax for removals (name-) and patterns is not supported",
             )
 
     def required(self) -> frozenset[str]:
-        """Names of the closure of priority "required": what the smallest system has."""
+        """Return the names of all required packages and their dependencies: the smallest system."""
         avail = self._apt("apt-cache", "dumpavail").stdout
         names = [
             deb822.field(stanza, "Package")
@@ -190,7 +193,7 @@ class Tree:
         return frozenset(deb.name for deb in self.closure(names))
 
     def _debs(self, files: Mapping[str, str]) -> Iterator[Deb]:
-        """The stanzas of the signed index that belong to these files: name by URL."""
+        """Yield the packages for these files (URL to name) from the stanzas of the signed index."""
         if not files:
             return
         left = {_path(url): url for url in files}
@@ -205,14 +208,14 @@ class Tree:
                 yield deb_of(stanza, url)
             except ValueError as error:
                 raise SourceError(
-                    f"{url}: its archive names no SHA-256 and size of it: {error}",
-                    hint="its Packages file is too old to be checked: take another archive",
+                    f"{url}: the archive's index lacks its SHA-256 or size: {error}",
+                    hint="the Packages file is too old to verify the file: use another archive",
                 ) from error
         if left:
             raise ConfigurationError(f"apt does not describe {', '.join(left)}")
 
     def _configuration(self) -> str:
-        """apt.conf: the machine's Acquire settings (proxy, TLS, retries), and our own folders."""
+        """Return apt.conf: the machine's Acquire settings (proxy, TLS, retries), our folders."""
         dump = run.run(["apt-config", "dump", "Acquire"]).stdout.splitlines()
         kept = [
             line for line in dump if re.match(r"Acquire::(https?|ForceIPv|Retries|Check)", line)
@@ -230,11 +233,11 @@ class Tree:
             "APT::Architecture": self.architecture,
             "APT::Get::List-Cleanup": "true",
             "Acquire::Languages": "none",
-            "Debug::NoLocking": "true",  # `ready` has a lock for all of it
-            # Or apt goes on with what it had, or with nothing, and calls that success.
+            "Debug::NoLocking": "true",  # `ready` locks the whole tree
+            # Otherwise apt reports success although it used old indexes, or none.
             "APT::Update::Error-Mode": "any",
-            # Ubuntu gives an update to a part of the machines first: a lock takes it or not,
-            # whatever the packager's machine-id.
+            # Ubuntu releases updates to a part of the machines first, chosen by machine-id: a lock
+            # must not depend on the packager's machine-id.
             "APT::Get::Always-Include-Phased-Updates": "true",
             "APT::Sandbox::User": "root",
         }
@@ -247,7 +250,7 @@ class Tree:
         return "\n".join([*kept, *lines, architectures]) + "\n"
 
     def _authorities(self, ca_file: Path) -> Path:
-        """The machine's authorities and the given ones in one file: apt takes one or the other."""
+        """Write the machine's and the given CA certificates to one file: apt reads only one."""
         known = [path for path in (Path(SYSTEM_CA), ca_file) if path.is_file()]
         together = self.root / "etc/authorities.pem"
         write_file(together, b"\n".join(path.read_bytes() for path in known))
@@ -265,14 +268,14 @@ class Tree:
 
 
 def proxies(environ: Mapping[str, str]) -> dict[str, str]:
-    """The proxy variables in lower case, which is how apt reads them (apt-transport-http(1))."""
+    """Return the proxy variables in lower case, as apt reads them (apt-transport-http(1))."""
     names = ("http_proxy", "https_proxy", "no_proxy")
     found = {name: environ.get(name) or environ.get(name.upper(), "") for name in names}
     return {name: value for name, value in found.items() if value}
 
 
 def deb_of(stanza: str, url: str) -> Deb:
-    """From a stanza of a Packages file. Raises ValueError when it has no SHA-256."""
+    """Parse a stanza of a Packages file. Raises ValueError when it lacks SHA-256 or size."""
     filename = _filename(url)
     lines = re.sub(r"(?m)^Filename:.*$", f"Filename: ./{filename}", stanza.strip())
     return Deb(
@@ -288,7 +291,7 @@ def deb_of(stanza: str, url: str) -> Deb:
 
 
 def local_deb(path: Path) -> Deb:
-    """A deb on this machine, described by dpkg-deb."""
+    """Describe a deb file on this machine, with dpkg-deb."""
     data = path.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
     control = run.run(["dpkg-deb", "--field", path]).stdout.strip()
@@ -298,7 +301,7 @@ def local_deb(path: Path) -> Deb:
 
 
 def _uris(text: str) -> Iterator[tuple[str, str]]:
-    """URL and package of each line of --print-uris: 'URL' name_version_arch.deb size HASH:hex."""
+    """Yield URL and package of --print-uris lines: 'URL' name_version_arch.deb size HASH:hex."""
     for line in text.splitlines():
         if line.startswith("'"):
             url, stored, *_ = shlex.split(line)
@@ -306,18 +309,18 @@ def _uris(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _reasons(result: run.Result) -> str:
-    """What apt says: errors, and what its solver printed before them."""
+    """Return apt's errors, and the explanation that its solver prints before them."""
     noise = re.compile(r"(Reading|Building|Done|\d+ upgraded|E: Unable to correct problems)")
-    said = [*result.stdout.splitlines(), *result.stderr.splitlines()]
-    kept = [line for line in said if line.strip() and not noise.match(line)]
+    lines = [*result.stdout.splitlines(), *result.stderr.splitlines()]
+    kept = [line for line in lines if line.strip() and not noise.match(line)]
     return "\n".join(kept) or result.stderr.strip()
 
 
 def _path(url: str) -> str:
-    """The path of an address, as the archive's index writes it."""
+    """Return the path of a URL, as the archive's index writes it."""
     return unquote(url.partition("://")[2] if "://" in url else f"/{url}")
 
 
 def _filename(url: str) -> str:
-    """The archive's name of a file: apt percent-encodes "+" and "~" in URLs."""
+    """Return the file name of a URL, decoded: apt percent-encodes "+" and "~" in URLs."""
     return unquote(url.rsplit("/", 1)[-1])

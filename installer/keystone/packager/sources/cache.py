@@ -1,4 +1,4 @@
-"""Blobs kept between runs on the packager's machine, by digest. It may vanish at any time."""
+"""The packager's cache of blobs by digest. Users may delete it at any time."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
 
 
 def root() -> Path:
-    """$XDG_CACHE_HOME/keystone, or ~/.cache/keystone."""
+    """Return $XDG_CACHE_HOME/keystone, or ~/.cache/keystone."""
     base = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
     return Path(base) / "keystone"
 
 
 def path(digest: Digest) -> Path:
-    """Where a blob is if it is here; with that name it is whole."""
+    """Return the path of a cached blob; a file with that name is complete."""
     return root() / "blobs/sha256" / digest.hex
 
 
 def has(digest: Digest, size: int) -> bool:
-    """Whether the blob is here."""
+    """Whether the cache has the blob."""
     found = path(digest)
     return found.is_file() and found.stat().st_size == size
 
 
 def keep(digest: Digest, chunks: Iterable[bytes]) -> Path:
-    """Keep bytes that are checked while `chunks` is read to its end (it raises otherwise)."""
+    """Store a blob. chunks: must verify its bytes, and raise at the end if they are wrong."""
     final = path(digest)
     final.parent.mkdir(parents=True, exist_ok=True)
     write_chunks(final, chunks, final.with_name(f"{digest.hex}.{threading.get_native_id()}.part"))

@@ -1,9 +1,9 @@
-"""Signatures of images by cosign, with a key that is known beforehand. Pure: bytes in, digest out.
+"""Verify cosign signatures of images with a known public key. Pure functions on bytes.
 
-Two forms are in use. "Simple signing": a JSON payload that names the image's digest, its signature
-in the layer's annotation (cosign 1 and 2, SIGNATURE_SPEC.md). A Sigstore bundle (cosign 3): a DSSE
-envelope around an in-toto statement whose subject is the image. In both only what the key signed
-is looked at, and only after the signature was found good.
+There are two formats. "Simple signing" (cosign 1 and 2, SIGNATURE_SPEC.md): a JSON payload that
+names the image's digest, with its signature in the layer's annotation. A Sigstore bundle (cosign
+3): a DSSE envelope around an in-toto statement whose subject is the image. For both, this module
+uses only the signed content, and parses it only after verifying the signature.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
+from keystone import log
 from keystone.bundle.model import Digest
 from keystone.errors import ConfigurationError, UntrustedBundleError
 from keystone.packager import foreign_json
@@ -34,12 +35,12 @@ IN_TOTO = "application/vnd.in-toto+json"
 SIGN_PREDICATE = "https://sigstore.dev/cosign/sign/v1"
 MAX_SIGNATURES = 8
 MAX_SIGNATURE = 64 << 10
-"""Bytes; more of either is work that an attacker gives (CVE-2024-29902, CVE-2023-33957)."""
+"""Bytes; both limits bound the work that an attacker can cause (CVE-2024-29902, CVE-2023-33957)."""
 
 
 @dataclass(frozen=True)
 class Key:
-    """A public key (ECDSA P-256), and the file that it came from."""
+    """A public key (ECDSA P-256). name: the file that it was read from."""
 
     name: str
     public: ec.EllipticCurvePublicKey
@@ -47,7 +48,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Signature:
-    """What a registry holds as a signature; nothing in it is to be believed yet."""
+    """A signature from a registry, not verified yet."""
 
     media_type: str
     data: bytes
@@ -55,20 +56,23 @@ class Signature:
 
 
 def load_key(path: Path) -> Key:
-    """From a PEM file. Raises ConfigurationError for another kind of key."""
+    """Load a public key from a PEM file. Raises ConfigurationError for other kinds of keys."""
     try:
         public = load_pem_public_key(path.read_bytes())
     except (OSError, ValueError, UnsupportedAlgorithm) as error:
         raise ConfigurationError(f"{path}: not a public key in PEM: {error}") from error
     if not isinstance(public, ec.EllipticCurvePublicKey) or public.curve.name != "secp256r1":
         raise ConfigurationError(
-            f"{path}: not an ECDSA P-256 key", hint="cosign generate-key-pair makes one"
+            f"{path}: not an ECDSA P-256 key", hint="make one: cosign generate-key-pair"
         )
     return Key(str(path), public)
 
 
 def require(what: str, digest: Digest, signatures: Iterable[Signature], keys: Sequence[Key]) -> Key:
-    """The key that vouches for this very digest. Raises UntrustedBundleError when none does."""
+    """Return the key that signed exactly this digest. Raises UntrustedBundleError without one.
+
+    what: the image, for the error message.
+    """
     count = 0
     others: set[str] = set()
     for signature in signatures:
@@ -80,18 +84,18 @@ def require(what: str, digest: Digest, signatures: Iterable[Signature], keys: Se
             others |= {str(other) for other in signed}
     reasons = "it has no signature"
     if others:
-        reasons = f"the signature is of {', '.join(sorted(others))}"
+        reasons = f"the signature is for {', '.join(sorted(others))}"
     elif count:
-        reasons = f"none of its {count} signatures is by the key"
+        reasons = f"it has {log.count(count, 'signature')}, none of them by this key"
     names = ", ".join(key.name for key in keys)
     raise UntrustedBundleError(
         f"{what}: {digest} is not signed by {names}: {reasons}",
-        hint="ask upstream; do not take the image until its signature is there",
+        hint="ask upstream; do not use the image until it is signed",
     )
 
 
 def signed_digests(signature: Signature, key: Key) -> frozenset[Digest]:
-    """The images that this key vouches for with this signature; none when it is not by the key."""
+    """Return the digests that the key signed with this signature; none if it does not verify."""
     try:
         if len(signature.data) > MAX_SIGNATURE:
             return frozenset()
@@ -100,7 +104,7 @@ def signed_digests(signature: Signature, key: Key) -> frozenset[Digest]:
         if signature.media_type == BUNDLE:
             return _bundle(foreign_json.loads(signature.data), key)
     except (*foreign_json.WRONG, InvalidSignature):
-        # Whatever it is, it is not this key's signature of an image.
+        # It is not a signature of an image by this key.
         return frozenset()
     return frozenset()
 
@@ -124,11 +128,11 @@ def _bundle(document: Any, key: Key) -> frozenset[Digest]:  # noqa: ANN401 parse
         return frozenset()
     statement = foreign_json.loads(payload)
     if statement["predicateType"] != SIGN_PREDICATE:
-        return frozenset()  # an attestation about the image is no approval of it (CVE-2026-39395)
+        return frozenset()  # an attestation about an image does not approve it (CVE-2026-39395)
     return frozenset(Digest(subject["digest"]["sha256"]) for subject in statement["subject"])
 
 
 def _verify(key: Key, signature: str, data: bytes) -> None:
-    """Raises InvalidSignature or ValueError."""
+    """Verify a signature over `data`. Raises InvalidSignature, ValueError."""
     decoded = base64.b64decode(signature, validate=True)
     key.public.verify(decoded, data, ec.ECDSA(SHA256()))

@@ -1,8 +1,8 @@
-"""Charts from Helm repositories, registries and folders, each with all that it depends on.
+"""Fetch charts with their dependencies from Helm repositories, registries and folders.
 
 A repository is an index.yaml and archives over HTTP (https://helm.sh/docs/topics/chart_repository);
-in a registry a chart is an OCI artifact (https://helm.sh/docs/topics/registries). Which version a
-constraint means is helm's to say; the bytes come through our own door and are hashed here.
+in a registry a chart is an OCI artifact (https://helm.sh/docs/topics/registries). helm decides
+which version satisfies a constraint; this module downloads the chart and hashes it.
 """
 
 from __future__ import annotations
@@ -42,10 +42,11 @@ MAX_TAG_PAGES = 1000
 
 @dataclass(frozen=True)
 class Fetched:
-    """A chart with its dependencies inside.
+    """A chart that contains its dependencies.
 
-    data: the archive. origin: where it is to be had again: the archive's URL, "oci://...:tag", or
-    "" when it was put together here. upstream: as the registry holds it. provenance: the .prov.
+    data: the archive. origin: where to fetch it again: the archive's URL, "oci://...:tag", or "" if
+    it was packed here. upstream: its manifest and blobs in a registry, None if it is not from one.
+    provenance: its .prov file, b"" without one.
     """
 
     chart: Chart
@@ -57,24 +58,28 @@ class Fetched:
 
 @dataclass
 class Charts:
-    """Where charts come from. Indexes are read once."""
+    """Fetches charts. It reads each repository's index once."""
 
     helm: Helm
     sources: Sources
     _indexes: dict[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def get(self, wanted: Dependency, folder: Path | None, *, prove: bool = False) -> Fetched:
-        """A chart, complete. folder: what file:// is relative to, None where it means nothing.
+        """Fetch a chart with its dependencies.
 
-        prove: bring its provenance too. Raises SourceError when it or a dependency is not there.
+        folder: file:// paths are relative to it; None to refuse them. prove: also fetch its
+        provenance. Raises SourceError when the chart or a dependency cannot be fetched.
         """
         return self._get(wanted, folder, charts.MAX_DEPTH, prove=prove)
 
     def verify(self, fetched: Fetched, keyring: Path) -> str:
-        """Whose key signed it, by fingerprint. Raises UntrustedBundleError if none of these."""
-        hint = f"{keyring} holds the keys that may sign it"
+        """Return the fingerprint of the key that signed a chart.
+
+        Raises UntrustedBundleError unless a key of the keyring signed it.
+        """
+        hint = f"a key in {keyring} must have signed it"
         if not fetched.provenance:
-            raise UntrustedBundleError(f"{fetched.origin}: comes without provenance", hint=hint)
+            raise UntrustedBundleError(f"{fetched.origin}: has no provenance", hint=hint)
         name = f"{fetched.chart.name}-{fetched.chart.version}.tgz"
         with tempfile.TemporaryDirectory(dir=self.helm.scratch) as scratch:
             packed = Path(scratch) / name
@@ -84,48 +89,48 @@ class Charts:
                 return self.helm.verify(packed, keyring)
             except run.CommandError as error:
                 raise UntrustedBundleError(
-                    f"{fetched.origin}: its provenance is not good: {error.message}", hint=hint
+                    f"{fetched.origin}: its provenance does not verify: {error.message}", hint=hint
                 ) from error
 
     def _get(self, wanted: Dependency, folder: Path | None, depth: int, *, prove: bool) -> Fetched:
         if depth == 0:
-            raise SourceError(f"chart {wanted.name}: dependencies that do not end")
+            raise SourceError(f"chart {wanted.name}: its dependencies are nested too deep")
         scheme, _, rest = wanted.repository.partition("://")
         if scheme == "file":
-            return self._folder(wanted, _below(folder, rest, wanted), depth)
+            return self._folder(wanted, _local_folder(folder, rest, wanted), depth)
         if scheme == "oci":
             found = self._registry(wanted)
         elif scheme in {"http", "https"}:
             found = self._repository(wanted, prove=prove)
         else:
             raise SourceError(
-                f"chart {wanted.name}: {wanted.repository!r} is no repository",
-                hint="https://, oci:// or file://; names of `helm repo add` are not known here",
+                f"chart {wanted.name}: {wanted.repository!r} is not a repository",
+                hint="use https://, oci:// or file://; names of `helm repo add` are not supported",
             )
         if charts.missing(found.chart):
-            return self._built(found.chart, None, depth)
+            return self._complete(found.chart, None, depth)
         return found
 
     def _repository(self, wanted: Dependency, *, prove: bool) -> Fetched:
         repository = wanted.repository.rstrip("/")
         listed = _versions(self._index(repository).get(wanted.name))
-        usable = {version: entry for version, entry in listed.items() if _address(entry)}
+        usable = {version: entry for version, entry in listed.items() if _url(entry)}
         if wanted.version in listed.keys() - usable.keys():
             raise SourceError(
-                f"{repository}: chart {wanted.name} {wanted.version} has no address in the index",
-                hint="tell who keeps the repository; until then take another version",
+                f"{repository}: chart {wanted.name} {wanted.version} has no URL in the index",
+                hint="report it to the repository's maintainers; until then use another version",
             )
         version = self._choose(wanted, list(usable))
         entry = usable[version]
-        url = urljoin(f"{repository}/", _address(entry))
+        url = urljoin(f"{repository}/", _url(entry))
         named = str(entry.get("digest") or "").removeprefix("sha256:")
         if url.startswith("oci://"):
             found = self._pull(_reference(url))
         else:
-            data = self.sources.read(url, limit=charts.MAX_PACKED, digest=_said(url, named))
+            data = self.sources.read(url, limit=charts.MAX_PACKED, digest=_digest(url, named))
             proof = self._provenance(url) if prove else b""
             found = Fetched(charts.read(data), data, url, provenance=proof)
-        return _expected(found, wanted.name, version)
+        return _require_named(found, wanted.name, version)
 
     def _provenance(self, url: str) -> bytes:
         try:
@@ -142,7 +147,7 @@ class Charts:
             try:
                 entries = _parse_index(text)["entries"] or {}
                 if not isinstance(entries, dict):
-                    raise TypeError("entries is no mapping")
+                    raise TypeError("entries is not a mapping")
             except (*foreign_json.WRONG, RecursionError) as error:
                 raise SourceError(f"{url}: not the index of a Helm repository: {error}") from error
             self._indexes[repository] = entries
@@ -155,19 +160,19 @@ class Charts:
         if not re.fullmatch(r"v?\d+\.\d+\.\d+([-+][0-9A-Za-z.+-]+)?", version):
             version = self._choose(wanted, [tag.replace("_", "+") for tag in self._tags(reference)])
         found = self._pull(replace(reference, tag=version.replace("+", "_")))
-        return _expected(found, wanted.name, version)
+        return _require_named(found, wanted.name, version)
 
     def _tags(self, reference: Reference) -> list[str]:
-        """All tags (distribution-spec, "Listing Tags"), however many pages they are.
+        """List all tags of a repository, over all pages (distribution-spec, "Listing Tags").
 
-        Where the next page is says the Link header; registries without it take the last tag.
+        The Link header gives the next page; for registries without it, use the last tag.
         """
         base = f"{self.sources.registry(reference.host, reference.repository)}/tags/list"
         url, linked = f"{base}?n=1000", False
         tags: dict[str, None] = {}
         for _ in range(MAX_TAG_PAGES):
             data, link = self.sources.page(url, limit=MAX_INDEX)
-            new = dict.fromkeys(_listed(url, data))
+            new = dict.fromkeys(_parse_tags(url, data))
             following = oci.next_page(url, link)
             if not following and (linked or new.keys() <= tags.keys()):
                 return [*tags, *(tag for tag in new if tag not in tags)]
@@ -197,23 +202,26 @@ class Charts:
             if file.is_file():
                 left -= file.stat().st_size
                 if left < 0 or len(files) == charts.MAX_FILES:
-                    raise SourceError(f"{path}: too much for a chart")
+                    raise SourceError(
+                        f"{path}: too large for a chart (at most {charts.MAX_FILES} files, "
+                        f"{charts.MAX_UNPACKED} bytes)"
+                    )
                 files[str(file.relative_to(path))] = file.read_bytes()
         if "Chart.yaml" not in files:
-            raise SourceError(f"{path}: no chart: there is no Chart.yaml")
-        found = self._built(Chart(files), path, depth)
+            raise SourceError(f"{path}: not a chart: there is no Chart.yaml")
+        found = self._complete(Chart(files), path, depth)
         if found.chart.name != wanted.name:
             raise SourceError(f"{path}: this is chart {found.chart.name}, not {wanted.name}")
         if wanted.version:
             self._choose(wanted, [found.chart.version])
         return found
 
-    def _built(self, chart: Chart, folder: Path | None, depth: int) -> Fetched:
-        """The chart with its dependencies in it, packed as helm packs, with bytes that repeat."""
+    def _complete(self, chart: Chart, folder: Path | None, depth: int) -> Fetched:
+        """Pack a chart with its dependencies as helm does, reproducibly."""
         files = dict(chart.files)
         for dependency in charts.missing(chart):
             if not dependency.repository:
-                raise SourceError(f"chart {chart.name}: charts/{dependency.name} is not there")
+                raise SourceError(f"chart {chart.name}: charts/{dependency.name} does not exist")
             inner = self._get(self._pinned(chart, dependency), folder, depth - 1, prove=False)
             files[f"charts/{inner.chart.name}-{inner.chart.version}.tgz"] = inner.data
         whole = Chart(files)
@@ -235,7 +243,10 @@ class Charts:
             return self.helm.package(Path(scratch))
 
     def _pinned(self, chart: Chart, dependency: Dependency) -> Dependency:
-        """The dependency at its locked version. Raises SourceError when the lock is another's."""
+        """Return a dependency at its version in Chart.lock.
+
+        Raises SourceError when Chart.lock does not fit Chart.yaml.
+        """
         if not chart.locked:
             return dependency
         for locked in chart.locked:
@@ -244,33 +255,33 @@ class Charts:
                 return locked
         raise SourceError(
             f"chart {chart.name}: Chart.lock has no {dependency.name} {dependency.version} from "
-            f"{dependency.repository}, which Chart.yaml asks for",
-            hint="helm dependency update",
+            f"{dependency.repository}, which Chart.yaml requires",
+            hint="update the lock: helm dependency update",
         )
 
     def _choose(self, wanted: Dependency, versions: list[str]) -> str:
         version = self.helm.choose(wanted.version, versions)
         if version is None:
-            some = ", ".join(versions[:10]) or "nothing by this name"
+            some = ", ".join(versions[:10]) or "none"
             raise SourceError(
                 f"{wanted.repository}: no chart {wanted.name} {wanted.version}".rstrip(),
-                hint=f"there is: {some}",
+                hint=f"versions there: {some}",
             )
         return version
 
 
 def _versions(entries: object) -> dict[str, Mapping[str, Any]]:
-    """The entries of one chart by version, as helm reads them: broken ones are passed over."""
-    sound = [
+    """Return the index entries of one chart by version; like helm, skip invalid ones."""
+    valid = [
         entry
         for entry in (entries if isinstance(entries, list) else [])
         if isinstance(entry, dict) and charts.VERSION.fullmatch(str(entry.get("version")))
     ]
-    return {str(entry["version"]): entry for entry in reversed(sound)}
+    return {str(entry["version"]): entry for entry in reversed(valid)}
 
 
-def _address(entry: Mapping[str, Any]) -> str:
-    """The first address of a version that can be asked for; "" without one."""
+def _url(entry: Mapping[str, Any]) -> str:
+    """Return the first usable URL of an index entry; "" without one."""
     urls = entry.get("urls")
     for url in urls if isinstance(urls, list) else []:
         if isinstance(url, str) and re.match(r"(https?|oci)://[^/]|(?![a-z]+:)[^\s/]|/", url):
@@ -279,43 +290,45 @@ def _address(entry: Mapping[str, Any]) -> str:
 
 
 def _reference(url: str) -> Reference:
-    """Of "oci://host/repository:tag"."""
+    """Parse "oci://host/repository:tag". Raises SourceError."""
     try:
         return Reference.parse(url.removeprefix("oci://"))
     except ValueError as error:
         raise SourceError(f"{url}: the repository's index: {error}") from error
 
 
-def _listed(url: str, data: bytes) -> list[str]:
-    """The tags of one page."""
+def _parse_tags(url: str, data: bytes) -> list[str]:
+    """Parse one page of tags. Raises SourceError."""
     try:
         found = foreign_json.loads(data)["tags"] or []
         if not all(isinstance(tag, str) for tag in found):
-            raise TypeError("a tag is no text")
+            raise TypeError("a tag is not a string")
     except foreign_json.WRONG as error:
-        raise SourceError(f"{url}: no list of tags: {error}") from error
+        raise SourceError(f"{url}: not a list of tags: {error}") from error
     return list(found)
 
 
-def _said(url: str, digest: str) -> Digest | None:
+def _digest(url: str, digest: str) -> Digest | None:
     try:
         return Digest(digest) if digest else None
     except ValueError as error:
         raise SourceError(f"{url}: the repository's index: {error}") from error
 
 
-def _below(folder: Path | None, path: str, wanted: Dependency) -> Path:
+def _local_folder(folder: Path | None, path: str, wanted: Dependency) -> Path:
     if folder is None:
-        raise SourceError(f"chart {wanted.name}: file://{path} is on its author's machine")
+        raise SourceError(
+            f"chart {wanted.name}: its repository file://{path} exists only on its author's machine"
+        )
     return (folder / path).resolve()
 
 
-def _expected(found: Fetched, name: str, version: str) -> Fetched:
-    """A chart is what its own Chart.yaml says: an index that says otherwise is wrong."""
+def _require_named(found: Fetched, name: str, version: str) -> Fetched:
+    """Require name and version in Chart.yaml to be those of the index. Raises SourceError."""
     chart = found.chart
     if (chart.name, chart.version.removeprefix("v")) != (name, version.removeprefix("v")):
         raise SourceError(
-            f"{found.origin}: holds chart {chart.name} {chart.version}, not {name} {version}"
+            f"{found.origin}: contains chart {chart.name} {chart.version}, not {name} {version}"
         )
     return found
 
@@ -327,5 +340,5 @@ def _parse_index(data: bytes) -> Mapping[str, Any]:
 
 
 def digest_of(data: bytes) -> Digest:
-    """SHA-256."""
+    """Return the SHA-256 of bytes."""
     return Digest(hashlib.sha256(data).hexdigest())

@@ -1,7 +1,7 @@
-"""HTTP as a careful client: retry, back-off, resume, proxies, a private CA, bound credentials.
+"""The HTTP client: retries, back-off, resumed downloads, proxies, a private CA, credentials.
 
-Credentials are bound to scheme, host and port. A redirect is followed by hand: what was said to
-one origin is never said to another, and TLS is never left.
+Credentials are bound to an origin: scheme, host and port. The client follows redirects itself: it
+never sends one origin's credentials to another, and never follows from TLS to plain HTTP.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
 
 CHUNK = 1 << 19
 TIMEOUT = (20, 120)
-"""Seconds to connect, and between two packets."""
+"""Seconds to connect, and to wait for data on a connection."""
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MAX_REDIRECTS = 10
 UNAUTHORIZED = 401
 TOO_MANY = "HTTP 429"
 PROGRESS = 1 << 20
-"""Bytes; who gave at least so many since it last broke off has all its attempts again."""
+"""Bytes; a download that got at least this much since its last retry has all attempts again."""
 BROKEN = (
     requests.ConnectionError,
     requests.Timeout,
@@ -51,15 +51,15 @@ BROKEN = (
     OSError,
 )
 CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
-"""Beside OpenSSL's own SSL_CERT_FILE and SSL_CERT_DIR."""
+"""Read in addition to OpenSSL's own SSL_CERT_FILE and SSL_CERT_DIR."""
 
 
 @dataclass
 class Client:
-    """One client for all threads; each has connections of its own.
+    """One client for all threads; each thread has its own connections.
 
-    ca_file: certificates that vouch for servers besides the machine's own. token_servers: see
-    registry_auth. pause: waits so many seconds.
+    ca_file: CA certificates to trust in addition to the machine's. token_servers: see
+    registry_auth. pause: called to wait, with seconds.
     """
 
     ca_file: Path | None = None
@@ -69,10 +69,11 @@ class Client:
     _tokens: dict[tuple[Origin, str], str] = field(default_factory=dict)
     _context: ssl.SSLContext | None = None
 
-    def ask(self, method: str, url: str, headers: Mapping[str, str]) -> requests.Response:
-        """An answer with status 200 or 206; the caller closes it.
+    def request(self, method: str, url: str, headers: Mapping[str, str]) -> requests.Response:
+        """Return a response with status 200 or 206; the caller must close it.
 
-        Asks again when it or its token server is busy or the connection breaks. Raises SourceError.
+        Retries when the server or its token server is busy, or the connection breaks. Raises
+        SourceError.
         """
         attempt = 1
         while True:
@@ -86,59 +87,59 @@ class Client:
             else:
                 if answer.status_code in {OK, PARTIAL}:
                     return answer
-                why = f"HTTP {answer.status_code} {answer.reason}{registry_auth.said(answer)}"
+                why = f"HTTP {answer.status_code} {answer.reason}{registry_auth.reason(answer)}"
                 answer.close()
                 if answer.status_code not in backoff.TRY_AGAIN:
                     raise StatusError(f"{url}: {why}", answer.status_code)
                 after = answer.headers.get("Retry-After", "")
-            self.again(url, why, attempt, backoff.retry_after(after, datetime.now(UTC)))
+            self.wait_to_retry(url, why, attempt, backoff.retry_after(after, datetime.now(UTC)))
             attempt += 1
 
     def download(self, cursor: Cursor, headers: Mapping[str, str]) -> Iterator[bytes]:
-        """All bytes from `cursor` on; a connection that breaks is taken up where it broke."""
-        attempt, mark = 1, cursor.done
+        """Yield all bytes from `cursor` on; resume where a connection broke. Raises SourceError."""
+        attempt, last_reset = 1, cursor.done
         while True:
             try:
                 yield from self._stream(cursor, headers)
-                if cursor.whole:
+                if cursor.complete:
                     return
-                why = f"ended after {cursor.done} of {cursor.size} bytes"
+                why = f"the connection ended after {cursor.done} of {cursor.size} bytes"
             except BROKEN as error:
-                if cursor.size is not None and cursor.whole:
+                if cursor.size is not None and cursor.complete:
                     return
                 why = _explain(cursor.address, error)
-            if cursor.done - mark >= PROGRESS:
-                attempt, mark = 1, cursor.done
-            self.again(cursor.address, why, attempt)
+            if cursor.done - last_reset >= PROGRESS:
+                attempt, last_reset = 1, cursor.done
+            self.wait_to_retry(cursor.address, why, attempt)
             attempt += 1
 
-    def again(self, url: str, why: str, attempt: int, after: float | None = None) -> None:
+    def wait_to_retry(self, url: str, why: str, attempt: int, after: float | None = None) -> None:
         """Wait before the next attempt. Raises SourceError when this was the last."""
         more = ""
         if why.startswith(TOO_MANY):
-            more = f"; who is logged in may ask more often: {registry_auth.login(Origin.of(url))}"
+            more = f"; logged-in users have higher limits: {registry_auth.login(Origin.of(url))}"
         if attempt >= backoff.ATTEMPTS:
             raise SourceError(
-                f"{url}: {why}, {attempt} times",
+                f"{url}: {why}; failed {attempt} times",
                 hint=f"check the connection, then run it again{more}",
             )
         if after is not None and after > backoff.LONGEST_WAIT:
             raise SourceError(
-                f"{url}: {why}; the server asks to come back in {log.duration(after)}",
-                hint=f"run it again then: what is there is not fetched again{more}",
+                f"{url}: {why}; the server asks to retry in {log.duration(after)}",
+                hint=f"run it again then: it does not fetch complete blobs again{more}",
             )
         seconds = backoff.wait(attempt, after, random.random())  # noqa: S311 spreads clients
-        log.debug(f"{url}: {why}; again in {seconds:.1f} s")
+        log.debug(f"{url}: {why}; retry in {seconds:.1f} s")
         self.pause(seconds)
 
-    def once(
+    def send(
         self,
         method: str,
         url: str,
         headers: Mapping[str, str],
         data: Mapping[str, str] | None = None,
     ) -> requests.Response:
-        """One request to exactly this address: no redirect, no credentials of ours."""
+        """Send one request to exactly this URL: without following redirects or credentials."""
         origin = Origin.of(url)
         try:
             return self._session().request(
@@ -149,9 +150,11 @@ class Client:
             raise ConfigurationError(f"{url}: {error}") from error
 
     def _stream(self, cursor: Cursor, headers: Mapping[str, str]) -> Iterator[bytes]:
-        with closing(self.ask("GET", cursor.address, {**headers, **cursor.headers()})) as answer:
+        with closing(
+            self.request("GET", cursor.address, {**headers, **cursor.headers()})
+        ) as answer:
             skip = cursor.accept(answer.status_code, answer.headers)
-            # The bytes as they are: a digest names what is published, not what a server packed.
+            # Do not decode: a digest is of the published bytes, whatever Content-Encoding says.
             for chunk in answer.raw.stream(CHUNK, decode_content=False):
                 part = chunk[skip:] if skip else chunk
                 skip -= len(chunk) - len(part)
@@ -163,7 +166,7 @@ class Client:
         here, origin, own = url, Origin.of(url), True
         for _ in range(MAX_REDIRECTS):
             own = own and Origin.of(here) == origin
-            answer = (self._authorized if own else self.once)(method, here, headers)
+            answer = (self._authorized if own else self.send)(method, here, headers)
             location = answer.headers.get("Location", "")
             if answer.status_code not in REDIRECTS or not location:
                 return answer
@@ -172,28 +175,28 @@ class Client:
         raise SourceError(f"{url}: more than {MAX_REDIRECTS} redirects")
 
     def _authorized(self, method: str, url: str, headers: Mapping[str, str]) -> requests.Response:
-        """Ask with what is known of this origin; answer its challenge once."""
+        """Send a request with the origin's known token; answer its challenge once."""
         key = (Origin.of(url), registry_auth.repository(url))
         token = self._tokens.get(key)
-        answer = self.once(method, url, {**headers, "Authorization": token} if token else headers)
+        answer = self.send(method, url, {**headers, "Authorization": token} if token else headers)
         if answer.status_code != UNAUTHORIZED:
             return answer
         challenge = answer.headers.get("WWW-Authenticate", "")
         answer.close()
         token = registry_auth.authorization(self, url, challenge, self.token_servers)
         self._tokens[key] = token
-        answer = self.once(method, url, {**headers, "Authorization": token})
+        answer = self.send(method, url, {**headers, "Authorization": token})
         if answer.status_code == UNAUTHORIZED:
-            words = registry_auth.said(answer)
+            words = registry_auth.reason(answer)
             answer.close()
             raise SourceError(
-                f"{url}: the server does not take the credentials{words}",
-                hint=f"log in anew: {registry_auth.login(key[0])}",
+                f"{url}: the server rejects the credentials{words}",
+                hint=f"log in again: {registry_auth.login(key[0])}",
             )
         return answer
 
     def _session(self) -> requests.Session:
-        """The session of this thread: nothing of the environment but proxies, no cookies."""
+        """Return this thread's session: no cookies, no environment variables except proxies."""
         session: requests.Session | None = getattr(self._local, "session", None)
         if session is None:
             session = _Session()
@@ -213,14 +216,14 @@ class Client:
 
 
 class _Session(requests.Session):
-    """Sees no redirect: even when told not to follow, theirs prepares the next request."""
+    """Ignores redirects: requests prepares the next request even if it shall not follow."""
 
     def get_redirect_target(self, resp: requests.Response) -> None:
         return None
 
 
 class _Adapter(requests.adapters.HTTPAdapter):
-    """TLS with our own context, through proxies too."""
+    """TLS with our own context, also through proxies."""
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._context = context
@@ -233,12 +236,12 @@ class _Adapter(requests.adapters.HTTPAdapter):
         return super().proxy_manager_for(proxy, ssl_context=self._context, **settings)
 
     def cert_verify(self, conn: Any, *_: Any) -> None:  # noqa: ANN401 theirs
-        """Always; theirs would load its own authorities into our context for each connection."""
+        """Always verify. The base class would add its own CA certificates to our context."""
         conn.cert_reqs = "CERT_REQUIRED"
 
 
 def tls_context(ca_file: Path | None) -> ssl.SSLContext:
-    """The machine's authorities and those of ca_file. Raises ConfigurationError."""
+    """Make a context that trusts the machine's CAs and ca_file's. Raises ConfigurationError."""
     found = ssl.get_default_verify_paths()
     context = ssl.create_default_context(
         cafile=None if found.cafile or found.capath else certifi.where()
@@ -254,36 +257,36 @@ def tls_context(ca_file: Path | None) -> ssl.SSLContext:
                 context.load_verify_locations(cafile=name)
         except (OSError, ssl.SSLError) as error:
             raise ConfigurationError(
-                f"{name}: no certificates (PEM) to trust in it: {error}",
-                hint="give the file of the authority that signed the server's certificate",
+                f"{name}: contains no CA certificates in PEM: {error}",
+                hint="give the certificate of the CA that signed the server's certificate",
             ) from error
     return context
 
 
 def _proxies(url: str, origin: Origin) -> dict[str, str]:
-    """HTTPS_PROXY, HTTP_PROXY, NO_PROXY as everywhere; never for this machine itself."""
+    """Return the proxies of HTTPS_PROXY, HTTP_PROXY, NO_PROXY; never any for this machine."""
     if origin.loopback:
         return {}
     return dict(requests.utils.get_environ_proxies(url))
 
 
 def _require_name(url: str, error: socket.gaierror) -> None:
-    """Raise SourceError where the name server answers that there is no such name."""
+    """Raise SourceError when the name server answers that the name does not exist."""
     if error.errno != socket.EAI_AGAIN:
         raise SourceError(
             f"{Origin.of(url)}: its name does not resolve: {error.strerror}",
-            hint="check the name and this machine's name server, or the proxy that it goes through",
+            hint="check the name and this machine's name server, or set the proxy to use",
         ) from error
 
 
 def _explain(url: str, error: Exception) -> str:
-    """What to say before the next attempt. Raises SourceError where another one cannot help."""
+    """Return the reason of a failure. Raises SourceError when another attempt cannot help."""
     seen: BaseException | None = error
     for _ in range(8):
         if isinstance(seen, ssl.SSLCertVerificationError):
             raise SourceError(
                 f"{Origin.of(url)}: its certificate is not trusted: {seen.verify_message}",
-                hint="give the authority that signed it: --ca-file, or spec.caFile",
+                hint="give the CA that signed it: --ca-file, or spec.caFile",
             ) from error
         if isinstance(seen, socket.gaierror):
             _require_name(url, seen)

@@ -1,25 +1,24 @@
-"""Images that are on this machine: an OCI image layout (folder or tar), or a docker archive.
+"""Read images from this machine: an OCI image layout (folder or tar) or a docker archive.
 
-A docker archive (`docker save`, `skopeo copy ... docker-archive:`) has no image manifest and its
-layers are named by what they unpack to. The manifest that is made here names the same
-configuration, so the image keeps its id; layers stay as they are, because two versions of a
-compressor would give two bundles.
+A docker archive (`docker save`, `skopeo copy ... docker-archive:`) has no image manifest, and names
+its layers by the digest of their uncompressed content. This module makes a manifest with the same
+configuration, so the image keeps its id. It does not recompress layers, because two versions of a
+compressor would give two different bundles.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
 import json
 import os
-import tarfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from keystone.bundle import media
+from keystone.bundle.formats import compressed, foreign_tar
+from keystone.bundle.formats.pieces import Reader, UnreadableError, of_file
 from keystone.bundle.media import Descriptor
 from keystone.bundle.model import Digest
 from keystone.errors import ConfigurationError, WrongContentError
@@ -47,7 +46,7 @@ ARCHIVE = "save the image again: docker save, skopeo copy ... docker-archive:fil
 
 @dataclass(frozen=True)
 class Span:
-    """A member's data inside an archive, in bytes; link: another member that holds it."""
+    """Position of a member's data in an archive, in bytes. link: the member with the data."""
 
     offset: int
     size: int
@@ -55,13 +54,13 @@ class Span:
 
 
 class Archives:
-    """Tar files by path, each listed once; `archive:<path>#<member>` in a lock."""
+    """Reads `archive:<path>#<member>` sources of a lock; it lists each tar file once."""
 
     def __init__(self) -> None:
         self._listed: dict[Path, dict[str, Span]] = {}
 
     def read(self, folder: Path, rest: str) -> Iterator[bytes]:
-        """The member's bytes. Raises ConfigurationError when it is gone."""
+        """Return a member's bytes. Raises ConfigurationError when the archive lacks it."""
         name, _, member = rest.rpartition("#")
         path = folder / name
         if path not in self._listed:
@@ -70,20 +69,20 @@ class Archives:
 
 
 def spans(path: Path) -> dict[str, Span]:
-    """Where each member of an uncompressed tar is. Raises ConfigurationError for anything else."""
+    """Find each member of an uncompressed tar. Raises ConfigurationError for anything else."""
     found: dict[str, Span] = {}
     try:
-        with tarfile.open(path, "r:") as archive:
-            for member in archive:
+        with path.open("rb") as file:
+            for member in foreign_tar.members(of_file(file)):
                 name = str(PurePosixPath(member.name))
-                if member.issym():
-                    target = os.path.normpath(PurePosixPath(name).parent / member.linkname)
+                if member.kind == "symbolic link":
+                    target = os.path.normpath(PurePosixPath(name).parent / member.link)
                     found[name] = Span(0, 0, target)
-                elif member.islnk():
-                    found[name] = Span(0, 0, str(PurePosixPath(member.linkname)))
-                elif member.isreg():
-                    found[name] = Span(member.offset_data, member.size)
-    except (OSError, tarfile.TarError) as error:
+                elif member.kind == "hard link":
+                    found[name] = Span(0, 0, str(PurePosixPath(member.link)))
+                elif member.kind == "file":
+                    found[name] = Span(member.offset, member.size)
+    except (OSError, UnreadableError) as error:
         raise ConfigurationError(
             f"{path}: not an uncompressed tar: {error}", hint="gunzip it first"
         ) from error
@@ -91,7 +90,7 @@ def spans(path: Path) -> dict[str, Span]:
 
 
 def find(path: Path, listed: dict[str, Span], member: str) -> Span:
-    """The member, through links that stay inside. Raises ConfigurationError."""
+    """Find a member, following links inside the archive. Raises ConfigurationError."""
     name = member
     for _ in range(MAX_LINKS):
         span = listed.get(name)
@@ -100,7 +99,7 @@ def find(path: Path, listed: dict[str, Span], member: str) -> Span:
         if not span.link:
             return span
         name = span.link
-    raise ConfigurationError(f"{path}: no member {member!r} in it", hint="was it copied whole?")
+    raise ConfigurationError(f"{path}: has no member {member!r}", hint="check that it is complete")
 
 
 def _read(path: Path, span: Span) -> Iterator[bytes]:
@@ -114,7 +113,7 @@ def _read(path: Path, span: Span) -> Iterator[bytes]:
 
 @dataclass(frozen=True)
 class Place:
-    """A folder or a tar file. base: the lock's folder, which sources are written relative to."""
+    """A folder or a tar file. base: the lock's folder; sources are relative to it."""
 
     path: Path
     base: Path
@@ -125,35 +124,35 @@ class Place:
         return None if self.path.is_dir() else spans(self.path)
 
     def has(self, name: str) -> bool:
-        """Whether there is a file of this name."""
+        """Whether it contains a file with this name."""
         return (self.path / name).is_file() if self.listed is None else name in self.listed
 
     def chunks(self, name: str) -> Iterator[bytes]:
-        """A file's bytes."""
+        """Return a file's bytes. Raises ConfigurationError."""
         if self.listed is None:
             size = (self.path / name).stat().st_size
             return _read(self.path / name, Span(0, size))
         return _read(self.path, find(self.path, self.listed, name))
 
     def read(self, name: str, limit: int) -> bytes:
-        """A small file. Raises WrongContentError when it is larger than `limit` bytes."""
+        """Read a small file. Raises WrongContentError when it is larger than `limit` bytes."""
         data = bytearray()
         for chunk in self.chunks(name):
             data += chunk
             if len(data) > limit:
-                raise WrongContentError(f"{self.path}: {name}: more than {limit} bytes")
+                raise WrongContentError(f"{self.path}: {name}: larger than {limit} bytes")
         return bytes(data)
 
     def source(self, name: str) -> str:
-        """As a lock says it."""
+        """Return the file's source, as in a lock."""
         path = os.path.relpath(self.path.resolve(), self.base.resolve())
         return f"local:{path}/{name}" if self.listed is None else f"archive:{path}#{name}"
 
 
 def open_layout(path: Path, base: Path, reference: Reference) -> Layout:
-    """The repository that a layout or an archive is. Raises ConfigurationError for neither."""
+    """Open a layout or a docker archive as a repository. Raises ConfigurationError."""
     if not path.exists():
-        raise ConfigurationError(f"{path}: there is no such file or folder")
+        raise ConfigurationError(f"{path}: no such file or folder")
     place = Place(path, base)
     if place.has("oci-layout") and place.has("index.json"):
         return Layout(place, reference)
@@ -174,8 +173,8 @@ class Layout:
 
     @cached_property
     def entries(self) -> list[dict[str, Any]]:
-        """index.json's descriptors."""
-        data = self.place.read("index.json", media.MAX_MANIFEST)
+        """The descriptors in index.json."""
+        data = self.place.read("index.json", media.MAX_OCI_MANIFEST)
         try:
             found = foreign_json.loads(data)["manifests"]
             for entry in found:
@@ -186,7 +185,7 @@ class Layout:
         return list(found)
 
     def manifest(self, name: str) -> bytes | None:
-        """By digest, by tag, or the only one there is."""
+        """Read a manifest by digest, by tag, or the only one if it has no name."""
         if name.startswith("sha256:"):
             digest = Digest.parse(name)
         else:
@@ -197,14 +196,14 @@ class Layout:
         path = f"blobs/sha256/{digest.hex}"
         if not self.place.has(path):
             return None
-        return self._checked(digest, self.place.read(path, media.MAX_MANIFEST))
+        return self._checked(digest, self.place.read(path, media.MAX_OCI_MANIFEST))
 
     def referrers(self, subject: Digest) -> list[dict[str, Any]] | None:
-        """Entries of index.json whose manifest names the subject; None without any."""
+        """Return the entries of index.json whose manifest has this subject; None without any."""
         found = []
         for entry in self.entries:
             if entry.get("mediaType") not in media.ACCEPTED:
-                continue  # a layout may name blobs of any kind
+                continue  # index.json may list blobs of any type
             digest = str(entry["digest"])
             data = self.manifest(digest)
             if data is None:
@@ -216,16 +215,16 @@ class Layout:
         return found or None
 
     def blob(self, blob: Descriptor, limit: int) -> bytes:
-        """A small blob, checked."""
+        """Read a small blob and verify its digest."""
         return self._checked(blob.digest, self.place.read(f"blobs/sha256/{blob.digest.hex}", limit))
 
     def source(self, blob: Descriptor) -> str:
-        """A file, or a member of an archive."""
+        """Return a blob's source: a file, or a member of an archive."""
         name = f"blobs/sha256/{blob.digest.hex}"
         if not self.place.has(name):
             raise ConfigurationError(
-                f"{self.place.path}: {blob.digest} of {self.reference} is not in it",
-                hint="copy the image with all of its parts: skopeo copy --all",
+                f"{self.place.path}: lacks blob {blob.digest} of {self.reference}",
+                hint="copy the image with all its platforms: skopeo copy --all",
             )
         return self.place.source(name)
 
@@ -239,54 +238,55 @@ class Layout:
             if len(self.entries) == 1:
                 named = self.entries
         if len({entry["digest"] for entry in named}) > 1:
-            raise ConfigurationError(f"{self.place.path}: several images are called {tag}")
+            raise ConfigurationError(f"{self.place.path}: several images have the name {tag}")
         return named[0] if named else None
 
     def _checked(self, digest: Digest, data: bytes) -> bytes:
         found = hashlib.sha256(data).hexdigest()
         if found != digest.hex:
             raise WrongContentError(
-                f"{self.place.path}: a blob has the digest sha256:{found} and should have {digest}"
+                f"{self.place.path}: the content of blob {digest} has digest sha256:{found}"
             )
         return data
 
 
 @dataclass(frozen=True)
 class DockerArchive(Layout):
-    """What `docker save` writes, as a repository with one image."""
+    """A docker archive (`docker save`), as a repository with one image."""
 
     def manifest(self, name: str) -> bytes | None:
-        """The manifest that is made here, by tag or by its digest."""
+        """Return the generated manifest, by tag or by its digest."""
         data = self.made[0]
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
         return data if name in {self.reference.tag, digest} else None
 
     def referrers(self, subject: Digest) -> list[dict[str, Any]] | None:
-        """An archive holds none."""
+        """Return None: docker archives have no referrers."""
         return None
 
     def blob(self, blob: Descriptor, limit: int) -> bytes:
-        """The configuration, say."""
+        """Read a small blob, such as the configuration, and verify its digest."""
         return self._checked(blob.digest, self.place.read(self.made[1][blob.digest], limit))
 
     def source(self, blob: Descriptor) -> str:
-        """A member; the manifest itself is written into the lock."""
+        """Return a blob's source: a member, or inline for the generated manifest."""
         if blob.digest in self.made[1]:
             return self.place.source(self.made[1][blob.digest])
         return f"inline:{self.made[0].decode()}"
 
     @cached_property
     def made(self) -> tuple[bytes, dict[Digest, str]]:
-        """The manifest's bytes, and the member that holds each blob."""
+        """The generated manifest, and the member name of each blob."""
         config_name, layer_names = self._entry()
-        data = self.place.read(config_name, media.MAX_MANIFEST)
+        data = self.place.read(config_name, media.MAX_OCI_MANIFEST)
         try:
-            said = foreign_json.loads(data)["rootfs"]["diff_ids"]
-            expected = [Digest.parse(text) for text in said]
+            diff_ids = foreign_json.loads(data)["rootfs"]["diff_ids"]
+            expected = [Digest.parse(text) for text in diff_ids]
         except foreign_json.WRONG as error:
             raise _unreadable(self.place, config_name, error, ARCHIVE) from error
         if len(expected) != len(layer_names):
-            raise WrongContentError(f"{self.place.path}: {len(expected)} layers in {config_name}")
+            counts = f"{len(layer_names)} layers in manifest.json, {len(expected)} in {config_name}"
+            raise WrongContentError(f"{self.place.path}: {counts}")
         config = Descriptor(CONFIGURATION, Digest(hashlib.sha256(data).hexdigest()), len(data))
         members = {config.digest: config_name}
         layers = []
@@ -303,9 +303,9 @@ class DockerArchive(Layout):
         return json.dumps(document, sort_keys=True).encode(), members
 
     def _entry(self) -> tuple[str, list[str]]:
-        """The names of its configuration and its layers."""
+        """Return the member names of the image's configuration and layers."""
         try:
-            listed = foreign_json.loads(self.place.read("manifest.json", media.MAX_MANIFEST))
+            listed = foreign_json.loads(self.place.read("manifest.json", media.MAX_OCI_MANIFEST))
             names = familiar(self.reference)
             named = [entry for entry in listed if names & set(entry.get("RepoTags") or ())]
             tags = sorted(tag for entry in listed for tag in entry.get("RepoTags") or ())
@@ -317,7 +317,7 @@ class DockerArchive(Layout):
             raise _unreadable(self.place, "manifest.json", error, ARCHIVE) from error
 
     def _layer(self, name: str, diff_id: Digest) -> Descriptor:
-        """Hash a layer as it is, and as it unpacks: that must be what the configuration says."""
+        """Hash a layer as stored and uncompressed; the configuration must name the latter."""
         packed, size, head = hashlib.sha256(), 0, b""
         for chunk in self.place.chunks(name):
             head = head or chunk[:2]
@@ -328,61 +328,42 @@ class DockerArchive(Layout):
         found = self._unpacked(name) if zipped else digest
         if found != diff_id:
             raise WrongContentError(
-                f"{self.place.path}: {name}: unpacks to {found} and should be {diff_id}"
+                f"{self.place.path}: {name}: its uncompressed content has digest {found}, "
+                f"and the configuration names {diff_id}"
             )
         return Descriptor(f"{LAYER}+gzip" if zipped else LAYER, digest, size)
 
     def _unpacked(self, name: str) -> Digest:
         seen = hashlib.sha256()
-        stream = io.BufferedReader(_Stream(self.place.chunks(name)), CHUNK)
         try:
-            with gzip.GzipFile(fileobj=stream) as file:
-                while chunk := file.read(CHUNK):
-                    seen.update(chunk)
-        except (OSError, EOFError) as error:
+            for piece in compressed.gunzipped(Reader(self.place.chunks(name))):
+                seen.update(piece)
+        except (OSError, UnreadableError) as error:
             raise WrongContentError(f"{self.place.path}: {name}: {error}") from error
         return Digest(seen.hexdigest())
 
 
-class _Stream(io.RawIOBase):
-    """Chunks as a file."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks = chunks
-        self._rest = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:  # noqa: ANN401 io's own signature
-        self._rest = self._rest or next(self._chunks, b"")
-        part = self._rest[: len(buffer)]
-        self._rest = self._rest[len(part) :]
-        buffer[: len(part)] = part
-        return len(part)
-
-
 def _names(entry: dict[str, Any]) -> set[str]:
-    """What an entry of index.json is called: a tag, or a whole name."""
+    """Return the names of an entry in index.json: a tag, or a whole reference."""
     notes = entry.get("annotations") or {}
     return {str(notes[key]) for key in (REF_NAME, CONTAINERD_NAME) if notes.get(key)}
 
 
 def _unreadable(place: Place, name: str, error: Exception, hint: str) -> ConfigurationError:
-    what = f"no {error}" if isinstance(error, KeyError) else str(error)
-    return ConfigurationError(f"{place.path}: {name} cannot be read: {what}", hint=hint)
+    reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+    return ConfigurationError(f"{place.path}: {name} cannot be read: {reason}", hint=hint)
 
 
 def _other_names(place: Place, reference: Reference, names: list[str]) -> ConfigurationError:
     return ConfigurationError(
-        f"{place.path}: no image {reference} in it",
-        hint=f"it holds {', '.join(names) or 'no names'}: write one of them as ref, or give the "
-        "image this name (docker tag, skopeo copy) before it is saved",
+        f"{place.path}: contains no image {reference}",
+        hint=f"names in it: {', '.join(names) or 'none'}; set ref to one of them, or name the "
+        "image so before saving it (docker tag, skopeo copy)",
     )
 
 
 def familiar(reference: Reference) -> set[str]:
-    """The names under which Docker may have saved an image: it shortens those of its own hub."""
+    """Return the names that docker save can use for an image: it shortens those of Docker Hub."""
     last = str(reference).removeprefix(reference.name)
     names = image_names.spellings(reference.name)
     return {f"{name}{last}" for each in names for name in (each, each.removeprefix(f"{HUB}/"))}

@@ -1,4 +1,4 @@
-"""The machine's own apt sources (sources.list(5)): archives of its release, for another suite."""
+"""Read the machine's own apt sources (sources.list(5)) and replace their suite by another."""
 
 from __future__ import annotations
 
@@ -18,53 +18,53 @@ if TYPE_CHECKING:
 ETC_APT = Path("/etc/apt")
 OS_RELEASE = Path("/etc/os-release")
 OFF = {"no", "false", "without", "off", "disable", "0"}
-"""How apt says no (apt.conf(5))."""
+"""apt's words for false (apt.conf(5))."""
 PLAIN_SUITES = ("", "-updates", "-security")
 ALIASES = ("stable", "oldstable", "oldoldstable", "testing")
-"""What Debian calls its releases in turn; to other vendors such a word means something else."""
+"""Debian's suite names for changing releases; other vendors use them for something else."""
 DEBIANS_PATH = re.compile(r"/debian(-security)?/?$")
 DEBIANS_KEYS = re.compile(r"/[^\s,]*/debian-archive-[^\s,/]*")
-"""Keyrings of Debian: some are of one release alone, KEYRING is of all."""
-CARRIED = re.compile(r"(https?|file):/")
-"""What a lock can name, and `bundle create` can read."""
-HINT = "give spec.debs[].sources in the definition"
+"""Debian's keyring files: some are for a single release, KEYRING is for all releases."""
+SUPPORTED = re.compile(r"(https?|file):/")
+"""URIs that a lock can contain and `bundle create` can read."""
+HINT = "set spec.debs[].sources in the definition"
 
 
 def machine_archives(suite: str, components: Sequence[str]) -> tuple[Archive, ...]:
-    """The machine's own archives of its release, with the suite replaced.
+    """Return the machine's archives of its own release, with the suite replaced.
 
-    Each with the key that the machine trusts for it. Suites by other names (backports, other
-    distributions, most other vendors) are left out. Raises ConfigurationError when there are none.
+    Each has the key that the machine trusts for it. Suites with other names (backports, other
+    distributions, most other vendors) are left out. Raises ConfigurationError when none is left.
     """
     text = OS_RELEASE.read_text(errors="replace")
     release = re.search(r"(?m)^VERSION_CODENAME=\"?([a-z]+)", text)
     own = release[1] if release else ""
     found: dict[tuple[str, str], Archive] = {}
-    strange: list[str] = []
+    unsupported: list[str] = []
     for written, name, signed_by in _entries():
         uri = _first_of(written)
         debians = DEBIANS_KEYS.fullmatch(signed_by)
         extra = _extra(name, own, aliases=bool(debians or DEBIANS_PATH.search(uri)))
         if extra is None:
             continue
-        if not CARRIED.match(uri):
-            strange.append(f"{written} {name}")
+        if not SUPPORTED.match(uri):
+            unsupported.append(f"{written} {name}")
             continue
         key = signed_by if signed_by and not debians else KEYRING
         found[uri, suite + extra] = Archive(uri, suite + extra, tuple(components), key)
     if not found:
-        names = f" (no lock can name {', '.join(strange)})" if strange else ""
+        names = f" (unsupported in a lock: {', '.join(unsupported)})" if unsupported else ""
         raise ConfigurationError(
-            f"{ETC_APT}: no archive of {own or 'this release'} to take {suite} from{names}",
+            f"{ETC_APT}: no archive of {own or 'this release'} that could provide {suite}{names}",
             hint=HINT,
         )
-    for entry in strange:
-        log.warn(f"{ETC_APT}: {entry} is left out: no lock can name it; {HINT}")
+    for entry in unsupported:
+        log.warn(f"{ETC_APT}: {entry} is left out: a lock cannot contain this URI; {HINT}")
     return tuple(found.values())
 
 
 def _extra(name: str, own: str, *, aliases: bool) -> str | None:
-    """What follows the release in a suite's name; None for a suite of something else."""
+    """Return what follows the release in a suite's name; None if it is not the own release."""
     for word in filter(None, (own, *(ALIASES if aliases else ()))):
         if name.startswith(word) and name.removeprefix(word) in PLAIN_SUITES:
             return name.removeprefix(word)
@@ -72,19 +72,20 @@ def _extra(name: str, own: str, *, aliases: bool) -> str | None:
 
 
 def _first_of(uri: str) -> str:
-    """An address itself, or the first usable one in a list of mirrors on this machine.
+    """Return a URI itself, or the first supported URI in a mirror list on this machine.
 
-    apt-transport-mirror(1): "mirror+file:/path", an address a line, what else is said behind it.
+    A mirror list is "mirror+file:/path": one URI per line, followed by options
+    (apt-transport-mirror(1)).
     """
     if not uri.startswith("mirror+file:"):
         return uri
     path = Path(unquote("/" + uri.partition(":")[2].lstrip("/")))
     lines = path.read_text(errors="replace").splitlines()
-    return next((line.split()[0] for line in lines if CARRIED.match(line)), uri)
+    return next((line.split()[0] for line in lines if SUPPORTED.match(line)), uri)
 
 
 def _entries() -> Iterator[tuple[str, str, str]]:
-    """(URI, suite, Signed-By) of every active source, in both of apt's formats."""
+    """Yield (URI, suite, Signed-By) of every active source, in both of apt's formats."""
     for path in sorted((ETC_APT / "sources.list.d").glob("*.sources")):
         yield from of_sources(path.read_text(errors="replace"))
     old = [ETC_APT / "sources.list", *sorted((ETC_APT / "sources.list.d").glob("*.list"))]
@@ -93,7 +94,7 @@ def _entries() -> Iterator[tuple[str, str, str]]:
 
 
 def of_list(text: str) -> Iterator[tuple[str, str, str]]:
-    """(URI, suite, Signed-By) of the active lines in a *.list file (sources.list(5))."""
+    """Yield (URI, suite, Signed-By) of the active lines in a *.list file (sources.list(5))."""
     for line in text.splitlines():
         match = re.match(r"\s*deb\s+(?:\[([^]]*)\]\s+)?(\S+)\s+(\S+)(?:\s|$)", line)
         if match:
@@ -102,9 +103,9 @@ def of_list(text: str) -> Iterator[tuple[str, str, str]]:
 
 
 def of_sources(text: str) -> Iterator[tuple[str, str, str]]:
-    """(URI, suite, Signed-By) of the active sources in a *.sources file (sources.list(5)).
+    """Yield (URI, suite, Signed-By) of the active sources in a *.sources file (sources.list(5)).
 
-    Fields may go on in lines that begin with a blank; a key that is written there stays as it is.
+    Lines that begin with a blank continue a field; a key embedded in such lines stays unchanged.
     """
     for stanza in map(deb822.fields, deb822.paragraphs(text)):
         fields = {name: deb822.folded(value) for name, value in stanza.items()}

@@ -1,4 +1,4 @@
-"""Images from registries: the distribution API v2 (OCI distribution-spec v1.1)."""
+"""Read images from registries: the distribution API v2 (OCI distribution-spec v1.1)."""
 
 from __future__ import annotations
 
@@ -25,47 +25,47 @@ CONFIGURATIONS = (
 MAX_CONFIGURATION = 4 << 20
 MAX_PAGES = 16
 MAX_CHILDREN = 256
-"""Manifests of one image that are read, however they name each other."""
-HINT_OTHER = "look at what answers there: a proxy with a page of its own, another mirror?"
+"""Maximum number of manifests to read for one image."""
+HINT_OTHER = "check what answers at this address: possibly a proxy's own page, or a wrong mirror"
 NOT_FOUND = 404
 NO_API = frozenset({400, 403, 404, 405, 406, 501})
-"""How registries without the referrers API answer."""
+"""Statuses of registries without the referrers API."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """host/repository:tag, host/repository@sha256:... or both, as upstream writes it."""
+    """An upstream reference: host/repository:tag, host/repository@sha256:... or both."""
 
     host: str
     repository: str
     tag: str
     digest: str = ""
-    """What a tag has to mean, where a chart names both."""
+    """The digest that the tag must have, when a chart names both."""
 
     @property
     def name(self) -> str:
-        """Without the tag."""
+        """The reference without its tag."""
         return f"{self.host}/{self.repository}"
 
     @classmethod
     def parse(cls, text: str) -> Reference:
-        """As a node reads it (`ImageName`), so "docker.io/busybox:1" is library/busybox there.
+        """Parse as a node does (`ImageName`): "docker.io/busybox:1" becomes library/busybox.
 
-        Raises ValueError unless host, repository and tag (or digest) are all there.
+        Raises ValueError unless the text has host, repository and tag (or digest).
         """
         try:
             image = ImageName.parse(text)
         except ValueError as error:
             raise ValueError(f"{text!r} is not host/repository:tag") from error
         host, slash, _ = text.partition("/")
-        said = image.digest or text.endswith(f":{image.tag}")
-        if not (slash and ("." in host or ":" in host) and said):
+        has_tag = image.digest or text.endswith(f":{image.tag}")
+        if not (slash and ("." in host or ":" in host) and has_tag):
             raise ValueError(f"{text!r} is not host/repository:tag")
         return cls.of(image)
 
     @classmethod
     def of(cls, image: ImageName) -> Reference:
-        """The same, as it is asked for: by tag where there is one."""
+        """Convert an image name; a name without tag gets its digest as tag."""
         if not image.tag:
             return cls(image.host, image.repository, image.digest)
         return cls(image.host, image.repository, image.tag, image.digest)
@@ -76,7 +76,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class ResolvedImage:
-    """An image by digest. manifests: what is carried below the root; blobs: config and layers."""
+    """An image by digest. manifests: below the root, to carry. blobs: configurations and layers."""
 
     reference: Reference
     root: Descriptor
@@ -85,44 +85,44 @@ class ResolvedImage:
 
 
 class Repository(Protocol):
-    """Where the parts of one image are: a registry's repository, or a layout on this machine."""
+    """Contains the parts of one image: a repository in a registry, or a layout on this machine."""
 
     @property
     def reference(self) -> Reference:
-        """What is looked for."""
+        """The image to look up."""
 
     def manifest(self, name: str) -> bytes | None:
-        """The bytes of a manifest or index by tag or digest, checked; None when there is none."""
+        """Read a manifest or index by tag or digest and verify it; None if it does not exist."""
 
     def referrers(self, subject: Digest) -> list[dict[str, Any]] | None:
-        """Descriptors of what names `subject` as its subject; None where nobody can say."""
+        """Return descriptors of manifests with this subject; None if it cannot be queried."""
 
     def blob(self, blob: Descriptor, limit: int) -> bytes:
-        """A small blob, checked. Raises WrongContentError when it is larger or another one."""
+        """Read a small blob. Raises WrongContentError for a wrong digest or more than `limit`."""
 
     def source(self, blob: Descriptor) -> str:
-        """Where it is from, as a lock says it."""
+        """Return a blob's source, as in a lock."""
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A repository of a registry."""
+    """A repository in a registry."""
 
     sources: Sources
     reference: Reference
 
     @property
     def base(self) -> str:
-        """The distribution API's address, without the last part."""
+        """URL of the repository in the distribution API."""
         return self.sources.registry(self.reference.host, self.reference.repository)
 
     def manifest(self, name: str) -> bytes | None:
-        """GET manifests/<name> (distribution-spec, end-3)."""
+        """GET manifests/<name> (distribution-spec, end-3); None if it does not exist."""
         digest = Digest.parse(name) if name.startswith("sha256:") else None
         headers = {"Accept": ", ".join(media.ACCEPTED)}
         try:
             return self.sources.read(
-                f"{self.base}/manifests/{name}", limit=media.MAX_MANIFEST, headers=headers,
+                f"{self.base}/manifests/{name}", limit=media.MAX_OCI_MANIFEST, headers=headers,
                 digest=digest,
             )  # fmt: skip
         except StatusError as error:
@@ -131,13 +131,13 @@ class Remote:
             raise
 
     def referrers(self, subject: Digest) -> list[dict[str, Any]] | None:
-        """GET referrers/<digest>, page after page (end-12a)."""
+        """GET referrers/<digest>, all pages (end-12a); None without this API."""
         url = f"{self.base}/referrers/{subject}"
         children: list[dict[str, Any]] = []
         for _ in range(MAX_PAGES):
             try:
                 data, link = self.sources.page(
-                    url, limit=media.MAX_MANIFEST, headers={"Accept": media.INDEX}
+                    url, limit=media.MAX_OCI_MANIFEST, headers={"Accept": media.INDEX}
                 )
             except StatusError as error:
                 if error.status in NO_API and not children:
@@ -154,24 +154,24 @@ class Remote:
         """GET blobs/<digest> (end-2)."""
         url = address(self.sources, self.reference.name, blob.digest, blob.media_type)
         if blob.size > limit:
-            raise WrongContentError(f"{url}: {blob.size} bytes, more than the {limit} it may have")
+            raise WrongContentError(f"{url}: {blob.size} bytes, but at most {limit} are allowed")
         return self.sources.read(url, limit=limit, digest=blob.digest)
 
     def source(self, blob: Descriptor) -> str:
-        """The same for all of its blobs."""
+        """Return the source, which is the same for all blobs of the repository."""
         return f"registry:{self.reference.name}"
 
 
 def resolve(sources: Sources, reference: Reference, platforms: frozenset[str]) -> ResolvedImage:
-    """`resolve_in`, in the registry that the reference names."""
+    """Call `resolve_in` with the registry that the reference names."""
     return resolve_in(Remote(sources, reference), platforms)
 
 
 def resolve_in(repository: Repository, platforms: frozenset[str]) -> ResolvedImage:
-    """Look an image up: its root, and what belongs to the wanted platforms ("linux/amd64").
+    """Look up an image: its root, and what belongs to the platforms (such as "linux/amd64").
 
-    An index may name other indexes. Attestations that BuildKit keeps inside the index go with the
-    image that they describe. Raises SourceError when there is no image for one of the platforms.
+    An index can contain other indexes. BuildKit stores attestations inside the index; they are
+    carried with the image that they describe. Raises SourceError when a platform has no image.
     """
     reference = repository.reference
     parsed, root = read_manifest(repository, reference.digest or reference.tag)
@@ -180,11 +180,11 @@ def resolve_in(repository: Repository, platforms: frozenset[str]) -> ResolvedIma
         if found and platforms - {found}:
             missing = ", ".join(sorted(platforms - {found}))
             raise SourceError(
-                f"{reference}: is for {found} alone, not for {missing}",
-                hint="say which it is for: architectures: [...] beside its ref",
+                f"{reference}: is only for {found}, not for {missing}",
+                hint="set its architectures in the definition: architectures: [...] beside ref",
             )
         return ResolvedImage(reference, root, (), parsed.blobs)
-    search = _Below(repository, platforms)
+    search = _IndexSearch(repository, platforms)
     manifests = search.index(parsed.manifests, 1)
     lacking = ", ".join(sorted(platforms - search.platforms))
     if lacking:
@@ -195,8 +195,8 @@ def resolve_in(repository: Repository, platforms: frozenset[str]) -> ResolvedIma
 
 
 @dataclass
-class _Below:
-    """What an index names for these platforms, however deep: as containerd looks for an image."""
+class _IndexSearch:
+    """Searches nested indexes for the images of some platforms, as containerd does."""
 
     repository: Repository
     wanted: frozenset[str]
@@ -205,30 +205,30 @@ class _Below:
     left: int = MAX_CHILDREN
 
     def index(self, children: tuple[Descriptor, ...], depth: int) -> list[Descriptor]:
-        """What is wanted of one index and below it, and what describes that, in its order."""
-        taken = {child.digest: self._take(child, depth) for child in children}
-        digests = {str(digest) for digest, found in taken.items() if found}
+        """Return wanted manifests of an index and of nested ones, and attestations, in order."""
+        selected = {child.digest: self._select(child, depth) for child in children}
+        digests = {str(digest) for digest, found in selected.items() if found}
         for child in children:
             if child.describes in digests:
                 self._read(child)
-                taken[child.digest] = [child]
-        return [found for child in children for found in taken[child.digest]]
+                selected[child.digest] = [child]
+        return [found for child in children for found in selected[child.digest]]
 
-    def _take(self, child: Descriptor, depth: int) -> list[Descriptor]:
+    def _select(self, child: Descriptor, depth: int) -> list[Descriptor]:
         where = media.platform(child.platform)
         if child.describes or child.media_type not in media.ACCEPTED:
             return []
         if where and where not in self.wanted:
             return []
         if not where and self.repository.manifest(str(child.digest)) is None:
-            return []  # an index may name what its registry does not have (distribution-spec)
+            return []  # the registry may lack manifests that an index lists (distribution-spec)
         parsed = self._read(child)
         if parsed.media_type in media.INDEXES:
             if depth == media.MAX_NESTED:
-                raise self._endless()
+                raise self._too_many()
             below = self.index(parsed.manifests, depth + 1)
             return [child, *below] if below else []
-        # Without a platform beside it an image says itself what it is for.
+        # When the index has no platform for an image, use the one in its configuration.
         where = where or single_platform(self.repository, parsed)
         if where not in self.wanted:
             return []
@@ -239,30 +239,33 @@ class _Below:
     def _read(self, child: Descriptor) -> media.Parsed:
         self.left -= 1
         if self.left < 0:
-            raise self._endless()
+            raise self._too_many()
         parsed, _ = read_manifest(self.repository, str(child.digest))
         if child.describes:
             self.blobs.update((blob.digest, blob) for blob in parsed.blobs)
         return parsed
 
-    def _endless(self) -> WrongContentError:
+    def _too_many(self) -> WrongContentError:
         return WrongContentError(
-            f"{self.repository.reference}: more than {MAX_CHILDREN} manifests, or indexes "
-            f"more than {media.MAX_NESTED} deep in each other"
+            f"{self.repository.reference}: more than {MAX_CHILDREN} manifests, or indexes nested "
+            f"more than {media.MAX_NESTED} deep"
         )
 
 
 def read_manifest(repository: Repository, name: str) -> tuple[media.Parsed, Descriptor]:
-    """A manifest or index that must be there, and what it is. Raises SourceError."""
+    """Read a manifest or index and its descriptor. Raises SourceError when it does not exist."""
     where = f"{repository.reference.name} {name}"
     data = repository.manifest(name)
     if data is None:
-        raise SourceError(f"{where}: there is no such image", hint="check the name and the mirrors")
+        raise SourceError(f"{where}: no such image", hint="check the name and the mirrors")
     return parsed_manifest(where, data)
 
 
 def parsed_manifest(where: str, data: bytes) -> tuple[media.Parsed, Descriptor]:
-    """What these bytes, which were read there, are. Raises WrongContentError for no manifest."""
+    """Parse a manifest or index and make its descriptor. Raises WrongContentError.
+
+    where: the address or name of the bytes, for error messages.
+    """
     try:
         parsed = media.parse(data)
     except KeystoneError as error:
@@ -272,29 +275,29 @@ def parsed_manifest(where: str, data: bytes) -> tuple[media.Parsed, Descriptor]:
 
 
 def address(sources: Sources, name: str, digest: Digest, media_type: str) -> str:
-    """Where a manifest or blob of the repository `name` (with its host) is."""
+    """Return the URL of a manifest or blob. name: host/repository."""
     host, _, repository = name.partition("/")
     kind = "manifests" if media_type in media.ACCEPTED else "blobs"
     return f"{sources.registry(host, repository)}/{kind}/{digest}"
 
 
 def single_platform(repository: Repository, parsed: media.Parsed) -> str:
-    """What an image without an index says it is for; "" for what is no image (a chart, say)."""
+    """Return the platform in an image's configuration; "" if it is not an image (but a chart)."""
     config = parsed.blobs[0]
     if config.media_type not in CONFIGURATIONS:
         return ""
     try:
         document = foreign_json.loads(repository.blob(config, MAX_CONFIGURATION))
-        said = "/".join(filter(None, (document.get("os"), document.get("architecture"))))
-        return media.platform(said)
+        found = "/".join(filter(None, (document.get("os"), document.get("architecture"))))
+        return media.platform(found)
     except foreign_json.WRONG as error:
         raise WrongContentError(f"{repository.reference}: its configuration: {error}") from error
 
 
 def next_page(url: str, link: str) -> str:
-    """Where the next page is, as a Link header says (RFC 8288); "" when this was the last.
+    """Return the URL of the next page from a Link header (RFC 8288); "" for the last page.
 
-    Behind a proxy a registry may call itself http or give another port: its host is what counts.
+    A registry behind a proxy can give http or another port, so only its path and query are used.
     Raises SourceError when the page is on another host.
     """
     following = re.search(r'<([^<>]+)>\s*;[^,<]*rel="?next', link)
@@ -303,7 +306,7 @@ def next_page(url: str, link: str) -> str:
     try:
         here, target = urlsplit(url), urlsplit(urljoin(url, str(following[1])))
     except ValueError as error:
-        raise SourceError(f"{url}: its next page has a bad address: {error}") from error
+        raise SourceError(f"{url}: its next page has an invalid URL: {error}") from error
     if target.hostname != here.hostname:
         raise SourceError(f"{url}: its next page is on another server: {target.geturl()}")
     page: str = urlunsplit((here.scheme, here.netloc, target.path, target.query, ""))
@@ -311,7 +314,7 @@ def next_page(url: str, link: str) -> str:
 
 
 def children_of(where: str, data: bytes) -> list[dict[str, Any]]:
-    """The descriptors of an index, as they are. Raises WrongContentError for no index."""
+    """Return the descriptors in an index, unchanged. Raises WrongContentError."""
     try:
         listed = foreign_json.loads(data)["manifests"]
         for child in listed:

@@ -1,4 +1,4 @@
-"""How far a download is, and whether an answer goes on there (RFC 9110, sections 13 and 14)."""
+"""Track a download, and check that a response continues it (RFC 9110, sections 13 and 14)."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ OK, PARTIAL = 200, 206
 
 
 class ChangedError(SourceError):
-    """The thing became another one while it was read."""
+    """The resource changed during its download."""
 
 
 @dataclass
 class Cursor:
-    """A place inside one download.
+    """The position in one download.
 
-    size: total bytes, None until somebody tells. known: the digest will judge the whole, so a
-    server without validators may be believed to give the same thing again. done: bytes taken.
+    size: total bytes, None until known. known: whether the digest is known and will be verified; if
+    so, a download can be resumed on a server without validators. done: bytes received. validator:
+    for If-Range. link: the response's Link header (RFC 8288), which gives the next page.
     """
 
     address: str
@@ -32,30 +33,29 @@ class Cursor:
     done: int = 0
     validator: str = ""
     link: str = ""
-    """The answer's Link header: where the next page is (RFC 8288)."""
 
     def headers(self) -> dict[str, str]:
-        """What to ask with."""
+        """Return the headers of the next request: a range, if bytes were received already."""
         if not self.done:
             return {}
         value = {"Range": f"bytes={self.done}-"}
-        # If-Range takes no weak validator (RFC 9110, 13.1.5).
+        # A weak validator is not allowed in If-Range (RFC 9110, 13.1.5).
         return {**value, "If-Range": self.validator} if self.validator else value
 
     def accept(self, status: int, headers: Mapping[str, str]) -> int:
-        """How many bytes of this answer's body to skip.
+        """Check a response; return how many bytes of its body to skip.
 
-        Raises WrongContentError for a length that cannot be right, ChangedError when it is
-        another thing than the one that was begun, SourceError for a range nobody asked for.
+        Raises WrongContentError for a wrong length, ChangedError when the resource is not the one
+        that the download began with, SourceError for another range than the requested one.
         """
         validator = strong_validator(headers)
         begun = self.done > 0
         if begun and status == PARTIAL and self.known:
-            # What answers to If-Range is the same thing, and need not repeat its date (RFC 9110,
-            # 15.3.7).
+            # A 206 response to If-Range is the same resource and need not repeat its Last-Modified
+            # (RFC 9110, 15.3.7).
             validator = validator or self.validator
         if begun and (validator != self.validator or not (validator or self.known)):
-            raise ChangedError(f"{self.address}: changed while it was read")
+            raise ChangedError(f"{self.address}: changed during the download")
         self.validator = validator
         self.link = headers.get("Link", "")
         if status == PARTIAL:
@@ -67,23 +67,21 @@ class Cursor:
         return self.done
 
     def take(self, count: int) -> None:
-        """Count bytes. Raises WrongContentError when there are too many."""
+        """Count received bytes. Raises WrongContentError for more than `size`."""
         self.done += count
         if self.size is not None and self.done > self.size:
-            raise WrongContentError(
-                f"{self.address}: more than the {self.size} bytes that it should have"
-            )
+            raise WrongContentError(f"{self.address}: more bytes than the expected {self.size}")
 
     @property
-    def whole(self) -> bool:
-        """Whether nothing is missing, as far as one can know."""
+    def complete(self) -> bool:
+        """Whether all bytes were received; always true while the size is unknown."""
         return self.size is None or self.done == self.size
 
     def _partial(self, header: str) -> None:
         match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", header.strip())
         if not match or int(match[1]) != self.done:
             raise SourceError(
-                f"{self.address}: asked for bytes from {self.done} on, got {header or 'no range'!r}"
+                f"{self.address}: requested bytes from {self.done} on, got {header or 'no range'!r}"
             )
         if match[3] != "*":
             self._total(int(match[3]))
@@ -91,14 +89,14 @@ class Cursor:
     def _total(self, length: int) -> None:
         if self.size is not None and self.size != length:
             raise WrongContentError(
-                f"{self.address}: has {length} bytes and should have {self.size}",
-                hint="upstream changed, or the mirror is wrong: lock again, look at what changed",
+                f"{self.address}: has {length} bytes, expected {self.size}",
+                hint="upstream changed, or the mirror is wrong: lock again and review the changes",
             )
         self.size = length
 
 
 def strong_validator(headers: Mapping[str, str]) -> str:
-    """The strong ETag, else Last-Modified, else ""."""
+    """Return the strong ETag, else Last-Modified, else ""."""
     tag = headers.get("ETag", "").strip()
     if tag and not tag.startswith("W/"):
         return tag

@@ -1,9 +1,9 @@
-"""Answering a 401: Basic, or a token from the registry's token server (distribution spec).
+"""Answer a 401 with Basic, or with a token from the registry's token server (distribution-spec).
 
-A registry names its token server itself, so a hostile one names any. Credentials go to the
-registry's own origin, to Docker Hub's well-known server, or to one that the definition names
-(`tokenServers`); to no other. What is asked for is always to pull this repository, whatever scope
-the challenge asks for.
+A registry chooses its token server, so a hostile registry can name any server. This module sends
+credentials only to the registry's own origin, to Docker Hub's well-known token server, or to one
+that the definition names (`tokenServers`). It always requests the scope to pull this repository,
+whatever scope the challenge names.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
 WELL_KNOWN = {"registry-1.docker.io": "https://auth.docker.io"}
 MAX_ANSWER = 1 << 20
 MAX_TOKEN = 64 << 10
-MAX_SAID = 16 << 10
-MAX_WORDS = 300
-"""Characters of what a registry says that reach a terminal."""
+MAX_ERROR = 16 << 10
+MAX_REASON = 300
+"""Characters of a registry's error message to print."""
 OK = 200
 
 
 class BusyError(SourceError):
-    """A token server that may answer otherwise in a moment.
+    """A temporary error of a token server.
 
-    why: what is wrong, without the address that was asked for. after: its Retry-After.
+    why: the reason, without the requested URL. after: its Retry-After header.
     """
 
     def __init__(self, why: str, after: str) -> None:
@@ -47,7 +47,7 @@ class BusyError(SourceError):
 
 
 class _Client(Protocol):
-    def once(
+    def send(
         self,
         method: str,
         url: str,
@@ -58,22 +58,22 @@ class _Client(Protocol):
 
 @dataclass(frozen=True)
 class Challenge:
-    """One of the ways that a WWW-Authenticate header offers (RFC 9110, 11.6.1)."""
+    """One challenge of a WWW-Authenticate header (RFC 9110, 11.6.1)."""
 
     scheme: str
     parameters: Mapping[str, str]
 
 
 def repository(url: str) -> str:
-    """The repository in an address of the distribution API; "" for any other address."""
+    """Return the repository in a URL of the distribution API; "" for any other URL."""
     match = re.match(r"/v2/(.+)/(?:manifests|blobs|referrers|tags)/", urlsplit(url).path)
     return match[1] if match else ""
 
 
 def challenges(header: str) -> list[Challenge]:
-    """Every challenge in the header, schemes in lower case."""
+    """Parse every challenge in the header, with schemes in lower case."""
     found: list[tuple[str, dict[str, str]]] = []
-    # It says nothing of what stands between: runs of blanks would cost their length cubed.
+    # Do not match the text between tokens: runs of blanks would take cubic time.
     pattern = r'([\w-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))|([\w-]+)'
     for name, quoted, bare, scheme in re.findall(pattern, header):
         if scheme:
@@ -84,26 +84,26 @@ def challenges(header: str) -> list[Challenge]:
 
 
 def login(registry: Origin) -> str:
-    """The command that leaves credentials where `docker_credentials` finds them."""
+    """Return the command that stores credentials where `docker_credentials` finds them."""
     return f"docker login {'docker.io' if registry.name in WELL_KNOWN else registry.name}"
 
 
-def said(answer: Any) -> str:  # noqa: ANN401 a requests.Response
-    """What a registry says of an error (distribution-spec, "Error Codes"): ": its words", or ""."""
+def reason(answer: Any) -> str:  # noqa: ANN401 a requests.Response
+    """Return a registry's error message (distribution-spec, "Error Codes") after ": ", or ""."""
     try:
-        document = foreign_json.loads(answer.raw.read(MAX_SAID, decode_content=True))
+        document = foreign_json.loads(answer.raw.read(MAX_ERROR, decode_content=True))
         words = "; ".join(str(one.get("message") or one["code"]) for one in document["errors"])
     except (HTTPError, OSError, *foreign_json.WRONG):
         return ""
-    plain = re.sub(r"[^\x20-\x7e]+", " ", words).strip()[:MAX_WORDS]
+    plain = re.sub(r"[^\x20-\x7e]+", " ", words).strip()[:MAX_REASON]
     return f": {plain}" if plain else ""
 
 
 def authorization(client: _Client, url: str, header: str, token_servers: Mapping[str, str]) -> str:
-    """The Authorization header that a 401 from `url` asks for.
+    """Return the Authorization header that answers a 401 from `url`.
 
-    Raises SourceError without credentials or a token, BusyError where there may be one soon,
-    RefusedError where they would go astray.
+    header: WWW-Authenticate. Raises SourceError without credentials or a token, BusyError when the
+    token server has a temporary error, RefusedError rather than send credentials to another server.
     """
     origin, name = Origin.of(url), repository(url)
     offered = {challenge.scheme: challenge.parameters for challenge in challenges(header)}
@@ -114,25 +114,32 @@ def authorization(client: _Client, url: str, header: str, token_servers: Mapping
         return _token(client, origin, name, offered["bearer"], credentials, token_servers)
     if "basic" in offered and credentials:
         return f"Basic {credentials.basic}"
-    raise SourceError(f"{url}: the server wants credentials", hint=f"{login(origin)}, then again")
+    raise SourceError(
+        f"{url}: the server requires credentials", hint=f"{login(origin)}, then run it again"
+    )
 
 
 def check_realm(
     registry: Origin, realm: str, *, credentials: bool, token_servers: Mapping[str, str]
 ) -> None:
-    """Whether a registry may send us, with or without credentials, to this token server."""
+    """Require that this registry may use this token server, with or without credentials.
+
+    Raises SourceError for an unsafe server, RefusedError if it must not get the credentials.
+    """
     try:
         server = Origin.of(realm)
     except ConfigurationError as error:
-        raise SourceError(f"{registry}: names a bad token server: {error.message}") from error
+        raise SourceError(f"{registry}: its token server is invalid: {error.message}") from error
     if not server.private or (server.loopback and not registry.loopback):
-        raise SourceError(f"{registry}: names the token server {server}, which nobody may ask")
+        raise SourceError(
+            f"{registry}: its token server {server} is refused: it has no TLS or is this machine"
+        )
     named = token_servers.get(registry.name) or WELL_KNOWN.get(registry.name)
     trusted = {registry, Origin.of(named)} if named else {registry}
     if credentials and server not in trusted:
         raise RefusedError(
-            f"{registry}: would have its credentials sent to {server}",
-            hint=f"if that is right, say so in the definition: "
+            f"{registry}: its credentials would be sent to the token server {server}",
+            hint=f"if that is correct, allow it in the definition: "
             f"spec.tokenServers: {{{registry.name}: {server}}}",
         )
 
@@ -157,24 +164,24 @@ def _token(
             "refresh_token": credentials.identity_token,
             "client_id": "keystone-install",
         }
-        answer = client.once("POST", realm, {}, form)
+        answer = client.send("POST", realm, {}, form)
     else:
         parts = urlsplit(realm)
         query = "&".join(filter(None, [parts.query, urlencode(fields)]))
         headers = {"Authorization": f"Basic {credentials.basic}"} if credentials else {}
-        answer = client.once("GET", urlunsplit(parts._replace(query=query)), headers)
+        answer = client.send("GET", urlunsplit(parts._replace(query=query)), headers)
     with closing(answer):
         if answer.status_code in backoff.TRY_AGAIN:
             raise BusyError(
                 f"HTTP {answer.status_code} {answer.reason} from its token server "
-                f"{Origin.of(realm)}{said(answer)}",
+                f"{Origin.of(realm)}{reason(answer)}",
                 answer.headers.get("Retry-After", ""),
             )
         if answer.status_code != OK:
             raise SourceError(
                 f"{realm}: HTTP {answer.status_code}: no token for {registry.name}/{name}"
-                f"{said(answer)}",
-                hint=f"{login(registry)}, then again",
+                f"{reason(answer)}",
+                hint=f"{login(registry)}, then run it again",
             )
         return f"Bearer {_read_token(realm, answer.raw.read(MAX_ANSWER + 1, decode_content=True))}"
 
@@ -189,6 +196,7 @@ def _read_token(realm: str, data: bytes) -> str:
             raise ValueError("not a token")
     except foreign_json.WRONG as error:
         raise SourceError(
-            f"{realm}: its answer holds no token", hint="look at what answers there, then again"
+            f"{realm}: its response contains no token",
+            hint="check what answers at this address, then run it again",
         ) from error
     return token

@@ -1,8 +1,8 @@
-"""The only door to the network: things by their upstream address, wherever they come from.
+"""Download resources by their upstream address, possibly through mirrors.
 
-`mirrors:` rewrites an upstream's address ("https://dl.k8s.io" or a registry's name) to another.
-What has no digest yet must come over TLS or from loopback; what has one may come from anywhere.
-How to ask is in http.py, with what credentials in registry_auth.
+`mirrors:` maps an upstream's address ("https://dl.k8s.io" or a registry's name) to another. Content
+whose digest is not known yet must come over TLS or from loopback; with a known digest, it may come
+from anywhere. http.py sends the requests; registry_auth adds credentials.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
 
 HUB_API = "registry-1.docker.io"
 NO_HEAD = frozenset({400, 403, 404, 405, 501})
-HINT_CHANGED = "upstream changed, or the mirror is wrong: lock again, look at what changed"
+HINT_CHANGED = "upstream changed, or the mirror is wrong: lock again and review the changes"
 
 
 @dataclass
 class Sources:
-    """Where things come from, and how.
+    """Settings for downloads.
 
-    mirrors: upstream prefix, registry or registry/namespace to address. ca_file: authorities
-    (PEM) besides the machine's own. token_servers: registry to the token server that may see its
-    credentials.
+    mirrors: upstream prefix, registry or registry/namespace to address. ca_file: CA certificates
+    (PEM) to trust in addition to the machine's. token_servers: registry to the token server that
+    may receive its credentials. pause: called to wait, with seconds.
     """
 
     mirrors: Mapping[str, str] = field(default_factory=dict)
@@ -50,13 +50,13 @@ class Sources:
 
     @cached_property
     def client(self) -> Client:
-        """The HTTP client, made when the first thing is asked for."""
+        """The HTTP client, created on first use."""
         from keystone.packager.sources.http import Client  # noqa: PLC0415 slow to import
 
         return Client(self.ca_file, self.token_servers, self.pause)
 
     def rewrite(self, url: str) -> str:
-        """The address that stands for an upstream URL: the longest matching mirror wins."""
+        """Map an upstream URL to its mirror; the longest matching prefix wins."""
         for prefix in sorted(self.mirrors, key=len, reverse=True):
             bare = prefix.rstrip("/")
             if "://" in bare and (url == bare or url.startswith(bare + "/")):
@@ -64,7 +64,7 @@ class Sources:
         return url
 
     def upstream(self, address: str) -> str:
-        """The other way: the upstream URL that a mirror's address stands for."""
+        """Map a mirror's URL back to the upstream URL."""
         for prefix, mirror in sorted(self.mirrors.items(), key=lambda pair: -len(pair[1])):
             bare = mirror.rstrip("/")
             if "://" in prefix and (address == bare or address.startswith(bare + "/")):
@@ -72,7 +72,7 @@ class Sources:
         return address
 
     def registry(self, host: str, repository: str) -> str:
-        """The distribution API's address of a repository, without the last part."""
+        """Return the URL of a repository in the distribution API, mapped to its mirror."""
         name = of_hub(f"{host}/{repository}")
         for key in sorted(self.mirrors, key=len, reverse=True):
             prefix = of_hub(key.rstrip("/"))
@@ -93,7 +93,10 @@ class Sources:
         headers: Mapping[str, str] | None = None,
         digest: Digest | None = None,
     ) -> bytes:
-        """A small thing, at most `limit` bytes. Refuses plain HTTP when it has no digest yet."""
+        """Download at most `limit` bytes and verify `digest`. Refuses plain HTTP without one.
+
+        Raises SourceError, and WrongContentError for other or more bytes.
+        """
         data, _ = self.page(url, limit=limit, headers=headers, digest=digest)
         return data
 
@@ -105,47 +108,48 @@ class Sources:
         headers: Mapping[str, str] | None = None,
         digest: Digest | None = None,
     ) -> tuple[bytes, str]:
-        """`read`, and the Link header that came with it."""
+        """Download as `read` does; also return the response's Link header."""
         address = self.rewrite(url)
         if digest is None:
             require_private(address)
         data, cursor = bytearray(), Cursor(address)
-        for chunk, now in self._whole(address, headers or {}):
+        for chunk, now in self._restartable(address, headers or {}):
             if now is not cursor:
                 cursor = now
                 data.clear()
             data += chunk
             if len(data) > limit:
-                raise WrongContentError(f"{address}: more than {limit} bytes")
+                raise WrongContentError(f"{address}: larger than {limit} bytes")
         found = hashlib.sha256(data).hexdigest()
         if digest is not None and found != digest.hex:
             raise WrongContentError(
-                f"{address}: has the digest sha256:{found} and should have {digest}",
+                f"{address}: has digest sha256:{found}, expected {digest}",
                 hint=HINT_CHANGED,
             )
         return bytes(data), cursor.link
 
     def digest_of(self, url: str) -> tuple[Digest, int]:
-        """Download a thing that has no digest yet, only to name it. Refuses plain HTTP."""
+        """Download a file only to find its digest and size in bytes. Refuses plain HTTP."""
         address = self.rewrite(url)
         require_private(address)
         seen, cursor = hashlib.sha256(), Cursor(address)
-        for chunk, now in self._whole(address, {}):
+        for chunk, now in self._restartable(address, {}):
             if now is not cursor:
                 seen, cursor = hashlib.sha256(), now
             seen.update(chunk)
         return Digest(seen.hexdigest()), cursor.done
 
     def size_of(self, url: str, digest: Digest) -> int:
-        """Content-Length by HEAD, or by GET where HEAD is refused (addresses signed for GET alone).
+        """Return the size in bytes: Content-Length of HEAD, or of GET if the server refuses HEAD.
 
-        A server that does not tell (archives that are packed while they are sent) is read to the
-        end. Raises SourceError, WrongContentError when that has another digest.
+        Some URLs are signed for GET only. Without Content-Length (archives that are packed while
+        they are sent) it downloads the file. Raises SourceError, and WrongContentError when the
+        downloaded file has another digest.
         """
         address = self.rewrite(url)
         for method in ("HEAD", "GET"):
             try:
-                with closing(self.client.ask(method, address, {})) as answer:
+                with closing(self.client.request(method, address, {})) as answer:
                     length = answer.headers.get("Content-Length", "")
             except StatusError as error:
                 if method == "HEAD" and error.status in NO_HEAD:
@@ -162,10 +166,9 @@ class Sources:
         size: int | None,
         headers: Mapping[str, str] | None = None,
     ) -> Iterator[bytes]:
-        """The bytes of a thing whose digest is known. size: None for as many as come.
+        """Yield the bytes of a file whose digest is known. size: in bytes, None if unknown.
 
-        Raises WrongContentError, naming both, when they are not its; what was yielded until then
-        is to be thrown away.
+        Raises WrongContentError with both digests when they differ; discard the yielded bytes then.
         """
         address = self.rewrite(url)
         seen = hashlib.sha256()
@@ -175,12 +178,14 @@ class Sources:
             yield chunk
         if seen.hexdigest() != digest.hex:
             raise WrongContentError(
-                f"{address}: has the digest sha256:{seen.hexdigest()} and should have {digest}",
+                f"{address}: has digest sha256:{seen.hexdigest()}, expected {digest}",
                 hint=HINT_CHANGED,
             )
 
-    def _whole(self, address: str, headers: Mapping[str, str]) -> Iterator[tuple[bytes, Cursor]]:
-        """Chunks of a thing that no digest will judge; a new cursor means: from the start again."""
+    def _restartable(
+        self, address: str, headers: Mapping[str, str]
+    ) -> Iterator[tuple[bytes, Cursor]]:
+        """Yield chunks of a file with unknown digest; a new cursor means a restart from byte 0."""
         for _ in range(backoff.ATTEMPTS):
             cursor = Cursor(address, known=False)
             yield b"", cursor
@@ -188,13 +193,16 @@ class Sources:
                 for chunk in self.client.download(cursor, headers):
                     yield chunk, cursor
             except ChangedError as error:
-                log.debug(f"{error.message}; from its start again")
+                log.debug(f"{error.message}; restarting from byte 0")
             else:
                 return
-        raise SourceError(f"{address}: changed each time while it was read")
+        raise SourceError(
+            f"{address}: changed during each of {backoff.ATTEMPTS} downloads",
+            hint="run it again when the file no longer changes",
+        )
 
 
 def local_file(source: str, base: Path) -> Path | None:
-    """The path of a "local:" source, relative to the lock's folder; None for any other."""
+    """Return the path of a "local:" source; None for other sources. base: the lock's folder."""
     kind, _, rest = source.partition(":")
     return base / rest if kind == "local" else None

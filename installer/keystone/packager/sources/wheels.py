@@ -1,8 +1,8 @@
-"""Python wheels and their closure, solved by pip for the target's interpreter and platform.
+"""Find Python wheels and their dependencies with pip, for the target's interpreter and platform.
 
-pip answers with a report (`pip install --dry-run --report`, its JSON installation report): each
-wheel's URL and SHA-256. Only wheels are taken: building a source distribution would run its code.
-pip's own configuration applies: a site's package index is said there, not in the definition.
+pip's JSON installation report (`pip install --dry-run --report`) lists each wheel's URL and
+SHA-256. Source distributions are not accepted: building one would run its code. pip's own
+configuration applies, so set the package index there, not in the definition.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ PASSED_ON = re.compile(
 )
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 GLIBC = (17, 24, 27, 28, 31, 34, 35, 36)
-"""Minor versions of glibc 2 for which wheels are published; a platform takes all up to its own."""
+"""Minor versions of glibc 2 for which wheels exist; a platform accepts all up to its own."""
 
 
 @dataclass(frozen=True)
 class Wheels:
-    """Requirements for one interpreter. python: "3.11"; glibc: "2.36", the target's."""
+    """Requirements for one interpreter. python, glibc: the target's, such as "3.11", "2.36"."""
 
     requirements: tuple[str, ...]
     python: str
@@ -44,7 +44,7 @@ class Wheels:
 
 @dataclass(frozen=True)
 class Wheel:
-    """One file of an index, as pip chose it."""
+    """One wheel that pip chose from an index."""
 
     name: str
     version: str
@@ -54,7 +54,7 @@ class Wheel:
 
 
 def platforms(architecture: str, glibc: str) -> tuple[str, ...]:
-    """Pip's --platform words, the newest first (PEP 600)."""
+    """Return the values of pip's --platform, the newest first (PEP 600)."""
     machine = MACHINES[architecture]
     newest = int(glibc.partition(".")[2])
     fitting = [minor for minor in reversed(GLIBC) if minor <= newest]
@@ -63,9 +63,9 @@ def platforms(architecture: str, glibc: str) -> tuple[str, ...]:
 
 
 def solve(wheels: Wheels, architecture: str, ca_file: Path | None = None) -> tuple[Wheel, ...]:
-    """Every wheel that installing the requirements from nothing needs, by name.
+    """Return all wheels needed to install the requirements, sorted by file name.
 
-    Raises ConfigurationError with pip's own explanation when there is no solution.
+    Raises ConfigurationError with pip's explanation when there is no solution.
     """
     with tempfile.TemporaryDirectory(prefix="keystone-wheels-") as folder:
         report = Path(folder) / "report.json"
@@ -82,26 +82,26 @@ def solve(wheels: Wheels, architecture: str, ca_file: Path | None = None) -> tup
             raise ConfigurationError(
                 f"pip finds no wheels for {' '.join(wheels.requirements)} (Python {wheels.python}, "
                 f"{architecture}):\n{done.stderr.strip()}",
-                hint="correct spec.wheels; only what is published as a wheel can be carried",
+                hint="correct spec.wheels; packages must be published as wheels",
             )
         return tuple(sorted(parse(json.loads(report.read_bytes())), key=lambda one: one.filename))
 
 
 def parse(report: Mapping[str, Any]) -> Iterator[Wheel]:
-    """From pip's installation report. Raises SourceError for an entry without a SHA-256."""
+    """Parse pip's installation report. Raises SourceError for an entry without a SHA-256."""
     for entry in report["install"]:
         metadata, where = entry["metadata"], entry["download_info"]
         found = where.get("archive_info", {}).get("hashes", {}).get("sha256", "")
         url = _without_password(str(where["url"]))
         filename = unquote(urlsplit(url).path.rpartition("/")[2])
         if not found or not re.fullmatch(r"[A-Za-z0-9._+!-]+\.whl", filename):
-            raise SourceError(f"{url}: pip names no wheel with a SHA-256")
+            raise SourceError(f"{url}: pip reports no wheel with a SHA-256 for it")
         name = re.sub(r"[-_.]+", "-", metadata["name"]).lower()
         yield Wheel(name, metadata["version"], filename, url, Digest(found))
 
 
 def _without_password(url: str) -> str:
-    """A lock travels: an index's user name and password may not be in it."""
+    """Remove user name and password from an index's URL: locks are shared."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="").geturl()
 

@@ -1,5 +1,5 @@
-# Tab completes the verbs and options of keystone-install: the package bash-completion, which would
-# load this when it is needed, is not in the image. Read by other shells too (profile(5) of dash).
+# Load completions for keystone-install: the image does not have the package bash-completion, which
+# would load them on demand. Other shells read this file too (dash(1)).
 if [ -n "${BASH_VERSION-}" ] && [ -r /usr/share/bash-completion/completions/keystone-install ]; then
     . /usr/share/bash-completion/completions/keystone-install
 fi

@@ -1,4 +1,4 @@
-"""`keystone-install bundle keys ...`: the packager's keys, and the ceremony that changes them."""
+"""`keystone-install bundle keys ...`: the packager's keys, and how holders change the root."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import click
 from keystone.cli.lazy import Verbs
 
 SUMMARIES = {
-    "collect": "Bring the signatures of copies together; with enough of them the root is valid.",
-    "init": "Make the keys.",
-    "new": "Make one holder's key; hand out NAME.pub, keep NAME.pem.",
+    "collect": "Collect the signatures of a proposed root.",
+    "init": "Make the keys and the first root.",
+    "new": "Make a holder's key: hand out NAME.pub, keep NAME.pem secret.",
     "rotate": "Propose the next root.",
-    "show": "The chain of roots, who may sign, what is missing, and until when.",
+    "show": "Show the chain of roots: keys, missing signatures, expiry.",
     "sign": "Sign a proposed root, on a machine that needs no network.",
 }
 MODULES = {name: f"{__name__}.{name}:verb" for name in SUMMARIES}
@@ -19,4 +19,4 @@ MODULES = {name: f"{__name__}.{name}:verb" for name in SUMMARIES}
 
 @click.group("keys", cls=Verbs, summaries=SUMMARIES, modules=MODULES)
 def group() -> None:
-    """The packager's signing keys: root keys, release key, and the chain of roots."""
+    """Manage the packager's signing keys: root keys, release key, and the chain of roots."""

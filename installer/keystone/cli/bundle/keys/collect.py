@@ -1,4 +1,4 @@
-"""`keystone-install bundle keys collect`: signatures that were made apart come together."""
+"""`keystone-install bundle keys collect`: collect the holders' signatures of a proposed root."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from keystone.packager.keys import ceremony, roots
 @click.argument("copies", metavar="[PENDING...]", type=FILE, nargs=-1)
 @json_option
 def verb(folder: Path, copies: tuple[Path, ...], as_json: bool) -> None:
-    """Bring the signatures of copies together; with enough of them the root is valid."""
-    with roots.turn(folder):
+    """Collect the signatures of a proposed root.
+
+    The root is valid when enough holders have signed a copy.
+    """
+    with roots.locked(folder):
         state = ceremony.collect(folder, copies)
     render.progress(state, folder, as_json=as_json)

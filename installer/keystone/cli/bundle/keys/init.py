@@ -1,4 +1,4 @@
-"""`keystone-install bundle keys init`: the first keys and the first root."""
+"""`keystone-install bundle keys init`: make the first keys and the first root."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from keystone.packager.keys import keys
 @dir_option
 @click.option(
     "--root-key", "holders", type=FILE, multiple=True,
-    help="A holder's public key, for each of them. Without, a root key is made here.",
+    help="A holder's public key; repeat it for each holder. Without it a root key is made here.",
 )  # fmt: skip
-@click.option("--threshold", default=1, show_default=True, help="How many holders must sign.")
+@click.option("--threshold", default=1, show_default=True, help="Number of holders that must sign.")
 @passphrase_option
 @plain_option
 @json_option
@@ -27,15 +27,15 @@ def verb(
     folder: Path, holders: tuple[Path, ...], threshold: int, passphrase_file: Path | None,
     plain: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Make the keys. Tell operators the fingerprint by another way than the bundle's."""
+    """Make the keys and the first root. Tell operators the fingerprint out of band."""
     secret = passphrases.of_new_keys(passphrase_file, plain=plain)
     if holders:
         path = keys.init_apart(folder, holders, threshold, secret)
         render.proposed(path, as_json=as_json)
         return
     fingerprint = keys.init(folder, secret)
-    log.info(f"{folder}: keys made; move root.pem to a medium that stays off line")
-    log.info("the fingerprint that operators type:")
+    log.info(f"{folder}: made the keys; move root.pem to a medium that stays offline")
+    log.info("fingerprint of the root, which operators type:")
     if as_json:
         log.out_json({"fingerprint": fingerprint})
     else:

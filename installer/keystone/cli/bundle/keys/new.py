@@ -1,4 +1,4 @@
-"""`keystone-install bundle keys new`: the key of one holder."""
+"""`keystone-install bundle keys new`: make the key of one holder."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from keystone.packager.keys import keyfile
 @plain_option
 @json_option
 def verb(path: Path, passphrase_file: Path | None, plain: bool, as_json: bool) -> None:
-    """Make one holder's key; hand out NAME.pub, keep NAME.pem."""
+    """Make a holder's key: hand out NAME.pub, keep NAME.pem secret."""
     key = keyfile.generate(path, passphrases.of_new_keys(passphrase_file, plain=plain))
     public = path.with_suffix(".pub")
-    log.info(f"{path}: made; hand out {public}, key {key.keyid[:16]}")
+    log.info(f"{path}: made key {key.keyid[:16]}; hand out {public}")
     if as_json:
         log.out_json({"keyid": key.keyid, "public": str(public)})

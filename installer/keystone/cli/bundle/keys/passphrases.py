@@ -1,4 +1,4 @@
-"""The passphrases of signing keys: from a file, or asked for on the terminal."""
+"""Passphrases of signing keys: read from a file, or typed on the terminal."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from keystone.packager.keys import keyfile
 
 
 def of_new_keys(path: Path | None, *, plain: bool = False) -> str | None:
-    """The passphrase of a key that is made: from its file, or asked for twice."""
+    """Return the passphrase for a new key: from its file, or typed twice; None for none."""
     if path is not None:
         return passphrase.require(_first_line(path), str(path))
     ask = sys.stdin.isatty() and not plain
     if ask and (typed := passphrase.chosen("Passphrase for the new keys", optional=True)):
         return typed
-    log.warn("keys are NOT encrypted: whoever reads them can sign (--passphrase-file encrypts)")
+    log.warn("keys are NOT encrypted: anyone who reads them can sign; use --passphrase-file")
     return None
 
 
 def of_key(key: Path, path: Path | None) -> str | None:
-    """The passphrase of a key that is there: from its file, or asked for when it needs one."""
+    """Return the passphrase of an existing key: from its file, or typed if it needs one."""
     if path is not None:
         return _first_line(path)
     if keyfile.is_encrypted(key) and sys.stdin.isatty():
@@ -36,5 +36,7 @@ def of_key(key: Path, path: Path | None) -> str | None:
 def _first_line(path: Path) -> str:
     lines = passphrase.read(path).splitlines()
     if not lines or not lines[0]:
-        raise ConfigurationError(f"{path}: its first line is empty, and no passphrase")
+        raise ConfigurationError(
+            f"{path}: the first line is empty", hint="put the passphrase on the first line"
+        )
     return lines[0]

@@ -1,4 +1,4 @@
-"""`keystone-install bundle keys rotate`: the next root is proposed."""
+"""`keystone-install bundle keys rotate`: propose the next root."""
 
 from __future__ import annotations
 
@@ -15,24 +15,22 @@ from keystone.packager.keys import ceremony, keys, roots
 
 @click.command("rotate")
 @dir_option
-@click.option("--add-root", type=FILE, multiple=True, help="A new holder's public key.")
-@click.option("--add-release", type=FILE, multiple=True, help="Another release key's public half.")
-@click.option("--revoke", multiple=True, help="Name or id of a key that no longer counts.")
-@click.option(
-    "--new-release", is_flag=True, help="Make a new release key; the old no longer counts."
-)
-@click.option("--threshold", type=int, help="How many holders must sign from now on.")
-@click.option("--years", default=5, show_default=True, help="Validity of the root.")
+@click.option("--add-root", type=FILE, multiple=True, help="Public key of a new holder.")
+@click.option("--add-release", type=FILE, multiple=True, help="Public key of a new release key.")
+@click.option("--revoke", multiple=True, help="Name or id of a key that is no longer valid.")
+@click.option("--new-release", is_flag=True, help="Make a new release key and revoke the old one.")
+@click.option("--threshold", type=int, help="Number of holders that must sign from now on.")
+@click.option("--years", default=5, show_default=True, help="Validity of the root, in years.")
 @click.option("--key", "signing", type=FILE, multiple=True,
-              help="A root key that is here: sign at once. <dir>/root.pem by default.")  # fmt: skip
+              help="Root key to sign with now; by default DIR/root.pem if it exists.")  # fmt: skip
 @passphrase_option
 @json_option
 def verb(
     folder: Path, signing: tuple[Path, ...], passphrase_file: Path | None, new_release: bool,
     as_json: bool, **change: Any,  # noqa: ANN401 the fields of Change
 ) -> None:  # fmt: skip
-    """Propose the next root. Without a change it renews: a later expiry."""
-    with roots.turn(folder):
+    """Propose the next root. Without changes, the next root only has a later expiry."""
+    with roots.locked(folder):
         if new_release:
             public, old = keys.new_release_key(folder, passphrases.of_new_keys(passphrase_file))
             change["add_release"] = (*change["add_release"], public)

@@ -1,4 +1,4 @@
-"""`keystone-install bundle keys show`: the chain of roots and their keys."""
+"""`keystone-install bundle keys show`: show the chain of roots and their keys."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from keystone.cli.options import json_option
 from keystone.packager.keys import roots
 
 WARN_DAYS = 180
-"""A root that lives less than half a year is to be renewed now: holders have to meet."""
+"""Warn when a root expires within this many days: holders need time to meet and sign."""
 
 
 @click.command("show")
 @click.argument("path", metavar="DIR|ROOT", type=click.Path(path_type=Path, exists=True))
 @json_option
 def verb(path: Path, as_json: bool) -> None:
-    """The chain of roots, who may sign, what is missing, and until when."""
+    """Show the chain of roots: keys, missing signatures, expiry."""
     if path.is_file():
         metadata = roots.read(path)
         one = roots.as_document(roots.state(metadata, roots.before(path, metadata.signed)))
@@ -34,6 +34,7 @@ def verb(path: Path, as_json: bool) -> None:
     for key in found["privateKeys"]:
         log.out(f"private  {key['file']}: {'encrypted' if key['encrypted'] else 'NOT ENCRYPTED'}")
     if found["fingerprint"]:
-        log.out(f"operators type  {found['fingerprint']}")
+        log.out(f"fingerprint, which operators type  {found['fingerprint']}")
     if found["daysLeft"] is not None and found["daysLeft"] < WARN_DAYS:
-        log.warn(f"the root expires in {found['daysLeft']} days: renew it (bundle keys rotate)")
+        left = log.count(found["daysLeft"], "day")
+        log.warn(f"the root expires in {left}: renew it (bundle keys rotate)")

@@ -1,4 +1,4 @@
-"""`keystone-install bundle keys sign`: one holder signs a proposed root."""
+"""`keystone-install bundle keys sign`: sign a proposed root as one of its holders."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from keystone.packager.keys import ceremony, roots
 
 @click.command("sign")
 @click.argument("path", metavar="PENDING", type=FILE)
-@click.option("--key", type=FILE, required=True, help="Your private root key.")
+@click.option("--key", type=FILE, required=True, help="Your root key (private).")
 @passphrase_option
 @json_option
 def verb(path: Path, key: Path, passphrase_file: Path | None, as_json: bool) -> None:
-    """Sign a proposed root, on a machine that needs no network. Carry the file back."""
-    with roots.turn(path.parent):
+    """Sign a proposed root, on a machine that needs no network. Then carry the file back."""
+    with roots.locked(path.parent):
         state = ceremony.sign(path, key, passphrases.of_key(key, passphrase_file))
     log.info(f"{path}: signed; payload {state.payload}")
     render.answer(roots.as_document(state), as_json=as_json)

@@ -1,0 +1,1 @@
+"""Machines on an isolated network: containers and QEMU behind one interface, network, disks."""

@@ -1,0 +1,1 @@
+"""The upstream mirror: upstream's artefacts, fetched or built, served on loopback."""
