@@ -15,14 +15,15 @@ import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.life import cycles, drive, figures, load, machines
 
 from keystone import log
-from keystone.cluster import etcd
-from keystone.install import quorum
+from keystone.cluster import etcd, etcdctl
+from keystone.errors import HostError
+from keystone.install import members, quorum
 from keystone.run import run, spawned
 
 from .conftest import until
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from tests.life.history import Verdict
     from tests.life.load import Load
     from tests.life.machines import Machines
+
+    from keystone.install.actions import World
+    from keystone.install.state import State
 
     from .conftest import Lan
 
@@ -157,6 +161,48 @@ def test_no_acknowledged_write_is_lost_in_cycles(rig: Rig, tmp_path: Path) -> No
         verdict = running.end()
     report(verdict, faults)
     assert (verdict.lost, verdict.wrong, verdict.compactions) == ((), (), 0)
+
+
+def test_last_voter_that_is_killed_right_after_a_removal_starts_again(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a later entry in its log it does not know that the removal was committed."""
+    lead(rig, ("p1", "p2"))
+    until(lambda: leads(rig) == "p1", "p1 leads")
+    removed: list[bool] = []
+    tell, refresh = members.tell, members.refresh
+
+    def telling(world: World, *words: str, **options: Any) -> bool:
+        done = tell(world, *words, **options)
+        removed.extend([done] if done and words[:2] == ("member", "remove") else [])
+        return done
+
+    def killing(world: World) -> State:
+        """Kill p1 before the first look after the removal."""
+        if removed:
+            assert rig.made.hosts["p1"].kill()
+            raise HostError("p1 was killed")
+        return refresh(world)
+
+    monkeypatch.setattr(members, "tell", telling)
+    monkeypatch.setattr(members, "refresh", killing)
+    state = drive.observe(rig.made, ("p1",))
+    with pytest.raises(HostError, match="p1 was killed"):
+        drive.take(rig.made, state, etcd.Remove("p2"))
+    rig.made.hosts["p2"].wipe()
+    lead(rig, ("p1",))
+    assert_reached(rig, ("p1",))
+
+
+def leads(rig: Rig) -> str:
+    """Return which of p1 and p2 leads; if it is p2, ask it to hand over to p1."""
+    state = drive.observe(rig.made, ("p1", "p2"))
+    names = {one.name: one for one in state.members}
+    leader = next((name for name, one in names.items() if one.leads), "")
+    if leader == "p2":
+        words = etcdctl.words("move-leader", names["p1"].id)
+        rig.made.hosts["p2"].run(words, check=False)
+    return leader
 
 
 def report(verdict: Verdict, faults: list[tuple[int, int]]) -> None:

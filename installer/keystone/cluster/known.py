@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 ROOT = "/keystone/"
 PRIMERS = f"{ROOT}primers/"
 SITE = f"{ROOT}networks"
+REMOVED = f"{ROOT}removed"
+"""The Primer whose member was removed last. Nobody reads it: that it is written matters."""
 LEAVES = f"{ROOT}leaves/"
 """Certificates of etcd that each Primer has, which only itself knows otherwise: "<name> <end>" by
 serial number. The timer there writes it, so that they can be revoked when that Primer is lost."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from keystone.ansible.roles.etcd import MARKER
-from keystone.cluster import etcd, etcdctl
+from keystone.cluster import etcd, etcdctl, known
 from keystone.cluster.facts import observe_etcd
 from keystone.errors import HostError, RefusedError
 from keystone.install import identity
@@ -145,7 +145,8 @@ class RemoveMember(_Change):
             return state
         match etcd.removal(*observed(state), target(state), self.name):
             case etcd.Remove():
-                tell(world, "member", "remove", self.id, check=False)
+                if tell(world, "member", "remove", self.id, check=False):
+                    _settle(world, self.name)
             case etcd.MoveLeader(name):
                 _move_leader(world, name)
             case etcd.Refuse(reason, hint):
@@ -269,19 +270,32 @@ def serving(world: World) -> Host | None:
     return _answering(world.hosts, world.seen)
 
 
-def tell(world: World, *words: str, check: bool = True, endpoints: str = "") -> None:
-    """Run etcdctl on a Primer whose member answers; without check, keep why it failed."""
+def tell(world: World, *words: str, check: bool = True, endpoints: str = "") -> bool:
+    """Run etcdctl on a Primer whose member answers; without check, return False if it failed.
+
+    Why it failed is kept as `World.said`.
+    """
     host = _answering(world.hosts, world.seen)
     argv = etcdctl.words(*words, endpoints=endpoints or etcdctl.LOCAL, timeout="60s")
     done = host.run(argv, check=False, timeout=120)
     if done.returncode == 0:
-        return
+        return True
     world.said = f"etcdctl {' '.join(words[:3])}: {etcdctl.last_line(done.stderr)}"
     if check:
         raise HostError(
             f"{host.name}: {world.said}",
             hint="look at `keystone-install etcd status`, then run the same command again",
         )
+    return False
+
+
+def _settle(world: World, name: str) -> None:
+    """Write a record, so that a removal stands on the disks of the members that remain.
+
+    etcd writes down that a change is committed when it next writes an entry (raft, MustSync). A
+    member that remains alone and is killed before that asks the removed one for its vote again.
+    """
+    tell(world, "put", known.REMOVED, name, check=False)  # any later write does it too
 
 
 def _move_leader(world: World, name: str) -> None:
