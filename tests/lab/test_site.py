@@ -44,6 +44,7 @@ INTERRUPTIONS = {
     "join service": "KILL",
     "control plane": "KILL",
     "add-ons": "KILL",
+    "seal": "KILL",
 }
 """Phases in which the installer is interrupted, and the signal (INT is Ctrl-C). Each run gets
 further than the last."""
