@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keystone import log
-from keystone.cluster import etcd, etcdctl, lock, pods
+from keystone.cluster import etcd, etcdctl, kubeadm, lock, pods
 from keystone.cluster.facts import ASK_SECONDS
 from keystone.errors import HostError, RefusedError
 from keystone.hosts import observe
@@ -191,8 +191,21 @@ def _require(world: World) -> None:
     lines += [f"{name} is being rotated: finish that first" for name in others]
     if lines:
         raise RefusedError("\n".join(lines), hint="nothing was changed")
-    if state.name != ROOT and (why := rotation_actions.unhealthy(world)):
-        raise RefusedError(why, hint="nothing was changed; repair it first")
+    if state.name != ROOT:
+        _await_health(world)
+
+
+def _await_health(world: World) -> None:
+    """Wait for what an interrupted run restarted. Raises RefusedError if it stays away."""
+    why = rotation_actions.unhealthy(world)
+    if not why:
+        return
+    seconds = kubeadm.patience_of(world.state.site).wait
+    try:
+        with log.step(f"wait until all Primers serve: {why}"):
+            rotation_actions.until(lambda: rotation_actions.unhealthy(world), seconds, "")
+    except HostError as error:
+        raise RefusedError(error.message, hint="nothing was changed; repair it first") from error
 
 
 def differing_clocks(facts: Mapping[str, HostFacts]) -> list[str]:
