@@ -15,7 +15,7 @@ from keystone import log
 from keystone.ansible.roles.maintain import INTERVAL_SECONDS
 from keystone.cluster import upkeep
 from keystone.install.preflight import CLOCK_SKEW
-from keystone.pki import lives
+from keystone.pki import lives, seal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -188,7 +188,8 @@ def certificates(seen: Overview, now: dt.datetime) -> Iterator[Item]:
 
 
 def sealed(seen: Overview, _now: dt.datetime) -> Iterator[Item]:
-    """Primers whose sealed keys nobody has opened, or that have some in plain text again."""
+    """Primers whose sealed keys nobody has opened, have some in plain text, or lack a helper."""
+    every = {node.name for node in seen.site.primers} if seal.wanted(seen.site) else set()
     for name, facts in seen.seen.items():
         if facts.seal.shut:
             yield _act(
@@ -199,6 +200,12 @@ def sealed(seen: Overview, _now: dt.datetime) -> Iterator[Item]:
             yield _know(
                 f"{name}: {facts.seal.plain[0]} is in plain text on its disk",
                 f"on {name}: keystone-install trust seal",
+            )
+        elif facts.seal.peers and (missing := sorted(every - {name, *facts.seal.peers})):
+            yield _know(
+                f"{name}: its sealed keys wait for {' and '.join(missing)}: after a start only "
+                f"{' or '.join(facts.seal.peers)} opens them",
+                f"once {' and '.join(missing)} is back, the timer seals for it; else {INSTALL}",
             )
 
 

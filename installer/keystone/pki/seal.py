@@ -23,7 +23,7 @@ from keystone.errors import HostError, RefusedError
 from keystone.lockfile import only_one
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from keystone.site.model import Node, Site
 
@@ -131,8 +131,9 @@ def seal(paths: Iterable[str], places: Places = PLACES) -> str:
     """Seal what is plain on the disk at these paths; return what was done, "" for nothing.
 
     Without peers, everything is plain again. May be repeated after any interruption: a plain file
-    is replaced only when the sealed one is on the disk and a peer has opened it. Raises HostError
-    when no peer answers, or the sealed file was not opened since the start.
+    is replaced only when the sealed one is on the disk and a peer has opened it. Peers that do not
+    answer are left out until a later call. Raises HostError when none answers, or the sealed file
+    was not opened since the start.
     """
     if not places.config.exists():
         return ""
@@ -147,18 +148,28 @@ def seal(paths: Iterable[str], places: Places = PLACES) -> str:
                 found[path] = places.target(path).read_bytes()
         if not who:
             return _give_back(found, plain, places)
-        names, whole = tuple(peer.name for peer in who), _dump(found)
-        digest = hashlib.sha256(f"{policy(who)}\n{whole}".encode()).hexdigest()
-        wanted = Record(names, tuple(sorted(found)), digest)
-        if not plain and before == wanted:
+        whole = _dump(found)
+        if not plain and before == _record_of(who, found, whole):
             return ""
         _place(found, places)
-        _encrypt(whole, who, places)
+        made, by = _encrypted(whole, who, places)
+        wanted = _record_of(by, found, whole)
+        if not plain and before == wanted:
+            return ""  # the others still do not answer
+        files.write_whole(places.sealed, made.encode(), 0o600)
         files.write_whole(places.record, json.dumps(vars(wanted)).encode(), 0o600)
         for path in plain:
             with _wiped(Path(path)):
                 files.link(Path(path), places.target(path))
-        return f"sealed: {len(found)} files, {len(plain)} of them anew; {_either(names)} opens them"
+        return (
+            f"sealed: {len(found)} files, {len(plain)} of them anew; "
+            f"{' or '.join(wanted.peers)} opens them"
+        )
+
+
+def _record_of(who: Sequence[Peer], found: Iterable[str], whole: str) -> Record:
+    digest = hashlib.sha256(f"{policy(who)}\n{whole}".encode()).hexdigest()
+    return Record(tuple(peer.name for peer in who), tuple(sorted(found)), digest)
 
 
 def unseal(places: Places = PLACES) -> str:
@@ -224,25 +235,47 @@ def _place(found: Mapping[str, bytes], places: Places) -> None:
         files.write_file(places.target(path), data, 0o600)
 
 
-def _encrypt(whole: str, who: Iterable[Peer], places: Places) -> None:
-    """Write the sealed file, once a peer has opened it for trial."""
+def _encrypted(whole: str, who: Sequence[Peer], places: Places) -> tuple[str, Sequence[Peer]]:
+    """Return the sealed text, which a peer has opened for trial, and who opens it.
+
+    These are all peers, or those that answer: one that is lost must not keep keys in plain text.
+    """
     try:
-        made = run.run(["clevis", "encrypt", "sss", policy(who)], data=whole, timeout=SECONDS)
+        made = _clevis(who, whole)
+    except HostError:
+        by = [peer for peer in who if _answers(peer)]
+        if not by or by == who:
+            raise
+        return _encrypted(whole, by, places)
+    if _decrypt(made, places) != whole:
+        raise HostError(
+            "clevis: what it encrypted is something else when it is decrypted",
+            hint="nothing was changed; look at: dpkg --verify clevis jose",
+        )
+    return made, who
+
+
+def _answers(peer: Peer) -> bool:
+    try:
+        _clevis([peer], "trial")
+    except HostError:
+        return False
+    return True
+
+
+def _clevis(who: Sequence[Peer], data: str) -> str:
+    """Encrypt for each peer. Raises HostError unless all answer, each with its known key."""
+    try:
+        return run.run(["clevis", "encrypt", "sss", policy(who)], data=data, timeout=SECONDS).stdout
     except run.MissingProgramError:
         raise
     except run.CommandError as error:
         said = error.result.stderr.strip() if error.result else "timed out"
         raise HostError(
-            f"the keys of this Primer cannot be sealed now, each of its peers must answer: "
-            f"{', '.join(map(str, who))}: {said}",
+            f"the keys of this Primer cannot be sealed now, no answer from "
+            f"{' or '.join(map(str, who))}: {said}",
             hint="look at `systemctl status tangd.socket` there; the timer tries again",
         ) from error
-    if _decrypt(made.stdout, places) != whole:
-        raise HostError(
-            "clevis: what it encrypted is something else when it is decrypted",
-            hint="nothing was changed; look at: dpkg --verify clevis jose",
-        )
-    files.write_whole(places.sealed, made.stdout.encode(), 0o600)
 
 
 def _decrypt(text: str, places: Places) -> str:
@@ -286,7 +319,3 @@ def _give_back(found: Mapping[str, bytes], plain: list[str], places: Places) -> 
     for file in (places.sealed, places.record, *(places.target(path) for path in found)):
         file.unlink(missing_ok=True)
     return f"no longer sealed: {len(found)} files" if len(plain) < len(found) else ""
-
-
-def _either(names: tuple[str, ...]) -> str:
-    return " or ".join(names)

@@ -345,6 +345,9 @@ def test_keys_that_nobody_opened_need_a_person_and_plain_ones_the_timer() -> Non
     (item,) = attention.items(facts(healthy(), "p1", seal=replace(shut, shut=())), NOW)
     assert not item.urgent
     assert item.text == "p1: /a.key is in plain text on its disk"
+    (item,) = attention.items(facts(healthy(), "p1", seal=SealFacts("key", ("p2",))), NOW)
+    assert not item.urgent
+    assert item.text == "p1: its sealed keys wait for p3: after a start only p2 opens them"
 
 
 def test_screen_says_how_many_of_how_many_members_are_healthy() -> None:

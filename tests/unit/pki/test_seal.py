@@ -170,13 +170,29 @@ def test_without_a_peer_nothing_opens_and_the_error_names_who_is_missing(primer:
         primer.seal()
 
 
-def test_keys_stay_plain_while_a_peer_does_not_answer(primer: Primer) -> None:
+def test_keys_stay_plain_while_no_peer_answers(primer: Primer) -> None:
+    before = primer.texts()
+    primer.peers("p2", "p3")
+    shutil.rmtree(primer.answering)
+    with pytest.raises(HostError, match=r"p2 \(http://p2:8445\) or p3 \(http://p3:8445\)"):
+        primer.seal()
+    assert not any(key.is_symlink() for key in primer.keys)
+    assert primer.texts() == before
+
+
+def test_peer_that_does_not_answer_is_left_out_until_it_does(primer: Primer) -> None:
     before = primer.texts()
     primer.peers("p2", "p3")
     (primer.answering / "p3").unlink()
-    with pytest.raises(HostError, match=r"p3 \(http://p3:8445\)"):
-        primer.seal()
-    assert not any(key.is_symlink() for key in primer.keys)
+    assert "; p2 opens them" in primer.seal()
+    sealed = primer.places.sealed.read_text()
+    assert primer.seal() == ""
+    assert primer.places.sealed.read_text() == sealed
+    (primer.answering / "p3").touch()
+    assert "p2 or p3 opens them" in primer.seal()
+    primer.start_again()
+    (primer.answering / "p2").unlink()
+    seal.unseal(primer.places)
     assert primer.texts() == before
 
 
