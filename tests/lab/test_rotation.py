@@ -186,7 +186,7 @@ def not_complete(rig: Rig) -> bool:
     """Whether the stage that was begun has something left: the next one begins with the tree."""
     planned = rotate(rig, "ca kubernetes --once --plan --json")
     assert planned.returncode == 0, planned.stderr
-    return "trust tree" not in planned.stdout
+    return "trust tree: " not in planned.stdout
 
 
 def rotate(rig: Rig, words: str) -> run.Result:
@@ -213,16 +213,17 @@ def pins(rig: Rig, name: str, file: str) -> list[str]:
 
 
 @contextmanager
-def load(rig: Rig, figure: str, what: str) -> Iterator[None]:
+def load(rig: Rig, figure: str = "", what: str = "revocation") -> Iterator[None]:
     """Write to the API from p1 all the time; no request may fail after one retry. what: rotates."""
     under = machine_load.api(rig.machine("p1").host())
     yield
     under.goes_on()
     verdict = under.end()
     log.info(f"{what}: {verdict.line()}")
-    FAILED.setdefault(figure, []).append(verdict.failed)
-    how = f"{verdict.requests} requests while {what} is replaced, and others before"
-    figures.record(figure, sum(FAILED[figure]), how, times=len(FAILED[figure]))
+    if figure:
+        FAILED.setdefault(figure, []).append(verdict.failed)
+        how = f"{verdict.requests} requests while {what} is replaced, and others before"
+        figures.record(figure, sum(FAILED[figure]), how, times=len(FAILED[figure]))
     assert (verdict.lost, verdict.wrong, verdict.failed) == ((), (), 0)
 
 

@@ -289,6 +289,8 @@ def _api_server(site: Site) -> dict[str, object]:
                 "etcd-readycheck-timeout": answer,
                 "encryption-provider-config": encryption.PLACE,
                 "encryption-provider-config-automatic-reload": "true",
+                # Without it a restart waits a minute for watches, which nobody ends.
+                "shutdown-watch-termination-grace-period": "10s",
                 **audit.arguments(),
             }
         ),
