@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import shutil
+import sys
+import time
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +27,7 @@ from .command_line import CommandLine
 from .test_charts import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 CREATED = datetime(2026, 11, 20, 12, tzinfo=UTC)
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -125,6 +129,28 @@ def asked(url: str) -> str:
     words = ("--silent", "--retry", "60", "--retry-connrefused", "--output", "/dev/null",
              "--write-out", "%{http_code}", "--header", f"Accept: {MANIFEST}", url)  # fmt: skip
     return run(["curl", *words], timeout=300).stdout
+
+
+def test_publishing_waits_for_another_process_that_works_on_the_store(maker: Maker) -> None:
+    maker.ingest(maker.create(1, maker.file("file", "a.txt")))
+    shutil.rmtree(maker.folder / "store/files")
+    said = maker.folder / "said"
+    argv = (sys.executable, "-m", "keystone", "store", "publish", "--store", maker.folder / "store")
+    with (maker.folder / "store/.lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with spawned(argv, log_file=said) as process:
+            until(lambda: "waiting for another process" in said.read_text(), "it waits")
+            assert not (maker.folder / "store/files").exists()
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            assert process.wait(60) == 0, said.read_text()
+    assert (maker.folder / "store/files/a.txt").exists()
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
 
 
 def test_images_of_an_older_bundle_stay_published(maker: Maker) -> None:

@@ -26,7 +26,8 @@ from keystone.bundle.served import plan
 from keystone.bundle.trust.verify import stored_targets
 from keystone.errors import DamagedBundleError
 from keystone.files import create, half_made, writing
-from keystone.store.store import load_manifest
+from keystone.lockfile import only_one
+from keystone.store.store import LOCK, load_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,19 +48,20 @@ class Published:
 
 
 def publish(store: Path) -> Published:
-    """Fill registry/, apt/ and files/ from the store.
+    """Fill registry/, apt/ and files/ from the store; wait for another process that works on it.
 
     Raises DamagedBundleError for a missing blob, HostError when the disk is full or cannot be
     written.
     """
-    wanted = dict(plan(load_manifest(store), _Stored(store)))
-    made = 0
-    with writing(store), log.progress("publish the store", len(wanted), in_bytes=False) as bar:
-        removed = _remove_others(store, wanted)
-        for name, planned in wanted.items():
-            made += _place(store, store / name, planned)
-            bar.advance(1)
-    os.sync()
+    with writing(store), only_one(store / LOCK, str(store)):
+        wanted = dict(plan(load_manifest(store), _Stored(store)))
+        made = 0
+        with log.progress("publish the store", len(wanted), in_bytes=False) as bar:
+            removed = _remove_others(store, wanted)
+            for name, planned in wanted.items():
+                made += _place(store, store / name, planned)
+                bar.advance(1)
+        os.sync()
     return Published(changed=bool(made or removed), made=made, removed=removed)
 
 

@@ -47,6 +47,9 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Self
 
+LOCK = ".lock"
+"""File in a store, held by the one process that changes it: a killed run may leave one behind."""
+
 
 @dataclass(frozen=True)
 class Ingested:
@@ -172,7 +175,7 @@ def ingest(
     archive: Members = carried
     head = read_head(carried, pin)
     try:
-        with only_one(store / ".lock", str(store)):
+        with only_one(store / LOCK, str(store)):
             if delta_description.is_delta(head.verified.targets):
                 archive, head = over_store.over(carried, head, store, pin)
             digest = str(head.verified.digest)
