@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import pyrage
 
-from keystone.errors import ConfigurationError, DamagedBundleError, RefusedError
+from keystone.errors import ConfigurationError, DamagedBundleError, HostError, RefusedError
 from keystone.files import write_new
 
 if TYPE_CHECKING:
@@ -24,6 +24,9 @@ _PRIVATE = b"AGE-SECRET-KEY-1"
 _KEY_LIMIT = 64 * 1024
 _OTHER_KEYS = "No matching keys found"
 """The message of pyrage: no recipient of the file has this private key."""
+_TOO_SLOW = "Excessive work parameter"
+"""The message of pyrage: by its measurement this machine needs more than 16 s (age, scrypt.rs)."""
+_MEASURED = 20
 _READS = frozenset({"age-encryption.org/v1"})
 
 
@@ -164,17 +167,24 @@ def new_key(file: Path, passphrase: str) -> str:
 def open_key(file: Path, passphrase: Callable[[], str]) -> str:
     """Return the private key in a key file. passphrase: called if the key is encrypted.
 
-    Raises RefusedError for a wrong passphrase, ConfigurationError for a file without such a key.
+    Raises RefusedError for a wrong passphrase, ConfigurationError for a file without such a key,
+    HostError on a machine that is too slow for it.
     """
     with file.open("rb") as stream:
         content = stream.read(_KEY_LIMIT)
     if _PRIVATE not in content:
         try:
-            content = pyrage.passphrase.decrypt(content, passphrase())
+            content = _decrypted(content, passphrase())
         except pyrage.DecryptError as error:
             if "Decryption failed" in str(error):
                 raise RefusedError(
                     f"{file}: the passphrase is wrong", hint="type it again"
+                ) from error
+            if _TOO_SLOW in str(error):
+                raise HostError(
+                    f"{file}: this machine is much slower than the one that made it: opening it "
+                    "would take more than 16 s",
+                    hint="open it with less other load, or on a faster machine: age --decrypt",
                 ) from error
             raise _no_key(file, str(error)) from error
     for line in content.decode(errors="replace").splitlines():
@@ -184,6 +194,20 @@ def open_key(file: Path, passphrase: Callable[[], str]) -> str:
             except pyrage.IdentityError as error:
                 raise _no_key(file, "the key in it is damaged") from error
     raise _no_key(file, "it has no line AGE-SECRET-KEY-1...")
+
+
+def _decrypted(content: bytes, passphrase: str) -> bytes:
+    """Decrypt with a passphrase. The library measures this machine first, for milliseconds only.
+
+    Other load makes that a wrong guess, by which it refuses: then it measures again.
+    """
+    for _ in range(_MEASURED):
+        try:
+            return bytes(pyrage.passphrase.decrypt(content, passphrase))
+        except pyrage.DecryptError as error:
+            if _TOO_SLOW not in str(error):
+                raise
+    return bytes(pyrage.passphrase.decrypt(content, passphrase))
 
 
 def _no_key(file: Path, why: str) -> ConfigurationError:

@@ -9,7 +9,7 @@ import pyrage
 import pytest
 
 from keystone.backup import seal
-from keystone.errors import ConfigurationError, DamagedBundleError, RefusedError
+from keystone.errors import ConfigurationError, DamagedBundleError, HostError, RefusedError
 from keystone.site import bech32
 
 PLAIN = b"-----BEGIN PRIVATE KEY-----" + bytes(range(256)) * 1000
@@ -125,3 +125,14 @@ def test_checksum_of_a_public_key_finds_each_changed_character() -> None:
     for at in range(4, len(text)):
         other = "q" if text[at] != "q" else "p"
         assert not bech32.is_valid(text[:at] + other + text[at + 1 :])
+
+
+def test_key_file_that_is_too_much_work_for_this_machine_is_not_called_damaged(
+    tmp_path: Path,
+) -> None:
+    """Work factor 30: scrypt(2**30). The header is that of age-encryption.org/v1."""
+    salt, wrapped, mac = "A" * 22, "A" * 43, "A" * 43
+    head = f"age-encryption.org/v1\n-> scrypt {salt} 30\n{wrapped}\n--- {mac}\n"
+    (tmp_path / "k").write_bytes(head.encode() + bytes(48))
+    with pytest.raises(HostError, match="much slower"):
+        seal.open_key(tmp_path / "k", lambda: "x")
