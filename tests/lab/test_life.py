@@ -312,7 +312,13 @@ def written(rig: Rig) -> str:
 def assert_serves(rig: Rig) -> None:
     """The API takes a write, and every kubelet has said since then that its node is Ready."""
     name = f"probe-{random.randrange(10**9)}"
-    assert becomes(lambda: "created" in rig.kubectl(f"create configmap {name}", check=False), 900)
+
+    def wrote() -> bool:
+        """An answer that is lost leaves the object; a second request says that it exists."""
+        rig.kubectl(f"create configmap {name}", check=False)
+        return name in rig.kubectl(f"get configmap {name} -o name", check=False)
+
+    assert becomes(wrote, 900)
     now = time.time()
     nodes.wait_ready(rig.machine("p1").host(), frozenset(PRIMERS), since=now, seconds=900)
 
