@@ -27,7 +27,7 @@ from keystone.cluster.snapshots import Snapshot
 from keystone.errors import DamagedBundleError, HostError, KeystoneError, RefusedError
 from keystone.join.tokens import Claim, Tokens, new
 from keystone.lab.mirror import upstream
-from keystone.pki import certificates
+from keystone.pki import certificates, rotate, rotation
 from keystone.pki import tree as pki
 from keystone.site.model import Networks, Node, Site
 
@@ -337,12 +337,28 @@ def test_older_backup_is_refused_without_an_explicit_word(
     tmp_path: Path, lost: Primer, blank: Blank
 ) -> None:
     file = lost.seal(tmp_path / "out")
-    newer = f"keystone-north-20261201T000000Z-r{lost.snapshot.revision + 5}.age"
+    root = lost.root[:8]
+    newer = f"keystone-north-{root}-20261201T000000Z-r{lost.snapshot.revision + 5}.age"
     (file.parent / newer).write_bytes(b"")
     with pytest.raises(RefusedError, match=f"{newer} beside it is newer"):
         blank.open(file)
     assert blank.is_unchanged
     assert blank.open(file, older=True).older
+
+
+def test_backup_of_a_site_whose_root_was_replaced_is_made_and_opened(
+    tmp_path: Path, lost: Primer, blank: Blank
+) -> None:
+    """Its etcd and its snapshots name it by the first root."""
+    shutil.copytree(lost.places.pki, tmp_path / "pki")
+    now = dt.datetime.now(dt.UTC)
+    rotate.sign_again(SITE, tmp_path / "pki", tmp_path / "new-root.key", "other words here", now)
+    places = replace(lost.places, pki=tmp_path / "pki")
+    found = content.collect("north", lost.snapshot, places, NOW)
+    assert found.manifest.first_root == lost.root != found.manifest.root
+    opened_ = blank.open(lost.seal(tmp_path / "out", found))
+    assert opened_.manifest == found.manifest
+    assert rotation.site_fingerprint(blank.places.pki) == lost.root
 
 
 def test_machine_of_a_site_is_refused(tmp_path: Path, lost: Primer, blank: Blank) -> None:

@@ -31,7 +31,8 @@ REAL = os.environ.get("KEYSTONE_VERSITYGW") or shutil.which("versitygw") or ""
 
 
 def sealed(folder: Path, day: int) -> Sealed:
-    made = Manifest("north", "", dt.datetime(2026, 11, day, tzinfo=dt.UTC), "p1", day, 0, 0, ())
+    taken = dt.datetime(2026, 11, day, tzinfo=dt.UTC)
+    made = Manifest("north", "", "cd" * 32, taken, "p1", day, 0, 0, ())
     data = f"backup of day {day} ".encode() * 5000
     folder.mkdir(exist_ok=True)
     file = folder / "sealed.age"
@@ -51,7 +52,7 @@ def store(tmp_path: Path, to: Destination, days: int, keep: int) -> None:
 
 
 def wanted(*days: int) -> list[str]:
-    return [f"keystone-north-202611{day:02}T000000Z-r{day}.age" for day in days]
+    return [f"keystone-north-cdcdcdcd-202611{day:02}T000000Z-r{day}.age" for day in days]
 
 
 def test_folder_keeps_the_newest_and_files_of_others(tmp_path: Path) -> None:

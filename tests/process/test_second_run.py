@@ -78,7 +78,7 @@ def test_status_of_a_site_where_all_is_well(settled: Settled) -> None:
     assert "3 of 3 members healthy, leader p1, etcd 3.6.16" in done.stdout
     assert "3 of 3 Ready" in done.stdout
     assert f"bundle platform 1: Kubernetes {settled.kubernetes}" in done.stdout
-    assert "To do: 0, to know: 1" in done.stdout  # the root's key is still there
+    assert "To do: 0, to know: 2" in done.stdout  # no backup; the root's key is still there
 
 
 def test_status_with_a_primer_down_shows_the_other_primers(settled: Settled) -> None:

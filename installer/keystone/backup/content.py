@@ -34,7 +34,7 @@ from keystone.errors import HostError, RefusedError
 from keystone.files import LOOK, replacing, write_all
 from keystone.join import tokens
 from keystone.lockfile import only_one
-from keystone.pki import certificates
+from keystone.pki import certificates, rotation
 from keystone.pki import seal as sealed_tree
 from keystone.pki import tree as pki
 from keystone.site import model as site
@@ -106,8 +106,8 @@ def collect(
     small = {}
     with only_one(places.pki / ".lock", f"the trust tree in {places.pki}"):
         small.update(_tree(places.pki, places.sealed))
-    root = _fingerprint(small)
-    if snapshot.site != root:
+        root, named = _fingerprint(small), rotation.site_fingerprint(places.pki)
+    if snapshot.site != named:
         raise RefusedError(
             f"{snapshot.name}: a snapshot of another site than the trust tree in {places.pki}",
             hint="look at: keystone-install etcd snapshot list; keystone-install trust show",
@@ -130,6 +130,7 @@ def collect(
     manifest = Manifest(
         site=name,
         root=root,
+        first_root=named,
         taken=(now or dt.datetime.now(dt.UTC)).replace(microsecond=0),
         host=socket.gethostname(),
         revision=snapshot.revision,

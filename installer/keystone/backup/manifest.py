@@ -18,7 +18,7 @@ FORMAT = 1
 NAME = "manifest.json"
 SNAPSHOT = "etcd/snapshot.db"
 _FILE = re.compile(
-    r"keystone-([a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?)-(\d{8}T\d{6}Z)-r(\d{1,19})\.age"
+    r"keystone-([a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?)-([0-9a-f]{8})-(\d{8}T\d{6}Z)-r(\d{1,19})\.age"
 )
 _TIME = "%Y%m%dT%H%M%SZ"
 
@@ -37,12 +37,14 @@ class Entry:
 class Manifest:
     """One backup. root: SHA-256 of the site's root certificate. taken: UTC. host: who made it.
 
-    revision: of etcd in the snapshot. bundle: number of the newest bundle that the host accepted,
-    0 for none. issued: certificates in the trust tree's log.
+    first_root: of its first one, which names the site also after the root was replaced. revision:
+    of etcd in the snapshot. bundle: number of the newest bundle that the host accepted, 0 for none.
+    issued: certificates in the trust tree's log.
     """
 
     site: str
     root: str
+    first_root: str
     taken: dt.datetime
     host: str
     revision: int
@@ -52,17 +54,22 @@ class Manifest:
 
     @property
     def file_name(self) -> str:
-        """The name of the sealed file: sorts by time."""
-        return f"keystone-{self.site}-{self.taken.strftime(_TIME)}-r{self.revision}.age"
+        """The name of the sealed file: sorts by time. A site made anew has the same name."""
+        made = f"{self.taken.strftime(_TIME)}-r{self.revision}"
+        return f"keystone-{self.site}-{self.first_root[:8]}-{made}.age"
 
 
 @dataclass(frozen=True, order=True)
 class Named:
-    """What a file's name says. Ordered by revision: a clock that jumped makes no old one newest."""
+    """What a file's name says. Ordered by revision: a clock that jumped makes no old one newest.
+
+    root: the first 8 hexadecimal digits of the site's first root.
+    """
 
     revision: int
     taken: dt.datetime
     site: str
+    root: str
     name: str
 
 
@@ -72,21 +79,28 @@ def named(name: str) -> Named | None:
     if found is None:
         return None
     try:
-        taken = dt.datetime.strptime(found[2], _TIME).replace(tzinfo=dt.UTC)
+        taken = dt.datetime.strptime(found[3], _TIME).replace(tzinfo=dt.UTC)
     except ValueError:
         return None
-    return Named(int(found[3]), taken, found[1], name)
+    return Named(int(found[4]), taken, found[1], found[2], name)
 
 
-def of_site(names: Iterable[str], site: str) -> tuple[Named, ...]:
-    """Return the backups of a site among the names, the newest first."""
+def of_site(names: Iterable[str], own: Named) -> tuple[Named, ...]:
+    """Return the backups of the site of `own` among the names, the newest first."""
     found = (named(name) for name in names)
-    return tuple(sorted((one for one in found if one and one.site == site), reverse=True))
+    ours = (one for one in found if one and (one.site, one.root) == (own.site, own.root))
+    return tuple(sorted(ours, reverse=True))
 
 
-def to_remove(names: Iterable[str], site: str, keep: int) -> tuple[str, ...]:
-    """Return the names of all but the newest `keep` backups of a site; others' are not ours."""
-    return tuple(one.name for one in of_site(names, site)[keep:])
+def to_remove(names: Iterable[str], written: str, keep: int) -> tuple[str, ...]:
+    """Return the names of all but the newest `keep` backups of a site; others' are not ours.
+
+    written: the one just made. It stays: after an older backup was opened, its revision may be
+    below those of the backups that it gave up.
+    """
+    own = named(written)
+    found = of_site(names, own) if own else ()
+    return tuple(one.name for one in found if one != own)[keep - 1 :]
 
 
 def is_due(newest: dt.datetime | None, every: dt.timedelta, now: dt.datetime) -> bool:
@@ -114,7 +128,7 @@ def load(data: bytes) -> Manifest:
     if taken.tzinfo is None:
         raise ValueError("taken: a time without a zone")
     return Manifest(
-        **{key: _of(document, key, str) for key in ("site", "root", "host")},
+        **{key: _of(document, key, str) for key in ("site", "root", "first_root", "host")},
         **{key: _of(document, key, int) for key in ("revision", "bundle", "issued")},
         taken=taken.astimezone(dt.UTC),
         files=tuple(_entry(one) for one in listed),

@@ -26,7 +26,7 @@ from keystone.cluster import etcdctl, snapshot_files, snapshots
 from keystone.errors import ConfigurationError, DamagedBundleError, HostError, RefusedError
 from keystone.files import create, free, settle, write_whole
 from keystone.join import tokens
-from keystone.pki import certificates, encryption
+from keystone.pki import certificates, encryption, rotation
 from keystone.pki import tree as pki
 from keystone.pki.issue_log import IssueLog
 from keystone.site import model as site
@@ -109,8 +109,8 @@ def _check(file: Path, manifest: Manifest, folder: Path) -> None:
     vouches for everything in the file.
     """
     snapshot = _snapshot(file, folder)
-    of_file = {_root_of(folder / "pki/root.crt"), manifest.root, snapshot.site}
-    if len(of_file) != 1:
+    here = (_root_of(folder / "pki/root.crt"), rotation.site_fingerprint(folder / "pki"))
+    if here != (manifest.root, manifest.first_root) or snapshot.site != manifest.first_root:
         raise RefusedError(
             f"{file}: trust tree, snapshot and list are of different sites",
             hint="take another backup, and find out who made this one",
@@ -166,11 +166,14 @@ def scratch(file: Path, identity: str, at: Path) -> Iterator[tuple[Manifest, Pat
         yield unpack(file, identity, Path(name)), Path(name)
 
 
-def try_snapshot(folder: Path, root: str) -> int | None:
-    """Restore the snapshot into a scratch member; return its keys, None without etcd's programs."""
+def try_snapshot(folder: Path, site: str) -> int | None:
+    """Restore the snapshot into a scratch member; return its keys, None without etcd's programs.
+
+    site: what names it, `Manifest.first_root`.
+    """
     if not Path(etcdctl.SERVER).exists():
         return None
-    return snapshot_files.try_restore(folder / SNAPSHOT, folder / ".trial", root)
+    return snapshot_files.try_restore(folder / SNAPSHOT, folder / ".trial", site)
 
 
 # The way back -------------------------------------------------------------------------------
@@ -178,8 +181,8 @@ def try_snapshot(folder: Path, root: str) -> int | None:
 
 def newer(folder: Path, manifest: Manifest) -> str:
     """Return the name of a newer backup of the same site in a folder, "" if there is none."""
-    beside = manifests.of_site((one.name for one in folder.iterdir()), manifest.site)
     own = manifests.named(manifest.file_name)
+    beside = manifests.of_site((one.name for one in folder.iterdir()), own) if own else ()
     return beside[0].name if own and beside and beside[0] > own else ""
 
 

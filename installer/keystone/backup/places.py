@@ -16,7 +16,7 @@ from keystone.files import require_room, sync_directory, write_chunks
 from keystone.run import CommandError, run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from keystone.backup.content import Sealed
     from keystone.site.backup import Destination
@@ -29,6 +29,7 @@ OWNED = "uid=0,gid=0,fmask=0177,dmask=0077"
 SYSTEMS = {"ext4": OPTIONS, "vfat": f"{OPTIONS},{OWNED}", "exfat": f"{OPTIONS},{OWNED}"}
 """File systems of sticks that are mounted, with their options."""
 MOUNT = Path("/run/keystone-backup")
+STATE = Path("/var/lib/keystone")
 
 
 class AbsentError(HostError):
@@ -51,8 +52,22 @@ class Place(Protocol):
         """Remove a file."""
 
 
+def require_other_disk(path: Path, own: Iterable[Path] = ()) -> None:
+    """Raise AbsentError for a folder on this machine's own disks: a backup there is lost with it.
+
+    A folder where something is mounted exists also while nothing is. own: folders on these disks
+    (default: the root and STATE).
+    """
+    disks = {one.stat().st_dev for one in own or (Path("/"), STATE) if one.exists()}
+    if path.is_dir() and path.stat().st_dev in disks:
+        raise AbsentError(
+            f"{path}: is on this machine's own disk: nothing is mounted there",
+            hint="mount the other machine's folder, or the disk that is carried out",
+        )
+
+
 class Folder:
-    """A folder, which exists: on a Primer without the mount it would be on the system's disk."""
+    """A folder, which exists."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -176,7 +191,7 @@ def store(place: Place, sealed: Sealed, keep: int) -> tuple[str, ...]:
             f"{name}: the medium returns other bytes than were written",
             hint="this medium is defective: use another one",
         )
-    gone = manifests.to_remove(place.names(), sealed.manifest.site, keep)
+    gone = manifests.to_remove(place.names(), name, keep)
     for old in gone:
         place.remove(old)
     return gone

@@ -403,7 +403,7 @@ def seal() -> dict[str, Any]:
     """Return this host's part in the sealing of keys, and the state of its own."""
     try:
         record = json.loads(Path(SEALED).read_text())
-        paths = [str(path) for path in record["paths"]]
+        paths = [str(path) for path in record["files"]]
         peers = [str(name) for name in record["peers"]]
     except (OSError, ValueError, LookupError, TypeError):
         paths, peers = [], []

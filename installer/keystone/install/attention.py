@@ -256,6 +256,16 @@ def snapshots(seen: Overview, now: dt.datetime) -> Iterator[Item]:
             )
 
 
+def backups(seen: Overview, _now: dt.datetime) -> Iterator[Item]:
+    """A site of which no backup leaves it; keys that are sealed need one most."""
+    if seen.site.backup is None and not seen.site.trial:
+        yield _know(
+            "no backup leaves this site: if all Primers are lost, or all but one that restarts and "
+            "whose keys are sealed, nothing brings it back",
+            "add spec.backup to the site file: keystone-install backup keys init KEYFILE",
+        )
+
+
 def maintenance(seen: Overview, now: dt.datetime) -> Iterator[Item]:
     """Chores that fail, and a timer that does not run."""
     for name, report in seen.reports.items():
@@ -347,8 +357,8 @@ def root_key(seen: Overview, _now: dt.datetime) -> Iterator[Item]:
 
 
 RULES: tuple[Callable[[Overview, dt.datetime], Iterator[Item]], ...] = (
-    primers, quorum, room, api, certificates, sealed, pools, snapshots, maintenance, versions,
-    hosts, parts, root_key,
+    primers, quorum, room, api, certificates, sealed, pools, snapshots, backups, maintenance,
+    versions, hosts, parts, root_key,
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import base64
 import datetime as dt
 import hashlib
 import json
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,12 +22,12 @@ from keystone.cluster import etcdctl, snapshot_files, snapshots
 from keystone.errors import ConfigurationError, HostError, KeystoneError
 from keystone.files import require_room
 from keystone.lockfile import only_one
-from keystone.pki import certificates
+from keystone.pki import rotation
 from keystone.pki import tree as pki
 from keystone.site import model as site
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from keystone.backup.content import Sealed
     from keystone.site.backup import Backup, Destination
@@ -83,7 +84,7 @@ def make(
         with log.step(f"seal {found.manifest.file_name} ({log.size(found.size)})"):
             sealed = content.seal_to(SPOOL, found, recipients)
         try:
-            outcomes = tuple(_store(sealed, one, keep) for one in to)
+            outcomes = tuple(_store(wanted, sealed, one, keep) for one in to)
         finally:
             sealed.file.unlink()
     return sealed, outcomes
@@ -92,7 +93,7 @@ def make(
 def _snapshot() -> snapshots.Snapshot:
     """Take a snapshot; of the newest that exists when etcd does not answer."""
     try:
-        snapshot_files.take(_root())
+        snapshot_files.take(_site())
     except HostError as error:
         log.warn(f"no new snapshot: {error}; the newest that exists is taken")
     newest = snapshots.newest(snapshot_files.listed())
@@ -103,19 +104,28 @@ def _snapshot() -> snapshots.Snapshot:
     return newest
 
 
-def _root() -> str:
+def _site() -> str:
     file = pki.DIRECTORY / "root.crt"
     if not file.exists():
         raise HostError(
             f"{file}: the trust tree of the site is not on this Primer",
             hint="run this on the Primer where keystone-install ran",
         )
-    return certificates.fingerprint(certificates.load_certificate(file.read_bytes(), str(file)))
+    return rotation.site_fingerprint(pki.DIRECTORY)
 
 
-def _store(sealed: Sealed, to: Destination, keep: int) -> Outcome:
+@contextmanager
+def _opened(wanted: site.Site, to: Destination) -> Iterator[places.Place]:
+    """Open a destination; one of the site file must be on another disk, except of a trial site."""
+    if to.path and not wanted.trial and wanted.backup and to in wanted.backup.to:
+        places.require_other_disk(Path(to.path))
+    with places.opened(to) as place:
+        yield place
+
+
+def _store(wanted: site.Site, sealed: Sealed, to: Destination, keep: int) -> Outcome:
     try:
-        with log.step(f"copy it to {to} and read it back"), places.opened(to) as place:
+        with log.step(f"copy it to {to} and read it back"), _opened(wanted, to) as place:
             removed = places.store(place, sealed, keep)
     except (KeystoneError, OSError) as error:
         hint = error.hint if isinstance(error, KeystoneError) else ""
@@ -152,7 +162,7 @@ def work(now: dt.datetime) -> str:
         return ""
     known = lasts()
     due = [to for to in plan.to if manifest.is_due(taken(known.get(str(to))), plan.every, now)]
-    here = [to for to in due if _reachable(to, known.get(str(to)), plan.every, now)]
+    here = [to for to in due if _reachable(wanted, to, known.get(str(to)), now)]
     if not here:
         return ""
     sealed, outcomes = make(wanted, plan.recipients, here, plan.keep)
@@ -166,15 +176,15 @@ def taken(last: Last | None) -> dt.datetime | None:
     return last.taken if last else None
 
 
-def _reachable(to: Destination, last: Last | None, every: dt.timedelta, now: dt.datetime) -> bool:
+def _reachable(wanted: site.Site, to: Destination, last: Last | None, now: dt.datetime) -> bool:
     """Whether this Primer reaches the destination; complain only when no other did for long."""
     if to.s3 is not None:
         return True
     try:
-        with places.opened(to):
+        with _opened(wanted, to):
             return True
     except places.AbsentError:
-        if last is None or now - last.taken > every + GRACE:
+        if last is None or now - last.taken > required(wanted).every + GRACE:
             raise
         return False
 

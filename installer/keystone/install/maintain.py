@@ -19,7 +19,7 @@ from keystone.files import write_whole
 from keystone.hosts import observe
 from keystone.install import backups
 from keystone.lockfile import only_one
-from keystone.pki import certificates, host_files, rotation
+from keystone.pki import host_files, rotation
 from keystone.site import model as site_file
 
 REPORT = Path("/var/lib/keystone/maintain.json")
@@ -172,14 +172,10 @@ def parse(text: str) -> dict[str, Record]:
 
 
 def site_fingerprint() -> str:
-    """Return the SHA-256 of the site's first root certificate. Raises HostError if there is none.
-
-    It names the site in etcd and snapshots, also after the root was replaced.
-    """
+    """Return what names the site in etcd and snapshots. Raises HostError without a root."""
     if not ROOT.exists():
         raise HostError(f"{ROOT}: not here", hint="run this on a Primer, after the installation")
-    first = next(iter(rotation.read(TREE).roots), ROOT.read_text())
-    return certificates.fingerprint(certificates.load_certificate(first.encode(), str(ROOT)))
+    return rotation.site_fingerprint(TREE, ROOT)
 
 
 def _run_one(chore: Chore, last: Record, now: dt.datetime) -> Record:

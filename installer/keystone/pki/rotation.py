@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from keystone.errors import RefusedError
 from keystone.files import write_whole
-from keystone.pki import seal
+from keystone.pki import certificates, seal
 from keystone.pki.authorities import ISSUING
 
 if TYPE_CHECKING:
@@ -113,6 +113,16 @@ def read(directory: Path) -> Rotations:
     file = directory / FILE
     seal.require_open(file)
     return parse(file.read_text(), str(file)) if file.exists() else Rotations()
+
+
+def site_fingerprint(directory: Path, anchor: Path | None = None) -> str:
+    """Return the SHA-256 of the site's first root: it names the site, whatever root it has now.
+
+    directory: the trust tree. anchor: file of the present root, if it is not the tree's.
+    """
+    file = anchor or directory / "root.crt"
+    first = next(iter(read(directory).roots), "") or file.read_text()
+    return certificates.fingerprint(certificates.load_certificate(first.encode(), str(file)))
 
 
 def parse(text: str, where: str) -> Rotations:

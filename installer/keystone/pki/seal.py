@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keystone import files, run
+from keystone import files, log, run
 from keystone.errors import HostError, RefusedError
 from keystone.lockfile import only_one
 
@@ -97,11 +97,20 @@ def policy(who: Iterable[Peer]) -> str:
 
 @dataclass(frozen=True)
 class Record:
-    """What the sealed file was made of. digest: SHA-256 of the policy and all contents."""
+    """What the sealed file was made of.
+
+    digest: SHA-256 of the policy and all contents; files: of each content, by path. Keys are random
+    enough that a digest says nothing about them.
+    """
 
     peers: tuple[str, ...]
-    paths: tuple[str, ...]
+    files: Mapping[str, str]
     digest: str
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The sealed paths."""
+        return tuple(self.files)
 
 
 # What changes this host
@@ -167,9 +176,15 @@ def seal(paths: Iterable[str], places: Places = PLACES) -> str:
         )
 
 
-def _record_of(who: Sequence[Peer], found: Iterable[str], whole: str) -> Record:
-    digest = hashlib.sha256(f"{policy(who)}\n{whole}".encode()).hexdigest()
-    return Record(tuple(peer.name for peer in who), tuple(sorted(found)), digest)
+def _record_of(who: Sequence[Peer], found: Mapping[str, bytes], whole: str) -> Record:
+    digests = {path: _sha256(found[path]) for path in sorted(found)}
+    return Record(
+        tuple(peer.name for peer in who), digests, _sha256(f"{policy(who)}\n{whole}".encode())
+    )
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def unseal(places: Places = PLACES) -> str:
@@ -187,12 +202,27 @@ def unseal(places: Places = PLACES) -> str:
     return f"opened: {len(opened)} files"
 
 
-def bring_back(found: Mapping[str, bytes]) -> str:
+def bring_back(found: Mapping[str, bytes], changing: str = "", places: Places = PLACES) -> str:
     """Write contents from elsewhere, by path, where a link leads to nothing; return what was done.
 
-    They are plain until the next `seal`.
+    They are plain until the next `seal`, which then takes them for the truth: so each must be what
+    was sealed here. changing: the path of the one file that may be older, which is warned of.
+    Raises RefusedError for others.
     """
     lost = [path for path in found if is_shut(Path(path))]
+    sealed = record(places)
+    known = sealed.files if sealed else {}
+    others = [path for path in lost if known.get(path, "") != _sha256(found[path])]
+    if changing in others:
+        log.warn(
+            f"{changing}: older than what was sealed here: revoke again what was revoked since"
+        )
+    if wrong := [path for path in others if path != changing]:
+        raise RefusedError(
+            f"not what was sealed here: {', '.join(wrong)}: replaced after this backup",
+            hint="nothing was changed; bring a newer backup; without one, this Primer cannot be "
+            "opened: install it anew from the backup",
+        )
     for path in lost:
         files.write_whole(Path(path), found[path], 0o600)
     return f"brought back: {len(lost)} files" if lost else ""
@@ -202,7 +232,7 @@ def record(places: Places = PLACES) -> Record | None:
     """Return what is sealed here; None for nothing."""
     try:
         seen = json.loads(places.record.read_text())
-        return Record(tuple(seen["peers"]), tuple(seen["paths"]), str(seen["digest"]))
+        return Record(tuple(seen["peers"]), dict(seen["files"]), str(seen["digest"]))
     except (FileNotFoundError, ValueError, LookupError, TypeError):
         return None
 

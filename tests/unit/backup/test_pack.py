@@ -33,9 +33,8 @@ def manifest(contents: dict[str, bytes] = CONTENTS) -> Manifest:
         Entry(name, len(data), hashlib.sha256(data).hexdigest(), 0o600)
         for name, data in contents.items()
     )
-    return Manifest(
-        "north", "ab" * 32, dt.datetime(2026, 11, 30, tzinfo=dt.UTC), "p1", 3, 1, 2, files
-    )
+    taken = dt.datetime(2026, 11, 30, tzinfo=dt.UTC)
+    return Manifest("north", "ab" * 32, "ab" * 32, taken, "p1", 3, 1, 2, files)
 
 
 def packed(made: Manifest | None = None, contents: dict[str, bytes] = CONTENTS) -> bytes:

@@ -25,6 +25,7 @@ from keystone.install.overview import Overview
 from keystone.install.report import Carried, HostReport, Kept
 from keystone.pki import authorities, certificates
 from keystone.pki.lives import Life
+from keystone.site.backup import Backup, Destination
 from keystone.storage.zfs import PoolUse
 
 if TYPE_CHECKING:
@@ -85,7 +86,8 @@ def healthy() -> Overview:
         )
         for name, host in there.facts.items()
     }
-    return Overview(there.site, facts, {}, dict.fromkeys(NAMES, REPORT))
+    site = replace(there.site, backup=Backup(("age1",), (Destination(stick=True),)))
+    return Overview(site, facts, {}, dict.fromkeys(NAMES, REPORT))
 
 
 def reported(seen: Overview, name: str = "", **parts: Any) -> Overview:
@@ -335,6 +337,15 @@ def test_screen_says_whose_keys_are_not_sealed() -> None:
     for name in NAMES:
         seen = facts(seen, name, seal=SealFacts("key", ("other",)))
     assert "keys sealed" in said()
+
+
+def test_site_without_a_backup_is_told_so_except_for_trial() -> None:
+    seen = healthy()
+    (item,) = attention.items(replace(seen, site=replace(seen.site, backup=None)), NOW)
+    assert not item.urgent
+    assert item.text.startswith("no backup leaves this site")
+    trial = replace(seen.site, backup=None, trial=True)
+    assert attention.items(replace(seen, site=trial), NOW) == ()
 
 
 def test_keys_that_nobody_opened_need_a_person_and_plain_ones_the_timer() -> None:

@@ -22,26 +22,51 @@ from keystone.install.backups import Last
 from keystone.install.from_backup import ForgetBackup, ReleaseNames, RestoreBackup
 from keystone.install.state import State
 from keystone.site.backup import Backup, Destination
+from keystone.site.model import Site
 
 NOW = dt.datetime(2026, 11, 30, 12, tzinfo=dt.UTC)
 DAY = dt.timedelta(days=1)
-OPENED = Opened(Manifest("lab", "", NOW, "p1", 9, 1, 1, ()), placed=True, pending=True, older=False)
+MADE = Manifest("lab", "", "", NOW, "p1", 9, 1, 1, ())
+OPENED = Opened(MADE, placed=True, pending=True, older=False)
 
 
 def last(age: dt.timedelta) -> Last:
     return Last("keystone-lab.age", NOW - age, 100, "", "p2")
 
 
+def wanted(to: Destination) -> Site:
+    return replace(state().site, backup=Backup(("age1",), (to,), DAY))
+
+
 @pytest.mark.parametrize("hours", [0, 24.5])
 def test_destination_that_another_primer_reaches_is_no_error(tmp_path: Path, hours: float) -> None:
     to = Destination(str(tmp_path / "missing"))
-    assert not backups._reachable(to, last(dt.timedelta(hours=hours)), DAY, NOW)
+    assert not backups._reachable(wanted(to), to, last(dt.timedelta(hours=hours)), NOW)
 
 
 @pytest.mark.parametrize("known", [None, last(dt.timedelta(hours=26))])
 def test_destination_that_no_primer_reaches_is_an_error(tmp_path: Path, known: Last | None) -> None:
+    to = Destination(str(tmp_path / "missing"))
     with pytest.raises(places.AbsentError):
-        backups._reachable(Destination(str(tmp_path / "missing")), known, DAY, NOW)
+        backups._reachable(wanted(to), to, known, NOW)
+
+
+def test_folder_on_the_primers_own_disk_is_no_place_for_a_backup(tmp_path: Path) -> None:
+    """A mount point is a folder also while nothing is mounted there."""
+    with pytest.raises(places.AbsentError, match="nothing is mounted there"):
+        places.require_other_disk(tmp_path, [tmp_path.parent])
+    places.require_other_disk(Path("/proc"), [tmp_path])
+    places.require_other_disk(tmp_path / "missing", [tmp_path])
+
+
+def test_only_a_trial_site_may_keep_its_backups_on_its_own_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(places, "STATE", tmp_path)
+    to = Destination(str(tmp_path))
+    with pytest.raises(places.AbsentError):
+        backups._reachable(wanted(to), to, None, NOW)
+    assert backups._reachable(replace(wanted(to), trial=True), to, None, NOW)
 
 
 def test_report_says_how_old_each_last_backup_is() -> None:

@@ -301,7 +301,9 @@ def test_probe_reports_what_is_sealed_plain_and_shut(
     (tmp_path / "open").symlink_to(tmp_path / "plain")
     (tmp_path / "shut").symlink_to(tmp_path / "nothing")
     record = tmp_path / "record.json"
-    record.write_text(json.dumps({"peers": ["p2"], "paths": paths, "digest": ""}))
+    record.write_text(
+        json.dumps({"peers": ["p2"], "files": dict.fromkeys(paths, ""), "digest": ""})
+    )
     monkeypatch.setattr(probe, "SEALED", str(record))
     found = probe.seal()
     assert (found["peers"], found["plain"], found["shut"]) == (["p2"], [paths[1]], [paths[2]])
@@ -312,11 +314,29 @@ def test_keys_from_a_backup_replace_only_links_that_lead_to_nothing(primer: Prim
     primer.seal()
     primer.start_again()
     write_whole(primer.keys[1], b"newer", 0o600)
-    found = {str(key): b"from the backup" for key in primer.keys}
-    assert seal.bring_back(found) == "brought back: 1 files"
-    assert primer.texts() == ["from the backup", "newer"]
+    found = {str(key): f"secret of {key.name}".encode() for key in primer.keys}
+    assert seal.bring_back(found, places=primer.places) == "brought back: 1 files"
+    assert primer.texts() == ["secret of site.key", "newer"]
     shutil.rmtree(primer.answering)
     assert seal.unseal(primer.places) == ""  # what waits for it goes on
     primer.peers()
     primer.seal()
     assert not primer.places.sealed.exists()
+
+
+def test_keys_of_an_older_backup_are_refused_but_for_the_state_of_rotations(
+    primer: Primer,
+) -> None:
+    """What is brought back is the truth for the next seal, which would forget the right keys."""
+    primer.peers("p2")
+    primer.seal()
+    primer.start_again()
+    older = {str(key): b"of month 5" for key in primer.keys}
+    with pytest.raises(RefusedError, match="not what was sealed here") as refused:
+        seal.bring_back(older, str(primer.keys[0]), primer.places)
+    assert str(primer.keys[1]) in refused.value.message
+    assert str(primer.keys[0]) not in refused.value.message
+    assert all(seal.is_shut(key) for key in primer.keys)
+    changing = {**older, str(primer.keys[1]): b"secret of sa.key"}
+    seal.bring_back(changing, str(primer.keys[0]), primer.places)
+    assert primer.texts() == ["of month 5", "secret of sa.key"]

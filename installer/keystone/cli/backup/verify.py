@@ -29,7 +29,7 @@ def verb(
     etcd's own hash. The snapshot is restored where etcd's programs are, on a Primer.
     """
     with opened.scratch(file, opening(key_file, passphrase_file), work) as (manifest, folder):
-        keys = opened.try_snapshot(folder, manifest.root)
+        keys = opened.try_snapshot(folder, manifest.first_root)
     if as_json:
         log.out_json({"file": file, "name": manifest.file_name, "root": manifest.root,
                       "revision": manifest.revision, "keys": keys})  # fmt: skip
