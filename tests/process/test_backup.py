@@ -312,7 +312,7 @@ def test_parts_of_different_sites_are_refused(tmp_path: Path, lost: Primer, blan
     cases: list[tuple[dict[str, bytes | None], str]] = [
         ({"pki/root.crt": theirs}, "different sites"),
         ({"etcd/snapshot.json": json.dumps({**described, "site": "0" * 64}).encode()}, "different"),
-        ({"pki/etcd-peer.key": certificates.key_pem(certificates.new_key())}, "not the key of"),
+        ({"pki/etcd-peer.key": certificates.key_pem(certificates.new_key())}, "is not its key"),
         ({"pki/sa.key": None}, "sa.key: missing"),
         ({"site.yaml": json.dumps({**DOCUMENT, "metadata": {"name": "south"}}).encode()}, "south"),
         ({"pki/issued.jsonl": b'{"number": 2}\n'}, "does not follow"),

@@ -13,8 +13,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from keystone.backup import opened
 from keystone.errors import RefusedError
 from keystone.pki import brought, rotate, rotation
+from keystone.pki import tree as pki
 from keystone.pki.authorities import ISSUING
 from keystone.pki.rotation import STAGES, TRUSTED
 from keystone.site import model as site
@@ -72,6 +74,15 @@ class Pki:
         self.own = self._sign(wanted, self.key.public_key(), self.key, _name(wanted.name))
         (self.folder / "root.crt").write_bytes(pem(self.own))
 
+    def below(self, name: str) -> None:
+        """Let another CA, which nobody gets, sign the root: it is an intermediate now."""
+        above = rsa.generate_private_key(65537, 2048)
+        wanted = Wanted("Example Intermediate", path=None)
+        self.own = self._sign(wanted, self.key.public_key(), above, _name(name))
+        (self.folder / "root.crt").write_bytes(pem(self.own))
+        for one in ISSUING:
+            self.issue(one, Wanted(f"Example {one}"))
+
     def issue(
         self, name: str, wanted: Wanted,
         key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | None = None,
@@ -117,6 +128,14 @@ def _usage(*, signs: bool) -> x509.KeyUsage:
         data_encipherment=False, key_agreement=False, key_cert_sign=signs, crl_sign=signs,
         encipher_only=False, decipher_only=False,
     )  # fmt: skip
+
+
+def test_site_below_an_intermediate_is_valid_and_its_backup_opens(desk: Desk, own: Pki) -> None:
+    own.below("Example Above")
+    init(desk)
+    tree = desk.folder / "tree"
+    assert pki.authority_problems(tree) == []
+    assert not any("root" in one for one in opened._mismatches(tree))
 
 
 @pytest.fixture

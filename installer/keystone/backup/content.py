@@ -40,7 +40,7 @@ from keystone.pki import tree as pki
 from keystone.site import model as site
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from io import FileIO
 
     from keystone.cluster.snapshots import Snapshot
@@ -249,10 +249,3 @@ def seal_to(folder: Path, content: Content, recipients: Sequence[str]) -> Sealed
         sink = _Hashing(stream)
         seal.seal(content.stream(), sink, recipients)
     return Sealed(content.manifest, file, sink.size, sink.digest.hexdigest())
-
-
-def chunks(file: Path) -> Iterable[bytes]:
-    """Yield the content of a file."""
-    with file.open("rb") as stream:
-        while chunk := stream.read(pack.CHUNK):
-            yield chunk

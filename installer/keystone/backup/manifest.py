@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-FORMAT = 1
+FORMAT = 2
 NAME = "manifest.json"
 SNAPSHOT = "etcd/snapshot.db"
 _FILE = re.compile(

@@ -133,19 +133,9 @@ def _check(file: Path, manifest: Manifest, folder: Path) -> None:
 
 
 def _mismatches(tree: Path) -> list[str]:
-    """Return which authorities do not belong together, whatever the time is."""
-    root = _certificate(tree / "root.crt")
-    wrong = [] if certificates.issued_by(root, root) else ["root.crt: not signed by itself"]
-    for name in pki.ISSUING:
-        own = _certificate(tree / f"{name}.crt")
-        anchor = _certificate(tree / f"{name}-anchor.crt")
-        file = tree / f"{name}.key"
-        key = certificates.load_key(file.read_bytes(), str(file))
-        if not certificates.issued_by(own, root) or not certificates.issued_by(anchor, anchor):
-            wrong.append(f"{name}.crt: not of this root")
-        if not (certificates.same_key(own, key) and certificates.same_key(anchor, key)):
-            wrong.append(f"{name}.key: not the key of its certificates")
-    return [*wrong, *(f"{one}: missing" for one in REQUIRED if not (tree / one).exists())]
+    """Return which parts of a tree do not belong together or are missing, whatever the time is."""
+    missing = [f"{one}: missing" for one in REQUIRED if not (tree / one).exists()]
+    return [*pki.authority_problems(tree), *missing]
 
 
 def _certificate(file: Path) -> x509.Certificate:

@@ -14,6 +14,7 @@ from keystone.backup import pack, s3
 from keystone.errors import DamagedBundleError, HostError, RefusedError
 from keystone.files import require_room, sync_directory, write_chunks
 from keystone.run import CommandError, run
+from keystone.storage.spec import DATASETS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -56,9 +57,10 @@ def require_other_disk(path: Path, own: Iterable[Path] = ()) -> None:
     """Raise AbsentError for a folder on this machine's own disks: a backup there is lost with it.
 
     A folder where something is mounted exists also while nothing is. own: folders on these disks
-    (default: the root and STATE).
+    (default: the root and all that Keystone mounts from its pool).
     """
-    disks = {one.stat().st_dev for one in own or (Path("/"), STATE) if one.exists()}
+    pool = (Path("/"), STATE, *(Path(one.mountpoint) for one in DATASETS))
+    disks = {one.stat().st_dev for one in own or pool if one.exists()}
     if path.is_dir() and path.stat().st_dev in disks:
         raise AbsentError(
             f"{path}: is on this machine's own disk: nothing is mounted there",

@@ -204,7 +204,14 @@ class Bucket:
         host, port = self._url.hostname or "", self._url.port
         if self._url.scheme == "http":
             return http.client.HTTPConnection(host, port, timeout=SECONDS)
-        context = ssl.create_default_context(cafile=self._settings.ca_file or None)
+        try:
+            context = ssl.create_default_context(cafile=self._settings.ca_file or None)
+        except OSError as error:  # also ssl.SSLError: no certificate in it
+            raise ConfigurationError(
+                f"{self._settings.ca_file}: cannot read the store's CA certificates: "
+                f"{error.strerror or error}",
+                hint="correct caFile in spec.backup.to of the site file",
+            ) from error
         return http.client.HTTPSConnection(host, port, timeout=SECONDS, context=context)
 
     def _silent(self, error: Exception) -> HostError:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 COPY = "take another copy of it, or an older backup"
 _PRIVATE = b"AGE-SECRET-KEY-1"
+_ENCRYPTED = (b"-----BEGIN AGE ENCRYPTED FILE-----", b"age-encryption.org/v1")
 _KEY_LIMIT = 64 * 1024
 _OTHER_KEYS = "No matching keys found"
 """The message of pyrage: no recipient of the file has this private key."""
@@ -173,6 +174,8 @@ def open_key(file: Path, passphrase: Callable[[], str]) -> str:
     with file.open("rb") as stream:
         content = stream.read(_KEY_LIMIT)
     if _PRIVATE not in content:
+        if not content.lstrip().startswith(_ENCRYPTED):
+            raise _no_key(file, "neither a private key nor an encrypted file of age")
         try:
             content = _decrypted(content, passphrase())
         except pyrage.DecryptError as error:

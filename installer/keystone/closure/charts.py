@@ -272,14 +272,20 @@ def _helm(content: Content) -> Iterator[Helm]:
 
 def _unpacked(path: Path) -> Path | None:
     """The program itself, out of upstream's archive or as it is; None when it is not there."""
-    with path.open("rb") as file:
-        source = compressed.expanded(of_file(file))
-        if not foreign_tar.is_tar(source.peek(foreign_tar.BLOCK)):
-            return path if os.access(path, os.X_OK) else None
-        program = path.with_name("helm-program")
-        with program.open("wb") as sink:
-            found = foreign_tar.copy_out(
-                source, lambda name: name.rpartition("/")[2] == "helm", sink.write
-            )
+    program = path.with_name("helm-program")
+    try:
+        with path.open("rb") as file:
+            source = compressed.expanded(of_file(file))
+            if not foreign_tar.is_tar(source.peek(foreign_tar.BLOCK)):
+                return path if os.access(path, os.X_OK) else None
+            with program.open("wb") as sink:
+                found = foreign_tar.copy_out(
+                    source, lambda name: name.rpartition("/")[2] == "helm", sink.write
+                )
+    except UnreadableError as error:
+        raise DamagedBundleError(
+            f"helm in the bundle cannot be unpacked: {error}",
+            hint="lock and create the bundle again",
+        ) from error
     program.chmod(0o700)
     return program if found else None

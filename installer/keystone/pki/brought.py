@@ -78,7 +78,8 @@ def read(
     if mistakes or root is None:
         raise ConfigurationError(
             f"{folder}: these authorities cannot be used", mistakes=mistakes,
-            hint="nothing was changed; let your PKI issue them again",
+            hint="nothing was changed; the folder needs root.crt, and NAME.crt and NAME.key for "
+            "each CA; let your PKI issue again what is wrong in them",
         )  # fmt: skip
     return Given(root, issuing)
 

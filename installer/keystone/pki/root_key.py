@@ -222,7 +222,7 @@ def passphrase_of(trust: Trust) -> str:
     a new key.
     """
     file = Path(trust.root_key_file)
-    new = not file.exists() or not file.stat().st_size  # empty: a run was interrupted on FAT
+    new = not made(file)
     if trust.passphrase_file:
         words = passphrase.read(Path(trust.passphrase_file)).strip()
         return passphrase.require(words, trust.passphrase_file) if new else words

@@ -302,7 +302,8 @@ def verify(
     observed = observe(site, directory, moment, placed)
     wrong = [f"{name}: missing" for name in observed.incomplete]
     if not wrong:
-        wrong += [*_verify_authorities(directory, moment), *problems(directory)]
+        wrong += [*authority_problems(directory), *problems(directory)]
+        wrong += [f"{authority}: not valid now" for authority in _outside(directory, moment)]
         for file in root_key.left(site, directory):
             wrong += root_key.differing(directory, file)
     if not wrong and not (directory / encryption.FILE).exists():
@@ -314,8 +315,9 @@ def verify(
     return [*wrong, *IssueLog(directory / "issued.jsonl").problems()]
 
 
-def _verify_authorities(directory: Path, now: dt.datetime) -> list[str]:
-    root = _certificate(directory / "root.crt")
+def authority_problems(directory: Path) -> list[str]:
+    """Return which authorities, keys and anchors do not belong together, whatever the time is."""
+    root = _certificate(directory / "root.crt")  # it may be an intermediate
     wrong = []
     for name in ISSUING:
         key = _key(directory / f"{name}.key")
@@ -325,7 +327,7 @@ def _verify_authorities(directory: Path, now: dt.datetime) -> list[str]:
                 wrong.append(f"{file}: not signed by {'the root' if issuer else 'itself'}")
             if not certificates.same_key(certificate, key):
                 wrong.append(f"{file}: {name}.key is not its key")
-    return wrong + [f"{authority}: not valid now" for authority in _outside(directory, now)]
+    return wrong
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ import datetime as dt
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from keystone.site.checks import duration
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,6 @@ def _destination(one: Mapping[str, Any], resolved: Callable[[str], str]) -> Dest
             resolved(given.get("caFile", "")),
         )
     )
-
-
-def duration(text: str) -> dt.timedelta:
-    """Return the time of a text such as 30m, 6h or 1d."""
-    return dt.timedelta(**{UNITS[text[-1]]: int(text[:-1])})
 
 
 def resolve(spec: dict[str, Any], resolved: Callable[[str], str]) -> None:

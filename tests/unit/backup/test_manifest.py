@@ -40,7 +40,7 @@ def test_manifest_survives_json() -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("format", 2), ("format", None), ("site", 3), ("taken", "2026-11-30T12:00:00"), ("taken", "x"),
+    [("format", 1), ("format", None), ("site", 3), ("taken", "2026-11-30T12:00:00"), ("taken", "x"),
      ("revision", "1"), ("revision", True), ("files", {}), ("files", [3]),
      ("files", [{"name": "x", "size": -1, "sha256": "", "mode": 0o600}]),
      ("files", [{"name": "x", "size": 1, "sha256": "", "mode": 0o4755}])],

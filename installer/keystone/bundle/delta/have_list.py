@@ -220,10 +220,6 @@ def read(path: Path, site_key: str | None) -> Have:
                 _content(medium, len(line) + 1, statement["content"]), statement["sections"]
             )
             return _have(statement, sections)
-        except DamagedBundleError as error:
-            raise DamagedBundleError(
-                f"{path}: {error.message}", hint=error.hint, code=error.code
-            ) from error
         except (ValueError, KeyError, TypeError, AttributeError, EOFError, zstd.ZstdError) as error:
             raise _invalid(path, error) from error
 

@@ -210,10 +210,6 @@ def open_part(path: Path, shared: dict[str, bytes] | None = None) -> Part:
                 hint=COPY_AGAIN,
                 code="KSB-23",
             ) from error
-        except DamagedBundleError as error:
-            raise DamagedBundleError(
-                f"{path}: {error.message}", hint=error.hint, code=error.code
-            ) from error
 
 
 def _read(path: Path, archive: TarStream, shared: dict[str, bytes]) -> Part:

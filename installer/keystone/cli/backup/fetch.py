@@ -10,7 +10,7 @@ from keystone import log
 from keystone.backup import manifest, places
 from keystone.cli.backup.options import site_option
 from keystone.cli.options import FOLDER
-from keystone.errors import HostError, UsageError
+from keystone.errors import HostError, KeystoneError, UsageError
 from keystone.files import sync_directory, write_chunks
 from keystone.install import backups
 from keystone.site import model as site
@@ -32,8 +32,8 @@ def verb(name: str, site_file: Path | None, folder: Path) -> None:
                 if name not in place.names():
                     continue
                 write_chunks(folder / name, place.read(name), folder / f".{name}.part", 0o600)
-        except HostError as error:
-            reasons.append(f"{one}: {error}")
+        except KeystoneError as error:
+            reasons.append(error.message)
             continue
         sync_directory(folder)
         log.info(f"{folder / name}: copied from {one}")

@@ -11,7 +11,7 @@ from keystone import log
 from keystone.backup import manifest, places
 from keystone.cli.backup.options import site_option
 from keystone.cli.options import FOLDER, json_option
-from keystone.errors import HostError
+from keystone.errors import KeystoneError
 from keystone.install import backups
 from keystone.site import model as site
 from keystone.site.backup import Destination
@@ -24,20 +24,23 @@ from keystone.site.backup import Destination
 def verb(site_file: Path | None, folder: Path | None, as_json: bool) -> None:
     """List the backups in every place of the site file, the newest first. Nothing is opened.
 
-    Exit code 8 when a place does not answer.
+    The exit code is that of the first place that cannot be looked at, 8 when it does not answer.
     """
     if folder is not None:
         to: tuple[Destination, ...] = (Destination(str(folder.absolute())),)
     else:
         to = backups.required(site.load(site_file or site.installed())).to
-    found, silent = [], []
+    found: list[tuple[str, manifest.Named]] = []
+    silent: list[KeystoneError] = []
     for one in to:
         try:
             with places.opened(one) as place:
-                found += [(str(one), named) for named in _named(place.names())]
-        except HostError as error:
+                names = map(manifest.named, place.names())
+                found += [(str(one), named) for named in names if named]
+        except KeystoneError as error:
             silent.append(error)
-            log.warn(f"{one}: {error}")
+            log.warn(error.message)
+    found.sort(key=lambda row: row[1], reverse=True)
     if as_json:
         log.out_json([{"place": where, **vars(named)} for where, named in found])
     else:
@@ -57,7 +60,3 @@ def verb(site_file: Path | None, folder: Path | None, as_json: bool) -> None:
         )
     if silent:
         raise silent[0]
-
-
-def _named(names: list[str]) -> list[manifest.Named]:
-    return sorted((one for name in names if (one := manifest.named(name))), reverse=True)

@@ -78,7 +78,7 @@ def build(only: Iterable[str] | None = None, *, parts: Parts | None = None) -> U
     blobs = golang.cache_folder() / "blobs"
     count = sum(map(len, (wanted.programs, wanted.roots, wanted.files, wanted.images)))
     with (
-        log.step(f"upstream: {count} artefact{'s' * (count != 1)}"),
+        log.step(f"upstream: {log.count(count, 'artefact')}"),
         log.progress("upstream", count, in_bytes=False) as bar,
     ):
         lanes = [partial(_programs, bar, times, lane) for lane in lanes_of(wanted.programs)]
