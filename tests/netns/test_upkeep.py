@@ -251,7 +251,7 @@ def test_full_quota_of_live_objects_asks_a_person(quorum: Quorum) -> None:
     assert "remove objects" in done.stderr
     assert quorum.ctl("del", "kept", "--prefix", "--endpoints", FIRST).returncode == 0
     first = leader(quorum)
-    work = "print(defragment.make_room(max(one.revision for one in defragment.members())))"
+    work = "print(defragment.make_room(max(one.revision for one in etcdctl.members())))"
     done = on(quorum, first, work)
     assert done.returncode == 0, done.stderr
     assert "old history removed" in done.stdout

@@ -24,25 +24,26 @@ if TYPE_CHECKING:
 SUMMARIES = {
     "backup": "make sealed backups of the site; bring a lost site back from one",
     "bundle": "create, verify, carry and inspect the signed bundle",
-    "etcd": "show the etcd quorum, take and check snapshots",
+    "etcd": "show the etcd quorum, take snapshots, restore a lost quorum",
     "image": "build, write and upgrade appliance images",
     "join": "make this machine a worker",
     "lab": "run the built-in lab: containers or virtual machines",
     "node": "list the site's machines, let a new machine take a Primer's place",
-    "maintain": "do the regular work of this Primer: snapshots of etcd",
+    "maintain": "renew certificates, take snapshots and backups, as the timer does",
     "site": "write and check site files",
     "status": "show the state of the site",
     "storage": "plan and create this host's ZFS pool and datasets",
     "store": "manage the bundle's content on this host",
     "token": "create, list and revoke join tokens",
-    "trust": "create and check the site's certificates",
+    "trust": "create, check, renew, revoke and rotate certificates",
 }
 ALONE = frozenset({"join", "join-server", "maintain", "status"})
 MODULES = {
     name: f"{__name__}.{name.replace('-', '_')}:{'verb' if name in ALONE else 'group'}"
     for name in (*SUMMARIES, "join-server", "member", "node-identity", "readers")
 }
-"""systemd runs `join-server`, the first Primer runs `node-identity` over ssh: --help omits both."""
+"""systemd runs `join-server`; Primers run `member`, `node-identity` and `readers` over ssh: --help
+omits these."""
 FILE_ERRORS = frozenset({
     errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EISDIR, errno.EMLINK,
     errno.ENAMETOOLONG, errno.ENOENT, errno.ENOSPC, errno.ENOTDIR, errno.ENXIO, errno.EPERM,

@@ -7,11 +7,10 @@ an interruption is not noted anywhere: the next run looks again.
 from __future__ import annotations
 
 import time
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from keystone import log
-from keystone.cluster import etcd, etcdctl, lock, upkeep
+from keystone.cluster import etcdctl, lock, upkeep
 from keystone.errors import HostError
 
 if TYPE_CHECKING:
@@ -34,40 +33,13 @@ TOO_MUCH = (
 )
 
 
-def members(seconds: int = ANSWER_SECONDS) -> tuple[MemberStatus, ...]:
-    """Return every member, each asked for itself, with or without a majority.
-
-    Raises HostError if the member on this host does not answer.
-    """
-    # Not through the majority, which is gone when this is asked most urgently.
-    listed = etcdctl.ask("member", "list", "--consistency=s", seconds=seconds)["members"]
-    urls = [url for member in listed for url in member.get("clientURLs", ())]
-
-    def answer(url: str) -> list[Any]:
-        try:
-            found: list[Any] = etcdctl.ask("endpoint", "status", endpoints=url, seconds=seconds)
-        except (HostError, ValueError):  # shown as silent
-            return []
-        return found
-
-    with ThreadPoolExecutor(max(len(urls), 1)) as pool:
-        answers = [one for some in pool.map(answer, urls) for one in some]
-    return etcd.parse_status(listed, answers)
-
-
-def own() -> int:
-    """Return the id of the member on this host. Raises HostError if it does not answer."""
-    found: int = etcdctl.ask("endpoint", "status", seconds=10)[0]["Status"]["header"]["member_id"]
-    return found
-
-
 def defragment_here() -> str:
     """Defragment this host's member if that is due and safe; return what was done, "" for nothing.
 
     Of all Primers one at a time does it (a lock in etcd). Raises HostError when it fails.
     """
-    here = own()
-    if isinstance(found := upkeep.turn(seen := members(), here), upkeep.Wait):
+    here = etcdctl.own()
+    if isinstance(found := upkeep.turn(seen := etcdctl.members(), here), upkeep.Wait):
         _say(found)
         return ""
     if upkeep.filled(seen):
@@ -75,7 +47,7 @@ def defragment_here() -> str:
     try:
         with lock.held(LOCK, endpoints=_urls(seen)) as one:
             # Another Primer may have been at it until now.
-            found = upkeep.turn(members(), here)
+            found = upkeep.turn(etcdctl.members(), here)
             one.require()
             if isinstance(found, upkeep.Wait):
                 _say(found)
@@ -94,7 +66,7 @@ def make_room(compact_to: int) -> str:
     itself last, and ends the alarm. compact_to: revision up to which history is removed while
     writes still work, 0 for none. Raises HostError if a person must remove objects.
     """
-    here, seen = own(), members()
+    here, seen = etcdctl.own(), etcdctl.members()
     filled = upkeep.filled(seen)
     if not (filled or upkeep.near(seen)) or not any(one.leader == here == one.id for one in seen):
         return ""
@@ -105,10 +77,10 @@ def make_room(compact_to: int) -> str:
         _wait_for_others(here, may_write=not filled)
     if filled:
         done += _defragment_all(here, every=removed)
-        if upkeep.alarmed(now := members()) and upkeep.may_disarm(now):
+        if upkeep.alarmed(now := etcdctl.members()) and upkeep.may_disarm(now):
             etcdctl.tell("alarm", "disarm")
             done.append("the alarm NOSPACE ended")
-    _require_room(members(), "; ".join(done))
+    _require_room(etcdctl.members(), "; ".join(done))
     return "; ".join(done)
 
 
@@ -127,11 +99,11 @@ def _require_room(seen: Sequence[MemberStatus], done: str) -> None:
 def _defragment_all(here: int, *, every: bool) -> list[str]:
     """Defragment the members one after another, those that gain nothing only with `every`."""
     done = []
-    for one in upkeep.order(members()):
+    for one in upkeep.order(etcdctl.members()):
         free = one.database_bytes - one.used_bytes
         if not every and free <= upkeep.WORTH * one.database_bytes:
             continue
-        if why := upkeep.unfit(now := members()):
+        if why := upkeep.unfit(now := etcdctl.members()):
             raise HostError(
                 f"etcd refuses writes, and no member can be defragmented: {why}",
                 hint="make that member well; the next run of the maintenance goes on",
@@ -146,9 +118,9 @@ def _defragment_all(here: int, *, every: bool) -> list[str]:
 def _one(here: int, hand_over: int) -> str:
     if hand_over:
         etcdctl.tell("move-leader", f"{hand_over:x}")
-    before = next(one for one in members() if one.id == here)
+    before = next(one for one in etcdctl.members() if one.id == here)
     _defragment(before)
-    after = next(one for one in members() if one.id == here)
+    after = next(one for one in etcdctl.members() if one.id == here)
     return f"{log.size(before.database_bytes)} became {log.size(after.database_bytes)}"
 
 
@@ -156,7 +128,7 @@ def _defragment(member: MemberStatus) -> None:
     """Defragment one member, and wait until it serves again."""
     etcdctl.tell("defrag", endpoints=member.endpoint, seconds=SECONDS)
     deadline = time.monotonic() + BACK_SECONDS
-    while why := upkeep.unfit(members()):
+    while why := upkeep.unfit(etcdctl.members()):
         if time.monotonic() > deadline:
             raise HostError(
                 f"{member.name} was defragmented, and since then: {why}",
@@ -190,7 +162,7 @@ def _wait_for_others(here: int, *, may_write: bool) -> None:
         if may_write:
             etcdctl.tell("put", REMOVED, str(here))
         time.sleep(0.5)  # sizes are those of the last commit, which happens ten times a second
-        seen = members()
+        seen = etcdctl.members()
         least = min((one.used_bytes for one in seen), default=0)
         if all(one.used_bytes <= least * ALIKE + ALIKE_BYTES for one in seen):
             return

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from keystone.cluster import etcd
 from keystone.errors import HostError
 from keystone.run import CommandError, run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from keystone.cluster.etcd import MemberStatus
 
 PROGRAM = "/usr/local/bin/etcdctl"
 UTILITY = "/usr/local/bin/etcdutl"
@@ -18,6 +22,7 @@ SERVER = "/usr/local/bin/etcd"
 PKI = Path("/etc/etcd/pki")
 LOCAL = "https://127.0.0.1:2379"
 """The member on this host."""
+ANSWER_SECONDS = 3
 
 
 def words(*command: str, endpoints: str = LOCAL, timeout: str = "20s") -> list[str]:
@@ -46,6 +51,33 @@ def tell(*command: str, endpoints: str = LOCAL, seconds: int = 60) -> str:
             hint="look at it: systemctl status etcd; journalctl -u etcd",
         )
     return done.stdout
+
+
+def members(seconds: int = ANSWER_SECONDS) -> tuple[MemberStatus, ...]:
+    """Return every member, each asked for itself, with or without a majority.
+
+    Raises HostError if the member on this host does not answer.
+    """
+    # Not through the majority, which is gone when this is asked most urgently.
+    listed = ask("member", "list", "--consistency=s", seconds=seconds)["members"]
+    urls = [url for member in listed for url in member.get("clientURLs", ())]
+
+    def answer(url: str) -> list[Any]:
+        try:
+            found: list[Any] = ask("endpoint", "status", endpoints=url, seconds=seconds)
+        except (HostError, ValueError):  # shown as silent
+            return []
+        return found
+
+    with ThreadPoolExecutor(max(len(urls), 1)) as pool:
+        answers = [one for some in pool.map(answer, urls) for one in some]
+    return etcd.parse_status(listed, answers)
+
+
+def own() -> int:
+    """Return the id of the member on this host. Raises HostError if it does not answer."""
+    found: int = ask("endpoint", "status", seconds=10)[0]["Status"]["header"]["member_id"]
+    return found
 
 
 def require_certificates() -> None:

@@ -147,14 +147,14 @@ def restart(seconds: int, only: Container[str] = ALL) -> None:
     for name, argument, port in PODS:
         if name not in only:
             continue
-        processes = _processes(name, argument)
-        for process in processes:
+        before = processes(name, argument)
+        for process in before:
             os.kill(process, signal.SIGTERM)
-        _wait_healthy(name, argument, set(processes), port, seconds)
+        _wait_healthy(name, argument, set(before), port, seconds)
         log.info(f"  {name} restarted", event="restarted", unit=name)
 
 
-def _processes(name: str, argument: str) -> list[int]:
+def processes(name: str, argument: str) -> list[int]:
     """Return the ids of processes by program and argument (proc_pid_cmdline(5))."""
     found = []
     for folder in PROC.glob("[0-9]*"):
@@ -171,7 +171,7 @@ def _wait_healthy(name: str, argument: str, old: set[int], port: int, seconds: i
     """Wait until the old processes ended and a new one serves at its port on this host."""
     deadline = time.monotonic() + seconds
     while True:
-        now = set(_processes(name, argument))
+        now = set(processes(name, argument))
         if now and not now & old and _serves(port):
             return
         if time.monotonic() > deadline:

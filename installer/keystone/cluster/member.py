@@ -8,14 +8,17 @@ RESTORE.
 from __future__ import annotations
 
 import json
+import os
 import pwd
 import shutil
+import signal
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO
 
 from keystone import log
-from keystone.cluster import etcdctl, snapshot_files
+from keystone.cluster import etcdctl, kubeadm_leaves, snapshot_files
 from keystone.cluster.recovery import MemberState, Order
 from keystone.errors import DamagedBundleError, HostError, RefusedError
 from keystone.files import settle, sync_directory, write_chunks, write_whole
@@ -26,10 +29,6 @@ DATA = ETCD / "data"
 RESTORE = ETCD / "restore"
 FINISHED = ETCD / "restored"
 LIVE = snapshot_files.FOLDER / "live.db"
-CLIENTS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
-"""Static pods that cache what etcd answered; kubelet starts them again."""
-COMMAND_LENGTH = 15
-"""Characters of a process's name that the kernel keeps (proc_pid_comm(5))."""
 
 
 def state() -> MemberState:
@@ -126,10 +125,11 @@ def finish(identity: str) -> None:
     """
     if _last() == identity:
         return
-    for name in CLIENTS:
-        # Not SIGTERM: an API server would refuse requests for a minute while it shuts down.
-        words = ["pkill", "--signal", "KILL", "--exact", name[:COMMAND_LENGTH]]
-        run(words, check=False)
+    for name, argument, _ in kubeadm_leaves.PODS:
+        for process in kubeadm_leaves.processes(name, argument):
+            with suppress(ProcessLookupError):
+                # Not SIGTERM: it would go on from its cache of the old cluster while it ends.
+                os.kill(process, signal.SIGKILL)
     # A node that the snapshot does not know registers again. When a site comes back from a backup,
     # there is no kubelet yet.
     if run(["systemctl", "cat", "kubelet"], check=False).returncode == 0:

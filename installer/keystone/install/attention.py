@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from keystone import log
 from keystone.ansible.roles.maintain import INTERVAL_SECONDS
 from keystone.cluster import upkeep
+from keystone.install.maintain import moment
 from keystone.install.preflight import CLOCK_SKEW
 from keystone.pki import lives, seal
 
@@ -58,15 +59,6 @@ def age(span: dt.timedelta) -> str:
         if seconds < most * length:
             return f"{seconds // length} {unit}"
     return f"{seconds // 86400} d"
-
-
-def moment(text: str) -> dt.datetime:
-    """Return a time of a Record; 1970 for one that is no time."""
-    try:
-        found = dt.datetime.fromisoformat(text)
-    except ValueError:
-        return lives.NEVER
-    return found if found.tzinfo else lives.NEVER
 
 
 def reason(message: str) -> str:
@@ -376,4 +368,4 @@ def _short(text: str) -> str:
     return one if len(one) <= SAID else f"{one[: SAID - 1]}…"
 
 
-__all__ = ["Item", "age", "items", "last_run", "moment"]
+__all__ = ["Item", "age", "items", "last_run"]

@@ -18,7 +18,7 @@ from keystone.cluster import etcdctl
 from keystone.cluster.facts import KUBECTL_ADMIN
 from keystone.errors import HostError, RefusedError
 from keystone.files import write_whole
-from keystone.install import members, overview, restore
+from keystone.install import members, reach, restore
 from keystone.install.actions import World
 from keystone.install.engine import Action
 from keystone.join.cluster import request_name
@@ -93,7 +93,7 @@ class RestoreBackup(Action[World]):
     def apply(self, world: World) -> None:
         wanted = world.seen.site
         states, silent = restore.states_of(
-            world.hosts, overview.CONNECT_SECONDS[wanted.patience.profile]
+            world.hosts, reach.CONNECT_SECONDS[wanted.patience.profile]
         )
         if silent:
             raise HostError(

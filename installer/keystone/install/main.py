@@ -32,7 +32,6 @@ from keystone.hosts import observe
 from keystone.hosts.facts import HostFacts
 from keystone.install import approval, engine, identity, preflight, reach, standing
 from keystone.install.actions import IngestStore, World
-from keystone.install.overview import first_answer
 from keystone.install.phases import PHASES
 from keystone.install.reach import hosts_of
 from keystone.install.state import State, placed
@@ -224,8 +223,10 @@ def _observe(world: World, wanted: site.Site, document: str, replacing: tuple[st
     ]
     planes.sort(key=lambda host: not host.local)
     with ThreadPoolExecutor(2) as pool:
-        etcd = pool.submit(first_answer, members, observe_etcd, lambda facts: bool(facts.members))
-        cluster = pool.submit(first_answer, planes, observe_cluster, bool)
+        etcd = pool.submit(
+            reach.first_answer, members, observe_etcd, lambda facts: bool(facts.members)
+        )
+        cluster = pool.submit(reach.first_answer, planes, observe_cluster, bool)
         trust = pki.observe(wanted, pki.DIRECTORY, placed=placed(seen))
     state = State(
         site=wanted,

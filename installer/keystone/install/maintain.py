@@ -20,6 +20,7 @@ from keystone.hosts import observe
 from keystone.install import backups
 from keystone.lockfile import only_one
 from keystone.pki import host_files, rotation
+from keystone.pki.lives import NEVER
 from keystone.site import model as site_file
 
 REPORT = Path("/var/lib/keystone/maintain.json")
@@ -27,7 +28,7 @@ LOCK = Path("/run/keystone-maintain.lock")
 ROOT = Path("/etc/keystone/pki/root.crt")
 TIMING = Path("/var/lib/keystone/timing.json")
 """What the etcd member here measured; the installer decides from it (keystone.cluster.timing)."""
-TREE = Path("/var/lib/keystone/pki")
+TREE = Path(host_files.TREE)
 TRIAL_EVERY = dt.timedelta(days=1)
 HISTORY = dt.timedelta(minutes=5)
 """History that the API server keeps too; nothing younger is removed while writes work."""
@@ -178,6 +179,15 @@ def site_fingerprint() -> str:
     return rotation.site_fingerprint(TREE, ROOT)
 
 
+def moment(text: str) -> dt.datetime:
+    """Return a time of a Record; 1970 for one that is no time."""
+    try:
+        found = dt.datetime.fromisoformat(text)
+    except ValueError:
+        return NEVER
+    return found if found.tzinfo else NEVER
+
+
 def _run_one(chore: Chore, last: Record, now: dt.datetime) -> Record:
     moment = now.isoformat(timespec="seconds")
     try:
@@ -195,9 +205,9 @@ def _run_one(chore: Chore, last: Record, now: dt.datetime) -> Record:
     return replace(fine, done=done, done_at=moment)
 
 
-def _younger(moment: str, now: dt.datetime) -> bool:
+def _younger(since: str, now: dt.datetime) -> bool:
     """Return whether it was less than a day ago; no if it is in the future: the clock was set."""
-    age = now - dt.datetime.fromisoformat(moment)
+    age = now - moment(since)
     return dt.timedelta() <= age < TRIAL_EVERY
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from keystone.ansible.roles.etcd import MARKER
-from keystone.cluster import etcd, etcdctl, known
+from keystone.cluster import etcd, etcdctl, known, upkeep
 from keystone.cluster.facts import observe_etcd
 from keystone.errors import HostError, RefusedError
 from keystone.install import identity
@@ -23,10 +23,6 @@ if TYPE_CHECKING:
     from keystone.install.state import State
     from keystone.run import Host
     from keystone.site.model import Site
-
-LAGS = 5000
-"""Entries behind the leader: it keeps so many for followers; one that lacks more needs a snapshot
-of everything (etcd, DefaultSnapshotCatchUpEntries)."""
 
 
 def target(state: State) -> tuple[str, ...]:
@@ -43,7 +39,7 @@ def observed(state: State) -> tuple[tuple[etcd.Member, ...], etcd.Health]:
         ),
         with_data=frozenset(n for n, seen in state.facts.items() if seen.standing.member),
         formed=any("etcd" in seen.roles for seen in state.facts.values()),
-        lagging=frozenset(name for name, one in named if one.behind > LAGS),
+        lagging=frozenset(name for name, one in named if one.behind > upkeep.LAG),
         unknown=frozenset(name for name, _ in named if name not in state.facts),
         leader=next((name for name, one in named if one.leads), ""),
     )
@@ -261,13 +257,6 @@ def _answering(hosts: Mapping[str, Host], state: State) -> Host:
             return hosts[node.name]
     with_role = [n.name for n in state.site.primers if "etcd" in state.facts[n.name].roles]
     return hosts[with_role[0] if with_role else state.site.primers[0].name]
-
-
-def serving(world: World) -> Host | None:
-    """Return a Primer whose member serves, None without a quorum."""
-    if not any(one.healthy for one in world.seen.members):
-        return None
-    return _answering(world.hosts, world.seen)
 
 
 def tell(world: World, *words: str, check: bool = True, endpoints: str = "") -> bool:

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING
 
 from keystone.errors import HostError
 from keystone.hosts import observe
+from keystone.install import reach
 from keystone.install import report as reports
-from keystone.install.reach import hosts_of
 from keystone.pki import certificates, root_key
 from keystone.pki import tree as pki
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-    from typing import TypeVar
+    from collections.abc import Mapping
 
     from keystone.cluster.etcd import MemberStatus
     from keystone.cluster.facts import ClusterFacts
@@ -30,9 +29,6 @@ if TYPE_CHECKING:
     from keystone.run import Host
     from keystone.site.model import Site
 
-    Answer = TypeVar("Answer")
-
-CONNECT_SECONDS = {"normal": 4, "emulated": 30}
 ANSWER_SECONDS = {"normal": 8.0, "emulated": 90.0}
 """By the site's patience. A host that answers later is shown as one that does not."""
 RUNS = ("leader", "follower")
@@ -139,9 +135,9 @@ def survey(wanted: Site) -> Overview:
     """
     profile = wanted.patience.profile
     wait = ANSWER_SECONDS[profile]
-    every = hosts_of(wanted, keyless=True)
+    every = reach.hosts_of(wanted, keyless=True)
     hosts = {
-        name: host.soon(CONNECT_SECONDS[profile])
+        name: host.soon(reach.CONNECT_SECONDS[profile])
         for name, host in every.items()
         if host.local or not wanted.ssh.key_file or Path(wanted.ssh.key_file).is_file()
     }
@@ -170,17 +166,3 @@ def survey(wanted: Site) -> Overview:
         {name: error.message for name, error in failed.items() if name in seen},
         root_key.left(wanted, pki.DIRECTORY),
     )
-
-
-def first_answer(
-    hosts: Iterable[Host],
-    ask: Callable[[Host], Answer | None],
-    answered: Callable[[Answer], bool],
-) -> Answer | None:
-    """Return the first answer that `answered` accepts, else the last answer."""
-    answer = None
-    for host in hosts:
-        answer = ask(host)
-        if answer is not None and answered(answer):
-            break
-    return answer

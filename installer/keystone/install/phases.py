@@ -197,7 +197,7 @@ PHASES: tuple[Phase[World, State], ...] = (
     # Before a Primer leaves that opens for others, and after API servers mount what is opened.
     Phase("seal", "seal the keys on every Primer's disk so that the others open them", seal),
     Phase("removal", "take out the Primers that the site file does not name any more", leave),
-    Phase("maintenance", "start the timer that takes snapshots of etcd", maintenance),
+    Phase("maintenance", "start the timer of the maintenance", maintenance),
     Phase("verify", "check nodes and workloads, encrypt secrets in etcd", verify),
 )
 

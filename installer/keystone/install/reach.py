@@ -25,15 +25,20 @@ from keystone.run import Host
 from keystone.site.model import Node
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Mapping
+    from collections.abc import Callable, Container, Iterable, Mapping
+    from typing import TypeVar
 
     from keystone.cluster.known import Known
     from keystone.site.model import Site
+
+    Answer = TypeVar("Answer")
 
 KNOWN = Path("/etc/keystone/known_hosts")
 """The known host keys; public, and kept from run to run."""
 READ = "/run/keystone-known_hosts-{}"
 """The file of known hosts that ssh reads, named by its content: one for each site."""
+CONNECT_SECONDS = {"normal": 4, "emulated": 30}
+"""By the site's patience: for a look that must not wait long for a host that is off."""
 CONSOLE = "`ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` on the machine's own console"
 
 
@@ -206,3 +211,17 @@ def _hosts(wanted: Site, known: str, local: Container[str]) -> dict[str, Host]:
 
 def _text(keys: Mapping[str, str]) -> str:
     return "".join(f"{place} {line}\n" for place, line in keys.items())
+
+
+def first_answer(
+    hosts: Iterable[Host],
+    ask: Callable[[Host], Answer | None],
+    answered: Callable[[Answer], bool],
+) -> Answer | None:
+    """Return the first answer that `answered` accepts, else the last answer."""
+    answer = None
+    for host in hosts:
+        answer = ask(host)
+        if answer is not None and answered(answer):
+            break
+    return answer

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from keystone.bundle.model import STORE
-from keystone.cluster import defragment, etcdctl, kubeadm, snapshot_files, snapshots
+from keystone.cluster import etcdctl, kubeadm, snapshot_files, snapshots
 from keystone.cluster.etcd import MemberStatus
 from keystone.cluster.facts import ClusterFacts, NodeFacts, WorkloadFacts, observe_cluster
 from keystone.errors import HostError, KeystoneError
@@ -139,7 +139,7 @@ def _certificates() -> tuple[Life, ...]:
 
 
 def _members() -> tuple[MemberStatus, ...]:
-    return defragment.members(ETCD_SECONDS) if _has_etcd() else ()
+    return etcdctl.members(ETCD_SECONDS) if _has_etcd() else ()
 
 
 def _serves() -> bool:

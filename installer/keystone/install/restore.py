@@ -22,7 +22,7 @@ from keystone import log
 from keystone.cluster import recovery, snapshot_files
 from keystone.cluster.facts import observe_etcd
 from keystone.errors import HostError, RefusedError
-from keystone.install import maintain, overview, reach
+from keystone.install import maintain, reach
 from keystone.install.actions import INSTALLER, each
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def plan(site: Site, given: Path | None, *, roll_back: bool) -> tuple[Restore, d
     """
     hosts = reach.hosts_of(site)
     with log.step(f"look at {', '.join(hosts)}"):
-        states, silent = states_of(hosts, overview.CONNECT_SECONDS[site.patience.profile])
+        states, silent = states_of(hosts, reach.CONNECT_SECONDS[site.patience.profile])
     if not states:
         raise HostError("no Primer with etcd answers", hint="; ".join(silent.values()))
     begun = recovery.unfinished(states)

@@ -52,11 +52,11 @@ def run(site: Site, options: Options) -> None:
         facts, _ = observe.probe_each(hosts)
         wanted = _wanted(site, options, facts, observe_etcd(hosts[here]).kept)
     silent = tuple(node.name for node in site.primers if node.name not in facts)
-    first = tree.observe(site, tree.DIRECTORY)
+    first = tree.observe(site, tree.DIRECTORY, placed=placed(facts))
     state = State(site, REVOKED, facts, first, first.rotations.number, wanted=wanted)
     answering = {name: host for name, host in hosts.items() if name in facts}
     world = World(answering, _never, _never, str, lambda: _observe(world), state)
-    _require(world.observe(), here)
+    _require(state, here)
     made = engine.make_plan(rotation.phases(world.state), world.state)
     _show(made, silent, options)
     if not options.plan_only and not made.empty:
@@ -126,7 +126,11 @@ def _show(made: engine.Plan[World], silent: tuple[str, ...], options: Options) -
 
 def _apply(world: World, site: Site) -> None:
     endpoints = ",".join(etcd.client_url(node) for node in site.primers)
-    with main.alone(), lock.held(renewal.LOCK, wait=main.PATIENCE, endpoints=endpoints):
+    with (
+        main.alone(),
+        lock.held(main.OPERATOR, wait=main.PATIENCE, endpoints=endpoints),
+        lock.held(renewal.LOCK, wait=renewal.WAIT_SECONDS, endpoints=endpoints),
+    ):
         engine.apply(
             rotation.phases(world.state), world, world.observe, first=world.observe(),
             approved=frozenset(), journal=engine.Journal(main.JOURNAL),

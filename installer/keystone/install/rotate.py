@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keystone import log
-from keystone.cluster import etcd, etcdctl, kubeadm, lock, pods
-from keystone.cluster.facts import ASK_SECONDS
+from keystone.cluster import etcd, kubeadm, lock, pods
+from keystone.cluster.facts import observe_etcd
 from keystone.errors import HostError, RefusedError
 from keystone.hosts import observe
 from keystone.install import (
     approval,
     engine,
     main,
+    preflight,
     reach,
     renewal,
     rotation,
@@ -38,12 +39,8 @@ from keystone.pki.rotation import DROPPED, ROOT
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from keystone.hosts.facts import HostFacts
     from keystone.run import Host
     from keystone.site.model import Site
-
-SKEW = 60.0
-"""Seconds by which clocks of Primers may differ: a new CA is valid ten minutes before now."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +138,8 @@ def _observe(world: World) -> State:
         with ThreadPoolExecutor(len(hosts)) as pool:
             late = pool.map(lambda host: _behind(host, name), hosts.values())
             behind = dict(zip(hosts, late, strict=True))
-        leader = _leader(hosts[site.primers[0].name])
+        members = observe_etcd(hosts[site.primers[0].name]).members
+        leader = next((one.name for one in members if one.leads), "")
         state = replace(state, behind=behind, leader=leader)
     if not world.leave_behind and name in rotation.FOLLOWED:
         state = replace(state, nodes=rotation_actions.nodes_behind(world.api))
@@ -163,20 +161,6 @@ def _behind(host: Host, name: str) -> tuple[str, ...]:
         ) from error
 
 
-def _leader(host: Host) -> str:
-    """Return the name of etcd's leader, "" if none answers."""
-
-    def ask(*words: str) -> list[object] | dict[str, object]:
-        done = host.run(etcdctl.words(*words), check=False, timeout=ASK_SECONDS)
-        return json.loads(done.stdout) if done.stdout.strip().startswith(("[", "{")) else {}
-
-    members, status = ask("member", "list"), ask("endpoint", "status", "--cluster")
-    if not isinstance(members, dict) or not isinstance(status, list):
-        return ""
-    found = etcd.parse_status(members.get("members", []), status)  # type: ignore[arg-type]
-    return next((one.name for one in found if one.state == "leader"), "")
-
-
 def _require(world: World) -> None:
     """Refuse what could lock somebody out. Raises RefusedError with all findings."""
     state, facts = world.state, world.state.facts
@@ -186,7 +170,8 @@ def _require(world: World) -> None:
             f"{tree.DIRECTORY}: the trust tree is incomplete", hint="run this on another Primer"
         )
     here = renewal.this_primer(state.site).name
-    lines = [one.line() for one in standing.tree(trust, facts, here)] + differing_clocks(facts)
+    found = (*standing.tree(trust, facts, here), *preflight.clocks(state.site, facts))
+    lines = [one.line() for one in found]
     others = [name for name in trust.rotations.unfinished if name != state.name]
     lines += [f"{name} is being rotated: finish that first" for name in others]
     if lines:
@@ -206,15 +191,6 @@ def _await_health(world: World) -> None:
             rotation_actions.until(lambda: rotation_actions.unhealthy(world), seconds, "")
     except HostError as error:
         raise RefusedError(error.message, hint="nothing was changed; repair it first") from error
-
-
-def differing_clocks(facts: Mapping[str, HostFacts]) -> list[str]:
-    """Say by how much the Primers' clocks differ from the one here; [] if that is little."""
-    clocks = {name: seen.clock_offset for name, seen in facts.items()}
-    if max(clocks.values()) - min(clocks.values()) <= SKEW:
-        return []
-    said = ", ".join(f"{name} {ahead:+.0f} s" for name, ahead in clocks.items())
-    return [f"the clocks of the Primers differ: {said}"]
 
 
 def _next(
@@ -242,14 +218,17 @@ def _show(made: engine.Plan[World], options: Options) -> None:
 
 
 def _apply(world: World, phases: tuple[engine.Phase[World, State], ...], site: Site) -> None:
-    """Apply stage after stage, each under the lock that the timer's renewal takes too.
+    """Apply stage after stage, each under the operator's lock and that of the timer's renewal.
 
     Once for each stage: the holder of the lock reads its CA when it starts.
     """
     endpoints = ",".join(etcd.client_url(node) for node in site.primers)
     with main.alone():
         for phase in phases:
-            with lock.held(renewal.LOCK, endpoints=endpoints):
+            with (
+                lock.held(main.OPERATOR, wait=main.PATIENCE, endpoints=endpoints),
+                lock.held(renewal.LOCK, wait=renewal.WAIT_SECONDS, endpoints=endpoints),
+            ):
                 engine.apply(
                     (phase,), world, world.observe, first=world.observe(), approved=frozenset(),
                     journal=engine.Journal(main.JOURNAL),

@@ -6,7 +6,7 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from keystone import log
-from keystone.install import attention
+from keystone.install import attention, maintain
 from keystone.install.attention import age
 from keystone.pki import lives
 
@@ -130,7 +130,7 @@ def _backup(seen: Overview, now: dt.datetime) -> str:
     said = []
     for chore in ("trial restore", "backup"):
         done = [
-            (attention.moment(record.done_at), name)
+            (maintain.moment(record.done_at), name)
             for name, report in seen.reports.items()
             if (record := report.maintenance.get(chore)) and record.done_at
         ]

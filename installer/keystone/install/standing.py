@@ -12,8 +12,9 @@ import datetime as dt
 from typing import TYPE_CHECKING
 
 from keystone.cluster import kubeadm
-from keystone.install import attention, maintain
+from keystone.install import maintain
 from keystone.install.findings import Finding
+from keystone.pki import host_files
 from keystone.pki.encryption import FILE, PLACE
 from keystone.pki.lives import Life
 from keystone.pki.lives import of as lives_of
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 FAILS_LONG = dt.timedelta(days=1)
 KUBELET = "/var/lib/kubelet/"
-TREE = "/var/lib/keystone/pki"
+TREE = host_files.TREE
 GIVE_UP = (
     "to abandon that site, stop etcd and kubelet on each of its Primers and remove "
     "/etc/keystone/pki, /etc/kubernetes and /var/lib/etcd there"
@@ -208,7 +209,7 @@ def maintenance(facts: Mapping[str, HostFacts], now: dt.datetime) -> Iterator[Fi
         except ValueError:
             continue  # the next run of the maintenance replaces it
         for chore, record in records.items():
-            since = attention.moment(record.failing_since) if record.failing_since else now
+            since = maintain.moment(record.failing_since) if record.failing_since else now
             if now - since > FAILS_LONG:
                 yield Finding(
                     "warning", name,

@@ -12,7 +12,7 @@ from tests.unit.install.test_phases import state
 from keystone.cluster import known
 from keystone.cluster.facts import ClusterFacts, EtcdFacts, MemberFacts, NodeFacts
 from keystone.errors import HostError
-from keystone.install import identity, roll
+from keystone.install import identity, machines
 
 if TYPE_CHECKING:
     from keystone.cluster.known import Known
@@ -163,7 +163,7 @@ def test_roll_lists_primers_those_that_leave_and_workers() -> None:
     )
     rows = [
         (one.name, one.address, one.part, one.member, one.node)
-        for one in roll.machines(now.site, members, cluster)
+        for one in machines.machines(now.site, members, cluster)
     ]
     assert rows == [
         ("p1", "10.77.0.11", "control plane", "leader", "Ready"),

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from tests.unit.install.test_phases import state as installed
 
 from keystone.cluster.readers import KUBEADM
+from keystone.errors import RefusedError
 from keystone.hosts.facts import RoleFacts
-from keystone.install import engine, rotate, rotation, standing
+from keystone.install import engine, renewal, rotate, rotation, standing
 from keystone.install import rotation_actions as act
 from keystone.install.rotation import State
 from keystone.pki.plan import TrustFacts
@@ -29,6 +31,8 @@ from keystone.site.model import Networks, Node, Site
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from keystone.install.rotation_actions import World
 
 SITE = Site(
     "north",
@@ -171,17 +175,17 @@ def test_cut_revocation_is_finished_and_nothing_is_revoked_twice() -> None:
     assert planned(replace(cut, facts=seen(rotation.REVOKED).facts)) == []
 
 
+def test_clocks_a_day_apart_stop_a_rotation(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = seen("site")
+    ahead = {**state.facts, "p2": replace(state.facts["p2"], clock_offset=86400.0)}
+    monkeypatch.setattr(renewal, "this_primer", lambda site: site.primers[0])
+    trust = replace(state.trust, keys=("key1",))
+    world = SimpleNamespace(state=replace(state, facts=ahead, trust=trust))
+    with pytest.raises(RefusedError, match="p1, p2: have clocks that differ by"):
+        rotate._require(cast("World", world))
+
+
 def test_primer_that_does_not_answer_holds_no_revocation_up() -> None:
     state = replace(seen(rotation.REVOKED), wanted=(LEAKED,))
     facts = {name: one for name, one in state.facts.items() if name != "p2"}
     assert hosts(replace(state, facts=facts)) == ["p1", "p3"]
-
-
-def test_clocks_a_day_apart_stop_a_rotation() -> None:
-    there = seen("site").facts.items()
-    facts = {name: replace(one, clock_offset=0.0) for name, one in there}
-    assert rotate.differing_clocks(facts) == []
-    ahead = {**facts, "p2": replace(facts["p2"], clock_offset=86400.0)}
-    assert rotate.differing_clocks(ahead) == [
-        "the clocks of the Primers differ: p1 +0 s, p2 +86400 s, p3 +0 s"
-    ]

@@ -20,4 +20,4 @@ MODULES = {
 
 @click.group(cls=Verbs, summaries=SUMMARIES, modules=MODULES)
 def group() -> None:
-    """Show the etcd quorum; take and check snapshots of it."""
+    """Show the etcd quorum; take and check snapshots of it; restore it when it is lost."""

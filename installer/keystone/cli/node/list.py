@@ -8,7 +8,7 @@ import click
 
 from keystone import log
 from keystone.cli.options import json_option
-from keystone.install import roll
+from keystone.install import machines
 from keystone.site import model as site
 
 
@@ -19,13 +19,13 @@ from keystone.site import model as site
 def verb(file: Path | None, as_json: bool) -> None:
     """List Primers and workers: vote in etcd, node of the cluster, identity of the machine.
 
-    Asks any Primer that answers; change nothing. Exit code 8 if neither etcd nor the API answers.
+    Asks any Primer that answers, and changes nothing. Exit code 8 if neither etcd nor the API does.
     """
-    machines = roll.call(site.load(file or site.installed()))
+    found = machines.survey(site.load(file or site.installed()))
     if as_json:
-        log.out_json([vars(one) for one in machines])
+        log.out_json([vars(one) for one in found])
         return
     log.table(
         ("name", "address", "part", "member", "node", "machine id", "SSH host key", "disks"),
-        [one.row() for one in machines],
+        [one.row() for one in found],
     )

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from keystone import host_keys
-from keystone.cluster import etcd, known
+from keystone.cluster import known
 from keystone.cluster.facts import observe_cluster, observe_etcd
 from keystone.errors import HostError
 from keystone.install import reach
-from keystone.install.overview import first_answer
+from keystone.install.members import name_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -49,11 +49,11 @@ class Machine:
         )  # fmt: skip
 
 
-def call(wanted: Site) -> tuple[Machine, ...]:
+def survey(wanted: Site) -> tuple[Machine, ...]:
     """Ask the Primers that answer, this machine first. Raises HostError if none knows anything."""
     hosts = sorted(reach.known(wanted).values(), key=lambda host: not host.local)
-    members = first_answer(hosts, _patient(observe_etcd), lambda facts: bool(facts.members))
-    cluster = first_answer(hosts, _patient(observe_cluster), bool)
+    members = reach.first_answer(hosts, _patient(observe_etcd), lambda facts: bool(facts.members))
+    cluster = reach.first_answer(hosts, _patient(observe_cluster), bool)
     if not (members and members.members) and cluster is None:
         raise HostError(
             "no Primer that answers has a running etcd member or API server",
@@ -109,12 +109,7 @@ def _part(control_plane: bool, kubelet: bool) -> str:
 
 
 def _votes(wanted: Site, members: EtcdFacts | None) -> Mapping[str, str]:
-    urls = {etcd.peer_url(node): node.name for node in wanted.primers}
-
-    def name(one: MemberFacts) -> str:
-        return one.name or next((urls[url] for url in one.peers if url in urls), one.id)
-
-    return {name(one): _state(one) for one in (members.members if members else ())}
+    return {name_of(one, wanted): _state(one) for one in (members.members if members else ())}
 
 
 def _state(one: MemberFacts) -> str:
